@@ -1,2 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! spec
+//! What a VM is, as the user says it: the JSON document, which has the same fields as the flags of
+//! `bulkhead run`, and the types of the API.
+//!
+//! Linked into the CLI and the jailer. Nothing here opens or touches anything: a [`VmSpec`] is what
+//! was written, a [`Vm`] is what was meant, and only `TryFrom` leads from one to the other. Whether
+//! the files exist and the host is large enough is the jailer's to find out.
+
+pub mod api;
+mod console;
+mod memory;
+mod name;
+mod size;
+mod vm;
+
+pub use console::Console;
+pub use memory::{HugePages, Memory};
+pub use name::VmName;
+pub use size::ByteSize;
+pub use vm::{CMDLINE_MAX_BYTES, CPUS_MAX, OnReboot, Seccomp, Vm, VmSpec};
+
+/// A field of the spec holds what it must not. One line: the field, the value, the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {value:?}: {reason}")]
+pub struct SpecError {
+    /// The field as it is named in JSON; the flag of `bulkhead run` has the same name.
+    pub field: &'static str,
+    /// The value as it was written.
+    pub value: String,
+    /// What is wrong with it, and what would be right.
+    pub reason: String,
+}
+
+impl SpecError {
+    /// An error about `field`, which holds `value`.
+    pub fn new(
+        field: &'static str,
+        value: impl std::fmt::Display,
+        reason: impl std::fmt::Display,
+    ) -> Self {
+        Self {
+            field,
+            value: value.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+}
