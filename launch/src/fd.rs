@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The file descriptors a child is born with: the same numbers in every process, for ever.
+//!
+//! 0 and 1 are /dev/null and 2 is the log; they are always valid, because Rust's start-up code ends
+//! a process that lacks one.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// The launch record: a sealed memfd of JSON.
+pub const RECORD: RawFd = 3;
+/// The control socket: SOCK_SEQPACKET, connected to the supervisor.
+pub const CONTROL: RawFd = 4;
+/// The health page: a sealed memfd of one page.
+pub const HEALTH: RawFd = 5;
+
+/// The vmm's own.
+pub mod vmm {
+    use std::os::fd::RawFd;
+
+    /// /dev/kvm.
+    pub const KVM: RawFd = 6;
+    /// Guest memory: a sealed memfd.
+    pub const GUEST_RAM: RawFd = 7;
+    /// The guest kernel, read-only.
+    pub const KERNEL: RawFd = 8;
+    /// The initial RAM disk, read-only; only if the record says there is one.
+    pub const INITRD: RawFd = 9;
+    /// COM1: a socket, a pseudo-terminal, a file or /dev/null; the supervisor has made it
+    /// non-blocking.
+    pub const CONSOLE: RawFd = 10;
+}
+
+/// A descriptor that should have been inherited is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum FdError {
+    /// Nothing is open at this number.
+    #[error("file descriptor {number} was not inherited")]
+    Missing {
+        /// The number.
+        number: RawFd,
+        /// What fcntl answered.
+        #[source]
+        source: nix::Error,
+    },
+    /// It was claimed before, or is none of the numbers children are born with.
+    #[error("file descriptor {0} is not there to be claimed")]
+    Taken(RawFd),
+}
+
+/// One bit for each number below 64 that has found its owner.
+static CLAIMED: AtomicU64 = AtomicU64::new(0);
+
+/// Takes ownership of an inherited descriptor, once, and marks it close-on-exec.
+pub fn claim(number: RawFd) -> Result<OwnedFd, FdError> {
+    if !(RECORD..64).contains(&number) {
+        return Err(FdError::Taken(number));
+    }
+    let bit = 1_u64 << number;
+    if CLAIMED.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+        return Err(FdError::Taken(number));
+    }
+    let fd = own(number);
+    match fcntl(&fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)) {
+        Ok(_) => Ok(fd),
+        Err(source) => {
+            // Closing a number that is not open would be an error of its own.
+            std::mem::forget(fd);
+            Err(FdError::Missing { number, source })
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn own(number: RawFd) -> OwnedFd {
+    // SAFETY: the caller has checked with CLAIMED that this number has no owner in this process:
+    // children are born with it, and nothing else makes an owner of a number it did not open.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptor_not_inherited_is_named() {
+        let error = claim(63).unwrap_err();
+        assert_eq!(error.to_string(), "file descriptor 63 was not inherited");
+    }
+
+    #[test]
+    fn descriptor_standard_or_out_of_range_is_never_claimed() {
+        for number in [-1, 0, 2, 64] {
+            assert!(matches!(claim(number), Err(FdError::Taken(_))));
+        }
+    }
+}

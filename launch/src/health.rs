@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The health page: one page that a child writes and the supervisor reads, so that statistics cost
+//! neither of them a system call.
+//!
+//! Everything in it is a claim by a process that may be compromised: the supervisor shows it and
+//! bases no decision about anyone else on it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::memfd::{self, Backing, MemfdError};
+
+/// The length of the page in bytes.
+pub const LEN_BYTES: usize = 4096;
+/// The version of the layout of [`Health`].
+pub const VERSION: u32 = 1;
+
+/// What is in the page. All zeroes until the child has mapped it and set `version`.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Health {
+    /// [`VERSION`] of the build that writes the page.
+    pub version: AtomicU32,
+    /// A [`Crash`], as a number, once the process is about to die of it.
+    pub crash: AtomicU32,
+    /// CLOCK_MONOTONIC in ns at which `main` began.
+    pub main_ns: AtomicU64,
+    /// CLOCK_MONOTONIC in ns at which the first vCPU was about to enter the guest.
+    pub first_run_ns: AtomicU64,
+    /// vCPU exits for port I/O.
+    pub pio_exits: AtomicU64,
+    /// vCPU exits for memory-mapped I/O.
+    pub mmio_exits: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Health>() == 40 && size_of::<Health>() <= LEN_BYTES);
+
+/// What killed a process, in its own words. (A signal alone does not tell: abort() in process 1 of a
+/// pid namespace shows as SIGSEGV.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Nothing was recorded.
+    None,
+    /// A Rust panic; its message is in the log.
+    Panic,
+    /// A system call outside the filter, reported under `--seccomp log`: its number.
+    Syscall(u32),
+}
+
+impl Crash {
+    /// As it is stored in [`Health::crash`].
+    pub fn to_u32(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Panic => 1,
+            Self::Syscall(number) => 0x8000_0000 | number,
+        }
+    }
+
+    /// As a peer stored it; anything unknown is `None`.
+    pub fn from_u32(stored: u32) -> Self {
+        match stored {
+            1 => Self::Panic,
+            0x8000_0000.. => Self::Syscall(stored & 0x7fff_ffff),
+            _ => Self::None,
+        }
+    }
+}
+
+/// The health page could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// It could not be made.
+    #[error("cannot make a health page")]
+    Create(#[source] MemfdError),
+    /// What was inherited is not one page.
+    #[error("the health page is {0} bytes long, not {LEN_BYTES}")]
+    Length(u64),
+    /// It could not be mapped.
+    #[error("cannot map the health page")]
+    Map(#[source] std::io::Error),
+}
+
+/// A mapped health page.
+#[derive(Debug)]
+pub struct HealthPage(NonNull<Health>);
+
+/// Makes a page for a new child.
+pub fn create() -> Result<OwnedFd, HealthError> {
+    memfd::shared("health", LEN_BYTES as u64, Backing::Shmem).map_err(HealthError::Create)
+}
+
+impl HealthPage {
+    /// Maps the page; the mapping lives until the process ends.
+    #[allow(unsafe_code)]
+    pub fn map(fd: impl AsFd) -> Result<Self, HealthError> {
+        let len = File::from(fd.as_fd().try_clone_to_owned().map_err(HealthError::Map)?)
+            .metadata()
+            .map_err(HealthError::Map)?
+            .len();
+        if len != LEN_BYTES as u64 {
+            return Err(HealthError::Length(len));
+        }
+        let length = std::num::NonZeroUsize::new(LEN_BYTES).ok_or(HealthError::Length(0))?;
+        let prot = nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE;
+        let flags = nix::sys::mman::MapFlags::MAP_SHARED;
+        // SAFETY: a new mapping at an address the kernel chooses aliases nothing; the file is
+        // LEN_BYTES long (checked above) and sealed against shrinking by `create`.
+        let page = unsafe { nix::sys::mman::mmap(None, length, prot, flags, fd, 0) };
+        page.map(|address| Self(address.cast()))
+            .map_err(|e| HealthError::Map(e.into()))
+    }
+}
+
+impl Drop for HealthPage {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: `self.0` is a mapping of LEN_BYTES made by `map`, and nothing borrows it any more.
+        let _ = unsafe { nix::sys::mman::munmap(self.0.cast(), LEN_BYTES) };
+    }
+}
+
+impl std::ops::Deref for HealthPage {
+    type Target = Health;
+
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &Health {
+        // SAFETY: the mapping is page-aligned, LEN_BYTES ≥ size_of::<Health>() (asserted above), all
+        // bit patterns are valid, and every field is atomic, so that peers may write it meanwhile.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+#[allow(unsafe_code)]
+// SAFETY: the page is only ever used through shared references to atomics.
+unsafe impl Send for HealthPage {}
+#[allow(unsafe_code)]
+// SAFETY: as for Send.
+unsafe impl Sync for HealthPage {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn page_written_by_one_mapping_is_read_by_another() {
+        let fd = create().unwrap();
+        let (child, supervisor) = (HealthPage::map(&fd).unwrap(), HealthPage::map(&fd).unwrap());
+        child.first_run_ns.store(42, Ordering::Relaxed);
+        assert_eq!(supervisor.first_run_ns.load(Ordering::Relaxed), 42);
+    }
+
+    #[test]
+    fn page_of_wrong_length_is_refused() {
+        let fd = memfd::shared("test", 16, Backing::Shmem).unwrap();
+        assert!(matches!(HealthPage::map(&fd), Err(HealthError::Length(16))));
+    }
+
+    #[test]
+    fn crash_stored_reads_back_and_rubbish_is_none() {
+        for crash in [Crash::None, Crash::Panic, Crash::Syscall(257)] {
+            assert_eq!(Crash::from_u32(crash.to_u32()), crash);
+        }
+        assert_eq!(Crash::from_u32(7), Crash::None);
+    }
+}

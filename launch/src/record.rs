@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The launch record: what a child is to be, as JSON in a sealed memfd at [`crate::fd::RECORD`].
+//!
+//! It holds no path: whatever the child may use it has as a file descriptor already.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::memfd::{self, MemfdError};
+
+/// The version of the records this build writes and reads.
+pub const VERSION: u32 = 1;
+/// The longest record a child reads, in bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// What a vmm is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmRecord {
+    /// [`VERSION`] of the build that wrote it.
+    pub version: u32,
+    /// The VM's name, for the log.
+    pub vm_id: String,
+    /// The number of vCPUs, 1 to 254.
+    pub cpus: u8,
+    /// The size of guest memory in bytes, that of the memfd at [`crate::fd::vmm::GUEST_RAM`].
+    pub mem_bytes: u64,
+    /// The pages guest memory is made of.
+    pub pages: Pages,
+    /// Whether all of guest memory is allocated before the guest starts.
+    pub prefault: bool,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// Whether [`crate::fd::vmm::INITRD`] is there.
+    pub initrd: bool,
+    /// What a system call outside the filters does.
+    pub seccomp: crate::seccomp::Mode,
+}
+
+/// The pages guest memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pages {
+    /// Base pages.
+    Base,
+    /// Base pages that the kernel may merge into huge ones.
+    Transparent,
+    /// hugetlb pages of 2 MiB.
+    Huge2M,
+    /// hugetlb pages of 1 GiB.
+    Huge1G,
+}
+
+/// A record could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It could not be put into a memfd.
+    #[error("cannot write the launch record")]
+    Write(#[source] MemfdError),
+    /// It could not be made JSON, or is not JSON of the right shape.
+    #[error("the launch record is malformed")]
+    Malformed(#[source] serde_json::Error),
+    /// Reading the memfd failed.
+    #[error("cannot read the launch record")]
+    Read(#[source] std::io::Error),
+    /// It is longer than any record.
+    #[error("the launch record is {0} bytes long, at most {MAX_BYTES} are expected")]
+    TooLong(u64),
+    /// It was written by a build too different from this one.
+    #[error("the launch record is of version {0}, this build reads {VERSION}")]
+    Version(u32),
+}
+
+impl VmmRecord {
+    /// Puts the record into a sealed memfd.
+    pub fn write(&self) -> Result<OwnedFd, RecordError> {
+        let text = serde_json::to_vec(self).map_err(RecordError::Malformed)?;
+        memfd::document("launch-record", &text).map_err(RecordError::Write)
+    }
+
+    /// Reads the record back; of another version it is refused.
+    pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let file = File::from(fd);
+        let len = file.metadata().map_err(RecordError::Read)?.len();
+        if len > MAX_BYTES {
+            return Err(RecordError::TooLong(len));
+        }
+        let mut text = vec![0; usize::try_from(len).map_err(|_| RecordError::TooLong(len))?];
+        file.read_exact_at(&mut text, 0)
+            .map_err(RecordError::Read)?;
+        let found: Versioned = serde_json::from_slice(&text).map_err(RecordError::Malformed)?;
+        if found.version != VERSION {
+            return Err(RecordError::Version(found.version));
+        }
+        serde_json::from_slice(&text).map_err(RecordError::Malformed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> VmmRecord {
+        VmmRecord {
+            version: VERSION,
+            vm_id: "a".into(),
+            cpus: 2,
+            mem_bytes: 128 << 20,
+            pages: Pages::Base,
+            prefault: false,
+            cmdline: "quiet".into(),
+            initrd: true,
+            seccomp: crate::seccomp::Mode::Kill,
+        }
+    }
+
+    #[test]
+    fn record_written_reads_back_equal() {
+        assert_eq!(
+            VmmRecord::read(record().write().unwrap()).unwrap(),
+            record()
+        );
+    }
+
+    #[test]
+    fn record_of_another_version_is_refused_before_its_fields() {
+        let fd = memfd::document("test", br#"{"version":99,"what":"ever"}"#).unwrap();
+        assert!(matches!(VmmRecord::read(fd), Err(RecordError::Version(99))));
+    }
+
+    #[test]
+    fn record_malformed_or_endless_is_refused() {
+        let fd = memfd::document("test", b"{").unwrap();
+        assert!(matches!(
+            VmmRecord::read(fd),
+            Err(RecordError::Malformed(_))
+        ));
+        let fd = memfd::document("test", &vec![b' '; 65 << 10]).unwrap();
+        assert!(matches!(VmmRecord::read(fd), Err(RecordError::TooLong(_))));
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! For build scripts: a table of filters becomes Rust constants, so that nothing is parsed or
+//! compiled when a process starts.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use seccompiler::{BpfProgram, TargetArch, compile_from_json};
+use serde_json::{Map, Value};
+
+/// A table could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A file could not be read or written.
+    #[error("cannot use {0}")]
+    File(String, #[source] std::io::Error),
+    /// The table is not JSON.
+    #[error("the table is not JSON")]
+    Json(#[from] serde_json::Error),
+    /// The table is JSON of another shape; this filter, this fault.
+    #[error("filter {0}: {1}")]
+    Shape(String, &'static str),
+    /// seccompiler refused it.
+    #[error("cannot compile the table")]
+    Compile(#[from] seccompiler::Error),
+    /// No filters exist for this architecture.
+    #[error("no filters for this architecture")]
+    Architecture(#[from] seccompiler::BackendError),
+}
+
+/// Compiles `table` for the target architecture `arch` (as cargo names it) and writes one constant
+/// of type [`super::Filter`] for each filter to `output`.
+pub fn compile(table: &Path, arch: &str, output: &Path) -> Result<(), CompileError> {
+    let named = |path: &Path| path.display().to_string();
+    let text = std::fs::read_to_string(table).map_err(|e| CompileError::File(named(table), e))?;
+    let filters: Map<String, Value> = serde_json::from_str(&text)?;
+    let arch = TargetArch::try_from(arch)?;
+    let kill = compile_from_json(with_action(&filters, "kill_process")?.as_bytes(), arch)?;
+    let trap = compile_from_json(with_action(&filters, "trap")?.as_bytes(), arch)?;
+    let mut source = String::new();
+    for (name, filter) in &filters {
+        let missing = || CompileError::Shape(name.clone(), "was not compiled");
+        let kill = instructions(kill.get(name).ok_or_else(missing)?);
+        let trap = instructions(trap.get(name).ok_or_else(missing)?);
+        let calls = count_calls(name, filter)?;
+        let constant = name.to_uppercase();
+        let _ = writeln!(
+            source,
+            "/// The filter of the `{name}` threads.\n\
+             pub(crate) const {constant}: launch::seccomp::Filter = launch::seccomp::Filter {{\n    \
+             name: {name:?},\n    calls: {calls},\n    kill: &[{kill}],\n    trap: &[{trap}],\n}};"
+        );
+    }
+    std::fs::write(output, source).map_err(|e| CompileError::File(named(output), e))
+}
+
+/// The table with `action` for every call that no rule allows.
+fn with_action(filters: &Map<String, Value>, action: &str) -> Result<String, CompileError> {
+    let mut filters = filters.clone();
+    for (name, filter) in &mut filters {
+        let shape = || CompileError::Shape(name.clone(), "is not an object");
+        let filter = filter.as_object_mut().ok_or_else(shape)?;
+        filter.insert("mismatch_action".into(), action.into());
+        filter.insert("match_action".into(), "allow".into());
+    }
+    Ok(serde_json::to_string(&filters)?)
+}
+
+/// How many different system calls a filter allows. Each rule must give its reason.
+fn count_calls(name: &str, filter: &Value) -> Result<usize, CompileError> {
+    let shape = |fault| CompileError::Shape(name.to_string(), fault);
+    let rules = filter["filter"]
+        .as_array()
+        .ok_or_else(|| shape("has no rules"))?;
+    let mut calls = BTreeSet::new();
+    for rule in rules {
+        if rule["comment"].as_str().is_none_or(str::is_empty) {
+            return Err(shape("has a rule without a reason in \"comment\""));
+        }
+        calls.insert(
+            rule["syscall"]
+                .as_str()
+                .ok_or_else(|| shape("has a rule without a call"))?,
+        );
+    }
+    Ok(calls.len())
+}
+
+fn instructions(program: &BpfProgram) -> String {
+    program.iter().fold(String::new(), |mut text, i| {
+        let _ = write!(text, "({},{},{},{}),", i.code, i.jt, i.jf, i.k);
+        text
+    })
+}
