@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The root of the bus, and the two ways into configuration space: ECAM (PCI Express base 5.0
+//! §7.2.2), one MiB of memory per bus, and the ports 0xcf8 and 0xcfc (PCI local bus 3.0 §3.2.2.3.2).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::bus::BusDevice;
+
+/// The devices of a bus.
+pub const DEVICES: usize = 32;
+/// The length of the ECAM window in bytes: one bus.
+pub const ECAM_LEN_BYTES: u64 = 1 << 20;
+/// The first port of the configuration mechanism.
+pub const CONFIG_PORT: u64 = 0xcf8;
+/// The number of its ports: address and data.
+pub const CONFIG_PORTS: u64 = 8;
+
+/// A function on the bus. It locks itself.
+pub trait PciFunction: Send + Sync {
+    /// Reads configuration space; accesses do not cross a 4-byte boundary.
+    fn config_read(&self, offset: usize, data: &mut [u8]);
+    /// Writes configuration space; accesses do not cross a 4-byte boundary.
+    fn config_write(&self, offset: usize, data: &[u8]);
+}
+
+/// The bus has no free device number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the PCI bus has {DEVICES} devices already")]
+pub struct BusFull;
+
+/// The bus: its functions by device number.
+#[derive(Default)]
+pub struct PciRoot {
+    functions: Vec<Arc<dyn PciFunction>>,
+}
+
+impl fmt::Debug for PciRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciRoot")
+            .field("devices", &self.functions.len())
+            .finish()
+    }
+}
+
+impl PciRoot {
+    /// Adds a function; returns its device number.
+    pub fn add(&mut self, function: Arc<dyn PciFunction>) -> Result<usize, BusFull> {
+        if self.functions.len() == DEVICES {
+            return Err(BusFull);
+        }
+        self.functions.push(function);
+        Ok(self.functions.len() - 1)
+    }
+
+    /// The function at bus, device and function number `bdf`, as configuration addresses hold it.
+    fn function(&self, bdf: usize) -> Option<&Arc<dyn PciFunction>> {
+        let (device, function) = (bdf >> 3, bdf & 7);
+        if function != 0 {
+            return None;
+        }
+        self.functions.get(device)
+    }
+
+    fn read(&self, bdf: usize, offset: usize, data: &mut [u8]) {
+        match self.function(bdf) {
+            Some(function) if fits(offset, data.len()) => function.config_read(offset, data),
+            // "must return all 1's" where there is no function (PCI local bus 3.0 §6.1)
+            _ => data.fill(0xff),
+        }
+    }
+
+    fn write(&self, bdf: usize, offset: usize, data: &[u8]) {
+        if let Some(function) = self.function(bdf)
+            && fits(offset, data.len())
+        {
+            function.config_write(offset, data);
+        }
+    }
+}
+
+/// Whether an access stays within 4 aligned bytes.
+fn fits(offset: usize, len: usize) -> bool {
+    (1..=4).contains(&len) && offset % 4 + len <= 4
+}
+
+/// The window in memory space.
+#[derive(Debug)]
+pub struct Ecam(pub Arc<PciRoot>);
+
+/// Bus, device and function; and the offset in the function's 4 KiB.
+fn ecam_address(offset: u64) -> (usize, usize) {
+    let bdf = usize::try_from(offset >> 12).unwrap_or(usize::MAX);
+    (bdf, (offset & 0xfff) as usize)
+}
+
+impl BusDevice for Ecam {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let (bdf, register) = ecam_address(offset);
+        self.0.read(bdf, register, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let (bdf, register) = ecam_address(offset);
+        self.0.write(bdf, register, data);
+    }
+}
+
+/// The ports.
+#[derive(Debug)]
+pub struct ConfigPorts {
+    root: Arc<PciRoot>,
+    address: AtomicU32,
+}
+
+impl ConfigPorts {
+    const ENABLE: u32 = 1 << 31;
+    const DATA: u64 = 4;
+
+    /// The ports into `root`.
+    pub fn new(root: Arc<PciRoot>) -> Self {
+        Self {
+            root,
+            address: AtomicU32::new(0),
+        }
+    }
+
+    /// What the data port leads to now, if the address port enables it.
+    fn target(&self, offset: u64) -> Option<(usize, usize)> {
+        let address = self.address.load(Ordering::Relaxed);
+        let register = (address & 0xfc) as usize + usize::try_from(offset - Self::DATA).ok()?;
+        let bdf = ((address >> 8) & 0xffff) as usize;
+        (address & Self::ENABLE != 0).then_some((bdf, register))
+    }
+}
+
+impl BusDevice for ConfigPorts {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if offset >= Self::DATA {
+            if let Some((bdf, register)) = self.target(offset) {
+                self.root.read(bdf, register, data);
+            }
+        } else if offset == 0 && data.len() == 4 {
+            data.copy_from_slice(&self.address.load(Ordering::Relaxed).to_le_bytes());
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if offset >= Self::DATA {
+            if let Some((bdf, register)) = self.target(offset) {
+                self.root.write(bdf, register, data);
+            }
+        } else if let (0, Ok(address)) = (offset, data.try_into().map(u32::from_le_bytes)) {
+            self.address.store(address, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::host_bridge::HostBridge;
+
+    const BRIDGE: [u8; 4] = [0x36, 0x1b, 0x08, 0x00];
+
+    fn root() -> Arc<PciRoot> {
+        let mut root = PciRoot::default();
+        root.add(Arc::new(HostBridge::default())).unwrap();
+        Arc::new(root)
+    }
+
+    fn read(device: &dyn BusDevice, offset: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        device.read(offset, &mut data);
+        data
+    }
+
+    #[test]
+    fn ecam_reads_the_function_it_addresses_and_ones_elsewhere() {
+        let ecam = Ecam(root());
+        assert_eq!(read(&ecam, 0, 4), BRIDGE);
+        assert_eq!(read(&ecam, 2, 2), BRIDGE[2..]);
+        for absent in [1 << 12, 1 << 15, 1 << 19] {
+            assert_eq!(read(&ecam, absent, 4), [0xff; 4]);
+        }
+    }
+
+    #[test]
+    fn ports_read_the_function_only_while_enabled() {
+        let ports = ConfigPorts::new(root());
+        assert_eq!(read(&ports, 4, 4), [0xff; 4]);
+        ports.write(0, &0x8000_0000_u32.to_le_bytes());
+        assert_eq!(read(&ports, 0, 4), 0x8000_0000_u32.to_le_bytes());
+        assert_eq!(read(&ports, 4, 4), BRIDGE);
+        assert_eq!(read(&ports, 6, 2), BRIDGE[2..]);
+        ports.write(0, &0x8000_0800_u32.to_le_bytes());
+        assert_eq!(read(&ports, 4, 4), [0xff; 4]);
+    }
+
+    #[test]
+    fn access_across_a_dword_or_of_odd_width_does_no_harm() {
+        let (ecam, ports) = (Ecam(root()), ConfigPorts::new(root()));
+        ports.write(0, &0x8000_00fc_u32.to_le_bytes());
+        for offset in 0..16 {
+            for len in 0..=16 {
+                for device in [&ecam as &dyn BusDevice, &ports] {
+                    device.write(offset, &vec![0x5a; len]);
+                    device.read(offset, &mut vec![0; len]);
+                }
+            }
+        }
+        assert_eq!(read(&ecam, 2, 4), [0xff; 4]);
+    }
+
+    #[test]
+    fn bus_takes_32_devices_and_no_more() {
+        let mut root = PciRoot::default();
+        for number in 0..DEVICES {
+            assert_eq!(root.add(Arc::new(HostBridge::default())), Ok(number));
+        }
+        assert_eq!(root.add(Arc::new(HostBridge::default())), Err(BusFull));
+    }
+}
