@@ -15,5 +15,6 @@ pub mod fd;
 pub mod health;
 pub mod log;
 pub mod memfd;
+pub mod process;
 pub mod record;
 pub mod seccomp;

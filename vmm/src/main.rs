@@ -1,3 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
-//! vmm
-fn main() {}
+//! The vmm process. Started by the jailer, never by hand: everything it needs is open already.
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use launch::control::{Channel, FromVmm};
+use launch::health::{self, Crash, HealthPage};
+use launch::record::VmmRecord;
+use launch::{clock, fd, log, process};
+use vmm::control::ControlLoopError;
+
+fn main() -> ExitCode {
+    let main_ns = clock::monotonic_ns();
+    process::use_one_heap();
+    match run(main_ns) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Everything the user should know went to the supervisor; this is for the log.
+            eprintln!("vmm: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(main_ns: u64) -> anyhow::Result<()> {
+    let record = fd::claim(fd::RECORD).context(
+        "vmm is started by the jailer, with its launch record as file descriptor 3; \
+         `bulkhead run --help` shows how to start a VM",
+    )?;
+    let record = VmmRecord::read(record)?;
+    log::init("vmm", &record.vm_id, ::log::LevelFilter::Info);
+    let page: &'static HealthPage = Box::leak(Box::new(HealthPage::map(fd::claim(fd::HEALTH)?)?));
+    page.main_ns.store(main_ns, Ordering::Relaxed);
+    page.version.store(health::VERSION, Ordering::Relaxed);
+    report_panics(page);
+
+    let channel = Channel::from(fd::claim(fd::CONTROL)?);
+    match vmm::start::start(&record, page) {
+        Ok(mut control) => end(control.serve(&channel)),
+        Err(e) => {
+            channel.send(&FromVmm::Failed(e.to_failure()))?;
+            Err(e.into())
+        }
+    }
+}
+
+/// Ends the process as it stands: the kernel takes everything apart, faster than we could and
+/// without a system call more in the filters.
+fn end(served: Result<(), ControlLoopError>) -> ! {
+    if let Err(e) = &served {
+        ::log::error!("{}", log::chain(e));
+    }
+    std::process::exit(i32::from(served.is_err()))
+}
+
+/// A panic is a bug. It ends the process; the log has its message, the health page the fact.
+fn report_panics(page: &'static HealthPage) {
+    std::panic::set_hook(Box::new(|info| {
+        page.crash.store(Crash::Panic.to_u32(), Ordering::Relaxed);
+        ::log::error!("panic: {info}");
+    }));
+}

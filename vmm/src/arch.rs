@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What differs between architectures, under the same names. This is the one place that asks which
+//! one it is.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{
+    boot::{BootError, EntryPoint, Images, load},
+    layout::{bars_64, ram_regions},
+    machine::{Machine, MachineError},
+    prepare_vm,
+    vcpu::{Template, VcpuSetupError, state_of},
+};

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! bzImage and the Linux boot protocol (Documentation/arch/x86/boot.rst).
+
+use std::fs::File;
+
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
+use linux_loader::loader::{BzImage, KernelLoader};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError};
+
+use super::{BootError, HIGH_RAM, Initrd, Kernel, check_room, memory_map};
+use crate::arch::x86_64::layout;
+use crate::memory::GuestMemory;
+
+/// The boot protocol that brought `init_size` and `pref_address`; Linux 2.6.31.
+const VERSION_MIN: u16 = 0x020a;
+/// A boot loader without a number of its own.
+const LOADER_UNDEFINED: u8 = 0xff;
+
+/// Loads the protected-mode part; the kernel is entered at its first byte.
+pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, BootError> {
+    let file_len = image.metadata().map_err(super::FormatError::Read)?.len();
+    check_room(memory, HIGH_RAM.saturating_add(file_len))?;
+    let loaded = BzImage::load(memory, None, image, Some(GuestAddress(HIGH_RAM)));
+    let loaded = loaded.map_err(BootError::Load)?;
+    let Some(setup) = loaded.setup_header else {
+        return Err(BootError::Unusable("has no setup header"));
+    };
+    if setup.version < VERSION_MIN {
+        return Err(BootError::Unusable(
+            "speaks a boot protocol older than 2.10",
+        ));
+    }
+    let setup_sectors = if setup.setup_sects == 0 {
+        4
+    } else {
+        u64::from(setup.setup_sects)
+    };
+    let expected = (setup_sectors + 1) * 512 + u64::from(setup.syssize) * 16;
+    if file_len < expected {
+        return Err(BootError::Truncated {
+            found: file_len,
+            expected,
+        });
+    }
+    // It decompresses itself to the preferred address, or to where it is if that is higher.
+    let entry = loaded.kernel_load.raw_value();
+    let base = setup.pref_address.max(entry);
+    let end = base
+        .saturating_add(u64::from(setup.init_size))
+        .max(loaded.kernel_end);
+    check_room(memory, end)?;
+    let initrd_max = u64::from(setup.initrd_addr_max);
+    Ok(Kernel {
+        entry,
+        end,
+        initrd_max,
+        setup: Some(setup),
+    })
+}
+
+/// Writes the boot parameters ("zero page").
+pub(super) fn write(
+    memory: &GuestMemory,
+    setup: setup_header,
+    initrd: Option<Initrd>,
+) -> Result<(), GuestMemoryError> {
+    let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let mut params = boot_params {
+        hdr: setup,
+        ..Default::default()
+    };
+    params.hdr.type_of_loader = LOADER_UNDEFINED;
+    params.hdr.cmd_line_ptr = low(layout::CMDLINE);
+    params.acpi_rsdp_addr = layout::ACPI;
+    if let Some(initrd) = initrd {
+        params.hdr.ramdisk_image = low(initrd.base);
+        params.hdr.ramdisk_size = low(initrd.len);
+    }
+    for (entry, (addr, size, kind)) in params.e820_table.iter_mut().zip(memory_map(memory)) {
+        *entry = boot_e820_entry {
+            addr,
+            size,
+            r#type: kind as u32,
+        };
+        params.e820_entries += 1;
+    }
+    memory.write_obj(params, GuestAddress(layout::ZERO_PAGE))
+}

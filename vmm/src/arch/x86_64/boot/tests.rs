@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use launch::memfd::{Backing, shared};
+use launch::record::Pages;
+use std::io::Write;
+
+const ENTRY: u64 = HIGH_RAM + 0x100;
+const BARS_64: (u64, u64) = (8 << 30, 1 << 30);
+
+fn memory(mib: u64) -> GuestMemory {
+    let memfd = shared("ram", mib << 20, Backing::Shmem).unwrap();
+    let how = memory::Mapping {
+        pages: Pages::Base,
+        prefault: false,
+    };
+    memory::map(memfd, &layout::ram_regions(mib << 20), how).unwrap()
+}
+
+fn file(content: &[u8]) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file.into()
+}
+
+/// An ELF file of one page of code at `address`, with a PVH note that names `entry`.
+fn elf(address: u64, memory_bytes: u64, entry: u64) -> Vec<u8> {
+    let mut note = Vec::new();
+    for word in [4_u32, 8, 18] {
+        note.extend(word.to_le_bytes());
+    }
+    note.extend(b"Xen\0");
+    note.extend(entry.to_le_bytes());
+    let mut image = vec![0; 0x1000];
+    image[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let mut put = |at: usize, value: u64, len: usize| {
+        image[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+    };
+    put(16, 2, 2);
+    put(18, 62, 2);
+    put(24, entry, 8);
+    put(32, 64, 8);
+    put(52, 64, 2);
+    put(54, 56, 2);
+    put(56, 2, 2);
+    // PT_LOAD and PT_NOTE: type, flags, offset, vaddr, paddr, file size, memory size, alignment.
+    for (at, fields) in [
+        (64, [1, 0x1000, address, 0x1000, memory_bytes]),
+        (120, [4, 0x200, 0, note.len() as u64, note.len() as u64]),
+    ] {
+        let [kind, offset, address, in_file, in_memory] = fields;
+        put(at, kind, 4);
+        put(at + 8, offset, 8);
+        put(at + 24, address, 8);
+        put(at + 32, in_file, 8);
+        put(at + 40, in_memory, 8);
+        put(at + 48, 4, 8);
+    }
+    image[0x200..0x200 + note.len()].copy_from_slice(&note);
+    image.extend([0xf4; 0x1000]);
+    image
+}
+
+fn loaded(
+    memory: &GuestMemory,
+    kernel: &[u8],
+    initrd: Option<&[u8]>,
+) -> Result<EntryPoint, BootError> {
+    let images = Images {
+        kernel: file(kernel),
+        initrd: initrd.map(file),
+        cmdline: "quiet",
+    };
+    load(memory, images, 1, BARS_64)
+}
+
+fn refused(kernel: &[u8], initrd: Option<&[u8]>) -> (About, String) {
+    let error = loaded(&memory(4), kernel, initrd).unwrap_err();
+    (error.about(), launch::log::chain(&error))
+}
+
+#[test]
+fn elf_with_pvh_note_is_loaded_and_entered_there() {
+    let memory = memory(8);
+    let initrd = vec![7; 5000];
+    let entry = loaded(&memory, &elf(HIGH_RAM, 0x2000, ENTRY), Some(&initrd)).unwrap();
+    assert_eq!((entry.address, entry.ebx), (ENTRY, layout::PVH));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(ENTRY)).unwrap(), 0xf4);
+    let mut cmdline = [0; 6];
+    memory
+        .read_slice(&mut cmdline, GuestAddress(layout::CMDLINE))
+        .unwrap();
+    assert_eq!(&cmdline, b"quiet\0");
+    // The one module is the initrd, at the end of memory.
+    let module: [u64; 2] = memory.read_obj(GuestAddress(layout::PVH + 0x40)).unwrap();
+    assert_eq!(module, [(8 << 20) - 0x2000, 5000]);
+    assert_eq!(
+        memory
+            .read_obj::<u8>(GuestAddress(module[0] + 4999))
+            .unwrap(),
+        7
+    );
+}
+
+#[test]
+fn elf_cut_anywhere_is_refused_as_a_kernel() {
+    let whole = elf(HIGH_RAM, 0x2000, ENTRY);
+    for len in [1, 20, 63, 64, 100, 176, 0x1000, 0x1fff] {
+        let (about, reason) = refused(&whole[..len], None);
+        assert_eq!(about, About::Kernel, "{len}: {reason}");
+    }
+    let (_, reason) = refused(&whole[..0x1fff], None);
+    assert_eq!(reason, "is truncated: 8191 bytes long, 8192 are expected");
+}
+
+#[test]
+fn elf_of_another_machine_is_refused_by_name() {
+    let mut kernel = elf(HIGH_RAM, 0x2000, ENTRY);
+    kernel[18] = 183;
+    let (about, reason) = refused(&kernel, None);
+    assert_eq!(about, About::Kernel);
+    assert_eq!(reason, "is a kernel for aarch64, this host runs x86_64");
+}
+
+#[test]
+fn elf_that_would_overwrite_boot_structures_or_leave_memory_is_refused() {
+    assert_eq!(refused(&elf(0x1000, 0x2000, ENTRY), None).0, About::Kernel);
+    assert_eq!(refused(&elf(HIGH_RAM, 64 << 20, ENTRY), None).0, About::Mem);
+    assert_eq!(
+        refused(&elf(u64::MAX - 0xfff, 0x2000, ENTRY), None).0,
+        About::Mem
+    );
+    assert_eq!(
+        refused(&elf(HIGH_RAM, 0x2000, 0x50_0000), None).0,
+        About::Kernel
+    );
+}
+
+#[test]
+fn initrd_empty_or_too_large_is_refused() {
+    let kernel = elf(HIGH_RAM, 0x2000, ENTRY);
+    assert_eq!(
+        refused(&kernel, Some(b"")),
+        (About::Initrd, "is empty".into())
+    );
+    let (about, reason) = refused(&kernel, Some(&vec![0; 3 << 20]));
+    assert_eq!(about, About::Initrd);
+    assert_eq!(reason, "is 3 MiB large, 2 MiB are left behind the kernel");
+}
+
+#[test]
+fn bzimage_truncated_or_ancient_is_refused() {
+    let mut kernel = vec![0; 0x1000];
+    kernel[0x1f1] = 1;
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    kernel[0x211] = 1;
+    kernel[0x214..0x218].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+    kernel[0x1f4..0x1f8].copy_from_slice(&0x1000_u32.to_le_bytes());
+    let (about, reason) = refused(&kernel, None);
+    assert_eq!(about, About::Kernel);
+    assert_eq!(reason, "is truncated: 4096 bytes long, 66560 are expected");
+    kernel[0x206] = 0;
+    assert_eq!(
+        refused(&kernel, None).1,
+        "speaks a boot protocol older than 2.10"
+    );
+}
+
+#[test]
+fn memory_map_leaves_out_the_hole() {
+    let map = memory_map(&memory(4 << 10));
+    let ram: u64 = map
+        .iter()
+        .filter(|r| r.2 == RangeKind::Ram)
+        .map(|r| r.1)
+        .sum();
+    assert_eq!(ram, (4 << 30) - (HIGH_RAM - layout::LOW_RAM_END));
+    assert!(map.contains(&(4 << 30, 1 << 30, RangeKind::Ram)));
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The DSDT: the devices that cannot be found by looking (ACPI 6.5 §5.2.11.1), in AML.
+
+use acpi_tables::aml::{
+    self, AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Method, Name,
+    Notify, Package, Path, ResourceTemplate, Scope,
+};
+use acpi_tables::{Aml, sdt::Sdt};
+use devices::legacy::AcpiPm;
+use devices::pci::root::CONFIG_PORT;
+
+use super::acpi::OEM;
+use super::layout;
+
+/// "The device is present, enabled, to be shown, and functions" (§6.3.7).
+const STA_PRESENT: u8 = 0xf;
+/// What a power button is notified with when it is pressed (§5.6.6).
+const POWER_BUTTON_PRESSED: u8 = 0x80;
+
+/// Builds the DSDT of a machine whose 64-bit BARs are in `bars_64` (first address and length).
+pub(super) fn dsdt(bars_64: (u64, u64)) -> Vec<u8> {
+    let (id, table_id, revision) = OEM;
+    let mut table = Sdt::new(*b"DSDT", 36, 6, id, table_id, revision);
+    let mut code = Vec::new();
+    soft_off(&mut code);
+    let mut devices = Vec::new();
+    host_bridge(&mut devices, bars_64);
+    com1(&mut devices);
+    power_button(&mut devices);
+    pvpanic(&mut devices);
+    code.extend(Scope::raw("\\_SB_".into(), devices));
+    table.append_slice(&code);
+    table.as_slice().to_vec()
+}
+
+/// The one sleep state: what to write to the sleep control register for S5 (§7.4.2).
+fn soft_off(code: &mut Vec<u8>) {
+    let s5 = Package::new(vec![&AcpiPm::SLP_TYP_S5]);
+    Name::new("\\_S5_".into(), &s5).to_aml_bytes(code);
+}
+
+fn host_bridge(code: &mut Vec<u8>, bars_64: (u64, u64)) {
+    let bars_32 = layout::BARS_32;
+    let last = |(base, len): (u64, u64)| base + len - 1;
+    let low32 = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
+    let cacheable = AddressSpaceCacheable::NotCacheable;
+    let config_port = u16::try_from(CONFIG_PORT).unwrap_or(0);
+    Device::new(
+        "PCI0".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+            &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+            &Name::new("_ADR".into(), &aml::ZERO),
+            &Name::new("_SEG".into(), &aml::ZERO),
+            &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![
+                    &AddressSpace::new_bus_number(0_u16, 0),
+                    &IO::new(config_port, config_port, 1, 8),
+                    &AddressSpace::new_memory(
+                        cacheable,
+                        true,
+                        low32(bars_32.0),
+                        low32(last(bars_32)),
+                        None,
+                    ),
+                    &AddressSpace::new_memory(cacheable, true, bars_64.0, last(bars_64), None),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+fn com1(code: &mut Vec<u8>) {
+    let (port, pin) = layout::COM1;
+    Device::new(
+        "COM1".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+            &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new("_STA".into(), &STA_PRESENT),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&IO::new(port, port, 1, 8), &edge(pin)]),
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// A control method power button (§4.8.2.2.1.2) behind a generic event device (§5.6.9), whose one
+/// event it is.
+fn power_button(code: &mut Vec<u8>) {
+    Device::new(
+        "PWRB".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
+            &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new("_STA".into(), &STA_PRESENT),
+        ],
+    )
+    .to_aml_bytes(code);
+    let button = Path::new("\\_SB_.PWRB");
+    let notify = Notify::new(&button, &POWER_BUTTON_PRESSED);
+    Device::new(
+        "GED_".into(),
+        vec![
+            &Name::new("_HID".into(), &"ACPI0013"),
+            &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&edge(layout::GED_PIN)]),
+            ),
+            &Method::new("_EVT".into(), 1, true, vec![&notify]),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+fn pvpanic(code: &mut Vec<u8>) {
+    Device::new(
+        "PEVT".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &Name::new("_STA".into(), &STA_PRESENT),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&IO::new(layout::PVPANIC, layout::PVPANIC, 1, 1)]),
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// An edge-triggered, active-high, unshared interrupt.
+fn edge(pin: usize) -> Interrupt {
+    Interrupt::new(true, true, false, false, u32::try_from(pin).unwrap_or(0))
+}

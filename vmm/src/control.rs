@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main thread: what the supervisor asks for, what the console brings, how the machine ends.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use launch::control::{Channel, ControlError, Ending, Failure, FromVmm, ToVmm};
+use log::info;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::arch::Machine;
+use crate::console::Console;
+use crate::ending::{End, Reason};
+use crate::vcpu::gate::Gate;
+use crate::vcpu::kick::Kick;
+
+/// The main thread cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlLoopError {
+    /// Waiting failed.
+    #[error("cannot wait for events")]
+    Poll(#[source] Errno),
+    /// The supervisor cannot be understood or reached.
+    #[error(transparent)]
+    Channel(#[from] ControlError),
+    /// The supervisor has gone.
+    #[error("the supervisor has gone")]
+    Orphaned,
+}
+
+/// Everything the main thread looks after.
+#[derive(Debug)]
+pub struct Control {
+    /// COM1's way out.
+    pub console: Console,
+    /// Something is to be done for the console.
+    pub wake: EventFd,
+    /// How the machine ends.
+    pub end: Arc<End>,
+    /// The devices.
+    pub machine: Arc<Machine>,
+    /// Where vCPUs wait.
+    pub gate: Arc<Gate>,
+    /// One for each vCPU.
+    pub kicks: Vec<Kick>,
+}
+
+impl Control {
+    /// Lets the guest run, and serves until it ends. What it ended for is known to the supervisor
+    /// when this returns.
+    pub fn serve(&mut self, channel: &Channel) -> Result<(), ControlLoopError> {
+        channel.send(&FromVmm::Started)?;
+        self.gate.open();
+        loop {
+            let [control, console] = self.wait(channel)?;
+            if !control.is_empty() {
+                let message = channel.receive()?.ok_or(ControlLoopError::Orphaned)?;
+                self.obey(message, channel)?;
+            }
+            self.console.serve(console);
+            if let Some(reason) = self.end.reason() {
+                let last = last_message(reason);
+                self.console.finish();
+                return Ok(channel.send(&last)?);
+            }
+        }
+    }
+
+    /// Waits until something is to be done; what happened to the control socket and the console.
+    fn wait(&self, channel: &Channel) -> Result<[PollFlags; 2], ControlLoopError> {
+        let console = self.console.interest();
+        let mut fds = [
+            PollFd::new(channel.as_fd(), PollFlags::POLLIN),
+            PollFd::new(borrow(&self.wake), PollFlags::POLLIN),
+            PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.console.as_fd(), console),
+        ];
+        // A descriptor without interest would still report that its peer is gone, for ever.
+        let count = if console.is_empty() { 3 } else { 4 };
+        match poll(&mut fds[..count], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(ControlLoopError::Poll(e)),
+        }
+        let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+        let happened = [ready(&fds[0]), ready(&fds[3])];
+        if !ready(&fds[1]).is_empty() {
+            // Drained before the output is taken, so that what comes later wakes us again.
+            let _ = self.wake.read();
+        }
+        Ok(happened)
+    }
+
+    fn obey(&self, message: ToVmm, channel: &Channel) -> Result<(), ControlLoopError> {
+        match message {
+            ToVmm::PowerButton => self.machine.press_power_button(),
+            ToVmm::Pause => {
+                self.gate.close();
+                self.kicks.iter().for_each(Kick::kick);
+                self.gate.wait_until_stopped(self.kicks.len());
+                channel.send(&FromVmm::Paused)?;
+            }
+            ToVmm::Resume => {
+                self.gate.open();
+                channel.send(&FromVmm::Resumed)?;
+            }
+        }
+        info!("done: {message:?}");
+        Ok(())
+    }
+}
+
+fn last_message(reason: &Reason) -> FromVmm {
+    match reason {
+        Reason::Guest(ending) => {
+            info!("the guest ended: {}", describe(*ending));
+            FromVmm::Ended(*ending)
+        }
+        Reason::Host(reason) => FromVmm::Failed(Failure {
+            about: None,
+            reason: reason.clone(),
+        }),
+    }
+}
+
+fn describe(ending: Ending) -> &'static str {
+    match ending {
+        Ending::PowerOff => "power-off",
+        Ending::Reboot => "reboot",
+        Ending::Panic => "kernel panic",
+        Ending::Crash => "crash",
+    }
+}
+
+#[allow(unsafe_code)]
+fn borrow(eventfd: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the eventfd is open as long as the reference the result borrows from.
+    unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The VM as KVM has it: memory slots, the split interrupt controller, messages and routes.
+
+use std::fmt;
+use std::os::fd::{IntoRawFd, OwnedFd};
+
+use devices::interrupt::{InterruptFabric, MsiMessage, PINS};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use log::{error, warn};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::memory::GuestMemory;
+
+/// KVM cannot do what the machine needs.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// What is open as /dev/kvm is not KVM.
+    #[error("/dev/kvm has API version {0}, not {KVM_API_VERSION}")]
+    Version(i32),
+    /// The kernel is too old or was built without something.
+    #[error("this kernel's KVM lacks {0}")]
+    Lacks(&'static str),
+    /// More vCPUs than KVM can run.
+    #[error("KVM runs at most {0} vCPUs here")]
+    Cpus(usize),
+    /// An ioctl failed.
+    #[error("cannot {what}")]
+    Ioctl {
+        /// What it was to do.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// For `map_err`: an ioctl that was to do `what` failed.
+pub fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
+    move |source| KvmError::Ioctl { what, source }
+}
+
+/// A VM. Shared by all threads.
+pub struct Vm {
+    kvm: Kvm,
+    vm: VmFd,
+}
+
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vm")
+    }
+}
+
+const NEEDED: [(Cap, &str); 6] = [
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+];
+
+impl Vm {
+    /// Makes a VM for `cpus` vCPUs, with the interrupt controllers split: the local APICs in the
+    /// kernel, the IOAPIC in `devices`.
+    pub fn new(fd: OwnedFd, cpus: u8) -> Result<Self, KvmError> {
+        let kvm = adopt(fd);
+        let version = kvm.get_api_version();
+        if u32::try_from(version) != Ok(KVM_API_VERSION) {
+            return Err(KvmError::Version(version));
+        }
+        let max = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
+        if usize::from(cpus) > max {
+            return Err(KvmError::Cpus(max));
+        }
+        if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+            return Err(KvmError::Lacks(name));
+        }
+        let vm = kvm.create_vm().map_err(failed("create a VM"))?;
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..Default::default()
+        };
+        cap.args[0] = PINS as u64;
+        crate::arch::prepare_vm(&vm)?;
+        vm.enable_cap(&cap)
+            .map_err(failed("enable the split irqchip"))?;
+        Ok(Self { kvm, vm })
+    }
+
+    /// What is not about one VM.
+    pub fn system(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// Makes a vCPU.
+    pub fn create_vcpu(&self, id: u8) -> Result<VcpuFd, KvmError> {
+        self.vm
+            .create_vcpu(u64::from(id))
+            .map_err(failed("create a vCPU"))
+    }
+
+    /// Shows the guest its memory. `memory` must stay mapped as long as the VM exists.
+    #[allow(unsafe_code)]
+    pub fn set_memory(&self, memory: &'static GuestMemory) -> Result<(), KvmError> {
+        for (slot, region) in memory.iter().enumerate() {
+            let slot = kvm_userspace_memory_region {
+                slot: u32::try_from(slot).unwrap_or(u32::MAX),
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: address and length are those of a mapping that is never unmapped (`memory` is
+            // borrowed for ever), and regions do not overlap (vm-memory has checked).
+            let set = unsafe { self.vm.set_user_memory_region(slot) };
+            set.map_err(failed("give guest memory to the VM"))?;
+        }
+        Ok(())
+    }
+}
+
+#[allow(unsafe_code)]
+fn adopt(fd: OwnedFd) -> Kvm {
+    use std::os::fd::FromRawFd;
+    // SAFETY: into_raw_fd() gives up ownership of an open descriptor, which Kvm takes over. That it
+    // is /dev/kvm is checked by the first ioctl.
+    unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) }
+}
+
+impl InterruptFabric for Vm {
+    fn send(&self, message: MsiMessage) {
+        let [low, high] = halves(message.address);
+        let msi = kvm_msi {
+            address_lo: low,
+            address_hi: high,
+            data: message.data,
+            ..Default::default()
+        };
+        // A guest can program a destination that does not exist: its own loss.
+        if let Err(e) = self.vm.signal_msi(msi) {
+            warn!("cannot deliver an interrupt message: {e}");
+        }
+    }
+
+    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) {
+        let entries: Vec<kvm_irq_routing_entry> = (0_u32..)
+            .zip(pins)
+            .filter_map(|(gsi, message)| message.map(|message| route(gsi, message)))
+            .collect();
+        let routed = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| kvm_ioctls::Error::new(libc::EINVAL))
+            .and_then(|routing| self.vm.set_gsi_routing(&routing));
+        if let Err(e) = routed {
+            error!("cannot set interrupt routes: {e}");
+        }
+    }
+}
+
+fn halves(address: u64) -> [u32; 2] {
+    [(address & 0xffff_ffff) as u32, (address >> 32) as u32]
+}
+
+fn route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
+    let [address_lo, address_hi] = halves(message.address);
+    entry.u.msi = kvm_bindings::kvm_irq_routing_msi {
+        address_lo,
+        address_hi,
+        data: message.data,
+        ..Default::default()
+    };
+    entry
+}

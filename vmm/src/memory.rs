@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest memory: one sealed memfd, mapped as one region below the PCI hole and one above it. The
+//! backends map the same memfd; the vmm touches guest memory only to load a kernel into it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+
+use launch::record::Pages;
+use nix::sys::mman::{MmapAdvise, madvise};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
+};
+
+/// Guest memory as vm-memory has it.
+pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// Guest memory could not be mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The memfd is not as long as the record says.
+    #[error("the memfd of guest memory is {found} bytes long, not {expected}")]
+    Length {
+        /// Its length in bytes.
+        found: u64,
+        /// What the record says.
+        expected: u64,
+    },
+    /// The memfd cannot be examined.
+    #[error("cannot examine the memfd of guest memory")]
+    Stat(#[source] std::io::Error),
+    /// A region could not be mapped.
+    #[error("cannot map {len_bytes} bytes of guest memory at {base:#x}")]
+    Map {
+        /// Guest physical address of the region.
+        base: u64,
+        /// Length of the region.
+        len_bytes: u64,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The regions do not make a memory.
+    #[error("cannot arrange guest memory")]
+    Arrange(#[source] vm_memory::GuestRegionCollectionError),
+    /// The kernel refused advice about the mapping.
+    #[error("cannot {what} guest memory")]
+    Advise {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: nix::Error,
+    },
+}
+
+/// One region: where the guest sees it, and how long it is. Regions follow each other in the memfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// Guest physical address.
+    pub base: u64,
+    /// Length in bytes.
+    pub len_bytes: u64,
+}
+
+/// How guest memory is to be mapped.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapping {
+    /// The pages it is made of.
+    pub pages: Pages,
+    /// Whether all of it is allocated now.
+    pub prefault: bool,
+}
+
+/// Maps the memfd as `regions`, in order.
+pub fn map(memfd: OwnedFd, regions: &[Region], how: Mapping) -> Result<GuestMemory, MemoryError> {
+    let file = File::from(memfd);
+    let expected = regions.iter().map(|region| region.len_bytes).sum();
+    let found = file.metadata().map_err(MemoryError::Stat)?.len();
+    if found != expected {
+        return Err(MemoryError::Length { found, expected });
+    }
+    let file = std::sync::Arc::new(file);
+    let mut offset = 0;
+    let mut mapped = Vec::with_capacity(regions.len());
+    for region in regions {
+        mapped.push(map_region(
+            FileOffset::from_arc(file.clone(), offset),
+            *region,
+        )?);
+        offset += region.len_bytes;
+    }
+    let memory = GuestMemory::from_regions(mapped).map_err(MemoryError::Arrange)?;
+    for region in memory.iter() {
+        advise_region(region, how)?;
+    }
+    Ok(memory)
+}
+
+fn map_region(file: FileOffset, region: Region) -> Result<GuestRegionMmap<()>, MemoryError> {
+    let Region { base, len_bytes } = region;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| MemoryError::Map {
+        base,
+        len_bytes,
+        source,
+    };
+    let len = usize::try_from(len_bytes).map_err(|e| failed(e.into()))?;
+    let mapping = MmapRegionBuilder::new(len)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .with_file_offset(file)
+        .build()
+        .map_err(|e| failed(e.into()))?;
+    GuestRegionMmap::new(mapping, GuestAddress(base))
+        .ok_or_else(|| failed("it wraps around".into()))
+}
+
+fn advise_region(region: &GuestRegionMmap<()>, how: Mapping) -> Result<(), MemoryError> {
+    // Guest memory is the guest's: it is in no core dump of ours.
+    advise(region, MmapAdvise::MADV_DONTDUMP, "exclude from core dumps")?;
+    if how.pages == Pages::Transparent {
+        advise(
+            region,
+            MmapAdvise::MADV_HUGEPAGE,
+            "use transparent huge pages for",
+        )?;
+    }
+    if how.prefault {
+        advise(region, MmapAdvise::MADV_POPULATE_WRITE, "allocate all of")?;
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn advise(
+    region: &GuestRegionMmap<()>,
+    advice: MmapAdvise,
+    what: &'static str,
+) -> Result<(), MemoryError> {
+    let Some(start) = NonNull::new(region.as_ptr()) else {
+        return Ok(());
+    };
+    // SAFETY: start and size are those of one live mapping of ours, and none of the three advices
+    // above changes what is in it.
+    let advised = unsafe { madvise(start.cast(), region.size(), advice) };
+    advised.map_err(|source| MemoryError::Advise { what, source })
+}
+
+/// The first address above all of guest memory.
+pub fn end(memory: &GuestMemory) -> u64 {
+    memory.last_addr().raw_value() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use launch::memfd::{Backing, shared};
+    use vm_memory::Bytes;
+
+    const HOW: Mapping = Mapping {
+        pages: Pages::Base,
+        prefault: false,
+    };
+
+    #[test]
+    fn regions_follow_each_other_in_the_memfd() {
+        let memfd = shared("ram", 3 << 20, Backing::Shmem).unwrap();
+        let file = File::from(memfd.try_clone().unwrap());
+        let regions = [
+            Region {
+                base: 0,
+                len_bytes: 2 << 20,
+            },
+            Region {
+                base: 4 << 30,
+                len_bytes: 1 << 20,
+            },
+        ];
+        let memory = map(memfd, &regions, HOW).unwrap();
+        memory.write_obj(0x5a_u8, GuestAddress(4 << 30)).unwrap();
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 2 << 20).unwrap();
+        assert_eq!((byte[0], end(&memory)), (0x5a, (4 << 30) + (1 << 20)));
+        assert!(memory.write_obj(0_u8, GuestAddress(2 << 20)).is_err());
+    }
+
+    #[test]
+    fn memfd_of_another_length_is_refused() {
+        let memfd = shared("ram", 1 << 20, Backing::Shmem).unwrap();
+        let error = map(
+            memfd,
+            &[Region {
+                base: 0,
+                len_bytes: 2 << 20,
+            }],
+            HOW,
+        )
+        .unwrap_err();
+        assert!(matches!(
+            error,
+            MemoryError::Length {
+                found: 0x10_0000,
+                expected: 0x20_0000
+            }
+        ));
+    }
+
+    #[test]
+    fn memory_prefaulted_is_all_allocated() {
+        let memfd = shared("ram", 1 << 20, Backing::Shmem).unwrap();
+        let file = File::from(memfd.try_clone().unwrap());
+        let how = Mapping {
+            pages: Pages::Transparent,
+            prefault: true,
+        };
+        let _memory = map(
+            memfd,
+            &[Region {
+                base: 0,
+                len_bytes: 1 << 20,
+            }],
+            how,
+        )
+        .unwrap();
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap());
+        assert!(blocks * 512 >= 1 << 20);
+    }
+}

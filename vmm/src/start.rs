@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From what the process was born with to a guest that is ready to run.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use devices::guest_event::GuestEvents;
+use launch::control::{About, Failure};
+use launch::fd::{self, FdError};
+use launch::health::HealthPage;
+use launch::record::VmmRecord;
+use launch::seccomp::{Mode, SeccompError};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::arch::{self, BootError, Images, Machine, MachineError, Template, VcpuSetupError};
+use crate::console::Console;
+use crate::control::Control;
+use crate::ending::End;
+use crate::kvm::{KvmError, Vm};
+use crate::memory::{self, Mapping, MemoryError};
+use crate::seccomp;
+use crate::vcpu::gate::Gate;
+use crate::vcpu::kick::Kick;
+use crate::vcpu::{self, Shared, SpawnError, kick};
+
+/// The guest cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A descriptor is missing.
+    #[error(transparent)]
+    Fd(#[from] FdError),
+    /// Guest memory cannot be mapped.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The devices do not fit together.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The kernel, the initrd or the tables cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A vCPU cannot be set up.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuSetupError),
+    /// A vCPU thread cannot be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// The kernel refused something that never fails.
+    #[error("cannot {0}")]
+    Host(&'static str, #[source] std::io::Error),
+}
+
+impl StartError {
+    /// What the supervisor is told.
+    pub fn to_failure(&self) -> Failure {
+        let about = match self {
+            Self::Boot(e) => Some(e.about()),
+            Self::Memory(_) => Some(About::Mem),
+            Self::Kvm(KvmError::Cpus(_)) | Self::Spawn(_) => Some(About::Cpus),
+            Self::Kvm(_) | Self::Vcpu(_) => Some(About::Kvm),
+            _ => None,
+        };
+        Failure {
+            about,
+            reason: launch::log::chain(self),
+        }
+    }
+}
+
+/// The descriptors of a vmm, beside those that every child has.
+struct Inherited {
+    kvm: OwnedFd,
+    guest_ram: OwnedFd,
+    kernel: OwnedFd,
+    initrd: Option<OwnedFd>,
+    console: OwnedFd,
+}
+
+impl Inherited {
+    fn claim(record: &VmmRecord) -> Result<Self, FdError> {
+        let initrd = if record.initrd {
+            Some(fd::claim(fd::vmm::INITRD)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            kvm: fd::claim(fd::vmm::KVM)?,
+            guest_ram: fd::claim(fd::vmm::GUEST_RAM)?,
+            kernel: fd::claim(fd::vmm::KERNEL)?,
+            initrd,
+            console: fd::claim(fd::vmm::CONSOLE)?,
+        })
+    }
+}
+
+/// Builds the machine, loads the guest, starts the vCPU threads and confines the process. The guest
+/// runs when the result is served.
+pub fn start(record: &VmmRecord, health: &'static HealthPage) -> Result<Control, StartError> {
+    let fds = Inherited::claim(record)?;
+    let host = |what| move |e: std::io::Error| StartError::Host(what, e);
+    let vm = Arc::new(Vm::new(fds.kvm, record.cpus)?);
+
+    let how = Mapping {
+        pages: record.pages,
+        prefault: record.prefault,
+    };
+    let regions = arch::ram_regions(record.mem_bytes);
+    // Mapped as long as the process lives, which is as long as the VM does.
+    let ram = Box::leak(Box::new(memory::map(fds.guest_ram, &regions, how)?));
+    vm.set_memory(ram)?;
+
+    let end = Arc::new(End::new().map_err(host("make an eventfd"))?);
+    let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
+    let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
+    let machine = Arc::new(Machine::new(Arc::clone(&vm) as _, &events, &wake)?);
+
+    let images = Images {
+        kernel: fds.kernel,
+        initrd: fds.initrd,
+        cmdline: &record.cmdline,
+    };
+    let bars_64 = arch::bars_64(memory::end(ram));
+    let entry = arch::load(ram, images, record.cpus, bars_64)?;
+
+    if record.seccomp == Mode::Trap {
+        let installed = launch::seccomp::report_violations(health);
+        installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))?;
+    }
+    let gate = Arc::new(Gate::default());
+    let shared = Shared {
+        machine: Arc::clone(&machine),
+        gate: Arc::clone(&gate),
+        end: Arc::clone(&end),
+        health,
+        seccomp: record.seccomp,
+    };
+    let kicks = start_vcpus(record, &vm, entry, &shared)?;
+    let console = Console::new(fds.console, machine.serial());
+    seccomp::MAIN.install(record.seccomp)?;
+    Ok(Control {
+        console,
+        wake,
+        end,
+        machine,
+        gate,
+        kicks,
+    })
+}
+
+/// Makes the vCPUs, starts their threads, waits until all of them are confined and ready.
+fn start_vcpus(
+    record: &VmmRecord,
+    vm: &Vm,
+    entry: arch::EntryPoint,
+    shared: &Shared,
+) -> Result<Vec<Kick>, StartError> {
+    let prepared = kick::prepare().map_err(std::io::Error::from);
+    prepared.map_err(|e| StartError::Host("install a signal handler", e))?;
+    let template = Template::new(vm, record.cpus)?;
+    let mut kicks = Vec::with_capacity(usize::from(record.cpus));
+    for id in 0..record.cpus {
+        let vcpu = template.create(vm, id, entry)?;
+        kicks.push(vcpu::spawn(id, vcpu, shared.clone())?);
+    }
+    shared.gate.wait_until_stopped(kicks.len());
+    Ok(kicks)
+}

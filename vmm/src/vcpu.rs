@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The vCPU threads: run the guest, answer its register accesses, run it again.
+//!
+//! A thread looks at nothing between two exits; whoever wants its attention kicks it ([`kick`]) and
+//! it goes to the [`gate`]. It never ends: the process does.
+
+pub mod gate;
+pub mod kick;
+mod run_page;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use launch::clock::monotonic_ns;
+use launch::control::Ending;
+use launch::health::HealthPage;
+use launch::seccomp::Mode;
+use log::{error, warn};
+
+use crate::arch::{Machine, state_of};
+use crate::ending::{End, Reason};
+use crate::seccomp;
+use gate::Gate;
+use kick::Kick;
+use run_page::RunPage;
+
+/// What a vCPU thread works with, the same for all of them.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The devices.
+    pub machine: Arc<Machine>,
+    /// Where a vCPU waits while the VM is paused.
+    pub gate: Arc<Gate>,
+    /// How the machine ends.
+    pub end: Arc<End>,
+    /// Counters.
+    pub health: &'static HealthPage,
+    /// What a system call outside the filter does.
+    pub seccomp: Mode,
+}
+
+/// A vCPU thread could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the thread of vCPU {id}")]
+pub struct SpawnError {
+    id: u8,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Starts the thread of vCPU `id`, which stops at the gate before it enters the guest.
+pub fn spawn(id: u8, vcpu: VcpuFd, shared: Shared) -> Result<Kick, SpawnError> {
+    // Never freed: kicks write to its kvm_run page until the process ends.
+    let mut vcpu: &'static mut VcpuFd = Box::leak(Box::new(vcpu));
+    let run_page = RunPage::of(&mut vcpu);
+    let body = move || {
+        Vcpu {
+            id,
+            vcpu,
+            run_page,
+            shared,
+        }
+        .run()
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("vcpu{id}"))
+        .stack_size(256 << 10)
+        .spawn(body)
+        .map_err(|source| SpawnError { id, source })?;
+    Ok(Kick::new(run_page, thread))
+}
+
+struct Vcpu {
+    id: u8,
+    vcpu: &'static mut VcpuFd,
+    run_page: RunPage,
+    shared: Shared,
+}
+
+/// What to do after an exit.
+enum Next {
+    Run,
+    Gate,
+    End(Reason),
+}
+
+impl Vcpu {
+    fn run(mut self) -> ! {
+        if let Err(e) = seccomp::VCPU.install(self.shared.seccomp) {
+            self.shared.end.decide(Reason::Host(launch::log::chain(&e)));
+        }
+        self.stop_at_gate();
+        if self.id == 0 {
+            self.shared
+                .health
+                .first_run_ns
+                .store(monotonic_ns(), Ordering::Relaxed);
+        }
+        loop {
+            match self.step() {
+                Next::Run => {}
+                Next::Gate => self.stop_at_gate(),
+                Next::End(reason) => {
+                    self.shared.end.decide(reason);
+                    self.shared.gate.wait_for_end();
+                }
+            }
+        }
+    }
+
+    fn stop_at_gate(&self) {
+        self.run_page.clear_exit_request();
+        self.shared.gate.pass();
+        // Tell the guest's watchdogs that the time that passed was not theirs.
+        let _ = self.vcpu.kvmclock_ctrl();
+    }
+
+    /// Runs the guest until it needs something, and provides it.
+    fn step(&mut self) -> Next {
+        let Shared {
+            machine, health, ..
+        } = &self.shared;
+        match self.vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                health.pio_exits.fetch_add(1, Ordering::Relaxed);
+                for item in data.chunks(self.run_page.port_width()) {
+                    machine.ports().write(u64::from(port), item);
+                }
+                Next::Run
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                health.pio_exits.fetch_add(1, Ordering::Relaxed);
+                for item in data.chunks_mut(self.run_page.port_width()) {
+                    machine.ports().read(u64::from(port), item);
+                }
+                Next::Run
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                health.mmio_exits.fetch_add(1, Ordering::Relaxed);
+                machine.memory().read(address, data);
+                Next::Run
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                health.mmio_exits.fetch_add(1, Ordering::Relaxed);
+                machine.memory().write(address, data);
+                Next::Run
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                machine.end_of_interrupt(vector);
+                Next::Run
+            }
+            Ok(VcpuExit::Intr) => Next::Gate,
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => guest(Ending::PowerOff),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => guest(Ending::Reboot),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => guest(Ending::Panic),
+            Ok(exit) => {
+                let (exit, host_fault) = (format!("{exit:?}"), is_host_fault(&exit));
+                self.stuck(&exit, host_fault)
+            }
+            Err(e) => match e.errno() {
+                libc::EINTR | libc::EAGAIN => Next::Gate,
+                _ => self.stuck(&format!("KVM_RUN: {e}"), true),
+            },
+        }
+    }
+
+    /// An exit after which the guest cannot go on.
+    fn stuck(&self, exit: &str, host_fault: bool) -> Next {
+        let (id, state) = (self.id, state_of(self.vcpu));
+        if host_fault {
+            error!("vCPU {id} cannot run: {exit}: {state}");
+            return Next::End(Reason::Host(format!("vCPU {id} cannot run: {exit}")));
+        }
+        warn!("the guest crashed on vCPU {id}: {exit}: {state}");
+        guest(Ending::Crash)
+    }
+}
+
+fn guest(ending: Ending) -> Next {
+    Next::End(Reason::Guest(ending))
+}
+
+/// Whether an unexpected exit is the host's fault. A triple fault (Shutdown) and an instruction that
+/// KVM cannot emulate (InternalError) are the guest's.
+fn is_host_fault(exit: &VcpuExit<'_>) -> bool {
+    !matches!(
+        exit,
+        VcpuExit::Shutdown | VcpuExit::InternalError | VcpuExit::MemoryFault { .. }
+    )
+}
