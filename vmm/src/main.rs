@@ -38,7 +38,7 @@ fn run(main_ns: u64) -> anyhow::Result<()> {
 
     let channel = Channel::from(fd::claim(fd::CONTROL)?);
     match vmm::start::start(&record, page) {
-        Ok(mut control) => end(control.serve(&channel)),
+        Ok(mut control) => end(&control.serve(&channel)),
         Err(e) => {
             channel.send(&FromVmm::Failed(e.to_failure()))?;
             Err(e.into())
@@ -48,8 +48,8 @@ fn run(main_ns: u64) -> anyhow::Result<()> {
 
 /// Ends the process as it stands: the kernel takes everything apart, faster than we could and
 /// without a system call more in the filters.
-fn end(served: Result<(), ControlLoopError>) -> ! {
-    if let Err(e) = &served {
+fn end(served: &Result<(), ControlLoopError>) -> ! {
+    if let Err(e) = served {
         ::log::error!("{}", log::chain(e));
     }
     std::process::exit(i32::from(served.is_err()))
