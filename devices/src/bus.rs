@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
+
+use vmm_sys_util::eventfd::EventFd;
 
 /// A device with registers. It locks itself: several vCPUs may be inside at once.
 pub trait BusDevice: Send + Sync {
@@ -12,6 +15,16 @@ pub trait BusDevice: Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]);
     /// Writes `data` at `offset` from the device's base.
     fn write(&self, offset: u64, data: &[u8]);
+}
+
+/// Addresses in memory space at which a guest's write makes an eventfd readable, without this
+/// process running. Called on vCPU threads with a device's locks held.
+pub trait Doorbells: Send + Sync {
+    /// A write of any width and value at `address` signals `kick`.
+    fn register(&self, address: u64, kick: &EventFd) -> io::Result<()>;
+    /// Ends what `register` began. It may cost milliseconds, so that devices do it only when their
+    /// registers move.
+    fn unregister(&self, address: u64, kick: &EventFd) -> io::Result<()>;
 }
 
 /// A range cannot be given to a device.

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What devices need of the interrupt controllers.
 
+use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
+
 /// The pins of the IOAPIC.
 pub const PINS: usize = 24;
 
@@ -27,4 +31,17 @@ pub trait InterruptFabric: Send + Sync {
 pub trait InterruptLine: Send + Sync {
     /// Raises and lowers the line: one edge.
     fn pulse(&self);
+}
+
+/// The message-signalled interrupts of one device: a route into the interrupt controllers for each
+/// of its MSI-X vectors, allocated before the device is made. Called on vCPU threads and the
+/// device's thread, with the device's locks held; must not wait and must not call the device.
+pub trait MsiVectors: Send + Sync {
+    /// From now on `call` becoming readable sends `message`, without this process running; if it is
+    /// readable already, the message is sent now (and `call` stays readable: it is the caller that
+    /// drains it). Several eventfds may be assigned to a vector, all with the same message.
+    fn assign(&self, vector: u16, message: MsiMessage, call: &EventFd) -> io::Result<()>;
+
+    /// Ends what `assign` began; when it returns, `call` sends nothing any more.
+    fn deassign(&self, vector: u16, call: &EventFd) -> io::Result<()>;
 }

@@ -14,3 +14,4 @@ pub mod ioapic;
 pub mod legacy;
 pub mod pci;
 pub mod serial;
+pub mod virtio;
