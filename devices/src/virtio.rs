@@ -6,3 +6,4 @@ pub mod device;
 pub mod eventfd;
 pub mod features;
 pub mod queue;
+pub mod transport;

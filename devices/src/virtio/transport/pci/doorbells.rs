@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The doorbells of a device's queues: where its registers are now, each queue that was ever enabled
+//! has its address registered. They are taken back only when the registers move, since that is slow.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::bus::Doorbells;
+use crate::virtio::device::QueueIndex;
+use crate::virtio::eventfd::QueueEvents;
+use crate::virtio::transport::pci::layout;
+
+#[derive(Debug)]
+struct Doorbell {
+    events: Arc<QueueEvents>,
+    wanted: bool,
+    registered: Option<u64>,
+}
+
+pub(super) struct QueueDoorbells {
+    doorbells: Arc<dyn Doorbells>,
+    queues: Vec<Doorbell>,
+    base: Option<u64>,
+    faulted: bool,
+}
+
+impl fmt::Debug for QueueDoorbells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueDoorbells")
+            .field("queues", &self.queues)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueueDoorbells {
+    /// None is registered yet.
+    pub(super) fn new(doorbells: Arc<dyn Doorbells>, queues: &[Arc<QueueEvents>]) -> Self {
+        let doorbell = |events: &Arc<QueueEvents>| Doorbell {
+            events: Arc::clone(events),
+            wanted: false,
+            registered: None,
+        };
+        Self {
+            doorbells,
+            queues: queues.iter().map(doorbell).collect(),
+            base: None,
+            faulted: false,
+        }
+    }
+
+    /// The registers are at `base` now, or nowhere.
+    pub(super) fn set_base(&mut self, base: Option<u64>) {
+        if self.base != base {
+            self.base = base;
+            for index in 0..self.queues.len() {
+                self.settle(index);
+            }
+        }
+    }
+
+    /// A queue was enabled.
+    pub(super) fn enable(&mut self, queue: QueueIndex) {
+        let index = usize::from(queue.0);
+        if let Some(doorbell) = self.queues.get_mut(index) {
+            doorbell.wanted = true;
+            self.settle(index);
+        }
+    }
+
+    fn settle(&mut self, index: usize) {
+        let doorbell = &mut self.queues[index];
+        // Does not overflow: the BAR that begins at `base` holds the doorbell.
+        let address = self
+            .base
+            .map(|base| base.wrapping_add(layout::doorbell(index)));
+        let wanted = address.filter(|_| doorbell.wanted);
+        if wanted == doorbell.registered {
+            return;
+        }
+        let kick = &doorbell.events.kick;
+        let mut outcome = Ok(());
+        if let Some(address) = doorbell.registered {
+            outcome = outcome.and(self.doorbells.unregister(address, kick));
+        }
+        if let Some(address) = wanted {
+            outcome = outcome.and(self.doorbells.register(address, kick));
+        }
+        doorbell.registered = wanted;
+        if let (Err(error), false) = (outcome, std::mem::replace(&mut self.faulted, true)) {
+            log::error!("cannot place the doorbell of queue {index}: {error}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A virtio device as a PCI function: its configuration space, and where its BAR is.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::bus::{Bus, BusDevice, Doorbells};
+use crate::interrupt::{InterruptFabric, MsiVectors};
+use crate::pci::bar::{Bar, NoWindow, Windows};
+use crate::pci::config::{ConfigSpace, Identity, NoRoom, command};
+use crate::pci::root::PciFunction;
+use crate::virtio::device::{DeviceType, VirtioDevice};
+use crate::virtio::eventfd::QueueEvents;
+use crate::virtio::queue;
+use crate::virtio::transport::pci::capabilities::{self, Offsets, cap};
+use crate::virtio::transport::pci::msix::{Control, Fabric};
+use crate::virtio::transport::pci::registers::Registers;
+use crate::virtio::transport::pci::{QUEUES_MAX, layout};
+
+/// MSI-X Message Control (PCI local bus 3.0 §6.8.2.3).
+const MSIX_ENABLE: u16 = 1 << 15;
+const MSIX_FUNCTION_MASK: u16 = 1 << 14;
+
+/// What a function needs of the machine.
+#[derive(Clone)]
+pub struct Host {
+    /// Memory space, where the BAR is placed and moved.
+    pub memory_space: Arc<Bus>,
+    /// Where writes become notifications.
+    pub doorbells: Arc<dyn Doorbells>,
+    /// Sends messages.
+    pub interrupts: Arc<dyn InterruptFabric>,
+    /// The function's own vectors: [`super::vector_count`] of them.
+    pub vectors: Arc<dyn MsiVectors>,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
+}
+
+/// A device cannot become a PCI function.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionError {
+    /// It has too many queues, or one of no possible size.
+    #[error("{0} virtqueues, or one of their sizes, are not possible")]
+    Queues(usize),
+    /// Its configuration space is too long.
+    #[error("{0} bytes of configuration are not possible")]
+    Config(usize),
+    /// Eventfds cannot be made.
+    #[error("cannot make an eventfd")]
+    EventFd(#[source] io::Error),
+    /// Its registers have no place.
+    #[error("no place for its registers")]
+    Window(#[source] NoWindow),
+    /// Its capabilities have no place.
+    #[error("no place for its capabilities")]
+    Capability(#[source] NoRoom),
+}
+
+#[derive(Debug)]
+struct State {
+    config: ConfigSpace,
+    placed: Option<u64>,
+}
+
+/// The function.
+#[derive(Debug)]
+pub struct VirtioPci {
+    state: Mutex<State>,
+    offsets: Offsets,
+    registers: Arc<Registers>,
+    memory_space: Arc<Bus>,
+}
+
+/// The identity of a device of this type (virtio 1.2 §4.1.2).
+fn identity(device_type: DeviceType) -> Identity {
+    let class = match device_type {
+        DeviceType::NET => [0x02, 0x00, 0x00],
+        DeviceType::BLOCK => [0x01, 0x00, 0x00],
+        DeviceType::FS => [0x01, 0x80, 0x00],
+        DeviceType::VSOCK => [0x07, 0x80, 0x00],
+        _ => [0x00, 0xff, 0x00],
+    };
+    Identity {
+        // "Devices MUST have the PCI Vendor ID 0x1AF4", and "the PCI Device ID calculated by adding
+        // 0x1040 to the Virtio Device ID" (§4.1.2.1)
+        vendor_id: 0x1af4,
+        device_id: 0x1040 + u16::from(device_type.0),
+        // "Non-transitional devices SHOULD have a PCI Revision ID of 1 or higher" and "a PCI
+        // Subsystem Device ID of 0x40 or higher" (§4.1.2.1)
+        revision_id: 1,
+        class,
+        subsystem_vendor_id: 0x1af4,
+        subsystem_id: 0x1040 + u16::from(device_type.0),
+    }
+}
+
+impl VirtioPci {
+    /// Makes a function of a device and finds room for its registers; they answer once the driver
+    /// allows it.
+    pub fn new(
+        device: Arc<dyn VirtioDevice>,
+        host: Host,
+        windows: &mut Windows,
+    ) -> Result<Self, FunctionError> {
+        let (sizes, config_len) = (device.queue_max_sizes(), device.config_len_bytes());
+        let possible = |&size: &u16| size.is_power_of_two() && size <= queue::SIZE_MAX;
+        if sizes.len() > QUEUES_MAX || !sizes.iter().all(possible) {
+            return Err(FunctionError::Queues(sizes.len()));
+        }
+        if config_len as u64 > layout::DEVICE_CONFIG_MAX {
+            return Err(FunctionError::Config(config_len));
+        }
+        let events = sizes.iter().map(|_| QueueEvents::new().map(Arc::new));
+        let queues: Vec<_> = events
+            .collect::<Result<_, _>>()
+            .map_err(FunctionError::EventFd)?;
+        let mut config = ConfigSpace::new(identity(device.device_type()));
+        let bar = Bar::Memory64 {
+            len: layout::BAR_LEN_BYTES,
+        };
+        let address = windows.place(bar).map_err(FunctionError::Window)?;
+        config.add_bar(usize::from(capabilities::BAR), bar, address);
+        let offsets = capabilities::add(&mut config, sizes.len(), config_len)
+            .map_err(FunctionError::Capability)?;
+        let fabric = Fabric {
+            send: host.interrupts,
+            vectors: host.vectors,
+        };
+        Ok(Self {
+            state: Mutex::new(State {
+                config,
+                placed: None,
+            }),
+            offsets,
+            registers: Arc::new(Registers::new(device, queues, fabric, host.doorbells)),
+            memory_space: host.memory_space,
+        })
+    }
+
+    /// Lets the rest follow what a driver has written to configuration space.
+    fn follow(&self, state: &mut State) {
+        let mut control = [0; 2];
+        state.config.read(self.offsets.msix + 2, &mut control);
+        let control = u16::from_le_bytes(control);
+        self.registers.set_control(Control {
+            enabled: control & MSIX_ENABLE != 0,
+            masked: control & MSIX_FUNCTION_MASK != 0,
+            bus_master: state.config.command() & command::BUS_MASTER != 0,
+        });
+        let wanted = state.config.bar_address(usize::from(capabilities::BAR));
+        if wanted == state.placed {
+            return;
+        }
+        if let Some(old) = state.placed.take() {
+            self.memory_space.remove(old);
+        }
+        // Where another device answers already, this one does not; memory hides it by itself.
+        state.placed = wanted.filter(|&base| {
+            let registers = Arc::clone(&self.registers) as Arc<dyn BusDevice>;
+            let placed = self
+                .memory_space
+                .insert(base, layout::BAR_LEN_BYTES, registers);
+            placed.is_ok()
+        });
+        self.registers.set_base(state.placed);
+    }
+
+    /// Where the window in configuration space leads to, if an access touches it (§4.1.4.9): offset
+    /// in the BAR and length.
+    fn window(&self, state: &State, offset: usize, len: usize) -> Option<(u64, usize)> {
+        let data = self.offsets.pci_cfg + cap::PCI_CFG_DATA;
+        if offset >= data + 4 || offset + len <= data {
+            return None;
+        }
+        let mut fields = [0; 12];
+        let at = self.offsets.pci_cfg + cap::BAR;
+        state.config.read(at, &mut fields);
+        let field = |at: usize| {
+            let i = at - cap::BAR;
+            u32::from_le_bytes([fields[i], fields[i + 1], fields[i + 2], fields[i + 3]])
+        };
+        let (bar, target) = (fields[0], u64::from(field(cap::OFFSET)));
+        let length = field(cap::LENGTH) as usize;
+        // "The driver MUST NOT write a cap.offset which is not a multiple of cap.length", nor access
+        // the data "unless cap.bar, cap.length and cap.offset address cap.length bytes within a BAR
+        // range" (§4.1.4.9.2)
+        let sane = bar == capabilities::BAR
+            && matches!(length, 1 | 2 | 4)
+            && target % length as u64 == 0
+            && target + length as u64 <= layout::BAR_LEN_BYTES;
+        sane.then_some((target, length))
+    }
+}
+
+impl PciFunction for VirtioPci {
+    fn config_read(&self, offset: usize, data: &mut [u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // "Upon detecting driver read access to pci_cfg_data, the device MUST execute a read access
+        // ... and store the first cap.length bytes in pci_cfg_data" (§4.1.4.9.1)
+        if let Some((target, length)) = self.window(&state, offset, data.len()) {
+            let mut value = [0; 4];
+            self.registers.read(target, &mut value[..length]);
+            let at = self.offsets.pci_cfg + cap::PCI_CFG_DATA;
+            state.config.write(at, &value[..length]);
+        }
+        state.config.read(offset, data);
+    }
+
+    fn config_write(&self, offset: usize, data: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.config.write(offset, data);
+        // "Upon detecting driver write access to pci_cfg_data, the device MUST execute a write access
+        // ... using the first cap.length bytes from pci_cfg_data" (§4.1.4.9.1)
+        if let Some((target, length)) = self.window(&state, offset, data.len()) {
+            let mut value = [0; 4];
+            let at = self.offsets.pci_cfg + cap::PCI_CFG_DATA;
+            state.config.read(at, &mut value);
+            self.registers.write(target, &value[..length]);
+        }
+        self.follow(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The BAR: everything a driver reads and writes at run time.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::bus::{BusDevice, Doorbells};
+use crate::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex, VirtioDevice};
+use crate::virtio::eventfd::QueueEvents;
+use crate::virtio::features;
+use crate::virtio::transport::pci::common_config::{self, CommonConfig, Effect};
+use crate::virtio::transport::pci::doorbells::QueueDoorbells;
+use crate::virtio::transport::pci::layout;
+use crate::virtio::transport::pci::msix::{Control, Fabric, Msix};
+
+/// `device_status` within the common configuration.
+const DEVICE_STATUS: usize = 20;
+/// ISR status: "Device Configuration Interrupt" (virtio 1.2 §4.1.4.5).
+const ISR_CONFIG: u8 = 2;
+
+/// What the device's own thread may touch.
+#[derive(Debug)]
+struct Shared {
+    common: Mutex<CommonConfig>,
+    msix: Mutex<Msix>,
+    isr: AtomicU8,
+}
+
+impl Shared {
+    fn common(&self) -> MutexGuard<'_, CommonConfig> {
+        self.common.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn msix(&self) -> MutexGuard<'_, Msix> {
+        self.msix.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn interrupt_config(&self) {
+        // "The device MUST set the Device Configuration Interrupt bit in ISR status before sending a
+        // device configuration change notification to the driver" (§4.1.4.5.1)
+        self.isr.fetch_or(ISR_CONFIG, Ordering::SeqCst);
+        self.msix().interrupt_config();
+    }
+}
+
+impl DriverSignals for Shared {
+    fn used_buffers(&self, queue: QueueIndex) {
+        self.msix().interrupt_queue(queue);
+    }
+
+    fn config_changed(&self) {
+        self.common().config_changed();
+        self.interrupt_config();
+    }
+
+    fn needs_reset(&self) {
+        let tell = self.common().needs_reset();
+        if tell {
+            self.interrupt_config();
+        }
+    }
+}
+
+/// A device's registers.
+pub(super) struct Registers {
+    device: Arc<dyn VirtioDevice>,
+    queues: Vec<Arc<QueueEvents>>,
+    shared: Arc<Shared>,
+    doorbells: Mutex<QueueDoorbells>,
+    bus_master: AtomicBool,
+}
+
+impl fmt::Debug for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registers")
+            .field("device", &self.device)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registers {
+    /// As they are after power-on. `queues` has as many elements as the device has queues.
+    pub(super) fn new(
+        device: Arc<dyn VirtioDevice>,
+        queues: Vec<Arc<QueueEvents>>,
+        fabric: Fabric,
+        doorbells: Arc<dyn Doorbells>,
+    ) -> Self {
+        let vectors = u16::try_from(super::vector_count(queues.len())).unwrap_or(0);
+        let common = CommonConfig::new(device.queue_max_sizes(), vectors);
+        let shared = Shared {
+            common: Mutex::new(common),
+            msix: Mutex::new(Msix::new(fabric, &queues)),
+            isr: AtomicU8::new(0),
+        };
+        Self {
+            device,
+            doorbells: Mutex::new(QueueDoorbells::new(doorbells, &queues)),
+            queues,
+            shared: Arc::new(shared),
+            bus_master: AtomicBool::new(false),
+        }
+    }
+
+    fn doorbells(&self) -> MutexGuard<'_, QueueDoorbells> {
+        self.doorbells
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the BAR answers now.
+    pub(super) fn set_base(&self, base: Option<u64>) {
+        self.doorbells().set_base(base);
+    }
+
+    /// What configuration space says about interrupts and access to memory.
+    pub(super) fn set_control(&self, control: Control) {
+        self.bus_master.store(control.bus_master, Ordering::SeqCst);
+        self.shared.msix().set_control(control);
+        self.start(&mut self.shared.common());
+    }
+
+    fn offered(&self) -> u64 {
+        features::offerable(self.device.features())
+    }
+
+    /// Lets the device begin once the driver is ready and it may access memory.
+    fn start(&self, common: &mut CommonConfig) {
+        if !self.bus_master.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some((features, queues)) = common.take_start() else {
+            return;
+        };
+        let active = |(index, layout): (QueueIndex, _)| {
+            let events = self.queues.get(usize::from(index.0)).map(Arc::clone)?;
+            Some(ActiveQueue {
+                index,
+                layout,
+                events,
+            })
+        };
+        self.device.activate(Activation {
+            features,
+            queues: queues.into_iter().filter_map(active).collect(),
+            signals: Arc::clone(&self.shared) as Arc<dyn DriverSignals>,
+        });
+    }
+
+    /// If a reset is going on and the device is through with it, lets the driver see that.
+    fn finish_reset(&self, common: &mut CommonConfig) {
+        if common.is_resetting() && (!common.is_started() || self.device.reset_done()) {
+            common.finish_reset();
+            self.shared.msix().unmap_all();
+            self.shared.isr.store(0, Ordering::SeqCst);
+        }
+    }
+
+    fn read_common(&self, offset: usize, data: &mut [u8]) {
+        let mut common = self.shared.common();
+        if (offset..offset.saturating_add(data.len())).contains(&DEVICE_STATUS) {
+            self.finish_reset(&mut common);
+        }
+        copy(&common.image(self.offered()), offset, data);
+    }
+
+    fn write_common(&self, offset: u64, data: &[u8]) {
+        let mut common = self.shared.common();
+        match common.write(offset, data, self.offered()) {
+            Effect::None => {}
+            Effect::Start => self.start(&mut common),
+            Effect::Enabled(queue) => self.doorbells().enable(queue),
+            Effect::ConfigVector => self.shared.msix().map_config(common.config_vector()),
+            Effect::QueueVector(queue) => {
+                let vector = common.queue_vector(queue);
+                self.shared.msix().map_queue(queue, vector);
+            }
+            Effect::Reset => {
+                if common.is_started() {
+                    self.device.begin_reset();
+                }
+            }
+        }
+    }
+
+    fn read_device_config(&self, offset: usize, data: &mut [u8]) {
+        self.shared.common().config_read();
+        data.fill(0);
+        self.device.read_config(offset, data);
+    }
+
+    fn read_isr(&self, offset: usize, data: &mut [u8]) {
+        data.fill(0);
+        // "The device MUST reset ISR status to 0 on driver read" (§4.1.4.5.1)
+        if let (0, Some(first)) = (offset, data.first_mut()) {
+            *first = self.shared.isr.swap(0, Ordering::SeqCst);
+        }
+    }
+
+    /// A notification that no doorbell took: the queue is not enabled, or the driver went through
+    /// configuration space.
+    fn notify(&self, offset: u64) {
+        let queue = u16::try_from(offset / u64::from(layout::NOTIFY_MULTIPLIER)).map(QueueIndex);
+        let common = self.shared.common();
+        if let Ok(queue) = queue
+            && usize::from(queue.0) < self.queues.len()
+            && common.is_started()
+            && !common.is_resetting()
+        {
+            self.device.notify(queue);
+        }
+    }
+}
+
+/// Reads a part of a structure; what lies beyond it is zero.
+fn copy(structure: &[u8], offset: usize, data: &mut [u8]) {
+    for (at, byte) in (offset..).zip(data) {
+        *byte = structure.get(at).copied().unwrap_or(0);
+    }
+}
+
+impl BusDevice for Registers {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let within = |base: u64| usize::try_from(offset - base).unwrap_or(usize::MAX);
+        match offset {
+            layout::MSIX_PBA.. => {
+                self.shared
+                    .msix()
+                    .read_pending(within(layout::MSIX_PBA), data);
+            }
+            layout::MSIX_TABLE.. => {
+                self.shared
+                    .msix()
+                    .read_table(within(layout::MSIX_TABLE), data);
+            }
+            layout::NOTIFY.. => data.fill(0),
+            layout::DEVICE_CONFIG.. => {
+                self.read_device_config(within(layout::DEVICE_CONFIG), data);
+            }
+            layout::ISR.. => self.read_isr(within(layout::ISR), data),
+            _ => self.read_common(within(layout::COMMON), data),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        match offset {
+            layout::MSIX_PBA.. => {}
+            layout::MSIX_TABLE.. => {
+                let at = usize::try_from(offset - layout::MSIX_TABLE).unwrap_or(usize::MAX);
+                self.shared.msix().write_table(at, data);
+            }
+            layout::NOTIFY.. => self.notify(offset - layout::NOTIFY),
+            // What configuration a device has is its process's to say.
+            layout::ISR.. => {}
+            _ if offset < common_config::LEN_BYTES as u64 => self.write_common(offset, data),
+            _ => {}
+        }
+    }
+}
