@@ -7,3 +7,4 @@ pub mod eventfd;
 pub mod features;
 pub mod queue;
 pub mod transport;
+pub mod vhost_user;

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The connection to a backend: one request at a time, each with a deadline (vhost-user
+//! specification, "Message Specification" and "Communication").
+//!
+//! The vhost crate has the messages, but its frontend waits for ever, takes descriptors that come
+//! along and believes sizes. Here nothing depends on the flags of the socket, an answer is read into
+//! a buffer of the length it must have, and a receive without room for control data makes the kernel
+//! close attached descriptors before they are ever in this process.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, sendmsg};
+use vhost::vhost_user::message::FrontendReq;
+
+use crate::virtio::eventfd;
+use crate::virtio::vhost_user::events::{HostFault, LinkError, PeerFault};
+use crate::virtio::vhost_user::mailbox::Mailbox;
+
+const HEADER_LEN: usize = 12;
+const VERSION_MASK: u32 = 0b11;
+const VERSION: u32 = 1;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+
+/// How long to wait for a backend; a new one in the mailbox ends the wait at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience<'a> {
+    mailbox: &'a Mailbox,
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl<'a> Patience<'a> {
+    /// Waits until `timeout` from now.
+    pub(super) fn new(mailbox: &'a Mailbox, timeout: Duration) -> Self {
+        Self {
+            mailbox,
+            timeout,
+            deadline: Instant::now() + timeout,
+        }
+    }
+
+    /// Waits until something can be read from or written to the socket.
+    fn wait(
+        &self,
+        fd: BorrowedFd,
+        event: PollFlags,
+        request: FrontendReq,
+    ) -> Result<(), LinkError> {
+        loop {
+            if self.mailbox.interrupts() {
+                return Err(LinkError::Interrupted);
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let timeout = self.timeout;
+                return Err(PeerFault::Silent { request, timeout }.into());
+            }
+            // Rounded up, lest the last millisecond be spent polling without waiting.
+            let rounded = left + Duration::from_millis(1);
+            let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX);
+            let wake = self.mailbox.wake();
+            let mut fds = [
+                PollFd::new(fd, event),
+                PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(source) => return Err(HostFault::Socket(source).into()),
+            }
+            let [socket, mail] = fds;
+            if mail.any() == Some(true) {
+                // What is in the mailbox stays there until the current request is through.
+                eventfd::drain(wake);
+            }
+            // An error or hang-up is for the next read or write to find out.
+            if socket.any() == Some(true) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A request without its answer: what goes out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) code: FrontendReq,
+    pub(super) body: &'a [u8],
+    pub(super) fds: &'a [RawFd],
+}
+
+/// A connected stream.
+#[derive(Debug)]
+pub(super) struct Connection(OwnedFd);
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(stream: OwnedFd) -> Self {
+        Self(stream)
+    }
+
+    /// Sends a request that has no answer.
+    pub(super) fn tell(&self, request: Request, patience: Patience) -> Result<(), LinkError> {
+        self.send(request, VERSION, patience)
+    }
+
+    /// Sends a request that is acknowledged with a status: zero for success.
+    pub(super) fn set(&self, request: Request, patience: Patience) -> Result<(), LinkError> {
+        self.send(request, VERSION | NEED_REPLY, patience)?;
+        let mut status = [0; 8];
+        self.receive(request.code, &mut status, patience)?;
+        if status == [0; 8] {
+            Ok(())
+        } else {
+            Err(PeerFault::Refused(request.code).into())
+        }
+    }
+
+    /// Sends a request and receives its answer, of exactly the length of `answer`.
+    pub(super) fn get(
+        &self,
+        request: Request,
+        answer: &mut [u8],
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        self.send(request, VERSION, patience)?;
+        self.receive(request.code, answer, patience)
+    }
+
+    fn send(&self, request: Request, flags: u32, patience: Patience) -> Result<(), LinkError> {
+        let len = u32::try_from(request.body.len()).unwrap_or(u32::MAX);
+        let mut message = Vec::with_capacity(HEADER_LEN + request.body.len());
+        for word in [u32::from(request.code), flags, len] {
+            message.extend(word.to_ne_bytes());
+        }
+        message.extend(request.body);
+        let rights = [ControlMessage::ScmRights(request.fds)];
+        let mut control = &rights[..usize::from(!request.fds.is_empty())];
+        let mut rest = &message[..];
+        while !rest.is_empty() {
+            patience.wait(self.as_fd(), PollFlags::POLLOUT, request.code)?;
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let parts = [IoSlice::new(rest)];
+            match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, flags, None) {
+                Ok(sent) => {
+                    rest = rest.get(sent..).unwrap_or(&[]);
+                    control = &[];
+                }
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
+                Err(nix::Error::EPIPE | nix::Error::ECONNRESET) => {
+                    return Err(PeerFault::Closed.into());
+                }
+                Err(source) => return Err(HostFault::Socket(source).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(
+        &self,
+        code: FrontendReq,
+        answer: &mut [u8],
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let mut header = [0; HEADER_LEN];
+        self.fill(code, &mut header, patience)?;
+        let mut words = header.chunks_exact(4).map(|word| {
+            let bytes = word.try_into().unwrap_or([0; 4]);
+            u32::from_ne_bytes(bytes)
+        });
+        let fields = (words.next(), words.next(), words.next());
+        let (Some(request), Some(flags), Some(len)) = fields else {
+            return Err(PeerFault::Malformed(code).into());
+        };
+        let is_reply = flags & VERSION_MASK == VERSION && flags & REPLY != 0;
+        if !is_reply || request != u32::from(code) || len as usize != answer.len() {
+            return Err(PeerFault::Malformed(code).into());
+        }
+        self.fill(code, answer, patience)
+    }
+
+    /// Receives exactly the length of `buffer`.
+    fn fill(
+        &self,
+        code: FrontendReq,
+        buffer: &mut [u8],
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            patience.wait(self.as_fd(), PollFlags::POLLIN, code)?;
+            let mut parts = [IoSliceMut::new(&mut buffer[filled..])];
+            let fd = self.0.as_raw_fd();
+            match recvmsg::<()>(fd, &mut parts, None, MsgFlags::MSG_DONTWAIT) {
+                Ok(message) if message.flags.contains(MsgFlags::MSG_CTRUNC) => {
+                    return Err(PeerFault::Descriptors(code).into());
+                }
+                Ok(message) if message.bytes == 0 => return Err(PeerFault::Closed.into()),
+                Ok(message) => filled += message.bytes,
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
+                Err(nix::Error::ECONNRESET) => return Err(PeerFault::Closed.into()),
+                Err(source) => return Err(HostFault::Socket(source).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a connection that became readable while no answer was due.
+    pub(super) fn unasked(&self) -> LinkError {
+        let mut byte = [0];
+        let mut parts = [IoSliceMut::new(&mut byte)];
+        match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, None, MsgFlags::MSG_DONTWAIT) {
+            Ok(message) if message.bytes == 0 => PeerFault::Closed.into(),
+            Ok(_) | Err(nix::Error::EAGAIN | nix::Error::EINTR) => PeerFault::Unasked.into(),
+            Err(nix::Error::ECONNRESET) => PeerFault::Closed.into(),
+            Err(source) => HostFault::Socket(source).into(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The device as the transport and the rest of the vmm see it. Nothing here waits for a backend.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vm_memory::GuestMemoryMmap;
+
+use crate::virtio::device::{Activation, DeviceType, QueueIndex, VirtioDevice};
+use crate::virtio::eventfd::{self, QueueEvents};
+use crate::virtio::vhost_user::events::DeviceEvents;
+use crate::virtio::vhost_user::inflight::InflightRegion;
+use crate::virtio::vhost_user::mailbox::Mailbox;
+use crate::virtio::vhost_user::memory::{MemoryError, SharedMemory};
+use crate::virtio::vhost_user::reconnect::Offer;
+use crate::virtio::vhost_user::spec::DeviceSpec;
+use crate::virtio::vhost_user::worker::Worker;
+
+/// A device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Guest memory cannot be shared with its backend.
+    #[error("cannot share guest memory")]
+    Memory(#[source] MemoryError),
+    /// There is no eventfd for its mailbox.
+    #[error("cannot make an eventfd")]
+    EventFd(#[source] io::Error),
+}
+
+/// What the device's thread and everyone else have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) spec: DeviceSpec,
+    pub(super) mailbox: Mailbox,
+    resetting: AtomicBool,
+    offer: Mutex<Option<Offer>>,
+    offered: Condvar,
+    queues: Mutex<Vec<Arc<QueueEvents>>>,
+}
+
+impl Shared {
+    fn offer(&self) -> MutexGuard<'_, Option<Offer>> {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the driver has been shown, if it was shown anything.
+    pub(super) fn shown(&self) -> Option<Offer> {
+        self.offer().clone()
+    }
+
+    /// Shows the driver something, when it cannot have seen anything else since its last reset.
+    pub(super) fn show(&self, offer: Offer) {
+        *self.offer() = Some(offer);
+        self.offered.notify_all();
+    }
+
+    /// Lets the driver see that the reset is over.
+    pub(super) fn finish_reset(&self) {
+        self.resetting.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A device whose backend is another process.
+pub struct VhostUserDevice(Arc<Shared>);
+
+impl fmt::Debug for VhostUserDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VhostUserDevice")
+            .field("spec", &self.0.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VhostUserDevice {
+    /// Makes a device and what has to run on its thread. `inflight` is the in-flight region that its
+    /// backends use, if they inherit one.
+    pub fn new(
+        spec: DeviceSpec,
+        memory: GuestMemoryMmap<()>,
+        inflight: Option<InflightRegion>,
+        events: Arc<dyn DeviceEvents>,
+    ) -> Result<(Self, Worker), DeviceError> {
+        let memory = SharedMemory::new(memory).map_err(DeviceError::Memory)?;
+        let shared = Arc::new(Shared {
+            spec,
+            mailbox: Mailbox::new().map_err(DeviceError::EventFd)?,
+            resetting: AtomicBool::new(false),
+            offer: Mutex::new(None),
+            offered: Condvar::new(),
+            queues: Mutex::default(),
+        });
+        let worker = Worker::new(Arc::clone(&shared), memory, inflight, events);
+        Ok((Self(shared), worker))
+    }
+
+    /// Gives the device a new backend, or its first: a stream connected to it. Whatever the one
+    /// before had in progress must be over: killed, reaped, and its I/O fenced.
+    pub fn attach(&self, stream: OwnedFd) {
+        self.0.mailbox.leave(|mail| mail.stream = Some(stream));
+        self.release();
+    }
+
+    /// Says that the backend is gone, its I/O fenced, and that there is no other one for now. A
+    /// driver's reset can then end.
+    pub fn fenced(&self) {
+        self.0.mailbox.leave(|mail| mail.fenced = true);
+        self.release();
+    }
+
+    /// Stops the queues in an orderly way, to replace the backend;
+    /// [`super::events::DeviceEvent::Drained`] says when. Then either `attach` another one, or
+    /// `resume`; both let the queues run again.
+    pub fn drain(&self) {
+        self.0.mailbox.leave(|mail| mail.drain = Some(true));
+    }
+
+    /// Lets the queues run again on the backend that is connected.
+    pub fn resume(&self) {
+        self.0.mailbox.leave(|mail| mail.drain = Some(false));
+    }
+
+    /// Gives the device up until its driver resets it: DEVICE_NEEDS_RESET.
+    pub fn give_up(&self) {
+        self.0.mailbox.leave(|mail| mail.give_up = true);
+    }
+
+    /// Waits until a backend has been found fit, so that a driver has something to see. To be called
+    /// before the guest runs.
+    pub fn wait_until_connected(&self, timeout: Duration) -> bool {
+        let offer = self.0.offer();
+        let wait = self
+            .0
+            .offered
+            .wait_timeout_while(offer, timeout, |offer| offer.is_none());
+        let (offer, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        offer.is_some()
+    }
+
+    /// Ends a write to a kick eventfd that a hostile backend managed to block: what is in them is
+    /// of no use to the next one.
+    fn release(&self) {
+        let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for events in queues.iter() {
+            eventfd::drain(&events.kick);
+        }
+    }
+}
+
+impl Drop for VhostUserDevice {
+    /// Ends the device's thread.
+    fn drop(&mut self) {
+        self.0.mailbox.leave(|mail| mail.quit = true);
+    }
+}
+
+impl VirtioDevice for VhostUserDevice {
+    fn device_type(&self) -> DeviceType {
+        self.0.spec.device_type
+    }
+
+    fn features(&self) -> u64 {
+        self.0.offer().as_ref().map_or(0, |offer| offer.features)
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &self.0.spec.queue_max_sizes
+    }
+
+    fn config_len_bytes(&self) -> usize {
+        self.0.spec.config.len_bytes()
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let offer = self.0.offer();
+        let config = offer.as_ref().map_or(&[][..], |offer| &offer.config);
+        for (at, byte) in (offset..).zip(data) {
+            *byte = config.get(at).copied().unwrap_or(0);
+        }
+    }
+
+    fn activate(&self, activation: Activation) {
+        let events = activation.queues.iter().map(|q| Arc::clone(&q.events));
+        *self.0.queues.lock().unwrap_or_else(PoisonError::into_inner) = events.collect();
+        self.0
+            .mailbox
+            .leave(|mail| mail.activation = Some(activation));
+    }
+
+    fn notify(&self, queue: QueueIndex) {
+        self.0.mailbox.leave(|mail| {
+            mail.notified.insert(queue);
+        });
+    }
+
+    fn begin_reset(&self) {
+        self.0.resetting.store(true, Ordering::SeqCst);
+        self.0.mailbox.leave(|mail| mail.reset = true);
+    }
+
+    fn reset_done(&self) -> bool {
+        !self.0.resetting.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The requests that the frontend makes of a backend, in the order in which they are made
+//! (vhost-user specification, "Front-end message types").
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use vhost::vhost_user::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::{
+    FrontendReq, VhostUserConfig, VhostUserConfigFlags, VhostUserVringAddr,
+    VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vm_memory::{Address, ByteValued};
+
+use crate::virtio::device::{ActiveQueue, QueueIndex};
+use crate::virtio::features::{VERSION_1, VHOST_USER_PROTOCOL};
+use crate::virtio::vhost_user::connection::{Connection, Patience, Request};
+use crate::virtio::vhost_user::events::{LinkError, PeerFault};
+use crate::virtio::vhost_user::memory::SharedMemory;
+use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
+
+/// A backend that was found to be one of the right kind.
+#[derive(Debug)]
+pub(super) struct Session {
+    connection: Connection,
+    features: u64,
+    config: Vec<u8>,
+    acknowledges: bool,
+    memory_known: bool,
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+impl Session {
+    /// Gets to know a backend: everything up to and including its configuration.
+    pub(super) fn open(
+        stream: OwnedFd,
+        spec: &DeviceSpec,
+        patience: Patience,
+    ) -> Result<Self, LinkError> {
+        let connection = Connection::new(stream);
+        connection.tell(plain(FrontendReq::SET_OWNER), patience)?;
+        let features = get_u64(&connection, FrontendReq::GET_FEATURES, patience)?;
+        let missing = (VERSION_1 | VHOST_USER_PROTOCOL) & !features;
+        if missing != 0 {
+            return Err(PeerFault::Features { missing }.into());
+        }
+        let protocol = negotiate_protocol(&connection, spec, patience)?;
+        if protocol.contains(VhostUserProtocolFeatures::MQ) {
+            let queues = get_u64(&connection, FrontendReq::GET_QUEUE_NUM, patience)?;
+            if queues < spec.queue_max_sizes.len() as u64 {
+                return Err(PeerFault::Queues(queues).into());
+            }
+        }
+        let config = match &spec.config {
+            ConfigSource::Fixed(bytes) => bytes.clone(),
+            ConfigSource::Backend { len_bytes } => get_config(&connection, *len_bytes, patience)?,
+        };
+        Ok(Self {
+            connection,
+            features,
+            config,
+            acknowledges: protocol.contains(VhostUserProtocolFeatures::REPLY_ACK),
+            memory_known: false,
+        })
+    }
+
+    /// The features it offers.
+    pub(super) fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Its configuration.
+    pub(super) fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// What is wrong, now that the connection became readable with no answer due.
+    pub(super) fn unasked(&self) -> LinkError {
+        self.connection.unasked()
+    }
+
+    /// Makes a change, and returns when it has been made.
+    fn set(
+        &self,
+        code: FrontendReq,
+        body: &[u8],
+        fds: &[RawFd],
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let request = Request { code, body, fds };
+        if self.acknowledges {
+            return self.connection.set(request, patience);
+        }
+        // Requests are handled in their order: once this one is answered, so is the other handled.
+        self.connection.tell(request, patience)?;
+        get_u64(&self.connection, FrontendReq::GET_FEATURES, patience).map(drop)
+    }
+
+    fn set_state(
+        &self,
+        code: FrontendReq,
+        queue: QueueIndex,
+        value: u16,
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let state = VhostUserVringState::new(u32::from(queue.0), u32::from(value));
+        self.set(code, state.as_slice(), &[], patience)
+    }
+
+    /// Tells everything about the queues, each with the index to go on from. They do not run yet.
+    pub(super) fn configure(
+        &mut self,
+        memory: &SharedMemory,
+        features: u64,
+        queues: &[(ActiveQueue, u16)],
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let features = (features | VHOST_USER_PROTOCOL).to_ne_bytes();
+        self.set(FrontendReq::SET_FEATURES, &features, &[], patience)?;
+        if !self.memory_known {
+            let (table, fds) = (memory.table(), memory.fds());
+            self.set(FrontendReq::SET_MEM_TABLE, table, fds, patience)?;
+            self.memory_known = true;
+        }
+        for (queue, base) in queues {
+            self.configure_queue(queue, *base, patience)?;
+        }
+        Ok(())
+    }
+
+    fn configure_queue(
+        &self,
+        queue: &ActiveQueue,
+        base: u16,
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let (index, layout) = (queue.index, &queue.layout);
+        self.set_state(FrontendReq::SET_VRING_NUM, index, layout.size(), patience)?;
+        let addresses = VhostUserVringAddr::new(
+            u32::from(index.0),
+            VhostUserVringAddrFlags::empty(),
+            layout.descriptors().raw_value(),
+            layout.device().raw_value(),
+            layout.driver().raw_value(),
+            0,
+        );
+        let code = FrontendReq::SET_VRING_ADDR;
+        self.set(code, addresses.as_slice(), &[], patience)?;
+        self.set_state(FrontendReq::SET_VRING_BASE, index, base, patience)?;
+        let number = u64::from(index.0).to_ne_bytes();
+        for (code, eventfd) in [
+            (FrontendReq::SET_VRING_CALL, &queue.events.call),
+            (FrontendReq::SET_VRING_KICK, &queue.events.kick),
+        ] {
+            self.set(code, &number, &[eventfd.as_raw_fd()], patience)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a queue run, or not.
+    pub(super) fn enable(
+        &self,
+        queue: QueueIndex,
+        enable: bool,
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let code = FrontendReq::SET_VRING_ENABLE;
+        self.set_state(code, queue, u16::from(enable), patience)
+    }
+
+    /// Stops a queue and returns the index to go on from; what was in progress has been completed.
+    pub(super) fn stop(&self, queue: QueueIndex, patience: Patience) -> Result<u16, LinkError> {
+        let code = FrontendReq::GET_VRING_BASE;
+        let asked = VhostUserVringState::new(u32::from(queue.0), 0);
+        let mut answer = VhostUserVringState::default();
+        let body = asked.as_slice();
+        let request = Request {
+            code,
+            body,
+            fds: &[],
+        };
+        self.connection
+            .get(request, answer.as_mut_slice(), patience)?;
+        let (index, base) = (answer.index, answer.num);
+        if index != u32::from(queue.0) {
+            return Err(PeerFault::Malformed(code).into());
+        }
+        u16::try_from(base).map_err(|_| PeerFault::Base(queue).into())
+    }
+}
+
+fn plain(code: FrontendReq) -> Request<'static> {
+    Request {
+        code,
+        body: &[],
+        fds: &[],
+    }
+}
+
+fn get_u64(
+    connection: &Connection,
+    code: FrontendReq,
+    patience: Patience,
+) -> Result<u64, LinkError> {
+    let mut answer = [0; 8];
+    connection.get(plain(code), &mut answer, patience)?;
+    Ok(u64::from_ne_bytes(answer))
+}
+
+/// Agrees on the same protocol features with every backend that has them.
+fn negotiate_protocol(
+    connection: &Connection,
+    spec: &DeviceSpec,
+    patience: Patience,
+) -> Result<VhostUserProtocolFeatures, LinkError> {
+    let code = FrontendReq::GET_PROTOCOL_FEATURES;
+    let offered = get_u64(connection, code, patience)?;
+    let mut required = VhostUserProtocolFeatures::empty();
+    if matches!(spec.config, ConfigSource::Backend { .. }) {
+        required |= VhostUserProtocolFeatures::CONFIG;
+    }
+    if spec.origin == Origin::Own {
+        required |= VhostUserProtocolFeatures::REPLY_ACK;
+    }
+    let missing = required.bits() & !offered;
+    if missing != 0 {
+        return Err(PeerFault::ProtocolFeatures { missing }.into());
+    }
+    let wanted = required | VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
+    let agreed = VhostUserProtocolFeatures::from_bits_truncate(wanted.bits() & offered);
+    // Whether it would be acknowledged is only being agreed on.
+    let request = Request {
+        code: FrontendReq::SET_PROTOCOL_FEATURES,
+        body: &agreed.bits().to_ne_bytes(),
+        fds: &[],
+    };
+    connection.tell(request, patience)?;
+    Ok(agreed)
+}
+
+fn get_config(
+    connection: &Connection,
+    len_bytes: usize,
+    patience: Patience,
+) -> Result<Vec<u8>, LinkError> {
+    let code = FrontendReq::GET_CONFIG;
+    let len = u32::try_from(len_bytes).unwrap_or(u32::MAX);
+    let header = VhostUserConfig::new(0, len, VhostUserConfigFlags::empty());
+    let mut body = header.as_slice().to_vec();
+    let start = body.len();
+    body.resize(start + len_bytes, 0);
+    let mut answer = body.clone();
+    let request = Request {
+        code,
+        body: &body,
+        fds: &[],
+    };
+    connection.get(request, &mut answer, patience)?;
+    let config = answer.split_off(start);
+    // Offset and size must be those asked for; nothing is said about the flags of an answer.
+    if answer.get(..8) != body.get(..8) {
+        return Err(PeerFault::Malformed(code).into());
+    }
+    Ok(config)
+}

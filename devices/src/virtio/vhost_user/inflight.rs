@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The in-flight region of a backend of ours: a sealed memfd in which it notes what it has in
+//! progress, so that the next one can go on. The frontend's only business with it is to clear it
+//! when the device is reset, lest requests of an earlier life of the guest be repeated.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+
+/// The longest region: 256 queues of 32768 entries.
+const LEN_MAX: u64 = 256 * (16 * 32768 + 64);
+
+/// The region cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InflightError {
+    /// Its length is not known.
+    #[error("cannot examine the in-flight region")]
+    Examine(#[source] std::io::Error),
+    /// It could be cut short while it is mapped.
+    #[error("the in-flight region is not sealed")]
+    Unsealed,
+    /// It is empty or endless.
+    #[error("an in-flight region of {0} bytes is not possible")]
+    Length(u64),
+    /// It could not be mapped.
+    #[error("cannot map the in-flight region")]
+    Map(#[source] MmapRegionError),
+}
+
+/// The mapped region.
+#[derive(Debug)]
+pub struct InflightRegion(MmapRegion<()>);
+
+impl InflightRegion {
+    /// Maps the region.
+    pub fn map(fd: OwnedFd) -> Result<Self, InflightError> {
+        let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+        if !seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_SHRINK)) {
+            return Err(InflightError::Unsealed);
+        }
+        let file = File::from(fd);
+        let len = file.metadata().map_err(InflightError::Examine)?.len();
+        let size = usize::try_from(len).map_err(|_| InflightError::Length(len))?;
+        if len == 0 || len > LEN_MAX {
+            return Err(InflightError::Length(len));
+        }
+        let region = MmapRegion::from_file(FileOffset::new(file, 0), size);
+        region.map(Self).map_err(InflightError::Map)
+    }
+
+    /// Forgets everything in it.
+    pub fn clear(&self) {
+        const ZEROES: [u8; 4096] = [0; 4096];
+        let all = self.0.as_volatile_slice();
+        for offset in (0..all.len()).step_by(ZEROES.len()) {
+            let len = ZEROES.len().min(all.len() - offset);
+            // The part is inside: `offset` is below the length and `len` at most what is left.
+            if let Ok(part) = all.subslice(offset, len) {
+                part.copy_from(&ZEROES[..len]);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of a driver's queues: started on whatever backend is connected, stopped, reset.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::virtio::device::QueueIndex;
+use crate::virtio::eventfd;
+use crate::virtio::vhost_user::connection::Patience;
+use crate::virtio::vhost_user::events::{DeviceEvent, LinkError};
+use crate::virtio::vhost_user::reconnect::{self, Offer};
+use crate::virtio::vhost_user::spec::Origin;
+use crate::virtio::vhost_user::worker::Worker;
+
+impl Worker {
+    /// Runs the queues, if there are any, they do not run yet, and there is who could run them.
+    pub(super) fn start(&mut self) {
+        let (Some(life), Some(_), false) = (&self.life, &self.session, self.running) else {
+            return;
+        };
+        if life.failed {
+            return;
+        }
+        let queues = &life.activation.queues;
+        let queues = match reconnect::bases(&self.memory, queues, &life.stopped) {
+            Ok(queues) => queues,
+            Err(fault) => {
+                self.events.report(DeviceEvent::Guest(fault));
+                return self.fail();
+            }
+        };
+        // Patience borrows the mailbox, which outlives all that happens here.
+        let shared = Arc::clone(&self.shared);
+        let patience = Patience::new(&shared.mailbox, shared.spec.timeouts.connect);
+        let (Some(life), Some(session)) = (&mut self.life, &mut self.session) else {
+            return;
+        };
+        let features = life.activation.features;
+        let mut outcome = session.configure(&self.memory, features, &queues, patience);
+        if outcome.is_ok() {
+            // From here on the queues may move.
+            self.quiescent = false;
+            life.stopped.clear();
+            outcome = queues
+                .iter()
+                .try_for_each(|(queue, _)| session.enable(queue.index, true, patience));
+        }
+        match outcome {
+            Ok(()) => self.started(),
+            Err(error) => self.lose(error),
+        }
+    }
+
+    /// The queues run.
+    fn started(&mut self) {
+        self.running = true;
+        let Some(life) = &mut self.life else {
+            return;
+        };
+        if std::mem::replace(&mut life.ran, true) {
+            // The backend before may have used buffers without saying so.
+            for queue in &life.activation.queues {
+                life.activation.signals.used_buffers(queue.index);
+            }
+        }
+        // The driver may have made some available with no one listening. A backend of ours looks
+        // when a queue is enabled.
+        if self.shared.spec.origin == Origin::Foreign {
+            let queues = &life.activation.queues;
+            queues.iter().for_each(|queue| kick(&queue.events));
+        }
+        self.events.report(DeviceEvent::Running);
+    }
+
+    /// Stops the queues, once what is in progress has been completed.
+    fn stop(&mut self) -> Result<(), LinkError> {
+        let (Some(life), Some(session), true) = (&self.life, &self.session, self.running) else {
+            return Ok(());
+        };
+        let patience = self.patience();
+        let slow = Patience::new(&self.shared.mailbox, self.shared.spec.timeouts.drain);
+        let queues = &life.activation.queues;
+        let mut stopped = BTreeMap::new();
+        for queue in queues {
+            session.enable(queue.index, false, patience)?;
+        }
+        for queue in queues {
+            let base = session.stop(queue.index, slow)?;
+            reconnect::check_stopped(&self.memory, queue, base)?;
+            stopped.insert(queue.index, base);
+        }
+        (self.running, self.quiescent) = (false, true);
+        if let Some(life) = &mut self.life {
+            life.stopped = stopped;
+        }
+        Ok(())
+    }
+
+    /// Resets the device, as far as that is possible now: a backend that vanished in the middle of
+    /// it must be fenced first.
+    pub(super) fn reset(&mut self) {
+        if let Err(error) = self.stop() {
+            self.lose(error);
+        }
+        if !self.quiescent {
+            return;
+        }
+        // Requests of this life of the driver must not be repeated in the next.
+        if let Some(region) = &self.inflight {
+            region.clear();
+        }
+        if let Some(session) = &self.session {
+            let device_type = self.shared.spec.device_type;
+            let offer = Offer::new(device_type, session.features(), session.config());
+            self.shared.show(offer);
+        }
+        (self.life, self.resetting) = (None, false);
+        self.shared.finish_reset();
+    }
+
+    /// Stops the queues until there is another backend, or until told otherwise.
+    pub(super) fn drain(&mut self, report: bool) {
+        if let Err(error) = self.stop() {
+            self.lose(error);
+        }
+        if report && self.quiescent {
+            self.events.report(DeviceEvent::Drained);
+        }
+    }
+
+    /// Tells the driver that only a reset can help, and does nothing more until then.
+    pub(super) fn fail(&mut self) {
+        if let Err(error) = self.stop() {
+            self.lose(error);
+        }
+        if let Some(life) = &mut self.life {
+            life.failed = true;
+            life.activation.signals.needs_reset();
+        }
+    }
+
+    /// Passes on notifications that came by the slow way.
+    pub(super) fn notify(&mut self, notified: &BTreeSet<QueueIndex>) {
+        let (Some(life), Some(session), true) = (&self.life, &self.session, self.running) else {
+            return;
+        };
+        let mut outcome = Ok(());
+        for queue in &life.activation.queues {
+            if !notified.contains(&queue.index) {
+                continue;
+            }
+            if self.shared.spec.origin == Origin::Foreign {
+                kick(&queue.events);
+                continue;
+            }
+            // A backend of ours looks at a queue when it is enabled.
+            outcome = outcome
+                .and_then(|()| session.enable(queue.index, false, self.patience()))
+                .and_then(|()| session.enable(queue.index, true, self.patience()));
+        }
+        if let Err(error) = outcome {
+            self.lose(error);
+        }
+    }
+}
+
+/// Kicks a foreign backend. If it fills the eventfd in between and makes it blocking, this thread
+/// waits, which no one else does for it; another backend being attached ends the wait.
+fn kick(events: &eventfd::QueueEvents) {
+    if eventfd::is_writable(&events.kick) {
+        let _ = events.kick.write(1);
+    }
+}

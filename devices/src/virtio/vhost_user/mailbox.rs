@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What other threads want of a device's thread. It holds wishes, not a history of them: however
+//! often a guest repeats itself, the mailbox does not grow, and leaving something in it never waits
+//! for the device's thread to do anything.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::virtio::device::{Activation, QueueIndex};
+
+/// Everything that waits to be done.
+#[derive(Default)]
+pub(super) struct Mail {
+    /// Something was left since it was last taken out.
+    fresh: bool,
+    /// The device is to end.
+    pub(super) quit: bool,
+    /// The backend before is gone, and so is all it had in progress.
+    pub(super) fenced: bool,
+    /// A new backend.
+    pub(super) stream: Option<OwnedFd>,
+    /// The driver is ready.
+    pub(super) activation: Option<Activation>,
+    /// The driver wants a reset; if there is an activation too, that came first.
+    pub(super) reset: bool,
+    /// The queues are to be stopped for a while, or to go on.
+    pub(super) drain: Option<bool>,
+    /// The driver is to be told to reset the device.
+    pub(super) give_up: bool,
+    /// Queues that the driver notified by the slow way.
+    pub(super) notified: BTreeSet<QueueIndex>,
+}
+
+/// The mailbox of one device.
+pub(super) struct Mailbox {
+    mail: Mutex<Mail>,
+    wake: EventFd,
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
+    }
+}
+
+impl Mailbox {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            mail: Mutex::default(),
+            wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves something in the mailbox.
+    pub(super) fn leave(&self, write: impl FnOnce(&mut Mail)) {
+        let mut mail = self.lock();
+        write(&mut mail);
+        mail.fresh = true;
+        drop(mail);
+        // A full eventfd wakes as well. It belongs to this process alone.
+        let _ = self.wake.write(1);
+    }
+
+    /// Takes everything out.
+    pub(super) fn take(&self) -> Mail {
+        std::mem::take(&mut self.lock())
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.lock().fresh
+    }
+
+    /// Whether what is in it makes talking to the current backend pointless.
+    pub(super) fn interrupts(&self) -> bool {
+        let mail = self.lock();
+        mail.quit || mail.fenced || mail.stream.is_some()
+    }
+
+    /// Becomes readable when something is left.
+    pub(super) fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What makes one backend a valid successor of another, and where it goes on.
+
+use std::collections::BTreeMap;
+
+use crate::virtio::device::{ActiveQueue, DeviceType, QueueIndex};
+use crate::virtio::features;
+use crate::virtio::vhost_user::events::{GuestFault, PeerFault};
+use crate::virtio::vhost_user::memory::SharedMemory;
+
+/// A driver may change the disk's cache mode in its configuration space; but what it writes there
+/// goes nowhere, so the bit that allows it is not offered (virtio 1.2 §5.2.3, VIRTIO_BLK_F_CONFIG_WCE).
+const BLOCK_CONFIG_WCE: u64 = 1 << 11;
+
+/// What a driver is shown of its device, as its first backend had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Offer {
+    pub(super) features: u64,
+    pub(super) config: Vec<u8>,
+}
+
+impl Offer {
+    /// What a backend with these features makes possible.
+    pub(super) fn new(device_type: DeviceType, backend_features: u64, config: &[u8]) -> Self {
+        let unusable = match device_type {
+            DeviceType::BLOCK => BLOCK_CONFIG_WCE,
+            _ => 0,
+        };
+        Self {
+            features: features::offerable(backend_features) & !unusable,
+            config: config.to_vec(),
+        }
+    }
+
+    /// Whether a backend that makes `other` possible can take over. `acked` is what the driver
+    /// relies on, if it has decided; else it relies on everything.
+    pub(super) fn continues_with(&self, other: &Self, acked: Option<u64>) -> Result<(), PeerFault> {
+        let missing = acked.unwrap_or(self.features) & !other.features;
+        if missing != 0 {
+            return Err(PeerFault::Features { missing });
+        }
+        if self.config != other.config {
+            return Err(PeerFault::Config);
+        }
+        Ok(())
+    }
+}
+
+/// Where a new backend goes on with each queue: at the index at which the old one stopped, if it
+/// stopped in an orderly way; else at the first buffer that was not published as used. Never at the
+/// available index: what the dead backend had fetched would be lost.
+pub(super) fn bases(
+    memory: &SharedMemory,
+    queues: &[ActiveQueue],
+    stopped: &BTreeMap<QueueIndex, u16>,
+) -> Result<Vec<(ActiveQueue, u16)>, GuestFault> {
+    let base = |queue: &ActiveQueue| {
+        let outside = GuestFault::QueueOutsideMemory(queue.index);
+        if !memory.holds(&queue.layout) {
+            return Err(outside);
+        }
+        let used = memory.used_index(&queue.layout).ok_or(outside)?;
+        let base = stopped.get(&queue.index).copied().unwrap_or(used);
+        Ok((queue.clone(), base))
+    };
+    queues.iter().map(base).collect()
+}
+
+/// Checks the index at which a backend says it stopped: between the buffers published as used and
+/// those that can have been made available since.
+pub(super) fn check_stopped(
+    memory: &SharedMemory,
+    queue: &ActiveQueue,
+    base: u16,
+) -> Result<(), PeerFault> {
+    let used = memory.used_index(&queue.layout).unwrap_or(base);
+    if base.wrapping_sub(used) > queue.layout.size() {
+        return Err(PeerFault::Base(queue.index));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::features::{RING_EVENT_IDX, VERSION_1};
+
+    fn offer(features: u64, config: &[u8]) -> Offer {
+        Offer::new(DeviceType::BLOCK, features, config)
+    }
+
+    #[test]
+    fn offer_leaves_out_what_cannot_be_done() {
+        let all = offer(u64::MAX, &[]).features;
+        assert_eq!(all & (BLOCK_CONFIG_WCE | 1 << 30 | 1 << 34), 0);
+        assert_ne!(all & VERSION_1, 0);
+    }
+
+    #[test]
+    fn successor_with_all_that_was_acked_is_accepted() {
+        let old = offer(VERSION_1 | RING_EVENT_IDX | 0b11, &[1, 2]);
+        let new = offer(VERSION_1 | 0b111, &[1, 2]);
+        assert_eq!(old.continues_with(&new, Some(VERSION_1 | 0b1)), Ok(()));
+        let missing = RING_EVENT_IDX;
+        let lacks = Err(PeerFault::Features { missing });
+        assert_eq!(old.continues_with(&new, Some(old.features)), lacks);
+        assert_eq!(old.continues_with(&new, None), lacks);
+    }
+
+    #[test]
+    fn successor_with_another_configuration_is_refused() {
+        let old = offer(VERSION_1, &[1, 2]);
+        for config in [&[1, 3][..], &[1], &[1, 2, 0]] {
+            let new = offer(VERSION_1, config);
+            assert_eq!(old.continues_with(&new, None), Err(PeerFault::Config));
+        }
+    }
+}

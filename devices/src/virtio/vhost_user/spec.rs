@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a device is, before anyone has seen its backend.
+
+use std::time::Duration;
+
+use crate::virtio::device::DeviceType;
+
+/// Where a device's configuration space comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// The backend has it.
+    Backend {
+        /// Its length in bytes.
+        len_bytes: usize,
+    },
+    /// It is known without the backend; possibly empty.
+    Fixed(Vec<u8>),
+}
+
+impl ConfigSource {
+    /// Where it comes from for most devices of this type: the length of `struct virtio_…_config` as
+    /// far as every backend knows it (virtio 1.2 §5).
+    pub fn of(device_type: DeviceType) -> Self {
+        match device_type {
+            DeviceType::BLOCK => Self::Backend { len_bytes: 60 },
+            DeviceType::NET => Self::Backend { len_bytes: 12 },
+            DeviceType::VSOCK => Self::Backend { len_bytes: 8 },
+            _ => Self::Fixed(Vec::new()),
+        }
+    }
+
+    /// A file system's (§5.11.4), whose backend does not know its own tag. The tag is cut at 36
+    /// bytes.
+    pub fn file_system(tag: &str, request_queues: u32) -> Self {
+        let mut config = vec![0; 36];
+        for (byte, value) in config.iter_mut().zip(tag.bytes()) {
+            *byte = value;
+        }
+        config.extend(request_queues.to_le_bytes());
+        Self::Fixed(config)
+    }
+
+    /// Its length in bytes.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Backend { len_bytes } => *len_bytes,
+            Self::Fixed(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Who wrote the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// This project. It acknowledges every request, and looks at a queue when it is enabled.
+    Own,
+    /// Someone else.
+    Foreign,
+}
+
+/// How long a backend may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For all of connecting, and for all of starting the queues.
+    pub connect: Duration,
+    /// For completing what is in progress when the queues are stopped. Slow storage is no fault.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            drain: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// Its type.
+    pub device_type: DeviceType,
+    /// The largest size of each queue; powers of two.
+    pub queue_max_sizes: Vec<u16>,
+    /// Its configuration space.
+    pub config: ConfigSource,
+    /// Who its backends are.
+    pub origin: Origin,
+    /// How long they may take.
+    pub timeouts: Timeouts,
+}

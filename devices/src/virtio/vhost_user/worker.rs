@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The device's thread: connects, starts and stops the queues, notices when the backend goes away.
+//!
+//! System calls: poll, sendmsg and recvmsg (on a stream it was given), preadv2 (on eventfds), close,
+//! futex, what the allocator needs, write (on a foreign backend's kick eventfds), and what the
+//! implementations of [`DeviceEvents`] and of the transport's traits do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::virtio::device::{Activation, QueueIndex};
+use crate::virtio::eventfd;
+use crate::virtio::vhost_user::connection::Patience;
+use crate::virtio::vhost_user::device::Shared;
+use crate::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, LinkError};
+use crate::virtio::vhost_user::frontend::Session;
+use crate::virtio::vhost_user::inflight::InflightRegion;
+use crate::virtio::vhost_user::mailbox::Mail;
+use crate::virtio::vhost_user::memory::SharedMemory;
+use crate::virtio::vhost_user::reconnect::Offer;
+
+/// A driver's queues, from activation to reset.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) activation: Activation,
+    /// Where queues were stopped in an orderly way and did not run since.
+    pub(super) stopped: BTreeMap<QueueIndex, u16>,
+    /// The queues have been running at least once.
+    pub(super) ran: bool,
+    /// The driver has been told to reset the device.
+    pub(super) failed: bool,
+}
+
+/// What runs on a device's thread.
+pub struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) memory: SharedMemory,
+    pub(super) inflight: Option<InflightRegion>,
+    pub(super) events: Arc<dyn DeviceEvents>,
+    pub(super) session: Option<Session>,
+    pub(super) life: Option<Life>,
+    /// The queues run on the backend that is connected.
+    pub(super) running: bool,
+    /// Nobody uses the queues: they never ran, were stopped, or whoever used them is fenced.
+    pub(super) quiescent: bool,
+    /// The driver waits for a reset.
+    pub(super) resetting: bool,
+    /// The queues are to stay stopped.
+    draining: bool,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("session", &self.session)
+            .field("life", &self.life)
+            .field("running", &self.running)
+            .field("resetting", &self.resetting)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        memory: SharedMemory,
+        inflight: Option<InflightRegion>,
+        events: Arc<dyn DeviceEvents>,
+    ) -> Self {
+        Self {
+            shared,
+            memory,
+            inflight,
+            events,
+            session: None,
+            life: None,
+            running: false,
+            quiescent: true,
+            resetting: false,
+            draining: false,
+        }
+    }
+
+    /// Runs until the device is dropped.
+    pub fn run(mut self) {
+        loop {
+            let mail = self.shared.mailbox.take();
+            if mail.quit {
+                return;
+            }
+            self.handle(mail);
+            self.sleep();
+        }
+    }
+
+    /// Waits for mail, or for the backend to do what it should not.
+    fn sleep(&mut self) {
+        while self.shared.mailbox.is_empty() {
+            let wake = self.shared.mailbox.wake();
+            let mut fds = vec![PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
+            if let Some(session) = &self.session {
+                fds.push(PollFd::new(session.as_fd(), PollFlags::POLLIN));
+            }
+            if poll(&mut fds, PollTimeout::NONE).is_err() {
+                continue;
+            }
+            let disturbed = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
+            eventfd::drain(wake);
+            if let (true, Some(session)) = (disturbed, &self.session) {
+                let error = session.unasked();
+                self.lose(error);
+            }
+        }
+    }
+
+    fn handle(&mut self, mail: Mail) {
+        if let Some(activation) = mail.activation {
+            self.life = Some(Life {
+                activation,
+                stopped: BTreeMap::new(),
+                ran: false,
+                failed: false,
+            });
+        }
+        self.resetting |= mail.reset;
+        if mail.fenced || mail.stream.is_some() {
+            (self.session, self.running, self.quiescent) = (None, false, true);
+        }
+        self.draining = mail.drain.unwrap_or(self.draining);
+        if let Some(stream) = mail.stream {
+            self.draining = false;
+            self.connect(stream);
+        }
+        if mail.give_up {
+            self.fail();
+        }
+        if self.resetting {
+            self.reset();
+        } else if self.draining {
+            self.drain(mail.drain == Some(true));
+        } else {
+            self.start();
+        }
+        self.notify(&mail.notified);
+    }
+
+    pub(super) fn patience(&self) -> Patience<'_> {
+        let timeout = self.shared.spec.timeouts.connect;
+        Patience::new(&self.shared.mailbox, timeout)
+    }
+
+    /// The backend cannot be used any more.
+    pub(super) fn lose(&mut self, error: LinkError) {
+        (self.session, self.running) = (None, false);
+        match error {
+            LinkError::Peer(fault) => self.events.report(DeviceEvent::Lost(fault)),
+            LinkError::Host(fault) => self.events.report(DeviceEvent::Failed(fault)),
+            LinkError::Interrupted => {}
+        }
+    }
+
+    /// Gets to know a new backend; it must be able to take over from the one before.
+    fn connect(&mut self, stream: OwnedFd) {
+        match self.judge(stream) {
+            Ok(session) => {
+                self.session = Some(session);
+                self.events.report(DeviceEvent::Connected);
+            }
+            Err(error) => self.lose(error),
+        }
+    }
+
+    fn judge(&self, stream: OwnedFd) -> Result<Session, LinkError> {
+        let spec = &self.shared.spec;
+        let session = Session::open(stream, spec, self.patience())?;
+        let offer = Offer::new(spec.device_type, session.features(), session.config());
+        match self.shared.shown() {
+            Some(shown) => {
+                let life = self.life.as_ref().filter(|_| !self.resetting);
+                let acked = life.map(|life| life.activation.features);
+                shown.continues_with(&offer, acked)?;
+            }
+            None => self.shared.show(offer),
+        }
+        Ok(session)
+    }
+}
+
+#[cfg(test)]
+mod tests;
