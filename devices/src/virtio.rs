@@ -1,6 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Virtio devices (virtio 1.2) as the vmm process sees them: a transport, through which the guest's
-//! driver reaches the device, and the device itself, which is in another process.
+//! Virtio devices (virtio 1.2) as the vmm process sees them: a [`transport`], through which the
+//! guest's driver reaches the device, and the device itself, whose model is another process
+//! ([`vhost_user`]). The two know each other only through the traits of [`device`].
+//!
+//! With MSI-X the data path is between guest and backend; no thread of this process runs in it.
+//!
+//! # What the machine has to provide
+//!
+//! - [`Doorbells`](crate::bus::Doorbells), one for the machine: KVM_IOEVENTFD without datamatch and
+//!   of length 0.
+//! - [`MsiVectors`](crate::interrupt::MsiVectors), one for each device: as many GSIs as
+//!   [`vector_count`](transport::pci::vector_count) says, allocated when the device is made.
+//!   `assign` sets the GSI's route if the message is a new one (KVM_SET_GSI_ROUTING replaces all
+//!   routes of the machine) and assigns the eventfd to it (KVM_IRQFD); `deassign` takes it away.
+//!   KVM injects at once if the eventfd is readable when it is assigned, as the trait demands.
+//! - [`InterruptFabric`](crate::interrupt::InterruptFabric): `send` is KVM_SIGNAL_MSI.
+//! - the memory [`Bus`](crate::bus::Bus), where the functions place and move their BARs themselves.
+//!   Guest memory is not on it and needs not be: KVM serves it before the bus is asked.
+//! - [`DeviceEvents`](vhost_user::events::DeviceEvents), one for each device: passes on to the
+//!   supervisor what it has to act on. `Lost` asks for a fenced, new backend; `Failed` and `Guest`
+//!   are for the log.
+//!
+//! # Threads
+//!
+//! Each device has one, running [`Worker::run`](vhost_user::worker::Worker::run), which the vmm
+//! starts before the guest runs, so that it can confine it first; the system calls are listed there.
+//! It ends when the [`VhostUserDevice`](vhost_user::device::VhostUserDevice) is dropped. Registers
+//! are handled on vCPU threads, which never wait for a backend. A vCPU thread does ioctl (the traits
+//! above), write (a mailbox's eventfd), poll and preadv2 (eventfds, at MSI-X unmask and reset).
+//!
+//! # Making a device
+//!
+//! ```no_run
+//! # use std::os::fd::OwnedFd;
+//! # use std::sync::Arc;
+//! # use std::time::Duration;
+//! # use devices::pci::{bar::Windows, root::PciRoot};
+//! # use devices::virtio::device::DeviceType;
+//! # use devices::virtio::transport::pci::function::{Host, VirtioPci};
+//! # use devices::virtio::vhost_user::device::VhostUserDevice;
+//! # use devices::virtio::vhost_user::events::DeviceEvents;
+//! # use devices::virtio::vhost_user::inflight::InflightRegion;
+//! # use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
+//! # fn example(
+//! #     memory: vm_memory::GuestMemoryMmap<()>, stream: OwnedFd, inflight_fd: OwnedFd,
+//! #     supervisor: Arc<dyn DeviceEvents>, host: Host, windows: &mut Windows, root: &mut PciRoot,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! // From the launch record's entry: type, queues, queue size, whose backend it is.
+//! let spec = DeviceSpec {
+//!     device_type: DeviceType::BLOCK,
+//!     queue_max_sizes: vec![256; 4],
+//!     config: ConfigSource::of(DeviceType::BLOCK),
+//!     origin: Origin::Own,
+//!     timeouts: Timeouts::default(),
+//! };
+//! // From the descriptor table: the stream, and the region that backends of ours inherit.
+//! let inflight = Some(InflightRegion::map(inflight_fd)?);
+//! let (device, worker) = VhostUserDevice::new(spec, memory, inflight, supervisor)?;
+//! let device = Arc::new(device);
+//! std::thread::Builder::new().name("disk0".into()).spawn(move || worker.run())?;
+//! device.attach(stream);
+//! root.add(Arc::new(VirtioPci::new(Arc::clone(&device) as _, host, windows)?))?;
+//! // Before the first vCPU runs: a driver must have something to see.
+//! if !device.wait_until_connected(Duration::from_secs(2)) {
+//!     return Err("disk0 has no backend".into());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Later, by order of the supervisor: `attach` for each new backend, once the old one is killed,
+//! reaped and fenced; `fenced` if there is none for now; `drain`, then `attach` or `resume`, for an
+//! upgrade; `give_up` if only the guest can help.
 
 pub mod device;
 pub mod eventfd;

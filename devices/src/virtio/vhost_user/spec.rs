@@ -70,7 +70,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(2),
+            connect: Duration::from_millis(1500),
             drain: Duration::from_secs(120),
         }
     }
