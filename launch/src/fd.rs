@@ -31,6 +31,18 @@ pub mod vmm {
     /// COM1: a socket, a pseudo-terminal, a file or /dev/null; the supervisor has made it
     /// non-blocking.
     pub const CONSOLE: RawFd = 10;
+
+    /// The most devices a vmm is born with.
+    pub const DEVICES_MAX: usize = 24;
+    const FIRST_DEVICE: RawFd = 16;
+
+    /// The two descriptors of a device, in the order of the launch record: a stream connected to
+    /// its backend, and the in-flight region of its backends; the second only if the record says
+    /// there is one.
+    pub fn device(index: u8) -> (RawFd, RawFd) {
+        let stream = FIRST_DEVICE + 2 * RawFd::from(index);
+        (stream, stream + 1)
+    }
 }
 
 /// A descriptor that should have been inherited is not there.

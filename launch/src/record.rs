@@ -37,6 +37,44 @@ pub struct VmmRecord {
     pub initrd: bool,
     /// What a system call outside the filters does.
     pub seccomp: crate::seccomp::Mode,
+    /// The virtio devices, in the order of their PCI slots; at most
+    /// [`crate::fd::vmm::DEVICES_MAX`].
+    #[serde(default)]
+    pub devices: Vec<DeviceRecord>,
+}
+
+/// A virtio device whose backend is another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Its name, for the log.
+    pub id: String,
+    /// Its type.
+    pub kind: DeviceKind,
+    /// The number of its virtqueues.
+    pub queues: u16,
+    /// The largest size of each, a power of two.
+    pub queue_size: u16,
+    /// Whether its backend is somebody else's program.
+    pub foreign: bool,
+    /// Whether its backends inherit an in-flight region.
+    pub inflight: bool,
+}
+
+/// The types of devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// Disk.
+    Block,
+    /// Network card.
+    Net,
+    /// Entropy source.
+    Rng,
+    /// Socket.
+    Vsock,
+    /// File system: its tag.
+    Fs(String),
+    /// Another one: its virtio device id. It has no configuration space.
+    Other(u8),
 }
 
 /// The pages guest memory is made of.
@@ -116,6 +154,14 @@ mod tests {
             cmdline: "quiet".into(),
             initrd: true,
             seccomp: crate::seccomp::Mode::Kill,
+            devices: vec![DeviceRecord {
+                id: "disk0".into(),
+                kind: DeviceKind::Fs("share".into()),
+                queues: 4,
+                queue_size: 256,
+                foreign: false,
+                inflight: true,
+            }],
         }
     }
 

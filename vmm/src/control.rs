@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The main thread: what the supervisor asks for, what the console brings, how the machine ends.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use launch::control::{Channel, ControlError, Ending, Failure, FromVmm, ToVmm};
-use log::info;
+use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
@@ -15,6 +15,7 @@ use crate::console::Console;
 use crate::ending::{End, Reason};
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
+use crate::virtio::Device;
 
 /// The main thread cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,8 @@ pub struct Control {
     pub gate: Arc<Gate>,
     /// One for each vCPU.
     pub kicks: Vec<Kick>,
+    /// The virtio devices, as in the launch record.
+    pub devices: Vec<Device>,
 }
 
 impl Control {
@@ -56,8 +59,8 @@ impl Control {
         loop {
             let [control, console] = self.wait(channel)?;
             if !control.is_empty() {
-                let message = channel.receive()?.ok_or(ControlLoopError::Orphaned)?;
-                self.obey(message, channel)?;
+                let (message, fd) = channel.receive_with()?.ok_or(ControlLoopError::Orphaned)?;
+                self.obey(message, fd, channel)?;
             }
             self.console.serve(console);
             if let Some(reason) = self.end.reason() {
@@ -92,7 +95,12 @@ impl Control {
         Ok(happened)
     }
 
-    fn obey(&self, message: ToVmm, channel: &Channel) -> Result<(), ControlLoopError> {
+    fn obey(
+        &self,
+        message: ToVmm,
+        fd: Option<OwnedFd>,
+        channel: &Channel,
+    ) -> Result<(), ControlLoopError> {
         match message {
             ToVmm::PowerButton => self.machine.press_power_button(),
             ToVmm::Pause => {
@@ -105,6 +113,10 @@ impl Control {
                 self.gate.open();
                 channel.send(&FromVmm::Resumed)?;
             }
+            ToVmm::Device(index, message) => match self.devices.get(usize::from(index)) {
+                Some(device) => device.obey(message, fd),
+                None => warn!("there is no device {index}"),
+            },
         }
         info!("done: {message:?}");
         Ok(())

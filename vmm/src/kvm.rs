@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The VM as KVM has it: memory slots, the split interrupt controller, messages and routes.
 
+mod eventfds;
+mod routes;
+
 use std::fmt;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use devices::interrupt::{InterruptFabric, MsiMessage, PINS};
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KvmIrqRouting, kvm_enable_cap, kvm_msi,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use log::{error, warn};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::memory::GuestMemory;
+pub use eventfds::DeviceVectors;
+use routes::{Gsi, Routes};
 
 /// KVM cannot do what the machine needs.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,7 @@ pub fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
 pub struct Vm {
     kvm: Kvm,
     vm: VmFd,
+    routes: Mutex<Routes>,
 }
 
 impl fmt::Debug for Vm {
@@ -89,7 +96,11 @@ impl Vm {
         crate::arch::prepare_vm(&vm)?;
         vm.enable_cap(&cap)
             .map_err(failed("enable the split irqchip"))?;
-        Ok(Self { kvm, vm })
+        Ok(Self {
+            kvm,
+            vm,
+            routes: Mutex::default(),
+        })
     }
 
     /// What is not about one VM.
@@ -124,6 +135,28 @@ impl Vm {
     }
 }
 
+impl Vm {
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_routes(&self, routes: &Routes) -> Result<(), kvm_ioctls::Error> {
+        let table = KvmIrqRouting::from_entries(&routes.entries());
+        let table = table.map_err(|_| kvm_ioctls::Error::new(libc::EINVAL))?;
+        self.vm.set_gsi_routing(&table)
+    }
+
+    /// Lets `gsi` send `message`.
+    fn route(&self, gsi: Gsi, message: MsiMessage) -> Result<(), kvm_ioctls::Error> {
+        let mut routes = self.routes();
+        if routes.set(gsi, message) {
+            self.set_routes(&routes)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 #[allow(unsafe_code)]
 fn adopt(fd: OwnedFd) -> Kvm {
     use std::os::fd::FromRawFd;
@@ -148,14 +181,10 @@ impl InterruptFabric for Vm {
     }
 
     fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) {
-        let entries: Vec<kvm_irq_routing_entry> = (0_u32..)
-            .zip(pins)
-            .filter_map(|(gsi, message)| message.map(|message| route(gsi, message)))
-            .collect();
-        let routed = KvmIrqRouting::from_entries(&entries)
-            .map_err(|_| kvm_ioctls::Error::new(libc::EINVAL))
-            .and_then(|routing| self.vm.set_gsi_routing(&routing));
-        if let Err(e) = routed {
+        let mut routes = self.routes();
+        if routes.set_pins(pins)
+            && let Err(e) = self.set_routes(&routes)
+        {
             error!("cannot set interrupt routes: {e}");
         }
     }
@@ -163,20 +192,4 @@ impl InterruptFabric for Vm {
 
 fn halves(address: u64) -> [u32; 2] {
     [(address & 0xffff_ffff) as u32, (address >> 32) as u32]
-}
-
-fn route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_MSI,
-        ..Default::default()
-    };
-    let [address_lo, address_hi] = halves(message.address);
-    entry.u.msi = kvm_bindings::kvm_irq_routing_msi {
-        address_lo,
-        address_hi,
-        data: message.data,
-        ..Default::default()
-    };
-    entry
 }

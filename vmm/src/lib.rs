@@ -18,3 +18,4 @@ pub mod memory;
 pub mod seccomp;
 pub mod start;
 pub mod vcpu;
+pub mod virtio;

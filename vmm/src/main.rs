@@ -2,6 +2,7 @@
 //! The vmm process. Started by the jailer, never by hand: everything it needs is open already.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
@@ -36,8 +37,8 @@ fn run(main_ns: u64) -> anyhow::Result<()> {
     page.version.store(health::VERSION, Ordering::Relaxed);
     report_panics(page);
 
-    let channel = Channel::from(fd::claim(fd::CONTROL)?);
-    match vmm::start::start(&record, page) {
+    let channel = Arc::new(Channel::from(fd::claim(fd::CONTROL)?));
+    match vmm::start::start(&record, &channel, page) {
         Ok(mut control) => end(&control.serve(&channel)),
         Err(e) => {
             channel.send(&FromVmm::Failed(e.to_failure()))?;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::guest_event::GuestEvents;
-use launch::control::{About, Failure};
+use launch::control::{About, Channel, Failure};
 use launch::fd::{self, FdError};
 use launch::health::HealthPage;
 use launch::record::VmmRecord;
@@ -22,6 +22,7 @@ use crate::seccomp;
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
 use crate::vcpu::{self, Shared, SpawnError, kick};
+use crate::virtio::{Device, VirtioError};
 
 /// The guest cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum StartError {
     /// The kernel, the initrd or the tables cannot be loaded.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A virtio device cannot be made, or has no backend.
+    #[error(transparent)]
+    Virtio(#[from] VirtioError),
     /// A vCPU cannot be set up.
     #[error(transparent)]
     Vcpu(#[from] VcpuSetupError),
@@ -100,7 +104,11 @@ impl Inherited {
 
 /// Builds the machine, loads the guest, starts the vCPU threads and confines the process. The guest
 /// runs when the result is served.
-pub fn start(record: &VmmRecord, health: &'static HealthPage) -> Result<Control, StartError> {
+pub fn start(
+    record: &VmmRecord,
+    channel: &Arc<Channel>,
+    health: &'static HealthPage,
+) -> Result<Control, StartError> {
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
     let vm = Arc::new(Vm::new(fds.kvm, record.cpus)?);
@@ -117,20 +125,22 @@ pub fn start(record: &VmmRecord, health: &'static HealthPage) -> Result<Control,
     let end = Arc::new(End::new().map_err(host("make an eventfd"))?);
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
     let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
-    let machine = Arc::new(Machine::new(Arc::clone(&vm) as _, &events, &wake)?);
+    if record.seccomp == Mode::Trap {
+        let installed = launch::seccomp::report_violations(health);
+        installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))?;
+    }
+    let devices = Device::make_all(&record.devices, ram, channel, record.seccomp)?;
+    let bars_64 = arch::bars_64(memory::end(ram));
+    let slots: Vec<_> = devices.iter().map(Device::device).collect();
+    let machine = Arc::new(Machine::new(&vm, &events, &wake, bars_64, slots)?);
 
     let images = Images {
         kernel: fds.kernel,
         initrd: fds.initrd,
         cmdline: &record.cmdline,
     };
-    let bars_64 = arch::bars_64(memory::end(ram));
     let entry = arch::load(ram, images, record.cpus, bars_64)?;
 
-    if record.seccomp == Mode::Trap {
-        let installed = launch::seccomp::report_violations(health);
-        installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))?;
-    }
     let gate = Arc::new(Gate::default());
     let shared = Shared {
         machine: Arc::clone(&machine),
@@ -141,6 +151,7 @@ pub fn start(record: &VmmRecord, health: &'static HealthPage) -> Result<Control,
     };
     let kicks = start_vcpus(record, &vm, entry, &shared)?;
     let console = Console::new(fds.console, machine.serial());
+    Device::wait_until_connected(&devices)?;
     seccomp::MAIN.install(record.seccomp)?;
     Ok(Control {
         console,
@@ -149,6 +160,7 @@ pub fn start(record: &VmmRecord, health: &'static HealthPage) -> Result<Control,
         machine,
         gate,
         kicks,
+        devices,
     })
 }
 

@@ -6,17 +6,23 @@ use std::sync::Arc;
 
 use devices::bus::{Bus, BusDevice, BusError};
 use devices::guest_event::GuestEvents;
-use devices::interrupt::{InterruptFabric, InterruptLine};
+use devices::interrupt::InterruptLine;
 use devices::ioapic::{self, IoApic, IoApicPin};
 use devices::legacy::{AcpiPm, I8042, PvPanic};
+use devices::pci::bar::Windows;
 use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::{
     BusFull, CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_LEN_BYTES, Ecam, PciRoot,
 };
 use devices::serial::{self, Serial};
+use devices::virtio::device::VirtioDevice;
+use devices::virtio::transport::pci::function::{FunctionError, Host, VirtioPci};
+use devices::virtio::transport::pci::vector_count;
+use devices::virtio::vhost_user::device::VhostUserDevice;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::layout;
+use crate::kvm::{DeviceVectors, Vm};
 
 /// The machine could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,12 @@ pub enum MachineError {
     /// The PCI bus is full.
     #[error("cannot add a PCI device")]
     Pci(#[from] BusFull),
+    /// The windows for BARs are impossible.
+    #[error("cannot make windows for PCI devices")]
+    Windows(#[source] vm_allocator::Error),
+    /// A virtio device cannot become a PCI function.
+    #[error("cannot put a virtio device on the PCI bus")]
+    Function(#[from] FunctionError),
     /// COM1 could not be made.
     #[error("cannot make the serial port")]
     Serial(#[source] io::Error),
@@ -36,26 +48,29 @@ pub enum MachineError {
 #[derive(Debug)]
 pub struct Machine {
     ports: Bus,
-    memory: Bus,
+    memory: Arc<Bus>,
     ioapic: Arc<IoApic>,
     serial: Arc<Serial>,
     power_button: IoApicPin,
 }
 
 impl Machine {
-    /// Puts the devices where [`layout`] says. `wake` wakes the main thread for the serial port.
+    /// Puts the devices where [`layout`] says, and `virtio` into PCI slots behind the host bridge,
+    /// with their BARs in `bars_64` (first address and length). `wake` wakes the main thread for
+    /// the serial port.
     pub fn new(
-        fabric: Arc<dyn InterruptFabric>,
+        vm: &Arc<Vm>,
         events: &Arc<dyn GuestEvents>,
         wake: &EventFd,
+        bars_64: (u64, u64),
+        virtio: Vec<Arc<VhostUserDevice>>,
     ) -> Result<Self, MachineError> {
-        let ioapic = Arc::new(IoApic::new(fabric));
+        let ioapic = Arc::new(IoApic::new(Arc::clone(vm) as _));
         let (com1_port, com1_pin) = layout::COM1;
         let com1_line = Arc::new(IoApicPin::new(Arc::clone(&ioapic), com1_pin));
         let serial = Arc::new(Serial::new(com1_line, wake).map_err(MachineError::Serial)?);
-        let mut root = PciRoot::default();
-        root.add(Arc::new(HostBridge::default()))?;
-        let root = Arc::new(root);
+        let memory = Arc::new(Bus::default());
+        let root = Arc::new(pci_bus(vm, &memory, bars_64, virtio)?);
 
         let ports = Bus::default();
         let port = |base: u16, len: u64, device: Arc<dyn BusDevice>| {
@@ -87,7 +102,6 @@ impl Machine {
             Arc::new(ConfigPorts::new(Arc::clone(&root))),
         )?;
 
-        let memory = Bus::default();
         let ioapic_device = Arc::clone(&ioapic) as Arc<dyn BusDevice>;
         memory.insert(layout::IOAPIC, ioapic::LEN_BYTES, ioapic_device)?;
         memory.insert(layout::ECAM, ECAM_LEN_BYTES, Arc::new(Ecam(root)))?;
@@ -126,4 +140,28 @@ impl Machine {
     pub fn end_of_interrupt(&self, vector: u8) {
         self.ioapic.eoi(vector);
     }
+}
+
+/// The PCI bus: the host bridge, then the virtio devices in their order.
+fn pci_bus(
+    vm: &Arc<Vm>,
+    memory: &Arc<Bus>,
+    bars_64: (u64, u64),
+    virtio: Vec<Arc<VhostUserDevice>>,
+) -> Result<PciRoot, MachineError> {
+    let mut windows = Windows::new(layout::BARS_32, bars_64).map_err(MachineError::Windows)?;
+    let mut root = PciRoot::default();
+    root.add(Arc::new(HostBridge::default()))?;
+    for device in virtio {
+        let vectors = vector_count(device.queue_max_sizes().len());
+        let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
+        let host = Host {
+            memory_space: Arc::clone(memory),
+            doorbells: Arc::clone(vm) as _,
+            interrupts: Arc::clone(vm) as _,
+            vectors: Arc::new(DeviceVectors::allocate(Arc::clone(vm), vectors)),
+        };
+        root.add(Arc::new(VirtioPci::new(device, host, &mut windows)?))?;
+    }
+    Ok(root)
 }

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The socket that control messages go through.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockFlag, SockType,
+    recv, recvmsg, sendmsg, socketpair,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::MESSAGE_MAX_BYTES;
+
+/// A message could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket pair could not be made.
+    #[error("cannot make a control socket")]
+    Create(#[source] nix::Error),
+    /// The message is too long or cannot be written as JSON.
+    #[error("a control message cannot be encoded")]
+    Encode,
+    /// The peer is gone, or does not read.
+    #[error("cannot send a control message")]
+    Send(#[source] nix::Error),
+    /// Reading failed.
+    #[error("cannot receive a control message")]
+    Receive(#[source] nix::Error),
+    /// The peer sent more than a message may hold.
+    #[error(
+        "a control message of {0} bytes was received, at most {MESSAGE_MAX_BYTES} are expected"
+    )]
+    TooLong(usize),
+    /// The peer sent something that is no message.
+    #[error("a malformed control message was received")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// One end of a control socket.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends, both close-on-exec.
+    pub fn pair() -> Result<(Self, Self), ControlError> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        pair.map(|(a, b)| (Self(a), Self(b)))
+            .map_err(ControlError::Create)
+    }
+
+    /// Sends one message, without ever waiting for the peer to read.
+    pub fn send<M: Serialize>(&self, message: &M) -> Result<(), ControlError> {
+        self.send_all(message, &[])
+    }
+
+    /// Sends one message with a descriptor, as [`Self::send`] does.
+    pub fn send_with<M: Serialize>(
+        &self,
+        message: &M,
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), ControlError> {
+        self.send_all(message, &[ControlMessage::ScmRights(&[fd.as_raw_fd()])])
+    }
+
+    fn send_all<M: Serialize>(
+        &self,
+        message: &M,
+        rights: &[ControlMessage<'_>],
+    ) -> Result<(), ControlError> {
+        let text = serde_json::to_vec(message).map_err(|_| ControlError::Encode)?;
+        if text.len() > MESSAGE_MAX_BYTES {
+            return Err(ControlError::Encode);
+        }
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmsg::<()>(
+            self.0.as_raw_fd(),
+            &[IoSlice::new(&text)],
+            rights,
+            flags,
+            None,
+        );
+        sent.map(drop).map_err(ControlError::Send)
+    }
+
+    /// Waits for the next message; `None` once the peer has closed its end. There is no room for
+    /// descriptors: the kernel closes those that come along.
+    pub fn receive<M: DeserializeOwned>(&self) -> Result<Option<M>, ControlError> {
+        let mut text = [0; MESSAGE_MAX_BYTES];
+        let len = retry(|| recv(self.0.as_raw_fd(), &mut text, MsgFlags::MSG_TRUNC))?;
+        decode(&text, len.unwrap_or(0))
+    }
+
+    /// Waits for the next message of a peer that may send a descriptor with it; `None` once the
+    /// peer has closed its end.
+    pub fn receive_with<M: DeserializeOwned>(
+        &self,
+    ) -> Result<Option<(M, Option<OwnedFd>)>, ControlError> {
+        let mut text = [0; MESSAGE_MAX_BYTES];
+        let mut room = nix::cmsg_space!([RawFd; 1]);
+        let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = retry(|| {
+            let mut parts = [IoSliceMut::new(&mut text)];
+            let message = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
+            Ok((message.bytes, descriptors_of(&message)))
+        })?;
+        let (len, fds) = received.unwrap_or_default();
+        let message: Option<M> = decode(&text, len)?;
+        Ok(message.map(|message| (message, fds.into_iter().next())))
+    }
+}
+
+/// Receives once, however often it is interrupted; `None` if the peer has closed its end with
+/// messages of ours unread.
+fn retry<T>(mut receive: impl FnMut() -> nix::Result<T>) -> Result<Option<T>, ControlError> {
+    loop {
+        match receive() {
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::ECONNRESET) => return Ok(None),
+            Err(source) => return Err(ControlError::Receive(source)),
+            Ok(received) => return Ok(Some(received)),
+        }
+    }
+}
+
+/// The message of `len` bytes, of which as much as there was room for is in `text`.
+fn decode<M: DeserializeOwned>(text: &[u8], len: usize) -> Result<Option<M>, ControlError> {
+    match text.get(..len) {
+        None => Err(ControlError::TooLong(len)),
+        Some([]) => Ok(None),
+        Some(text) => serde_json::from_slice(text)
+            .map(Some)
+            .map_err(ControlError::Malformed),
+    }
+}
+
+/// Takes ownership of the descriptors that came with a message.
+#[allow(unsafe_code)]
+fn descriptors_of(message: &RecvMsg<'_, '_, ()>) -> Vec<OwnedFd> {
+    let rights = message
+        .cmsgs()
+        .into_iter()
+        .flatten()
+        .filter_map(|part| match part {
+            ControlMessageOwned::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+    // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows
+    // their numbers.
+    rights
+        .flatten()
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .collect()
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{About, Ending, Failure, FromVmm, ToDevice, ToVmm};
+    use nix::sys::socket::send;
+
+    fn send_raw(channel: &Channel, bytes: &[u8]) {
+        send(channel.0.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn message_sent_is_received_equal() {
+        let (a, b) = Channel::pair().unwrap();
+        let failure = Failure {
+            about: Some(About::Kernel),
+            reason: "truncated".into(),
+        };
+        for message in [
+            FromVmm::Started,
+            FromVmm::Ended(Ending::Reboot),
+            FromVmm::Failed(failure),
+        ] {
+            a.send(&message).unwrap();
+            assert_eq!(b.receive().unwrap(), Some(message));
+        }
+    }
+
+    #[test]
+    fn message_with_a_descriptor_brings_it_and_one_without_brings_none() {
+        let (a, b) = Channel::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let attach = ToVmm::Device(3, ToDevice::Attach);
+        a.send_with(&attach, file.as_fd()).unwrap();
+        a.send(&ToVmm::Pause).unwrap();
+        let (message, fd) = b.receive_with::<ToVmm>().unwrap().unwrap();
+        assert_eq!(message, attach);
+        let ino = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        assert_eq!(ino(&fd.unwrap()), ino(&file.into()));
+        assert!(matches!(b.receive_with(), Ok(Some((ToVmm::Pause, None)))));
+    }
+
+    #[test]
+    fn descriptor_sent_to_one_who_takes_none_is_closed() {
+        let (a, b) = Channel::pair().unwrap();
+        let (kept, sent) = Channel::pair().unwrap();
+        a.send_with(&FromVmm::Started, sent.as_fd()).unwrap();
+        drop(sent);
+        assert_eq!(b.receive().unwrap(), Some(FromVmm::Started));
+        assert_eq!(kept.receive::<ToVmm>().unwrap(), None);
+    }
+
+    #[test]
+    fn peer_gone_reads_as_none() {
+        let (a, b) = Channel::pair().unwrap();
+        drop(a);
+        assert_eq!(b.receive::<ToVmm>().unwrap(), None);
+    }
+
+    #[test]
+    fn message_malformed_or_too_long_is_an_error() {
+        let (a, b) = Channel::pair().unwrap();
+        send_raw(&a, b"\"Dance\"");
+        assert!(matches!(
+            b.receive::<ToVmm>(),
+            Err(ControlError::Malformed(_))
+        ));
+        send_raw(&a, &[b'x'; MESSAGE_MAX_BYTES + 1]);
+        assert!(matches!(
+            b.receive::<ToVmm>(),
+            Err(ControlError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn peer_that_never_reads_does_not_block_the_sender() {
+        let (a, _b) = Channel::pair().unwrap();
+        let outcome = (0..100_000).find_map(|_| a.send(&ToVmm::Pause).err());
+        assert!(matches!(
+            outcome,
+            Some(ControlError::Send(nix::Error::EAGAIN))
+        ));
+    }
+}

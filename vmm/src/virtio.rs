@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The virtio devices of the launch record: each gets a PCI slot, a thread, and the stream to its
+//! backend. The device model itself is in the backend's process.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use devices::virtio::device::DeviceType;
+use devices::virtio::vhost_user::device::{DeviceError, VhostUserDevice};
+use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
+use devices::virtio::vhost_user::inflight::{InflightError, InflightRegion};
+use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
+use devices::virtio::vhost_user::worker::Worker;
+use launch::control::{Channel, DeviceNews, FromVmm, ToDevice};
+use launch::fd::{self, FdError};
+use launch::record::{DeviceKind, DeviceRecord};
+use launch::seccomp::Mode;
+use log::{error, warn};
+
+use crate::memory::GuestMemory;
+use crate::seccomp;
+
+/// How long the backends of a VM that starts may take to connect. The supervisor has started them
+/// before us.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VirtioError {
+    /// More than there are descriptors for.
+    #[error("{0} devices are more than a VM can have, {max}", max = fd::vmm::DEVICES_MAX)]
+    TooMany(usize),
+    /// One of its descriptors is missing.
+    #[error(transparent)]
+    Fd(#[from] FdError),
+    /// Its in-flight region cannot be used.
+    #[error("device {id}")]
+    Inflight {
+        /// Which device.
+        id: String,
+        /// Why.
+        #[source]
+        source: InflightError,
+    },
+    /// It cannot be made.
+    #[error("device {id}")]
+    Device {
+        /// Which device.
+        id: String,
+        /// Why.
+        #[source]
+        source: DeviceError,
+    },
+    /// Its thread cannot be started.
+    #[error("cannot start the thread of device {id}")]
+    Spawn {
+        /// Which device.
+        id: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No backend that fits it has answered.
+    #[error("device {0} has no backend")]
+    NoBackend(String),
+}
+
+/// One device.
+#[derive(Debug)]
+pub struct Device {
+    id: String,
+    device: Arc<VhostUserDevice>,
+}
+
+/// Reports to the supervisor, and to the log.
+struct Reporter {
+    index: u8,
+    id: String,
+    supervisor: Arc<Channel>,
+}
+
+impl DeviceEvents for Reporter {
+    fn report(&self, event: DeviceEvent) {
+        let id = &self.id;
+        let news = match event {
+            DeviceEvent::Connected => DeviceNews::Connected,
+            DeviceEvent::Running => DeviceNews::Running,
+            DeviceEvent::Drained => DeviceNews::Drained,
+            DeviceEvent::Lost(fault) => DeviceNews::Lost(launch::log::chain(&fault)),
+            DeviceEvent::Failed(fault) => DeviceNews::Failed(launch::log::chain(&fault)),
+            DeviceEvent::Guest(fault) => DeviceNews::Guest(launch::log::chain(&fault)),
+        };
+        match &news {
+            DeviceNews::Lost(why) | DeviceNews::Guest(why) => warn!(device_id = id; "{why}"),
+            DeviceNews::Failed(why) => error!(device_id = id; "{why}"),
+            _ => {}
+        }
+        if let Err(e) = self.supervisor.send(&FromVmm::Device(self.index, news)) {
+            error!(device_id = id; "{}", launch::log::chain(&e));
+        }
+    }
+}
+
+impl Device {
+    /// Makes the devices of a record, in their order, and gives each its thread and its first
+    /// backend.
+    pub fn make_all(
+        records: &[DeviceRecord],
+        memory: &GuestMemory,
+        supervisor: &Arc<Channel>,
+        seccomp: Mode,
+    ) -> Result<Vec<Self>, VirtioError> {
+        if records.len() > fd::vmm::DEVICES_MAX {
+            return Err(VirtioError::TooMany(records.len()));
+        }
+        let make = |(index, record): (u8, &DeviceRecord)| {
+            let reporter = Reporter {
+                index,
+                id: record.id.clone(),
+                supervisor: Arc::clone(supervisor),
+            };
+            Self::make(index, record, memory, reporter, seccomp)
+        };
+        (0..).zip(records).map(make).collect()
+    }
+
+    fn make(
+        index: u8,
+        record: &DeviceRecord,
+        memory: &GuestMemory,
+        reporter: Reporter,
+        seccomp: Mode,
+    ) -> Result<Self, VirtioError> {
+        let id = record.id.clone();
+        let (stream, region) = fd::vmm::device(index);
+        let stream = fd::claim(stream)?;
+        let inflight = match record.inflight {
+            true => Some(InflightRegion::map(fd::claim(region)?)),
+            false => None,
+        };
+        let inflight = inflight
+            .transpose()
+            .map_err(|source| VirtioError::Inflight {
+                id: id.clone(),
+                source,
+            })?;
+        let made = VhostUserDevice::new(
+            spec_of(record),
+            memory.clone(),
+            inflight,
+            Arc::new(reporter),
+        );
+        let (device, worker) = made.map_err(|source| VirtioError::Device {
+            id: id.clone(),
+            source,
+        })?;
+        spawn(&id, worker, seccomp).map_err(|source| VirtioError::Spawn {
+            id: id.clone(),
+            source,
+        })?;
+        device.attach(stream);
+        Ok(Self {
+            id,
+            device: Arc::new(device),
+        })
+    }
+
+    /// The device, for the transport.
+    pub fn device(&self) -> Arc<VhostUserDevice> {
+        Arc::clone(&self.device)
+    }
+
+    /// Waits until all of them have a backend: a driver must have something to see.
+    pub fn wait_until_connected(devices: &[Self]) -> Result<(), VirtioError> {
+        match devices
+            .iter()
+            .find(|d| !d.device.wait_until_connected(CONNECT_TIMEOUT))
+        {
+            Some(device) => Err(VirtioError::NoBackend(device.id.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what the supervisor asks; `stream` came with the message.
+    pub fn obey(&self, message: ToDevice, stream: Option<OwnedFd>) {
+        match (message, stream) {
+            (ToDevice::Attach, Some(stream)) => self.device.attach(stream),
+            (ToDevice::Attach, None) => warn!(device_id = self.id; "a backend without a stream"),
+            (ToDevice::Fenced, _) => self.device.fenced(),
+            (ToDevice::Drain, _) => self.device.drain(),
+            (ToDevice::Resume, _) => self.device.resume(),
+            (ToDevice::GiveUp, _) => self.device.give_up(),
+        }
+    }
+}
+
+fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
+    let body = move || match seccomp::DEVICE.install(mode) {
+        Ok(()) => worker.run(),
+        // Without its thread the device never connects, and the VM does not start.
+        Err(e) => error!("{}", launch::log::chain(&e)),
+    };
+    // The kernel keeps 15 bytes of a thread's name.
+    let name: String = id.chars().take(15).collect();
+    std::thread::Builder::new()
+        .name(name)
+        .stack_size(256 << 10)
+        .spawn(body)
+        .map(drop)
+}
+
+fn spec_of(record: &DeviceRecord) -> DeviceSpec {
+    let device_type = match record.kind {
+        DeviceKind::Block => DeviceType::BLOCK,
+        DeviceKind::Net => DeviceType::NET,
+        DeviceKind::Rng => DeviceType::RNG,
+        DeviceKind::Vsock => DeviceType::VSOCK,
+        DeviceKind::Fs(_) => DeviceType::FS,
+        DeviceKind::Other(id) => DeviceType(id),
+    };
+    let config = match &record.kind {
+        // The first queue is for requests that cannot wait, the others are request queues.
+        DeviceKind::Fs(tag) => {
+            ConfigSource::file_system(tag, u32::from(record.queues.saturating_sub(1)))
+        }
+        _ => ConfigSource::of(device_type),
+    };
+    DeviceSpec {
+        device_type,
+        queue_max_sizes: vec![record.queue_size; usize::from(record.queues)],
+        config,
+        origin: if record.foreign {
+            Origin::Foreign
+        } else {
+            Origin::Own
+        },
+        timeouts: Timeouts::default(),
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)
+    }
+}
