@@ -8,12 +8,15 @@
 
 pub mod api;
 mod console;
+mod document;
 mod memory;
 mod name;
 mod size;
+pub mod state;
 mod vm;
 
 pub use console::Console;
+pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
 pub use memory::{HugePages, Memory};
 pub use name::VmName;
 pub use size::ByteSize;

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the state of running VMs lives: one directory per VM, which the jailer makes and removes
+//! and the CLI looks into.
+
+use std::path::{Path, PathBuf};
+
+use crate::SpecError;
+
+/// The API's socket.
+pub const API_SOCKET: &str = "api.sock";
+/// The console's socket, with `console: stdio` and `console: socket`.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// What the VM's processes log.
+pub const LOG: &str = "log";
+/// The spec as it is run.
+pub const SPEC: &str = "vm.json";
+/// All that a state directory may hold.
+pub const FILES: [&str; 4] = [API_SOCKET, CONSOLE_SOCKET, LOG, SPEC];
+
+/// The longest path a unix socket can have, in bytes: `sockaddr_un`, less its NUL.
+pub const SOCKET_PATH_MAX_BYTES: usize = 107;
+
+/// What the console's socket says to a client while another one is connected, before it closes.
+pub const CONSOLE_IN_USE: &str = "bulkhead: the console is in use\r\n";
+
+/// The directory that holds the state directories: `chosen`, if the user chose one, otherwise
+/// `/run/bulkhead` for root and `bulkhead` in `$XDG_RUNTIME_DIR` for everybody else.
+pub fn base(
+    chosen: Option<&Path>,
+    is_root: bool,
+    runtime_dir: Option<&Path>,
+) -> Result<PathBuf, SpecError> {
+    match (chosen, is_root, runtime_dir) {
+        (Some(chosen), _, _) if chosen.as_os_str().is_empty() => {
+            Err(SpecError::new("state-dir", "", "must name a directory"))
+        }
+        (Some(chosen), _, _) => Ok(chosen.to_path_buf()),
+        (None, true, _) => Ok("/run/bulkhead".into()),
+        (None, false, Some(dir)) if dir.is_absolute() => Ok(dir.join("bulkhead")),
+        (None, false, _) => Err(SpecError::new(
+            "state-dir",
+            "",
+            "XDG_RUNTIME_DIR names no directory: log in through PAM, or pass --state-dir",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_follows_choice_then_root_then_session() {
+        let run = Some(Path::new("/run/user/7"));
+        let at = |chosen, root, run| base(chosen, root, run).unwrap();
+        assert_eq!(at(Some(Path::new("x")), true, run), Path::new("x"));
+        assert_eq!(at(None, true, run), Path::new("/run/bulkhead"));
+        assert_eq!(at(None, false, run), Path::new("/run/user/7/bulkhead"));
+    }
+
+    #[test]
+    fn base_of_a_user_without_a_session_is_refused_with_the_remedy() {
+        for runtime_dir in [None, Some(Path::new("")), Some(Path::new("relative"))] {
+            let error = base(None, false, runtime_dir).unwrap_err();
+            assert!(error.reason.contains("--state-dir"), "{error}");
+        }
+        assert!(base(Some(Path::new("")), true, None).is_err());
+    }
+}
