@@ -7,6 +7,7 @@
 //! a backend can trigger cannot fill a disk.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
 use std::sync::Mutex;
 
@@ -24,6 +25,8 @@ const BUDGETS: usize = 64;
 struct Logger {
     role: &'static str,
     vm_id: String,
+    /// Where lines go, if not to file descriptor 2.
+    file: Option<File>,
     budgets: Mutex<[Budget; BUDGETS]>,
 }
 
@@ -46,6 +49,16 @@ impl Budget {
 
 /// Sends everything logged in this process to file descriptor 2. The first call counts.
 pub fn init(role: &'static str, vm_id: &str, level: LevelFilter) {
+    start(role, vm_id, level, None);
+}
+
+/// As [`init`], to a file opened for appending: for the process whose file descriptor 2 is the
+/// user's.
+pub fn init_to(file: File, role: &'static str, vm_id: &str, level: LevelFilter) {
+    start(role, vm_id, level, Some(file));
+}
+
+fn start(role: &'static str, vm_id: &str, level: LevelFilter, file: Option<File>) {
     let budgets = Mutex::new(
         [Budget {
             second: 0,
@@ -55,6 +68,7 @@ pub fn init(role: &'static str, vm_id: &str, level: LevelFilter) {
     let logger = Logger {
         role,
         vm_id: vm_id.to_string(),
+        file,
         budgets,
     };
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
@@ -105,7 +119,10 @@ impl Log for Logger {
             let _ = write!(line, " vm_id={}", self.vm_id);
         }
         line.push('\n');
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = match &self.file {
+            Some(file) => (&*file).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
     }
 
     fn flush(&self) {}

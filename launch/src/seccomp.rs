@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub mod compile;
 mod report;
 
-pub use report::report_violations;
+pub use report::{call_name, report_violations};
 
 /// What a system call outside the filter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,12 +26,17 @@ pub fn report_violations(health: &'static HealthPage) -> nix::Result<()> {
     unsafe { sigaction(Signal::SIGSYS, &action) }.map(drop)
 }
 
+/// The name of a system call on this architecture.
+pub fn call_name(number: u32) -> &'static str {
+    syscalls::Sysno::new(number as usize).map_or("unknown", |call| call.name())
+}
+
 extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let number = syscall_of(info);
     if let Some(crash) = CRASH.get() {
         crash.store(Crash::Syscall(number).to_u32(), Ordering::Relaxed);
     }
-    let name = syscalls::Sysno::new(number as usize).map_or("unknown", |call| call.name());
+    let name = call_name(number);
     let mut line = [0; 96];
     let mut rest = &mut line[..];
     let _ = writeln!(
