@@ -1,3 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! jailer
-fn main() {}
+//! The jailer: starts one VM and stays until it has ended.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use jailer::args::{self, Parsed};
+use jailer::host::Host;
+use jailer::outcome::{Outcome, Status};
+
+fn main() -> ExitCode {
+    let outcome = match args::parse(std::env::args_os().skip(1)) {
+        Ok(Parsed::Run(args)) => jailer::run(&args, &Host::of_this_binary()),
+        Ok(Parsed::Show(text)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => Outcome::new(Status::Usage, [error]),
+    };
+    outcome.print();
+    outcome.status.into()
+}

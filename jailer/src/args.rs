@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The jailer's command line: few flags, parsed by hand, because the jailer stays in memory for as
+//! long as its VM runs.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// What `--help` prints.
+const HELP: &str = "\
+Starts one VM, supervises it, and stays until it has ended.
+
+Usage: jailer --config FILE [--state-dir DIR] [--console-fd N]
+
+  --config FILE     the VM, as JSON (`bulkhead schema` describes it)
+  --state-dir DIR   where the VM's state directory is made, instead of /run/bulkhead
+                    (root) or $XDG_RUNTIME_DIR/bulkhead
+  --console-fd N    an inherited stream socket: the console's first client
+  --version         print the version
+  --help            print this
+
+With NOTIFY_SOCKET in the environment, READY=1 is sent there when the guest starts.
+SIGTERM and SIGINT press the power button, a second one ends the VM at once, as does SIGHUP.
+Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.
+";
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Args {
+    /// The VM's spec.
+    pub config: PathBuf,
+    /// Where the state directory goes, if not where it always does.
+    pub state_dir: Option<PathBuf>,
+    /// The inherited descriptor that is the console's first client.
+    pub console_fd: Option<RawFd>,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// Run a VM.
+    Run(Args),
+    /// Print this and leave.
+    Show(String),
+}
+
+/// The command line is wrong.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// No such flag.
+    #[error("{0:?} is not a flag of the jailer; see jailer --help")]
+    Unknown(OsString),
+    /// A flag came without its value.
+    #[error("{0} needs a value")]
+    NoValue(&'static str),
+    /// A flag came twice.
+    #[error("{0} was given twice")]
+    Twice(&'static str),
+    /// The value is not a descriptor children may inherit.
+    #[error("--console-fd {0:?}: must be a file descriptor, 3 to 63")]
+    NotAnFd(OsString),
+    /// There is no VM to run.
+    #[error("--config is missing; see jailer --help")]
+    NoConfig,
+}
+
+/// Parses the command line, without the program's name.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
+    let (mut config, mut state_dir, mut console_fd) = (None, None, None);
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let (flag, inline) = split(arg);
+        let (flag, slot) = match flag.to_str() {
+            Some("--config") => ("--config", &mut config),
+            Some("--state-dir") => ("--state-dir", &mut state_dir),
+            Some("--console-fd") => ("--console-fd", &mut console_fd),
+            Some("--help" | "-h") => return Ok(Parsed::Show(HELP.into())),
+            Some("--version" | "-V") => {
+                let version = concat!("jailer ", env!("CARGO_PKG_VERSION"), "\n");
+                return Ok(Parsed::Show(version.into()));
+            }
+            _ => return Err(UsageError::Unknown(flag)),
+        };
+        let value = inline.or_else(|| args.next());
+        if slot.is_some() {
+            return Err(UsageError::Twice(flag));
+        }
+        *slot = Some(value.ok_or(UsageError::NoValue(flag))?);
+    }
+    Ok(Parsed::Run(Args {
+        config: config.ok_or(UsageError::NoConfig)?.into(),
+        state_dir: state_dir.map(PathBuf::from),
+        console_fd: console_fd.map(descriptor).transpose()?,
+    }))
+}
+
+/// Splits `--flag=value`.
+fn split(arg: OsString) -> (OsString, Option<OsString>) {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let bytes = arg.as_bytes();
+    match bytes.iter().position(|&b| b == b'=') {
+        Some(at) if bytes.starts_with(b"--") => {
+            let value = OsString::from_vec(bytes[at + 1..].to_vec());
+            (OsString::from_vec(bytes[..at].to_vec()), Some(value))
+        }
+        _ => (arg, None),
+    }
+}
+
+fn descriptor(text: OsString) -> Result<RawFd, UsageError> {
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    match number {
+        Some(number) if (3..64).contains(&number) => Ok(number),
+        _ => Err(UsageError::NotAnFd(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Parsed, UsageError> {
+        parse(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn args_in_either_form_are_read() {
+        let wanted = Parsed::Run(Args {
+            config: "vm=1.json".into(),
+            state_dir: Some("/s".into()),
+            console_fd: Some(9),
+        });
+        let spaced = parsed(&[
+            "--config",
+            "vm=1.json",
+            "--state-dir",
+            "/s",
+            "--console-fd",
+            "9",
+        ]);
+        let joined = parsed(&["--config=vm=1.json", "--state-dir=/s", "--console-fd=9"]);
+        assert_eq!(
+            (spaced.as_ref(), joined.as_ref()),
+            (Ok(&wanted), Ok(&wanted))
+        );
+    }
+
+    #[test]
+    fn args_wrong_are_refused_each_for_its_reason() {
+        assert_eq!(parsed(&[]), Err(UsageError::NoConfig));
+        assert_eq!(parsed(&["--config"]), Err(UsageError::NoValue("--config")));
+        assert_eq!(
+            parsed(&["vm.json"]),
+            Err(UsageError::Unknown("vm.json".into()))
+        );
+        let twice = parsed(&["--config", "a", "--config", "b"]);
+        assert_eq!(twice, Err(UsageError::Twice("--config")));
+        for number in ["0", "2", "64", "-1", "x"] {
+            let refused = parsed(&["--config", "a", "--console-fd", number]);
+            assert_eq!(refused, Err(UsageError::NotAnFd(number.into())));
+        }
+    }
+
+    #[test]
+    fn help_wins_over_what_is_missing() {
+        assert!(matches!(parsed(&["--help"]), Ok(Parsed::Show(_))));
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the janitor looks at on the host, and what it finds there.
+
+use std::path::{Path, PathBuf};
+
+use spec::HugePages;
+
+/// Where things are on this host.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// /dev/kvm.
+    pub kvm: PathBuf,
+    /// The vmm's binary.
+    pub vmm: PathBuf,
+    /// /proc/meminfo.
+    pub meminfo: PathBuf,
+    /// /sys/kernel/mm/hugepages.
+    pub hugepages: PathBuf,
+}
+
+impl Host {
+    /// The real host; the vmm is beside this binary.
+    pub fn of_this_binary() -> Self {
+        let here = std::env::current_exe().unwrap_or_default();
+        Self {
+            kvm: "/dev/kvm".into(),
+            vmm: here.with_file_name("vmm"),
+            meminfo: "/proc/meminfo".into(),
+            hugepages: "/sys/kernel/mm/hugepages".into(),
+        }
+    }
+
+    /// How much memory the host has in bytes, if it says so.
+    pub(crate) fn mem_total_bytes(&self) -> Option<u64> {
+        mem_total_bytes(&std::fs::read_to_string(&self.meminfo).ok()?)
+    }
+
+    /// The hugetlb pool for pages of this size; `None` if the host has no such pages.
+    pub(crate) fn huge_page_pool(&self, pages: HugePages) -> Option<Pool> {
+        let dir = self.pool_dir(pages);
+        let read = |file: &str| count(&dir.join(file));
+        Some(Pool {
+            total: read("nr_hugepages")?,
+            free: read("free_hugepages")?,
+            reserved: read("resv_hugepages").unwrap_or(0),
+            overcommit: read("nr_overcommit_hugepages").unwrap_or(0),
+            surplus: read("surplus_hugepages").unwrap_or(0),
+        })
+    }
+
+    /// Where the pool for pages of this size is configured.
+    pub(crate) fn pool_dir(&self, pages: HugePages) -> PathBuf {
+        let kib = pages.granule_bytes() >> 10;
+        self.hugepages.join(format!("hugepages-{kib}kB"))
+    }
+}
+
+/// A hugetlb pool, in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pool {
+    /// Pages that exist.
+    pub(crate) total: u64,
+    /// Pages nobody uses.
+    pub(crate) free: u64,
+    /// Free pages that are promised to somebody.
+    pub(crate) reserved: u64,
+    /// Pages that may be added on demand.
+    pub(crate) overcommit: u64,
+    /// Pages that were.
+    pub(crate) surplus: u64,
+}
+
+impl Pool {
+    /// How many pages can be had now.
+    pub(crate) fn available(&self) -> u64 {
+        let on_demand = self.overcommit.saturating_sub(self.surplus);
+        self.free.saturating_sub(self.reserved) + on_demand
+    }
+}
+
+fn count(file: &Path) -> Option<u64> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+fn mem_total_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mem_total_is_read_in_bytes() {
+        let text = "MemFree:  1 kB\nMemTotal:       24683684 kB\nX: 1\n";
+        assert_eq!(mem_total_bytes(text), Some(24_683_684 << 10));
+    }
+
+    #[test]
+    fn mem_total_missing_or_odd_is_not_guessed() {
+        for text in ["", "MemTotal: 12 pages\n", "MemTotal:\n"] {
+            assert_eq!(mem_total_bytes(text), None);
+        }
+    }
+
+    #[test]
+    fn pool_counts_what_is_free_unpromised_or_on_demand() {
+        let pool = Pool {
+            total: 12,
+            free: 10,
+            reserved: 4,
+            overcommit: 8,
+            surplus: 2,
+        };
+        assert_eq!(pool.available(), 12);
+    }
+}

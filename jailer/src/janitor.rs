@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The janitor: looks at the host so that nobody else has to.
+//!
+//! It reads the spec, opens everything the VM may use with all errors gathered before anything is
+//! started, holds the state directory, hands all of it to the supervisor, and cleans up after it.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use launch::clock::monotonic_ns;
+use spec::{Console, SpecError, Vm, VmName, VmSpec};
+
+use crate::args::Args;
+use crate::host::Host;
+use crate::outcome::{Outcome, Status, say};
+use crate::supervisor::{self, ConsoleKind, Endowment, Identity};
+
+mod config;
+mod notify;
+mod pty;
+mod resources;
+mod signals;
+mod state;
+
+use resources::Resources;
+use state::StateDir;
+
+/// Runs one VM; an `Err` is what was refused before anything was started.
+pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
+    let started_ns = monotonic_ns();
+    let signals = signals::take_over().map_err(refused)?;
+    let spec = config::read(&args.config).map_err(refused)?;
+    let vm = Vm::try_from(spec.clone()).map_err(refused)?;
+    let name = name(&vm)?;
+    let client = args.console_fd.map(console_client).transpose();
+    let client = client.map_err(refused)?;
+
+    let resources = Resources::open(&vm, host);
+    let state =
+        state::base_dir(args.state_dir.as_deref()).and_then(|base| StateDir::acquire(&base, &name));
+    let (resources, state) = match (resources, state) {
+        (Ok(resources), Ok(state)) => (resources, state),
+        (resources, state) => {
+            let mut errors = resources.err().unwrap_or_default();
+            errors.extend(state.err());
+            return Err(Outcome::new(Status::Error, errors));
+        }
+    };
+    if state.swept() {
+        let path = state.path().display();
+        say(&format!(
+            "name {:?}: swept {path}, left by a dead VM",
+            name.as_str()
+        ));
+    }
+    let identity = Identity {
+        spec: VmSpec {
+            name: Some(name.as_str().to_string()),
+            ..spec
+        },
+        name,
+        vm,
+        started_ns,
+    };
+    let endowment = endow(identity, resources, &state, client)?;
+    let outcome = supervisor::run(endowment, signals);
+    drop(state);
+    Ok(outcome)
+}
+
+/// Makes what the state directory holds, and puts together what the supervisor gets.
+fn endow(
+    identity: Identity,
+    resources: Resources,
+    state: &StateDir,
+    client: Option<UnixStream>,
+) -> Result<Endowment, Outcome> {
+    state.write_spec(&identity.spec).map_err(refused)?;
+    let log = state.open_log().map_err(refused)?;
+    let console = match (resources.console, &identity.vm.console) {
+        (Some(kind), _) => kind,
+        (None, Console::Stdio | Console::Socket) => ConsoleKind::Socket {
+            listener: state.listen(spec::state::CONSOLE_SOCKET).map_err(refused)?,
+            client,
+        },
+        (None, _) => {
+            let null = resources.binaries.null.try_clone();
+            ConsoleKind::Fixed(null.map_err(refused)?)
+        }
+    };
+    Ok(Endowment {
+        api: state.listen(spec::state::API_SOCKET).map_err(refused)?,
+        notify: notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?,
+        binaries: resources.binaries,
+        guest: resources.guest,
+        console,
+        log,
+        identity,
+    })
+}
+
+fn refused<E: std::error::Error>(error: E) -> Outcome {
+    Outcome::new(Status::Error, [launch::log::chain(&error)])
+}
+
+/// The VM's name: the spec's, or `vm-` and our process id.
+fn name(vm: &Vm) -> Result<VmName, Outcome> {
+    match &vm.name {
+        Some(name) => Ok(name.clone()),
+        None => {
+            let name = format!("vm-{}", std::process::id());
+            let parsed = name.parse();
+            parsed.map_err(|reason: String| refused(SpecError::new("name", name, reason)))
+        }
+    }
+}
+
+/// The console's first client, as we inherited it.
+fn console_client(number: i32) -> Result<UnixStream, SpecError> {
+    let odd = |reason: String| SpecError::new("console-fd", number, reason);
+    let fd: OwnedFd = launch::fd::claim(number).map_err(|e| odd(launch::log::chain(&e)))?;
+    let stream = UnixStream::from(fd);
+    let prepared = stream.set_nonblocking(true);
+    prepared.map_err(|e| odd(e.to_string()))?;
+    Ok(stream)
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything a VM may use, opened in one place before anything is started. What cannot be had is
+//! gathered, so that one attempt tells all of it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use spec::{ByteSize, Console, HugePages, Memory, SpecError, Vm};
+
+use super::pty;
+use crate::host::Host;
+use crate::supervisor::{Binaries, ConsoleKind, Guest};
+
+/// What was opened.
+#[derive(Debug)]
+pub(crate) struct Resources {
+    pub(crate) binaries: Binaries,
+    pub(crate) guest: Guest,
+    /// The console, unless it is a socket in the state directory or nothing at all.
+    pub(crate) console: Option<ConsoleKind>,
+}
+
+impl Resources {
+    /// Opens everything, or says all that is wrong.
+    pub(crate) fn open(vm: &Vm, host: &Host) -> Result<Self, Vec<SpecError>> {
+        let mut errors = Vec::new();
+        let mut had = |error| errors.push(error);
+        let vmm = open_binary(&host.vmm).map_err(&mut had).ok();
+        let null = open_null().map_err(&mut had).ok();
+        let kvm = open_kvm(&host.kvm).map_err(&mut had).ok();
+        let kernel = open_image("kernel", &vm.kernel).map_err(&mut had).ok();
+        let initrd = open_initrd(vm).map_err(&mut had).ok();
+        let ram = guest_ram(&vm.memory, host).map_err(&mut had).ok();
+        let console = open_console(&vm.console).map_err(&mut had).ok();
+        match (vmm, null, kvm, kernel, initrd, ram, console) {
+            (
+                Some(vmm),
+                Some(null),
+                Some(kvm),
+                Some(kernel),
+                Some(initrd),
+                Some(ram),
+                Some(console),
+            ) => Ok(Self {
+                binaries: Binaries { vmm, null },
+                guest: Guest {
+                    kvm,
+                    kernel,
+                    initrd,
+                    ram: Some(ram),
+                },
+                console,
+            }),
+            _ => Err(errors),
+        }
+    }
+}
+
+/// An I/O error in the words of errno(3), without its number.
+fn cause(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().into(),
+        None => error.to_string(),
+    }
+}
+
+fn open(path: &Path, read: bool, write: bool, flags: OFlag) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(read).write(write);
+    options.custom_flags((flags | OFlag::O_NOCTTY).bits());
+    options.open(path)
+}
+
+fn open_binary(path: &Path) -> Result<OwnedFd, SpecError> {
+    let error = |reason: String| SpecError::new("vmm", path.display(), reason);
+    let file = open(path, true, false, OFlag::O_PATH)
+        .map_err(|e| error(format!("{}: it belongs beside the jailer", cause(&e))))?;
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(file.into()),
+        Ok(_) => Err(error("is not a program".into())),
+        Err(e) => Err(error(cause(&e))),
+    }
+}
+
+fn open_null() -> Result<File, SpecError> {
+    let opened = open(Path::new("/dev/null"), true, true, OFlag::empty());
+    opened.map_err(|e| SpecError::new("null", "/dev/null", cause(&e)))
+}
+
+fn open_kvm(path: &Path) -> Result<OwnedFd, SpecError> {
+    open(path, true, true, OFlag::empty())
+        .map(OwnedFd::from)
+        .map_err(|e| SpecError::new("kvm", path.display(), kvm_remedy(&e)))
+}
+
+fn kvm_remedy(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => {
+            "is missing: load the module kvm_intel or kvm_amd (in a VM: enable nested \
+             virtualisation; in a container: pass the device)"
+                .into()
+        }
+        Some(Errno::EACCES | Errno::EPERM) => format!(
+            "{}: join the group that owns it (usermod -aG kvm USER, then log in again)",
+            cause(error)
+        ),
+        _ => cause(error),
+    }
+}
+
+/// A kernel or an initrd: a regular file that is not empty. What is in it, the vmm judges.
+fn open_image(field: &'static str, path: &Path) -> Result<File, SpecError> {
+    let error = |reason: String| SpecError::new(field, path.display(), reason);
+    // A FIFO would keep us waiting for its writer without O_NONBLOCK.
+    let file = open(path, true, false, OFlag::O_NONBLOCK).map_err(|e| error(cause(&e)))?;
+    let found = file.metadata().map_err(|e| error(cause(&e)))?;
+    match (found.is_file(), found.len()) {
+        (true, 1..) => Ok(file),
+        (true, 0) => Err(error("is empty".into())),
+        (false, _) => Err(error("is not a regular file".into())),
+    }
+}
+
+fn open_initrd(vm: &Vm) -> Result<Option<File>, SpecError> {
+    let Some(path) = &vm.initrd else {
+        return Ok(None);
+    };
+    let error = |reason: String| SpecError::new("initrd", path.display(), reason);
+    let file = open_image("initrd", path)?;
+    let len = file.metadata().map_err(|e| error(cause(&e)))?.len();
+    let mem = vm.memory.size_bytes();
+    if len >= mem {
+        let reason = format!(
+            "is {len} bytes long and does not fit into mem {}",
+            ByteSize(mem)
+        );
+        return Err(error(reason));
+    }
+    Ok(Some(file))
+}
+
+fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {
+    let size = ByteSize(memory.size_bytes());
+    if let Some(total) = host.mem_total_bytes()
+        && size.0 > total
+    {
+        let reason = format!("is more than this host has, {}M", total >> 20);
+        return Err(SpecError::new("mem", size, reason));
+    }
+    if !matches!(
+        memory.huge_pages(),
+        HugePages::None | HugePages::Transparent
+    ) {
+        check_pool(memory, host)?;
+    }
+    Guest::fresh_ram(memory).map_err(|e| SpecError::new("mem", size, launch::log::chain(&e)))
+}
+
+fn check_pool(memory: &Memory, host: &Host) -> Result<(), SpecError> {
+    let pages = memory.huge_pages();
+    let error = |reason: String| SpecError::new("hugepages", pages, reason);
+    let Some(pool) = host.huge_page_pool(pages) else {
+        return Err(error("this host has no pages of that size".into()));
+    };
+    let needed = memory.size_bytes() / pages.granule_bytes();
+    let available = pool.available();
+    if needed > available {
+        let reason = format!(
+            "mem {} takes {needed} pages, {available} are free of {}: write the number needed to {}",
+            ByteSize(memory.size_bytes()),
+            pool.total,
+            host.pool_dir(pages).join("nr_hugepages").display()
+        );
+        return Err(error(reason));
+    }
+    Ok(())
+}
+
+fn open_console(console: &Console) -> Result<Option<ConsoleKind>, SpecError> {
+    match console {
+        Console::Stdio | Console::Socket | Console::None => Ok(None),
+        Console::Pty => match pty::open_pair() {
+            Ok((primary, secondary, path)) => Ok(Some(ConsoleKind::Pty {
+                primary,
+                secondary,
+                path,
+            })),
+            Err(e) => Err(SpecError::new("console", console, e.desc())),
+        },
+        Console::File(path) => {
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o600);
+            options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+            match options.open(path) {
+                Ok(file) => Ok(Some(ConsoleKind::Fixed(file))),
+                Err(e) => Err(SpecError::new("console", console, cause(&e))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "resources_tests.rs"]
+mod tests;

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The supervisor: spawns, watches and replaces the VM's processes, serves its API and relays its
+//! console, with nothing but what the janitor gave it.
+//!
+//! One thread, one poll. What happens is told to the [`lifecycle`], which decides.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+
+use launch::clock::monotonic_ns;
+use launch::control::FromVmm;
+use launch::memfd::MemfdError;
+use launch::record::RecordError;
+use nix::poll::PollFlags;
+use nix::sys::signalfd::SignalFd;
+
+use crate::outcome::{Outcome, Status, say};
+
+pub(crate) mod api;
+mod child;
+mod console;
+mod endowment;
+mod lifecycle;
+mod outlet;
+mod peer;
+mod poll;
+mod process;
+mod service;
+mod verdict;
+mod vmm;
+
+pub(crate) use endowment::{Binaries, ConsoleKind, Endowment, Guest, Identity, Log};
+
+use lifecycle::{Fate, Lifecycle, Next, Order};
+use outlet::Outlet;
+use poll::{Interests, Token, earlier};
+use service::Waiting;
+use vmm::{Heard, Parts, SpawnError, Vmm};
+
+/// The supervisor cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum SupervisorError {
+    /// There is no launch record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The console could not be connected to a vmm.
+    #[error("cannot connect the console")]
+    Console(#[source] std::io::Error),
+    /// There is no memory for the next guest.
+    #[error("cannot make the guest's memory")]
+    Memory(#[from] MemfdError),
+    /// A vmm could not be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// Waiting failed.
+    #[error("cannot poll")]
+    Poll(#[source] nix::Error),
+}
+
+/// What every vmm is started from.
+#[derive(Debug)]
+struct Kit {
+    identity: Identity,
+    binaries: Binaries,
+    guest: Guest,
+    record: OwnedFd,
+    log: Log,
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    kit: Kit,
+    signals: SignalFd,
+    api: api::Server,
+    waiting: Vec<Waiting>,
+    console: Outlet,
+    notify: Option<UnixDatagram>,
+    lifecycle: Lifecycle,
+    vmm: Option<Vmm>,
+    outcome: Option<Outcome>,
+}
+
+/// Runs the VM from its first vmm to its end.
+pub(crate) fn run(endowment: Endowment, signals: SignalFd) -> Outcome {
+    if let Ok(file) = endowment.log.writer.try_clone() {
+        let name = endowment.identity.name.as_str();
+        launch::log::init_to(file, "jailer", name, log::LevelFilter::Info);
+    }
+    let ended = Supervisor::new(endowment, signals).and_then(|mut supervisor| {
+        supervisor.spawn()?;
+        loop {
+            supervisor.turn()?;
+            if let Some(outcome) = supervisor.outcome.take() {
+                supervisor.drain_console()?;
+                return Ok(outcome);
+            }
+        }
+    });
+    ended.unwrap_or_else(|error| Outcome::new(Status::Error, [launch::log::chain(&error)]))
+}
+
+impl Supervisor {
+    fn new(endowment: Endowment, signals: SignalFd) -> Result<Self, SupervisorError> {
+        let record = endowment.identity.record().write()?;
+        let lifecycle = Lifecycle::new(endowment.identity.vm.on_reboot, monotonic_ns());
+        let console = Outlet::new(endowment.console);
+        if let Some(path) = console.pty() {
+            say(&format!("console \"pty\": is {path}"));
+        }
+        Ok(Self {
+            kit: Kit {
+                identity: endowment.identity,
+                binaries: endowment.binaries,
+                guest: endowment.guest,
+                record,
+                log: endowment.log,
+            },
+            signals,
+            api: api::Server::new(endowment.api),
+            waiting: Vec::new(),
+            console,
+            notify: endowment.notify,
+            lifecycle,
+            vmm: None,
+            outcome: None,
+        })
+    }
+
+    /// Starts a vmm, the first or the next.
+    fn spawn(&mut self) -> Result<(), SupervisorError> {
+        let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
+        let ram = match self.kit.guest.ram.take() {
+            Some(ram) => ram,
+            None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
+        };
+        self.vmm = Some(Vmm::spawn(&Parts {
+            binaries: &self.kit.binaries,
+            guest: &self.kit.guest,
+            ram: ram.as_fd(),
+            record: &self.kit.record,
+            log: &self.kit.log,
+            console: console.as_fd(),
+        })?);
+        Ok(())
+    }
+
+    /// Waits for something to happen, and sees to it.
+    fn turn(&mut self) -> Result<(), SupervisorError> {
+        let ready = self.wait()?;
+        let now_ns = monotonic_ns();
+        let mut exited = false;
+        for (token, events) in ready {
+            match token {
+                Token::Signal => self.hear_signals(),
+                Token::Exit => exited = true,
+                Token::Control => self.hear_vmm(now_ns),
+                Token::ApiListener | Token::Api(_) => self.api.ready(token, events, now_ns),
+                Token::ConsoleListener | Token::ConsoleClient | Token::ConsoleVmm => {
+                    self.console.ready(token, events, now_ns);
+                }
+            }
+        }
+        while let Some((id, command)) = self.api.next_command(now_ns) {
+            self.serve(id, command, now_ns);
+        }
+        self.tick(now_ns);
+        if exited {
+            self.reap(now_ns)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
+        let mut interests = Interests::default();
+        interests.add(Token::Signal, self.signals.as_fd(), PollFlags::POLLIN);
+        if let Some(vmm) = &self.vmm {
+            interests.add(Token::Exit, vmm.exit_fd(), PollFlags::POLLIN);
+            if let Some(control) = vmm.control_fd() {
+                interests.add(Token::Control, control, PollFlags::POLLIN);
+            }
+        }
+        self.api.interests(&mut interests);
+        self.console.interests(&mut interests);
+        let deadlines = [
+            self.lifecycle.deadline_ns(),
+            self.api.deadline_ns(),
+            self.console.deadline_ns(),
+            self.waiting_deadline_ns(),
+        ];
+        let deadline = deadlines.into_iter().fold(None, earlier);
+        let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
+        interests.wait(wait_ns).map_err(SupervisorError::Poll)
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        let order = self.lifecycle.tick(now_ns);
+        self.obey(order);
+        self.api.tick(now_ns);
+        self.console.tick(now_ns);
+        self.tick_waiting(now_ns);
+    }
+
+    fn obey(&self, order: Order) {
+        let Some(vmm) = &self.vmm else {
+            return;
+        };
+        match order {
+            Order::Nothing => {}
+            Order::Kill => vmm.kill(),
+            Order::Tell(message) => {
+                if let Err(error) = vmm.tell(message) {
+                    log::warn!("{}", launch::log::chain(&error));
+                }
+            }
+        }
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let hangup = nix::libc::SIGHUP.cast_unsigned();
+            let order = match signal.ssi_signo == hangup {
+                true => self.lifecycle.end_at_once(),
+                false => self.lifecycle.asked_by_signal(),
+            };
+            log::info!("asked to end by signal {}", signal.ssi_signo);
+            self.obey(order);
+        }
+    }
+
+    fn hear_vmm(&mut self, now_ns: u64) {
+        let Some(vmm) = &mut self.vmm else {
+            return;
+        };
+        for heard in vmm.listen() {
+            match heard {
+                Heard::Message(message) => self.hear_message(message, now_ns),
+                Heard::Rubbish(what) => {
+                    let order = self.lifecycle.heard_rubbish(what, now_ns);
+                    self.obey(order);
+                }
+                Heard::HungUp => self.lifecycle.hung_up(now_ns),
+            }
+        }
+    }
+
+    fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
+        log::info!("the vmm says {message:?}");
+        if message == FromVmm::Started
+            && let Some(socket) = self.notify.take()
+        {
+            // Nobody waits for it any more, or they have no room: not our trouble.
+            let _ = socket.send(b"READY=1");
+        }
+        let order = self.lifecycle.heard(message, now_ns);
+        self.obey(order);
+        self.answer_waiting(now_ns);
+    }
+
+    /// The vmm has exited: what it said is heard first.
+    fn reap(&mut self, now_ns: u64) -> Result<(), SupervisorError> {
+        while self.vmm.as_ref().is_some_and(|v| v.control_fd().is_some()) {
+            self.hear_vmm(now_ns);
+        }
+        let Some(vmm) = &mut self.vmm else {
+            return Ok(());
+        };
+        let Some(death) = vmm.reap() else {
+            return Ok(());
+        };
+        log::info!("the vmm {death}");
+        match self.lifecycle.died(death, now_ns) {
+            Next::Respawn => {
+                self.vmm = None;
+                self.spawn()?;
+            }
+            Next::End(fate) => self.outcome = Some(self.verdict(fate)),
+        }
+        self.fail_waiting(now_ns);
+        Ok(())
+    }
+
+    fn verdict(&self, fate: Fate) -> Outcome {
+        let evidence = verdict::Evidence {
+            vm: &self.kit.identity.vm,
+            crash: self
+                .vmm
+                .as_ref()
+                .map_or(launch::health::Crash::None, Vmm::crash),
+            log: self
+                .vmm
+                .as_ref()
+                .map(|vmm| vmm.log_tail(&self.kit.log.reader))
+                .unwrap_or_default(),
+        };
+        verdict::outcome(fate, &evidence)
+    }
+
+    /// The VM has ended; its last output reaches the client, unless the client does not take it or
+    /// somebody insists.
+    fn drain_console(&mut self) -> Result<(), SupervisorError> {
+        self.vmm = None;
+        while !self.console.is_drained() {
+            let mut interests = Interests::default();
+            interests.add(Token::Signal, self.signals.as_fd(), PollFlags::POLLIN);
+            self.console.interests(&mut interests);
+            let deadline = self.console.deadline_ns();
+            let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
+            let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
+            let now_ns = monotonic_ns();
+            for (token, events) in ready {
+                if token == Token::Signal {
+                    return Ok(());
+                }
+                self.console.ready(token, events, now_ns);
+            }
+            self.console.tick(now_ns);
+        }
+        Ok(())
+    }
+}

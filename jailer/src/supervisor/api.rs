@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API's server: few connections, small requests, and nobody who is waited for.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::poll::PollFlags;
+
+use super::peer;
+use super::poll::{Interests, Token, earlier};
+
+mod connection;
+pub mod http;
+mod route;
+
+pub(crate) use route::Command;
+
+use connection::Connection;
+use http::{Refusal, Response};
+
+/// How many clients may be connected.
+const CONNECTIONS_MAX: usize = 16;
+
+/// One client, for as long as the jailer runs: numbers are not used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionId(u64);
+
+/// Everybody who is connected.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    connections: Vec<(ConnectionId, Connection)>,
+    accepted: u64,
+}
+
+impl Server {
+    /// A server without clients.
+    pub(crate) fn new(listener: UnixListener) -> Self {
+        Self {
+            listener,
+            connections: Vec::new(),
+            accepted: 0,
+        }
+    }
+
+    /// Adds what the server waits for.
+    pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        interests.add(Token::ApiListener, self.listener.as_fd(), PollFlags::POLLIN);
+        for (id, connection) in &self.connections {
+            let (fd, events) = connection.interest();
+            interests.add(Token::Api(*id), fd, events);
+        }
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        let all = self.connections.iter();
+        all.map(|(_, connection)| connection.deadline_ns())
+            .fold(None, earlier)
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        for (_, connection) in &mut self.connections {
+            connection.tick(now_ns);
+        }
+        self.forget();
+    }
+
+    /// A descriptor is ready.
+    pub(crate) fn ready(&mut self, token: Token, events: PollFlags, now_ns: u64) {
+        match token {
+            Token::ApiListener => self.accept(now_ns),
+            Token::Api(id) => {
+                if let Some(connection) = self.find(id) {
+                    connection.ready(events, now_ns);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The next request to be served, whoever it is from.
+    pub(crate) fn next_command(&mut self, now_ns: u64) -> Option<(ConnectionId, Command)> {
+        let next = self.connections.iter_mut().find_map(|(id, connection)| {
+            let command = connection.next_command(now_ns)?;
+            Some((*id, command))
+        });
+        self.forget();
+        next
+    }
+
+    /// Answers a request.
+    pub(crate) fn answer(&mut self, id: ConnectionId, response: &Response, now_ns: u64) {
+        if let Some(connection) = self.find(id) {
+            connection.answer(response, now_ns);
+        }
+    }
+
+    fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let mut all = self.connections.iter_mut();
+        all.find_map(|(other, connection)| (*other == id).then_some(connection))
+    }
+
+    fn forget(&mut self) {
+        self.connections.retain(|(_, c)| !c.is_over());
+    }
+
+    fn accept(&mut self, now_ns: u64) {
+        let Ok((stream, _)) = self.listener.accept() else {
+            return;
+        };
+        if !peer::may_connect(&stream) || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        if self.connections.len() >= CONNECTIONS_MAX {
+            refuse(stream);
+            return;
+        }
+        self.accepted += 1;
+        let id = ConnectionId(self.accepted);
+        self.connections.push((id, Connection::new(stream, now_ns)));
+    }
+}
+
+fn refuse(mut stream: UnixStream) {
+    let refusal = Refusal::new(503, format!("{CONNECTIONS_MAX} clients are connected"));
+    // A new socket has room for it; if not, nobody is told.
+    let _ = stream.write(&Response::Refused(refusal).encode(false));
+}
+
+#[cfg(test)]
+#[path = "api/tests.rs"]
+mod tests;

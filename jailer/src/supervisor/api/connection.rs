@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One API client: bytes in, one request at a time, bytes out; each step with a deadline.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::poll::PollFlags;
+
+use super::http::{self, BODY_MAX_BYTES, HEAD_MAX_BYTES, Refusal, Response};
+use super::route::{Command, route};
+
+/// How long a client may take to send a request, and to take an answer.
+pub(crate) const STEP_NS: u64 = 5_000_000_000;
+/// The most input that is held.
+const INPUT_MAX_BYTES: usize = HEAD_MAX_BYTES + BODY_MAX_BYTES;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Receiving a request.
+    Request,
+    /// Its request is being served.
+    Service,
+    /// Sending the answer.
+    Answer,
+    /// It is of no use any more.
+    Over,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    step: Step,
+    input: Vec<u8>,
+    input_ended: bool,
+    output: Vec<u8>,
+    keep_alive: bool,
+    deadline_ns: u64,
+}
+
+impl Connection {
+    /// A client that has just connected.
+    pub(crate) fn new(stream: UnixStream, now_ns: u64) -> Self {
+        Self {
+            stream,
+            step: Step::Request,
+            input: Vec::new(),
+            input_ended: false,
+            output: Vec::new(),
+            keep_alive: false,
+            deadline_ns: now_ns + STEP_NS,
+        }
+    }
+
+    /// Whether it can be forgotten.
+    pub(crate) fn is_over(&self) -> bool {
+        self.step == Step::Over
+    }
+
+    /// The client's descriptor, and what is waited for there.
+    pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+        let events = match self.step {
+            Step::Request => PollFlags::POLLIN,
+            Step::Answer => PollFlags::POLLOUT,
+            Step::Service | Step::Over => PollFlags::empty(),
+        };
+        (self.stream.as_fd(), events)
+    }
+
+    /// When [`Self::tick`] is to be called at the latest; a request being served has a deadline of
+    /// its own.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        matches!(self.step, Step::Request | Step::Answer).then_some(self.deadline_ns)
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        if self.deadline_ns().is_none_or(|deadline| now_ns < deadline) {
+            return;
+        }
+        if self.step == Step::Request && !self.input.is_empty() {
+            self.refuse(Refusal::new(408, "the request took too long"), now_ns);
+        } else {
+            self.step = Step::Over;
+        }
+    }
+
+    /// The descriptor is ready.
+    pub(crate) fn ready(&mut self, events: PollFlags, now_ns: u64) {
+        if self.step == Step::Request {
+            self.receive();
+        }
+        if self.step == Step::Answer {
+            self.send(now_ns);
+        }
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        if self.step == Step::Service && events.intersects(gone) {
+            self.step = Step::Over;
+        }
+    }
+
+    fn receive(&mut self) {
+        let mut chunk = [0; 4096];
+        while self.input.len() < INPUT_MAX_BYTES {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    self.input_ended = true;
+                    return;
+                }
+                Ok(len) => self.input.extend_from_slice(&chunk[..len]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.step = Step::Over;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next request, if there is one to be served; what is wrong is answered at once.
+    pub(crate) fn next_command(&mut self, now_ns: u64) -> Option<Command> {
+        // A refused request may have others behind it, of which no event will tell.
+        while self.step == Step::Request {
+            let request = match http::parse(&self.input) {
+                Ok(Some(request)) => request,
+                Ok(None) => {
+                    if self.input_ended {
+                        self.step = Step::Over;
+                    }
+                    return None;
+                }
+                Err(refusal) => {
+                    self.refuse(refusal, now_ns);
+                    return None;
+                }
+            };
+            self.input.drain(..request.len);
+            self.keep_alive = request.keep_alive;
+            self.step = Step::Service;
+            match route(&request) {
+                Ok(command) => return Some(command),
+                Err(refusal) => self.answer(&Response::Refused(refusal), now_ns),
+            }
+        }
+        None
+    }
+
+    /// Refuses what is no request: nothing behind it can be one.
+    fn refuse(&mut self, refusal: Refusal, now_ns: u64) {
+        self.keep_alive = false;
+        self.step = Step::Service;
+        self.answer(&Response::Refused(refusal), now_ns);
+    }
+
+    /// Answers the request being served.
+    pub(crate) fn answer(&mut self, response: &Response, now_ns: u64) {
+        if self.step != Step::Service {
+            return;
+        }
+        self.output = response.encode(self.keep_alive);
+        self.step = Step::Answer;
+        self.deadline_ns = now_ns + STEP_NS;
+        self.send(now_ns);
+    }
+
+    fn send(&mut self, now_ns: u64) {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(len) => {
+                    self.output.drain(..len);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.step = Step::Over;
+                    return;
+                }
+            }
+        }
+        self.step = match self.keep_alive {
+            true => Step::Request,
+            false => Step::Over,
+        };
+        self.deadline_ns = now_ns + STEP_NS;
+    }
+}

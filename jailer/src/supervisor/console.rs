@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The console hub: one vmm at a time on one side, one client at a time on the other, and what the
+//! guest wrote meanwhile in between.
+//!
+//! Nothing here waits and nothing grows. A client that reads slowly slows the guest's console down;
+//! one that does not read at all for a second stops mattering, and the oldest output is dropped.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::poll::PollFlags;
+use spec::state::CONSOLE_IN_USE;
+
+use super::peer;
+use super::poll::{Interests, Token};
+
+mod backlog;
+
+use backlog::Backlog;
+
+/// How long a client may read nothing before output is dropped rather than held back.
+const STALL_NS: u64 = 1_000_000_000;
+/// How much of a client's input is held while the guest does not read.
+const INPUT_BYTES: usize = 4096;
+/// How much is moved at once.
+const CHUNK_BYTES: usize = 16 << 10;
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    /// It will send no more.
+    input_ended: bool,
+    /// When it has read nothing for too long; only while something waits for it.
+    stall_ns: Option<u64>,
+    stalled: bool,
+}
+
+/// Relays between the guest's first serial port and whoever is connected.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    listener: UnixListener,
+    client: Option<Client>,
+    /// The vmm's end, behind those of earlier ones that have not been read to the end.
+    vmms: VecDeque<UnixStream>,
+    backlog: Backlog,
+    input: Vec<u8>,
+}
+
+impl Hub {
+    /// A hub with its first client, if there is one already.
+    pub(crate) fn new(listener: UnixListener, client: Option<UnixStream>) -> Self {
+        let mut hub = Self {
+            listener,
+            client: None,
+            vmms: VecDeque::new(),
+            backlog: Backlog::default(),
+            input: Vec::new(),
+        };
+        hub.client = client.map(Client::new);
+        hub
+    }
+
+    /// The end for a new vmm; whatever an earlier one has written comes first.
+    pub(crate) fn connect_vmm(&mut self) -> io::Result<OwnedFd> {
+        let (ours, its) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        its.set_nonblocking(true)?;
+        self.vmms.push_back(ours);
+        self.input.clear();
+        Ok(its.into())
+    }
+
+    /// Adds what the hub waits for.
+    pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        let when = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
+        interests.add(
+            Token::ConsoleListener,
+            self.listener.as_fd(),
+            PollFlags::POLLIN,
+        );
+        if let Some(client) = &self.client {
+            let read = !client.input_ended && self.input.is_empty();
+            let events =
+                when(read, PollFlags::POLLIN) | when(!self.backlog.is_empty(), PollFlags::POLLOUT);
+            interests.add(Token::ConsoleClient, client.stream.as_fd(), events);
+        }
+        if let Some(vmm) = self.vmms.front() {
+            let write = !self.input.is_empty() && self.vmms.len() == 1;
+            let events = when(self.may_read(), PollFlags::POLLIN) | when(write, PollFlags::POLLOUT);
+            // A hang-up is always reported: without an interest it would wake us for ever.
+            if !events.is_empty() {
+                interests.add(Token::ConsoleVmm, vmm.as_fd(), events);
+            }
+        }
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        let client = self.client.as_ref()?;
+        client.stall_ns.filter(|_| !client.stalled)
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        if let Some(client) = &mut self.client
+            && client.stall_ns.is_some_and(|stall| now_ns >= stall)
+        {
+            client.stalled = true;
+        }
+    }
+
+    /// A descriptor is ready.
+    pub(crate) fn ready(&mut self, token: Token, events: PollFlags, now_ns: u64) {
+        match token {
+            Token::ConsoleListener => self.accept(),
+            Token::ConsoleClient => {
+                self.read_client();
+                self.write_client(now_ns);
+                if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+                    self.client = None;
+                }
+            }
+            Token::ConsoleVmm => {
+                self.read_vmm();
+                self.write_client(now_ns);
+            }
+            _ => return,
+        }
+        self.write_vmm();
+    }
+
+    /// Whether everything that dead vmms wrote has reached the client, or never will.
+    pub(crate) fn is_drained(&self) -> bool {
+        match &self.client {
+            None => true,
+            Some(client) if client.stalled => true,
+            Some(_) => self.vmms.is_empty() && self.backlog.is_empty(),
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        match &self.client {
+            Some(client) if !client.stalled => self.backlog.room() > 0,
+            _ => true,
+        }
+    }
+
+    fn accept(&mut self) {
+        let Ok((mut stream, _)) = self.listener.accept() else {
+            return;
+        };
+        if !peer::may_connect(&stream) || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        if self.client.is_some() {
+            let _ = stream.write(CONSOLE_IN_USE.as_bytes());
+            return;
+        }
+        self.client = Some(Client::new(stream));
+    }
+
+    fn read_client(&mut self) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        if client.input_ended || !self.input.is_empty() {
+            return;
+        }
+        let mut chunk = [0; INPUT_BYTES];
+        match client.stream.read(&mut chunk) {
+            Ok(0) => client.input_ended = true,
+            Ok(len) => self.input.extend_from_slice(&chunk[..len]),
+            Err(e) if retry(&e) => {}
+            Err(_) => self.client = None,
+        }
+    }
+
+    fn write_client(&mut self, now_ns: u64) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        while !self.backlog.is_empty() {
+            match client.stream.write(self.backlog.front()) {
+                Ok(len) => {
+                    self.backlog.consume(len);
+                    client.stall_ns = None;
+                    client.stalled = false;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    client.stall_ns.get_or_insert(now_ns + STALL_NS);
+                    return;
+                }
+                Err(_) => {
+                    self.client = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read_vmm(&mut self) {
+        let room = match self.may_read() {
+            false => return,
+            true if self.client.as_ref().is_none_or(|client| client.stalled) => CHUNK_BYTES,
+            true => self.backlog.room().min(CHUNK_BYTES),
+        };
+        let Some(vmm) = self.vmms.front_mut() else {
+            return;
+        };
+        let mut chunk = [0; CHUNK_BYTES];
+        match vmm.read(&mut chunk[..room]) {
+            Ok(len) if len > 0 => {
+                self.backlog.push(&chunk[..len]);
+            }
+            Err(e) if retry(&e) => {}
+            Ok(_) | Err(_) => {
+                self.vmms.pop_front();
+            }
+        }
+    }
+
+    fn write_vmm(&mut self) {
+        let [vmm] = self.vmms.make_contiguous() else {
+            return;
+        };
+        if self.input.is_empty() {
+            return;
+        }
+        match vmm.write(&self.input) {
+            Ok(len) => {
+                self.input.drain(..len);
+            }
+            Err(e) if retry(&e) => {}
+            Err(_) => self.input.clear(),
+        }
+    }
+}
+
+impl Client {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            input_ended: false,
+            stall_ns: None,
+            stalled: false,
+        }
+    }
+}
+
+fn retry(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+#[path = "console/tests.rs"]
+mod tests;

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All that the supervisor has: what the janitor opened for it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+use launch::memfd::{self, Backing, MemfdError};
+use launch::record::{Pages, VERSION, VmmRecord};
+use launch::seccomp::Mode;
+use spec::{HugePages, Memory, Seccomp, Vm, VmName, VmSpec};
+
+/// What the janitor hands over.
+#[derive(Debug)]
+pub(crate) struct Endowment {
+    /// Which VM this is.
+    pub(crate) identity: Identity,
+    /// What is executed, and what it gets for standard input and output.
+    pub(crate) binaries: Binaries,
+    /// What the guest is made of.
+    pub(crate) guest: Guest,
+    /// Where the console leads.
+    pub(crate) console: ConsoleKind,
+    /// Where everybody logs to.
+    pub(crate) log: Log,
+    /// Where the API is served.
+    pub(crate) api: UnixListener,
+    /// Who wants to know that the guest has started.
+    pub(crate) notify: Option<UnixDatagram>,
+}
+
+/// Which VM this is.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Its name, given or made up.
+    pub(crate) name: VmName,
+    /// The spec as it is run.
+    pub(crate) spec: VmSpec,
+    /// The same, validated.
+    pub(crate) vm: Vm,
+    /// When the jailer was started, in ns.
+    pub(crate) started_ns: u64,
+}
+
+/// What is executed.
+#[derive(Debug)]
+pub(crate) struct Binaries {
+    /// The vmm.
+    pub(crate) vmm: OwnedFd,
+    /// /dev/null.
+    pub(crate) null: File,
+}
+
+/// What the guest is made of.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// /dev/kvm.
+    pub(crate) kvm: OwnedFd,
+    /// The kernel.
+    pub(crate) kernel: File,
+    /// The initial RAM disk.
+    pub(crate) initrd: Option<File>,
+    /// Memory for the first vmm; each later one gets its own.
+    pub(crate) ram: Option<OwnedFd>,
+}
+
+/// Both ends of the log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    /// For reading.
+    pub(crate) reader: File,
+    /// For appending.
+    pub(crate) writer: File,
+}
+
+/// Where the console leads.
+#[derive(Debug)]
+pub(crate) enum ConsoleKind {
+    /// To the clients of a socket.
+    Socket {
+        /// Where they connect.
+        listener: UnixListener,
+        /// The first one.
+        client: Option<UnixStream>,
+    },
+    /// To a pseudo-terminal.
+    Pty {
+        /// The vmm's side.
+        primary: OwnedFd,
+        /// The user's side.
+        secondary: OwnedFd,
+        /// Where the user opens it.
+        path: String,
+    },
+    /// To a file, or to /dev/null.
+    Fixed(File),
+}
+
+impl Guest {
+    /// Memory for one vmm: nothing of the guest before is in it.
+    pub(crate) fn fresh_ram(memory: &Memory) -> Result<OwnedFd, MemfdError> {
+        let backing = match memory.huge_pages() {
+            HugePages::None | HugePages::Transparent => Backing::Shmem,
+            HugePages::Size2M => Backing::Huge2M,
+            HugePages::Size1G => Backing::Huge1G,
+        };
+        memfd::shared("guest-ram", memory.size_bytes(), backing)
+    }
+}
+
+impl Identity {
+    /// What the vmm is told; the same at every start.
+    pub(crate) fn record(&self) -> VmmRecord {
+        let vm = &self.vm;
+        VmmRecord {
+            version: VERSION,
+            vm_id: self.name.to_string(),
+            cpus: vm.cpus,
+            mem_bytes: vm.memory.size_bytes(),
+            pages: match vm.memory.huge_pages() {
+                HugePages::None => Pages::Base,
+                HugePages::Transparent => Pages::Transparent,
+                HugePages::Size2M => Pages::Huge2M,
+                HugePages::Size1G => Pages::Huge1G,
+            },
+            prefault: vm.memory.prefault(),
+            cmdline: vm.cmdline.clone(),
+            initrd: vm.initrd.is_some(),
+            seccomp: match vm.seccomp {
+                Seccomp::On => Mode::Kill,
+                Seccomp::Log => Mode::Trap,
+            },
+        }
+    }
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What becomes of a VM, event by event. Pure: no descriptor, no clock, no process; the supervisor
+//! tells it what happened and does what it answers.
+
+use launch::control::{Ending, Failure, FromVmm, ToVmm};
+use spec::OnReboot;
+use spec::api::VmState;
+
+use super::process::Death;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// How long a vmm may take to exit once it has said that it will.
+const EXIT_DEADLINE_NS: u64 = 2 * SECOND_NS;
+/// A guest that reboots sooner than this has not really run.
+const SHORT_RUN_NS: u64 = 30 * SECOND_NS;
+/// So many short runs in a row are a storm.
+const STORM_RUNS: u32 = 5;
+
+/// What is to be done about an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Nothing.
+    Nothing,
+    /// Send the vmm a message.
+    Tell(ToVmm),
+    /// End the vmm's process.
+    Kill,
+}
+
+/// What follows the death of a vmm.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A fresh one.
+    Respawn,
+    /// The VM has ended.
+    End(Fate),
+}
+
+/// How a VM ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The guest powered off, rebooted with `on_reboot: exit`, or did either after it was asked to
+    /// power off.
+    Finished,
+    /// It was ended at once, as asked.
+    Stopped,
+    /// The guest reboots again and again.
+    Storm(u32),
+    /// The guest's kernel panicked.
+    Panicked,
+    /// The guest cannot be run any further.
+    Crashed,
+    /// The vmm gave up.
+    Failed(Failure),
+    /// The vmm said what no vmm says.
+    Rubbish(String),
+    /// The vmm died without a word.
+    Died(Death),
+}
+
+/// The last words of a vmm.
+#[derive(Debug)]
+enum Words {
+    Ended(Ending),
+    Failed(Failure),
+    Rubbish(String),
+}
+
+/// Where a VM is on its way.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    on_reboot: OnReboot,
+    running: VmState,
+    /// The guest was asked to power off.
+    asked: bool,
+    /// The VM is being ended at once.
+    forced: bool,
+    words: Option<Words>,
+    /// When the vmm is killed if it has not exited.
+    deadline_ns: Option<u64>,
+    born_ns: u64,
+    short_runs: u32,
+    reboots: u32,
+}
+
+impl Lifecycle {
+    /// A VM whose first vmm is being started.
+    pub(crate) fn new(on_reboot: OnReboot, now_ns: u64) -> Self {
+        Self {
+            on_reboot,
+            running: VmState::Starting,
+            asked: false,
+            forced: false,
+            words: None,
+            deadline_ns: None,
+            born_ns: now_ns,
+            short_runs: 0,
+            reboots: 0,
+        }
+    }
+
+    /// What the VM is doing.
+    pub(crate) fn state(&self) -> VmState {
+        if self.asked || self.forced || self.words.is_some() {
+            VmState::Stopping
+        } else {
+            self.running
+        }
+    }
+
+    /// Whether its vCPUs run, are stopped, or have not begun.
+    pub(crate) fn running(&self) -> VmState {
+        self.running
+    }
+
+    /// How often the guest has rebooted.
+    pub(crate) fn reboots(&self) -> u32 {
+        self.reboots
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.deadline_ns
+    }
+
+    /// The vmm said something.
+    pub(crate) fn heard(&mut self, message: FromVmm, now_ns: u64) -> Order {
+        match message {
+            _ if self.words.is_some() => {}
+            FromVmm::Started | FromVmm::Resumed => self.running = VmState::Running,
+            FromVmm::Paused => self.running = VmState::Paused,
+            FromVmm::Ended(ending) => self.last_words(Words::Ended(ending), now_ns),
+            FromVmm::Failed(failure) => self.last_words(Words::Failed(failure), now_ns),
+        }
+        Order::Nothing
+    }
+
+    /// The vmm said what no vmm says.
+    pub(crate) fn heard_rubbish(&mut self, what: String, now_ns: u64) -> Order {
+        if self.words.is_none() {
+            self.last_words(Words::Rubbish(what), now_ns);
+        }
+        Order::Kill
+    }
+
+    /// The vmm closed its control socket: it is exiting.
+    pub(crate) fn hung_up(&mut self, now_ns: u64) {
+        self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
+    }
+
+    fn last_words(&mut self, words: Words, now_ns: u64) {
+        self.words = Some(words);
+        self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
+    }
+
+    /// Somebody wants the guest to power off.
+    pub(crate) fn press_power_button(&mut self) -> Order {
+        self.asked = true;
+        Order::Tell(ToVmm::PowerButton)
+    }
+
+    /// Somebody signalled that the VM is to end: gently at first, at once if they insist.
+    pub(crate) fn asked_by_signal(&mut self) -> Order {
+        match self.asked {
+            false => self.press_power_button(),
+            true => self.end_at_once(),
+        }
+    }
+
+    /// Somebody wants the VM to end at once.
+    pub(crate) fn end_at_once(&mut self) -> Order {
+        self.forced = true;
+        Order::Kill
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now_ns: u64) -> Order {
+        match self.deadline_ns {
+            Some(deadline) if now_ns >= deadline => {
+                self.deadline_ns = None;
+                Order::Kill
+            }
+            _ => Order::Nothing,
+        }
+    }
+
+    /// The vmm is dead and reaped, and everything it had said was heard.
+    pub(crate) fn died(&mut self, death: Death, now_ns: u64) -> Next {
+        let fate = match self.words.take() {
+            _ if self.forced => Fate::Stopped,
+            Some(Words::Ended(Ending::PowerOff)) => Fate::Finished,
+            Some(Words::Ended(Ending::Reboot)) => return self.rebooted(now_ns),
+            Some(Words::Ended(Ending::Panic)) => Fate::Panicked,
+            Some(Words::Ended(Ending::Crash)) => Fate::Crashed,
+            Some(Words::Failed(failure)) => Fate::Failed(failure),
+            Some(Words::Rubbish(what)) => Fate::Rubbish(what),
+            None => Fate::Died(death),
+        };
+        Next::End(fate)
+    }
+
+    fn rebooted(&mut self, now_ns: u64) -> Next {
+        // A guest that reboots when told to power off has at least gone down; a fresh one would
+        // never hear that it was asked.
+        if self.on_reboot == OnReboot::Exit || self.asked {
+            return Next::End(Fate::Finished);
+        }
+        self.short_runs = match now_ns.saturating_sub(self.born_ns) {
+            ..SHORT_RUN_NS => self.short_runs + 1,
+            _ => 0,
+        };
+        if self.short_runs >= STORM_RUNS {
+            return Next::End(Fate::Storm(self.short_runs));
+        }
+        self.reboots = self.reboots.saturating_add(1);
+        self.running = VmState::Starting;
+        self.deadline_ns = None;
+        self.born_ns = now_ns;
+        Next::Respawn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXITED: Death = Death::Exited(0);
+
+    fn started() -> Lifecycle {
+        let mut vm = Lifecycle::new(OnReboot::Restart, 0);
+        assert_eq!(vm.heard(FromVmm::Started, 0), Order::Nothing);
+        vm
+    }
+
+    fn ended(mut vm: Lifecycle, ending: Ending) -> Next {
+        assert_eq!(vm.heard(FromVmm::Ended(ending), 0), Order::Nothing);
+        vm.died(EXITED, 0)
+    }
+
+    #[test]
+    fn guest_that_ends_decides_how_the_vm_ends() {
+        for (ending, fate) in [
+            (Ending::PowerOff, Fate::Finished),
+            (Ending::Panic, Fate::Panicked),
+            (Ending::Crash, Fate::Crashed),
+        ] {
+            assert_eq!(ended(started(), ending), Next::End(fate));
+        }
+    }
+
+    #[test]
+    fn guest_that_reboots_is_respawned_or_ends_as_the_spec_says() {
+        assert_eq!(ended(started(), Ending::Reboot), Next::Respawn);
+        let exits = Lifecycle::new(OnReboot::Exit, 0);
+        assert_eq!(ended(exits, Ending::Reboot), Next::End(Fate::Finished));
+        let mut asked = started();
+        asked.press_power_button();
+        assert_eq!(ended(asked, Ending::Reboot), Next::End(Fate::Finished));
+    }
+
+    #[test]
+    fn fifth_short_run_in_a_row_is_a_storm_and_a_long_one_breaks_the_row() {
+        let mut vm = started();
+        let mut reboot = |now| {
+            vm.heard(FromVmm::Ended(Ending::Reboot), now);
+            vm.died(EXITED, now)
+        };
+        let long = 100 * SECOND_NS;
+        for now in [1, 2, 3, 4, long, long + 1, long + 2, long + 3, long + 4] {
+            assert_eq!(reboot(now), Next::Respawn, "{now}");
+        }
+        assert_eq!(reboot(long + 5), Next::End(Fate::Storm(5)));
+    }
+
+    #[test]
+    fn first_signal_presses_the_button_and_the_second_ends() {
+        let mut vm = started();
+        assert_eq!(vm.asked_by_signal(), Order::Tell(ToVmm::PowerButton));
+        assert_eq!(vm.state(), VmState::Stopping);
+        assert_eq!(vm.asked_by_signal(), Order::Kill);
+        let killed = Death::Signalled(nix::sys::signal::Signal::SIGKILL);
+        assert_eq!(vm.died(killed, 0), Next::End(Fate::Stopped));
+    }
+
+    #[test]
+    fn button_pressed_again_by_the_api_does_not_end_the_vm() {
+        let mut vm = started();
+        for _ in 0..2 {
+            assert_eq!(vm.press_power_button(), Order::Tell(ToVmm::PowerButton));
+        }
+    }
+
+    #[test]
+    fn vmm_that_says_it_ends_and_stays_is_killed_and_believed() {
+        let mut vm = started();
+        vm.heard(FromVmm::Ended(Ending::PowerOff), 7);
+        vm.hung_up(9);
+        assert_eq!(vm.deadline_ns(), Some(7 + EXIT_DEADLINE_NS));
+        assert_eq!(vm.tick(EXIT_DEADLINE_NS), Order::Nothing);
+        assert_eq!(vm.tick(7 + EXIT_DEADLINE_NS), Order::Kill);
+        assert_eq!(vm.deadline_ns(), None);
+        assert_eq!(vm.died(Death::Exited(9), 0), Next::End(Fate::Finished));
+    }
+
+    #[test]
+    fn vmm_that_dies_without_a_word_is_told_by_its_death() {
+        let death = Death::Exited(4);
+        assert_eq!(started().died(death, 0), Next::End(Fate::Died(death)));
+    }
+
+    #[test]
+    fn words_after_the_last_ones_change_nothing() {
+        let mut vm = started();
+        vm.heard(FromVmm::Ended(Ending::Panic), 0);
+        vm.heard(FromVmm::Ended(Ending::PowerOff), 0);
+        vm.heard(FromVmm::Paused, 0);
+        assert_eq!(vm.running(), VmState::Running);
+        assert_eq!(vm.heard_rubbish("noise".into(), 0), Order::Kill);
+        assert_eq!(vm.died(EXITED, 0), Next::End(Fate::Panicked));
+    }
+
+    #[test]
+    fn rubbish_kills_the_vmm_and_is_what_is_told() {
+        let mut vm = started();
+        assert_eq!(vm.heard_rubbish("noise".into(), 0), Order::Kill);
+        assert_eq!(vm.died(EXITED, 0), Next::End(Fate::Rubbish("noise".into())));
+    }
+
+    #[test]
+    fn state_follows_what_the_vmm_says() {
+        let mut vm = Lifecycle::new(OnReboot::Restart, 0);
+        assert_eq!(vm.state(), VmState::Starting);
+        for (message, state) in [
+            (FromVmm::Started, VmState::Running),
+            (FromVmm::Paused, VmState::Paused),
+            (FromVmm::Resumed, VmState::Running),
+        ] {
+            vm.heard(message, 0);
+            assert_eq!(vm.state(), state);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A running child: signalled, waited for and reaped through its pidfd, never through its number.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::child::{self, Child};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// It exited.
+    Exited(i32),
+    /// A signal killed it.
+    Signalled(Signal),
+    /// It was never executed: the step that failed, and why.
+    NotExecuted(&'static str, Errno),
+    /// It is gone, and nobody can say how.
+    Unknown,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exited with status {status}"),
+            Self::Signalled(signal) => write!(f, "was killed by {signal}"),
+            Self::NotExecuted(step, errno) => {
+                write!(f, "did not start: cannot {step}: {}", errno.desc())
+            }
+            Self::Unknown => f.write_str("is gone"),
+        }
+    }
+}
+
+/// A child that has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    reaped: bool,
+}
+
+impl Process {
+    /// Takes charge of a child.
+    pub(crate) fn new(child: Child) -> Self {
+        Self {
+            child,
+            reaped: false,
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.child.pid
+    }
+
+    /// Ends it; it is still to be reaped.
+    pub(crate) fn kill(&self) {
+        // It may be dead already, which is what was wanted.
+        let _ = send_signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+    }
+
+    /// How it ended, if it has; then it is reaped.
+    pub(crate) fn reap(&mut self) -> Option<Death> {
+        self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+    }
+
+    fn wait(&mut self, flags: WaitPidFlag) -> Option<Death> {
+        let death = match waitid(Id::PIDFd(self.child.pidfd.as_fd()), flags) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return None,
+            Ok(WaitStatus::Exited(_, status)) => Death::Exited(status),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Death::Signalled(signal),
+            Ok(_) | Err(_) => Death::Unknown,
+        };
+        self.reaped = true;
+        match child::failure(&self.child.report) {
+            Some((step, errno)) => Some(Death::NotExecuted(step, errno)),
+            None => Some(death),
+        }
+    }
+}
+
+impl AsFd for Process {
+    /// Readable once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            let _ = self.wait(WaitPidFlag::WEXITED);
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result<()> {
+    let no_info: *const libc::siginfo_t = std::ptr::null();
+    let (pidfd, signal) = (pidfd.as_raw_fd(), signal as libc::c_int);
+    // SAFETY: the descriptor is open (it is borrowed), and a null siginfo is allowed.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, no_info, 0) };
+    Errno::result(sent).map(drop)
+}
