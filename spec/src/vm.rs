@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole VM: [`VmSpec`] as it is written, [`Vm`] as it is meant.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,48 @@ pub enum Seccomp {
     On,
     /// It kills the process too, after the call's name went to the log.
     Log,
+}
+
+impl FromStr for OnReboot {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "restart" => Ok(Self::Restart),
+            "exit" => Ok(Self::Exit),
+            _ => Err("expected restart or exit".into()),
+        }
+    }
+}
+
+impl fmt::Display for OnReboot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restart => "restart",
+            Self::Exit => "exit",
+        })
+    }
+}
+
+impl FromStr for Seccomp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "log" => Ok(Self::Log),
+            _ => Err("expected on or log".into()),
+        }
+    }
+}
+
+impl fmt::Display for Seccomp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Log => "log",
+        })
+    }
 }
 
 /// One VM as it is written: `vm.json`, or the flags of `bulkhead run`. Unknown fields are refused.
