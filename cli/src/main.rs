@@ -1,3 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
-//! cli
-fn main() {}
+//! `bulkhead`: the command line. It starts jailers and talks to them over their VMs' sockets; it
+//! holds the user's terminal, and nothing that a VM needs to live.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod client;
+mod console;
+mod documents;
+mod error;
+mod escape;
+mod inspect;
+mod output;
+mod ps;
+mod run;
+mod signals;
+mod state;
+mod table;
+mod terminal;
+mod usage;
+
+use args::{Cli, Verb};
+use error::Error;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::show(&error),
+    };
+    match dispatch(cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, Error> {
+    let state_dir = cli.state_dir.as_deref();
+    let base = || state::base(state_dir);
+    match cli.verb {
+        Verb::Run(args) => return run::run(args, state_dir),
+        Verb::Check { config } => documents::check(&config)?,
+        Verb::Schema => documents::schema()?,
+        Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,
+        Verb::Console { vm } => console::attach(&base()?, &vm)?,
+        Verb::Stop { vm, force } => client::stop(&base()?, &vm, force)?,
+        Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
+        Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,
+        Verb::Ps { json } => ps::ps(&base()?, json)?,
+    }
+    Ok(0)
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line: verbs, flags, and the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use spec::{ByteSize, Console, HugePages, OnReboot, Seccomp, VmName};
+
+const ABOUT: &str = "Runs virtual machines whose devices live in separate jailed processes.";
+
+const EXAMPLES: &str = "\
+Examples:
+  bulkhead run --kernel vmlinuz --initrd initrd.img    boot a kernel, console on this terminal
+  bulkhead run --name web --config web.json --detach   start a VM in the background
+  bulkhead ps                                          what is running
+  bulkhead console web                                 attach to its console (Ctrl-a x detaches)
+  bulkhead stop web                                    press its power button
+
+Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, about = ABOUT, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Where the state directories of VMs are, instead of /run/bulkhead (root) or
+    /// $XDG_RUNTIME_DIR/bulkhead
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Start a VM, and stay with it until it ends
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// List the VMs
+    #[command(after_help = "Examples:\n  bulkhead ps\n  bulkhead ps --json | jq -r '.[].name'")]
+    Ps {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Attach this terminal to a VM's console
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Console {
+        /// The VM's name
+        vm: VmName,
+    },
+    /// Press a VM's power button, or end it at once
+    #[command(after_help = STOP_EXAMPLES)]
+    Stop {
+        /// The VM's name
+        vm: VmName,
+        /// Do not ask the guest; return when the VM is gone
+        #[arg(long)]
+        force: bool,
+    },
+    /// Stop a VM's vCPUs
+    #[command(after_help = "Example:\n  bulkhead pause web && bulkhead resume web")]
+    Pause {
+        /// The VM's name
+        vm: VmName,
+    },
+    /// Let a paused VM run again
+    #[command(after_help = "Example:\n  bulkhead resume web")]
+    Resume {
+        /// The VM's name
+        vm: VmName,
+    },
+    /// Show a VM: its state, spec, command line and processes
+    #[command(after_help = "Examples:\n  bulkhead inspect web\n  \
+                            bulkhead inspect web --json | jq -r .pty")]
+    Inspect {
+        /// The VM's name
+        vm: VmName,
+        /// Print JSON, as the API answers it
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a VM's JSON file without starting it
+    #[command(after_help = "Example:\n  bulkhead check vm.json && bulkhead run --config vm.json")]
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the JSON schema of a VM's file
+    #[command(after_help = "Example:\n  bulkhead schema > bulkhead-vm.schema.json")]
+    Schema,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  bulkhead run --kernel vmlinux --initrd initrd.img --cpus 2 --mem 1G
+  bulkhead run --kernel vmlinuz --cmdline 'console=ttyS0 quiet' --console file=boot.log
+  bulkhead run --name web --kernel vmlinuz --initrd initrd.img --detach
+  bulkhead run --config vm.json --name second
+
+On a terminal: Ctrl-a x ends the VM, Ctrl-a c sends Ctrl-a, Ctrl-a h shows help.
+SIGTERM or SIGINT presses the power button, a second one ends the VM at once.
+Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.";
+
+const CONSOLE_EXAMPLES: &str = "\
+Examples:
+  bulkhead console web
+  echo reboot | bulkhead console web >boot.log
+
+On a terminal: Ctrl-a x detaches, Ctrl-a c sends Ctrl-a, Ctrl-a h shows help.";
+
+const STOP_EXAMPLES: &str = "\
+Examples:
+  bulkhead stop web            the guest is asked to power off
+  bulkhead stop web --force    as if its plug was pulled";
+
+/// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The VM's name [default: vm- and this process's id]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<VmName>,
+    /// The guest kernel: bzImage, or ELF with a PVH entry
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel command line, in place of the default one (`bulkhead inspect` shows it)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) cmdline: Option<String>,
+    /// The number of vCPUs, 1 to 254 [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) cpus: Option<u32>,
+    /// The guest's memory, such as 512M or 4G [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) mem: Option<ByteSize>,
+    /// The page size guest memory comes in: none, thp, 2M or 1G [default: none]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) hugepages: Option<HugePages>,
+    /// Allocate all guest memory before the guest starts
+    #[arg(long)]
+    pub(crate) prefault: bool,
+    /// Where COM1 leads: stdio, pty, socket, file=F or none [default: stdio]
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) console: Option<Console>,
+    /// What a guest reboot does: restart or exit [default: restart]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) on_reboot: Option<OnReboot>,
+    /// What a system call outside the filters does: on kills, log names the call first
+    /// [default: on]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) seccomp: Option<Seccomp>,
+    /// Return when the guest has started, and print the VM's name
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// The VM as a JSON file; --name and --console go before what it says
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "on_reboot",
+        "seccomp",
+    ])]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        use clap::CommandFactory;
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string);
+            let name = verb.get_name();
+            let example = format!("bulkhead {name}");
+            assert!(help.is_some_and(|help| help.contains(&example)), "{name}");
+        }
+    }
+}

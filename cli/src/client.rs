@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Talking to a VM's API: one request, one answer, as much of HTTP/1.1 as that takes.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use spec::VmName;
+use spec::api::{Fault, Stop, VmInfo};
+use spec::state::API_SOCKET;
+
+use crate::error::Error;
+
+/// How long an answer may take; the jailer's own deadlines are shorter.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer, in bytes.
+const ANSWER_MAX_BYTES: usize = 1 << 20;
+/// The most headers of an answer.
+const HEADERS_MAX: usize = 16;
+
+/// A VM could not be talked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// There is none of this name.
+    #[error("VM {0:?}: there is no such VM in {1}")]
+    Unknown(String, PathBuf),
+    /// Its jailer was killed.
+    #[error("VM {0:?}: is dead; what it left is swept when its name is used again")]
+    Dead(String),
+    /// It could not be reached, or the answer could not be read.
+    #[error("VM {0:?}")]
+    Io(String, #[source] io::Error),
+    /// What came is not an answer.
+    #[error("VM {0:?}: answered what is not understood")]
+    Malformed(String),
+    /// The VM has refused.
+    #[error("VM {0:?}: {1}")]
+    Refused(String, String),
+    /// Its console is not behind a socket.
+    #[error("VM {0:?}: {1}")]
+    NoConsole(String, String),
+}
+
+/// Connects to a socket in a VM's state directory.
+pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStream, ClientError> {
+    let dir = base.join(vm.as_str());
+    UnixStream::connect(dir.join(socket)).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => ClientError::Unknown(vm.to_string(), base.into()),
+        ErrorKind::ConnectionRefused => ClientError::Dead(vm.to_string()),
+        _ => ClientError::Io(vm.to_string(), error),
+    })
+}
+
+/// The VM as it is now.
+pub(crate) fn info(base: &Path, vm: &VmName) -> Result<VmInfo, ClientError> {
+    let body = request(base, vm, "GET", "/v1/vm", "")?;
+    serde_json::from_slice(&body).map_err(|_| ClientError::Malformed(vm.to_string()))
+}
+
+/// Asks the VM for something.
+pub(crate) fn put(base: &Path, vm: &VmName, target: &str) -> Result<(), Error> {
+    request(base, vm, "PUT", target, "")?;
+    Ok(())
+}
+
+/// `bulkhead stop`; by force, it returns when the name is free again.
+pub(crate) fn stop(base: &Path, vm: &VmName, force: bool) -> Result<(), Error> {
+    let dir = File::open(base.join(vm.as_str()));
+    let body = serde_json::to_string(&Stop { force });
+    let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
+    request(base, vm, "PUT", "/v1/vm/stop", &body)?;
+    if let (true, Ok(dir)) = (force, dir) {
+        // The jailer holds the lock for as long as anything of the VM is left.
+        let _ = Flock::lock(dir, FlockArg::LockShared);
+    }
+    Ok(())
+}
+
+fn request(
+    base: &Path,
+    vm: &VmName,
+    method: &str,
+    target: &str,
+    body: &str,
+) -> Result<Vec<u8>, ClientError> {
+    let mut stream = connect(base, vm, API_SOCKET)?;
+    let failed = |error| ClientError::Io(vm.to_string(), error);
+    let len = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Length: {len}\r\n\r\n{body}"
+    );
+    let mut answer = Vec::new();
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)))
+        .and_then(|()| stream.write_all(request.as_bytes()))
+        .map_err(failed)?;
+    let limit = ANSWER_MAX_BYTES as u64;
+    stream
+        .take(limit)
+        .read_to_end(&mut answer)
+        .map_err(failed)?;
+    let malformed = || ClientError::Malformed(vm.to_string());
+    match parse(&answer).ok_or_else(malformed)? {
+        (200..=299, body) => Ok(body.to_vec()),
+        (_, body) => {
+            let fault: Fault = serde_json::from_slice(body).map_err(|_| malformed())?;
+            Err(ClientError::Refused(vm.to_string(), fault.error))
+        }
+    }
+}
+
+/// The status and body of an answer behind which the connection was closed.
+fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut headers);
+    match parsed.parse(answer) {
+        Ok(httparse::Status::Complete(len)) => Some((parsed.code?, answer.get(len..)?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_complete_is_parsed_and_cut_is_not() {
+        let answer = b"HTTP/1.1 409 Conflict\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(parse(answer), Some((409, &b"{}"[..])));
+        assert_eq!(parse(&answer[..30]), None);
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn vm_unknown_and_vm_dead_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm: VmName = "a".parse().unwrap();
+        let unknown = info(dir.path(), &vm).unwrap_err();
+        assert!(matches!(unknown, ClientError::Unknown(..)), "{unknown}");
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let socket = dir.path().join("a").join(API_SOCKET);
+        drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
+        let dead = info(dir.path(), &vm).unwrap_err();
+        assert!(matches!(dead, ClientError::Dead(_)), "{dead}");
+    }
+}

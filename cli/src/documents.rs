@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! VMs as JSON files: `check`, `schema`, and `run --config`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use spec::{DOCUMENT_MAX_BYTES, DocumentError, SpecError, Vm, VmSpec};
+
+use crate::error::Error;
+use crate::output;
+
+/// A file is no VM.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DocumentsError {
+    /// It could not be read.
+    #[error("config {0:?}")]
+    Read(PathBuf, #[source] io::Error),
+    /// It is not of the right shape.
+    #[error("config {0:?}")]
+    Shape(PathBuf, #[source] DocumentError),
+    /// It says what cannot be.
+    #[error("config {0:?}")]
+    Spec(PathBuf, #[source] SpecError),
+    /// The schema could not be written as JSON.
+    #[error("cannot write the schema")]
+    Schema(#[source] serde_json::Error),
+}
+
+/// Reads a VM from a JSON file; it is checked as far as it can be without looking at the host.
+pub(crate) fn read(path: &Path) -> Result<VmSpec, DocumentsError> {
+    let mut text = Vec::new();
+    let limit = DOCUMENT_MAX_BYTES as u64 + 1;
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut text))
+        .map_err(|e| DocumentsError::Read(path.into(), e))?;
+    let spec = VmSpec::from_json(&text).map_err(|e| DocumentsError::Shape(path.into(), e))?;
+    let checked = Vm::try_from(spec.clone());
+    checked.map_err(|e| DocumentsError::Spec(path.into(), e))?;
+    Ok(spec)
+}
+
+/// `bulkhead check`.
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
+    read(path)?;
+    output::print(&format!("{}: ok\n", path.display()))
+}
+
+/// `bulkhead schema`.
+pub(crate) fn schema() -> Result<(), Error> {
+    let schema = schemars::schema_for!(VmSpec);
+    let text = serde_json::to_string_pretty(&schema).map_err(DocumentsError::Schema)?;
+    output::print(&format!("{text}\n"))
+}

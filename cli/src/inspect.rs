@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `bulkhead inspect`: one VM in full.
+
+use std::path::Path;
+
+use nix::time::{ClockId, clock_gettime};
+use spec::api::{ProcessInfo, VmInfo, VmState};
+use spec::{Console, VmName};
+
+use crate::client::{self, ClientError};
+use crate::error::Error;
+use crate::output;
+use crate::table::{align, span};
+
+/// Shows a VM.
+pub(crate) fn inspect(base: &Path, vm: &VmName, json: bool) -> Result<(), Error> {
+    let info = client::info(base, vm)?;
+    let text = match json {
+        true => {
+            let text = serde_json::to_string_pretty(&info);
+            text.map_err(|e| ClientError::Io(vm.to_string(), e.into()))? + "\n"
+        }
+        false => describe(&info, &base.join(vm.as_str()), now_ns()),
+    };
+    output::print(&text)
+}
+
+/// A state in a word.
+pub(crate) fn state(state: VmState) -> &'static str {
+    match state {
+        VmState::Starting => "starting",
+        VmState::Running => "running",
+        VmState::Paused => "paused",
+        VmState::Stopping => "stopping",
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the clock of all times in the API.
+pub(crate) fn now_ns() -> u64 {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
+}
+
+/// How long a process has been there.
+pub(crate) fn age(process: &ProcessInfo, now_ns: u64) -> String {
+    span(now_ns.saturating_sub(process.spawned_ns) / 1_000_000_000)
+}
+
+fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
+    let spec = &info.spec;
+    let console = match (&spec.console, &info.pty) {
+        (Console::Pty, Some(path)) => format!("pty {path}"),
+        (Console::Stdio | Console::Socket, _) => {
+            let socket = dir.join(spec::state::CONSOLE_SOCKET);
+            format!("{} {}", spec.console, socket.display())
+        }
+        (console, _) => console.to_string(),
+    };
+    let prefault = if spec.prefault { ", prefaulted" } else { "" };
+    let initrd = spec.initrd.as_ref().map(|path| path.display().to_string());
+    let fields = [
+        ("name", info.name.to_string()),
+        ("state", state(info.state).to_string()),
+        ("reboots", info.reboots.to_string()),
+        ("kernel", spec.kernel.display().to_string()),
+        ("initrd", initrd.unwrap_or_else(|| "none".into())),
+        ("cmdline", info.cmdline.clone()),
+        ("cpus", spec.cpus.to_string()),
+        ("mem", format!("{}{prefault}", spec.mem)),
+        ("hugepages", spec.hugepages.to_string()),
+        ("console", console),
+        ("on-reboot", spec.on_reboot.to_string()),
+        ("seccomp", spec.seccomp.to_string()),
+        ("state-dir", dir.display().to_string()),
+    ];
+    let fields = fields.map(|(field, value)| vec![field.to_string(), value]);
+    let header = ["ROLE", "PID", "AGE", "PIO EXITS", "MMIO EXITS"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    rows.extend(info.processes.iter().map(|process| {
+        vec![
+            process.role.clone(),
+            process.pid.to_string(),
+            age(process, now_ns),
+            process.pio_exits.to_string(),
+            process.mmio_exits.to_string(),
+        ]
+    }));
+    format!("{}\n{}", align(&fields), align(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::VmSpec;
+
+    #[test]
+    fn description_has_the_spec_and_every_process() {
+        let info = VmInfo {
+            name: "web".parse().unwrap(),
+            state: VmState::Paused,
+            spec: VmSpec::new("/k"),
+            cmdline: "console=ttyS0".into(),
+            pty: None,
+            reboots: 2,
+            processes: vec![ProcessInfo {
+                role: "vmm".into(),
+                pid: 77,
+                spawned_ns: 0,
+                first_run_ns: 0,
+                pio_exits: 5,
+                mmio_exits: 6,
+            }],
+        };
+        let text = describe(&info, Path::new("/run/bulkhead/web"), 61_000_000_000);
+        for part in [
+            "name       web\n",
+            "state      paused\n",
+            "kernel     /k\n",
+            "cmdline    console=ttyS0\n",
+            "console    stdio /run/bulkhead/web/console.sock\n",
+            "vmm   77   1m01s  5          6\n",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

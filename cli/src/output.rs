@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers on standard output, complaints on standard error.
+
+use std::io::{self, Write};
+
+use crate::error::Error;
+
+/// Writes an answer. A reader that has seen enough is no error.
+pub(crate) fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Says in one line what went wrong, with its causes.
+pub(crate) fn complain(error: &dyn std::error::Error) {
+    complain_line(&chain(error));
+}
+
+/// Says one line, whatever is in it.
+pub(crate) fn complain_line(line: &str) {
+    let line: String = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let _ = io::stderr().write_all(format!("bulkhead: {line}\n").as_bytes());
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `bulkhead run`: starts a jailer, and stays with it or leaves it alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use spec::{Console, Vm, VmSpec};
+
+use crate::args::RunArgs;
+use crate::documents;
+use crate::error::Error;
+
+mod child;
+mod detach;
+mod foreground;
+
+/// A VM could not be started or waited for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The spec could not be passed on.
+    #[error("cannot pass the VM to the jailer")]
+    Spec(#[source] io::Error),
+    /// Something the jailer gets could not be made.
+    #[error("cannot make a socket for the jailer")]
+    Socket(#[source] Errno),
+    /// There is no jailer.
+    #[error("jailer {0:?}: it belongs beside bulkhead")]
+    Jailer(PathBuf, #[source] io::Error),
+    /// The jailer could not be waited for.
+    #[error("cannot wait for the jailer")]
+    Wait(#[source] io::Error),
+    /// The jailer was killed.
+    #[error("the jailer was killed by signal {0}, and the VM with it")]
+    Killed(i32),
+}
+
+/// Starts a VM; the exit status is the jailer's.
+pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> {
+    let detach = args.detach;
+    let spec = spec(args)?;
+    let vm = Vm::try_from(spec.clone())?;
+    // Known to be wrong before anything is started.
+    crate::state::base(state_dir)?;
+    match detach {
+        true => detach::run(&spec, state_dir),
+        false => foreground::run(&spec, state_dir, vm.console == Console::Stdio),
+    }
+}
+
+/// The VM as flags or file say it, with a name.
+fn spec(args: RunArgs) -> Result<VmSpec, Error> {
+    let mut spec = match &args.config {
+        Some(path) => documents::read(path)?,
+        None => from_flags(&args),
+    };
+    if let Some(name) = args.name {
+        spec.name = Some(name.to_string());
+    }
+    if let Some(console) = args.console {
+        spec.console = console;
+    }
+    let made_up = || format!("vm-{}", std::process::id());
+    spec.name = Some(spec.name.unwrap_or_else(made_up));
+    Ok(spec)
+}
+
+fn from_flags(args: &RunArgs) -> VmSpec {
+    let defaults = VmSpec::new(args.kernel.clone().unwrap_or_default());
+    VmSpec {
+        initrd: args.initrd.clone(),
+        cmdline: args.cmdline.clone(),
+        cpus: args.cpus.unwrap_or(defaults.cpus),
+        mem: args.mem.unwrap_or(defaults.mem),
+        hugepages: args.hugepages.unwrap_or(defaults.hugepages),
+        prefault: args.prefault,
+        on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
+        seccomp: args.seccomp.unwrap_or(defaults.seccomp),
+        ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Verb};
+    use clap::Parser;
+    use spec::ByteSize;
+
+    fn parsed(args: &[&str]) -> Result<VmSpec, Error> {
+        let args = ["bulkhead", "run"].iter().chain(args);
+        match Cli::try_parse_from(args).unwrap().verb {
+            Verb::Run(args) => spec(args),
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn flags_say_what_the_document_says() {
+        let flags = parsed(&[
+            "--name=a",
+            "--kernel=/k",
+            "--initrd=/i",
+            "--cmdline=-x y",
+            "--cpus=2",
+            "--mem=1G",
+            "--hugepages=2M",
+            "--prefault",
+            "--console=file=/tmp/o",
+            "--on-reboot=exit",
+            "--seccomp=log",
+        ]);
+        let document = VmSpec::from_json(
+            br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
+            "hugepages":"2M","prefault":true,"console":"file=/tmp/o","on_reboot":"exit",
+            "seccomp":"log"}"#,
+        );
+        assert_eq!(flags.unwrap(), document.unwrap());
+    }
+
+    #[test]
+    fn flags_left_out_are_the_defaults_and_a_name_is_made_up() {
+        let mut spec = parsed(&["--kernel", "/k"]).unwrap();
+        let name = spec.name.take().unwrap();
+        assert!(name.starts_with("vm-"), "{name}");
+        assert_eq!(spec, VmSpec::new("/k"));
+    }
+
+    #[test]
+    fn name_and_console_go_before_what_the_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("vm.json");
+        std::fs::write(&file, r#"{"name":"a","kernel":"/k","mem":"1G"}"#).unwrap();
+        let file = file.to_str().unwrap();
+        let spec = parsed(&["--config", file, "--name", "b", "--console", "none"]).unwrap();
+        assert_eq!(spec.name.as_deref(), Some("b"));
+        assert_eq!((spec.console, spec.mem), (Console::None, ByteSize(1 << 30)));
+    }
+}

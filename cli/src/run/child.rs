@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The jailer as our child.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getppid, setsid};
+use spec::VmSpec;
+
+use super::RunError;
+use crate::error::Error;
+
+/// How a jailer is started.
+#[derive(Debug, Default)]
+pub(super) struct Start<'a> {
+    /// Where the state directory goes.
+    pub(super) state_dir: Option<&'a Path>,
+    /// The console's first client, to be inherited.
+    pub(super) console: Option<OwnedFd>,
+    /// Where it says that it is ready, instead of where the environment says.
+    pub(super) notify: Option<OsString>,
+    /// Its standard error, instead of ours.
+    pub(super) stderr: Option<Stdio>,
+    /// The VM ends when we die.
+    pub(super) bound: bool,
+}
+
+/// Starts the jailer that is beside this binary.
+pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> {
+    let path = std::env::current_exe()
+        .unwrap_or_default()
+        .with_file_name("jailer");
+    let document = document(spec).map_err(RunError::Spec)?;
+    let mut command = Command::new(&path);
+    command.arg("--config");
+    command.arg(format!("/proc/self/fd/{}", document.as_raw_fd()));
+    if let Some(dir) = start.state_dir {
+        command.arg("--state-dir").arg(dir);
+    }
+    if let Some(console) = &start.console {
+        command
+            .arg("--console-fd")
+            .arg(console.as_raw_fd().to_string());
+    }
+    if let Some(notify) = start.notify {
+        command.env("NOTIFY_SOCKET", notify);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(start.stderr.unwrap_or_else(Stdio::inherit));
+    set_apart(&mut command, start.bound);
+    command.spawn().map_err(|e| RunError::Jailer(path, e))
+}
+
+/// The spec in a memfd that a child inherits.
+fn document(spec: &VmSpec) -> io::Result<File> {
+    let text = serde_json::to_vec(spec)?;
+    let mut file = File::from(memfd_create(c"vm.json", MFdFlags::empty())?);
+    file.write_all(&text)?;
+    Ok(file)
+}
+
+/// A session of its own, so that Ctrl-C reaches it through us and not twice; if bound, SIGHUP when
+/// we die, however that happens.
+#[allow(unsafe_code)]
+fn set_apart(command: &mut Command, bound: bool) {
+    let parent = getpid();
+    let prepare = move || {
+        setsid()?;
+        if bound {
+            set_pdeathsig(Signal::SIGHUP)?;
+            if getppid() != parent {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec `prepare` only makes system calls, and none of them allocates:
+    // io::Error holds an errno or a kind in place.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Passes a signal on.
+pub(super) fn pass_on(child: &Child, signal: Signal) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        // The child has not been waited for, so that the id is still its own.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// The jailer's exit status is ours.
+pub(super) fn status(status: ExitStatus) -> Result<u8, Error> {
+    let code = status.code().map(u8::try_from);
+    match code {
+        Some(Ok(code)) => Ok(code),
+        _ => Err(RunError::Killed(status.signal().unwrap_or(0)).into()),
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Staying with a VM until it ends.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, ExitStatus};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use spec::VmSpec;
+
+use super::RunError;
+use super::child::{self, Start};
+use crate::console::{End, Proxy, wait};
+use crate::error::Error;
+use crate::escape::Wish;
+use crate::signals;
+
+/// Runs a VM; with `stdio`, its console is on our standard input and output.
+pub(super) fn run(spec: &VmSpec, state_dir: Option<&Path>, stdio: bool) -> Result<u8, Error> {
+    let signals = signals::take_over()?;
+    let (ours, its) = match stdio {
+        true => console_pair().map_err(RunError::Socket)?,
+        false => (None, None),
+    };
+    let mut child = child::start(
+        spec,
+        Start {
+            state_dir,
+            console: its,
+            bound: true,
+            ..Start::default()
+        },
+    )?;
+    let ended = follow(&mut child, &signals, ours);
+    if ended.is_err() {
+        // We cannot look after it any more.
+        child::pass_on(&child, Signal::SIGHUP);
+        let _ = child.wait();
+    }
+    let status = ended?;
+    child::status(status)
+}
+
+fn follow(
+    child: &mut Child,
+    signals: &SignalFd,
+    console: Option<UnixStream>,
+) -> Result<ExitStatus, Error> {
+    let mut proxy = console.map(Proxy::new).transpose()?;
+    let mut ended = None;
+    loop {
+        let done = proxy.as_ref().is_none_or(Proxy::is_done);
+        if let (true, Some(status)) = (done, ended) {
+            return Ok(status);
+        }
+        for end in ready(signals, proxy.as_ref())? {
+            if let Some(proxy) = &mut proxy
+                && proxy.ready(end) == Some(Wish::Quit)
+            {
+                child::pass_on(child, Signal::SIGHUP);
+            }
+        }
+        for signal in signals::received(signals) {
+            match signal {
+                Signal::SIGCHLD => ended = child.try_wait().map_err(RunError::Wait)?,
+                _ if ended.is_some() => return child.wait().map_err(|e| RunError::Wait(e).into()),
+                Signal::SIGQUIT => child::pass_on(child, Signal::SIGHUP),
+                other => child::pass_on(child, other),
+            }
+        }
+    }
+}
+
+/// Waits; the proxy's ends that are ready.
+fn ready(signals: &SignalFd, proxy: Option<&Proxy>) -> Result<Vec<End>, Error> {
+    let interests = proxy.map(Proxy::interests).unwrap_or_default();
+    let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    fds.extend(
+        interests
+            .iter()
+            .map(|(_, fd, events)| PollFd::new(*fd, *events)),
+    );
+    wait(&mut fds)?;
+    let ends = interests.iter().zip(&fds[1..]);
+    let ends = ends.filter(|(_, fd)| fd.any().unwrap_or(false));
+    Ok(ends.map(|((end, ..), _)| *end).collect())
+}
+
+/// The console's first client and the jailer's end of it, which a child inherits.
+fn console_pair() -> Result<(Option<UnixStream>, Option<OwnedFd>), Errno> {
+    let from = |e: std::io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let (ours, its) = UnixStream::pair().map_err(from)?;
+    fcntl(&its, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok((Some(ours), Some(its.into())))
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The user's terminal in raw mode, and back: at the end of a scope and on a panic. Signals that
+//! end us are read from a descriptor, so that they end a scope, too.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, Once, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+/// The terminal's mode before we changed it.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// A panic restores it.
+static HOOK: Once = Once::new();
+
+/// The user's terminal could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TerminalError {
+    /// Its mode could not be changed.
+    #[error("cannot put the terminal into raw mode")]
+    Mode(#[source] Errno),
+    /// Signals could not be taken over.
+    #[error("cannot take over signals")]
+    Signals(#[source] Errno),
+    /// Waiting failed.
+    #[error("cannot poll")]
+    Poll(#[source] Errno),
+    /// The console's socket failed.
+    #[error("cannot use the console's socket")]
+    Socket(#[source] io::Error),
+}
+
+/// Standard input in raw mode, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct RawMode(());
+
+impl RawMode {
+    /// Changes the mode, if standard input is a terminal.
+    pub(crate) fn enable() -> Result<Option<Self>, TerminalError> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let saved = tcgetattr(&stdin).map_err(TerminalError::Mode)?;
+        let mut raw = saved.clone();
+        cfmakeraw(&mut raw);
+        // Others write to the terminal, too, and end their lines with \n alone.
+        raw.output_flags |= saved.output_flags & (OutputFlags::OPOST | OutputFlags::ONLCR);
+        HOOK.call_once(|| {
+            let report = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                restore();
+                report(info);
+            }));
+        });
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        let guard = Self(());
+        tcsetattr(&stdin, SetArg::TCSADRAIN, &raw).map_err(TerminalError::Mode)?;
+        Ok(Some(guard))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+fn restore() {
+    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(saved) = saved {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &saved);
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Help in full, and what is wrong with a command line in one line.
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::output;
+
+/// Shows what clap has to say.
+pub(crate) fn show(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = output::print(&error.to_string());
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            output::complain_line("a verb is missing; see bulkhead --help");
+            ExitCode::from(2)
+        }
+        _ => {
+            output::complain_line(&one_line(&error.to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The message and the tip of clap's error, without the usage behind them.
+fn one_line(text: &str) -> String {
+    let paragraphs = text.split("\n\n").map(str::trim);
+    let wanted = paragraphs.filter(|p| {
+        p.starts_with("error:") || p.starts_with("tip:") || p.starts_with("[possible values")
+    });
+    let words = wanted.flat_map(str::split_whitespace);
+    let line = words.collect::<Vec<_>>().join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    line.replace(" tip: ", "; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn command_line_wrong_is_told_in_one_line_that_names_argument_and_value() {
+        for (args, named) in [
+            (
+                &["run", "--kernel", "k", "--cpus", "x"][..],
+                &["--cpus", "'x'"][..],
+            ),
+            (
+                &["run", "--kernel", "k", "--mem", "12Q"],
+                &["--mem", "'12Q'"],
+            ),
+            (
+                &["run", "--kernel", "k", "--cpu", "2"],
+                &["'--cpu'", "'--cpus'"],
+            ),
+            (&["run"], &["--kernel"]),
+            (
+                &["run", "--config", "a", "--mem", "1G"],
+                &["--config", "--mem"],
+            ),
+            (&["inspect", "a/b"], &["'a/b'"]),
+            (&["insepct", "a"], &["'insepct'", "'inspect'"]),
+        ] {
+            let args = ["bulkhead"].iter().chain(args);
+            let error = Cli::try_parse_from(args).unwrap_err();
+            let line = one_line(&error.to_string());
+            assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
+            for name in named {
+                assert!(line.contains(name), "{line}");
+            }
+        }
+    }
+}
