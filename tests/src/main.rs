@@ -1,3 +1,151 @@
 // SPDX-License-Identifier: Apache-2.0
-//! tests
-fn main() {}
+//! `e2e`: runs end-to-end cases, the scripted demo and measurements against the real binaries.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tests::cases::{self, Group};
+use tests::context::Places;
+use tests::runner::{self, Selection};
+use tests::{bench, demo};
+
+#[derive(Parser)]
+#[command(about = "End-to-end cases, demo and measurements of Bulkhead")]
+struct Cli {
+    #[command(flatten)]
+    places: PlaceFlags,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Args)]
+struct PlaceFlags {
+    /// The directory with bulkhead, jailer and vmm; by default this program's own
+    #[arg(long, global = true, value_name = "DIR")]
+    bin: Option<PathBuf>,
+    /// The directory with guest kernels and initrds
+    #[arg(long, global = true, value_name = "DIR")]
+    assets: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run cases; closes with `N passed, N failed, N skipped`
+    Test {
+        /// Only cases of one group
+        #[arg(long)]
+        group: Option<GroupName>,
+        /// The long ones too
+        #[arg(long)]
+        soak: bool,
+        /// Say the names and run nothing
+        #[arg(long)]
+        list: bool,
+        #[arg(long, hide = true)]
+        for_machine: bool,
+        /// Only cases whose name contains this
+        filter: Option<String>,
+    },
+    /// Run one case in this process
+    #[command(hide = true)]
+    One {
+        /// Its full name
+        name: String,
+    },
+    /// Boot a stock guest, type into its console, power it off
+    Demo,
+    /// Measure something
+    Bench {
+        /// What
+        name: bench::Name,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GroupName {
+    /// Needs no stock guest: runs on any /dev/kvm
+    Native,
+    /// Boots stock guests
+    Guest,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let places = cli.places.resolve()?;
+    match cli.action {
+        Action::Test {
+            group,
+            soak,
+            list,
+            for_machine,
+            filter,
+        } => {
+            let group = group.map(Group::from);
+            let selection = Selection {
+                group,
+                soak,
+                filter,
+                for_machine,
+            };
+            if list {
+                list_cases(&selection);
+                return Ok(ExitCode::SUCCESS);
+            }
+            runner::run(&cases::all(), &selection, &places)
+        }
+        Action::One { name } => {
+            let cases = cases::all();
+            let case = cases.iter().find(|case| case.name == name);
+            Ok(runner::run_here(
+                case.context("there is no case of this name")?,
+                &places,
+            ))
+        }
+        Action::Demo => demo::run(places),
+        Action::Bench { name } => bench::run(name, places),
+    }
+}
+
+fn list_cases(selection: &Selection) {
+    for case in cases::all().iter().filter(|case| selection.selects(case)) {
+        println!("{}", case.name);
+    }
+}
+
+impl PlaceFlags {
+    fn resolve(self) -> Result<Places> {
+        let bin = match self.bin {
+            Some(bin) => bin,
+            None => {
+                let own = std::env::current_exe().context("this program's own path")?;
+                own.parent()
+                    .context("this program has no directory")?
+                    .to_owned()
+            }
+        };
+        Ok(Places {
+            bin,
+            assets: self.assets,
+        })
+    }
+}
+
+impl From<GroupName> for Group {
+    fn from(name: GroupName) -> Self {
+        match name {
+            GroupName::Native => Self::Native,
+            GroupName::Guest => Self::Guest,
+        }
+    }
+}

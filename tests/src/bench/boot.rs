@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From exec to the guest's init: Bulkhead and QEMU's microvm, the same kernel, initrd and command
+//! line, one after the other in turns so that what else the machine does hits both alike.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{footprint, median};
+use crate::context::Context;
+use crate::transcript::Transcript;
+use crate::vm::{Format, GuestDoes, PATIENCE, Stock};
+
+const RUNS: usize = 5;
+const KERNEL: Stock = Stock {
+    series: "6.1",
+    format: Format::Elf,
+};
+const MEM_MIB: u64 = 256;
+const MARKER: &str = "GUEST uptime=";
+
+/// One boot.
+struct Boot {
+    wall_ms: f64,
+    first_byte_ms: f64,
+    uptime_s: f64,
+}
+
+/// The five runs of each, a table, and the medians.
+pub(super) fn run(context: &Context) -> Result<String> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    println!("run  vmm       wall ms  first byte ms  guest uptime s");
+    for run in 0..=RUNS {
+        let pair = (bulkhead(context)?, qemu(context)?);
+        let label = if run == 0 {
+            "warm".to_owned()
+        } else {
+            format!("{run:>4}")
+        };
+        line(&label, "bulkhead", &pair.0);
+        line(&label, "qemu", &pair.1);
+        if run > 0 {
+            ours.push(pair.0);
+            theirs.push(pair.1);
+        }
+    }
+    let (ours, theirs) = (medians(&ours), medians(&theirs));
+    line(" med", "bulkhead", &ours);
+    line(" med", "qemu", &theirs);
+    let rss_kib = resident_kib(context)?;
+    let ratio = ours.wall_ms / theirs.wall_ms;
+    let first = ours.first_byte_ms;
+    Ok(format!(
+        "boot_ratio_vs_qemu_microvm={ratio:.2} first_byte_ms={first:.0} vmm_rss_kib={rss_kib}"
+    ))
+}
+
+fn line(run: &str, vmm: &str, boot: &Boot) {
+    let Boot {
+        wall_ms,
+        first_byte_ms,
+        uptime_s,
+    } = boot;
+    println!("{run}  {vmm:8} {wall_ms:8.0} {first_byte_ms:14.0} {uptime_s:15.2}");
+}
+
+fn medians(boots: &[Boot]) -> Boot {
+    Boot {
+        wall_ms: median(boots.iter().map(|boot| boot.wall_ms)),
+        first_byte_ms: median(boots.iter().map(|boot| boot.first_byte_ms)),
+        uptime_s: median(boots.iter().map(|boot| boot.uptime_s)),
+    }
+}
+
+fn bulkhead(context: &Context) -> Result<Boot> {
+    let mut vm = context
+        .vm("bench")
+        .boots(KERNEL, "bench")
+        .mem_mib(MEM_MIB)
+        .start()?;
+    vm.hush();
+    let boot = measure(vm.console(), vm.started())?;
+    vm.expect_exit(0)?;
+    Ok(boot)
+}
+
+fn qemu(context: &Context) -> Result<Boot> {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args([
+        "-M",
+        "microvm,pit=off,pic=off,rtc=on",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+    ]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-nographic",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+    ]);
+    command.args(["-m", &MEM_MIB.to_string(), "-smp", "1"]);
+    command.arg("-kernel").arg(context.asset("vmlinux-6.1")?);
+    command
+        .arg("-initrd")
+        .arg(context.asset("initrd-6.1.cpio")?);
+    command.args(["-append", &GuestDoes("bench").to_string()]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    let started = Instant::now();
+    let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
+    let console = Transcript::of(child.stdout.take().context("no standard output")?);
+    let boot = measure(&console, started);
+    // It has said what it had to; how it ends is not measured.
+    child.kill()?;
+    child.wait()?;
+    boot
+}
+
+fn measure(console: &Transcript, started: Instant) -> Result<Boot> {
+    let at = console.wait_for(MARKER, 0, PATIENCE)?;
+    let wall_ms = started.elapsed().as_secs_f64() * 1e3;
+    console.wait_for("\n", at, PATIENCE)?;
+    let text = console.text();
+    let uptime = text
+        .split(MARKER)
+        .nth(1)
+        .and_then(|rest| rest.lines().next());
+    let first = console.first_byte().context("nothing was said")?;
+    let first_byte_ms = first.duration_since(started).as_secs_f64() * 1e3;
+    ensure!(
+        first_byte_ms <= wall_ms,
+        "the first byte came after the marker"
+    );
+    Ok(Boot {
+        wall_ms,
+        first_byte_ms,
+        uptime_s: uptime.unwrap_or_default().trim().parse()?,
+    })
+}
+
+/// Resident memory of the vmm without guest memory, while a booted guest waits.
+fn resident_kib(context: &Context) -> Result<u64> {
+    let mut vm = context
+        .vm("bench")
+        .boots(KERNEL, "ask")
+        .mem_mib(MEM_MIB)
+        .start()?;
+    vm.hush();
+    vm.wait_for("GUEST ready", PATIENCE)?;
+    let resident = footprint::resident_kib();
+    vm.type_line("poweroff")?;
+    vm.expect_exit(0)?;
+    resident
+}

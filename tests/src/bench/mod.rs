@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Measurements.
+
+mod boot;
+mod footprint;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::context::{Context, Places};
+use crate::procs;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Name {
+    /// From exec to the guest's init, beside QEMU's microvm
+    Boot,
+    /// Of a hand-made kernel: exec to the first KVM_RUN, resident memory of the vmm
+    Footprint,
+}
+
+/// Measures, and closes with a line of `name=value` words after `RESULT`.
+///
+/// # Errors
+/// When something that is measured does not work.
+pub fn run(name: Name, places: Places) -> Result<ExitCode> {
+    procs::adopt_orphans().context("cannot become the parent of orphans")?;
+    let context = Context::new(places)?;
+    let result = match name {
+        Name::Boot => boot::run(&context)?,
+        Name::Footprint => footprint::run(&context)?,
+    };
+    println!("RESULT {result}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The middle of `values`, or NaN when there are none.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2).copied().unwrap_or(f64::NAN);
+    let lower = values
+        .get(values.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(f64::NAN);
+    f64::midpoint(lower, upper)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_odd_and_even_counts() {
+        assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median([4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+}

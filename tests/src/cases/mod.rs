@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cases: one table, a module for each subject. A case is named `subject_condition_outcome`.
+
+mod bad_input;
+mod boot;
+mod control;
+mod lifecycle;
+mod tiny;
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::context::Context;
+
+/// What a case needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// No stock guest: any `/dev/kvm` will do.
+    Native,
+    /// Stock guests, which only a real `/dev/kvm` runs at a bearable speed.
+    Guest,
+}
+
+/// What a case does. An `Err` is a failure, or a skip if it is a [`crate::context::Skip`].
+type Body = Box<dyn Fn(&Context) -> Result<()>>;
+
+/// One case.
+pub struct Case {
+    /// `subject_condition_outcome`, unique.
+    pub name: String,
+    /// What it needs.
+    pub group: Group,
+    /// Only with `--soak`.
+    pub soak: bool,
+    /// When it counts as hung.
+    pub limit: Duration,
+    /// What it does.
+    pub run: Body,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Case {
+    fn new(
+        group: Group,
+        name: impl Into<String>,
+        run: impl Fn(&Context) -> Result<()> + 'static,
+    ) -> Self {
+        let limit = Duration::from_secs(90);
+        Self {
+            name: name.into(),
+            group,
+            soak: false,
+            limit,
+            run: Box::new(run),
+        }
+    }
+
+    fn native(name: impl Into<String>, run: impl Fn(&Context) -> Result<()> + 'static) -> Self {
+        Self::new(Group::Native, name, run)
+    }
+
+    fn guest(name: impl Into<String>, run: impl Fn(&Context) -> Result<()> + 'static) -> Self {
+        Self::new(Group::Guest, name, run)
+    }
+
+    fn soak(mut self, limit: Duration) -> Self {
+        self.soak = true;
+        self.limit = limit;
+        self
+    }
+}
+
+/// Every case there is.
+#[must_use]
+pub fn all() -> Vec<Case> {
+    [
+        bad_input::cases(),
+        tiny::cases(),
+        control::cases(),
+        boot::cases(),
+        lifecycle::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn case_names_are_unique_words() {
+        let mut seen = HashSet::new();
+        for case in all() {
+            let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            assert!(case.name.chars().all(legal), "{}", case.name);
+            assert!(seen.insert(case.name.clone()), "{}", case.name);
+        }
+    }
+}

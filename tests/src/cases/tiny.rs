@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Lives of guests without an operating system: how each way to end shows in the exit status.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::Case;
+use crate::context::Context;
+use crate::tiny_kernel::TinyKernel;
+use crate::vm::PATIENCE;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::native("tiny_guest_that_powers_off_exits_0", |context| {
+            ends(context, &TinyKernel::new().say("hello\n").power_off(), 0)
+        }),
+        Case::native("tiny_guest_that_triple_faults_exits_3", |context| {
+            ends(context, &TinyKernel::new().say("hello\n").triple_fault(), 3)
+        }),
+        Case::native("tiny_guest_that_reports_a_panic_exits_3", |context| {
+            ends(context, &TinyKernel::new().say("hello\n").panic(), 3)
+        }),
+        Case::native(
+            "tiny_guest_that_resets_for_ever_ends_as_a_reboot_storm_with_3",
+            storm,
+        ),
+        Case::native(
+            "tiny_guest_that_resets_exits_0_with_on_reboot_exit",
+            |context| resets(context, &TinyKernel::new().say("hello\n").reset()),
+        ),
+        Case::native(
+            "tiny_guest_that_resets_by_keyboard_exits_0_with_on_reboot_exit",
+            |context| resets(context, &TinyKernel::new().say("hello\n").keyboard_reset()),
+        ),
+        Case::native("tiny_guest_with_four_cpus_exits_0", |context| {
+            let kernel = TinyKernel::new().say("hello\n").power_off();
+            context
+                .vm("tiny")
+                .boots_tiny(&kernel)
+                .cpus(4)
+                .start()?
+                .expect_exit(0)
+        }),
+        Case::native("tiny_guest_typed_into_answers", typed),
+        Case::native(
+            "tiny_guest_deaf_to_its_button_ends_at_the_second_sigterm",
+            |context| deaf(context, &TinyKernel::new().say("hello\n").spin()),
+        ),
+        Case::native("tiny_guest_halted_ends_at_the_second_sigterm", |context| {
+            deaf(context, &TinyKernel::new().say("hello\n").halt())
+        }),
+        Case::native(
+            "tiny_guest_whose_jailer_is_killed_leaves_nothing_running",
+            jailer_killed,
+        ),
+    ]
+}
+
+fn ends(context: &Context, kernel: &TinyKernel, status: i32) -> Result<()> {
+    let mut vm = context.vm("tiny").boots_tiny(kernel).start()?;
+
+    vm.expect_exit(status)?;
+
+    let said = vm.console().text();
+    ensure!(said == "hello\n", "the console said {said:?}");
+    Ok(())
+}
+
+fn resets(context: &Context, kernel: &TinyKernel) -> Result<()> {
+    let mut vm = context
+        .vm("tiny")
+        .boots_tiny(kernel)
+        .arg("--on-reboot", "exit")
+        .start()?;
+
+    vm.expect_exit(0)?;
+
+    let said = vm.console().text();
+    ensure!(said == "hello\n", "the console said {said:?}");
+    Ok(())
+}
+
+fn storm(context: &Context) -> Result<()> {
+    let mut vm = context
+        .vm("tiny")
+        .boots_tiny(&TinyKernel::new().say("hello\n").reset())
+        .start()?;
+
+    vm.expect_exit(3)?;
+
+    let boots = vm.console().text().matches("hello").count();
+    ensure!(boots > 1, "there were {boots} boots");
+    Ok(())
+}
+
+fn typed(context: &Context) -> Result<()> {
+    let kernel = TinyKernel::new().say("ready\n").echo_until_q().power_off();
+    let mut vm = context.vm("tiny").boots_tiny(&kernel).start()?;
+    vm.wait_for("ready\n", PATIENCE)?;
+    let text = "The 64-byte FIFO of a UART is shorter than this. ".repeat(5);
+
+    vm.type_text(&text)?;
+
+    vm.wait_for(&text, PATIENCE)?;
+    vm.type_text("q")?;
+    vm.expect_exit(0)
+}
+
+fn deaf(context: &Context, kernel: &TinyKernel) -> Result<()> {
+    let mut vm = context.vm("tiny").boots_tiny(kernel).start()?;
+    vm.wait_for("hello\n", PATIENCE)?;
+
+    vm.signal(Signal::SIGTERM)?;
+    let after_the_first = vm.wait_exit(Duration::from_millis(700));
+    vm.signal(Signal::SIGTERM)?;
+    vm.wait_exit(Duration::from_secs(5))?;
+
+    ensure!(after_the_first.is_err(), "the first SIGTERM ended it");
+    Ok(())
+}
+
+fn jailer_killed(context: &Context) -> Result<()> {
+    let mut vm = context
+        .vm("tiny")
+        .boots_tiny(&TinyKernel::new().say("hello\n").spin())
+        .start()?;
+    vm.wait_for("hello\n", PATIENCE)?;
+    let descendants = crate::procs::living_descendants();
+    let jailer = descendants.iter().find(|process| process.name == "jailer");
+    let jailer = jailer.ok_or_else(|| anyhow::anyhow!("no jailer in {descendants:?}"))?;
+
+    nix::sys::signal::kill(jailer.pid, Signal::SIGKILL)?;
+
+    let status = vm.wait_exit(Duration::from_secs(5))?;
+    ensure!(status != 0, "bulkhead run took it for success");
+    // The next command removes what only the jailer could.
+    context.run_ok(&["ps"])?;
+    let state = context.state_dir("tiny");
+    ensure!(!state.exists(), "{} is still there", state.display());
+    Ok(())
+}

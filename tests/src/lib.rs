@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! End-to-end tests: a runner, the cases, and a harness that drives `bulkhead` as a user would.
+
+pub mod bench;
+pub mod cases;
+pub mod context;
+pub mod demo;
+pub mod procs;
+pub mod runner;
+pub mod tiny_kernel;
+pub mod transcript;
+pub mod vm;

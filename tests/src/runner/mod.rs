@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs cases one after the other, each in a process of its own with a time limit, and sees to it
+//! that none leaves anything behind.
+
+mod one;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::cases::{Case, Group};
+use crate::context::{Context, Places, Skip};
+use crate::procs;
+use one::Verdict;
+
+/// The exit status by which a case's process says that it was skipped.
+const SKIPPED: u8 = 77;
+
+/// Which cases to run, and how to sum up.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Only this group, if there is one.
+    pub group: Option<Group>,
+    /// The long ones too.
+    pub soak: bool,
+    /// Only those whose name contains this.
+    pub filter: Option<String>,
+    /// Sum up for a program that sums up further.
+    pub for_machine: bool,
+}
+
+/// How many of each.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// Runs what `selection` selects of `cases`.
+///
+/// # Errors
+/// When the runner itself cannot work.
+pub fn run(cases: &[Case], selection: &Selection, places: &Places) -> Result<ExitCode> {
+    procs::adopt_orphans().context("cannot become the parent of orphans")?;
+    let mut tally = Tally::default();
+    for case in cases.iter().filter(|case| selection.selects(case)) {
+        let started = Instant::now();
+        let (verdict, log) = one::run(case, places)?;
+        let seconds = started.elapsed().as_secs_f32();
+        tally.count(&verdict);
+        report(case, &verdict, seconds, &log);
+    }
+    if selection.for_machine {
+        println!("E2E {} {} {}", tally.passed, tally.failed, tally.skipped);
+    } else {
+        let Tally {
+            passed,
+            failed,
+            skipped,
+        } = tally;
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+    }
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs one case in this process, whose exit status tells how it went.
+#[must_use]
+pub fn run_here(case: &Case, places: &Places) -> ExitCode {
+    let outcome = Context::new(places.clone()).and_then(|context| (case.run)(&context));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(reason) => {
+                println!("{reason}");
+                ExitCode::from(SKIPPED)
+            }
+            None => {
+                println!("FAILED: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+impl Selection {
+    /// Whether `case` is to be run.
+    #[must_use]
+    pub fn selects(&self, case: &Case) -> bool {
+        self.group.is_none_or(|group| group == case.group)
+            && (self.soak || !case.soak)
+            && self
+                .filter
+                .as_ref()
+                .is_none_or(|part| case.name.contains(part.as_str()))
+    }
+}
+
+impl Tally {
+    fn count(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Passed => self.passed += 1,
+            Verdict::Failed(_) => self.failed += 1,
+            Verdict::Skipped => self.skipped += 1,
+        }
+    }
+}
+
+fn report(case: &Case, verdict: &Verdict, seconds: f32, log: &str) {
+    match verdict {
+        Verdict::Passed => println!("ok       {} ({seconds:.1} s)", case.name),
+        Verdict::Skipped => println!("skipped  {}: {}", case.name, log.trim()),
+        Verdict::Failed(why) => {
+            println!("FAILED   {} ({seconds:.1} s): {why}", case.name);
+            for line in log.lines() {
+                println!("    {}", line.trim_end());
+            }
+        }
+    }
+    // Nobody reading is no reason to stop.
+    let _ = std::io::stdout().flush();
+}
