@@ -1,3 +1,124 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The project's chores: demo, test, lab, bench, dist.
-fn main() {}
+//!
+//! Everything a fresh Debian 12 machine with a Rust toolchain, gcc and git lacks is installed or
+//! named by these commands; what they download or make is kept in the user's cache directory.
+
+mod apt;
+mod bench;
+mod cache;
+mod command;
+mod compile;
+mod cpio;
+mod demo;
+mod dist;
+mod guests;
+mod host;
+mod lab;
+mod packages;
+mod progress;
+mod scratch;
+mod signals;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The project's chores"
+)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Build, and start a stock Debian guest: an interactive console on a terminal, a scripted
+    /// session that checks itself anywhere else
+    Demo {
+        #[command(flatten)]
+        place: PlaceFlags,
+    },
+    /// Style, unit tests, process tests, end-to-end tests; closes with `N passed, N failed, N skipped`
+    Test(TestFlags),
+    /// The inner host: a software-emulated machine with a real /dev/kvm
+    Lab {
+        #[command(subcommand)]
+        action: LabAction,
+    },
+    /// Measure something; the last line is `RESULT name=value …`
+    Bench {
+        /// What to measure
+        name: bench::Name,
+        #[command(flatten)]
+        place: PlaceFlags,
+    },
+    /// Static release binaries in dist/
+    Dist,
+}
+
+/// Where guests run.
+#[derive(Args, Clone, Copy)]
+struct PlaceFlags {
+    /// Run guests in the lab, whatever this machine can do
+    #[arg(long, conflicts_with = "native")]
+    lab: bool,
+    /// Run guests on this machine's /dev/kvm
+    #[arg(long)]
+    native: bool,
+}
+
+#[derive(Args)]
+struct TestFlags {
+    /// The long counts too
+    #[arg(long)]
+    soak: bool,
+    #[command(flatten)]
+    place: PlaceFlags,
+    /// Only end-to-end cases whose name contains this; leaves out style and unit tests
+    filter: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum LabAction {
+    /// An interactive shell in the inner host; Ctrl-] leaves it
+    Shell,
+    /// Boot the inner host, run a command there, return its exit status
+    Run {
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    signals::install()?;
+    match cli.chore {
+        Chore::Demo { place } => demo::run(place),
+        Chore::Test(flags) => test::run(&flags),
+        Chore::Lab {
+            action: LabAction::Shell,
+        } => lab::shell(),
+        Chore::Lab {
+            action: LabAction::Run { command },
+        } => lab::run_command(&command),
+        Chore::Bench { name, place } => bench::run(name, place),
+        Chore::Dist => dist::run(),
+    }
+}

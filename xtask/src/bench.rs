@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench NAME`: measurements, closed by a line `RESULT name=value …`.
+
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::guests::{self, Kernels};
+use crate::host::{self, Place};
+use crate::{PlaceFlags, compile, lab, packages, progress};
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Name {
+    /// From exec to the guest's init beside QEMU's microvm; exec to the first KVM_RUN
+    Boot,
+}
+
+/// Measures and prints.
+pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
+    let place = host::choose(place);
+    match name {
+        Name::Boot => boot(place),
+    }
+}
+
+fn boot(place: Place) -> Result<ExitCode> {
+    let binaries = compile::all()?;
+    let runner = compile::runner(&binaries)?;
+    progress::say("with a hand-made kernel, on this machine");
+    let mut native = Command::new(&runner);
+    let footprint = result(&captured(native.args(["bench", "footprint"]))?)?;
+    progress::say("with a stock kernel, in turns with QEMU's microvm");
+    let boot = match place {
+        Place::Native => {
+            packages::ensure(packages::LAB)?;
+            let guests = guests::ready(&Kernels::ready()?)?;
+            let mut native = Command::new(&runner);
+            captured(native.args(["bench", "boot", "--assets"]).arg(guests))?
+        }
+        Place::Lab => {
+            let words = [compile::RUNNER, "bench", "boot", "--assets", lab::GUESTS];
+            let command = words.map(str::to_owned).to_vec();
+            let show = |line: &str| !line.starts_with("RESULT ");
+            let finished = lab::run(
+                &lab::Job {
+                    command,
+                    binaries,
+                    limit: LIMIT,
+                },
+                show,
+            )?;
+            ensure!(finished.status == 0, "the measurement failed");
+            String::from_utf8_lossy(&finished.stdout).into_owned()
+        }
+    };
+    // Both measure the resident memory; that of a real guest counts.
+    let first_run = footprint
+        .split(' ')
+        .find(|word| word.starts_with("exec_to_first_kvm_run_ms"));
+    println!(
+        "RESULT {} {}",
+        result(&boot)?,
+        first_run.unwrap_or_default()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a measurement here; shows what it says but for its result.
+fn captured(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .filter(|line| !line.starts_with("RESULT "))
+        .for_each(|line| println!("{line}"));
+    ensure!(output.status.success(), "the measurement failed");
+    Ok(text)
+}
+
+fn result(text: &str) -> Result<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("RESULT "));
+    Ok(line.context("the measurement has no result")?.to_owned())
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Static release binaries of the workspace.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+
+use crate::command::{file_name, output};
+use crate::progress;
+
+/// The end-to-end runner.
+pub(crate) const RUNNER: &str = "e2e";
+
+/// The workspace's root.
+pub(crate) fn root() -> Result<PathBuf> {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest
+        .parent()
+        .map(Path::to_owned)
+        .ok_or_else(|| anyhow!("the workspace has no root"))
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Result<Command> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root()?)
+        .stdin(std::process::Stdio::null());
+    // Cargo's own variables for us would make it think that other crates changed.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// Builds everything that is shipped, and the end-to-end runner.
+pub(crate) fn all() -> Result<Vec<PathBuf>> {
+    let binaries = build(&["--workspace", "--exclude", "xtask"])?;
+    ensure!(
+        binaries.iter().any(|path| file_name(path) == RUNNER),
+        "there is no {RUNNER}"
+    );
+    Ok(binaries)
+}
+
+/// The end-to-end runner among `binaries`, which has all others beside it.
+pub(crate) fn runner(binaries: &[PathBuf]) -> Result<PathBuf> {
+    let runner = binaries.iter().find(|path| file_name(path) == RUNNER);
+    runner
+        .cloned()
+        .with_context(|| format!("the build made no {RUNNER}"))
+}
+
+/// Builds what is shipped.
+pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
+    build(&["--workspace", "--exclude", "xtask", "--exclude", "tests"])
+}
+
+fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let host = host_triple()?;
+    let variable = host.to_uppercase().replace(['-', '.'], "_");
+    let mut cargo = cargo()?;
+    // Naming the target keeps the flag from build scripts and procedural macros.
+    cargo
+        .args(["build", "--quiet", "--release", "--bins", "--target", &host])
+        .args(packages);
+    cargo.arg("--message-format=json-render-diagnostics");
+    cargo
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env(
+        format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
+        "-C target-feature=+crt-static",
+    );
+    let messages = progress::step("building static release binaries", || {
+        let built = cargo.stderr(std::process::Stdio::inherit()).output()?;
+        ensure!(built.status.success(), "the build failed");
+        Ok(built.stdout)
+    })?;
+    executables(&String::from_utf8_lossy(&messages))
+}
+
+fn executables(messages: &str) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
+        if let Some(path) = message["executable"].as_str() {
+            paths.push(PathBuf::from(path));
+        }
+    }
+    if paths.is_empty() {
+        bail!("the build made no binary");
+    }
+    Ok(paths)
+}
+
+fn host_triple() -> Result<String> {
+    let text = output(&mut crate::command::command("rustc", ["-vV"]))?;
+    String::from_utf8_lossy(&text)
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .ok_or_else(|| anyhow!("rustc -vV names no host"))
+}

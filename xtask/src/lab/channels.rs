@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The streams between the inner host and us: a unix socket each, with QEMU connecting to us.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+
+/// A socket that QEMU will connect to.
+pub(crate) fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+    UnixListener::bind(dir.join(name)).with_context(|| format!("cannot listen on {name}"))
+}
+
+/// Streams standard output to ours, line by line where `show` says so; the thread returns all of it.
+pub(crate) fn stdout(listener: UnixListener, show: fn(&str) -> bool) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        let Ok((stream, _)) = listener.accept() else {
+            return all;
+        };
+        let mut lines = BufReader::new(stream);
+        let mut line = Vec::new();
+        while lines
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|length| length > 0)
+        {
+            if show(&String::from_utf8_lossy(&line)) {
+                // Nobody reading our output is no reason to stop the job.
+                let _ = io::stdout().write_all(&line);
+                let _ = io::stdout().flush();
+            }
+            all.append(&mut line);
+        }
+        all
+    })
+}
+
+/// Streams standard error to ours.
+pub(crate) fn stderr(listener: UnixListener) -> JoinHandle<()> {
+    thread::spawn(move || {
+        if let Ok((mut stream, _)) = listener.accept() {
+            let _ = io::copy(&mut stream, &mut io::stderr());
+        }
+    })
+}
+
+/// Delivers the exit status that the inner host reports; closes without one if QEMU ends before.
+pub(crate) fn exit_status(listener: UnixListener) -> Receiver<u8> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let Ok((stream, _)) = listener.accept() else {
+            return;
+        };
+        let mut lines = BufReader::new(stream).lines();
+        while let Some(Ok(line)) = lines.next() {
+            if let Some(status) = line
+                .strip_prefix("exit ")
+                .and_then(|text| text.parse().ok())
+            {
+                let _ = sender.send(status);
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The byte that leaves the inner host's terminal: Ctrl-].
+const LEAVE: u8 = 0x1d;
+
+/// Copies the keyboard to the inner host and its screen to ours; a message means the user left.
+pub(crate) fn terminal(listener: UnixListener) -> Receiver<()> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let Ok((stream, _)) = listener.accept() else {
+            return;
+        };
+        let Ok(mut screen) = stream.try_clone() else {
+            return;
+        };
+        thread::spawn(move || {
+            let _ = copy_unbuffered(&mut screen);
+        });
+        keyboard(stream);
+        let _ = sender.send(());
+    });
+    receiver
+}
+
+/// Returns when the user types [`LEAVE`] or there is no more input.
+fn keyboard(mut stream: UnixStream) {
+    let mut buffer = [0; 256];
+    while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
+        let typed = &buffer[..length];
+        if typed.contains(&LEAVE) || stream.write_all(typed).is_err() {
+            return;
+        }
+    }
+}
+
+fn copy_unbuffered(screen: &mut UnixStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = screen.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        io::stdout().write_all(&buffer[..length])?;
+        io::stdout().flush()?;
+    }
+}

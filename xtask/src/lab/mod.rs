@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The lab: an inner host with a real `/dev/kvm`, for machines without hardware virtualisation.
+//!
+//! QEMU emulates, in software, a machine whose processor offers SVM. Its root file system is a cached
+//! image under a layer in memory; our binaries go in by a second, small image made for every boot, and
+//! guests to test with by a third, cached one.
+
+mod channels;
+mod images;
+mod payload;
+mod qemu;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::compile;
+
+pub(crate) use terminal::restore as restore_terminal;
+
+/// Where guest kernels and initrds are in the inner host.
+pub(crate) const GUESTS: &str = "/opt/bulkhead/guests";
+
+/// A command somebody typed may take its time.
+const COMMAND_LIMIT: Duration = Duration::from_secs(3600);
+const SHELL_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// What to run in an inner host booted for it.
+pub(crate) struct Job {
+    /// Program and arguments.
+    pub(crate) command: Vec<String>,
+    /// Binaries to put in the inner host's `PATH`.
+    pub(crate) binaries: Vec<PathBuf>,
+    /// When to give up.
+    pub(crate) limit: Duration,
+}
+
+/// How a [`Job`] ended.
+pub(crate) struct Finished {
+    /// The command's exit status.
+    pub(crate) status: u8,
+    /// What it wrote to standard output, which went to ours as well.
+    pub(crate) stdout: Vec<u8>,
+}
+
+/// Boots an inner host and runs `job` there, its output streamed to ours line by line where `show` says so.
+pub(crate) fn run(job: &Job, show: fn(&str) -> bool) -> Result<Finished> {
+    let images = images::ready()?;
+    qemu::run(&images, job, show)
+}
+
+/// Boots an inner host and runs `job` there on this terminal.
+pub(crate) fn run_on_terminal(job: &Job) -> Result<u8> {
+    let images = images::ready()?;
+    qemu::run_on_terminal(&images, job)
+}
+
+/// `cargo xtask lab run -- CMD…`
+pub(crate) fn run_command(command: &[String]) -> Result<ExitCode> {
+    let binaries = compile::all()?;
+    let job = Job {
+        command: command.to_vec(),
+        binaries,
+        limit: COMMAND_LIMIT,
+    };
+    Ok(ExitCode::from(run(&job, |_| true)?.status))
+}
+
+/// `cargo xtask lab shell`
+pub(crate) fn shell() -> Result<ExitCode> {
+    let binaries = compile::all()?;
+    eprintln!("==> a shell in the inner host; Ctrl-] or exit leaves it");
+    let command = vec!["bash".to_owned(), "-i".to_owned()];
+    let job = Job {
+        command,
+        binaries,
+        limit: SHELL_LIMIT,
+    };
+    Ok(ExitCode::from(run_on_terminal(&job)?))
+}

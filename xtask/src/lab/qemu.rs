@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One inner host: started, watched, and gone when its job is.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::images::Images;
+use super::{Finished, Job, channels, payload, terminal};
+use crate::command::program;
+use crate::scratch::Scratch;
+
+const MEMORY: &str = "6G";
+const CPUS: &str = "2";
+/// Lines of the inner host's console to show when it fails.
+const TAIL: usize = 40;
+
+/// Runs `job` with its output streamed to ours.
+pub(crate) fn run(images: &Images, job: &Job, show: fn(&str) -> bool) -> Result<Finished> {
+    let dir = Scratch::new("lab")?;
+    payload::write(job, "", &dir.path().join("payload.cpio"))?;
+    let stdout = channels::stdout(channels::listen(dir.path(), "out")?, show);
+    let stderr = channels::stderr(channels::listen(dir.path(), "err")?);
+    let exit = channels::exit_status(channels::listen(dir.path(), "exit")?);
+    let _terminal = channels::listen(dir.path(), "tty")?;
+    let mut machine = Machine::start(images, dir.path(), "")?;
+    let status = machine.wait(&exit, None, job.limit);
+    machine.stop();
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => return Err(error.context(console_tail(dir.path()))),
+    };
+    // Both end with QEMU, which held the other ends.
+    let _ = stderr.join();
+    Ok(Finished {
+        status,
+        stdout: stdout.join().unwrap_or_default(),
+    })
+}
+
+/// Runs `job` on this terminal.
+pub(crate) fn run_on_terminal(images: &Images, job: &Job) -> Result<u8> {
+    let dir = Scratch::new("lab")?;
+    payload::write(job, &terminal::preamble(), &dir.path().join("payload.cpio"))?;
+    let _out = channels::listen(dir.path(), "out")?;
+    let _err = channels::listen(dir.path(), "err")?;
+    let exit = channels::exit_status(channels::listen(dir.path(), "exit")?);
+    let left = channels::terminal(channels::listen(dir.path(), "tty")?);
+    let mut machine = Machine::start(images, dir.path(), " lab.shell")?;
+    let raw = terminal::Raw::enter()?;
+    let status = machine.wait(&exit, Some(&left), job.limit);
+    machine.stop();
+    drop(raw);
+    eprintln!();
+    status.with_context(|| console_tail(dir.path()))
+}
+
+struct Machine {
+    qemu: Child,
+}
+
+impl Machine {
+    fn start(images: &Images, dir: &Path, extra: &str) -> Result<Self> {
+        // The kernel ends QEMU with us, whatever ends us.
+        let mut qemu = Command::new(program("setpriv"));
+        qemu.args(["--pdeathsig", "KILL", "--"])
+            .arg(program("qemu-system-x86_64"));
+        qemu.args(arguments(images, dir, extra));
+        let log = fs::File::create(dir.join("qemu.log"))?;
+        qemu.stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let qemu = qemu.spawn().context("cannot start qemu-system-x86_64")?;
+        Ok(Self { qemu })
+    }
+
+    /// Waits for the job's exit status, the user leaving, QEMU's end or the limit.
+    fn wait(
+        &mut self,
+        exit: &Receiver<u8>,
+        left: Option<&Receiver<()>>,
+        limit: Duration,
+    ) -> Result<u8> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match exit.recv_timeout(Duration::from_millis(50)) {
+                Ok(status) => return Ok(status),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the inner host ended early"),
+            }
+            if left.is_some_and(|left| left.try_recv() != Err(TryRecvError::Empty)) {
+                return Ok(0);
+            }
+            if let Some(status) = self.qemu.try_wait()? {
+                // The status may have arrived in the meantime.
+                return exit
+                    .try_recv()
+                    .with_context(|| format!("QEMU ended: {status}"));
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "the inner host was stopped after {} s, its limit",
+                    limit.as_secs()
+                );
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn arguments(images: &Images, dir: &Path, extra: &str) -> Vec<String> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let mut words: Vec<String> = Vec::new();
+    let mut push = |pair: [&str; 2]| words.extend(pair.map(str::to_owned));
+    push(["-name", &format!("bulkhead-{name}")]);
+    push(["-accel", "tcg,thread=multi,tb-size=512"]);
+    push(["-cpu", "EPYC,+svm,+npt"]);
+    push(["-smp", CPUS]);
+    push(["-m", MEMORY]);
+    for pair in [
+        ["-display", "none"],
+        ["-nic", "none"],
+        ["-monitor", "none"],
+        ["-vga", "none"],
+    ] {
+        push(pair);
+    }
+    push(["-kernel", &images.kernel.display().to_string()]);
+    push(["-initrd", &images.initramfs.display().to_string()]);
+    let kernel_says = "console=ttyS0 quiet panic=-1 mitigations=off";
+    push(["-append", &format!("{kernel_says}{extra}")]);
+    push([
+        "-serial",
+        &format!("file:{}", dir.join("console.log").display()),
+    ]);
+    for image in [&images.root, &dir.join("payload.cpio"), &images.guests] {
+        let path = image.display();
+        push([
+            "-drive",
+            &format!("file={path},format=raw,if=virtio,readonly=on"),
+        ]);
+    }
+    push(["-device", "virtio-serial-pci,id=ports"]);
+    for (number, name) in ["tty", "out", "err", "exit"].iter().enumerate() {
+        let kind = if number == 0 {
+            "virtconsole"
+        } else {
+            "virtserialport"
+        };
+        let path = dir.join(name);
+        push([
+            "-chardev",
+            &format!("socket,id={name},path={}", path.display()),
+        ]);
+        push([
+            "-device",
+            &format!("{kind},bus=ports.0,nr={number},chardev={name},name={name}"),
+        ]);
+    }
+    words.extend(["-no-reboot", "-no-user-config"].map(str::to_owned));
+    words
+}
+
+/// The end of what the inner host's kernel and QEMU said.
+fn console_tail(dir: &Path) -> String {
+    let mut text = String::from("the lab failed; the end of its console:");
+    for name in ["console.log", "qemu.log"] {
+        let log = fs::read(dir.join(name)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).into_owned();
+        let lines: Vec<&str> = log.lines().collect();
+        for line in &lines[lines.len().saturating_sub(TAIL)..] {
+            text.push_str("\n    ");
+            text.push_str(line.trim_end());
+        }
+    }
+    text
+}

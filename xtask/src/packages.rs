@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! System packages: installed when we are root, named when we are not.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use nix::unistd::geteuid;
+
+use crate::command::{find, quiet};
+use crate::progress;
+
+/// A program or file that must be there, and the Debian package that brings it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needed {
+    probe: &'static str,
+    package: &'static str,
+}
+
+const fn needed(probe: &'static str, package: &'static str) -> Needed {
+    Needed { probe, package }
+}
+
+/// What fetching and making guest kernels and initrds takes.
+pub(crate) const GUESTS: &[Needed] = &[
+    needed(
+        "/usr/share/keyrings/debian-archive-trixie-automatic.gpg",
+        "debian-archive-keyring",
+    ),
+    needed("dpkg-deb", "dpkg"),
+    needed("depmod", "kmod"),
+    needed("xz", "xz-utils"),
+    needed("zstd", "zstd"),
+    needed("lz4", "lz4"),
+    needed("mksquashfs", "squashfs-tools"),
+];
+
+/// What the inner host takes.
+pub(crate) const LAB: &[Needed] = &[
+    needed("qemu-system-x86_64", "qemu-system-x86"),
+    needed("mmdebstrap", "mmdebstrap"),
+    needed("setpriv", "util-linux"),
+];
+
+/// Sees to it that everything in `wanted` is there.
+pub(crate) fn ensure(wanted: &[Needed]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|needed| !needed.is_there())
+        .map(|needed| needed.package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !geteuid().is_root() {
+        bail!("packages are missing; install them with: sudo apt-get install {names}");
+    }
+    progress::step(&format!("installing packages: {names}"), || {
+        quiet(&mut apt_get(&["update", "-q"]))?;
+        let install = ["install", "-q", "-y", "--no-install-recommends"];
+        quiet(apt_get(&install).args(&missing))
+    })?;
+    match wanted.iter().find(|needed| !needed.is_there()) {
+        Some(needed) => bail!("package {} did not bring {}", needed.package, needed.probe),
+        None => Ok(()),
+    }
+}
+
+impl Needed {
+    fn is_there(&self) -> bool {
+        if self.probe.starts_with('/') {
+            Path::new(self.probe).exists()
+        } else {
+            find(self.probe).is_some()
+        }
+    }
+}
+
+fn apt_get(args: &[&str]) -> Command {
+    let mut command = crate::command::command("apt-get", args);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ctrl-C and SIGTERM leave nothing behind: no process, no scratch directory, no raw terminal.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::{lab, scratch};
+
+/// How long what we started may take to clean up after itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Starts the thread that waits for a signal to stop.
+pub(crate) fn install() -> Result<()> {
+    tests::procs::adopt_orphans().context("cannot become the parent of orphans")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            lab::restore_terminal();
+            eprintln!("xtask: stopping");
+            tests::procs::end_descendants(GRACE);
+            scratch::remove_all();
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
