@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cases;
 pub mod context;
 pub mod demo;
+pub mod hold_kvm;
 pub mod procs;
 pub mod runner;
 pub mod tiny_kernel;

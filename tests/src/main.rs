@@ -54,6 +54,9 @@ enum Action {
         /// Its full name
         name: String,
     },
+    /// Keep this host's KVM from patching itself, until killed
+    #[command(hide = true)]
+    HoldKvm,
     /// Boot a stock guest, type into its console, power it off
     Demo,
     /// Measure something
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 &places,
             ))
         }
+        Action::HoldKvm => tests::hold_kvm::run().map(|()| ExitCode::SUCCESS),
         Action::Demo => demo::run(places),
         Action::Bench { name } => bench::run(name, places),
     }
