@@ -43,6 +43,9 @@ enum Action {
         /// Say the names and run nothing
         #[arg(long)]
         list: bool,
+        /// Only this case and those behind it
+        #[arg(long, value_name = "CASE")]
+        from: Option<String>,
         #[arg(long, hide = true)]
         for_machine: bool,
         /// Only cases whose name contains this
@@ -91,6 +94,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             group,
             soak,
             list,
+            from,
             for_machine,
             filter,
         } => {
@@ -99,6 +103,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 group,
                 soak,
                 filter,
+                from,
                 for_machine,
             };
             if list {
@@ -122,7 +127,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn list_cases(selection: &Selection) {
-    for case in cases::all().iter().filter(|case| selection.selects(case)) {
+    for case in selection.of(&cases::all()) {
         println!("{}", case.name);
     }
 }

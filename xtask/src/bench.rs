@@ -53,8 +53,8 @@ fn boot(place: Place) -> Result<ExitCode> {
                 },
                 show,
             )?;
-            ensure!(finished.status == 0, "the measurement failed");
-            String::from_utf8_lossy(&finished.stdout).into_owned()
+            ensure!(finished.status? == 0, "the measurement failed");
+            finished.stdout
         }
     };
     // Both measure the resident memory; that of a real guest counts.

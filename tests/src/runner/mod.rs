@@ -27,7 +27,9 @@ pub struct Selection {
     pub soak: bool,
     /// Only those whose name contains this.
     pub filter: Option<String>,
-    /// Sum up for a program that sums up further.
+    /// Only this one and those behind it.
+    pub from: Option<String>,
+    /// Say what begins, and sum up, for a program that sums up further.
     pub for_machine: bool,
 }
 
@@ -46,7 +48,10 @@ struct Tally {
 pub fn run(cases: &[Case], selection: &Selection, places: &Places) -> Result<ExitCode> {
     procs::adopt_orphans().context("cannot become the parent of orphans")?;
     let mut tally = Tally::default();
-    for case in cases.iter().filter(|case| selection.selects(case)) {
+    for case in selection.of(cases) {
+        if selection.for_machine {
+            println!("E2E begins {}", case.name);
+        }
         let started = Instant::now();
         let (verdict, log) = one::run(case, places)?;
         let seconds = started.elapsed().as_secs_f32();
@@ -54,7 +59,10 @@ pub fn run(cases: &[Case], selection: &Selection, places: &Places) -> Result<Exi
         report(case, &verdict, seconds, &log);
     }
     if selection.for_machine {
-        println!("E2E {} {} {}", tally.passed, tally.failed, tally.skipped);
+        println!(
+            "E2E sum {} {} {}",
+            tally.passed, tally.failed, tally.skipped
+        );
     } else {
         let Tally {
             passed,
@@ -90,9 +98,15 @@ pub fn run_here(case: &Case, places: &Places) -> ExitCode {
 }
 
 impl Selection {
-    /// Whether `case` is to be run.
-    #[must_use]
-    pub fn selects(&self, case: &Case) -> bool {
+    /// The cases to run.
+    pub fn of<'a>(&'a self, cases: &'a [Case]) -> impl Iterator<Item = &'a Case> {
+        cases
+            .iter()
+            .filter(|case| self.selects(case))
+            .skip_while(|case| self.from.as_ref().is_some_and(|from| *from != case.name))
+    }
+
+    fn selects(&self, case: &Case) -> bool {
         self.group.is_none_or(|group| group == case.group)
             && (self.soak || !case.soak)
             && self

@@ -40,10 +40,10 @@ pub(crate) struct Job {
 
 /// How a [`Job`] ended.
 pub(crate) struct Finished {
-    /// The command's exit status.
-    pub(crate) status: u8,
+    /// The command's exit status, or what became of the inner host.
+    pub(crate) status: Result<u8>,
     /// What it wrote to standard output, which went to ours as well.
-    pub(crate) stdout: Vec<u8>,
+    pub(crate) stdout: String,
 }
 
 /// Boots an inner host and runs `job` there, its output streamed to ours line by line where `show` says so.
@@ -66,7 +66,7 @@ pub(crate) fn run_command(command: &[String]) -> Result<ExitCode> {
         binaries,
         limit: COMMAND_LIMIT,
     };
-    Ok(ExitCode::from(run(&job, |_| true)?.status))
+    Ok(ExitCode::from(run(&job, |_| true)?.status?))
 }
 
 /// `cargo xtask lab shell`

@@ -30,16 +30,12 @@ pub(crate) fn run(images: &Images, job: &Job, show: fn(&str) -> bool) -> Result<
     let mut machine = Machine::start(images, dir.path(), "")?;
     let status = machine.wait(&exit, None, job.limit);
     machine.stop();
-    let status = match status {
-        Ok(status) => status,
-        Err(error) => return Err(error.context(console_tail(dir.path()))),
-    };
+    let status = status.map_err(|error| error.context(console_tail(dir.path())));
     // Both end with QEMU, which held the other ends.
     let _ = stderr.join();
-    Ok(Finished {
-        status,
-        stdout: stdout.join().unwrap_or_default(),
-    })
+    let stdout = stdout.join().unwrap_or_default();
+    let stdout = String::from_utf8_lossy(&stdout).into_owned();
+    Ok(Finished { status, stdout })
 }
 
 /// Runs `job` on this terminal.

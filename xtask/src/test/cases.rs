@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! End-to-end cases, here or in the lab.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::tally::{Tally, of_case};
+use crate::guests::{self, Kernels};
+use crate::{TestFlags, compile, lab, progress};
+
+/// For one boot of the inner host with all cases in it; each case has a limit of its own.
+const LIMIT: Duration = Duration::from_secs(45 * 60);
+const SOAK_LIMIT: Duration = Duration::from_secs(6 * 3600);
+/// How often an inner host that died is booted again for what it had not run.
+const BOOTS: u32 = 3;
+
+/// What our own runner has said so far.
+#[derive(Debug, Default)]
+struct Progress {
+    tally: Tally,
+    /// The case that began and has no verdict yet.
+    running: Option<String>,
+    /// Whether the runner came to its end.
+    complete: bool,
+}
+
+impl Progress {
+    fn hear(&mut self, line: &str) {
+        if let Some(case) = line.strip_prefix("E2E begins ") {
+            self.running = Some(case.trim().to_owned());
+        } else if line.starts_with("E2E sum ") {
+            self.complete = true;
+        } else if let Some(verdict) = of_case(line) {
+            self.tally += verdict;
+            self.running = None;
+        }
+    }
+}
+
+/// Lines that are between the runner and us.
+fn is_internal(line: &str) -> bool {
+    line.starts_with("E2E ")
+}
+
+fn arguments(flags: &TestFlags, group: Option<&str>) -> Vec<String> {
+    let mut args = vec!["test".to_owned(), "--for-machine".to_owned()];
+    if let Some(group) = group {
+        args.extend(["--group".to_owned(), group.to_owned()]);
+    }
+    if flags.soak {
+        args.push("--soak".to_owned());
+    }
+    args.extend(flags.filter.clone());
+    args
+}
+
+/// Cases of `group`, or all, on this machine.
+pub(crate) fn natively(
+    flags: &TestFlags,
+    binaries: &[PathBuf],
+    group: Option<&str>,
+) -> Result<Tally> {
+    progress::say(format!("{} cases on this machine", group.unwrap_or("all")));
+    let runner = compile::runner(binaries)?;
+    let mut command = Command::new(runner);
+    command.args(arguments(flags, group));
+    if group != Some("native") {
+        command
+            .arg("--assets")
+            .arg(guests::ready(&Kernels::ready()?)?);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = child.stdout.take().context("the runner has no output")?;
+    let mut progress = Progress::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        progress.hear(&line);
+        if !is_internal(&line) {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    if !progress.complete {
+        println!("FAILED   the runner ended with {status}");
+        progress.tally += Tally::FAILURE;
+    }
+    Ok(progress.tally)
+}
+
+/// Cases that boot stock guests, in the lab. When the inner host itself dies, the case it was running
+/// gets one more chance in a fresh one, and those behind it are run there.
+pub(crate) fn in_the_lab(flags: &TestFlags, binaries: &[PathBuf]) -> Result<Tally> {
+    progress::say("guest cases in the lab");
+    let limit = if flags.soak { SOAK_LIMIT } else { LIMIT };
+    let mut command = vec![compile::RUNNER.to_owned()];
+    command.extend(arguments(flags, Some("guest")));
+    command.extend(["--assets".to_owned(), lab::GUESTS.to_owned()]);
+    let mut job = lab::Job {
+        command: command.clone(),
+        binaries: binaries.to_vec(),
+        limit,
+    };
+    let mut tally = Tally::default();
+    let mut blamed = None;
+    for _ in 0..BOOTS {
+        let finished = lab::run(&job, |line| !is_internal(line))?;
+        let mut progress = Progress::default();
+        finished.stdout.lines().for_each(|line| progress.hear(line));
+        tally += progress.tally;
+        if progress.complete {
+            return Ok(tally);
+        }
+        match finished.status {
+            Ok(status) => println!("the runner ended early with status {status}"),
+            Err(error) => println!("{error:#}"),
+        }
+        let Some(case) = progress.running else { break };
+        if blamed.as_ref() == Some(&case) {
+            break;
+        }
+        println!("once more from {case}, which the inner host was running");
+        job.command = [command.as_slice(), &["--from".to_owned(), case.clone()]].concat();
+        blamed = Some(case);
+    }
+    println!("FAILED   the lab did not come to the end of the cases");
+    tally += Tally::FAILURE;
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_without_a_verdict_is_the_one_running() {
+        let mut progress = Progress::default();
+        [
+            "E2E begins a",
+            "ok       a (1.0 s)",
+            "E2E begins b",
+            "    ok, it said",
+        ]
+        .iter()
+        .for_each(|line| progress.hear(line));
+
+        assert_eq!(progress.tally, Tally::SUCCESS);
+        assert_eq!(progress.running.as_deref(), Some("b"));
+        assert!(!progress.complete);
+    }
+}

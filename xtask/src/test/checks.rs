@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tests that need no VM: style, and unit tests.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use super::tally::{Tally, of_doctests, of_nextest};
+use crate::command::loud;
+use crate::tools::{DENY, NEXTEST};
+use crate::{compile, progress};
+
+/// Formatting, lints, dependencies; each counts as one test.
+pub(crate) fn style() -> Result<Tally> {
+    let mut format = compile::cargo()?;
+    format.args(["fmt", "--all", "--check"]);
+    let mut lints = compile::cargo()?;
+    lints.args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    let mut dependencies = Command::new(DENY.ready()?);
+    dependencies.current_dir(compile::root()?);
+    // Advisories would need a database from the network.
+    dependencies.args([
+        "--log-level",
+        "error",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]);
+    let checks = [
+        ("cargo fmt --check", format),
+        ("cargo clippy", lints),
+        ("cargo deny check bans licenses sources", dependencies),
+    ];
+    let mut tally = Tally::default();
+    for (name, mut check) in checks {
+        let status = progress::step(name, || loud(&mut check))?;
+        if status.success() {
+            println!("ok       {name}");
+            tally += Tally::SUCCESS;
+        } else {
+            println!("FAILED   {name}: {status}");
+            tally += Tally::FAILURE;
+        }
+    }
+    Ok(tally)
+}
+
+/// Every crate's own tests.
+pub(crate) fn unit_tests() -> Result<Tally> {
+    let nextest = NEXTEST.ready()?;
+    let mut units = Command::new(nextest);
+    units.current_dir(compile::root()?);
+    units.args([
+        "nextest",
+        "run",
+        "--workspace",
+        "--no-fail-fast",
+        "--no-tests",
+        "pass",
+    ]);
+    units.args(["--status-level", "fail", "--cargo-quiet"]);
+    let mut tally = counted("unit tests", &mut units, of_nextest)?;
+    let mut docs = compile::cargo()?;
+    docs.args(["test", "--quiet", "--workspace", "--doc"]);
+    tally += counted("documentation tests", &mut docs, of_doctests)?;
+    Ok(tally)
+}
+
+/// Runs a test runner and adds up the summaries in what it says.
+fn counted(what: &str, command: &mut Command, summary: fn(&str) -> Option<Tally>) -> Result<Tally> {
+    progress::step(what, || {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| what.to_owned())?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let mut tally = Tally::default();
+        text.lines()
+            .filter_map(summary)
+            .for_each(|part| tally += part);
+        let word = if output.status.success() {
+            "ok     "
+        } else {
+            "FAILED "
+        };
+        println!(
+            "{word}  {what}: {} of {}",
+            tally.passed,
+            tally.passed + tally.failed
+        );
+        if !output.status.success() {
+            println!("{text}");
+            // A build that failed has no test to count.
+            tally.failed = tally.failed.max(1);
+        }
+        Ok(tally)
+    })
+}
