@@ -130,6 +130,7 @@ impl Identity {
                 Seccomp::On => Mode::Kill,
                 Seccomp::Log => Mode::Trap,
             },
+            devices: Vec::new(),
         }
     }
 }
