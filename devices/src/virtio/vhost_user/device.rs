@@ -100,15 +100,15 @@ impl VhostUserDevice {
     /// Gives the device a new backend, or its first: a stream connected to it. Whatever the one
     /// before had in progress must be over: killed, reaped, and its I/O fenced.
     pub fn attach(&self, stream: OwnedFd) {
-        self.0.mailbox.leave(|mail| mail.stream = Some(stream));
         self.release();
+        self.0.mailbox.leave(|mail| mail.stream = Some(stream));
     }
 
     /// Says that the backend is gone, its I/O fenced, and that there is no other one for now. A
     /// driver's reset can then end.
     pub fn fenced(&self) {
-        self.0.mailbox.leave(|mail| mail.fenced = true);
         self.release();
+        self.0.mailbox.leave(|mail| mail.fenced = true);
     }
 
     /// Stops the queues in an orderly way, to replace the backend;
@@ -140,8 +140,8 @@ impl VhostUserDevice {
         offer.is_some()
     }
 
-    /// Ends a write to a kick eventfd that a hostile backend managed to block: what is in them is
-    /// of no use to the next one.
+    /// Ends a write to a kick eventfd that the backend before, now dead, managed to block. Only before
+    /// the device's thread hears of the next one: that one's kicks must not be taken away.
     fn release(&self) {
         let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for events in queues.iter() {
