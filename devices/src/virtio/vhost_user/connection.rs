@@ -43,6 +43,24 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// Waits until something has come true that only a look can tell; says whether it has.
+    pub(super) fn wait_until(&self, is_true: impl Fn() -> bool) -> Result<bool, LinkError> {
+        while !is_true() {
+            if self.mailbox.interrupts() {
+                return Err(LinkError::Interrupted);
+            }
+            if Instant::now() >= self.deadline {
+                return Ok(false);
+            }
+            let wake = self.mailbox.wake();
+            let mut fds = [PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
+            // One look each millisecond; whether that was interrupted does not matter.
+            let _ = poll(&mut fds, PollTimeout::from(1_u8));
+            eventfd::drain(wake);
+        }
+        Ok(true)
+    }
+
     /// Waits until something can be read from or written to the socket.
     fn wait(
         &self,

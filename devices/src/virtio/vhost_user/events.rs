@@ -78,6 +78,9 @@ pub enum PeerFault {
     /// It stopped a queue where the queue cannot be.
     #[error("the backend stopped queue {0} at an impossible index")]
     Base(QueueIndex),
+    /// It stopped a queue and did not complete what it had in progress.
+    #[error("the backend left requests of queue {0} unfinished")]
+    Unfinished(QueueIndex),
 }
 
 /// What went wrong in this process or in the kernel.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::virtio::device::QueueIndex;
 use crate::virtio::eventfd;
 use crate::virtio::vhost_user::connection::Patience;
-use crate::virtio::vhost_user::events::{DeviceEvent, LinkError};
+use crate::virtio::vhost_user::events::{DeviceEvent, LinkError, PeerFault};
 use crate::virtio::vhost_user::reconnect::{self, Offer};
 use crate::virtio::vhost_user::spec::Origin;
 use crate::virtio::vhost_user::worker::Worker;
@@ -85,9 +85,19 @@ impl Worker {
             session.enable(queue.index, false, patience)?;
         }
         for queue in queues {
-            let base = session.stop(queue.index, slow)?;
-            reconnect::check_stopped(&self.memory, queue, base)?;
-            stopped.insert(queue.index, base);
+            stopped.insert(queue.index, session.stop(queue.index, slow)?);
+        }
+        // A backend of ours answers when it has drained. Others answer at once, and complete later
+        // what they had in progress (qemu-storage-daemon 10.0 does).
+        let queues = queues
+            .iter()
+            .filter(|_| self.shared.spec.origin == Origin::Foreign);
+        for queue in queues {
+            let base = stopped.get(&queue.index).copied().unwrap_or_default();
+            let settled = || reconnect::is_settled(&self.memory, queue, base);
+            if !slow.wait_until(settled)? {
+                return Err(PeerFault::Unfinished(queue.index).into());
+            }
         }
         (self.running, self.quiescent) = (false, true);
         if let Some(life) = &mut self.life {

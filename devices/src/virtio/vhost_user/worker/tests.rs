@@ -149,17 +149,46 @@ fn backend_drained_can_go_on() {
 
 #[test]
 fn backend_that_stopped_at_an_impossible_index_is_dropped() {
-    for base in [65, 0xffff, 0x1_0000] {
-        let bench = Bench::new();
-        bench.activate();
-        bench.attach(Backend {
-            base,
-            ..Backend::default()
-        });
-        bench.expect_running();
-        bench.device.drain();
-        assert_eq!(lost(bench.report()), PeerFault::Base(QueueIndex(0)));
-    }
+    let bench = Bench::new();
+    bench.activate();
+    bench.attach(Backend {
+        base: 0x1_0000,
+        ..Backend::default()
+    });
+    bench.expect_running();
+    bench.device.drain();
+    assert_eq!(lost(bench.report()), PeerFault::Base(QueueIndex(0)));
+}
+
+#[test]
+fn foreign_backend_is_drained_when_everything_fetched_was_used() {
+    let bench = Bench::with(spec(Origin::Foreign));
+    bench.activate();
+    bench.attach(Backend {
+        base: 5,
+        ..Backend::default()
+    });
+    bench.expect_running();
+    bench.set_used(0, 3);
+    bench.set_used(1, 5);
+    bench.device.begin_reset();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!bench.device.reset_done());
+    bench.set_used(0, 5);
+    bench.reset_ends();
+}
+
+#[test]
+fn foreign_backend_that_leaves_requests_unfinished_is_dropped() {
+    let bench = Bench::with(spec(Origin::Foreign));
+    bench.activate();
+    bench.attach(Backend {
+        base: 1,
+        ..Backend::default()
+    });
+    bench.expect_running();
+    bench.device.drain();
+    assert_eq!(lost(bench.report()), PeerFault::Unfinished(QueueIndex(0)));
 }
 
 #[test]
