@@ -12,6 +12,7 @@ mod pvh;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use devices::legacy::AcpiPm;
 use launch::control::About;
 use linux_loader::loader::Error as LoaderError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
@@ -155,6 +156,7 @@ pub fn load(
         .write_slice(&cmdline, GuestAddress(layout::CMDLINE))
         .map_err(structures)?;
     write_gdt(memory).map_err(structures)?;
+    write_reset_vector(memory).map_err(structures)?;
     acpi::write(memory, cpus, bars_64)?;
     match kernel.setup {
         Some(setup) => linux::write(memory, setup, initrd).map_err(structures)?,
@@ -232,6 +234,17 @@ fn write_gdt(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     Ok(())
 }
 
+/// What a PC's firmware would do at its entry. Linux takes a hardware-reduced machine for one with
+/// EFI, finds none when it is to reboot, and jumps here in real mode without trying the reset
+/// register of ACPI: this writes it.
+fn write_reset_vector(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
+    let [low, high] = layout::ACPI_RESET.to_le_bytes();
+    let value = AcpiPm::RESET_VALUE;
+    // mov dx, port; mov al, value; out dx, al; hlt; jmp to the hlt
+    let code = [0xba, low, high, 0xb0, value, 0xee, 0xf4, 0xeb, 0xfd];
+    memory.write_slice(&code, GuestAddress(layout::RESET_VECTOR))
+}
+
 /// What a kernel is told about an address range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -245,11 +258,7 @@ fn memory_map(memory: &GuestMemory) -> Vec<(u64, u64, RangeKind)> {
     let end = memory::end(memory);
     let mut map = vec![
         (0, layout::LOW_RAM_END, RangeKind::Ram),
-        (
-            layout::ACPI,
-            layout::ACPI_END - layout::ACPI,
-            RangeKind::Reserved,
-        ),
+        (layout::ACPI, HIGH_RAM - layout::ACPI, RangeKind::Reserved),
         (HIGH_RAM, low_ram_end(memory) - HIGH_RAM, RangeKind::Ram),
         (
             layout::ECAM,

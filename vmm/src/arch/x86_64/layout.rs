@@ -2,7 +2,7 @@
 //! Where everything is in the guest's physical address space.
 //!
 //! ```text
-//! 0                 boot structures below 640 KiB, ACPI tables from 0xe0000
+//! 0                 boot structures below 640 KiB, ACPI tables from 0xe0000, reset vector at 0xffff0
 //! 1 MiB             RAM: the kernel, the initrd at its end
 //! 3 GiB             the PCI hole: BARs of 32 bits
 //!   0xeb00_0000       ECAM, one bus
@@ -12,6 +12,8 @@
 //! 4 GiB             the rest of RAM
 //! above RAM         BARs of 64 bits
 //! ```
+
+use devices::legacy::AcpiPm;
 
 use crate::memory::Region;
 
@@ -28,7 +30,9 @@ pub(super) const LOW_RAM_END: u64 = 0x9_fc00;
 /// The ACPI tables, the RSDP first: kernels that are not told look for it here.
 pub(super) const ACPI: u64 = 0xe_0000;
 /// The end of the ACPI tables.
-pub(super) const ACPI_END: u64 = 0x10_0000;
+pub(super) const ACPI_END: u64 = 0xf_0000;
+/// Where a PC's processor begins after a reset, F000:FFF0.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where kernels begin.
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
 /// The end of the RAM below 4 GiB, and the beginning of the hole.
@@ -58,6 +62,9 @@ pub(super) const I8042: u16 = 0x60;
 pub(super) const PVPANIC: u16 = 0x505;
 /// The first of ACPI's sleep and reset registers.
 pub(super) const ACPI_PM: u16 = 0x600;
+/// The last of them, the reset register.
+pub(super) const ACPI_RESET: u16 = ACPI_PM + 2;
+const _: () = assert!(ACPI_RESET as u64 == ACPI_PM as u64 + AcpiPm::RESET);
 /// The IOAPIC pin of the generic event device, which is to say of the power button.
 pub(super) const GED_PIN: usize = 9;
 

@@ -90,6 +90,11 @@ fn elf_with_pvh_note_is_loaded_and_entered_there() {
         .read_slice(&mut cmdline, GuestAddress(layout::CMDLINE))
         .unwrap();
     assert_eq!(&cmdline, b"quiet\0");
+    let mut reset = [0; 5];
+    memory
+        .read_slice(&mut reset, GuestAddress(0xf_fff0))
+        .unwrap();
+    assert_eq!(reset, [0xba, 0x02, 0x06, 0xb0, 1]);
     // The one module is the initrd, at the end of memory.
     let module: [u64; 2] = memory.read_obj(GuestAddress(layout::PVH + 0x40)).unwrap();
     assert_eq!(module, [(8 << 20) - 0x2000, 5000]);
