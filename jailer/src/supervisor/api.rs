@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API's server: few connections, small requests, and nobody who is waited for.
 
-use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 
 use nix::poll::PollFlags;
 
@@ -21,6 +20,8 @@ use http::{Refusal, Response};
 
 /// How many clients may be connected.
 const CONNECTIONS_MAX: usize = 16;
+/// How many more are told that they are too many; others are just closed.
+const REFUSALS_MAX: usize = 4;
 
 /// One client, for as long as the jailer runs: numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +97,7 @@ impl Server {
         if let Some(connection) = self.find(id) {
             connection.answer(response, now_ns);
         }
+        self.forget();
     }
 
     fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {
@@ -114,20 +116,19 @@ impl Server {
         if !peer::may_connect(&stream) || stream.set_nonblocking(true).is_err() {
             return;
         }
-        if self.connections.len() >= CONNECTIONS_MAX {
-            refuse(stream);
+        let present = self.connections.len();
+        if present >= CONNECTIONS_MAX + REFUSALS_MAX {
             return;
+        }
+        let mut connection = Connection::new(stream, now_ns);
+        if present >= CONNECTIONS_MAX {
+            let reason = format!("{CONNECTIONS_MAX} clients are connected");
+            connection.refuse(Refusal::new(503, reason), now_ns);
         }
         self.accepted += 1;
         let id = ConnectionId(self.accepted);
-        self.connections.push((id, Connection::new(stream, now_ns)));
+        self.connections.push((id, connection));
     }
-}
-
-fn refuse(mut stream: UnixStream) {
-    let refusal = Refusal::new(503, format!("{CONNECTIONS_MAX} clients are connected"));
-    // A new socket has room for it; if not, nobody is told.
-    let _ = stream.write(&Response::Refused(refusal).encode(false));
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use nix::unistd::{Pid, getpid, pipe2};
 const PARKING: RawFd = 64;
 /// The highest signal number.
 const SIGNALS: libc::c_int = 64;
+/// The length of the kernel's sigset_t, in bytes.
+const SIGSET_BYTES: usize = 8;
 /// The status of a child that could not be executed.
 const NOT_EXECUTED: libc::c_int = 127;
 
@@ -221,16 +223,19 @@ fn place_fds(sources: &[RawFd; PARKING as usize]) -> bool {
 
 /// Every disposition at its default, nothing blocked.
 fn reset_signals() -> bool {
-    // SAFETY: a sigaction of zeroes is valid: SIG_DFL, no flags, an empty mask.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // The kernel's sigaction and sigset_t of zeroes: SIG_DFL, no flags, an empty mask. The C library
+    // would not touch the signals it uses itself, which may be ignored as any other.
+    let zeroes = [0_u64; 8];
+    let (new, old) = (zeroes.as_ptr(), std::ptr::null_mut::<u64>());
     for signal in 1..=SIGNALS {
-        // The C library's own signals and those that cannot be changed are refused: fine.
-        // SAFETY: the new action is valid, the old one is not asked for.
-        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+        // SIGKILL and SIGSTOP are refused: they cannot be changed anyway.
+        // SAFETY: the new action is longer than the kernel's structure on any architecture, the old
+        // one is not asked for.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGSET_BYTES) };
     }
-    let mask = &raw const default.sa_mask;
-    // SAFETY: the mask is valid and empty, the old one is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) == 0 }
+    let how = libc::SIG_SETMASK;
+    // SAFETY: the mask is longer than SIGSET_BYTES and empty, the old one is not asked for.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, SIGSET_BYTES) == 0 }
 }
 
 #[cfg(test)]

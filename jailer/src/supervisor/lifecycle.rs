@@ -3,7 +3,6 @@
 //! tells it what happened and does what it answers.
 
 use launch::control::{Ending, Failure, FromVmm, ToVmm};
-use log::info;
 use spec::OnReboot;
 use spec::api::VmState;
 
@@ -132,7 +131,8 @@ impl Lifecycle {
             FromVmm::Paused => self.running = VmState::Paused,
             FromVmm::Ended(ending) => self.last_words(Words::Ended(ending), now_ns),
             FromVmm::Failed(failure) => self.last_words(Words::Failed(failure), now_ns),
-            FromVmm::Device(index, news) => info!("device {index}: {news:?}"),
+            // What becomes of a device is not yet the VM's affair; it is in the log.
+            FromVmm::Device(..) => {}
         }
         Order::Nothing
     }

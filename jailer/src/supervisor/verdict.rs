@@ -45,7 +45,7 @@ pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
         Fate::Died(death) => {
             let line = format!("the vmm {}", died(death, evidence.crash));
             let mut outcome = told(Status::Error, line);
-            let lines: Vec<_> = evidence.log.lines().collect();
+            let lines: Vec<_> = evidence.log.lines().filter(|line| !is_ours(line)).collect();
             let tail = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
             outcome
                 .lines
@@ -53,6 +53,12 @@ pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
             outcome
         }
     }
+}
+
+/// Whether a line of the log is the jailer's own, which tells nothing new.
+fn is_ours(line: &str) -> bool {
+    let behind_time = line.split_once("] ").map(|(_, rest)| rest);
+    behind_time.is_some_and(|rest| rest.starts_with("jailer "))
 }
 
 /// The vmm's reason, with the part of the spec it is about as the user wrote it.
@@ -159,7 +165,8 @@ mod tests {
 
     #[test]
     fn silent_death_shows_the_last_lines_of_the_log() {
-        let log: String = (0..30).map(|n| format!("line {n}\n")).collect();
+        let mut log: String = (0..30).map(|n| format!("line {n}\n")).collect();
+        log.push_str("[  12.345678] jailer INFO the vmm is gone vm_id=a\n");
         let fate = Fate::Died(Death::Exited(1));
         let lines = outcome_of(fate, Crash::None, &log).lines;
         assert_eq!(lines.len(), 1 + TAIL_LINES);

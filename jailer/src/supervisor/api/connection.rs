@@ -2,6 +2,7 @@
 //! One API client: bytes in, one request at a time, bytes out; each step with a deadline.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -24,6 +25,9 @@ enum Step {
     Service,
     /// Sending the answer.
     Answer,
+    /// Reading what comes behind a refused request: to close a socket that has not been read to the
+    /// end could cost the client its answer.
+    Linger,
     /// It is of no use any more.
     Over,
 }
@@ -37,6 +41,8 @@ pub(crate) struct Connection {
     input_ended: bool,
     output: Vec<u8>,
     keep_alive: bool,
+    /// What it sent was no request.
+    refused: bool,
     deadline_ns: u64,
 }
 
@@ -50,6 +56,7 @@ impl Connection {
             input_ended: false,
             output: Vec::new(),
             keep_alive: false,
+            refused: false,
             deadline_ns: now_ns + STEP_NS,
         }
     }
@@ -62,7 +69,7 @@ impl Connection {
     /// The client's descriptor, and what is waited for there.
     pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         let events = match self.step {
-            Step::Request => PollFlags::POLLIN,
+            Step::Request | Step::Linger => PollFlags::POLLIN,
             Step::Answer => PollFlags::POLLOUT,
             Step::Service | Step::Over => PollFlags::empty(),
         };
@@ -72,7 +79,7 @@ impl Connection {
     /// When [`Self::tick`] is to be called at the latest; a request being served has a deadline of
     /// its own.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        matches!(self.step, Step::Request | Step::Answer).then_some(self.deadline_ns)
+        (!matches!(self.step, Step::Service | Step::Over)).then_some(self.deadline_ns)
     }
 
     /// Time has passed.
@@ -95,6 +102,9 @@ impl Connection {
         if self.step == Step::Answer {
             self.send(now_ns);
         }
+        if self.step == Step::Linger {
+            self.discard();
+        }
         let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
         if self.step == Step::Service && events.intersects(gone) {
             self.step = Step::Over;
@@ -113,6 +123,22 @@ impl Connection {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => {
+                    self.step = Step::Over;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn discard(&mut self) {
+        let mut chunk = [0; 4096];
+        // What is left is taken at the next turn: others want theirs.
+        for _ in 0..16 {
+            match self.stream.read(&mut chunk) {
+                Ok(1..) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => {
                     self.step = Step::Over;
                     return;
                 }
@@ -149,8 +175,9 @@ impl Connection {
     }
 
     /// Refuses what is no request: nothing behind it can be one.
-    fn refuse(&mut self, refusal: Refusal, now_ns: u64) {
+    pub(crate) fn refuse(&mut self, refusal: Refusal, now_ns: u64) {
         self.keep_alive = false;
+        self.refused = true;
         self.step = Step::Service;
         self.answer(&Response::Refused(refusal), now_ns);
     }
@@ -180,10 +207,14 @@ impl Connection {
                 }
             }
         }
-        self.step = match self.keep_alive {
-            true => Step::Request,
-            false => Step::Over,
+        self.step = match (self.keep_alive, self.refused) {
+            (true, _) => Step::Request,
+            (false, false) => Step::Over,
+            (false, true) => Step::Linger,
         };
+        if self.step == Step::Linger && self.stream.shutdown(Shutdown::Write).is_err() {
+            self.step = Step::Over;
+        }
         self.deadline_ns = now_ns + STEP_NS;
     }
 }

@@ -3,7 +3,8 @@
 
 use super::connection::STEP_NS;
 use super::*;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 struct Scene {
     server: Server,
@@ -99,6 +100,8 @@ fn rubbish_is_refused_and_the_connection_closed() {
         .unwrap();
     assert_eq!(scene.settle(), []);
     assert!(received(&mut client).starts_with("HTTP/1.1 400 "));
+    drop(client);
+    scene.settle();
     assert!(scene.server.connections.is_empty());
 }
 
@@ -128,6 +131,8 @@ fn slow_request_is_told_and_idle_client_is_dropped() {
     assert_eq!(scene.server.deadline_ns(), Some(STEP_NS));
     scene.server.tick(STEP_NS);
     assert!(received(&mut slow).starts_with("HTTP/1.1 408 "));
+    drop(slow);
+    scene.settle();
     assert_eq!(idle.read(&mut [0]).unwrap(), 0);
     assert!(scene.server.connections.is_empty());
 }
@@ -138,6 +143,8 @@ fn one_client_too_many_is_told_so() {
     let _clients: Vec<_> = (0..CONNECTIONS_MAX).map(|_| scene.client()).collect();
     let mut late = scene.client();
     assert!(received(&mut late).starts_with("HTTP/1.1 503 "));
+    drop(late);
+    scene.settle();
     assert_eq!(scene.server.connections.len(), CONNECTIONS_MAX);
 }
 

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How VMs begin, reboot and end, with a real jailer and a stand-in for the vmm.
+
+mod stage;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use stage::{PATIENCE, Running, Stage, eventually, is_alive};
+
+#[test]
+fn ending_of_the_guest_is_the_exit_status_and_nothing_is_left() {
+    let stage = Stage::new();
+    for (script, status, parts) in [
+        ("started off", 0, &[][..]),
+        ("started panic", 3, &["panicked"]),
+        ("started crash", 3, &["triple fault"]),
+        ("fail=kernel", 1, &["kernel \"/", "liking"]),
+        ("fail=cpus", 1, &["cpus \"1\": is not"]),
+        ("fail=", 1, &["cannot go on: is not"]),
+        ("started rubbish", 1, &["malformed control message"]),
+        ("started oversize", 1, &["8192 bytes"]),
+        ("started exit=4", 1, &["exited with status 4"]),
+        ("exit=0", 1, &["without a word"]),
+        ("started signal=SIGKILL", 1, &["killed by SIGKILL"]),
+        ("started syscall=2 exit=159", 1, &["seccomp", "open (2)"]),
+    ] {
+        stage.run(script).assert_told(status, parts);
+        stage.assert_clean();
+    }
+}
+
+#[test]
+fn death_without_a_word_shows_the_log() {
+    let ended = Stage::new().run("started log=the-reason signal=SIGABRT");
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended.stderr.contains("killed by SIGABRT"),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("log: the-reason"), "{}", ended.stderr);
+}
+
+#[test]
+fn vmm_that_says_it_ends_and_stays_is_killed() {
+    let begun = Instant::now();
+    let stage = Stage::new();
+    stage.run("started off-and-stay hang").assert_told(0, &[]);
+    assert!(begun.elapsed().as_secs() >= 2);
+    stage.assert_clean();
+}
+
+#[test]
+fn vmm_that_cannot_be_executed_is_told() {
+    let stage = Stage::new();
+    std::fs::remove_file(stage.vmm()).unwrap();
+    std::fs::write(stage.vmm(), "no program").unwrap();
+    stage
+        .run("")
+        .assert_told(1, &["cannot execute the program: Permission denied"]);
+    std::fs::remove_file(stage.vmm()).unwrap();
+    stage
+        .run("")
+        .assert_told(1, &["vmm \"/", "beside the jailer"]);
+    stage.assert_clean();
+}
+
+#[test]
+fn reboot_is_a_fresh_vmm_with_fresh_memory_and_the_whole_kernel() {
+    let stage = Stage::new();
+    let vm = stage.start("started ram kernel console");
+    let mut console = vm.connect("console.sock");
+    let mut seen = [0; 17];
+    console.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"fresh the kernel ");
+    let first = vm.vmm_pid();
+    console.write_all(b"reboot\n").unwrap();
+    console.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"fresh the kernel ");
+    let info = vm.info();
+    assert_eq!(info["reboots"], 1);
+    assert_ne!(info["processes"][1]["pid"].as_i64(), Some(first));
+    console.write_all(b"off\n").unwrap();
+    vm.wait().assert_told(0, &[]);
+    stage.assert_clean();
+}
+
+#[test]
+fn reboot_ends_the_vm_if_the_spec_says_so() {
+    let stage = Stage::new();
+    let vm = stage.start_with("started reboot", &json!({"on_reboot": "exit"}));
+    vm.wait().assert_told(0, &[]);
+}
+
+#[test]
+fn reboot_storm_ends_the_vm() {
+    let stage = Stage::new();
+    stage
+        .run("started reboot")
+        .assert_told(3, &["rebooted 5 times"]);
+    stage.assert_clean();
+}
+
+#[test]
+fn first_signal_presses_the_button_and_the_second_ends() {
+    let stage = Stage::new();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let obedient = stage.start("started button off");
+        obedient.reach("running");
+        obedient.signal(signal);
+        obedient.wait().assert_told(0, &[]);
+
+        let stubborn = stage.start("started button hang");
+        stubborn.reach("running");
+        stubborn.signal(signal);
+        stubborn.reach("stopping");
+        stubborn.signal(signal);
+        stubborn.wait().assert_told(0, &[]);
+        stage.assert_clean();
+    }
+}
+
+#[test]
+fn hangup_ends_at_once_whatever_the_vm_is_doing() {
+    let stage = Stage::new();
+    for (script, state) in [("started hang", "running"), ("hang", "starting")] {
+        let vm = stage.start(script);
+        vm.reach(state);
+        let vmm = vm.vmm_pid();
+        vm.signal(Signal::SIGHUP);
+        vm.wait().assert_told(0, &[]);
+        assert!(!is_alive(vmm));
+        stage.assert_clean();
+    }
+}
+
+#[test]
+fn jailer_killed_takes_the_vmm_along_and_the_next_sweeps() {
+    let stage = Stage::new();
+    let vm = stage.start("started hang");
+    vm.reach("running");
+    let vmm = vm.vmm_pid();
+    vm.signal(Signal::SIGKILL);
+    vm.wait();
+    eventually(|| (!is_alive(vmm)).then_some(()));
+    stage
+        .run("started off")
+        .assert_told(0, &["name \"vm\": swept /", "dead VM"]);
+    stage.assert_clean();
+}
+
+#[test]
+fn readiness_is_told_once_the_guest_has_started() {
+    let stage = Stage::new();
+    let path = stage.at("notify");
+    let ear = UnixDatagram::bind(&path).unwrap();
+    ear.set_read_timeout(Some(PATIENCE)).unwrap();
+    let config = stage.spec("started hang", &json!({}));
+    let mut command = stage.command(&config);
+    let child = command.env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let vm = Running::of(child, stage.at("s/vm"));
+    let mut message = [0; 64];
+    let len = ear.recv(&mut message).unwrap();
+    assert_eq!(&message[..len], b"READY=1");
+    vm.reach("running");
+}
