@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `bulkhead` on a terminal: what it does to it, and that it puts it back.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod stage;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use stage::{Running, Stage, eventually};
+
+struct Terminal {
+    user: File,
+    /// Kept open: its mode and flags are looked at.
+    line: OwnedFd,
+    before: Termios,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let pty = openpty(None, None).unwrap();
+        Self {
+            before: tcgetattr(&pty.slave).unwrap(),
+            user: File::from(pty.master),
+            line: pty.slave,
+        }
+    }
+
+    /// Runs a command on this terminal.
+    fn run(&self, mut command: std::process::Command) -> Running {
+        let line = || self.line.try_clone().unwrap();
+        command.stdin(line()).stdout(line());
+        Running(command.spawn().unwrap())
+    }
+
+    fn is_raw(&self) -> bool {
+        let mode = tcgetattr(&self.line).unwrap();
+        !mode
+            .local_flags
+            .intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    fn until_raw(&self) {
+        eventually(|| self.is_raw().then_some(()));
+    }
+
+    fn expect(&mut self, text: &str) {
+        let mut seen = String::new();
+        let mut byte = [0];
+        while !seen.ends_with(text) {
+            let mut fds = [PollFd::new(self.user.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut fds, PollTimeout::from(20_000_u16)).unwrap();
+            assert_eq!(ready, 1, "{text:?} does not come: {seen:?}");
+            self.user.read_exact(&mut byte).unwrap();
+            seen.push(char::from(byte[0]));
+        }
+    }
+
+    fn assert_as_before(&self) {
+        assert_eq!(tcgetattr(&self.line).unwrap(), self.before);
+        let flags = fcntl(self.line.as_fd(), FcntlArg::F_GETFL).unwrap();
+        assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
+    }
+}
+
+#[test]
+fn terminal_is_raw_while_the_vm_runs_and_as_before_after() {
+    let stage = Stage::new();
+    let mut terminal = Terminal::new();
+    let vm = terminal.run(stage.run("started say=login: console", &[]));
+    terminal.until_raw();
+    terminal.expect("login:");
+    terminal.user.write_all(b"say=typed\n").unwrap();
+    terminal.expect("typed");
+    let flags = fcntl(terminal.line.as_fd(), FcntlArg::F_GETFL).unwrap();
+    assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
+    terminal.user.write_all(b"off\n").unwrap();
+    vm.wait().assert_told(0, &[]);
+    terminal.assert_as_before();
+}
+
+#[test]
+fn escape_ends_the_vm_and_restores_the_terminal() {
+    let stage = Stage::new();
+    let mut terminal = Terminal::new();
+    let vm = terminal.run(stage.run("started say=up hang", &[]));
+    terminal.expect("up");
+    terminal.user.write_all(b"\x01h").unwrap();
+    terminal.expect("Ctrl-a x: leave");
+    terminal.user.write_all(b"\x01x").unwrap();
+    vm.wait().assert_told(0, &[]);
+    terminal.assert_as_before();
+    stage.assert_clean();
+}
+
+#[test]
+fn terminal_is_restored_when_a_signal_or_a_failure_ends_the_vm() {
+    let stage = Stage::new();
+    for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
+        let terminal = Terminal::new();
+        let vm = terminal.run(stage.run("started hang", &[]));
+        terminal.until_raw();
+        vm.signal(signal);
+        vm.wait().assert_told(0, &[]);
+        terminal.assert_as_before();
+    }
+    let terminal = Terminal::new();
+    let vm = terminal.run(stage.run("fail=kernel", &[]));
+    vm.wait().assert_told(1, &["kernel"]);
+    terminal.assert_as_before();
+}
+
+#[test]
+fn escape_on_an_attached_console_detaches_and_the_vm_goes_on() {
+    let stage = Stage::new();
+    let started = stage.start("started say=up console", &["--detach"]);
+    started.wait().assert_told(0, &[]);
+    for word in ["one", "two"] {
+        let mut terminal = Terminal::new();
+        let console = terminal.run(stage.bulkhead(&["console", "vm"]));
+        terminal.until_raw();
+        let line = format!("say={word}\n");
+        terminal.user.write_all(line.as_bytes()).unwrap();
+        terminal.expect(word);
+        terminal.user.write_all(b"\x01x").unwrap();
+        console.wait().assert_told(0, &[]);
+        terminal.assert_as_before();
+    }
+    assert_eq!(stage.inspect().unwrap()["state"], "running");
+    stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+}

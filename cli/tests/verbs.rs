@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verbs that talk to VMs, and those that need none.
+
+mod stage;
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+
+use serde_json::Value;
+use stage::{Running, Stage};
+
+fn detached(stage: &Stage, script: &str, more: &[&str]) {
+    let more = [&["--detach"], more].concat();
+    stage.start(script, &more).wait().assert_told(0, &[]);
+}
+
+#[test]
+fn vm_is_listed_shown_paused_resumed_and_stopped() {
+    let stage = Stage::new();
+    detached(&stage, "started button off", &[]);
+    let listed = stage.do_it(&["ps"]).stdout;
+    assert!(listed.contains("vm    running  1     16M"), "{listed}");
+    let json: Value = serde_json::from_str(&stage.do_it(&["ps", "--json"]).stdout).unwrap();
+    assert_eq!(json[0]["name"], "vm");
+    let shown = stage.do_it(&["inspect", "vm"]).stdout;
+    assert!(shown.contains("cmdline    started button off"), "{shown}");
+    for (verb, state) in [("pause", "paused"), ("resume", "running")] {
+        stage.do_it(&[verb, "vm"]).assert_told(0, &[]);
+        assert_eq!(stage.inspect().unwrap()["state"], state);
+    }
+    stage.do_it(&["stop", "vm"]).assert_told(0, &[]);
+    stage::eventually(|| stage.inspect().is_none().then_some(()));
+    let listed = stage.do_it(&["ps"]).stdout;
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+}
+
+#[test]
+fn vm_that_is_not_there_is_named() {
+    let stage = Stage::new();
+    fs::create_dir_all(stage.at("s/dead")).unwrap();
+    drop(UnixListener::bind(stage.at("s/dead/api.sock")).unwrap());
+    for verb in ["inspect", "stop", "pause", "resume", "console"] {
+        let unknown = stage.do_it(&[verb, "nobody"]);
+        unknown.assert_told(1, &["VM \"nobody\": there is no such VM in /"]);
+    }
+    stage
+        .do_it(&["stop", "dead"])
+        .assert_told(1, &["VM \"dead\": is dead"]);
+    assert!(stage.do_it(&["ps"]).stdout.contains("dead  dead"));
+}
+
+#[test]
+fn refusal_of_the_vm_is_told() {
+    let stage = Stage::new();
+    let _vm = stage.start("hang", &[]);
+    stage.reach("starting");
+    stage
+        .do_it(&["pause", "vm"])
+        .assert_told(1, &["VM \"vm\": the guest has not started"]);
+}
+
+#[test]
+fn name_in_use_is_told_by_the_jailer() {
+    let stage = Stage::new();
+    detached(&stage, "started hang", &[]);
+    let second = stage.start("started off", &[]).wait();
+    second.assert_told(1, &["jailer: name \"vm\": is in use"]);
+    stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+}
+
+#[test]
+fn console_relays_until_the_vm_ends_and_refuses_a_second() {
+    let stage = Stage::new();
+    detached(&stage, "started say=hello console", &[]);
+    let mut command = stage.bulkhead(&["console", "vm"]);
+    let mut console = Running(command.stdin(Stdio::piped()).spawn().unwrap());
+    let mut seen = [0; 5];
+    let stdout = console.0.stdout.as_mut().unwrap();
+    std::io::Read::read_exact(stdout, &mut seen).unwrap();
+    assert_eq!(&seen, b"hello");
+    let second = stage.do_it(&["console", "vm"]);
+    second.assert_told(1, &["VM \"vm\": the console is in use"]);
+    console.type_in("say=again\noff\n");
+    let ended = console.wait();
+    ended.assert_told(0, &[]);
+    assert_eq!(ended.stdout, "again");
+}
+
+#[test]
+fn console_elsewhere_is_named() {
+    let stage = Stage::new();
+    for (console, part) in [
+        ("none", "its console leads to none"),
+        ("pty", "its console is the terminal /dev/pts/"),
+    ] {
+        let vm = stage.start("started hang", &["--console", console]);
+        stage.reach("running");
+        let ended = stage.do_it(&["console", "vm"]);
+        ended.assert_told(1, &[part]);
+        stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+        vm.wait();
+    }
+}
+
+#[test]
+fn document_is_checked_without_starting_anything() {
+    let stage = Stage::new();
+    for (text, status, parts) in [
+        (r#"{"kernel":"/nowhere"}"#, 0, &[][..]),
+        (r#"{"kernel":"k","mem":"0"}"#, 1, &["vm.json", "mem \"0\""]),
+        (
+            r#"{"kernel":"k","memory":"1G"}"#,
+            1,
+            &["vm.json", "`memory`"],
+        ),
+        ("{", 1, &["vm.json", "EOF"]),
+    ] {
+        fs::write(stage.at("vm.json"), text).unwrap();
+        stage
+            .do_it(&["check", "vm.json"])
+            .assert_told(status, parts);
+    }
+}
+
+#[test]
+fn schema_is_json_and_has_every_field_of_a_spec() {
+    let stage = Stage::new();
+    let schema: Value = serde_json::from_str(&stage.do_it(&["schema"]).stdout).unwrap();
+    let spec = serde_json::to_value(spec::VmSpec::new("/k")).unwrap();
+    for field in spec.as_object().unwrap().keys() {
+        assert!(schema["properties"][field].is_object(), "{field}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn reader_that_has_seen_enough_is_no_error() {
+    let stage = Stage::new();
+    let mut command = stage.bulkhead(&["schema"]);
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    Running(child).wait().assert_told(0, &[]);
+}
