@@ -28,8 +28,13 @@ pub(crate) enum ClientError {
     #[error("VM {0:?}: there is no such VM in {1}")]
     Unknown(String, PathBuf),
     /// Its jailer was killed.
-    #[error("VM {0:?}: is dead; what it left is swept when its name is used again")]
-    Dead(String),
+    #[error("VM {vm:?}: its jailer was killed, and it ended", vm = vm.as_str())]
+    Dead {
+        /// Its name.
+        vm: VmName,
+        /// Where its state directory is.
+        base: PathBuf,
+    },
     /// It could not be reached, or the answer could not be read.
     #[error("VM {0:?}")]
     Io(String, #[source] io::Error),
@@ -49,7 +54,10 @@ pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStre
     let dir = base.join(vm.as_str());
     UnixStream::connect(dir.join(socket)).map_err(|error| match error.kind() {
         ErrorKind::NotFound => ClientError::Unknown(vm.to_string(), base.into()),
-        ErrorKind::ConnectionRefused => ClientError::Dead(vm.to_string()),
+        ErrorKind::ConnectionRefused => ClientError::Dead {
+            vm: vm.clone(),
+            base: base.into(),
+        },
         _ => ClientError::Io(vm.to_string(), error),
     })
 }
@@ -146,6 +154,6 @@ mod tests {
         let socket = dir.path().join("a").join(API_SOCKET);
         drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
         let dead = info(dir.path(), &vm).unwrap_err();
-        assert!(matches!(dead, ClientError::Dead(_)), "{dead}");
+        assert!(matches!(dead, ClientError::Dead { .. }), "{dead}");
     }
 }

@@ -7,6 +7,7 @@ use spec::SpecError;
 
 use crate::client::ClientError;
 use crate::documents::DocumentsError;
+use crate::jailer;
 use crate::run::RunError;
 use crate::terminal::TerminalError;
 
@@ -34,6 +35,13 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Sees to it that what a dead VM left does not stay for ever.
+    pub(crate) fn clean_up(&self) {
+        if let Self::Client(ClientError::Dead { vm, base }) = self {
+            jailer::sweep(base, vm);
+        }
+    }
+
     /// The exit status: 2 for what was wrong with the command line itself, otherwise 1.
     pub(crate) fn status(&self) -> u8 {
         match self {

@@ -13,6 +13,7 @@ mod documents;
 mod error;
 mod escape;
 mod inspect;
+mod jailer;
 mod output;
 mod ps;
 mod run;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
+            error.clean_up();
             output::complain(&error);
             ExitCode::from(error.status())
         }

@@ -11,6 +11,7 @@ use spec::{ByteSize, VmName};
 use crate::client::{self, ClientError};
 use crate::error::Error;
 use crate::inspect::{age, now_ns, state};
+use crate::jailer;
 use crate::output;
 use crate::table::align;
 
@@ -73,7 +74,7 @@ fn names(base: &Path) -> Result<Vec<VmName>, Error> {
     Ok(names)
 }
 
-/// A VM, unless it ended while we looked.
+/// A VM, unless it ended while we looked, or was dead and could be swept.
 fn entry(base: &Path, name: VmName) -> Option<Entry> {
     let dead = |name, state| Entry {
         name,
@@ -91,7 +92,10 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
                 age: age(jailer, now_ns()),
             }),
         }),
-        Err(ClientError::Dead(_)) => Some(dead(name, "dead")),
+        Err(ClientError::Dead { .. }) => match jailer::sweep(base, &name) {
+            true => None,
+            false => Some(dead(name, "dead")),
+        },
         Err(ClientError::Unknown(..)) if !base.join(name.as_str()).exists() => None,
         Err(ClientError::Unknown(..)) => Some(dead(name, "starting")),
         Err(_) => Some(dead(name, "unknown")),

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verbs that talk to VMs, and those that need none.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod stage;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
@@ -38,16 +41,48 @@ fn vm_is_listed_shown_paused_resumed_and_stopped() {
 #[test]
 fn vm_that_is_not_there_is_named() {
     let stage = Stage::new();
-    fs::create_dir_all(stage.at("s/dead")).unwrap();
-    drop(UnixListener::bind(stage.at("s/dead/api.sock")).unwrap());
     for verb in ["inspect", "stop", "pause", "resume", "console"] {
         let unknown = stage.do_it(&[verb, "nobody"]);
         unknown.assert_told(1, &["VM \"nobody\": there is no such VM in /"]);
     }
-    stage
-        .do_it(&["stop", "dead"])
-        .assert_told(1, &["VM \"dead\": is dead"]);
-    assert!(stage.do_it(&["ps"]).stdout.contains("dead  dead"));
+}
+
+/// What a jailer that was killed leaves.
+fn remains(stage: &Stage, mode: u32) {
+    let dir = stage.at("s/dead");
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+    drop(UnixListener::bind(dir.join("api.sock")).unwrap());
+}
+
+#[test]
+fn vm_that_is_dead_is_swept_by_the_next_command_with_a_notice() {
+    let stage = Stage::new();
+    remains(&stage, 0o700);
+    let listed = stage.do_it(&["ps"]);
+    listed.assert_told(0, &["name \"dead\": swept /"]);
+    assert_eq!(listed.stdout.lines().count(), 1);
+    stage.assert_clean();
+
+    remains(&stage, 0o700);
+    let stopped = stage.do_it(&["stop", "dead"]);
+    assert_eq!(stopped.status, Some(1));
+    assert!(
+        stopped
+            .stderr
+            .contains("VM \"dead\": its jailer was killed")
+    );
+    stage.assert_clean();
+}
+
+#[test]
+fn what_looks_like_a_dead_vm_and_is_not_is_kept_and_listed() {
+    let stage = Stage::new();
+    remains(&stage, 0o755);
+    let listed = stage.do_it(&["ps"]);
+    listed.assert_told(0, &["state-dir", "open to other users"]);
+    assert!(listed.stdout.contains("dead  dead"), "{listed:?}");
+    assert!(stage.at("s/dead").exists());
 }
 
 #[test]

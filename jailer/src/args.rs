@@ -2,20 +2,24 @@
 //! The jailer's command line: few flags, parsed by hand, because the jailer stays in memory for as
 //! long as its VM runs.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+
+use spec::VmName;
 
 /// What `--help` prints.
 const HELP: &str = "\
 Starts one VM, supervises it, and stays until it has ended.
 
 Usage: jailer --config FILE [--state-dir DIR] [--console-fd N]
+       jailer --sweep NAME [--state-dir DIR]
 
   --config FILE     the VM, as JSON (`bulkhead schema` describes it)
   --state-dir DIR   where the VM's state directory is made, instead of /run/bulkhead
                     (root) or $XDG_RUNTIME_DIR/bulkhead
   --console-fd N    an inherited stream socket: the console's first client
+  --sweep NAME      start nothing; remove what a jailer that was killed has left of VM NAME
   --version         print the version
   --help            print this
 
@@ -40,6 +44,13 @@ pub struct Args {
 pub enum Parsed {
     /// Run a VM.
     Run(Args),
+    /// Remove what is left of a dead VM.
+    Sweep {
+        /// Its name.
+        name: VmName,
+        /// Where its state directory is, if not where it always is.
+        state_dir: Option<PathBuf>,
+    },
     /// Print this and leave.
     Show(String),
 }
@@ -59,6 +70,12 @@ pub enum UsageError {
     /// The value is not a descriptor children may inherit.
     #[error("--console-fd {0:?}: must be a file descriptor, 3 to 63")]
     NotAnFd(OsString),
+    /// The value is no VM's name.
+    #[error("--sweep {0:?}: is no VM's name")]
+    NotAName(OsString),
+    /// There is a VM to sweep and one to run.
+    #[error("--sweep goes with --state-dir only")]
+    Conflict,
     /// There is no VM to run.
     #[error("--config is missing; see jailer --help")]
     NoConfig,
@@ -66,13 +83,14 @@ pub enum UsageError {
 
 /// Parses the command line, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
-    let (mut config, mut state_dir, mut console_fd) = (None, None, None);
+    let (mut config, mut state_dir, mut console_fd, mut sweep) = (None, None, None, None);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (flag, inline) = split(arg);
         let (flag, slot) = match flag.to_str() {
             Some("--config") => ("--config", &mut config),
             Some("--state-dir") => ("--state-dir", &mut state_dir),
+            Some("--sweep") => ("--sweep", &mut sweep),
             Some("--console-fd") => ("--console-fd", &mut console_fd),
             Some("--help" | "-h") => return Ok(Parsed::Show(HELP.into())),
             Some("--version" | "-V") => {
@@ -87,9 +105,16 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         }
         *slot = Some(value.ok_or(UsageError::NoValue(flag))?);
     }
+    let state_dir = state_dir.map(PathBuf::from);
+    if let Some(name) = sweep {
+        return match (config, console_fd) {
+            (None, None) => vm_name(&name).map(|name| Parsed::Sweep { name, state_dir }),
+            _ => Err(UsageError::Conflict),
+        };
+    }
     Ok(Parsed::Run(Args {
         config: config.ok_or(UsageError::NoConfig)?.into(),
-        state_dir: state_dir.map(PathBuf::from),
+        state_dir,
         console_fd: console_fd.map(descriptor).transpose()?,
     }))
 }
@@ -105,6 +130,11 @@ fn split(arg: OsString) -> (OsString, Option<OsString>) {
         }
         _ => (arg, None),
     }
+}
+
+fn vm_name(text: &OsStr) -> Result<VmName, UsageError> {
+    let name = text.to_str().and_then(|text| text.parse().ok());
+    name.ok_or_else(|| UsageError::NotAName(text.into()))
 }
 
 fn descriptor(text: OsString) -> Result<RawFd, UsageError> {
@@ -159,6 +189,19 @@ mod tests {
             let refused = parsed(&["--config", "a", "--console-fd", number]);
             assert_eq!(refused, Err(UsageError::NotAnFd(number.into())));
         }
+    }
+
+    #[test]
+    fn sweep_takes_a_name_and_nothing_to_run() {
+        let wanted = Parsed::Sweep {
+            name: "a".parse().unwrap(),
+            state_dir: None,
+        };
+        assert_eq!(parsed(&["--sweep", "a"]), Ok(wanted));
+        let refused = parsed(&["--sweep", "a/b"]);
+        assert_eq!(refused, Err(UsageError::NotAName("a/b".into())));
+        let both = parsed(&["--sweep", "a", "--config", "b"]);
+        assert_eq!(both, Err(UsageError::Conflict));
     }
 
     #[test]

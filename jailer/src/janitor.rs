@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use launch::clock::monotonic_ns;
 use spec::{Console, SpecError, Vm, VmName, VmSpec};
@@ -46,13 +47,7 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
             return Err(Outcome::new(Status::Error, errors));
         }
     };
-    if state.swept() {
-        let path = state.path().display();
-        say(&format!(
-            "name {:?}: swept {path}, left by a dead VM",
-            name.as_str()
-        ));
-    }
+    notice(&state, &name);
     let identity = Identity {
         spec: VmSpec {
             name: Some(name.as_str().to_string()),
@@ -66,6 +61,22 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     let outcome = supervisor::run(endowment, signals);
     drop(state);
     Ok(outcome)
+}
+
+/// Removes what is left of a VM whose jailer was killed, and says so.
+pub(crate) fn sweep(name: &VmName, state_dir: Option<&Path>) -> Result<Outcome, Outcome> {
+    let base = state::base_dir(state_dir).map_err(refused)?;
+    let state = StateDir::acquire(&base, name).map_err(refused)?;
+    notice(&state, name);
+    Ok(Outcome::ok())
+}
+
+/// Says what was swept, if anything was.
+fn notice(state: &StateDir, name: &VmName) {
+    if state.swept() {
+        let (name, path) = (name.as_str(), state.path().display());
+        say(&format!("name {name:?}: swept {path}, left by a dead VM"));
+    }
 }
 
 /// Makes what the state directory holds, and puts together what the supervisor gets.

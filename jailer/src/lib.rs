@@ -17,6 +17,11 @@ mod supervisor;
 
 pub use supervisor::api::http;
 
+/// Removes what is left of a VM whose jailer was killed.
+pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcome::Outcome {
+    janitor::sweep(name, state_dir).unwrap_or_else(|refused| refused)
+}
+
 /// Runs one VM from start to end.
 pub fn run(args: &args::Args, host: &host::Host) -> outcome::Outcome {
     janitor::run(args, host).unwrap_or_else(|refused| refused)

@@ -11,6 +11,7 @@ use jailer::outcome::{Outcome, Status};
 fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os().skip(1)) {
         Ok(Parsed::Run(args)) => jailer::run(&args, &Host::of_this_binary()),
+        Ok(Parsed::Sweep { name, state_dir }) => jailer::sweep(&name, state_dir.as_deref()),
         Ok(Parsed::Show(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;

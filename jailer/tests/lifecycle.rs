@@ -151,6 +151,15 @@ fn jailer_killed_takes_the_vmm_along_and_the_next_sweeps() {
         .run("started off")
         .assert_told(0, &["name \"vm\": swept /", "dead VM"]);
     stage.assert_clean();
+
+    let vm = stage.start("started hang");
+    vm.reach("running");
+    stage.sweep().assert_told(1, &["name \"vm\": is in use"]);
+    vm.signal(Signal::SIGKILL);
+    vm.wait();
+    stage.sweep().assert_told(0, &["name \"vm\": swept /"]);
+    stage.assert_clean();
+    stage.sweep().assert_told(0, &[]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use spec::VmSpec;
 
 use super::RunError;
 use crate::error::Error;
+use crate::jailer;
 
 /// How a jailer is started.
 #[derive(Debug, Default)]
@@ -35,9 +36,7 @@ pub(super) struct Start<'a> {
 
 /// Starts the jailer that is beside this binary.
 pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> {
-    let path = std::env::current_exe()
-        .unwrap_or_default()
-        .with_file_name("jailer");
+    let path = jailer::path();
     let document = document(spec).map_err(RunError::Spec)?;
     let mut command = Command::new(&path);
     command.arg("--config");

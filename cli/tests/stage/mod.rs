@@ -107,6 +107,16 @@ impl Stage {
     }
 }
 
+impl Drop for Stage {
+    /// VMs that were detached would outlive a test that failed.
+    fn drop(&mut self) {
+        for vm in fs::read_dir(self.at("s")).into_iter().flatten().flatten() {
+            let name = vm.file_name().to_string_lossy().into_owned();
+            let _ = self.bulkhead(&["stop", "--force", &name]).output();
+        }
+    }
+}
+
 impl Running {
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();

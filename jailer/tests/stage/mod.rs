@@ -82,8 +82,18 @@ impl Stage {
     }
 
     pub(crate) fn command(&self, config: &Path) -> Command {
-        let mut command = Command::new(self.bin.path().join("jailer"));
+        let mut command = self.jailer();
         command.arg("--config").arg(config);
+        command
+    }
+
+    pub(crate) fn sweep(&self) -> Ended {
+        let child = self.jailer().args(["--sweep", "vm"]).spawn().unwrap();
+        Running::of(child, self.at("s/vm")).wait()
+    }
+
+    fn jailer(&self) -> Command {
+        let mut command = Command::new(self.bin.path().join("jailer"));
         command.arg("--state-dir").arg(self.at("s"));
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         command

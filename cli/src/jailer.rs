@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The jailer's binary, and what it does for us besides running VMs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use spec::VmName;
+
+/// Where it is: beside this binary.
+pub(crate) fn path() -> PathBuf {
+    std::env::current_exe()
+        .unwrap_or_default()
+        .with_file_name("jailer")
+}
+
+/// Removes what is left of a VM whose jailer was killed; whether that was possible. The jailer says
+/// on standard error what it did, or why it did not.
+pub(crate) fn sweep(base: &Path, vm: &VmName) -> bool {
+    let mut command = Command::new(path());
+    command.arg("--sweep").arg(vm.as_str());
+    command.arg("--state-dir").arg(base);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
