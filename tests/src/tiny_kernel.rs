@@ -72,9 +72,14 @@ impl TinyKernel {
     /// Makes the processor give up: an invalid instruction without an interrupt table.
     #[must_use]
     pub fn triple_fault(mut self) -> Self {
-        // call over six zero bytes; pop eax; lidt [eax]; ud2
-        self.code.extend([0xe8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        self.code.extend([0x58, 0x0f, 0x01, 0x18, 0x0f, 0x0b]);
+        // lidt [the six zero bytes]; ud2; six zero bytes. There is no stack to find them with.
+        let lidt = [0x0f, 0x01, 0x1d];
+        let ud2 = [0x0f, 0x0b];
+        let offset = self.code.len() + lidt.len() + 4 + ud2.len();
+        self.code.extend(lidt);
+        self.code.extend((LOAD_ADDRESS + u32::try_from(offset).unwrap_or(0)).to_le_bytes());
+        self.code.extend(ud2);
+        self.code.extend([0; 6]);
         self
     }
 
