@@ -77,7 +77,8 @@ impl TinyKernel {
         let ud2 = [0x0f, 0x0b];
         let offset = self.code.len() + lidt.len() + 4 + ud2.len();
         self.code.extend(lidt);
-        self.code.extend((LOAD_ADDRESS + u32::try_from(offset).unwrap_or(0)).to_le_bytes());
+        self.code
+            .extend((LOAD_ADDRESS + u32::try_from(offset).unwrap_or(0)).to_le_bytes());
         self.code.extend(ud2);
         self.code.extend([0; 6]);
         self

@@ -41,8 +41,10 @@ power_button() {
 	for event in /sys/class/input/event*; do
 		read -r name < "$event/device/name"
 		[ "$name" = "Power Button" ] || continue
+		# Opened first: only who has it open is told.
+		exec 3< "/dev/input/${event##*/}"
 		echo "GUEST waiting"
-		dd if="/dev/input/${event##*/}" of=/dev/null bs=24 count=1 2> /dev/null
+		dd of=/dev/null bs=24 count=1 <&3 2> /dev/null
 		echo "GUEST button"
 		poweroff -f
 	done

@@ -101,6 +101,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
+            signals::wait_if_stopping();
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }

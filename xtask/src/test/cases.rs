@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_case};
 use crate::guests::{self, Kernels};
-use crate::{TestFlags, compile, lab, progress};
+use crate::{TestFlags, compile, lab, progress, signals};
 
 /// For one boot of the inner host with all cases in it; each case has a limit of its own.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
@@ -87,6 +87,7 @@ pub(crate) fn natively(
         }
     }
     let status = child.wait()?;
+    signals::wait_if_stopping();
     if !progress.complete {
         println!("FAILED   the runner ended with {status}");
         progress.tally += Tally::FAILURE;
@@ -111,6 +112,7 @@ pub(crate) fn in_the_lab(flags: &TestFlags, binaries: &[PathBuf]) -> Result<Tall
     let mut blamed = None;
     for _ in 0..BOOTS {
         let finished = lab::run(&job, |line| !is_internal(line))?;
+        signals::wait_if_stopping();
         let mut progress = Progress::default();
         finished.stdout.lines().for_each(|line| progress.hear(line));
         tally += progress.tally;
