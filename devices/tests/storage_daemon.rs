@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A disk served by qemu-storage-daemon, used by a driver through the PCI transport: everything but
-//! KVM is real. Run with `cargo test -p devices -- --ignored`.
+//! KVM is real. Needs qemu-storage-daemon (package qemu-system-common), which `cargo xtask test` has
+//! installed.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // this is a test
 #![allow(clippy::cast_possible_truncation)] // is meant wherever it happens here
@@ -76,7 +77,6 @@ fn spec() -> DeviceSpec {
 }
 
 #[test]
-#[ignore = "needs qemu-storage-daemon"]
 fn disk_of_a_storage_daemon_survives_its_death_and_a_reset() {
     let folder = std::env::temp_dir().join(format!("storage-daemon-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -35,6 +35,9 @@ pub(crate) const GUESTS: &[Needed] = &[
     needed("mksquashfs", "squashfs-tools"),
 ];
 
+/// What unit tests run against.
+pub(crate) const UNIT_TESTS: &[Needed] = &[needed("qemu-storage-daemon", "qemu-system-common")];
+
 /// What the inner host takes.
 pub(crate) const LAB: &[Needed] = &[
     needed("qemu-system-x86_64", "qemu-system-x86"),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use super::tally::{Tally, of_doctests, of_nextest};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
-use crate::{compile, progress};
+use crate::{compile, packages, progress};
 
 /// Formatting, lints, dependencies; each counts as one test.
 pub(crate) fn style() -> Result<Tally> {
@@ -56,6 +56,7 @@ pub(crate) fn style() -> Result<Tally> {
 
 /// Every crate's own tests.
 pub(crate) fn unit_tests() -> Result<Tally> {
+    packages::ensure(packages::UNIT_TESTS)?;
     let nextest = NEXTEST.ready()?;
     let mut units = Command::new(nextest);
     units.current_dir(compile::root()?);
