@@ -37,6 +37,9 @@ use poll::{Interests, Token, earlier};
 use service::Waiting;
 use vmm::{Heard, Parts, SpawnError, Vmm};
 
+/// How often a dead vmm is listened to: more than its socket can hold.
+const HEARINGS_MAX: u32 = 64;
+
 /// The supervisor cannot go on.
 #[derive(Debug, thiserror::Error)]
 enum SupervisorError {
@@ -153,7 +156,7 @@ impl Supervisor {
             match token {
                 Token::Signal => self.hear_signals(),
                 Token::Exit => exited = true,
-                Token::Control => self.hear_vmm(now_ns),
+                Token::Control => drop(self.hear_vmm(now_ns)),
                 Token::ApiListener | Token::Api(_) => self.api.ready(token, events, now_ns),
                 Token::ConsoleListener | Token::ConsoleClient | Token::ConsoleVmm => {
                     self.console.ready(token, events, now_ns);
@@ -227,11 +230,11 @@ impl Supervisor {
         }
     }
 
-    fn hear_vmm(&mut self, now_ns: u64) {
-        let Some(vmm) = &mut self.vmm else {
-            return;
-        };
-        for heard in vmm.listen() {
+    /// Hears what the vmm has to say; whether it said anything.
+    fn hear_vmm(&mut self, now_ns: u64) -> bool {
+        let heard = self.vmm.as_mut().map(Vmm::listen).unwrap_or_default();
+        let said = !heard.is_empty();
+        for heard in heard {
             match heard {
                 Heard::Message(message) => self.hear_message(message, now_ns),
                 Heard::Rubbish(what) => {
@@ -241,6 +244,7 @@ impl Supervisor {
                 Heard::HungUp => self.lifecycle.hung_up(now_ns),
             }
         }
+        said
     }
 
     fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
@@ -258,8 +262,11 @@ impl Supervisor {
 
     /// The vmm has exited: what it said is heard first.
     fn reap(&mut self, now_ns: u64) -> Result<(), SupervisorError> {
-        while self.vmm.as_ref().is_some_and(|v| v.control_fd().is_some()) {
-            self.hear_vmm(now_ns);
+        // Bounded: somebody else may hold its end of the socket, and go on talking.
+        for _ in 0..HEARINGS_MAX {
+            if !self.hear_vmm(now_ns) {
+                break;
+            }
         }
         let Some(vmm) = &mut self.vmm else {
             return Ok(());
@@ -299,6 +306,7 @@ impl Supervisor {
     /// somebody insists.
     fn drain_console(&mut self) -> Result<(), SupervisorError> {
         self.vmm = None;
+        self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();
             interests.add(Token::Signal, self.signals.as_fd(), PollFlags::POLLIN);

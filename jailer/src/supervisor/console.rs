@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spec::state::CONSOLE_IN_USE;
 
 use super::peer;
@@ -26,6 +26,8 @@ const STALL_NS: u64 = 1_000_000_000;
 const INPUT_BYTES: usize = 4096;
 /// How much is moved at once.
 const CHUNK_BYTES: usize = 16 << 10;
+/// How many chunks of a dead vmm are read before others get their turn: more than a socket holds.
+const DEAD_CHUNKS: u32 = 64;
 
 #[derive(Debug)]
 struct Client {
@@ -44,6 +46,8 @@ pub(crate) struct Hub {
     client: Option<Client>,
     /// The vmm's end, behind those of earlier ones that have not been read to the end.
     vmms: VecDeque<UnixStream>,
+    /// There will be no more vmms: even the last one is dead.
+    ended: bool,
     backlog: Backlog,
     input: Vec<u8>,
 }
@@ -55,6 +59,7 @@ impl Hub {
             listener,
             client: None,
             vmms: VecDeque::new(),
+            ended: false,
             backlog: Backlog::default(),
             input: Vec::new(),
         };
@@ -75,25 +80,26 @@ impl Hub {
     /// Adds what the hub waits for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         let when = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
-        interests.add(
-            Token::ConsoleListener,
-            self.listener.as_fd(),
-            PollFlags::POLLIN,
-        );
         if let Some(client) = &self.client {
             let read = !client.input_ended && self.input.is_empty();
             let events =
                 when(read, PollFlags::POLLIN) | when(!self.backlog.is_empty(), PollFlags::POLLOUT);
             interests.add(Token::ConsoleClient, client.stream.as_fd(), events);
         }
-        if let Some(vmm) = self.vmms.front() {
-            let write = !self.input.is_empty() && self.vmms.len() == 1;
+        if let Some(vmm) = self.vmms.front().filter(|_| !self.is_front_dead()) {
+            let write = !self.input.is_empty();
             let events = when(self.may_read(), PollFlags::POLLIN) | when(write, PollFlags::POLLOUT);
             // A hang-up is always reported: without an interest it would wake us for ever.
             if !events.is_empty() {
                 interests.add(Token::ConsoleVmm, vmm.as_fd(), events);
             }
         }
+        // Last, so that what was seen of a client is never taken for its successor's.
+        interests.add(
+            Token::ConsoleListener,
+            self.listener.as_fd(),
+            PollFlags::POLLIN,
+        );
     }
 
     /// When [`Self::tick`] is to be called at the latest.
@@ -109,6 +115,13 @@ impl Hub {
         {
             client.stalled = true;
         }
+        self.read_dead(now_ns);
+    }
+
+    /// The last vmm is dead.
+    pub(crate) fn end(&mut self, now_ns: u64) {
+        self.ended = true;
+        self.read_dead(now_ns);
     }
 
     /// A descriptor is ready.
@@ -128,6 +141,7 @@ impl Hub {
             }
             _ => return,
         }
+        self.read_dead(now_ns);
         self.write_vmm();
     }
 
@@ -153,6 +167,11 @@ impl Hub {
         };
         if !peer::may_connect(&stream) || stream.set_nonblocking(true).is_err() {
             return;
+        }
+        // The newcomer may come because the other has just left, and be noticed first.
+        if self.client.as_ref().is_some_and(Client::has_left) {
+            self.read_client();
+            self.client = None;
         }
         if self.client.is_some() {
             let _ = stream.write(CONSOLE_IN_USE.as_bytes());
@@ -207,6 +226,7 @@ impl Hub {
             true if self.client.as_ref().is_none_or(|client| client.stalled) => CHUNK_BYTES,
             true => self.backlog.room().min(CHUNK_BYTES),
         };
+        let dead = self.is_front_dead();
         let Some(vmm) = self.vmms.front_mut() else {
             return;
         };
@@ -215,20 +235,36 @@ impl Hub {
             Ok(len) if len > 0 => {
                 self.backlog.push(&chunk[..len]);
             }
-            Err(e) if retry(&e) => {}
+            Err(e) if retry(&e) && !dead => {}
             Ok(_) | Err(_) => {
                 self.vmms.pop_front();
             }
         }
     }
 
+    fn is_front_dead(&self) -> bool {
+        self.vmms.len() > usize::from(!self.ended)
+    }
+
+    /// Reads what dead vmms have left, as far as there is room. Their end of the socket may still
+    /// be open somewhere: what is there now is all that counts, and that is bounded.
+    fn read_dead(&mut self, now_ns: u64) {
+        for _ in 0..DEAD_CHUNKS {
+            if !self.is_front_dead() || !self.may_read() {
+                return;
+            }
+            self.read_vmm();
+            self.write_client(now_ns);
+        }
+    }
+
     fn write_vmm(&mut self) {
-        let [vmm] = self.vmms.make_contiguous() else {
-            return;
-        };
-        if self.input.is_empty() {
+        if self.input.is_empty() || self.is_front_dead() {
             return;
         }
+        let Some(vmm) = self.vmms.front_mut() else {
+            return;
+        };
         match vmm.write(&self.input) {
             Ok(len) => {
                 self.input.drain(..len);
@@ -247,6 +283,12 @@ impl Client {
             stall_ns: None,
             stalled: false,
         }
+    }
+
+    /// Whether it has closed its end.
+    fn has_left(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 

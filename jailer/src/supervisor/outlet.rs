@@ -93,6 +93,13 @@ impl Outlet {
         }
     }
 
+    /// The last vmm is dead.
+    pub(crate) fn end(&mut self, now_ns: u64) {
+        if let Self::Hub(hub) = self {
+            hub.end(now_ns);
+        }
+    }
+
     /// Whether everything that dead vmms wrote is where it should be.
     pub(crate) fn is_drained(&self) -> bool {
         match self {

@@ -194,6 +194,22 @@ fn client_that_sends_and_leaves_was_heard() {
 }
 
 #[test]
+fn client_that_takes_over_from_one_that_has_just_left_is_let_in() {
+    let mut scene = Scene::new();
+    let mut vmm = scene.vmm();
+    let mut first = scene.client();
+    scene.settle();
+    first.write_all(b"last\n").unwrap();
+    drop(first);
+    let mut second = scene.client();
+    scene.settle();
+    vmm.write_all(b"welcome").unwrap();
+    scene.settle();
+    assert_eq!(read_all(&mut second), b"welcome");
+    assert_eq!(read_all(&mut vmm), b"last\n");
+}
+
+#[test]
 fn output_of_a_dead_vmm_comes_before_that_of_the_next() {
     let mut scene = Scene::new();
     let mut client = scene.client();
@@ -207,7 +223,22 @@ fn output_of_a_dead_vmm_comes_before_that_of_the_next() {
     assert_eq!(read_all(&mut client), b"rebooting booting");
     assert_eq!(read_all(&mut second), b"k");
     assert!(!scene.hub.is_drained());
-    drop(second);
-    scene.settle();
+    second.write_all(b" bye").unwrap();
+    scene.hub.end(0);
     assert!(scene.hub.is_drained());
+    assert_eq!(read_all(&mut client), b" bye");
+}
+
+#[test]
+fn end_of_a_dead_vmm_that_is_still_open_somewhere_keeps_nobody_waiting() {
+    let mut scene = Scene::new();
+    let mut client = scene.client();
+    let mut dead = scene.vmm();
+    dead.write_all(b"one ").unwrap();
+    let mut next = scene.vmm();
+    next.write_all(b"two").unwrap();
+    client.write_all(b"k").unwrap();
+    scene.settle();
+    assert_eq!(read_all(&mut client), b"one two");
+    assert_eq!(read_all(&mut next), b"k");
 }
