@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What every child does to itself first.
 
+use std::ffi::CStr;
+
+/// Takes a name for `ps` and the like: a program that was executed from a descriptor is called by
+/// the descriptor's number on kernels before 6.14. At most 15 bytes are kept.
+pub fn take_name(name: &CStr) {
+    // Cannot fail with a valid string, and nothing depends on it.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
 /// Makes malloc use one heap for all threads. A heap for each would grow by mprotect, which the
 /// filters need not allow, and would cost memory in processes that are measured by the page.
 #[allow(unsafe_code)]

@@ -72,15 +72,8 @@ impl TinyKernel {
     /// Makes the processor give up: an invalid instruction without an interrupt table.
     #[must_use]
     pub fn triple_fault(mut self) -> Self {
-        // lidt [the six zero bytes]; ud2; six zero bytes. There is no stack to find them with.
-        let lidt = [0x0f, 0x01, 0x1d];
-        let ud2 = [0x0f, 0x0b];
-        let offset = self.code.len() + lidt.len() + 4 + ud2.len();
-        self.code.extend(lidt);
-        self.code
-            .extend((LOAD_ADDRESS + u32::try_from(offset).unwrap_or(0)).to_le_bytes());
-        self.code.extend(ud2);
-        self.code.extend([0; 6]);
+        // ud2: PVH kernels are entered with an empty interrupt descriptor table.
+        self.code.extend([0x0f, 0x0b]);
         self
     }
 

@@ -14,6 +14,7 @@ use vmm::control::ControlLoopError;
 
 fn main() -> ExitCode {
     let main_ns = clock::monotonic_ns();
+    process::take_name(c"vmm");
     process::use_one_heap();
     match run(main_ns) {
         Ok(()) => ExitCode::SUCCESS,
