@@ -11,10 +11,13 @@
 
 pub mod clock;
 pub mod control;
+pub mod disk;
 pub mod fd;
 pub mod health;
+pub mod inflight;
 pub mod log;
 pub mod memfd;
 pub mod process;
 pub mod record;
+pub mod ring;
 pub mod seccomp;
