@@ -77,6 +77,24 @@ pub enum DeviceNews {
     Guest(String),
 }
 
+/// What the supervisor asks of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToBackend {
+    /// Every worker that lives stores this number as its heartbeat in the health page.
+    Ping(u32),
+}
+
+/// What a backend tells the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromBackend {
+    /// It is confined and serves its frontend.
+    Serving,
+    /// The frontend has hung up, and nothing is in flight; the process exits now.
+    Hangup,
+    /// It cannot go on; the process exits now.
+    Failed(Failure),
+}
+
 /// How a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {

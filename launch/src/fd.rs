@@ -45,6 +45,22 @@ pub mod vmm {
     }
 }
 
+/// A disk backend's own.
+pub mod blk {
+    use std::os::fd::RawFd;
+
+    /// The vhost-user socket: bound and listening, one connection waits in it.
+    pub const LISTENER: RawFd = 6;
+    /// The image, for the engine of threads only.
+    pub const DISK: RawFd = 7;
+    /// The in-flight region: a sealed memfd that outlives every generation of the backend.
+    pub const INFLIGHT: RawFd = 8;
+    /// The io_uring of queue 0, for the engine of rings only; those of the others follow it.
+    pub const RING: RawFd = 9;
+    /// The most queues a disk may have, so the most rings.
+    pub const QUEUES_MAX: u16 = 16;
+}
+
 /// A descriptor that should have been inherited is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum FdError {

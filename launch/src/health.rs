@@ -33,9 +33,52 @@ pub struct Health {
     pub pio_exits: AtomicU64,
     /// vCPU exits for memory-mapped I/O.
     pub mmio_exits: AtomicU64,
+    reserved: [AtomicU64; 3],
+    /// The queues of a backend.
+    pub queues: [QueueHealth; QUEUES],
 }
 
-const _: () = assert!(size_of::<Health>() == 40 && size_of::<Health>() <= LEN_BYTES);
+/// The queues that the page has room for.
+pub const QUEUES: usize = 16;
+
+/// One queue of a backend, written by the worker that owns it.
+#[derive(Debug)]
+#[repr(C)]
+pub struct QueueHealth {
+    /// The number of the last ping this worker has answered.
+    pub heartbeat: AtomicU32,
+    /// [`THROTTLED`], [`BACKPRESSURED`] and [`BROKEN`].
+    pub flags: AtomicU32,
+    /// The available index up to which requests were fetched.
+    pub last_avail: AtomicU32,
+    /// The used index as it was published.
+    pub used: AtomicU32,
+    /// Requests fetched and not completed.
+    pub in_flight: AtomicU32,
+    reserved: AtomicU32,
+    /// CLOCK_MONOTONIC in ns at which the oldest of them was fetched, or a moment before; 0 if
+    /// there is none.
+    pub oldest_ns: AtomicU64,
+    /// Requests completed.
+    pub requests: AtomicU64,
+    /// Requests among them that ended in an error.
+    pub errors: AtomicU64,
+    /// Bytes read from the device.
+    pub read_bytes: AtomicU64,
+    /// Bytes written to the device.
+    pub written_bytes: AtomicU64,
+}
+
+/// A rate limit holds requests back.
+pub const THROTTLED: u32 = 1;
+/// The peer behind the backend takes no more for now.
+pub const BACKPRESSURED: u32 = 2;
+/// The guest broke the rules of virtio; the queue stands still until the device is reset.
+pub const BROKEN: u32 = 4;
+
+const _: () = assert!(size_of::<QueueHealth>() == 64);
+const _: () = assert!(std::mem::offset_of!(Health, queues) == 64);
+const _: () = assert!(size_of::<Health>() <= LEN_BYTES);
 
 /// What killed a process, in its own words. (A signal alone does not tell: abort() in process 1 of a
 /// pid namespace shows as SIGSEGV.)

@@ -7,9 +7,12 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Geometry;
 use crate::memfd::{self, MemfdError};
+use crate::ring::RingParams;
 
 /// The version of the records this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -77,6 +80,44 @@ pub enum DeviceKind {
     Other(u8),
 }
 
+/// What a disk backend is to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlkRecord {
+    /// [`VERSION`] of the build that wrote it.
+    pub version: u32,
+    /// The VM's name, for the log.
+    pub vm_id: String,
+    /// The disk's name, for the log.
+    pub device_id: String,
+    /// The number of queues, 1 to [`crate::fd::blk::QUEUES_MAX`].
+    pub queues: u16,
+    /// The most entries a queue may have: a power of two from 16 to 1024.
+    pub queue_size: u16,
+    /// What the guest sees as the disk's serial number, at most 20 bytes.
+    pub serial: String,
+    /// Whether writes are refused.
+    pub readonly: bool,
+    /// What the disk is; the backend cannot ask.
+    pub geometry: Geometry,
+    /// How it does its I/O.
+    pub engine: BlkEngine,
+    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
+    pub poll_us: u32,
+    /// Whether the last generation died of itself, so that what it had in flight is suspect.
+    pub after_crash: bool,
+    /// What a system call outside the filter does.
+    pub seccomp: crate::seccomp::Mode,
+}
+
+/// How a disk backend does its I/O.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlkEngine {
+    /// The rings from [`crate::fd::blk::RING`] on, one for each queue.
+    Uring(Vec<RingParams>),
+    /// Threads, and the image at [`crate::fd::blk::DISK`].
+    Threads,
+}
+
 /// The pages guest memory is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pages {
@@ -113,30 +154,50 @@ pub enum RecordError {
 impl VmmRecord {
     /// Puts the record into a sealed memfd.
     pub fn write(&self) -> Result<OwnedFd, RecordError> {
-        let text = serde_json::to_vec(self).map_err(RecordError::Malformed)?;
-        memfd::document("launch-record", &text).map_err(RecordError::Write)
+        write(self)
     }
 
     /// Reads the record back; of another version it is refused.
     pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let file = File::from(fd);
-        let len = file.metadata().map_err(RecordError::Read)?.len();
-        if len > MAX_BYTES {
-            return Err(RecordError::TooLong(len));
-        }
-        let mut text = vec![0; usize::try_from(len).map_err(|_| RecordError::TooLong(len))?];
-        file.read_exact_at(&mut text, 0)
-            .map_err(RecordError::Read)?;
-        let found: Versioned = serde_json::from_slice(&text).map_err(RecordError::Malformed)?;
-        if found.version != VERSION {
-            return Err(RecordError::Version(found.version));
-        }
-        serde_json::from_slice(&text).map_err(RecordError::Malformed)
+        read(fd)
     }
+}
+
+impl BlkRecord {
+    /// Puts the record into a sealed memfd.
+    pub fn write(&self) -> Result<OwnedFd, RecordError> {
+        write(self)
+    }
+
+    /// Reads the record back; of another version it is refused.
+    pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
+        read(fd)
+    }
+}
+
+fn write(record: &impl Serialize) -> Result<OwnedFd, RecordError> {
+    let text = serde_json::to_vec(record).map_err(RecordError::Malformed)?;
+    memfd::document("launch-record", &text).map_err(RecordError::Write)
+}
+
+fn read<R: DeserializeOwned>(fd: OwnedFd) -> Result<R, RecordError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let file = File::from(fd);
+    let len = file.metadata().map_err(RecordError::Read)?.len();
+    if len > MAX_BYTES {
+        return Err(RecordError::TooLong(len));
+    }
+    let mut text = vec![0; usize::try_from(len).map_err(|_| RecordError::TooLong(len))?];
+    file.read_exact_at(&mut text, 0)
+        .map_err(RecordError::Read)?;
+    let found: Versioned = serde_json::from_slice(&text).map_err(RecordError::Malformed)?;
+    if found.version != VERSION {
+        return Err(RecordError::Version(found.version));
+    }
+    serde_json::from_slice(&text).map_err(RecordError::Malformed)
 }
 
 #[cfg(test)]
