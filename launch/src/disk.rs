@@ -7,9 +7,16 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
+
+/// For how long an image that is locked may become free.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How often to look.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The unit of virtio's capacity and offsets.
 pub const SECTOR_BYTES: u64 = 512;
@@ -83,8 +90,15 @@ pub fn open(path: &Path, access: Access) -> Result<(File, Geometry), DiskError> 
         _ => DiskError::Open(e),
     })?;
     let geometry = examine(&file, access.direct)?;
-    lock(&file, access.readonly)?;
-    Ok((file, geometry))
+    // A process that has just ended may hold its image for a moment longer: an io_uring lets go of
+    // its files some time after it was closed.
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock(&file, access.readonly) {
+            Err(DiskError::Locked) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+            outcome => return outcome.map(|()| (file, geometry)),
+        }
+    }
 }
 
 /// Finds out what an open image is.
@@ -113,9 +127,9 @@ pub fn examine(file: &File, direct: bool) -> Result<Geometry, DiskError> {
     }
 }
 
-/// Locks an image against other programs, as QEMU does for its own and crosvm and others do not: an
-/// open file description lock, shared by readers, exclusive for a writer. It ends when the last
-/// descriptor of this opening is closed, in whatever process.
+/// Locks an image against other programs as QEMU does, so that it and we respect each other: open
+/// file description locks that readers can share and a writer cannot. They end when the last
+/// reference to this opening is gone, in whatever process.
 pub fn lock(file: &File, readonly: bool) -> Result<(), DiskError> {
     // QEMU's lock bytes (block/file-posix.c): at 100 + n, a shared lock says "I use permission n";
     // at 200 + n, "nobody else may use it". 0 is consistent read, 1 write, 3 resize.
