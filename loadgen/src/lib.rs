@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The other side of a vhost-user disk, without a guest: a vhost-user frontend and a virtio-blk
+//! driver in one process, to load, measure and check any backend.
+//!
+//! The driver ([`disk`], [`ring`]) and its memory ([`memory`]) live apart from the connection
+//! ([`connection`]): a backend may die and another take its place while requests are outstanding,
+//! as it is for a guest.
+
+pub mod connection;
+pub mod disk;
+pub mod histogram;
+pub mod load;
+pub mod memory;
+pub mod random;
+pub mod ring;

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest memory without a guest: a sealed memfd from guest address 0, and a bump allocator.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use backend::GuestMemory;
+use backend::window::{Window, WindowError};
+use launch::memfd::{Backing, MemfdError, shared};
+use vm_memory::{Bytes, FileOffset, GuestAddress};
+
+/// Guest memory cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// There is no memory for it.
+    #[error("cannot make guest memory")]
+    Make(#[source] MemfdError),
+    /// It cannot be mapped.
+    #[error("cannot map guest memory: {0}")]
+    Map(String),
+    /// All of it has been given out.
+    #[error("guest memory is used up")]
+    Full,
+    /// An address is outside it.
+    #[error(transparent)]
+    Outside(#[from] WindowError),
+}
+
+/// Guest memory.
+#[derive(Debug)]
+pub struct Memory {
+    file: File,
+    memory: Arc<GuestMemory>,
+    len_bytes: u64,
+    given: u64,
+}
+
+impl Memory {
+    /// Makes memory of a size.
+    pub fn new(len_bytes: u64) -> Result<Self, MemoryError> {
+        let fd = shared("guest", len_bytes, Backing::Shmem).map_err(MemoryError::Make)?;
+        let file = File::from(fd);
+        let map = |e: &dyn std::fmt::Display| MemoryError::Map(e.to_string());
+        let copy = file.try_clone().map_err(|e| map(&e))?;
+        let len = usize::try_from(len_bytes).map_err(|e| map(&e))?;
+        let range = (GuestAddress(0), len, Some(FileOffset::new(copy, 0)));
+        let memory = GuestMemory::from_ranges_with_files([range]).map_err(|e| map(&e))?;
+        Ok(Self {
+            file,
+            memory: Arc::new(memory),
+            len_bytes,
+            // Address 0 stays free, so that a forgotten address is an error.
+            given: 4096,
+        })
+    }
+
+    /// Gives out the next bytes, on a page boundary.
+    pub fn take(&mut self, len_bytes: u64) -> Result<GuestAddress, MemoryError> {
+        let address = self.given;
+        let end = address.checked_add(len_bytes.next_multiple_of(4096));
+        self.given = end
+            .filter(|end| *end <= self.len_bytes)
+            .ok_or(MemoryError::Full)?;
+        Ok(GuestAddress(address))
+    }
+
+    /// A window into it.
+    pub fn window(&self, address: GuestAddress, len_bytes: usize) -> Result<Window, MemoryError> {
+        Ok(Window::of_guest(&self.memory, address, len_bytes)?)
+    }
+
+    /// What to write and read it with.
+    pub fn bytes(&self) -> Arc<GuestMemory> {
+        self.memory.clone()
+    }
+
+    /// Its size.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// The memfd, for a memory table.
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Fills a range; for tests and set-up.
+    pub fn write(&self, bytes: &[u8], address: GuestAddress) {
+        // Addresses come from `take`.
+        let _ = self.memory.write_slice(bytes, address);
+    }
+
+    /// Copies a range out.
+    pub fn read(&self, bytes: &mut [u8], address: GuestAddress) {
+        let _ = self.memory.read_slice(bytes, address);
+    }
+}
