@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine of a few threads with preadv2(2) and pwritev2(2), for kernels and policies without
+//! io_uring.
+//!
+//! What the page cache can answer at once is read by the worker itself; all else goes to the pool.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{Completion, fallocate_mode};
+use crate::io::{Io, Op};
+
+/// The threads of one queue.
+pub const POOL: usize = 4;
+
+/// The engine.
+#[derive(Debug)]
+pub struct Threads {
+    shared: Arc<Shared>,
+    event: File,
+    direct: bool,
+    inline: Vec<Completion>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    disk: Arc<File>,
+    state: Mutex<State>,
+    work: Condvar,
+    event: File,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    todo: VecDeque<Job>,
+    done: Vec<Completion>,
+    started: usize,
+    closed: bool,
+}
+
+/// An operation on its way to a thread.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    head: u16,
+    op: Op,
+    offset: i64,
+    len_bytes: i64,
+    durable: bool,
+    vectors: *const libc::iovec,
+    count: libc::c_int,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: the vectors stay as they are until the operation has completed, and nobody else reads
+// them meanwhile (contract of Engine::start).
+unsafe impl Send for Job {}
+
+impl Threads {
+    /// Starts the pool of one queue. `direct` says that the page cache is not to be asked.
+    pub fn new(disk: Arc<File>, direct: bool) -> io::Result<Self> {
+        let event = File::from(std::os::fd::OwnedFd::from(EventFd::from_flags(
+            EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,
+        )?));
+        let shared = Arc::new(Shared {
+            disk,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            event: event.try_clone()?,
+        });
+        for _ in 0..POOL {
+            let shared = shared.clone();
+            thread::Builder::new()
+                .name("disk".into())
+                .stack_size(64 << 10)
+                .spawn(move || shared.run())?;
+        }
+        // Until all of them sleep for work: what a thread does to start is over then.
+        let starting = |state: &mut State| state.started < POOL;
+        drop(shared.work.wait_while(shared.lock(), starting));
+        Ok(Self {
+            shared,
+            event,
+            direct,
+            inline: Vec::new(),
+        })
+    }
+
+    /// See [`super::Engine::start`].
+    pub fn start(&mut self, head: u16, io: &Io) {
+        let job = Job {
+            head,
+            op: io.op(),
+            offset: i64::try_from(io.offset()).unwrap_or(i64::MAX),
+            len_bytes: i64::try_from(io.len_bytes()).unwrap_or(i64::MAX),
+            durable: io.durable(),
+            vectors: io.vectors().as_ptr(),
+            count: i32::try_from(io.vectors().len()).unwrap_or(i32::MAX),
+        };
+        if job.op == Op::Read && !self.direct {
+            let result = job.read(&self.shared.disk, libc::RWF_NOWAIT);
+            if i64::from(result) == job.len_bytes {
+                self.inline.push(Completion { head, result });
+                return;
+            }
+        }
+        self.shared.lock().todo.push_back(job);
+        self.shared.work.notify_one();
+    }
+
+    /// See [`super::Engine::is_ready`].
+    pub fn is_ready(&mut self) -> bool {
+        !self.inline.is_empty() || !self.shared.lock().done.is_empty()
+    }
+
+    /// See [`super::Engine::reap`].
+    pub fn reap(&mut self, done: &mut Vec<Completion>) {
+        done.append(&mut self.inline);
+        let mut state = self.shared.lock();
+        if !state.done.is_empty() {
+            done.append(&mut state.done);
+            // Emptied under the lock: a completion added later makes it readable again.
+            let _ = (&self.event).read(&mut [0; 8]);
+        }
+    }
+}
+
+impl AsFd for Threads {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each thread of the pool does.
+    fn run(&self) {
+        self.lock().started += 1;
+        self.work.notify_all();
+        loop {
+            let waiting = self
+                .work
+                .wait_while(self.lock(), |s| s.todo.is_empty() && !s.closed);
+            let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
+            let Some(job) = state.todo.pop_front() else {
+                return;
+            };
+            drop(state);
+            let (head, result) = (job.head, job.run(&self.disk));
+            let mut state = self.lock();
+            state.done.push(Completion { head, result });
+            if state.done.len() == 1 {
+                let _ = (&self.event).write(&1_u64.to_ne_bytes());
+            }
+        }
+    }
+}
+
+impl Job {
+    /// Does it, and answers as io_uring would.
+    fn run(&self, disk: &File) -> i32 {
+        match self.op {
+            Op::Read => self.read(disk, 0),
+            Op::Write => self.write(disk),
+            Op::Flush => errno(sys::fdatasync(disk)),
+            Op::Discard => self.fallocate(disk, true),
+            Op::WriteZeroes { unmap } => self.fallocate(disk, unmap),
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn read(&self, disk: &File, flags: libc::c_int) -> i32 {
+        let fd = disk.as_raw_fd();
+        // SAFETY: `count` vectors at `vectors` that point into mapped guest memory, all of it left
+        // as it is until this operation has completed (contract of Engine::start).
+        let n = unsafe { libc::preadv2(fd, self.vectors, self.count, self.offset, flags) };
+        errno(n)
+    }
+
+    #[allow(unsafe_code)]
+    fn write(&self, disk: &File) -> i32 {
+        let flags = if self.durable { libc::RWF_DSYNC } else { 0 };
+        let fd = disk.as_raw_fd();
+        // SAFETY: as for `read`.
+        let n = unsafe { libc::pwritev2(fd, self.vectors, self.count, self.offset, flags) };
+        errno(n)
+    }
+
+    fn fallocate(&self, disk: &File, unmap: bool) -> i32 {
+        let mode = fallocate_mode(unmap);
+        errno(sys::fallocate(disk, mode, self.offset, self.len_bytes))
+    }
+}
+
+/// The calls that take no pointers.
+#[allow(unsafe_code)]
+mod sys {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    pub(super) fn fdatasync(file: &File) -> isize {
+        // SAFETY: the descriptor is open; no memory is involved.
+        (unsafe { libc::fdatasync(file.as_raw_fd()) }) as isize
+    }
+
+    pub(super) fn fallocate(file: &File, mode: i32, offset: i64, len: i64) -> isize {
+        // SAFETY: the descriptor is open; no memory is involved.
+        (unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }) as isize
+    }
+}
+
+/// The result of a call: what it returned, or the negative errno.
+fn errno(returned: isize) -> i32 {
+    if returned < 0 {
+        return -io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO);
+    }
+    i32::try_from(returned).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine on an io_uring that can do nothing but I/O on one file (`launch::ring`).
+//!
+//! One system call submits the batch of a kick; the data moves between the disk and guest memory
+//! without passing through this process.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use io_uring::squeue::Entry;
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, opcode};
+use launch::ring::FILE;
+
+use super::{Completion, fallocate_mode};
+use crate::io::{Io, Op};
+
+/// The engine.
+pub struct Uring {
+    ring: IoUring,
+    unsubmitted: usize,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Uring({})", self.ring.as_raw_fd())
+    }
+}
+
+impl Uring {
+    /// Takes over a ring with room for all requests of a queue.
+    pub fn new(ring: IoUring) -> Self {
+        Self {
+            ring,
+            unsubmitted: 0,
+        }
+    }
+
+    /// See [`super::Engine::start`].
+    #[allow(unsafe_code)]
+    pub fn start(&mut self, head: u16, io: &Io) {
+        let entry = entry(io).user_data(u64::from(head));
+        // SAFETY: the worker keeps the Io and the guest memory its vectors point to unchanged until
+        // this head has completed (contract of Engine::start).
+        if unsafe { self.ring.submission().push(&entry) }.is_err() {
+            // The ring has room for every head of the queue, so this is a batch that the kernel
+            // has not taken yet.
+            self.submit();
+            // SAFETY: as above.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            debug_assert!(pushed.is_ok(), "more operations than heads");
+        }
+        self.unsubmitted += 1;
+    }
+
+    /// See [`super::Engine::submit`].
+    pub fn submit(&mut self) -> bool {
+        while self.unsubmitted > 0 {
+            match self.ring.submit() {
+                Ok(taken) => self.unsubmitted = self.unsubmitted.saturating_sub(taken),
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                // EAGAIN, EBUSY: the kernel is short of memory or wants completions reaped.
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// See [`super::Engine::is_ready`].
+    pub fn is_ready(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// See [`super::Engine::reap`].
+    pub fn reap(&mut self, done: &mut Vec<Completion>) {
+        done.extend(self.ring.completion().filter_map(|entry| {
+            let head = u16::try_from(entry.user_data()).ok()?;
+            let result = entry.result();
+            Some(Completion { head, result })
+        }));
+    }
+}
+
+impl AsFd for Uring {
+    #[allow(unsafe_code)]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring owns the descriptor and is borrowed for as long as the result is.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+}
+
+/// The submission of one operation. A single vector needs no list.
+fn entry(io: &Io) -> Entry {
+    let (file, offset) = (Fixed(FILE), io.offset());
+    let flags = if io.durable() { libc::RWF_DSYNC } else { 0 };
+    let count = u32::try_from(io.vectors().len()).unwrap_or(u32::MAX);
+    match (io.op(), io.vectors()) {
+        (Op::Read, [one]) => {
+            let len = u32::try_from(one.iov_len).unwrap_or(u32::MAX);
+            let read = opcode::Read::new(file, one.iov_base.cast(), len);
+            read.offset(offset).build()
+        }
+        (Op::Read, all) => {
+            let read = opcode::Readv::new(file, all.as_ptr(), count);
+            read.offset(offset).build()
+        }
+        (Op::Write, [one]) => {
+            let len = u32::try_from(one.iov_len).unwrap_or(u32::MAX);
+            let write = opcode::Write::new(file, one.iov_base.cast_const().cast(), len);
+            write.offset(offset).rw_flags(flags).build()
+        }
+        (Op::Write, all) => {
+            let write = opcode::Writev::new(file, all.as_ptr(), count);
+            write.offset(offset).rw_flags(flags).build()
+        }
+        (Op::Flush, _) => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+        (Op::Discard, _) => fallocate(io, true),
+        (Op::WriteZeroes { unmap }, _) => fallocate(io, unmap),
+    }
+}
+
+fn fallocate(io: &Io, unmap: bool) -> Entry {
+    opcode::Fallocate::new(Fixed(FILE), io.len_bytes())
+        .offset(io.offset())
+        .mode(fallocate_mode(unmap))
+        .build()
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The first words on the health page, and the last.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+
+use launch::clock::monotonic_ns;
+use launch::health::{Crash, HealthPage, VERSION};
+
+static PAGE: OnceLock<&'static HealthPage> = OnceLock::new();
+
+/// Says that the process has begun, and sees to it that a panic is known for one.
+pub(crate) fn announce(page: &'static HealthPage) {
+    page.version.store(VERSION, Relaxed);
+    page.main_ns.store(monotonic_ns(), Relaxed);
+    PAGE.get_or_init(|| page);
+    std::panic::set_hook(Box::new(|panic| {
+        if let Some(page) = PAGE.get() {
+            page.crash.store(Crash::Panic.to_u32(), Relaxed);
+        }
+        log::error!("{panic}");
+    }));
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::sync::atomic::AtomicU32;
+
+use super::*;
+
+const SIZE: u16 = 8;
+
+fn region() -> Window {
+    Window::private(launch::inflight::queue_bytes(SIZE))
+}
+
+fn recover(window: &Window, used_idx: u16) -> Result<Vec<Replay>, InflightError> {
+    Region::recover(window.clone(), SIZE, used_idx, true).map(|(_, replays)| replays)
+}
+
+/// A region with heads 2 and 5 in flight, in this order, that has settled up to 10.
+fn busy() -> Window {
+    let window = region();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.fetch(2);
+    region.fetch(5);
+    window
+}
+
+#[test]
+fn region_fresh_on_a_queue_that_is_not_new_lost_nothing() {
+    let window = region();
+    assert_eq!(recover(&window, 1234).unwrap(), []);
+    assert_eq!(recover(&window, 1234).unwrap(), []);
+}
+
+#[test]
+fn requests_in_flight_come_back_in_the_order_they_were_taken() {
+    let window = busy();
+    let heads: Vec<u16> = recover(&window, 10)
+        .unwrap()
+        .iter()
+        .map(|r| r.head)
+        .collect();
+    assert_eq!(heads, [2, 5]);
+}
+
+#[test]
+fn batch_published_and_not_settled_is_settled() {
+    let window = busy();
+    let (region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.link(5);
+    let heads: Vec<u16> = recover(&window, 11)
+        .unwrap()
+        .iter()
+        .map(|r| r.head)
+        .collect();
+    assert_eq!(heads, [2]);
+    assert_eq!(recover(&window, 11).unwrap().len(), 1);
+}
+
+#[test]
+fn deaths_that_were_nobodys_fault_are_not_counted() {
+    let window = busy();
+    let (region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.try_out(2);
+    let (_, replays) = Region::recover(window, SIZE, 10, false).unwrap();
+    assert!(replays.iter().all(|replay| replay.deaths == 0));
+}
+
+#[test]
+fn region_of_another_version_or_queue_is_refused() {
+    let window = busy();
+    window.at::<AtomicU16>(8).store(2, Relaxed);
+    assert_eq!(recover(&window, 10), Err(InflightError::Version(2)));
+    let window = busy();
+    window.at::<AtomicU16>(10).store(16, Relaxed);
+    assert_eq!(recover(&window, 10), Err(InflightError::DescNum(16)));
+    assert_eq!(recover(&Window::private(64), 0), Err(InflightError::Short));
+}
+
+#[test]
+fn lost_batch_larger_than_the_queue_is_refused() {
+    assert_eq!(
+        recover(&busy(), 10 + SIZE + 1),
+        Err(InflightError::Batch(SIZE + 1))
+    );
+    assert_eq!(recover(&busy(), 9), Err(InflightError::Batch(0xffff)));
+}
+
+#[test]
+fn lost_batch_that_is_no_list_is_refused() {
+    let window = busy();
+    // Head 0 names itself as the next.
+    assert_eq!(recover(&window, 12), Err(InflightError::List));
+    let window = busy();
+    window.at::<AtomicU16>(12).store(SIZE, Relaxed);
+    assert_eq!(recover(&window, 11), Err(InflightError::List));
+}
+
+#[test]
+fn entry_of_nonsense_is_refused() {
+    let window = busy();
+    window.at::<AtomicU8>(16 + 16 * 3).store(2, Relaxed);
+    assert_eq!(recover(&window, 10), Err(InflightError::Entry));
+    let window = busy();
+    window
+        .at::<AtomicU64>(16 + 16 * 2 + 8)
+        .store(u64::MAX, Relaxed);
+    assert_eq!(recover(&window, 10), Err(InflightError::Entry));
+}
+
+#[test]
+fn region_of_random_content_never_panics() {
+    let mut random = loadgen::random::Random::new(7);
+    for _ in 0..20_000 {
+        let window = busy();
+        for _ in 0..4 {
+            let offset = usize::try_from(random.below(window.len_bytes() as u64 / 4)).unwrap();
+            let value = u32::try_from(random.below(1 << 32)).unwrap();
+            window.at::<AtomicU32>(4 * offset).store(value, Relaxed);
+        }
+        let _ = recover(&window, u16::try_from(random.below(32)).unwrap());
+    }
+}

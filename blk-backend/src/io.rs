@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an engine does: one operation on the image, with vectors that point into guest memory.
+//!
+//! An [`Io`] belongs to a descriptor head and is reused by the next request at that head, so that
+//! its vectors are allocated once.
+
+use backend::GuestMemory;
+use backend::chain::Buffer;
+use launch::disk::Geometry;
+use vm_memory::volatile_memory::VolatileSlice;
+use vm_memory::{Bytes, GuestAddress};
+
+/// The page of zeroes that write-zeroes falls back to is written this many times at most.
+const ZEROES_BYTES: usize = 64 << 10;
+/// The most vectors of one call, in Linux.
+const VECTORS_MAX: usize = 1024;
+/// The longest request that is copied because its buffers are not aligned for direct I/O.
+const BOUNCE_MAX_BYTES: u64 = 16 << 20;
+
+/// An operation on the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Fill the vectors.
+    Read,
+    /// Write the vectors.
+    Write,
+    /// Make what was written durable.
+    Flush,
+    /// The range is not needed any more.
+    Discard,
+    /// The range shall read as zeroes.
+    WriteZeroes {
+        /// Whether its space may be given back.
+        unmap: bool,
+    },
+}
+
+/// One operation and its range.
+#[derive(Debug)]
+pub struct Io {
+    op: Op,
+    offset: u64,
+    len_bytes: u64,
+    durable: bool,
+    vectors: Vec<libc::iovec>,
+    bounce: Option<Box<Bounce>>,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: the vectors are addresses for the kernel; nothing here dereferences them.
+unsafe impl Send for Io {}
+
+/// A copy of a request's data that is aligned as direct I/O needs it.
+#[derive(Debug)]
+struct Bounce {
+    pages: Vec<Page>,
+    buffers: Vec<Buffer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);
+
+#[repr(C, align(4096))]
+struct Zeroes([u8; ZEROES_BYTES]);
+static ZEROES: Zeroes = Zeroes([0; ZEROES_BYTES]);
+
+/// A request is too long for one call, or its buffers are not in guest memory.
+#[derive(Debug, thiserror::Error)]
+#[error("the request cannot be done in one call")]
+pub struct TooLarge;
+
+impl Default for Io {
+    fn default() -> Self {
+        Self {
+            op: Op::Flush,
+            offset: 0,
+            len_bytes: 0,
+            durable: false,
+            vectors: Vec::new(),
+            bounce: None,
+        }
+    }
+}
+
+impl Io {
+    /// The longest transfer of one call, in Linux (MAX_RW_COUNT).
+    pub const MAX_BYTES: u64 = 0x7fff_f000;
+
+    /// Forgets the last operation. What a `durable` one writes is on stable storage when it
+    /// completes, because the driver does not flush.
+    pub fn clear(&mut self, durable: bool) {
+        self.durable = durable;
+        self.vectors.clear();
+        self.bounce = None;
+        self.set(Op::Flush, 0, 0);
+    }
+
+    /// Says what is to be done, and where.
+    pub fn set(&mut self, op: Op, offset: u64, len_bytes: u64) {
+        self.op = op;
+        self.offset = offset;
+        self.len_bytes = len_bytes;
+    }
+
+    /// Adds a piece of guest memory to the vectors.
+    pub fn push(&mut self, slice: &VolatileSlice<'_, ()>) -> Result<(), TooLarge> {
+        if self.vectors.len() == VECTORS_MAX {
+            return Err(TooLarge);
+        }
+        self.vectors.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        });
+        Ok(())
+    }
+
+    /// What is to be done.
+    pub fn op(&self) -> Op {
+        self.op
+    }
+
+    /// Where it begins, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The length of the range in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// Whether a write must be on stable storage when it completes.
+    pub fn durable(&self) -> bool {
+        self.durable
+    }
+
+    /// The vectors of a read or write.
+    pub fn vectors(&self) -> &[libc::iovec] {
+        &self.vectors
+    }
+
+    /// Whether the vectors can be used as they are.
+    pub fn is_aligned(&self, geometry: &Geometry) -> bool {
+        if geometry.memory_align_bytes <= 1 {
+            return true;
+        }
+        let (memory, block) = (geometry.memory_align_bytes, geometry.logical_block_bytes);
+        self.vectors.iter().all(|vector| {
+            vector.iov_base.addr().is_multiple_of(memory as usize)
+                && vector.iov_len.is_multiple_of(block as usize)
+        })
+    }
+
+    /// Replaces the vectors by one aligned copy; reads are copied back by [`Io::unbounce`].
+    pub fn bounce(&mut self, buffers: &[Buffer], memory: &GuestMemory) -> Result<(), TooLarge> {
+        if self.len_bytes > BOUNCE_MAX_BYTES {
+            return Err(TooLarge);
+        }
+        let len = usize::try_from(self.len_bytes).map_err(|_| TooLarge)?;
+        let mut pages = vec![Page([0; 4096]); len.div_ceil(4096)];
+        if self.op == Op::Write {
+            let bytes = pages.iter_mut().flat_map(|page| page.0.iter_mut());
+            gather(bytes, buffers, memory)?;
+        }
+        self.vectors.clear();
+        self.vectors.push(libc::iovec {
+            iov_base: pages.as_mut_ptr().cast(),
+            iov_len: len,
+        });
+        let buffers = buffers.to_vec();
+        self.bounce = Some(Box::new(Bounce { pages, buffers }));
+        Ok(())
+    }
+
+    /// After a read: brings what was read to where the guest wants it.
+    pub fn unbounce(&mut self, memory: &GuestMemory) {
+        let Some(bounce) = self.bounce.take() else {
+            return;
+        };
+        if self.op != Op::Read {
+            return;
+        }
+        let mut bytes = bounce.pages.iter().flat_map(|page| page.0);
+        for buffer in &bounce.buffers {
+            let part: Vec<u8> = bytes.by_ref().take(buffer.len_bytes as usize).collect();
+            // The buffers were in this memory when the request was parsed.
+            let _ = memory.write_slice(&part, buffer.address);
+        }
+    }
+
+    /// Turns write-zeroes into a write, where the file system cannot do it otherwise.
+    pub fn become_write_of_zeroes(&mut self) {
+        self.vectors.clear();
+        let mut left = usize::try_from(self.len_bytes).unwrap_or(0);
+        while left > 0 && self.vectors.len() < VECTORS_MAX {
+            let len = left.min(ZEROES_BYTES);
+            let base: *const u8 = ZEROES.0.as_ptr();
+            self.vectors.push(libc::iovec {
+                iov_base: base.cast_mut().cast(),
+                iov_len: len,
+            });
+            left -= len;
+        }
+        self.op = Op::Write;
+    }
+
+    /// Turns a write-zeroes that is done into the flush that makes it durable.
+    pub fn become_flush(&mut self) {
+        self.durable = false;
+        self.op = Op::Flush;
+    }
+}
+
+fn gather<'a>(
+    mut to: impl Iterator<Item = &'a mut u8>,
+    buffers: &[Buffer],
+    memory: &GuestMemory,
+) -> Result<(), TooLarge> {
+    for buffer in buffers {
+        let mut part = vec![0; buffer.len_bytes as usize];
+        let address: GuestAddress = buffer.address;
+        memory
+            .read_slice(&mut part, address)
+            .map_err(|_| TooLarge)?;
+        for (to, from) in to.by_ref().zip(part) {
+            *to = from;
+        }
+    }
+    Ok(())
+}

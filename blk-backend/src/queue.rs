@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A queue whose requests survive the process: the ring and the in-flight region, changed together
+//! in the one order in which a crash between any two steps loses nothing and repeats nothing.
+//!
+//! Runs on the worker thread that owns the queue.
+
+use std::sync::Arc;
+
+use backend::GuestMemory;
+use backend::chain::{Chain, ChainError};
+use backend::ring::{Layout, Ring, RingError};
+use backend::window::Window;
+
+use crate::failpoint;
+use crate::inflight::{InflightError, Region, Replay};
+
+/// The queue cannot be used until its device is reset.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The guest broke the ring.
+    #[error("the guest broke the queue")]
+    Ring(#[from] RingError),
+    /// The guest made a chain that cannot be answered.
+    #[error("the guest made a malformed chain at head {0}")]
+    Chain(u16, #[source] ChainError),
+    /// The guest made a request without a status byte.
+    #[error("the guest made a request at head {0} that cannot be answered")]
+    Request(u16, #[source] crate::request::NoStatus),
+    /// The guest made a head available that the device still has.
+    #[error("the guest posted head {0} twice")]
+    Twice(u16),
+    /// The in-flight region cannot be trusted.
+    #[error("the in-flight region is not usable")]
+    Inflight(#[from] InflightError),
+}
+
+/// One queue, being served.
+#[derive(Debug)]
+pub struct Queue {
+    ring: Ring,
+    region: Region,
+    indirect: bool,
+    batch: Vec<u16>,
+}
+
+/// What a queue is attached with.
+#[derive(Debug, Clone)]
+pub struct Attach {
+    /// Where the driver has put it.
+    pub layout: Layout,
+    /// The in-flight region.
+    pub region: Window,
+    /// The available entry that comes next, from someone who knows; else the region says.
+    pub next_avail: Option<u16>,
+    /// Whether a predecessor died of itself.
+    pub after_crash: bool,
+    /// Whether VIRTIO_F_INDIRECT_DESC was negotiated.
+    pub indirect: bool,
+}
+
+impl Queue {
+    /// Attaches to a queue; comes with what a predecessor had in flight, oldest first.
+    pub fn attach(
+        memory: &Arc<GuestMemory>,
+        attach: Attach,
+    ) -> Result<(Self, Vec<Replay>), QueueError> {
+        let size = attach.layout.size;
+        let mut ring = Ring::attach(memory, attach.layout, attach.next_avail.unwrap_or(0))?;
+        let used_idx = ring.published();
+        let (region, replays) = Region::recover(attach.region, size, used_idx, attach.after_crash)?;
+        if attach.next_avail.is_none() {
+            let in_flight = u16::try_from(replays.len()).unwrap_or(size);
+            ring.set_next_avail(used_idx.wrapping_add(in_flight));
+        }
+        let queue = Self {
+            ring,
+            region,
+            indirect: attach.indirect,
+            batch: Vec::new(),
+        };
+        Ok((queue, replays))
+    }
+
+    /// Looks at the queue through another mapping of guest memory; nothing may be in flight.
+    pub fn remap(&mut self, memory: &Arc<GuestMemory>, layout: Layout) -> Result<(), QueueError> {
+        self.ring = Ring::attach(memory, layout, self.ring.next_avail())?;
+        Ok(())
+    }
+
+    /// How many heads wait to be taken.
+    pub fn available(&self) -> Result<u16, QueueError> {
+        Ok(self.ring.available()?)
+    }
+
+    /// Takes the next head; only after [`Queue::available`] has said that there is one.
+    pub fn fetch(&mut self) -> Result<u16, QueueError> {
+        let head = self.ring.take()?;
+        if self.region.is_in_flight(head) {
+            return Err(QueueError::Twice(head));
+        }
+        failpoint::step();
+        self.region.fetch(head);
+        failpoint::step();
+        Ok(head)
+    }
+
+    /// Collects the buffers of the chain at a head.
+    pub fn walk(
+        &self,
+        memory: &Arc<GuestMemory>,
+        head: u16,
+        chain: &mut Chain,
+    ) -> Result<(), QueueError> {
+        chain
+            .walk(&self.ring, memory, head, self.indirect)
+            .map_err(|e| QueueError::Chain(head, e))
+    }
+
+    /// A head is about to be given to the engine.
+    pub fn try_out(&self, head: u16) {
+        self.region.try_out(head);
+    }
+
+    /// Adds a completed head to the batch; its status was written.
+    pub fn complete(&mut self, head: u16, written_bytes: u32) {
+        debug_assert!(
+            self.region.is_in_flight(head),
+            "head {head} completes twice"
+        );
+        debug_assert!(!self.batch.contains(&head), "head {head} completes twice");
+        self.ring.push_used(head, written_bytes);
+        failpoint::step();
+        self.region.link(head);
+        failpoint::step();
+        self.batch.push(head);
+    }
+
+    /// Shows the driver the batch; says whether it wants to be called.
+    pub fn publish(&mut self) -> bool {
+        if self.batch.is_empty() {
+            return false;
+        }
+        self.ring.publish();
+        failpoint::step();
+        self.region.settle(&self.batch, self.ring.next_used());
+        failpoint::step();
+        self.batch.clear();
+        self.ring.needs_call()
+    }
+
+    /// Asks for kicks; the caller looks at [`Queue::available`] once more before it sleeps.
+    pub fn enable_kicks(&self) {
+        self.ring.enable_kicks();
+    }
+
+    /// Asks for no kicks.
+    pub fn disable_kicks(&self) {
+        self.ring.disable_kicks();
+    }
+
+    /// The available entry that comes next.
+    pub fn next_avail(&self) -> u16 {
+        self.ring.next_avail()
+    }
+
+    /// The used index as the driver sees it.
+    pub fn used(&self) -> u16 {
+        self.ring.next_used()
+    }
+}
+
+#[cfg(test)]
+mod tests;
