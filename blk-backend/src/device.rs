@@ -165,12 +165,14 @@ impl Device {
         }
     }
 
-    /// Once every thread has started and waits, does what confines them all, and lets them go on.
+    /// Once every thread has started and waits, does what confines them all, and lets them go on. If
+    /// the frontend hangs up before that, they wait for ever.
     pub(crate) fn confine<E>(&self, install: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         // The workers, the protocol thread and the one that waits for its end.
-        self.gate.wait_for(u32::from(self.shared.disk.queues) + 2);
-        install()?;
-        self.gate.open();
+        if self.gate.wait_for(u32::from(self.shared.disk.queues) + 2) {
+            install()?;
+            self.gate.open();
+        }
         Ok(())
     }
 

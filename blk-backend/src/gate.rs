@@ -36,10 +36,17 @@ impl Gate {
         drop(self.changed.wait_while(state, closed));
     }
 
-    /// Waits until so many threads have come, or the frontend is gone before that.
-    pub(crate) fn wait_for(&self, threads: u32) {
+    /// Comes to the gate and goes on: this thread touches nothing of a guest.
+    pub(crate) fn arrive(&self) {
+        self.lock().arrived += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many threads have come. False if the frontend is gone before that.
+    pub(crate) fn wait_for(&self, threads: u32) -> bool {
         let missing = |state: &mut State| state.arrived < threads && !state.ended;
-        drop(self.changed.wait_while(self.lock(), missing));
+        let waited = self.changed.wait_while(self.lock(), missing);
+        waited.unwrap_or_else(PoisonError::into_inner).arrived >= threads
     }
 
     /// Lets everyone through.

@@ -176,7 +176,7 @@ impl Service {
             .map_err(|e| daemon_error(&e))?;
         let (device, mut daemon) = (self.device.clone(), self.daemon);
         let wait = move || {
-            device.gate.pass(|| true);
+            device.gate.arrive();
             let outcome = daemon.wait();
             device.gate.end();
             // The workers end with the process; dropping the daemon would wait for them.

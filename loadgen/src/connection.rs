@@ -5,17 +5,20 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use backend::window::Window;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::Memory;
-use crate::ring::Ring;
 
 /// The backend does not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,26 @@ impl QueueFds {
             call: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             error: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
         })
+    }
+}
+
+/// Where a queue is and how it is notified: what a connection has to know, whoever drives the queue.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The number of descriptors.
+    pub size: u16,
+    /// Descriptor table, available ring and used ring.
+    pub addresses: [GuestAddress; 3],
+    /// The used ring.
+    pub used: Window,
+    /// The eventfds.
+    pub fds: Arc<QueueFds>,
+}
+
+impl Place {
+    /// The used index as a device has published it: where a new backend begins.
+    pub fn used_idx(&self) -> u16 {
+        u16::from_le(self.used.at::<AtomicU16>(2).load(Ordering::Acquire))
     }
 }
 
@@ -137,7 +160,7 @@ impl Connection {
         &mut self,
         features: u64,
         memory: &Memory,
-        queues: &[(&Ring, &QueueFds)],
+        queues: &[Place],
     ) -> Result<(), ConnectionError> {
         let features = features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         if features & !self.offered != 0 {
@@ -157,21 +180,20 @@ impl Connection {
         self.frontend
             .set_mem_table(&[region])
             .map_err(step("SET_MEM_TABLE"))?;
-        for (index, (ring, fds)) in queues.iter().enumerate() {
-            self.start_ring(index, ring, fds)?;
+        for (index, place) in queues.iter().enumerate() {
+            self.start_ring(index, place)?;
+        }
+        // A backend that died may have used requests without calling.
+        for place in queues {
+            let _ = place.fds.call.write(1);
         }
         Ok(())
     }
 
-    fn start_ring(
-        &mut self,
-        index: usize,
-        ring: &Ring,
-        fds: &QueueFds,
-    ) -> Result<(), ConnectionError> {
+    fn start_ring(&mut self, index: usize, place: &Place) -> Result<(), ConnectionError> {
         let step = |name| move |e| ConnectionError::Step(name, e);
-        let size = ring.options().size;
-        let [desc, avail, used] = ring.addresses();
+        let (size, fds) = (place.size, &place.fds);
+        let [desc, avail, used] = place.addresses;
         let addresses = VringConfigData {
             queue_max_size: size,
             queue_size: size,
@@ -189,7 +211,7 @@ impl Connection {
             .set_vring_addr(index, &addresses)
             .map_err(step("SET_VRING_ADDR"))?;
         frontend
-            .set_vring_base(index, ring.used_idx())
+            .set_vring_base(index, place.used_idx())
             .map_err(step("SET_VRING_BASE"))?;
         frontend
             .set_vring_err(index, &fds.error)

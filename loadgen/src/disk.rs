@@ -4,13 +4,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 use backend::window::Window;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::GuestAddress;
 
-use crate::connection::QueueFds;
+use crate::connection::{Place, QueueFds};
 use crate::memory::{Memory, MemoryError};
 use crate::ring::{
     Descriptor, DeviceFault, INDIRECT, NEXT, Ring, RingOptions, WRITE, write_descriptor,
@@ -96,7 +99,7 @@ pub struct Queue {
     /// The ring.
     pub ring: Ring,
     /// Its eventfds.
-    pub fds: QueueFds,
+    pub fds: Arc<QueueFds>,
     options: QueueOptions,
     slots: Vec<Slot>,
     status: Window,
@@ -139,6 +142,7 @@ impl Queue {
         }
         let status = memory.window(status_address, 8 * usize::from(options.depth))?;
         let fds = QueueFds::new().map_err(|e| MemoryError::Map(e.to_string()))?;
+        let fds = Arc::new(fds);
         Ok(Self {
             ring,
             fds,
@@ -146,6 +150,16 @@ impl Queue {
             slots,
             status,
         })
+    }
+
+    /// What a connection has to know of the queue.
+    pub fn place(&self) -> Place {
+        Place {
+            size: self.options.ring.size,
+            addresses: self.ring.addresses(),
+            used: self.ring.used().clone(),
+            fds: self.fds.clone(),
+        }
     }
 
     /// How the queue is.
@@ -173,8 +187,7 @@ impl Queue {
         header[..4].copy_from_slice(&request.kind.number().to_le_bytes());
         header[8..].copy_from_slice(&request.sector.to_le_bytes());
         memory.write(&header, self.slots[usize::from(slot)].header);
-        self.status_cell(slot)
-            .store(NO_STATUS, std::sync::atomic::Ordering::Relaxed);
+        self.status_cell(slot).store(NO_STATUS, Relaxed);
         let chain = self.chain(slot, request);
         let head = self.head(slot);
         let target = &self.slots[usize::from(slot)];
@@ -260,9 +273,7 @@ impl Queue {
         } else {
             head / (self.options.segments + 2)
         };
-        let status = self
-            .status_cell(slot)
-            .load(std::sync::atomic::Ordering::Acquire);
+        let status = self.status_cell(slot).load(Acquire);
         Ok(Some(Completion {
             slot,
             status,
@@ -302,7 +313,7 @@ impl Queue {
         unsafe { BorrowedFd::borrow_raw(self.fds.call.as_raw_fd()) }
     }
 
-    fn status_cell(&self, slot: u16) -> &std::sync::atomic::AtomicU8 {
+    fn status_cell(&self, slot: u16) -> &AtomicU8 {
         self.status.at(8 * usize::from(slot))
     }
 }

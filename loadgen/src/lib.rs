@@ -7,9 +7,13 @@
 //! as it is for a guest.
 
 pub mod connection;
+pub mod content;
 pub mod disk;
+pub mod exercise;
 pub mod histogram;
 pub mod load;
 pub mod memory;
 pub mod random;
 pub mod ring;
+pub mod supervised;
+pub mod verify;

@@ -138,8 +138,8 @@ impl Target {
         let queues = (0..self.queues)
             .map(|_| Queue::new(&mut memory, options))
             .collect::<Result<Vec<_>, _>>()?;
-        let parts: Vec<_> = queues.iter().map(|q| (&q.ring, &q.fds)).collect();
-        connection.start(self.features(connection.offered()), &memory, &parts)?;
+        let places: Vec<_> = queues.iter().map(Queue::place).collect();
+        connection.start(self.features(connection.offered()), &memory, &places)?;
         Ok((connection, memory, queues, config.capacity_bytes))
     }
 

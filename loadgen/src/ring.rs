@@ -104,6 +104,11 @@ impl Ring {
         self.addresses
     }
 
+    /// The used ring.
+    pub fn used(&self) -> &Window {
+        &self.used
+    }
+
     /// The used index as the device has published it: where a new backend has to begin.
     pub fn used_idx(&self) -> u16 {
         u16::from_le(self.used.at::<AtomicU16>(2).load(Acquire))

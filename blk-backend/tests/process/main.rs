@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real process, driven by a vhost-user frontend and virtio driver without a guest.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on must end
+
+mod bad_input;
+mod guest_faults;
+mod protocol;
+mod restart;
+mod served;
+mod stand;

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The backend dies under load, again and again, and the driver sees nothing but pauses.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use launch::control::ToBackend;
+use launch::disk::Access;
+use loadgen::connection::{Connection, Place};
+use loadgen::disk::Queue;
+use loadgen::memory::Memory;
+use loadgen::supervised::{DiskSlot, Generation};
+use loadgen::verify::{self, Log, Verify, check_image};
+
+use crate::stand::{BINARY, Dir, PATIENCE, SHAPE, Shape, places};
+
+const IMAGE_BYTES: u64 = 16 << 20;
+
+struct Stand {
+    dir: Dir,
+    slot: DiskSlot,
+    memory: Memory,
+    queues: Vec<Queue>,
+    places: Vec<Place>,
+    shape: Shape,
+}
+
+impl Stand {
+    fn new(name: &str, shape: Shape, direct: bool) -> Self {
+        let dir = Dir::new(name);
+        let image = dir.image(IMAGE_BYTES);
+        let access = Access {
+            readonly: false,
+            direct,
+        };
+        let (binary, socket) = (Path::new(BINARY), dir.path("blk.sock"));
+        let sizes = (shape.queues, 128);
+        let slot = DiskSlot::new(binary, &image, access, &socket, sizes).unwrap();
+        let (memory, queues) = shape.queues();
+        let places = places(&queues);
+        Self {
+            dir,
+            slot,
+            memory,
+            queues,
+            places,
+            shape,
+        }
+    }
+
+    fn bring_up(&self, after_crash: bool) -> (Generation, Connection) {
+        let generation = self.slot.start(after_crash).unwrap();
+        let mut connection = Connection::open(&self.dir.path("blk.sock"), PATIENCE).unwrap();
+        let features = self.shape.features();
+        connection
+            .start(features, &self.memory, &self.places)
+            .unwrap();
+        (generation, connection)
+    }
+}
+
+/// Kills the backend every few milliseconds under a verified load.
+fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
+    let mut stand = Stand::new(name, shape, direct);
+    stand.slot.threads = threads;
+    let log = Log::create(&stand.dir.path("log")).unwrap();
+    let plan = Verify {
+        block_bytes: 4096,
+        depth: shape.depth,
+        duration: Duration::from_secs(3),
+        blocks: IMAGE_BYTES / 4096 / 4,
+        seed: 3,
+    };
+    let mut queues = std::mem::take(&mut stand.queues);
+    let (mut generation, mut connection) = stand.bring_up(false);
+    let (mut kills, memory) = (0, &stand.memory);
+    let outcome = std::thread::scope(|scope| {
+        let load = scope.spawn(|| verify::run(memory, &mut queues, &plan, &log).unwrap());
+        let until = Instant::now() + Duration::from_millis(2500);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20 + 7 * (kills % 11)));
+            generation
+                .kill()
+                .unwrap()
+                .expect("the dead backend's I/O has ended");
+            drop(std::mem::replace(&mut connection, {
+                let (next, connection) = stand.bring_up(true);
+                generation = next;
+                connection
+            }));
+            kills += 1;
+        }
+        load.join().unwrap()
+    });
+    log.finish().unwrap();
+    assert!(kills >= 10, "{kills} kills");
+    assert_eq!(
+        (outcome.errors, outcome.mismatches),
+        (0, vec![]),
+        "{kills} kills"
+    );
+    let (checked, mismatches) =
+        check_image(&stand.dir.path("log"), &stand.dir.path("disk.raw"), 4096).unwrap();
+    assert!(checked > 50);
+    assert_eq!(mismatches, []);
+}
+
+#[test]
+fn backend_on_uring_killed_under_load_loses_nothing() {
+    kill_under_load("kill-uring", false, true, Shape { queues: 2, ..SHAPE });
+}
+
+#[test]
+fn backend_on_uring_buffered_killed_under_load_loses_nothing() {
+    kill_under_load(
+        "kill-buffered",
+        false,
+        false,
+        Shape {
+            start: 0xfff0,
+            ..SHAPE
+        },
+    );
+}
+
+#[test]
+fn backend_on_threads_killed_under_load_loses_nothing() {
+    kill_under_load("kill-threads", true, true, SHAPE);
+}
+
+#[test]
+fn backend_launched_answers_pings_and_says_what_it_does() {
+    let stand = Stand::new("ping", SHAPE, true);
+    let (generation, _connection) = stand.bring_up(false);
+    let health = &generation.health.queues[0];
+    generation.control.send(&ToBackend::Ping(42)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while health.heartbeat.load(Ordering::Relaxed) != 42 {
+        assert!(Instant::now() < deadline, "no answer to a ping");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(health.in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn backend_launched_ends_with_its_supervisor() {
+    let stand = Stand::new("orphan", SHAPE, true);
+    let (mut generation, _connection) = stand.bring_up(false);
+    let (ours, _) = launch::control::Channel::pair().unwrap();
+    generation.control = ours;
+    assert!(generation.wait().unwrap().success());
+}
+
+#[test]
+fn ring_stopped_drains_and_says_where_it_is() {
+    let mut stand = Stand::new("drain", SHAPE, true);
+    let (_generation, mut connection) = stand.bring_up(false);
+    let plan = loadgen::load::Load {
+        write_percent: 50,
+        random: true,
+        block_bytes: 4096,
+        depth: 32,
+        duration: Duration::from_millis(300),
+        rate: None,
+        span_bytes: IMAGE_BYTES,
+        seed: 1,
+        spin: Duration::ZERO,
+    };
+    let outcome = loadgen::load::run(&stand.memory, &mut stand.queues, &plan).unwrap();
+    let base = connection.stop_ring(0).unwrap();
+    assert_eq!(base, stand.places[0].used_idx());
+    assert_eq!(u64::from(base), outcome.requests % 65536);
+}

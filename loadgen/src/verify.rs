@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Load that checks what it reads, and a log of what was promised, to check the image against.
+//!
+//! A thread for each queue writes, reads and flushes blocks that no other queue touches, one request
+//! to a block at a time. A read must return the last write that was acknowledged.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::content::{Mismatch, fill, sequence};
+use crate::disk::{Completion, Kind, Queue, Request};
+use crate::load::LoadError;
+use crate::memory::Memory;
+use crate::random::Random;
+
+/// How long a device may take for a request.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    /// The length of a block.
+    pub block_bytes: u32,
+    /// How many requests each queue has outstanding.
+    pub depth: u16,
+    /// For how long.
+    pub duration: Duration,
+    /// The number of blocks, from the beginning of the disk.
+    pub blocks: u64,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Writes acknowledged.
+    pub writes: u64,
+    /// Reads checked.
+    pub reads: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// The longest time without any completion, of the queue that had the longest.
+    pub longest_pause: Duration,
+    /// Blocks that held something else.
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// The log of what was written and what was acknowledged, for all queues.
+#[derive(Debug)]
+pub struct Log(Mutex<BufWriter<File>>);
+
+impl Log {
+    /// Begins a log.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self(Mutex::new(BufWriter::new(File::create(path)?))))
+    }
+
+    fn note(&self, what: char, block: u64, sequence: u64) {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A log that cannot be written misses writes, which the check then reports.
+        let _ = writeln!(log, "{what} {block} {sequence}");
+    }
+
+    /// Writes out what is buffered.
+    pub fn finish(self) -> io::Result<()> {
+        self.0
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush()
+    }
+}
+
+/// Writes, reads and checks on all queues at once.
+pub fn run(
+    memory: &Memory,
+    queues: &mut [Queue],
+    verify: &Verify,
+    log: &Log,
+) -> Result<Outcome, LoadError> {
+    let count = queues.len() as u64;
+    let outcomes: Vec<Result<Outcome, LoadError>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .zip(queues)
+            .map(|(index, queue)| {
+                let blocks = (index..verify.blocks).step_by(queue_step(count)).count();
+                let lane = Lane {
+                    memory,
+                    queue,
+                    verify,
+                    log,
+                    index,
+                    count,
+                    random: Random::new(verify.seed.wrapping_mul(31).wrapping_add(index)),
+                    blocks: vec![Block::default(); blocks],
+                    doing: vec![None; usize::from(verify.depth)],
+                    buffer: vec![0; verify.block_bytes as usize],
+                    outcome: Outcome::default(),
+                };
+                scope.spawn(move || lane.run())
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|outcome| outcome.map_err(|_| LoadError::Panicked)?)
+            .collect()
+    });
+    let mut total = Outcome::default();
+    for outcome in outcomes {
+        let outcome = outcome?;
+        total.writes += outcome.writes;
+        total.reads += outcome.reads;
+        total.flushes += outcome.flushes;
+        total.errors += outcome.errors;
+        total.longest_pause = total.longest_pause.max(outcome.longest_pause);
+        total.mismatches.extend(outcome.mismatches);
+    }
+    Ok(total)
+}
+
+fn queue_step(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(1).max(1)
+}
+
+/// What is known of a block.
+#[derive(Debug, Clone, Copy, Default)]
+struct Block {
+    submitted: u64,
+    acknowledged: u64,
+    busy: bool,
+}
+
+/// One queue.
+struct Lane<'a> {
+    memory: &'a Memory,
+    queue: &'a mut Queue,
+    verify: &'a Verify,
+    log: &'a Log,
+    index: u64,
+    count: u64,
+    random: Random,
+    blocks: Vec<Block>,
+    /// The request and the block of each slot.
+    doing: Vec<Option<(Kind, usize)>>,
+    buffer: Vec<u8>,
+    outcome: Outcome,
+}
+
+impl Lane<'_> {
+    fn run(mut self) -> Result<Outcome, LoadError> {
+        let deadline = Instant::now() + self.verify.duration;
+        let mut idle: Vec<u16> = (0..self.verify.depth).rev().collect();
+        let mut last = Instant::now();
+        loop {
+            let over = Instant::now() >= deadline;
+            if over && idle.len() == usize::from(self.verify.depth) {
+                return Ok(self.outcome);
+            }
+            while !over && let Some(slot) = idle.pop() {
+                self.send(slot);
+            }
+            self.queue.show()?;
+            if !self.queue.wait(Duration::ZERO, PATIENCE) {
+                return Err(LoadError::Stalled(PATIENCE));
+            }
+            let pause = std::mem::replace(&mut last, Instant::now()).elapsed();
+            self.outcome.longest_pause = self.outcome.longest_pause.max(pause);
+            while let Some(completion) = self.queue.reap()? {
+                self.take(completion);
+                idle.push(completion.slot);
+            }
+        }
+    }
+
+    /// The number on the disk of a block of this queue.
+    fn number(&self, block: usize) -> u64 {
+        block as u64 * self.count + self.index
+    }
+
+    fn send(&mut self, slot: u16) {
+        let mut block = 0;
+        for _ in 0..100 {
+            let random = self.random.below(self.blocks.len() as u64);
+            block = usize::try_from(random).unwrap_or(0);
+            if !self.blocks[block].busy {
+                break;
+            }
+        }
+        let number = self.number(block);
+        let state = &mut self.blocks[block];
+        let kind = match self.random.below(100) {
+            _ if state.busy => Kind::Flush,
+            0..5 => Kind::Flush,
+            5..45 if state.acknowledged > 0 => Kind::Read,
+            _ => Kind::Write,
+        };
+        let mut request = Request {
+            kind,
+            sector: number * u64::from(self.verify.block_bytes) / 512,
+            len_bytes: self.verify.block_bytes,
+        };
+        match kind {
+            Kind::Write => {
+                state.submitted += 1;
+                state.busy = true;
+                fill(&mut self.buffer, number, state.submitted);
+                self.log.note('S', number, state.submitted);
+            }
+            Kind::Read => {
+                state.busy = true;
+                // What is there before must not pass for what is read.
+                self.buffer.fill(0xee);
+            }
+            _ => (request.sector, request.len_bytes) = (0, 0),
+        }
+        if kind != Kind::Flush {
+            self.memory.write(&self.buffer, self.queue.data(slot));
+        }
+        self.queue.prepare(self.memory, slot, request);
+        self.doing[usize::from(slot)] = Some((kind, block));
+    }
+
+    fn take(&mut self, completion: Completion) {
+        let slot = completion.slot;
+        let Some((kind, block)) = self.doing[usize::from(slot)].take() else {
+            return;
+        };
+        let number = self.number(block);
+        let state = &mut self.blocks[block];
+        if kind != Kind::Flush {
+            state.busy = false;
+        }
+        if completion.status != 0 {
+            self.outcome.errors += 1;
+            return;
+        }
+        match kind {
+            Kind::Write => {
+                state.acknowledged = state.submitted;
+                self.outcome.writes += 1;
+                self.log.note('A', number, state.acknowledged);
+            }
+            Kind::Read => {
+                self.outcome.reads += 1;
+                self.memory.read(&mut self.buffer, self.queue.data(slot));
+                // A write that failed may have been done or not.
+                let range = (state.acknowledged, state.submitted);
+                let check = check(&self.buffer, number, range);
+                self.outcome.mismatches.extend(check.err());
+            }
+            _ => self.outcome.flushes += 1,
+        }
+    }
+}
+
+fn check(bytes: &[u8], block: u64, (least, most): (u64, u64)) -> Result<(), Mismatch> {
+    match sequence(bytes, block)? {
+        found if (least..=most).contains(&found) => Ok(()),
+        found => {
+            let expected = format!("{least} to {most}");
+            Err(Mismatch::Sequence {
+                block,
+                found,
+                expected,
+            })
+        }
+    }
+}
+
+/// Checks an image against a log: every block must hold the last write that was acknowledged, or
+/// one that was made after it. Returns the number of blocks checked.
+pub fn check_image(log: &Path, image: &Path, block_bytes: u32) -> io::Result<(u64, Vec<Mismatch>)> {
+    let mut blocks = std::collections::BTreeMap::<u64, (u64, u64)>::new();
+    for line in BufReader::new(File::open(log)?).lines() {
+        let line = line?;
+        let mut fields = line.split(' ');
+        let what = fields.next();
+        let mut number = || fields.next()?.parse::<u64>().ok();
+        let (Some(block), Some(sequence)) = (number(), number()) else {
+            continue;
+        };
+        let state = blocks.entry(block).or_default();
+        match what {
+            Some("A") => state.0 = state.0.max(sequence),
+            _ => state.1 = state.1.max(sequence),
+        }
+    }
+    let image = File::open(image)?;
+    let mut bytes = vec![0; block_bytes as usize];
+    let (mut checked, mut mismatches) = (0, Vec::new());
+    for (block, range) in blocks {
+        if range.0 == 0 {
+            continue;
+        }
+        image.read_exact_at(&mut bytes, block * u64::from(block_bytes))?;
+        mismatches.extend(check(&bytes, block, range).err());
+        checked += 1;
+    }
+    Ok((checked, mismatches))
+}
