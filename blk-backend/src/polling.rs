@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! When a worker that has nothing to do looks for work before it sleeps, and for how long.
 //!
-//! Waking a sleeping thread costs more than many a disk request. So a worker whose pauses have been
-//! short stays awake for the next one, at most `poll-us`; one whose pauses are long sleeps at once.
-//! What it spends on looks that find nothing is limited to [`WASTE_PERCENT`] of one processor.
+//! Waking a sleeping thread costs more than many a disk request. So a worker stays awake for a
+//! moment, at most `poll-us`, as long as that pays: each look that finds nothing lets it sleep at
+//! once for a growing number of pauses. That happens when pauses are long, and when whoever makes
+//! the work needs the processor that the look takes. In the long run, looks that find nothing take
+//! no more than [`WASTE_PERCENT`] of one processor.
+
+use launch::clock::monotonic_ns;
 
 /// The share of one processor that looks without a find may take, in the long run.
 pub const WASTE_PERCENT: u64 = 10;
 /// What may be spent beyond that in one go.
 const CREDIT_MAX_NS: u64 = 5_000_000;
+/// The most pauses that are slept through after a look that found nothing.
+const SKIP_MAX: u32 = 255;
 
 /// The polling of one worker.
 #[derive(Debug)]
 pub struct Polling {
     limit_ns: u64,
-    /// How long pauses have been of late, roughly.
-    pause_ns: u64,
     credit_ns: u64,
     credited_at_ns: u64,
-    idle_since_ns: Option<u64>,
+    /// How many pauses to sleep through after the next look in vain.
+    penalty: u32,
+    skip: u32,
 }
 
 impl Polling {
@@ -26,50 +32,55 @@ impl Polling {
     pub fn new(limit_us: u32) -> Self {
         Self {
             limit_ns: u64::from(limit_us) * 1000,
-            pause_ns: 0,
             credit_ns: CREDIT_MAX_NS,
             credited_at_ns: 0,
-            idle_since_ns: None,
+            penalty: 0,
+            skip: 0,
         }
     }
 
-    /// Whether there is any polling at all.
-    pub fn is_off(&self) -> bool {
-        self.limit_ns == 0
+    /// The work has run out: looks for more, if that is worth while. Says whether there is any.
+    pub fn look(&mut self, mut has_work: impl FnMut() -> bool) -> bool {
+        if self.limit_ns == 0 {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let began_ns = monotonic_ns();
+        if !self.afford(began_ns) {
+            return false;
+        }
+        let mut now_ns = began_ns;
+        while now_ns < began_ns + self.limit_ns {
+            if has_work() {
+                self.found();
+                return true;
+            }
+            std::hint::spin_loop();
+            now_ns = monotonic_ns();
+        }
+        self.missed(now_ns - began_ns);
+        false
     }
 
-    /// The work has run out; until when to look for more.
-    pub fn idle(&mut self, now_ns: u64) -> u64 {
-        self.idle_since_ns.get_or_insert(now_ns);
+    /// Whether there is credit for a look in vain.
+    fn afford(&mut self, now_ns: u64) -> bool {
         let earned = now_ns.saturating_sub(self.credited_at_ns) / 100 * WASTE_PERCENT;
-        self.credit_ns = (self.credit_ns + earned).min(CREDIT_MAX_NS);
+        self.credit_ns = self.credit_ns.saturating_add(earned).min(CREDIT_MAX_NS);
         self.credited_at_ns = now_ns;
-        if self.pause_ns > self.limit_ns || self.credit_ns < self.limit_ns {
-            return now_ns;
-        }
-        now_ns + self.limit_ns
+        self.credit_ns >= self.limit_ns
     }
 
-    /// A look that began at `since_ns` found nothing until now.
-    pub fn missed(&mut self, since_ns: u64, now_ns: u64) {
-        let spent = now_ns.saturating_sub(since_ns);
-        self.credit_ns = self.credit_ns.saturating_sub(spent);
+    fn found(&mut self) {
+        self.penalty /= 2;
     }
 
-    /// There is work, perhaps after a pause.
-    pub fn busy_again(&mut self) {
-        if self.idle_since_ns.is_some() {
-            self.busy(launch::clock::monotonic_ns());
-        }
-    }
-
-    fn busy(&mut self, now_ns: u64) {
-        let Some(since) = self.idle_since_ns.take() else {
-            return;
-        };
-        // One long pause is soon forgotten, since it counts as a few times the limit at most.
-        let pause = now_ns.saturating_sub(since).min(4 * self.limit_ns);
-        self.pause_ns = (self.pause_ns * 7 + pause) / 8;
+    fn missed(&mut self, spent_ns: u64) {
+        self.credit_ns = self.credit_ns.saturating_sub(spent_ns);
+        self.penalty = (2 * self.penalty + 1).min(SKIP_MAX);
+        self.skip = self.penalty;
     }
 }
 
@@ -78,56 +89,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worker_with_short_pauses_looks_and_with_long_ones_sleeps() {
+    fn worker_that_finds_work_keeps_looking() {
         let mut polling = Polling::new(50);
-        let mut now = 1_000_000_000;
-        for _ in 0..20 {
-            assert!(polling.idle(now) > now);
-            now += 10_000;
-            polling.busy(now);
-        }
-        for _ in 0..20 {
-            polling.idle(now);
-            now += 10_000_000;
-            polling.busy(now);
-        }
-        assert_eq!(polling.idle(now), now);
+        assert!((0..1000).all(|_| polling.look(|| true)));
     }
 
     #[test]
-    fn worker_comes_back_to_looking_when_pauses_are_short_again() {
-        let mut polling = Polling::new(50);
-        let mut now = 1_000_000_000;
-        polling.idle(now);
-        now += 10_000_000_000;
-        polling.busy(now);
-        for _ in 0..20 {
-            polling.idle(now);
-            now += 10_000;
-            polling.busy(now);
+    fn worker_that_finds_nothing_rarely_looks() {
+        let mut polling = Polling::new(1);
+        let mut looks = 0;
+        for _ in 0..10_000 {
+            let mut looked = false;
+            polling.look(|| {
+                looked = true;
+                false
+            });
+            looks += u32::from(looked);
         }
-        assert!(polling.idle(now) > now);
+        assert!((8..60).contains(&looks), "{looks}");
+    }
+
+    #[test]
+    fn worker_comes_back_to_looking_when_it_pays_again() {
+        let mut polling = Polling::new(1);
+        assert!((0..10_000).all(|_| !polling.look(|| false)));
+        assert!((0..4 * SKIP_MAX).any(|_| polling.look(|| true)));
+        (0..8).for_each(|_| assert!(polling.look(|| true)));
+        assert!((0..100).all(|_| polling.look(|| true)));
     }
 
     #[test]
     fn looks_that_find_nothing_are_limited_to_their_share() {
         let mut polling = Polling::new(50);
-        let (start, mut now, mut wasted) = (1_000_000_000, 1_000_000_000, 0);
-        while now < start + 10_000_000_000 {
-            let until = polling.idle(now);
-            wasted += until - now;
-            polling.missed(now, until);
-            now = until + 1_000;
-            polling.pause_ns = 0;
-            polling.idle_since_ns = None;
+        let (mut now_ns, mut wasted_ns) = (1_000_000_000, 0);
+        while now_ns < 11_000_000_000 {
+            if polling.afford(now_ns) {
+                polling.missed(50_000);
+                wasted_ns += 50_000;
+                now_ns += 50_000;
+            }
+            now_ns += 1_000;
         }
-        assert!(wasted <= 10_000_000_000 / 100 * WASTE_PERCENT + 2 * CREDIT_MAX_NS);
+        assert!(wasted_ns <= 10_000_000_000 / 100 * WASTE_PERCENT + 2 * CREDIT_MAX_NS);
     }
 
     #[test]
     fn polling_off_never_looks() {
-        let mut polling = Polling::new(0);
-        assert!(polling.is_off());
-        assert_eq!(polling.idle(7), 7);
+        assert!(!Polling::new(0).look(|| true));
     }
 }

@@ -113,9 +113,7 @@ impl Worker {
             self.refresh(vring);
             let outcome = self.take_requests();
             let worked = self.outcome(outcome) | self.finish_requests();
-            if worked {
-                self.polling.busy_again();
-            } else if !self.look_for_work(vring) && self.may_sleep() {
+            if !worked && !self.look_for_work(vring) && self.may_sleep() {
                 return;
             }
         }
@@ -352,32 +350,16 @@ impl Worker {
 
     /// Waits a little, awake, for work. Says whether there is any.
     fn look_for_work(&mut self, vring: &Vring) -> bool {
-        if self.polling.is_off() || self.serving.is_none() {
+        let Some(serving) = &self.serving else {
             return false;
-        }
-        let began_ns = monotonic_ns();
-        let until_ns = self.polling.idle(began_ns);
-        let mut now_ns = began_ns;
-        while now_ns < until_ns {
-            if self.has_work(vring) {
-                return true;
-            }
-            std::hint::spin_loop();
-            now_ns = monotonic_ns();
-        }
-        self.polling.missed(began_ns, now_ns);
-        false
-    }
-
-    fn has_work(&mut self, vring: &Vring) -> bool {
-        let generations = (vring.generation(), self.shared.memory_generation());
-        let available = match &self.serving {
-            Some(serving) if serving.takes() && self.suspects.is_empty() => {
-                !matches!(serving.queue.available(), Ok(0))
-            }
-            _ => false,
         };
-        available || self.engine.is_ready() || self.seen != Some(generations)
+        let (shared, engine, seen) = (&self.shared, &mut self.engine, self.seen);
+        let takes = serving.takes() && self.suspects.is_empty();
+        self.polling.look(|| {
+            (takes && !matches!(serving.queue.available(), Ok(0)))
+                || engine.is_ready()
+                || seen != Some((vring.generation(), shared.memory_generation()))
+        })
     }
 
     /// Asks for kicks; there is nothing to do if there is still nothing then.

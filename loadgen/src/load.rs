@@ -156,8 +156,9 @@ impl<'a> Lane<'a> {
             {
                 self.send(slot);
                 sent += 1;
+                // At once, as a guest does: the device may begin with it while the next is made.
+                self.queue.show()?;
             }
-            self.queue.show()?;
             self.pause(idle.len(), due)?;
             while let Some(completion) = self.queue.reap()? {
                 self.take(completion);
