@@ -27,6 +27,10 @@ use crate::request::{self, Answer, Memory, Parsed, Status, StatusByte};
 /// From this many deaths on, a request is tried alone: the next death will be its own.
 const DEATHS_SUSPECT: u8 = DEATHS_MAX - 1;
 
+/// The most completions that are published at once: the driver works on them while the rest are
+/// answered.
+const BATCH: usize = 8;
+
 /// Everything about one queue.
 #[derive(Debug)]
 pub struct Worker {
@@ -228,7 +232,14 @@ impl Worker {
         }
         serving.queue.disable_kicks();
         let now_ns = monotonic_ns();
-        for _ in 0..available {
+        let mut submit_at = 1;
+        for taken in 0..available {
+            // The disk begins with the first while the others are parsed. Each part is twice as
+            // long as the one before, so that a long batch takes few system calls.
+            if taken == submit_at {
+                self.engine.submit();
+                submit_at = 2 * submit_at + 1;
+            }
             let Some(serving) = &mut self.serving else {
                 break;
             };
@@ -286,27 +297,33 @@ impl Worker {
         Ok(())
     }
 
-    /// Reaps the engine, publishes what is complete and calls the driver once. Says whether there
-    /// was anything.
+    /// Reaps the engine and publishes what is complete, a batch at a time. Says whether there was
+    /// anything.
     fn finish_requests(&mut self) -> bool {
         let submitted = self.engine.submit();
         self.engine.reap(&mut self.done);
         let mut done = std::mem::take(&mut self.done);
         let reaped = !done.is_empty();
-        for completion in done.drain(..) {
+        for (index, completion) in done.drain(..).enumerate() {
+            if index % BATCH == 0 {
+                self.publish();
+            }
             self.answer(completion);
         }
         self.done = done;
-        let Some(serving) = &mut self.serving else {
-            return reaped;
-        };
-        if serving.queue.publish()
+        self.publish();
+        self.note_health();
+        reaped || !submitted
+    }
+
+    /// Shows the driver the batch, with one write to the used index and at most one call.
+    fn publish(&mut self) {
+        if let Some(serving) = &mut self.serving
+            && serving.queue.publish()
             && let Some(call) = &serving.ring.call
         {
             notify(call);
         }
-        self.note_health();
-        reaped || !submitted
     }
 
     /// What the engine says about one request.

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `loadgen`: loads, measures and checks a vhost-user disk backend without a guest.
 
+mod bench;
+mod report;
+mod target;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use loadgen::connection::Connection;
-use loadgen::disk::{Queue, QueueOptions};
+use loadgen::exercise::{self, Known};
 use loadgen::load::{self, Load};
-use loadgen::memory::Memory;
-use loadgen::ring::RingOptions;
-
-mod report;
+use loadgen::verify::{self, Log, Verify};
+use target::Target;
 
 /// Load, measure and check a vhost-user disk backend without a guest.
 #[derive(Debug, Parser)]
@@ -27,29 +28,14 @@ struct Options {
 enum Command {
     /// Keep the queues busy and say how fast it went.
     Load(LoadOptions),
-}
-
-/// How to reach the backend, and what its queues are to be.
-#[derive(Debug, Args)]
-struct Target {
-    /// The backend's socket.
-    #[arg(long)]
-    socket: PathBuf,
-    /// The number of queues.
-    #[arg(long, default_value_t = 1)]
-    queues: u16,
-    /// The entries of each queue.
-    #[arg(long, default_value_t = 256)]
-    queue_size: u16,
-    /// Into how many descriptors the data of a request is cut.
-    #[arg(long, default_value_t = 1)]
-    segments: u16,
-    /// Do not use indirect descriptors.
-    #[arg(long)]
-    no_indirect: bool,
-    /// Do not use EVENT_IDX.
-    #[arg(long)]
-    no_event_idx: bool,
+    /// Write blocks that say what they are, read them back and log what was acknowledged.
+    Verify(VerifyOptions),
+    /// Check an image against the log of a verify run.
+    Check(CheckOptions),
+    /// Make every kind of request and see what comes of it. Overwrites the first 64 KiB.
+    Exercise(Target),
+    /// Measure our backend, QEMU's storage daemon and fio on the same file.
+    BenchBlk(bench::BenchOptions),
 }
 
 #[derive(Debug, Args)]
@@ -91,9 +77,50 @@ struct LoadOptions {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct VerifyOptions {
+    #[command(flatten)]
+    target: Target,
+    /// Where to log what was acknowledged.
+    #[arg(long)]
+    log: PathBuf,
+    /// The length of a block in bytes.
+    #[arg(long, default_value_t = 4096)]
+    block: u32,
+    /// How many requests each queue has outstanding.
+    #[arg(long, default_value_t = 32)]
+    depth: u16,
+    /// For how many seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// The part of the disk to use, in MiB.
+    #[arg(long, default_value_t = 64)]
+    span_mib: u64,
+    /// Where the random numbers begin.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct CheckOptions {
+    /// The log of the verify run.
+    #[arg(long)]
+    log: PathBuf,
+    /// The image.
+    #[arg(long)]
+    image: PathBuf,
+    /// The length of a block in bytes.
+    #[arg(long, default_value_t = 4096)]
+    block: u32,
+}
+
 fn main() -> ExitCode {
     let outcome = match Options::parse().command {
         Command::Load(options) => run_load(&options),
+        Command::Verify(options) => run_verify(&options),
+        Command::Check(options) => run_check(&options),
+        Command::Exercise(target) => run_exercise(&target),
+        Command::BenchBlk(options) => bench::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,70 +131,9 @@ fn main() -> ExitCode {
     }
 }
 
-impl Target {
-    /// Connects, and starts queues with room for `depth` requests of `buffer_bytes`.
-    fn start(
-        &self,
-        depth: u16,
-        buffer_bytes: u32,
-    ) -> Result<(Connection, Memory, Vec<Queue>, u64)> {
-        let mut connection = Connection::open(&self.socket, Duration::from_secs(5))?;
-        let config = connection.config()?;
-        let buffers = u64::from(buffer_bytes) * u64::from(depth) * u64::from(self.queues);
-        let mut memory = Memory::new((buffers + (8 << 20)).next_multiple_of(4 << 20))?;
-        let options = QueueOptions {
-            ring: RingOptions {
-                size: self.queue_size,
-                event_idx: !self.no_event_idx,
-                start: 0,
-            },
-            depth,
-            buffer_bytes,
-            segments: self.segments,
-            indirect: !self.no_indirect,
-        };
-        let heads = if self.no_indirect {
-            depth * (self.segments + 2)
-        } else {
-            depth
-        };
-        ensure!(
-            heads <= self.queue_size,
-            "the queue is too small for this depth"
-        );
-        let queues = (0..self.queues)
-            .map(|_| Queue::new(&mut memory, options))
-            .collect::<Result<Vec<_>, _>>()?;
-        let places: Vec<_> = queues.iter().map(Queue::place).collect();
-        connection.start(self.features(connection.offered()), &memory, &places)?;
-        Ok((connection, memory, queues, config.capacity_bytes))
-    }
-
-    /// Of what is offered, what a current Linux driver would take.
-    fn features(&self, offered: u64) -> u64 {
-        let bit = |bit: u32, wanted: bool| u64::from(wanted) << bit;
-        let wanted = bit(32, true)
-            | bit(29, !self.no_event_idx)
-            | bit(28, !self.no_indirect)
-            | bit(1, true)
-            | bit(2, true)
-            | bit(5, true)
-            | bit(6, true)
-            | bit(9, true)
-            | bit(10, true)
-            | bit(12, true)
-            | bit(13, true)
-            | bit(14, true);
-        offered & wanted
-    }
-}
-
 fn run_load(options: &LoadOptions) -> Result<()> {
-    let target = &options.target;
-    let (_connection, memory, mut queues, capacity) = target.start(options.depth, options.block)?;
-    let span = options
-        .span_mib
-        .map_or(capacity, |mib| (mib << 20).min(capacity));
+    let mut attached = options.target.start(options.depth, options.block)?;
+    let all = attached.capacity_bytes;
     let load = Load {
         write_percent: options.write_percent,
         random: !options.sequential,
@@ -175,12 +141,12 @@ fn run_load(options: &LoadOptions) -> Result<()> {
         depth: options.depth,
         duration: Duration::from_secs_f64(options.seconds),
         rate: options.rate,
-        span_bytes: span,
+        span_bytes: options.span_mib.map_or(all, |mib| (mib << 20).min(all)),
         seed: options.seed,
         spin: Duration::from_micros(options.spin_us),
     };
     let before = options.backend_pid.map(report::cpu_seconds);
-    let outcome = load::run(&memory, &mut queues, &load)?;
+    let outcome = load::run(&attached.memory, &mut attached.queues, &load)?;
     let cpu = options.backend_pid.map(report::cpu_seconds);
     let cpu = before.zip(cpu).map(|(before, after)| after - before);
     let report = report::Report::new(&outcome, options.block, cpu);
@@ -190,5 +156,60 @@ fn run_load(options: &LoadOptions) -> Result<()> {
         println!("{report}");
     }
     ensure!(outcome.errors == 0, "{} requests failed", outcome.errors);
+    Ok(())
+}
+
+fn run_verify(options: &VerifyOptions) -> Result<()> {
+    let mut attached = options.target.start(options.depth, options.block)?;
+    let span = (options.span_mib << 20).min(attached.capacity_bytes);
+    let plan = Verify {
+        block_bytes: options.block,
+        depth: options.depth,
+        duration: Duration::from_secs_f64(options.seconds),
+        blocks: span / u64::from(options.block),
+        seed: options.seed,
+    };
+    let log = Log::create(&options.log)?;
+    let outcome = verify::run(&attached.memory, &mut attached.queues, &plan, &log)?;
+    log.finish()?;
+    println!(
+        "{} writes, {} reads, {} flushes, {} errors, {} mismatches, longest pause {:.1} ms",
+        outcome.writes,
+        outcome.reads,
+        outcome.flushes,
+        outcome.errors,
+        outcome.mismatches.len(),
+        outcome.longest_pause.as_secs_f64() * 1e3
+    );
+    if let Some(first) = outcome.mismatches.first() {
+        bail!("{first}");
+    }
+    ensure!(outcome.errors == 0, "{} requests failed", outcome.errors);
+    Ok(())
+}
+
+fn run_check(options: &CheckOptions) -> Result<()> {
+    let (checked, wrong) = verify::check_image(&options.log, &options.image, options.block)?;
+    println!("{checked} blocks, {} mismatches", wrong.len());
+    match wrong.first() {
+        Some(first) => bail!("{first}"),
+        None => Ok(()),
+    }
+}
+
+fn run_exercise(target: &Target) -> Result<()> {
+    let mut attached = target.start(1, 65536)?;
+    let has = |bit: u32| attached.features & (1 << bit) != 0;
+    let known = Known {
+        capacity_bytes: attached.capacity_bytes,
+        readonly: has(5),
+        discard: has(13),
+        write_zeroes: has(14),
+    };
+    let Some(queue) = attached.queues.first_mut() else {
+        bail!("there is no queue");
+    };
+    let (serial, made) = exercise::run(&attached.memory, queue, known)?;
+    println!("{made} requests as expected, serial number {serial:?}");
     Ok(())
 }
