@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use backend::vring::Vring;
 use backend::{GuestMemory, SharedGuestMemory};
@@ -112,6 +112,8 @@ pub struct Device {
 #[derive(Debug)]
 struct Seat {
     worker: Mutex<Worker>,
+    /// Notified when the worker has done something.
+    progress: Condvar,
     /// The ring, once the worker has seen it.
     vring: Mutex<Option<Vring>>,
     /// Readable when the worker is to show that it lives.
@@ -126,6 +128,7 @@ impl Device {
         let seats = workers.into_iter().map(|worker| {
             Ok(Seat {
                 worker: Mutex::new(worker),
+                progress: Condvar::new(),
                 vring: Mutex::new(None),
                 bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
                 came: AtomicBool::new(false),
@@ -185,12 +188,7 @@ impl Device {
     }
 
     fn drain(&self) {
-        for seat in &self.seats {
-            let vring = lock(&seat.vring).clone();
-            if let Some(vring) = vring {
-                lock(&seat.worker).drain(&vring);
-            }
-        }
+        self.seats.iter().for_each(Seat::drain);
     }
 
     /// The protocol thread, the first time it does anything for a frontend.
@@ -205,6 +203,17 @@ impl Device {
             completion: queues + 1,
             bell: queues + 2,
         }
+    }
+}
+
+impl Seat {
+    /// Waits until nothing of this queue is in flight; its worker sees to that.
+    fn drain(&self) {
+        let Some(vring) = lock(&self.vring).clone() else {
+            return;
+        };
+        let busy = |worker: &mut Worker| !worker.is_drained(&vring);
+        drop(self.progress.wait_while(lock(&self.worker), busy));
     }
 }
 
@@ -286,10 +295,7 @@ impl VhostUserBackend for Device {
         let Some(seat) = self.seats.get(queue as usize) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let vring = lock(&seat.vring).clone();
-        if let Some(vring) = vring {
-            lock(&seat.worker).drain(&vring);
-        }
+        seat.drain();
         Ok(())
     }
 
@@ -310,6 +316,7 @@ impl VhostUserBackend for Device {
         self.gate.pass(|| !seat.came.swap(true, Relaxed));
         lock(&seat.vring).get_or_insert_with(|| vring.clone());
         lock(&seat.worker).run(vring);
+        seat.progress.notify_all();
         Ok(())
     }
 }

@@ -2,12 +2,9 @@
 //! The two ways of doing I/O. Both take operations in batches, complete them in any order, and have
 //! a descriptor that is readable when something has completed.
 //!
-//! Runs on the worker thread that owns the queue; `wait` also on the protocol thread, when it drains
-//! a queue that the worker has left.
+//! Runs on the worker thread that owns the queue.
 
 use std::os::fd::{AsFd, BorrowedFd};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::io::Io;
 
@@ -64,12 +61,6 @@ impl Engine {
             Self::Uring(engine) => engine.reap(done),
             Self::Threads(engine) => engine.reap(done),
         }
-    }
-
-    /// Sleeps until something has completed.
-    pub fn wait(&mut self) {
-        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::NONE);
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `blk-backend`: a disk in a process of its own. See `--help`.
 
+mod allocator;
 mod alone;
 mod health;
 mod launched;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    allocator::keep_simple();
     // The supervisor passes exactly this; nobody else has what it needs.
     let outcome = if std::env::args_os()
         .nth(1)

@@ -3,8 +3,9 @@
 //! call. What a request is and means is in `request`, how it is done in `engine`.
 //!
 //! `run` is called on the worker thread by vhost-user-backend's event loop, for a kick, a completion
-//! or a change of the ring; `drain` on the protocol thread. They exclude each other by the lock
-//! around the worker. Nothing here waits for a peer, and nothing a guest does ends the thread.
+//! or a change of the ring. The protocol thread only asks whether the queue is drained; the lock
+//! around the worker keeps them apart. Nothing here waits for a peer, and nothing a guest does ends
+//! the thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -130,15 +131,10 @@ impl Worker {
         }
     }
 
-    /// Waits until nothing is in flight; leaves the queue if the ring has been stopped.
-    pub fn drain(&mut self, vring: &Vring) {
+    /// Whether nothing is in flight. Then the queue has been left too, if its ring was stopped.
+    pub fn is_drained(&mut self, vring: &Vring) -> bool {
         self.refresh(vring);
-        while self.slots.busy > 0 {
-            if !self.finish_requests() {
-                self.engine.wait();
-            }
-        }
-        self.refresh(vring);
+        self.slots.busy == 0
     }
 
     /// Follows what the frontend has changed about the ring or the memory. While requests are in
