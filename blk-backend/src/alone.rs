@@ -25,11 +25,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // An inherited listener first: whatever is opened later must not take a number of the table
     // that it has.
     let inherited = options.fd.map(inherited).transpose()?;
-    let option = disk_option(options)?;
+    let Some(option) = &options.disk else {
+        bail!("--disk is needed");
+    };
     let page = HealthPage::map(launch::health::create()?)?;
     let health: &'static HealthPage = Box::leak(Box::new(page));
     crate::health::announce(health);
-    let (disk, engine) = open(&option).with_context(|| format!("{}", option.path.display()))?;
+    let (disk, engine) = open(option).with_context(|| format!("{}", option.path.display()))?;
     let listener = match (inherited, &options.socket_path) {
         (Some(fd), _) => fd,
         (None, Some(path)) => listen(path)?,
@@ -55,16 +57,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let serving = service.accept()?;
     Ok(serving.wait()?)
-}
-
-fn disk_option(options: &Options) -> Result<DiskOption> {
-    let mut disk = match (&options.disk, &options.blk_file) {
-        (Some(disk), _) => disk.clone(),
-        (None, Some(path)) => DiskOption::new(path.clone()),
-        (None, None) => bail!("--disk is needed"),
-    };
-    disk.readonly |= options.read_only;
-    Ok(disk)
 }
 
 /// Opens the image and makes the engines, with the restrictions they would have in a jail.

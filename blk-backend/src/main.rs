@@ -10,23 +10,26 @@ mod pin;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use options::Wanted;
 
 fn main() -> ExitCode {
     allocator::keep_simple();
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
     // The supervisor passes exactly this; nobody else has what it needs.
-    let outcome = if std::env::args_os()
-        .nth(1)
-        .is_some_and(|arg| arg == "--launched")
-    {
+    let outcome = if args == ["--launched"] {
         launched::run()
     } else {
-        let options = options::Options::parse();
-        if options.print_capabilities {
-            println!("{}", options::CAPABILITIES);
-            return ExitCode::SUCCESS;
+        match options::parse(args) {
+            Ok(Wanted::Serve(options)) => alone::run(&options),
+            Ok(Wanted::Print(text)) => {
+                print!("{text}");
+                return ExitCode::SUCCESS;
+            }
+            Err(reason) => {
+                eprintln!("blk-backend: {reason}; see --help");
+                return ExitCode::from(2);
+            }
         }
-        alone::run(&options)
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,57 +2,130 @@
 //! The command line of a backend that runs alone: the conventions of vhost-user backend programs
 //! (vhost-user specification, "Backend programs"), and what our disks have beyond them.
 
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, ValueEnum};
-
 /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
-pub(crate) const CAPABILITIES: &str = r#"{"type": "block", "features": ["read-only", "blk-file"]}"#;
+pub(crate) const CAPABILITIES: &str = r#"{"type": "block", "features": ["read-only", "blk-file"]}
+"#;
 
-/// Serve a disk image to a virtual machine over vhost-user.
-///
-/// Works with every VMM that has a vhost-user-blk frontend. The process serves one connection and
-/// ends with it.
-///
-/// Started by Bulkhead's jailer the same process has no file system, no network and no descriptor of
-/// the image, and it can be replaced while the guest runs. Alone it runs with the rights it was
-/// started with, less what --seccomp takes away; what is in flight when it dies is lost to the guest.
-#[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+/// What `--help` answers.
+pub(crate) const HELP: &str = "\
+Serve a disk image to a virtual machine over vhost-user.
+
+Usage: blk-backend (--socket-path PATH | --fd N) --disk path=F[,OPTION]...
+
+  --socket-path PATH    listen on this socket; a stale one in its place is removed
+  --fd N                listen on this inherited descriptor, a bound and listening unix socket
+  --disk path=F[,..]    the disk; F is a file or a block device
+       readonly         refuse writes
+       direct           bypass the page cache
+       queues=N         1 to 16; 1 by default
+       queue-size=N     a power of two from 16 to 1024; 256 by default
+       engine=E         uring (the default) or threads
+       serial=S         what the guest sees as serial number, at most 20 bytes
+       poll-us=N        how long a queue's thread looks for work before it sleeps; 50 by default,
+                        0 never. Looks that find nothing take at most 10 % of a processor.
+  --blk-file PATH       the same as --disk path=PATH
+  --read-only           the same as readonly in --disk
+  --seccomp MODE        what a system call outside the filter does: end the process (on, the
+                        default), end it after its name was logged (log), nothing special (off)
+  --print-capabilities  print what this program can do as JSON
+  --version, --help
+
+Works with every VMM that has a vhost-user-blk frontend: with QEMU, for example,
+  -chardev socket,id=c,path=PATH -device vhost-user-blk-pci,chardev=c
+and guest memory that is shared (-object memory-backend-memfd,share=on). The process serves one
+connection and ends with it.
+
+Started by Bulkhead's jailer this process has no file system, no network and no descriptor of the
+image, and it can be killed and replaced while the guest runs. Alone it has the rights it was started
+with, less what --seccomp takes away, and none of that is promised: requests that are in flight when
+it dies are lost to the guest.
+";
+
+/// The command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Listen on this socket; a stale one in its place is removed.
-    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     pub(crate) socket_path: Option<PathBuf>,
-    /// Listen on this inherited descriptor, a bound and listening unix socket.
-    #[arg(long, value_name = "N")]
     pub(crate) fd: Option<RawFd>,
-    /// Print what this program can do as JSON, and end.
-    #[arg(long)]
-    pub(crate) print_capabilities: bool,
-    /// The disk: path=F[,readonly][,direct][,queues=N][,queue-size=N][,engine=uring|threads]
-    /// [,serial=S][,poll-us=N]
-    #[arg(long, value_name = "DISK", conflicts_with = "blk_file")]
     pub(crate) disk: Option<DiskOption>,
-    /// The same as --disk path=PATH.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) blk_file: Option<PathBuf>,
-    /// The same as readonly in --disk.
-    #[arg(long)]
-    pub(crate) read_only: bool,
-    /// What a system call outside the filter does: end the process, end it after its name was
-    /// logged, or nothing.
-    #[arg(long, value_name = "MODE", default_value = "on")]
     pub(crate) seccomp: Seccomp,
 }
 
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Serve(Options),
+    Print(&'static str),
+}
+
 /// `--seccomp`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Seccomp {
+    #[default]
     On,
     Log,
     Off,
+}
+
+/// Understands the command line, without the program's name.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted, String> {
+    let mut options = Options::default();
+    let mut read_only = false;
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let text = arg.to_str().unwrap_or_default();
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
+            _ => (text, None),
+        };
+        let mut value = || {
+            value
+                .clone()
+                .or_else(|| args.next())
+                .ok_or(format!("{name}: a value is missing"))
+        };
+        match name {
+            "--help" | "-h" => return Ok(Wanted::Print(HELP)),
+            "--version" => return Ok(Wanted::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
+            "--print-capabilities" => return Ok(Wanted::Print(CAPABILITIES)),
+            "--socket-path" => options.socket_path = Some(value()?.into()),
+            "--fd" => options.fd = Some(number(name, &text_of(value()?)?)?),
+            "--disk" => options.disk = Some(text_of(value()?)?.parse()?),
+            "--blk-file" => options.disk = Some(DiskOption::new(value()?.into())),
+            "--read-only" => read_only = true,
+            "--seccomp" => options.seccomp = text_of(value()?)?.parse()?,
+            _ => return Err(format!("unknown argument {arg:?}")),
+        }
+    }
+    if options.socket_path.is_some() == options.fd.is_some() {
+        return Err("exactly one of --socket-path and --fd is needed".into());
+    }
+    let disk = options.disk.as_mut().ok_or("--disk is needed")?;
+    disk.readonly |= read_only;
+    Ok(Wanted::Serve(options))
+}
+
+fn text_of(value: OsString) -> Result<String, String> {
+    value
+        .into_string()
+        .map_err(|value| format!("{value:?} is not text"))
+}
+
+impl FromStr for Seccomp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "log" => Ok(Self::Log),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("--seccomp {text:?}: expected on, log or off")),
+        }
+    }
 }
 
 /// `engine=`
@@ -165,9 +238,35 @@ mod tests {
         }
     }
 
+    fn parse_words(line: &str) -> Result<Wanted, String> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
     #[test]
-    fn command_line_is_consistent() {
-        use clap::CommandFactory;
-        Options::command().debug_assert();
+    fn command_line_of_the_conventions_is_understood() {
+        let Ok(Wanted::Serve(options)) = parse_words("--fd=7 --blk-file /a --read-only") else {
+            panic!("not understood");
+        };
+        assert_eq!(options.fd, Some(7));
+        assert!(options.disk.unwrap().readonly);
+        let line = "--socket-path /s --disk path=/a --seccomp log";
+        assert!(matches!(parse_words(line), Ok(Wanted::Serve(_))));
+        let line = "--print-capabilities whatever";
+        assert_eq!(parse_words(line), Ok(Wanted::Print(CAPABILITIES)));
+    }
+
+    #[test]
+    fn command_line_that_makes_no_sense_is_refused() {
+        for line in [
+            "--disk path=/a",
+            "--socket-path /s",
+            "--socket-path /s --fd 3 --disk path=/a",
+            "--socket-path",
+            "--fd x --disk path=/a",
+            "--socket-path /s --disk path=/a --seccomp maybe",
+            "--socket-path /s --disk path=/a stray",
+        ] {
+            assert!(parse_words(line).is_err(), "{line}");
+        }
     }
 }

@@ -18,6 +18,8 @@ const UNSUPPORTED: u8 = 2;
 pub struct Known {
     /// Its capacity.
     pub capacity_bytes: u64,
+    /// Its block size.
+    pub block_bytes: u32,
     /// Whether it offers discard.
     pub discard: bool,
     /// Whether it offers write-zeroes.
@@ -45,13 +47,14 @@ pub fn run(memory: &Memory, queue: &mut Queue, known: Known) -> Result<(String, 
     let serial = exercise.serial()?;
     exercise.expect("a flush", Kind::Flush, 0, 0, OK)?;
     exercise.expect("an unknown request", Kind::Unknown, 0, 0, UNSUPPORTED)?;
-    let end = known.capacity_bytes / 512;
-    exercise.expect("a read of the last sector", Kind::Read, end - 1, 512, OK)?;
-    exercise.expect("a read beyond the end", Kind::Read, end, 512, IOERR)?;
-    exercise.expect("a read across the end", Kind::Read, end - 1, 1024, IOERR)?;
-    exercise.expect("a read at 2^64", Kind::Read, u64::MAX, 512, IOERR)?;
+    let (end, block) = (known.capacity_bytes / 512, known.block_bytes);
+    let last = end - u64::from(block / 512);
+    exercise.expect("a read of the last block", Kind::Read, last, block, OK)?;
+    exercise.expect("a read beyond the end", Kind::Read, end, block, IOERR)?;
+    exercise.expect("a read across the end", Kind::Read, last, 2 * block, IOERR)?;
+    exercise.expect("a read at 2^64", Kind::Read, u64::MAX, block, IOERR)?;
     if known.readonly {
-        exercise.expect("a write to a read-only disk", Kind::Write, 0, 512, IOERR)?;
+        exercise.expect("a write to a read-only disk", Kind::Write, 0, block, IOERR)?;
     } else {
         exercise.writes(known)?;
     }

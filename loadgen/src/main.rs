@@ -202,6 +202,7 @@ fn run_exercise(target: &Target) -> Result<()> {
     let has = |bit: u32| attached.features & (1 << bit) != 0;
     let known = Known {
         capacity_bytes: attached.capacity_bytes,
+        block_bytes: attached.block_bytes,
         readonly: has(5),
         discard: has(13),
         write_zeroes: has(14),

@@ -46,6 +46,7 @@ pub(crate) struct Attached {
     pub(crate) memory: Memory,
     pub(crate) queues: Vec<Queue>,
     pub(crate) capacity_bytes: u64,
+    pub(crate) block_bytes: u32,
     /// The feature bits in use.
     pub(crate) features: u64,
     _connection: Connection,
@@ -67,7 +68,7 @@ impl Target {
     /// Connects, and starts queues with room for `depth` requests of `buffer_bytes`.
     pub(crate) fn start(&self, depth: u16, buffer_bytes: u32) -> Result<Attached> {
         let mut connection = Connection::open(&self.socket, Duration::from_secs(10))?;
-        let capacity_bytes = connection.config()?.capacity_bytes;
+        let config = connection.config()?;
         let features = connection.offered() & self.wanted();
         let buffers = u64::from(buffer_bytes) * u64::from(depth) * u64::from(self.queues);
         let mut memory = Memory::new((buffers + (8 << 20)).next_multiple_of(4 << 20))?;
@@ -99,7 +100,8 @@ impl Target {
         Ok(Attached {
             memory,
             queues,
-            capacity_bytes,
+            capacity_bytes: config.capacity_bytes,
+            block_bytes: config.block_bytes,
             features,
             _connection: connection,
         })

@@ -2,13 +2,15 @@
 //! The backend dies under load, again and again, and the driver sees nothing but pauses.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use backend::window::Window;
 use launch::control::ToBackend;
 use launch::disk::Access;
+use launch::health::BROKEN;
 use loadgen::connection::{Connection, Place};
-use loadgen::disk::Queue;
+use loadgen::disk::{Kind, Queue, Request};
 use loadgen::memory::Memory;
 use loadgen::supervised::{DiskSlot, Generation};
 use loadgen::verify::{self, Log, Verify, check_image};
@@ -171,4 +173,68 @@ fn ring_stopped_drains_and_says_where_it_is() {
     let base = connection.stop_ring(0).unwrap();
     assert_eq!(base, stand.places[0].used_idx());
     assert_eq!(u64::from(base), outcome.requests % 65536);
+}
+
+/// Writes what a dead backend has left in the in-flight region: it had taken these heads, in this
+/// order, and given each to its engine; each had been there at so many deaths before.
+fn leave_in_flight(stand: &Stand, heads: &[(u16, u8)]) {
+    let region = Window::of_file(stand.slot.inflight(), 64).unwrap();
+    region.at::<AtomicU16>(10).store(128, Ordering::Relaxed);
+    region.at::<AtomicU16>(8).store(1, Ordering::Relaxed);
+    let region = Window::of_file(stand.slot.inflight(), 16 + 16 * 128).unwrap();
+    for (counter, (head, deaths)) in (0..).zip(heads) {
+        let entry = 16 + 16 * usize::from(*head);
+        region.at::<AtomicU8>(entry).store(1, Ordering::Relaxed);
+        region
+            .at::<AtomicU8>(entry + 1)
+            .store(deaths << 1 | 1, Ordering::Relaxed);
+        region
+            .at::<AtomicU64>(entry + 8)
+            .store(counter, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn request_present_at_three_deaths_fails_and_the_others_do_not() {
+    let mut stand = Stand::new("poison", SHAPE, true);
+    for slot in 0..5 {
+        let request = Request {
+            kind: Kind::Write,
+            sector: u64::from(slot) * 8,
+            len_bytes: 4096,
+        };
+        stand.queues[0].prepare(&stand.memory, slot, request);
+    }
+    stand.queues[0].show().unwrap();
+    // The death of the one that is about to be replaced comes on top.
+    leave_in_flight(&stand, &[(2, 0), (1, 2), (0, 1)]);
+    let (_generation, _connection) = stand.bring_up(true);
+    let mut answers = Vec::new();
+    while answers.len() < 5 {
+        assert!(stand.queues[0].wait(Duration::ZERO, PATIENCE));
+        while let Some(done) = stand.queues[0].reap().unwrap() {
+            answers.push((done.slot, done.status));
+        }
+    }
+    answers.sort_unstable();
+    assert_eq!(answers, [(0, 0), (1, 1), (2, 0), (3, 0), (4, 0)]);
+}
+
+#[test]
+fn region_of_nonsense_stops_its_queue_and_not_the_process() {
+    let stand = Stand::new("nonsense", Shape { queues: 2, ..SHAPE }, true);
+    let region = Window::of_file(stand.slot.inflight(), 64).unwrap();
+    region.at::<AtomicU16>(8).store(77, Ordering::Relaxed);
+    let (generation, _connection) = stand.bring_up(true);
+    let deadline = Instant::now() + PATIENCE;
+    while stand.places[0].fds.error.read().is_err() {
+        assert!(Instant::now() < deadline, "nothing was reported");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let flags = |queue: usize| {
+        generation.health.queues[queue]
+            .flags
+            .load(Ordering::Relaxed)
+    };
+    assert_eq!((flags(0), flags(1)), (BROKEN, 0));
 }

@@ -115,6 +115,7 @@ fn exercise(name: &str, options: &str, readonly: bool) -> String {
         .unwrap();
     let known = Known {
         capacity_bytes: IMAGE_BYTES,
+        block_bytes: config.block_bytes,
         discard: !readonly,
         write_zeroes: !readonly,
         readonly,

@@ -212,7 +212,10 @@ fn fio(engine: &str, options: &BenchOptions, case: &Case) -> Result<Sample> {
     );
     // There may be a remark in front of it.
     let text = String::from_utf8_lossy(&output.stdout);
-    let json = text.find('{').and_then(|at| text.get(at..)).unwrap_or_default();
+    let json = text
+        .find('{')
+        .and_then(|at| text.get(at..))
+        .unwrap_or_default();
     let report: serde_json::Value = serde_json::from_str(json)?;
     let job = &report["jobs"][0];
     let side = &job[if case.write { "write" } else { "read" }];
