@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use spec::{ByteSize, Console, HugePages, OnReboot, Seccomp, VmName};
+use spec::{ByteSize, Console, DiskSpec, HugePages, OnReboot, Seccomp, VhostUserSpec, VmName};
 
 const ABOUT: &str = "Runs virtual machines whose devices live in separate jailed processes.";
 
@@ -98,6 +98,14 @@ Examples:
   bulkhead run --kernel vmlinuz --cmdline 'console=ttyS0 quiet' --console file=boot.log
   bulkhead run --name web --kernel vmlinuz --initrd initrd.img --detach
   bulkhead run --config vm.json --name second
+  bulkhead run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 root=/dev/vda' \\
+      --disk path=root.img --disk path=/dev/vg/data,direct,queues=4
+  bulkhead run --kernel vmlinuz --initrd initrd.img --disk path=tools.img,readonly,serial=tools
+  bulkhead run --kernel vmlinuz --initrd initrd.img \\
+      --vhost-user type=fs,socket=/run/virtiofsd.sock,tag=home
+
+Without --cmdline the kernel is given console=ttyS0 panic=1, and root=/dev/vda rw if there is a disk
+and no initrd.
 
 On a terminal: Ctrl-a x ends the VM, Ctrl-a c sends Ctrl-a, Ctrl-a h shows help.
 SIGTERM or SIGINT presses the power button, a second one ends the VM at once.
@@ -142,6 +150,15 @@ pub(crate) struct RunArgs {
     /// Allocate all guest memory before the guest starts
     #[arg(long)]
     pub(crate) prefault: bool,
+    /// A disk, served by a process of its own: path=F, and any of id=ID, readonly, queues=1..16,
+    /// queue-size=16..1024, engine=uring|threads, direct, serial=TEXT, poll-us=N, separated by
+    /// commas; can be given several times
+    #[arg(long = "disk", value_name = "DISK")]
+    pub(crate) disks: Vec<DiskSpec>,
+    /// A device of another program that serves vhost-user: type=fs|vsock|rng|blk|net|ID,socket=F,
+    /// and any of id=ID, tag=TAG, queues=N, queue-size=N; can be given several times
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) vhost_user: Vec<VhostUserSpec>,
     /// Where COM1 leads: stdio, pty, socket, file=F or none [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub(crate) console: Option<Console>,
@@ -157,8 +174,8 @@ pub(crate) struct RunArgs {
     pub(crate) detach: bool,
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "on_reboot",
-        "seccomp",
+        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
+        "vhost_user", "on_reboot", "seccomp",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

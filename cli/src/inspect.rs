@@ -76,14 +76,23 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         ("seccomp", spec.seccomp.to_string()),
         ("state-dir", dir.display().to_string()),
     ];
-    let fields = fields.map(|(field, value)| vec![field.to_string(), value]);
-    let header = ["ROLE", "PID", "AGE", "PIO EXITS", "MMIO EXITS"];
+    let disks = spec.disks.iter().map(|disk| ("disk", disk.to_string()));
+    let others = spec
+        .vhost_user
+        .iter()
+        .map(|d| ("vhost-user", d.to_string()));
+    let fields = fields.into_iter().chain(disks).chain(others);
+    let fields: Vec<_> = fields
+        .map(|(field, value)| vec![field.to_string(), value])
+        .collect();
+    let header = ["ROLE", "PID", "AGE", "RESTARTS", "PIO EXITS", "MMIO EXITS"];
     let mut rows = vec![header.map(String::from).to_vec()];
     rows.extend(info.processes.iter().map(|process| {
         vec![
             process.role.clone(),
             process.pid.to_string(),
             age(process, now_ns),
+            process.restarts.to_string(),
             process.pio_exits.to_string(),
             process.mmio_exits.to_string(),
         ]
@@ -107,6 +116,7 @@ mod tests {
             reboots: 2,
             processes: vec![ProcessInfo {
                 role: "vmm".into(),
+                restarts: 4,
                 pid: 77,
                 spawned_ns: 0,
                 first_run_ns: 0,
@@ -121,7 +131,7 @@ mod tests {
             "kernel     /k\n",
             "cmdline    console=ttyS0\n",
             "console    stdio /run/bulkhead/web/console.sock\n",
-            "vmm   77   1m01s  5          6\n",
+            "vmm   77   1m01s  4         5          6\n",
         ] {
             assert!(text.contains(part), "{text}");
         }

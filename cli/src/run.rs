@@ -74,6 +74,8 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         mem: args.mem.unwrap_or(defaults.mem),
         hugepages: args.hugepages.unwrap_or(defaults.hugepages),
         prefault: args.prefault,
+        disks: args.disks.clone(),
+        vhost_user: args.vhost_user.clone(),
         on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),
         ..defaults
@@ -106,6 +108,9 @@ mod tests {
             "--mem=1G",
             "--hugepages=2M",
             "--prefault",
+            "--disk=path=/a,readonly",
+            "--disk=path=/b,queues=4",
+            "--vhost-user=type=fs,socket=/s,tag=t",
             "--console=file=/tmp/o",
             "--on-reboot=exit",
             "--seccomp=log",
@@ -113,7 +118,8 @@ mod tests {
         let document = VmSpec::from_json(
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
             "hugepages":"2M","prefault":true,"console":"file=/tmp/o","on_reboot":"exit",
-            "seccomp":"log"}"#,
+            "seccomp":"log","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
+            "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}]}"#,
         );
         assert_eq!(flags.unwrap(), document.unwrap());
     }

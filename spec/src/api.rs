@@ -50,8 +50,11 @@ pub struct VmInfo {
 /// One process of a VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessInfo {
-    /// `jailer` or `vmm`.
+    /// `jailer`, `vmm`, or what a backend serves: `blk disk0`.
     pub role: String,
+    /// How many processes had its role before it, in this run of the guest, and died of themselves.
+    #[serde(default)]
+    pub restarts: u32,
     /// Its process id on the host.
     pub pid: i32,
     /// CLOCK_MONOTONIC in ns just before it was started.

@@ -8,18 +8,24 @@
 
 pub mod api;
 mod console;
+mod device;
+mod disk;
 mod document;
 mod memory;
 mod name;
 mod size;
 pub mod state;
+mod vhost_user;
 mod vm;
 
 pub use console::Console;
+pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, QUEUES_MAX};
+pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};
 pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
 pub use memory::{HugePages, Memory};
 pub use name::VmName;
 pub use size::ByteSize;
+pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};
 pub use vm::{CMDLINE_MAX_BYTES, CPUS_MAX, OnReboot, Seccomp, Vm, VmSpec};
 
 /// A field of the spec holds what it must not. One line: the field, the value, the reason.

@@ -7,7 +7,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Console, HugePages, Memory, SpecError, VmName};
+use crate::device::check_unique;
+use crate::{
+    ByteSize, Console, Disk, DiskSpec, HugePages, Memory, SpecError, VhostUser, VhostUserSpec,
+    VmName,
+};
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
 pub const CPUS_MAX: u32 = 254;
@@ -93,7 +97,8 @@ pub struct VmSpec {
     /// An initial RAM disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// The kernel command line, in place of the default one.
+    /// The kernel command line, in place of the default one: `console=ttyS0 panic=1`, and
+    /// `root=/dev/vda rw` if there is a disk and no initrd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
     /// The number of vCPUs, 1 to 254.
@@ -108,6 +113,12 @@ pub struct VmSpec {
     /// Whether all guest memory is allocated before the guest starts.
     #[serde(default)]
     pub prefault: bool,
+    /// The disks, in the order the guest finds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSpec>,
+    /// The devices served by other programs, in the order the guest finds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vhost_user: Vec<VhostUserSpec>,
     /// Where COM1 leads.
     #[serde(default)]
     pub console: Console,
@@ -139,6 +150,8 @@ impl VmSpec {
             mem: default_mem(),
             hugepages: HugePages::default(),
             prefault: false,
+            disks: Vec::new(),
+            vhost_user: Vec::new(),
             console: Console::default(),
             on_reboot: OnReboot::default(),
             seccomp: Seccomp::default(),
@@ -161,6 +174,10 @@ pub struct Vm {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: Memory,
+    /// The disks; with `vhost_user` at most [`crate::DEVICES_MAX`], no two with the same name.
+    pub disks: Vec<Disk>,
+    /// The devices served by other programs.
+    pub vhost_user: Vec<VhostUser>,
     /// Where COM1 leads.
     pub console: Console,
     /// What a guest reboot does.
@@ -169,19 +186,47 @@ pub struct Vm {
     pub seccomp: Seccomp,
 }
 
-/// The command line of a VM that was given none: the console is COM1, and a panic reboots after a
-/// second instead of hanging for ever.
-fn default_cmdline(console: &Console) -> String {
-    match console {
-        Console::None => "panic=1".into(),
-        _ => "console=ttyS0 panic=1".into(),
+/// The command line of a VM that was given none: the console is COM1, a panic reboots after a second
+/// instead of hanging for ever, and without an initrd the first disk is the root.
+fn default_cmdline(spec: &VmSpec) -> String {
+    let mut words = vec!["panic=1"];
+    if spec.console != Console::None {
+        words.insert(0, "console=ttyS0");
     }
+    match spec.disks.first() {
+        Some(disk) if spec.initrd.is_none() => {
+            words.push("root=/dev/vda");
+            words.push(if disk.readonly { "ro" } else { "rw" });
+        }
+        _ => {}
+    }
+    words.join(" ")
+}
+
+/// The devices, checked each by itself and all against each other.
+fn check_devices(
+    disks: Vec<DiskSpec>,
+    others: Vec<VhostUserSpec>,
+) -> Result<(Vec<Disk>, Vec<VhostUser>), SpecError> {
+    let disks: Result<Vec<_>, _> = (0..)
+        .zip(disks)
+        .map(|(number, disk)| Disk::check(number, disk))
+        .collect();
+    let others: Result<Vec<_>, _> = (0..)
+        .zip(others)
+        .map(|(number, device)| VhostUser::check(number, device))
+        .collect();
+    let (disks, others) = (disks?, others?);
+    let ids = disks.iter().map(|disk| ("disk.id", &disk.id));
+    check_unique(ids.chain(others.iter().map(|device| ("vhost-user.id", &device.id))))?;
+    Ok((disks, others))
 }
 
 impl TryFrom<VmSpec> for Vm {
     type Error = SpecError;
 
     fn try_from(spec: VmSpec) -> Result<Self, SpecError> {
+        let default_cmdline = default_cmdline(&spec);
         let name = match spec.name {
             Some(text) => match text.parse::<VmName>() {
                 Ok(name) => Some(name),
@@ -199,14 +244,13 @@ impl TryFrom<VmSpec> for Vm {
                 ));
             }
         };
-        let cmdline = spec
-            .cmdline
-            .unwrap_or_else(|| default_cmdline(&spec.console));
+        let cmdline = spec.cmdline.unwrap_or(default_cmdline);
         check_cmdline(&cmdline)?;
         check_path("kernel", &spec.kernel)?;
         if let Some(initrd) = &spec.initrd {
             check_path("initrd", initrd)?;
         }
+        let (disks, vhost_user) = check_devices(spec.disks, spec.vhost_user)?;
         Ok(Self {
             name,
             kernel: spec.kernel,
@@ -214,6 +258,8 @@ impl TryFrom<VmSpec> for Vm {
             cmdline,
             cpus,
             memory: Memory::new(spec.mem, spec.hugepages, spec.prefault)?,
+            disks,
+            vhost_user,
             console: spec.console,
             on_reboot: spec.on_reboot,
             seccomp: spec.seccomp,
@@ -297,6 +343,33 @@ mod tests {
             let error = Vm::try_from(spec).unwrap_err();
             assert_eq!((error.field, error.value.as_str()), (field, value));
         }
+    }
+
+    #[test]
+    fn cmdline_default_has_the_first_disk_as_root_without_an_initrd() {
+        let mut spec = VmSpec::new("/k");
+        spec.disks = vec![DiskSpec::new("/a")];
+        let cmdline = |spec: &VmSpec| Vm::try_from(spec.clone()).unwrap().cmdline;
+        assert_eq!(cmdline(&spec), "console=ttyS0 panic=1 root=/dev/vda rw");
+        spec.disks[0].readonly = true;
+        assert_eq!(cmdline(&spec), "console=ttyS0 panic=1 root=/dev/vda ro");
+        spec.initrd = Some("/i".into());
+        assert_eq!(cmdline(&spec), "console=ttyS0 panic=1");
+    }
+
+    #[test]
+    fn devices_of_the_same_name_or_too_many_are_refused() {
+        let mut spec = VmSpec::new("/k");
+        spec.disks = vec![DiskSpec::new("/a"), "path=/b,id=disk0".parse().unwrap()];
+        let error = Vm::try_from(spec.clone()).unwrap_err();
+        assert_eq!((error.field, error.value.as_str()), ("disk.id", "disk0"));
+        spec.disks.pop();
+        spec.vhost_user = vec!["type=rng,socket=/s,id=disk0".parse().unwrap()];
+        let error = Vm::try_from(spec.clone()).unwrap_err();
+        assert_eq!(error.field, "vhost-user.id");
+        spec.vhost_user.clear();
+        spec.disks = vec![DiskSpec::new("/a"); 25];
+        assert_eq!(Vm::try_from(spec).unwrap_err().value, "disk24");
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl Supervisor {
         let identity = &self.kit.identity;
         let jailer = ProcessInfo {
             role: "jailer".into(),
+            restarts: 0,
             pid: std::process::id().cast_signed(),
             spawned_ns: identity.started_ns,
             first_run_ns: 0,

@@ -183,6 +183,7 @@ impl Vmm {
         let health = &self.health;
         ProcessInfo {
             role: "vmm".into(),
+            restarts: 0,
             pid: self.process.pid().as_raw(),
             spawned_ns: self.spawned_ns,
             first_run_ns: health.first_run_ns.load(Ordering::Relaxed),

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What devices have in common: names, queues, and options separated by commas.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{SpecError, VmName};
+
+/// The most devices a VM may have.
+pub const DEVICES_MAX: usize = 24;
+/// The most queues a device may have.
+pub const QUEUES_MAX: u32 = 16;
+/// The longest name of a device, in bytes: what the kernel keeps of a thread's name.
+pub const DEVICE_ID_MAX_BYTES: usize = 15;
+
+/// A device's name, unique in its VM: 1 to 15 of `a-z A-Z 0-9 . _ -`, not beginning with `.` or
+/// `-`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceId(String);
+
+impl DeviceId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name that a spec gives, or the default one: `prefix` and the device's number.
+    pub(crate) fn given_or(
+        field: &'static str,
+        given: Option<String>,
+        prefix: &str,
+        number: usize,
+    ) -> Result<Self, SpecError> {
+        let text = given.unwrap_or_else(|| format!("{prefix}{number}"));
+        let parsed = text.parse();
+        parsed.map_err(|reason: String| SpecError::new(field, text, reason))
+    }
+}
+
+impl FromStr for DeviceId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() > DEVICE_ID_MAX_BYTES {
+            return Err(format!(
+                "must be at most {DEVICE_ID_MAX_BYTES} characters long"
+            ));
+        }
+        text.parse::<VmName>().map(|_| Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for DeviceId {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceId> for String {
+    fn from(id: DeviceId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A number of queues, if a device can have so many.
+pub(crate) fn check_queues(field: &'static str, queues: u32) -> Result<u16, SpecError> {
+    match u16::try_from(queues) {
+        Ok(n) if (1..=QUEUES_MAX).contains(&queues) => Ok(n),
+        _ => Err(SpecError::new(
+            field,
+            queues,
+            format!("must be 1 to {QUEUES_MAX}"),
+        )),
+    }
+}
+
+/// A queue's size, if a queue can have it.
+pub(crate) fn check_queue_size(field: &'static str, size: u32) -> Result<u16, SpecError> {
+    match u16::try_from(size) {
+        Ok(n) if n.is_power_of_two() && (16..=1024).contains(&n) => Ok(n),
+        _ => Err(SpecError::new(
+            field,
+            size,
+            "must be a power of two from 16 to 1024",
+        )),
+    }
+}
+
+/// The names of all devices, none of them twice.
+pub(crate) fn check_unique<'a>(
+    ids: impl Iterator<Item = (&'static str, &'a DeviceId)>,
+) -> Result<(), SpecError> {
+    let mut seen = std::collections::HashSet::new();
+    for (field, id) in ids {
+        if !seen.insert(id) {
+            return Err(SpecError::new(field, id, "is the id of another device"));
+        }
+        if seen.len() > DEVICES_MAX {
+            let reason = format!("is one device too many: a VM can have {DEVICES_MAX}");
+            return Err(SpecError::new(field, id, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Splits `key=value,key` at its commas; a key that comes twice is refused.
+pub(crate) fn options(text: &str) -> Result<Vec<(&str, Option<&str>)>, String> {
+    let mut options: Vec<(&str, Option<&str>)> = Vec::new();
+    for part in text.split(',') {
+        let (key, value) = match part.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (part, None),
+        };
+        if options.iter().any(|(other, _)| *other == key) {
+            return Err(format!("{key} is given twice"));
+        }
+        options.push((key, value));
+    }
+    Ok(options)
+}
+
+/// The number behind a key.
+pub(crate) fn number(key: &str, text: &str) -> Result<u32, String> {
+    let parsed = text.parse();
+    parsed.map_err(|_| format!("{key} {text:?}: expected a number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_legal_is_accepted_and_others_are_refused() {
+        assert!("disk0".parse::<DeviceId>().is_ok());
+        for text in ["", "a/b", "-a", "sixteen-letters-"] {
+            assert!(text.parse::<DeviceId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_given_twice_are_refused() {
+        assert_eq!(
+            options("path=a=b,direct").unwrap(),
+            [("path", Some("a=b")), ("direct", None)]
+        );
+        assert!(options("queues=1,queues=2").is_err());
+    }
+}
