@@ -12,6 +12,8 @@ pub struct Host {
     pub kvm: PathBuf,
     /// The vmm's binary.
     pub vmm: PathBuf,
+    /// The disk backend's binary.
+    pub blk: PathBuf,
     /// /proc/meminfo.
     pub meminfo: PathBuf,
     /// /sys/kernel/mm/hugepages.
@@ -19,12 +21,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// The real host; the vmm is beside this binary.
+    /// The real host; the other binaries are beside this one.
     pub fn of_this_binary() -> Self {
         let here = std::env::current_exe().unwrap_or_default();
         Self {
             kvm: "/dev/kvm".into(),
             vmm: here.with_file_name("vmm"),
+            blk: here.with_file_name("blk-backend"),
             meminfo: "/proc/meminfo".into(),
             hugepages: "/sys/kernel/mm/hugepages".into(),
         }

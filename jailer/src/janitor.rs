@@ -14,9 +14,10 @@ use spec::{Console, SpecError, Vm, VmName, VmSpec};
 use crate::args::Args;
 use crate::host::Host;
 use crate::outcome::{Outcome, Status, say};
-use crate::supervisor::{self, ConsoleKind, Endowment, Identity};
+use crate::supervisor::{self, ConsoleKind, DeviceParts, Endowment, Identity, Rendezvous};
 
 mod config;
+mod devices;
 mod notify;
 mod pty;
 mod resources;
@@ -104,6 +105,12 @@ fn endow(
         notify: notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?,
         binaries: resources.binaries,
         guest: resources.guest,
+        devices: DeviceParts {
+            blk: resources.devices.blk,
+            images: resources.devices.images,
+            streams: resources.devices.streams,
+            rendezvous: Rendezvous::new(state.open().map_err(refused)?),
+        },
         console,
         log,
         identity,

@@ -19,6 +19,7 @@ use crate::outcome::{Outcome, Status, say};
 pub(crate) mod api;
 mod child;
 mod console;
+mod devices;
 mod endowment;
 mod lifecycle;
 mod outlet;
@@ -26,11 +27,14 @@ mod peer;
 mod poll;
 mod process;
 mod service;
+mod turnover;
 mod verdict;
 mod vmm;
 
-pub(crate) use endowment::{Binaries, ConsoleKind, Endowment, Guest, Identity, Log};
+pub(crate) use devices::{Image, Rendezvous, connect};
+pub(crate) use endowment::{Binaries, ConsoleKind, DeviceParts, Endowment, Guest, Identity, Log};
 
+use devices::{BeginError, Devices, Means};
 use lifecycle::{Fate, Lifecycle, Next, Order};
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
@@ -55,6 +59,9 @@ enum SupervisorError {
     /// A vmm could not be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// There are no devices for a vmm.
+    #[error(transparent)]
+    Devices(#[from] BeginError),
     /// Waiting failed.
     #[error("cannot poll")]
     Poll(#[source] nix::Error),
@@ -66,8 +73,24 @@ struct Kit {
     identity: Identity,
     binaries: Binaries,
     guest: Guest,
+    blk: Option<OwnedFd>,
+    rendezvous: Rendezvous,
     record: OwnedFd,
     log: Log,
+}
+
+impl Kit {
+    /// What disk backends are started with, if there are disks.
+    fn means(&self) -> Option<Means<'_>> {
+        Some(Means {
+            vm_id: self.identity.name.as_str(),
+            program: self.blk.as_ref()?.as_fd(),
+            null: self.binaries.null.as_fd(),
+            log: &self.log,
+            rendezvous: &self.rendezvous,
+            seccomp: self.identity.seccomp(),
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +102,11 @@ struct Supervisor {
     console: Outlet,
     notify: Option<UnixDatagram>,
     lifecycle: Lifecycle,
+    // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
+    devices: Devices,
+    /// A device that kept the VM from starting.
+    doom: Option<String>,
     outcome: Option<Outcome>,
 }
 
@@ -110,11 +137,15 @@ impl Supervisor {
         if let Some(path) = console.pty() {
             say(&format!("console \"pty\": is {path}"));
         }
+        let parts = endowment.devices;
+        let devices = Devices::new(&endowment.identity.vm, parts.images, parts.streams);
         Ok(Self {
             kit: Kit {
                 identity: endowment.identity,
                 binaries: endowment.binaries,
                 guest: endowment.guest,
+                blk: parts.blk,
+                rendezvous: parts.rendezvous,
                 record,
                 log: endowment.log,
             },
@@ -125,17 +156,20 @@ impl Supervisor {
             notify: endowment.notify,
             lifecycle,
             vmm: None,
+            devices,
+            doom: None,
             outcome: None,
         })
     }
 
-    /// Starts a vmm, the first or the next.
+    /// Starts the backends and then a vmm, the first ones or the next.
     fn spawn(&mut self) -> Result<(), SupervisorError> {
         let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
         let ram = match self.kit.guest.ram.take() {
             Some(ram) => ram,
             None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
         };
+        let links = self.devices.begin(self.kit.means().as_ref())?;
         self.vmm = Some(Vmm::spawn(&Parts {
             binaries: &self.kit.binaries,
             guest: &self.kit.guest,
@@ -143,6 +177,7 @@ impl Supervisor {
             record: &self.kit.record,
             log: &self.kit.log,
             console: console.as_fd(),
+            links: &links,
         })?);
         Ok(())
     }
@@ -157,6 +192,8 @@ impl Supervisor {
                 Token::Signal => self.hear_signals(),
                 Token::Exit => exited = true,
                 Token::Control => drop(self.hear_vmm(now_ns)),
+                Token::BackendExit(index) => self.backend_exited(index, now_ns),
+                Token::BackendControl(index) => self.hear_backend(index),
                 Token::ApiListener | Token::Api(_) => self.api.ready(token, events, now_ns),
                 Token::ConsoleListener | Token::ConsoleClient | Token::ConsoleVmm => {
                     self.console.ready(token, events, now_ns);
@@ -170,7 +207,7 @@ impl Supervisor {
         if exited {
             self.reap(now_ns)?;
         }
-        Ok(())
+        self.follow_up()
     }
 
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
@@ -182,9 +219,11 @@ impl Supervisor {
                 interests.add(Token::Control, control, PollFlags::POLLIN);
             }
         }
+        self.devices.interests(&mut interests);
         self.api.interests(&mut interests);
         self.console.interests(&mut interests);
         let deadlines = [
+            self.devices.deadline_ns(),
             self.lifecycle.deadline_ns(),
             self.api.deadline_ns(),
             self.console.deadline_ns(),
@@ -198,14 +237,15 @@ impl Supervisor {
     fn tick(&mut self, now_ns: u64) {
         let order = self.lifecycle.tick(now_ns);
         self.obey(order);
+        self.tick_devices(now_ns);
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
     }
 
-    fn obey(&self, order: Order) {
+    fn obey(&mut self, order: Order) {
         let Some(vmm) = &self.vmm else {
-            return;
+            return self.obey_without_vmm(order);
         };
         match order {
             Order::Nothing => {}
@@ -255,6 +295,9 @@ impl Supervisor {
             // Nobody waits for it any more, or they have no room: not our trouble.
             let _ = socket.send(b"READY=1");
         }
+        if let FromVmm::Device(index, news) = &message {
+            self.hear_of_device(*index, news);
+        }
         let order = self.lifecycle.heard(message, now_ns);
         self.obey(order);
         self.answer_waiting(now_ns);
@@ -277,8 +320,9 @@ impl Supervisor {
         log::info!("the vmm {death}");
         match self.lifecycle.died(death, now_ns) {
             Next::Respawn => {
+                // Its successor follows when what the backends had in flight has ended.
                 self.vmm = None;
-                self.spawn()?;
+                self.devices.retire();
             }
             Next::End(fate) => self.outcome = Some(self.verdict(fate)),
         }
@@ -299,13 +343,17 @@ impl Supervisor {
                 .map(|vmm| vmm.log_tail(&self.kit.log.reader))
                 .unwrap_or_default(),
         };
-        verdict::outcome(fate, &evidence)
+        match (&self.doom, &fate) {
+            (Some(line), fate) if *fate != Fate::Stopped => verdict::with_log(line, &evidence),
+            _ => verdict::outcome(fate, &evidence),
+        }
     }
 
     /// The VM has ended; its last output reaches the client, unless the client does not take it or
     /// somebody insists.
     fn drain_console(&mut self) -> Result<(), SupervisorError> {
         self.vmm = None;
+        self.devices.retire();
         self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();

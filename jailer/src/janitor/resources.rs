@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use spec::{ByteSize, Console, HugePages, Memory, SpecError, Vm};
 
+use super::devices::Devices;
 use super::pty;
 use crate::host::Host;
 use crate::supervisor::{Binaries, ConsoleKind, Guest};
@@ -23,6 +24,7 @@ pub(crate) struct Resources {
     pub(crate) guest: Guest,
     /// The console, unless it is a socket in the state directory or nothing at all.
     pub(crate) console: Option<ConsoleKind>,
+    pub(crate) devices: Devices,
 }
 
 impl Resources {
@@ -30,14 +32,17 @@ impl Resources {
     pub(crate) fn open(vm: &Vm, host: &Host) -> Result<Self, Vec<SpecError>> {
         let mut errors = Vec::new();
         let mut had = |error| errors.push(error);
-        let vmm = open_binary(&host.vmm).map_err(&mut had).ok();
+        let vmm = open_binary("vmm", &host.vmm).map_err(&mut had).ok();
         let null = open_null().map_err(&mut had).ok();
         let kvm = open_kvm(&host.kvm).map_err(&mut had).ok();
         let kernel = open_image("kernel", &vm.kernel).map_err(&mut had).ok();
         let initrd = open_initrd(vm).map_err(&mut had).ok();
         let ram = guest_ram(&vm.memory, host).map_err(&mut had).ok();
         let console = open_console(&vm.console).map_err(&mut had).ok();
-        match (vmm, null, kvm, kernel, initrd, ram, console) {
+        let devices = Devices::open(vm, host)
+            .map_err(|all| errors.extend(all))
+            .ok();
+        match (vmm, null, kvm, kernel, initrd, ram, console, devices) {
             (
                 Some(vmm),
                 Some(null),
@@ -46,6 +51,7 @@ impl Resources {
                 Some(initrd),
                 Some(ram),
                 Some(console),
+                Some(devices),
             ) => Ok(Self {
                 binaries: Binaries { vmm, null },
                 guest: Guest {
@@ -55,6 +61,7 @@ impl Resources {
                     ram: Some(ram),
                 },
                 console,
+                devices,
             }),
             _ => Err(errors),
         }
@@ -62,7 +69,7 @@ impl Resources {
 }
 
 /// An I/O error in the words of errno(3), without its number.
-fn cause(error: &io::Error) -> String {
+pub(crate) fn cause(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().into(),
         None => error.to_string(),
@@ -76,8 +83,9 @@ fn open(path: &Path, read: bool, write: bool, flags: OFlag) -> io::Result<File> 
     options.open(path)
 }
 
-fn open_binary(path: &Path) -> Result<OwnedFd, SpecError> {
-    let error = |reason: String| SpecError::new("vmm", path.display(), reason);
+/// A program that we start.
+pub(crate) fn open_binary(field: &'static str, path: &Path) -> Result<OwnedFd, SpecError> {
+    let error = |reason: String| SpecError::new(field, path.display(), reason);
     let file = open(path, true, false, OFlag::O_PATH)
         .map_err(|e| error(format!("{}: it belongs beside the jailer", cause(&e))))?;
     match file.metadata() {

@@ -30,6 +30,7 @@ impl Scene {
         let host = Host {
             kvm: at("kvm"),
             vmm: at("vmm"),
+            blk: at("blk-backend"),
             meminfo: at("meminfo"),
             hugepages: at("hugepages"),
         };

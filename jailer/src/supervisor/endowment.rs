@@ -10,6 +10,8 @@ use launch::record::{Pages, VERSION, VmmRecord};
 use launch::seccomp::Mode;
 use spec::{HugePages, Memory, Seccomp, Vm, VmName, VmSpec};
 
+use super::devices::{self, Image, Rendezvous};
+
 /// What the janitor hands over.
 #[derive(Debug)]
 pub(crate) struct Endowment {
@@ -19,6 +21,8 @@ pub(crate) struct Endowment {
     pub(crate) binaries: Binaries,
     /// What the guest is made of.
     pub(crate) guest: Guest,
+    /// What the devices are made of.
+    pub(crate) devices: DeviceParts,
     /// Where the console leads.
     pub(crate) console: ConsoleKind,
     /// Where everybody logs to.
@@ -62,6 +66,19 @@ pub(crate) struct Guest {
     pub(crate) initrd: Option<File>,
     /// Memory for the first vmm; each later one gets its own.
     pub(crate) ram: Option<OwnedFd>,
+}
+
+/// What the devices are made of; images and streams are in the order of the spec.
+#[derive(Debug)]
+pub(crate) struct DeviceParts {
+    /// The program that serves disks, if there are any.
+    pub(crate) blk: Option<OwnedFd>,
+    /// The images of the disks.
+    pub(crate) images: Vec<Image>,
+    /// Streams to the backends of other programs.
+    pub(crate) streams: Vec<OwnedFd>,
+    /// Where backends and vmm are connected.
+    pub(crate) rendezvous: Rendezvous,
 }
 
 /// Both ends of the log.
@@ -126,11 +143,16 @@ impl Identity {
             prefault: vm.memory.prefault(),
             cmdline: vm.cmdline.clone(),
             initrd: vm.initrd.is_some(),
-            seccomp: match vm.seccomp {
-                Seccomp::On => Mode::Kill,
-                Seccomp::Log => Mode::Trap,
-            },
-            devices: Vec::new(),
+            seccomp: self.seccomp(),
+            devices: devices::records(vm),
+        }
+    }
+
+    /// What a system call outside the filters does.
+    pub(crate) fn seccomp(&self) -> Mode {
+        match self.vm.seccomp {
+            Seccomp::On => Mode::Kill,
+            Seccomp::Log => Mode::Trap,
         }
     }
 }

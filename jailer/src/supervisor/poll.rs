@@ -17,6 +17,10 @@ pub(crate) enum Token {
     Exit,
     /// The vmm has something to say.
     Control,
+    /// The backend of a disk has exited.
+    BackendExit(u8),
+    /// The backend of a disk has something to say.
+    BackendControl(u8),
     /// A new API client.
     ApiListener,
     /// An API client.

@@ -87,6 +87,7 @@ impl Supervisor {
             processes: [jailer]
                 .into_iter()
                 .chain(self.vmm.as_ref().map(Vmm::info))
+                .chain(self.devices.infos())
                 .collect(),
         }
     }

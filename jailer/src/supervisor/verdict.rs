@@ -44,15 +44,19 @@ pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
         Fate::Rubbish(what) => told(Status::Error, format!("the vmm was killed: {what}")),
         Fate::Died(death) => {
             let line = format!("the vmm {}", died(death, evidence.crash));
-            let mut outcome = told(Status::Error, line);
-            let lines: Vec<_> = evidence.log.lines().filter(|line| !is_ours(line)).collect();
-            let tail = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
-            outcome
-                .lines
-                .extend(tail.map(|line| format!("log: {line}")));
-            outcome
+            with_log(&line, evidence)
         }
     }
+}
+
+/// An error, and the last lines of the log.
+pub(crate) fn with_log(line: &str, evidence: &Evidence<'_>) -> Outcome {
+    let mut outcome = Outcome::new(Status::Error, [line]);
+    let lines: Vec<_> = evidence.log.lines().filter(|line| !is_ours(line)).collect();
+    let tail = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
+    let tail = tail.map(|line| format!("log: {line}"));
+    outcome.lines.extend(tail);
+    outcome
 }
 
 /// Whether a line of the log is the jailer's own, which tells nothing new.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError, FromVmm, ToVmm};
+use launch::control::{Channel, ControlError, FromVmm, ToDevice, ToVmm};
 use launch::fd;
 use launch::health::{self, Crash, HealthError, HealthPage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -15,6 +15,7 @@ use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
 
 use super::child::{self, Plan, StartError};
+use super::devices::Link;
 use super::endowment::{Binaries, Guest, Log};
 use super::process::{Death, Process};
 
@@ -70,6 +71,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) record: &'a OwnedFd,
     pub(crate) log: &'a Log,
     pub(crate) console: BorrowedFd<'a>,
+    pub(crate) links: &'a [Link],
 }
 
 impl Vmm {
@@ -98,6 +100,15 @@ impl Vmm {
             (fd::vmm::CONSOLE, parts.console),
         ];
         fds.extend(initrd.map(|file| (fd::vmm::INITRD, file.as_fd())));
+        for (index, link) in (0..).zip(parts.links) {
+            let (stream, inflight) = fd::vmm::device(index);
+            fds.push((stream, link.stream.as_fd()));
+            fds.extend(
+                link.inflight
+                    .iter()
+                    .map(|region| (inflight, region.as_fd())),
+            );
+        }
         let log_start = parts.log.reader.metadata().map_or(0, |m| m.len());
         let plan = Plan {
             name: c"vmm",
@@ -150,6 +161,15 @@ impl Vmm {
     pub(crate) fn tell(&self, message: ToVmm) -> Result<(), ControlError> {
         match &self.control {
             Some(control) => control.send(&message),
+            None => Err(ControlError::Send(nix::Error::EPIPE)),
+        }
+    }
+
+    /// Gives the vmm a stream to a device's backend.
+    pub(crate) fn attach(&self, index: u8, stream: BorrowedFd<'_>) -> Result<(), ControlError> {
+        let message = ToVmm::Device(index, ToDevice::Attach);
+        match &self.control {
+            Some(control) => control.send_with(&message, stream),
             None => Err(ControlError::Send(nix::Error::EPIPE)),
         }
     }

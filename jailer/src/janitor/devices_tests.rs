@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Devices that cannot be had, and how it is said.
+
+use super::*;
+use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
+
+use spec::{DiskSpec, VhostUserSpec, VmSpec};
+
+fn host() -> Host {
+    // Any regular file will do as a program that is not started.
+    Host {
+        blk: std::env::current_exe().unwrap(),
+        ..Host::of_this_binary()
+    }
+}
+
+fn errors(change: impl FnOnce(&mut VmSpec)) -> Vec<String> {
+    let mut spec = VmSpec::new("/k");
+    change(&mut spec);
+    let vm = Vm::try_from(spec).unwrap();
+    match Devices::open(&vm, &host()) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn threads(path: &Path) -> DiskSpec {
+    DiskSpec {
+        engine: DiskEngine::Threads,
+        ..DiskSpec::new(path)
+    }
+}
+
+#[test]
+fn images_wrong_in_any_way_are_all_told_with_their_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |file: &str| dir.path().join(file);
+    File::create(at("empty")).unwrap();
+    fs::write(at("odd"), [0; 513]).unwrap();
+    fs::write(at("good"), [0; 1024]).unwrap();
+    let paths = [at("missing"), at("."), at("empty"), at("good"), at("odd")];
+    let told = errors(|spec| spec.disks = paths.iter().map(|path| threads(path)).collect());
+    let reasons = ["No such file", "neither a regular", "empty", "513 bytes"];
+    assert_eq!(told.len(), reasons.len(), "{told:?}");
+    for (line, reason) in told.iter().zip(reasons) {
+        let named = line.starts_with(format!("disk {:?}", dir.path()).trim_end_matches('"'));
+        assert!(named && line.contains(reason), "{line}");
+    }
+}
+
+#[test]
+fn image_used_twice_is_told_unless_nobody_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    fs::write(&path, [0; 512]).unwrap();
+    let twice = |readonly: bool| {
+        let disk = DiskSpec {
+            readonly,
+            ..threads(&path)
+        };
+        errors(|spec| spec.disks = vec![disk; 2])
+    };
+    assert_eq!(twice(true), Vec::<String>::new());
+    assert!(twice(false)[0].contains("locked by another"));
+}
+
+#[test]
+fn socket_missing_or_without_a_listener_is_told_and_a_living_one_is_connected() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |file: &str| dir.path().join(file);
+    drop(UnixListener::bind(at("dead")).unwrap());
+    let _listener = UnixListener::bind(at("alive")).unwrap();
+    let device = |file: &str| {
+        let text = format!("type=rng,socket={}", at(file).display());
+        text.parse::<VhostUserSpec>().unwrap()
+    };
+    let devices = ["missing", "dead", "alive"].map(device);
+    let told = errors(|spec| spec.vhost_user = devices.to_vec());
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("missing\": No such file"), "{told:?}");
+    assert!(told[1].contains("dead\": nobody listens"), "{told:?}");
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How soon a backend that died is followed by another, and when it is not any more. Pure.
+
+use std::collections::VecDeque;
+
+const MS_NS: u64 = 1_000_000;
+/// The pauses before the first, second, ... restart within [`WINDOW_NS`]; the last one repeats.
+const PAUSES_NS: [u64; 4] = [0, 10 * MS_NS, 100 * MS_NS, 1000 * MS_NS];
+/// For how long a crash counts.
+const WINDOW_NS: u64 = 60_000 * MS_NS;
+/// So many crashes within the window are enough.
+const CRASHES_MAX: usize = 5;
+
+/// What follows a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another backend, not before this time.
+    At(u64),
+    /// None.
+    Never,
+}
+
+/// The crashes of one disk's backends.
+#[derive(Debug, Default)]
+pub(crate) struct Restarts {
+    recent_ns: VecDeque<u64>,
+    total: u32,
+}
+
+impl Restarts {
+    /// A backend has died.
+    pub(crate) fn crashed(&mut self, now_ns: u64) -> Verdict {
+        self.total = self.total.saturating_add(1);
+        let old = |then: &u64| now_ns.saturating_sub(*then) >= WINDOW_NS;
+        while self.recent_ns.front().is_some_and(old) {
+            self.recent_ns.pop_front();
+        }
+        let before = self.recent_ns.len();
+        self.recent_ns.push_back(now_ns);
+        if self.recent_ns.len() >= CRASHES_MAX {
+            return Verdict::Never;
+        }
+        let pause_ns = PAUSES_NS[before.min(PAUSES_NS.len() - 1)];
+        Verdict::At(now_ns + pause_ns)
+    }
+
+    /// How many have died.
+    pub(crate) fn total(&self) -> u32 {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crashes_in_a_row_are_followed_later_and_later_and_then_not() {
+        let mut restarts = Restarts::default();
+        for pause_ns in PAUSES_NS {
+            assert_eq!(restarts.crashed(5), Verdict::At(5 + pause_ns));
+        }
+        assert_eq!(restarts.crashed(5), Verdict::Never);
+        assert_eq!(restarts.total(), 5);
+    }
+
+    #[test]
+    fn crashes_long_ago_do_not_count() {
+        let mut restarts = Restarts::default();
+        for n in 0..20 {
+            let now_ns = n * WINDOW_NS / 3;
+            let Verdict::At(then_ns) = restarts.crashed(now_ns) else {
+                unreachable!("a crash every 20 s is bearable");
+            };
+            assert!(then_ns <= now_ns + PAUSES_NS[2]);
+        }
+    }
+}
