@@ -6,12 +6,13 @@ mount -t proc proc /proc
 read -r up _ < /proc/uptime
 echo "GUEST uptime=$up"
 
-do=shell modules=
+do=shell modules= rounds=1
 read -r cmdline < /proc/cmdline
 for word in $cmdline; do
 	case $word in
 	guest.do=*) do=${word#*=} ;;
 	guest.modules=*) modules=${word#*=} ;;
+	guest.rounds=*) rounds=${word#*=} ;;
 	esac
 done
 
@@ -56,6 +57,38 @@ crash() {
 	echo c > /proc/sysrq-trigger
 }
 
+# Says what /dev/vda is; each round writes a MiB of numbers to it, makes that durable, forgets it
+# and reads it back.
+disk() {
+	load virtio_pci virtio_blk
+	tries=0
+	while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+	for fact in size serial ro; do
+		read -r value < /sys/block/vda/$fact
+		echo "GUEST disk_$fact=$value"
+	done
+	echo "GUEST disk_vectors=$(grep -c 'PCI-MSI.*virtio.*-req' /proc/interrupts)"
+	read -r ro < /sys/block/vda/ro
+	[ "$ro" = 0 ] || rounds=0
+	round=0
+	while [ $round -lt $rounds ]; do
+		round=$((round + 1))
+		seq ${round}000000 ${round}999999 | head -c 1048576 > /tmp/data
+		dd if=/tmp/data of=/dev/vda bs=16k conv=fsync 2> /dev/null || { echo "GUEST disk=not written"; return; }
+		blockdev --flushbufs /dev/vda
+		echo 3 > /proc/sys/vm/drop_caches
+		expected=$(sha256sum < /tmp/data)
+		[ "$(head -c 1048576 /dev/vda | sha256sum)" = "$expected" ] || { echo "GUEST disk=bad"; return; }
+		echo "GUEST disk_round=$round"
+	done
+	if [ "$ro" = 1 ]; then
+		dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync 2> /dev/null && echo "GUEST disk=written"
+		head -c 1048576 /dev/vda > /tmp/data || echo "GUEST disk=not read"
+	fi
+	dmesg | grep -i 'I/O error\|hung' && echo "GUEST disk=errors"
+	echo "GUEST disk=ok"
+}
+
 # Obeys the console, a line at a time.
 ask() {
 	echo "GUEST ready"
@@ -63,6 +96,7 @@ ask() {
 		case $line in
 		poweroff) poweroff -f ;;
 		reboot) reboot -f ;;
+		disk) disk ;;
 		panic) load pvpanic pvpanic-mmio; crash ;;
 		*) echo "GUEST echo=$line" ;;
 		esac
@@ -75,6 +109,7 @@ reboot) reboot -f ;;
 panic) load pvpanic pvpanic-mmio; crash ;;
 crash-no-pvpanic) crash ;;
 wait) power_button ;;
+disk) disk; poweroff -f ;;
 spin) echo "GUEST spinning"; while :; do :; done ;;
 ask) ask ;;
 shell) export PS1='guest# ' TERM=${TERM:-linux}; cd; exec setsid cttyhack sh ;;

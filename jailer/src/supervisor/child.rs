@@ -27,8 +27,10 @@ const NOT_EXECUTED: libc::c_int = 127;
 /// What a child is to become.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    /// Its argv[0], its only argument.
+    /// Its argv[0].
     pub(crate) name: &'static CStr,
+    /// Its only argument, if it has one.
+    pub(crate) arg: Option<&'static CStr>,
     /// Its program.
     pub(crate) program: BorrowedFd<'a>,
     /// Its descriptors, and at which numbers below 64 it gets them.
@@ -73,7 +75,7 @@ struct Ready {
     parent: libc::pid_t,
     program: RawFd,
     report: RawFd,
-    argv: [*const libc::c_char; 2],
+    argv: [*const libc::c_char; 3],
     envp: [*const libc::c_char; 1],
     /// For each number below PARKING, where its descriptor waits; -1 for none.
     sources: [RawFd; PARKING as usize],
@@ -95,11 +97,12 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<Child, StartError> {
     let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let (report, write_end) = pipe2(flags).map_err(StartError::Report)?;
     let write_end = park_as(&write_end)?;
+    let arg = plan.arg.map_or(std::ptr::null(), CStr::as_ptr);
     let ready = Ready {
         parent: getpid().as_raw(),
         program: program.as_raw_fd(),
         report: write_end.as_raw_fd(),
-        argv: [plan.name.as_ptr(), std::ptr::null()],
+        argv: [plan.name.as_ptr(), arg, std::ptr::null()],
         envp: [std::ptr::null()],
         sources,
     };
@@ -260,6 +263,7 @@ mod tests {
         let (program, null) = (open("/etc/passwd"), open("/dev/null"));
         let child = start(&Plan {
             name: c"x",
+            arg: None,
             program: program.as_fd(),
             fds: vec![(0, null.as_fd())],
         })
@@ -279,6 +283,7 @@ mod tests {
         let (read_end, write_end) = nix::unistd::pipe().unwrap();
         let child = start(&Plan {
             name: c"env",
+            arg: None,
             program: program.as_fd(),
             fds: vec![(0, null.as_fd()), (1, write_end.as_fd()), (2, null.as_fd())],
         })

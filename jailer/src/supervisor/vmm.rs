@@ -112,6 +112,7 @@ impl Vmm {
         let log_start = parts.log.reader.metadata().map_or(0, |m| m.len());
         let plan = Plan {
             name: c"vmm",
+            arg: None,
             program: parts.binaries.vmm.as_fd(),
             fds,
         };

@@ -37,8 +37,8 @@ enum Value {
     Sparse(u64),
 }
 
-const USAGE: &[i32] = &[2];
-const ERROR: &[i32] = &[1, 2];
+pub(super) const USAGE: &[i32] = &[2];
+pub(super) const ERROR: &[i32] = &[1, 2];
 
 const ROWS: &[Row] = &[
     row("kernel_missing", "kernel", Value::NoFile, ERROR),
@@ -207,7 +207,7 @@ fn refused(context: &Context, row: &Row) -> Result<()> {
 }
 
 /// Runs a command that must fail with one line that has `words` in it.
-fn complains(command: &mut Command, status: &[i32], words: &[&str]) -> Result<()> {
+pub(super) fn complains(command: &mut Command, status: &[i32], words: &[&str]) -> Result<()> {
     let output = command.output().context("cannot run bulkhead")?;
     let said = shown(&output);
     println!("{command:?}\n{}\n{said}", output.status);

@@ -4,6 +4,7 @@
 mod bad_input;
 mod boot;
 mod control;
+mod disk;
 mod lifecycle;
 mod tiny;
 
@@ -87,6 +88,7 @@ pub fn all() -> Vec<Case> {
         tiny::cases(),
         control::cases(),
         boot::cases(),
+        disk::cases(),
         lifecycle::cases(),
     ]
     .into_iter()

@@ -134,6 +134,8 @@ impl Generation {
         let spawned_ns = monotonic_ns();
         let process = Process::new(child::start(&Plan {
             name: c"blk-backend",
+            // The same program runs alone, too, and takes its descriptors for granted only so.
+            arg: Some(c"--launched"),
             program: means.program,
             fds,
         })?);
