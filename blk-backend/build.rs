@@ -5,9 +5,9 @@ use std::env::var;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=src/seccomp.json");
+    println!("cargo::rerun-if-changed=seccomp.json");
     let output = Path::new(&var("OUT_DIR")?).join("seccomp.rs");
     let arch = var("CARGO_CFG_TARGET_ARCH")?;
-    launch::seccomp::compile::compile(Path::new("src/seccomp.json"), &arch, &output)?;
+    launch::seccomp::compile::compile(Path::new("seccomp.json"), &arch, &output)?;
     Ok(())
 }
