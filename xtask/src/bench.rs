@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::command::file_name;
 use crate::guests::{self, Kernels};
 use crate::host::{self, Place};
 use crate::{PlaceFlags, compile, lab, packages, progress};
@@ -17,14 +18,40 @@ const LIMIT: Duration = Duration::from_secs(900);
 pub(crate) enum Name {
     /// From exec to the guest's init beside QEMU's microvm; exec to the first KVM_RUN
     Boot,
+    /// Our disk backend beside QEMU's storage daemon, and beside fio on the file itself
+    Blk,
 }
 
 /// Measures and prints.
 pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
-    let place = host::choose(place);
     match name {
-        Name::Boot => boot(place),
+        Name::Boot => boot(host::choose(place)),
+        Name::Blk => blk(),
     }
+}
+
+/// Without a guest, so on this machine in any case. Start it when the machine is idle.
+fn blk() -> Result<ExitCode> {
+    packages::ensure(packages::BENCH_BLK)?;
+    let binaries = compile::all()?;
+    let program = |name: &str| {
+        let found = binaries.iter().find(|path| file_name(path) == name);
+        found.with_context(|| format!("the build made no {name}"))
+    };
+    let dir = compile::root()?.join("target/bench");
+    std::fs::create_dir_all(&dir)?;
+    let file = dir.join("disk.img");
+    let status = Command::new(program("loadgen")?)
+        .args(["bench-blk", "--backend"])
+        .arg(program("blk-backend")?)
+        .arg("--file")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .status();
+    // It is large, and quickly made again.
+    let _ = std::fs::remove_file(&file);
+    ensure!(status?.success(), "the measurement failed");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn boot(place: Place) -> Result<ExitCode> {

@@ -60,7 +60,13 @@ pub(crate) fn runner(binaries: &[PathBuf]) -> Result<PathBuf> {
 
 /// Builds what is shipped.
 pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
-    build(&["--workspace", "--exclude", "xtask", "--exclude", "tests"])
+    let others = ["xtask", "tests", "loadgen"];
+    let excluded = others.iter().flat_map(|name| ["--exclude", name]);
+    build(
+        &std::iter::once("--workspace")
+            .chain(excluded)
+            .collect::<Vec<_>>(),
+    )
 }
 
 fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {

@@ -38,6 +38,12 @@ pub(crate) const GUESTS: &[Needed] = &[
 /// What unit tests run against.
 pub(crate) const UNIT_TESTS: &[Needed] = &[needed("qemu-storage-daemon", "qemu-system-common")];
 
+/// What our disk backend is measured beside.
+pub(crate) const BENCH_BLK: &[Needed] = &[
+    needed("fio", "fio"),
+    needed("qemu-storage-daemon", "qemu-system-common"),
+];
+
 /// What the inner host takes.
 pub(crate) const LAB: &[Needed] = &[
     needed("qemu-system-x86_64", "qemu-system-x86"),
