@@ -16,6 +16,11 @@ const CREDIT_MAX_NS: u64 = 5_000_000;
 /// The most pauses that are slept through after a look that found nothing.
 const SKIP_MAX: u32 = 255;
 
+/// A processor that comes back after so long was taken by someone who computes.
+const TAKEN_NS: u64 = 200_000;
+/// How often to look before the processor is offered to others.
+const GLANCES: u32 = 16;
+
 /// The polling of one worker.
 #[derive(Debug)]
 pub struct Polling {
@@ -54,15 +59,25 @@ impl Polling {
         }
         let mut now_ns = began_ns;
         while now_ns < began_ns + self.limit_ns {
-            if has_work() {
-                self.found();
-                return true;
+            for _ in 0..GLANCES {
+                if has_work() {
+                    self.found();
+                    return true;
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
+            // Whoever makes the work may need this processor: the driver, or a kernel thread.
+            let before_ns = now_ns;
+            std::thread::yield_now();
             now_ns = monotonic_ns();
+            if now_ns - before_ns > TAKEN_NS {
+                // So did someone who has nothing to do with it. A sleeper would have been woken.
+                self.penalty = SKIP_MAX;
+                break;
+            }
         }
         self.missed(now_ns - began_ns);
-        false
+        has_work()
     }
 
     /// Whether there is credit for a look in vain.

@@ -2,10 +2,10 @@
 //! Who is measured, and how each is started.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use loadgen::load::{self, Load};
 
 use super::{BenchOptions, Case, duration, machine};
@@ -128,13 +128,12 @@ struct Process(Child);
 
 impl Process {
     fn start(command: &[String]) -> Result<Self> {
-        let child = Command::new("taskset")
-            .args(["-c", &machine::backend_cpus()])
-            .args(command)
-            .stderr(Stdio::inherit())
-            .spawn();
+        let [program, arguments @ ..] = command else {
+            bail!("nothing to start");
+        };
+        let child = Command::new(program).args(arguments).spawn();
         Ok(Self(
-            child.with_context(|| format!("cannot start {command:?}"))?,
+            child.with_context(|| format!("cannot start {program}"))?,
         ))
     }
 }
@@ -162,7 +161,6 @@ fn drive(socket: &Path, pid: u32, options: &BenchOptions, case: &Case) -> Result
         spin: Duration::from_micros(50),
     };
     let before = cpu_seconds(pid);
-    let _pinned = machine::pin_driver();
     let outcome = load::run(&attached.memory, &mut attached.queues, &load)?;
     ensure!(outcome.errors == 0, "{} requests failed", outcome.errors);
     let report = Report::new(&outcome, case.block_bytes, Some(cpu_seconds(pid) - before));

@@ -8,8 +8,6 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use loadgen::random::Random;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 /// Makes the file and fills it with noise, unless it is there.
 pub(crate) fn prepare(path: &Path, size_mib: u64) -> Result<()> {
@@ -51,36 +49,9 @@ pub(crate) fn describe() -> String {
         ""
     };
     format!(
-        "Linux {}, {cpus} processors, load {load}{note}; driver on processor 0, backends on {}",
-        release.trim(),
-        backend_cpus()
+        "Linux {}, {cpus} processors, load {load}{note}",
+        release.trim()
     )
-}
-
-/// The processors of a backend: all but the driver's, if there are others.
-pub(crate) fn backend_cpus() -> String {
-    match available_parallelism().map_or(1, usize::from) {
-        1 => "0".into(),
-        cpus => format!("1-{}", cpus - 1),
-    }
-}
-
-/// Keeps the calling thread, and those it starts, on processor 0 for as long as the result lives.
-pub(crate) fn pin_driver() -> Option<Pinned> {
-    let before = sched_getaffinity(Pid::from_raw(0)).ok()?;
-    let mut first = CpuSet::new();
-    first.set(0).ok()?;
-    sched_setaffinity(Pid::from_raw(0), &first).ok()?;
-    Some(Pinned(before))
-}
-
-/// See [`pin_driver`].
-pub(crate) struct Pinned(CpuSet);
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.0);
-    }
 }
 
 /// The memory of a process that is its own: without what it shares with the guest.
