@@ -32,22 +32,25 @@ e2e hold-kvm > /run/held 2>&1 &
 until [ -s /run/held ]; do sleep 0.05; done
 
 finish() {
-	echo "exit $1" > /dev/vport0p3
+	echo "exit $1" >&3
 	echo o > /proc/sysrq-trigger
 	sleep 60
 }
 
 cd /root
+# Until here it can be done again as if it had never been tried.
+exec 3> /dev/vport0p3
+echo begin >&3
 if grep -q lab.shell /proc/cmdline; then
-	setsid -c sh /opt/bulkhead/lab/command < /dev/hvc0 > /dev/hvc0 2>&1
+	setsid -c sh /opt/bulkhead/lab/command < /dev/hvc0 > /dev/hvc0 2>&1 3>&-
 	finish $?
 fi
 mkfifo /run/lab-out /run/lab-err
-cat /run/lab-out > /dev/vport0p1 &
+cat /run/lab-out > /dev/vport0p1 3>&- &
 out=$!
-cat /run/lab-err > /dev/vport0p2 &
+cat /run/lab-err > /dev/vport0p2 3>&- &
 err=$!
-setsid sh /opt/bulkhead/lab/command < /dev/null > /run/lab-out 2> /run/lab-err
+setsid sh /opt/bulkhead/lab/command < /dev/null > /run/lab-out 2> /run/lab-err 3>&-
 status=$?
 # What the command left running may hold its output open; it has had its time.
 timeout 2 tail -s 0.05 --pid=$out -f /dev/null

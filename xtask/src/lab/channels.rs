@@ -47,8 +47,17 @@ pub(crate) fn stderr(listener: UnixListener) -> JoinHandle<()> {
     })
 }
 
-/// Delivers the exit status that the inner host reports; closes without one if QEMU ends before.
-pub(crate) fn exit_status(listener: UnixListener) -> Receiver<u8> {
+/// What the inner host reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It is up, and the command begins.
+    Began,
+    /// The command ended with this exit status.
+    Ended(u8),
+}
+
+/// Delivers what the inner host reports; closes when QEMU has ended.
+pub(crate) fn reports(listener: UnixListener) -> Receiver<Report> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let Ok((stream, _)) = listener.accept() else {
@@ -56,16 +65,24 @@ pub(crate) fn exit_status(listener: UnixListener) -> Receiver<u8> {
         };
         let mut lines = BufReader::new(stream).lines();
         while let Some(Ok(line)) = lines.next() {
-            if let Some(status) = line
-                .strip_prefix("exit ")
-                .and_then(|text| text.parse().ok())
-            {
-                let _ = sender.send(status);
+            let sent = match report(&line) {
+                Some(report) => sender.send(report),
+                None => Ok(()),
+            };
+            if sent.is_err() {
                 return;
             }
         }
     });
     receiver
+}
+
+fn report(line: &str) -> Option<Report> {
+    match line.split_once(' ') {
+        None => (line == "begin").then_some(Report::Began),
+        Some(("exit", status)) => status.parse().ok().map(Report::Ended),
+        Some(_) => None,
+    }
 }
 
 /// The byte that leaves the inner host's terminal: Ctrl-].
@@ -110,5 +127,18 @@ fn copy_unbuffered(screen: &mut UnixStream) -> io::Result<()> {
         }
         io::stdout().write_all(&buffer[..length])?;
         io::stdout().flush()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_understood_and_noise_is_not() {
+        assert_eq!(report("begin"), Some(Report::Began));
+        assert_eq!(report("exit 7"), Some(Report::Ended(7)));
+        assert_eq!(report("exit 700"), None);
+        assert_eq!(report("something else"), None);
     }
 }

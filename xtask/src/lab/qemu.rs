@@ -9,13 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::channels::Report;
 use super::images::Images;
 use super::{Finished, Job, channels, payload, terminal};
 use crate::command::program;
 use crate::scratch::Scratch;
+use crate::{progress, signals};
 
 const MEMORY: &str = "6G";
 const CPUS: &str = "2";
+/// How long the inner host may take to come up; it takes a few seconds.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How often one that does not come up is tried.
+const BOOTS: u32 = 3;
 /// What QEMU says of each processor feature that it leaves out; none matters here.
 const UNEMULATED: &str = "TCG doesn't support requested feature";
 /// Lines of the inner host's console to show when it fails.
@@ -23,21 +29,34 @@ const TAIL: usize = 40;
 
 /// Runs `job` with its output streamed to ours.
 pub(crate) fn run(images: &Images, job: &Job, show: fn(&str) -> bool) -> Result<Finished> {
-    let dir = Scratch::new("lab")?;
-    payload::write(job, "", &dir.path().join("payload.cpio"))?;
-    let stdout = channels::stdout(channels::listen(dir.path(), "out")?, show);
-    let stderr = channels::stderr(channels::listen(dir.path(), "err")?);
-    let exit = channels::exit_status(channels::listen(dir.path(), "exit")?);
-    let _terminal = channels::listen(dir.path(), "tty")?;
-    let mut machine = Machine::start(images, dir.path(), "")?;
-    let status = machine.wait(&exit, None, job.limit);
-    machine.stop();
-    let status = status.map_err(|error| error.context(console_tail(dir.path())));
-    // Both end with QEMU, which held the other ends.
-    let _ = stderr.join();
-    let stdout = stdout.join().unwrap_or_default();
-    let stdout = String::from_utf8_lossy(&stdout).into_owned();
-    Ok(Finished { status, stdout })
+    let mut boots = 1;
+    loop {
+        let dir = Scratch::new("lab")?;
+        payload::write(job, "", &dir.path().join("payload.cpio"))?;
+        let stdout = channels::stdout(channels::listen(dir.path(), "out")?, show);
+        let stderr = channels::stderr(channels::listen(dir.path(), "err")?);
+        let reports = channels::reports(channels::listen(dir.path(), "exit")?);
+        let _terminal = channels::listen(dir.path(), "tty")?;
+        let mut machine = Machine::start(images, dir.path(), "")?;
+        let status = machine.wait(&reports, None, job.limit);
+        machine.stop();
+        signals::wait_if_stopping();
+        let status = status.map_err(|error| error.context(console_tail(dir.path())));
+        if let Err(error) = &status
+            && !machine.began
+            && boots < BOOTS
+        {
+            progress::say(format!("{error:#}"));
+            progress::say("the inner host did not come up; once more");
+            boots += 1;
+            continue;
+        }
+        // Both end with QEMU, which held the other ends.
+        let _ = stderr.join();
+        let stdout = stdout.join().unwrap_or_default();
+        let stdout = String::from_utf8_lossy(&stdout).into_owned();
+        return Ok(Finished { status, stdout });
+    }
 }
 
 /// Runs `job` on this terminal.
@@ -46,11 +65,11 @@ pub(crate) fn run_on_terminal(images: &Images, job: &Job) -> Result<u8> {
     payload::write(job, &terminal::preamble(), &dir.path().join("payload.cpio"))?;
     let _out = channels::listen(dir.path(), "out")?;
     let _err = channels::listen(dir.path(), "err")?;
-    let exit = channels::exit_status(channels::listen(dir.path(), "exit")?);
+    let reports = channels::reports(channels::listen(dir.path(), "exit")?);
     let left = channels::terminal(channels::listen(dir.path(), "tty")?);
     let mut machine = Machine::start(images, dir.path(), " lab.shell")?;
     let raw = terminal::Raw::enter()?;
-    let status = machine.wait(&exit, Some(&left), job.limit);
+    let status = machine.wait(&reports, Some(&left), job.limit);
     machine.stop();
     drop(raw);
     eprintln!();
@@ -59,6 +78,8 @@ pub(crate) fn run_on_terminal(images: &Images, job: &Job) -> Result<u8> {
 
 struct Machine {
     qemu: Child,
+    /// Whether the command has begun.
+    began: bool,
 }
 
 impl Machine {
@@ -73,38 +94,41 @@ impl Machine {
             .stdout(log.try_clone()?)
             .stderr(log);
         let qemu = qemu.spawn().context("cannot start qemu-system-x86_64")?;
-        Ok(Self { qemu })
+        Ok(Self { qemu, began: false })
     }
 
-    /// Waits for the job's exit status, the user leaving, QEMU's end or the limit.
+    /// Waits for the job's exit status, the user leaving, QEMU's end or a limit.
     fn wait(
         &mut self,
-        exit: &Receiver<u8>,
+        reports: &Receiver<Report>,
         left: Option<&Receiver<()>>,
         limit: Duration,
     ) -> Result<u8> {
-        let deadline = Instant::now() + limit;
+        let mut deadline = Instant::now() + BOOT_LIMIT;
         loop {
-            match exit.recv_timeout(Duration::from_millis(50)) {
-                Ok(status) => return Ok(status),
-                Err(RecvTimeoutError::Timeout) => {}
+            match reports.recv_timeout(Duration::from_millis(50)) {
+                Ok(Report::Ended(status)) => return Ok(status),
+                Ok(Report::Began) => {
+                    self.began = true;
+                    deadline = Instant::now() + limit;
+                }
+                Err(RecvTimeoutError::Timeout) => self.check_qemu()?,
                 Err(RecvTimeoutError::Disconnected) => bail!("the inner host ended early"),
             }
             if left.is_some_and(|left| left.try_recv() != Err(TryRecvError::Empty)) {
                 return Ok(0);
             }
-            if let Some(status) = self.qemu.try_wait()? {
-                // The status may have arrived in the meantime.
-                return exit
-                    .try_recv()
-                    .with_context(|| format!("QEMU ended: {status}"));
-            }
             if Instant::now() >= deadline {
-                bail!(
-                    "the inner host was stopped after {} s, its limit",
-                    limit.as_secs()
-                );
+                bail!("the inner host was stopped at its time limit");
             }
+        }
+    }
+
+    /// A QEMU that refuses its arguments never connects, so no channel closes.
+    fn check_qemu(&mut self) -> Result<()> {
+        match self.qemu.try_wait()? {
+            Some(status) if !status.success() => bail!("QEMU ended early: {status}"),
+            _ => Ok(()),
         }
     }
 
