@@ -200,7 +200,7 @@ fn arguments(images: &Images, dir: &Path, extra: &str) -> Vec<String> {
 
 /// The end of what the inner host's kernel and QEMU said.
 fn console_tail(dir: &Path) -> String {
-    let mut text = String::from("the lab failed; the end of its console:");
+    let mut text = String::new();
     for name in ["console.log", "qemu.log"] {
         let log = fs::read(dir.join(name)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).into_owned();
@@ -213,5 +213,8 @@ fn console_tail(dir: &Path) -> String {
             text.push_str(line.trim_end());
         }
     }
-    text
+    if text.is_empty() {
+        return "the lab failed; its console said nothing".to_owned();
+    }
+    format!("the lab failed; the end of its console:{text}\n ")
 }
