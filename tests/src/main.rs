@@ -48,6 +48,8 @@ enum Action {
         from: Option<String>,
         #[arg(long, hide = true)]
         for_machine: bool,
+        #[arg(long, hide = true)]
+        emulated: bool,
         /// Only cases whose name contains this
         filter: Option<String>,
     },
@@ -96,6 +98,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             list,
             from,
             for_machine,
+            emulated,
             filter,
         } => {
             let group = group.map(Group::from);
@@ -105,6 +108,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 filter,
                 from,
                 for_machine,
+                emulated,
             };
             if list {
                 list_cases(&selection);

@@ -102,6 +102,7 @@ pub(crate) fn in_the_lab(flags: &TestFlags, binaries: &[PathBuf]) -> Result<Tall
     let limit = if flags.soak { SOAK_LIMIT } else { LIMIT };
     let mut command = vec![compile::RUNNER.to_owned()];
     command.extend(arguments(flags, Some("guest")));
+    command.push("--emulated".to_owned());
     command.extend(["--assets".to_owned(), lab::GUESTS.to_owned()]);
     let mut job = lab::Job {
         command: command.clone(),
