@@ -81,12 +81,6 @@ impl Queue {
         Ok((queue, replays))
     }
 
-    /// Looks at the queue through another mapping of guest memory; nothing may be in flight.
-    pub fn remap(&mut self, memory: &Arc<GuestMemory>, layout: Layout) -> Result<(), QueueError> {
-        self.ring = Ring::attach(memory, layout, self.ring.next_avail())?;
-        Ok(())
-    }
-
     /// How many heads wait to be taken.
     pub fn available(&self) -> Result<u16, QueueError> {
         Ok(self.ring.available()?)

@@ -19,14 +19,14 @@ use launch::health::{BROKEN, QueueHealth};
 
 use crate::device::Shared;
 use crate::engine::{Completion, Engine};
-use crate::inflight::{DEATHS_MAX, Replay};
-use crate::io::Io;
+use crate::inflight::Replay;
 use crate::polling::Polling;
-use crate::queue::{Attach, Queue, QueueError};
+use crate::queue::{Queue, QueueError};
 use crate::request::{self, Answer, Memory, Parsed, Status, StatusByte};
+use slots::Slots;
 
-/// From this many deaths on, a request is tried alone: the next death will be its own.
-const DEATHS_SUSPECT: u8 = DEATHS_MAX - 1;
+mod lifecycle;
+mod slots;
 
 /// The most completions that are published at once: the driver works on them while the rest are
 /// answered.
@@ -60,24 +60,6 @@ struct Serving {
     broken: bool,
 }
 
-/// The requests that an engine has, by descriptor head.
-#[derive(Debug, Default)]
-struct Slots {
-    slots: Vec<Slot>,
-    busy: u16,
-    /// Heads in the order in which they were taken, with the time; those that are over are dropped
-    /// when they come to the front.
-    order: VecDeque<(u16, u64)>,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    io: Io,
-    status: StatusByte,
-    since_ns: u64,
-    busy: bool,
-}
-
 impl Worker {
     /// The worker of queue `index`. `region` is its in-flight region if that outlives the process.
     pub fn new(
@@ -87,9 +69,7 @@ impl Worker {
         region: Option<Window>,
         poll_us: u32,
     ) -> Self {
-        let mut slots = Slots::default();
-        let size = usize::from(shared.disk.queue_size);
-        slots.slots.resize_with(size, Slot::default);
+        let slots = Slots::new(shared.disk.queue_size);
         Self {
             index,
             shared,
@@ -124,95 +104,6 @@ impl Worker {
         }
     }
 
-    /// Takes nothing more, whatever the ring says: the process is about to end.
-    pub fn close(&mut self) {
-        if let Some(serving) = &mut self.serving {
-            serving.broken = true;
-        }
-    }
-
-    /// Whether nothing is in flight. Then the queue has been left too, if its ring was stopped.
-    pub fn is_drained(&mut self, vring: &Vring) -> bool {
-        self.refresh(vring);
-        self.slots.busy == 0
-    }
-
-    /// Follows what the frontend has changed about the ring or the memory. While requests are in
-    /// flight, what they were taken from stays; nothing more is taken until they are done.
-    fn refresh(&mut self, vring: &Vring) {
-        let memory_generation = self.shared.memory_generation();
-        if self.seen == Some((vring.generation(), memory_generation)) {
-            return;
-        }
-        let (generation, ring) = vring.snapshot();
-        match &mut self.serving {
-            Some(serving)
-                if ring.running
-                    && serving.memory_generation == memory_generation
-                    && serving.ring.layout == ring.layout =>
-            {
-                serving.ring = ring;
-            }
-            Some(serving) => {
-                serving.ring.running = false;
-                if self.slots.busy > 0 {
-                    return;
-                }
-                vring.store_next_avail(serving.queue.next_avail());
-                self.serving = None;
-                // With what was just stored, and perhaps to be attached at once.
-                return self.refresh(vring);
-            }
-            None if ring.running => {
-                let outcome = self.attach(ring, memory_generation);
-                self.outcome(outcome.map(|()| true));
-            }
-            None => {}
-        }
-        self.seen = Some((generation, memory_generation));
-    }
-
-    /// Begins to serve a ring, with what a predecessor left unfinished.
-    fn attach(&mut self, ring: Snapshot, memory_generation: u32) -> Result<(), QueueError> {
-        let memory = self.shared.memory();
-        let size = ring.layout.size;
-        let fresh = || Window::private(launch::inflight::queue_bytes(size));
-        let attach = Attach {
-            layout: ring.layout,
-            next_avail: self.region.is_none().then_some(ring.next_avail),
-            region: self.region.clone().unwrap_or_else(fresh),
-            after_crash: self.shared.after_crash,
-            indirect: self.shared.indirect(),
-        };
-        let (queue, replays) = match Queue::attach(&memory, attach) {
-            Ok(attached) => attached,
-            Err(e) => {
-                self.report(&e, &ring);
-                return Ok(());
-            }
-        };
-        self.health().flags.fetch_and(!BROKEN, Relaxed);
-        self.serving = Some(Serving {
-            queue,
-            memory,
-            memory_generation,
-            ring,
-            durable: self.shared.durable(),
-            broken: false,
-        });
-        self.suspects.clear();
-        for replay in replays {
-            self.slots.slots[usize::from(replay.head)].since_ns = monotonic_ns();
-            match replay.deaths {
-                0..DEATHS_SUSPECT => self.begin(replay.head)?,
-                DEATHS_SUSPECT => self.suspects.push_back(replay),
-                _ => self.retire(replay.head)?,
-            }
-        }
-        self.engine.submit();
-        Ok(())
-    }
-
     /// Pops what the driver has made available and gives it to the engine. Says whether there was
     /// anything.
     fn take_requests(&mut self) -> Result<bool, QueueError> {
@@ -240,19 +131,8 @@ impl Worker {
                 break;
             };
             let head = serving.queue.fetch()?;
-            self.slots.slots[usize::from(head)].since_ns = now_ns;
+            self.slots.at(head).since_ns = now_ns;
             self.begin(head)?;
-        }
-        Ok(true)
-    }
-
-    /// Of those that may have killed the process, one at a time and nothing beside it.
-    fn try_suspect(&mut self) -> Result<bool, QueueError> {
-        if self.slots.busy > 0 {
-            return Ok(false);
-        }
-        if let Some(replay) = self.suspects.pop_front() {
-            self.begin(replay.head)?;
         }
         Ok(true)
     }
@@ -262,7 +142,7 @@ impl Worker {
         let Some(serving) = &mut self.serving else {
             return Ok(());
         };
-        let slot = &mut self.slots.slots[usize::from(head)];
+        let slot = self.slots.at(head);
         let (chain, memory) = (&mut self.chain, &serving.memory);
         serving.queue.walk(memory, head, chain)?;
         slot.status = StatusByte::take(chain, memory).map_err(|e| QueueError::Request(head, e))?;
@@ -275,21 +155,6 @@ impl Worker {
             }
             Parsed::Done(status) => self.complete(head, status),
         }
-        Ok(())
-    }
-
-    /// Answers a request that has killed the process too often, without trying it again.
-    fn retire(&mut self, head: u16) -> Result<(), QueueError> {
-        log::error!(queue = self.index; "request at head {head} failed: it ended this process {DEATHS_MAX} times");
-        let Some(serving) = &mut self.serving else {
-            return Ok(());
-        };
-        let (chain, memory) = (&mut self.chain, &serving.memory);
-        serving.queue.walk(memory, head, chain)?;
-        let status = StatusByte::take(chain, memory);
-        self.slots.slots[usize::from(head)].status =
-            status.map_err(|e| QueueError::Request(head, e))?;
-        self.complete(head, Status::IoErr);
         Ok(())
     }
 
@@ -325,12 +190,7 @@ impl Worker {
     /// What the engine says about one request.
     fn answer(&mut self, completion: Completion) {
         let Completion { head, result } = completion;
-        let Some(slot) = self
-            .slots
-            .slots
-            .get_mut(usize::from(head))
-            .filter(|s| s.busy)
-        else {
+        let Some(slot) = self.slots.busy_at(head) else {
             debug_assert!(false, "head {head} completes and was not started");
             return;
         };
@@ -351,7 +211,7 @@ impl Worker {
         let Some(serving) = &mut self.serving else {
             return;
         };
-        let slot = &mut self.slots.slots[usize::from(head)];
+        let slot = self.slots.at(head);
         if status == Status::Ok {
             slot.io.unbounce(&serving.memory);
         }
@@ -418,7 +278,7 @@ impl Worker {
             return;
         };
         let (avail, used) = (serving.queue.next_avail(), serving.queue.used());
-        let (busy, oldest_ns) = (self.slots.busy, self.slots.oldest_ns());
+        let (busy, oldest_ns) = (self.slots.busy(), self.slots.oldest_ns());
         let health = self.health();
         health.last_avail.store(u32::from(avail), Relaxed);
         health.used.store(u32::from(used), Relaxed);
@@ -431,32 +291,5 @@ impl Serving {
     /// Whether requests may be taken from the queue.
     fn takes(&self) -> bool {
         self.ring.running && !self.broken
-    }
-}
-
-impl Slots {
-    fn start(&mut self, head: u16) {
-        let slot = &mut self.slots[usize::from(head)];
-        debug_assert!(!slot.busy, "head {head} starts twice");
-        slot.busy = true;
-        self.busy += 1;
-        self.order.push_back((head, slot.since_ns));
-    }
-
-    fn end(&mut self, head: u16) {
-        self.slots[usize::from(head)].busy = false;
-        self.busy -= 1;
-    }
-
-    /// When the oldest request was taken; 0 if there is none.
-    fn oldest_ns(&mut self) -> u64 {
-        while let Some((head, since_ns)) = self.order.front() {
-            let slot = &self.slots[usize::from(*head)];
-            if slot.busy && slot.since_ns == *since_ns {
-                return *since_ns;
-            }
-            self.order.pop_front();
-        }
-        0
     }
 }

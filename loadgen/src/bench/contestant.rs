@@ -181,6 +181,11 @@ fn fio(engine: &str, options: &BenchOptions, case: &Case) -> Result<Sample> {
         (false, true) => "write",
         (false, false) => "read",
     };
+    // Sequential jobs each have their own part of the file, random ones all of it.
+    let (part, apart) = match options.size_mib / u64::from(case.queues) {
+        _ if case.random => (options.size_mib, 0),
+        part => (part, part),
+    };
     let output = Command::new("fio")
         .args([
             "--name=raw",
@@ -194,7 +199,8 @@ fn fio(engine: &str, options: &BenchOptions, case: &Case) -> Result<Sample> {
             "--allow_file_create=0",
         ])
         .arg(format!("--filename={}", options.file.display()))
-        .arg(format!("--size={}M", options.size_mib))
+        .arg(format!("--size={part}M"))
+        .arg(format!("--offset_increment={apart}M"))
         .arg(format!("--rw={rw}"))
         .arg(format!("--bs={}", case.block_bytes))
         .arg(format!("--ioengine={engine}"))
