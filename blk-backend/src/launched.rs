@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use blk_backend::config::Disk;
 use blk_backend::device::Device;
 use blk_backend::serve::{Given, Service, Source};
-use launch::control::{Channel, FromBackend, ToBackend};
+use launch::control::{Channel, Failure, FromBackend, ToBackend};
 use launch::fd::{self, blk, claim};
 use launch::health::HealthPage;
 use launch::record::{BlkEngine, BlkRecord};
@@ -22,7 +22,20 @@ pub(crate) fn run() -> Result<()> {
     let health: &'static HealthPage = Box::leak(Box::new(HealthPage::map(claim(fd::HEALTH)?)?));
     crate::health::announce(health);
     let control = Arc::new(Channel::from(claim(fd::CONTROL)?));
-    let service = Service::start(given(&record, health)?)?;
+    let outcome = serve(&record, &control, health);
+    let last = match &outcome {
+        Ok(()) => FromBackend::Hangup,
+        Err(e) => FromBackend::Failed(Failure {
+            about: None,
+            reason: format!("{e:#}"),
+        }),
+    };
+    let _ = control.send(&last);
+    outcome
+}
+
+fn serve(record: &BlkRecord, control: &Arc<Channel>, health: &'static HealthPage) -> Result<()> {
+    let service = Service::start(given(record, health)?)?;
     answer(control.clone(), service.device())?;
     if record.seccomp == Mode::Trap {
         launch::seccomp::report_violations(health).context("cannot handle SIGSYS")?;
@@ -30,9 +43,7 @@ pub(crate) fn run() -> Result<()> {
     let serving = service.accept()?;
     log::info!(device_id = record.device_id.as_str(); "serving");
     let _ = control.send(&FromBackend::Serving);
-    serving.wait()?;
-    let _ = control.send(&FromBackend::Hangup);
-    Ok(())
+    Ok(serving.wait()?)
 }
 
 /// Answers the supervisor, on a thread; ends the process when it is gone.
