@@ -96,7 +96,8 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
         load.join().unwrap()
     });
     log.finish().unwrap();
-    assert!(kills >= 10, "{kills} kills");
+    // How many fit into the time depends on what else the machine does.
+    assert!(kills >= 3, "{kills} kills");
     assert_eq!(
         (outcome.errors, outcome.mismatches),
         (0, vec![]),
