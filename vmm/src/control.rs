@@ -17,6 +17,10 @@ use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
 use crate::virtio::Device;
 
+/// How often, and each time how long in ms, room is waited for in the control socket.
+const ROOM_ATTEMPTS: u32 = 10;
+const ROOM_TIMEOUT_MS: u16 = 100;
+
 /// The main thread cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlLoopError {
@@ -54,7 +58,7 @@ impl Control {
     /// Lets the guest run, and serves until it ends. What it ended for is known to the supervisor
     /// when this returns.
     pub fn serve(&mut self, channel: &Channel) -> Result<(), ControlLoopError> {
-        channel.send(&FromVmm::Started)?;
+        tell(channel, &FromVmm::Started)?;
         self.gate.open();
         loop {
             let [control, console] = self.wait(channel)?;
@@ -66,7 +70,7 @@ impl Control {
             if let Some(reason) = self.end.reason() {
                 let last = last_message(reason);
                 self.console.finish();
-                return Ok(channel.send(&last)?);
+                return Ok(tell(channel, &last)?);
             }
         }
     }
@@ -107,11 +111,11 @@ impl Control {
                 self.gate.close();
                 self.kicks.iter().for_each(Kick::kick);
                 self.gate.wait_until_stopped(self.kicks.len());
-                channel.send(&FromVmm::Paused)?;
+                tell(channel, &FromVmm::Paused)?;
             }
             ToVmm::Resume => {
                 self.gate.open();
-                channel.send(&FromVmm::Resumed)?;
+                tell(channel, &FromVmm::Resumed)?;
             }
             ToVmm::Device(index, message) => match self.devices.get(usize::from(index)) {
                 Some(device) => device.obey(message, fd),
@@ -121,6 +125,21 @@ impl Control {
         info!("done: {message:?}");
         Ok(())
     }
+}
+
+/// Tells the supervisor something it must hear. A guest that resets its devices in a loop can fill
+/// the socket with news of them; whoever reads it will soon have made room.
+fn tell(channel: &Channel, message: &FromVmm) -> Result<(), ControlError> {
+    for _ in 0..ROOM_ATTEMPTS {
+        match channel.send(message) {
+            Err(ControlError::Send(Errno::EAGAIN)) => {}
+            outcome => return outcome,
+        }
+        let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
+        // Whatever it says, the next attempt tells.
+        let _ = poll(&mut fds, PollTimeout::from(ROOM_TIMEOUT_MS));
+    }
+    channel.send(message)
 }
 
 fn last_message(reason: &Reason) -> FromVmm {
