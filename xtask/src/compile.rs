@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
-use crate::command::{file_name, output};
+use crate::command::file_name;
 use crate::progress;
 
 /// The end-to-end runner.
@@ -31,6 +31,10 @@ pub(crate) fn cargo() -> Result<Command> {
     command
         .current_dir(root()?)
         .stdin(std::process::Stdio::null());
+    // These would take the place of the flags in .cargo/config.toml, which make programs static.
+    command
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
     // Cargo's own variables for us would make it think that other crates changed.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
@@ -70,21 +74,11 @@ pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
 }
 
 fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
-    let host = host_triple()?;
-    let variable = host.to_uppercase().replace(['-', '.'], "_");
     let mut cargo = cargo()?;
-    // Naming the target keeps the flag from build scripts and procedural macros.
     cargo
-        .args(["build", "--quiet", "--release", "--bins", "--target", &host])
+        .args(["build", "--quiet", "--release", "--bins"])
         .args(packages);
     cargo.arg("--message-format=json-render-diagnostics");
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.env(
-        format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
-        "-C target-feature=+crt-static",
-    );
     let messages = progress::step("building static release binaries", || {
         let built = cargo.stderr(std::process::Stdio::inherit()).output()?;
         ensure!(built.status.success(), "the build failed");
@@ -105,13 +99,4 @@ fn executables(messages: &str) -> Result<Vec<PathBuf>> {
         bail!("the build made no binary");
     }
     Ok(paths)
-}
-
-fn host_triple() -> Result<String> {
-    let text = output(&mut crate::command::command("rustc", ["-vV"]))?;
-    String::from_utf8_lossy(&text)
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .ok_or_else(|| anyhow!("rustc -vV names no host"))
 }

@@ -35,6 +35,8 @@ impl Tool {
             let what = format!("installing {} {} into the cache", self.name, self.version);
             progress::step(&format!("{what} (a few minutes)"), || {
                 let mut install = compile::cargo()?;
+                // Away from the workspace, whose configuration is not for it.
+                install.current_dir(dir);
                 install
                     .args(["install", "--quiet", "--locked", "--root"])
                     .arg(dir);
