@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! COM1, a 16550A (the registers are vm-superio's), and what lies between it and the host.
+//! COM1, a [16550A](uart), and what lies between it and the host.
 //!
 //! A vCPU thread writes a byte into a buffer and goes on; the main thread carries the buffer to the
 //! console and brings input back. A console that does not read costs the guest its oldest output,
@@ -8,99 +8,42 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_superio::Trigger;
-use vm_superio::serial::SerialEvents;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
+
+mod uart;
+
+use uart::Uart;
 
 /// The number of ports.
 pub const PORTS: u64 = 8;
 /// Output that waits for the console, in bytes; beyond it the oldest is dropped.
 const OUTPUT_MAX_BYTES: usize = 64 << 10;
 
-/// Output on its way to the console; shared by the vCPU threads and the main thread.
-#[derive(Debug)]
-struct Output {
-    bytes: Mutex<VecDeque<u8>>,
-    wake: EventFd,
-}
-
-impl Output {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// vm-superio's way out.
-#[derive(Debug)]
-struct Writer(Arc<Output>);
-
-impl io::Write for Writer {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut bytes = self.0.lock();
-        let was_empty = bytes.is_empty();
-        bytes.extend(data);
-        let excess = bytes.len().saturating_sub(OUTPUT_MAX_BYTES);
-        bytes.drain(..excess);
-        drop(bytes);
-        // The main thread takes everything at once: only the first byte needs to wake it.
-        if was_empty && !data.is_empty() {
-            self.0.wake.write(1)?;
-        }
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// vm-superio's interrupt line.
-struct Line(Arc<dyn InterruptLine>);
-
-impl Trigger for Line {
-    type E = io::Error;
-    fn trigger(&self) -> io::Result<()> {
-        self.0.pulse();
-        Ok(())
-    }
-}
-
-/// Wakes the main thread when the guest has read all its input and more is waiting.
-struct InputDrained {
-    waiting: AtomicBool,
-    wake: EventFd,
-}
-
-impl SerialEvents for InputDrained {
-    fn buffer_read(&self) {}
-    fn out_byte(&self) {}
-    fn tx_lost_byte(&self) {}
-    fn in_buffer_empty(&self) {
-        if self.waiting.swap(false, Ordering::Relaxed) {
-            // An eventfd that is full wakes as well.
-            let _ = self.wake.write(1);
-        }
-    }
-}
-
-type Uart = vm_superio::Serial<Line, InputDrained, Writer>;
-
 /// COM1.
 pub struct Serial {
-    uart: Mutex<Uart>,
-    output: Arc<Output>,
+    port: Mutex<Port>,
+    /// On its way to the console; filled by the vCPU threads, emptied by the main thread.
+    output: Mutex<VecDeque<u8>>,
+    wake: EventFd,
+    line: Arc<dyn InterruptLine>,
+}
+
+#[derive(Debug)]
+struct Port {
+    uart: Uart,
+    /// The console has input and found no room for it.
+    input_waits: bool,
 }
 
 impl fmt::Debug for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serial")
-            .field("output", &self.output)
+            .field("port", &self.port)
             .finish_non_exhaustive()
     }
 }
@@ -109,52 +52,78 @@ impl Serial {
     /// A port that interrupts through `line` and writes to `wake` when there is something for the
     /// main thread to do: output to take, or room for input. `wake` must be non-blocking.
     pub fn new(line: Arc<dyn InterruptLine>, wake: &EventFd) -> io::Result<Self> {
-        let bytes = Mutex::new(VecDeque::new());
-        let output = Arc::new(Output {
-            bytes,
-            wake: wake.try_clone()?,
-        });
-        let events = InputDrained {
-            waiting: AtomicBool::new(false),
-            wake: wake.try_clone()?,
-        };
-        let uart = Uart::with_events(Line(line), events, Writer(Arc::clone(&output)));
         Ok(Self {
-            uart: Mutex::new(uart),
-            output,
+            port: Mutex::new(Port {
+                uart: Uart::new(),
+                input_waits: false,
+            }),
+            output: Mutex::new(VecDeque::new()),
+            wake: wake.try_clone()?,
+            line,
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Uart> {
-        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the output that waits, oldest byte first.
     pub fn take_output(&self) -> VecDeque<u8> {
-        std::mem::take(&mut *self.output.lock())
+        std::mem::take(&mut *lock(&self.output))
     }
 
     /// Puts back output the console did not accept, in front of what has come since.
     pub fn return_output(&self, mut rest: VecDeque<u8>) {
-        let mut bytes = self.output.lock();
+        let mut bytes = lock(&self.output);
         rest.append(&mut bytes);
-        let excess = rest.len().saturating_sub(OUTPUT_MAX_BYTES);
-        rest.drain(..excess);
-        *bytes = rest;
+        *bytes = newest(rest);
     }
 
     /// How many bytes of input the port can take. If none, the main thread is woken once the guest
     /// has read what is there.
     pub fn input_room(&self) -> usize {
-        let uart = self.lock();
-        let room = uart.fifo_capacity();
-        uart.events().waiting.store(room == 0, Ordering::Relaxed);
+        let mut port = lock(&self.port);
+        let room = port.uart.input_room();
+        port.input_waits = room == 0;
         room
     }
 
     /// Gives the guest input; returns how many bytes were taken.
     pub fn input(&self, data: &[u8]) -> usize {
-        self.lock().enqueue_raw_bytes(data).unwrap_or(0)
+        self.access(|uart| uart.receive(data))
+    }
+
+    /// Does something to the chip, and what follows from it outside.
+    fn access<R>(&self, what: impl FnOnce(&mut Uart) -> R) -> R {
+        let mut port = lock(&self.port);
+        let was_high = port.uart.line();
+        let result = what(&mut port.uart);
+        let rises = !was_high && port.uart.line();
+        let drained = port.input_waits && port.uart.input_room() == uart::INPUT_MAX_BYTES;
+        port.input_waits &= !drained;
+        drop(port);
+        if rises {
+            self.line.pulse();
+        }
+        if drained {
+            self.wake();
+        }
+        result
+    }
+
+    fn send(&self, byte: u8) {
+        let mut bytes = lock(&self.output);
+        // The main thread takes everything at once: only the first byte needs to wake it.
+        let is_first = bytes.is_empty();
+        bytes.push_back(byte);
+        if bytes.len() > OUTPUT_MAX_BYTES {
+            bytes.pop_front();
+        }
+        drop(bytes);
+        if is_first {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // An eventfd that is full wakes as well.
+        let _ = self.wake.write(1);
     }
 }
 
@@ -162,22 +131,33 @@ impl BusDevice for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
-            *value = self.lock().read(offset);
+            *value = self.access(|uart| uart.read(offset));
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
-            // Neither the line nor the buffer can refuse; there is nobody to tell.
-            let _ = self.lock().write(offset, *value);
+        if let ([value], Ok(offset)) = (data, u8::try_from(offset))
+            && let Some(byte) = self.access(|uart| uart.write(offset, *value))
+        {
+            self.send(byte);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn newest(mut bytes: VecDeque<u8>) -> VecDeque<u8> {
+    let excess = bytes.len().saturating_sub(OUTPUT_MAX_BYTES);
+    bytes.drain(..excess);
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     #[derive(Default)]
@@ -249,6 +229,17 @@ mod tests {
         }
         assert_eq!(wake.read().unwrap(), 1);
         assert_eq!(serial.input_room(), taken);
+    }
+
+    #[test]
+    fn input_that_came_while_interrupts_were_off_interrupts_once_they_are_on() {
+        let (serial, _, counter) = serial();
+        serial.write(1, &[1]);
+        serial.write(1, &[0]);
+        serial.input(b"x");
+        assert_eq!(counter.0.load(Ordering::Relaxed), 0);
+        serial.write(1, &[1]);
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]
