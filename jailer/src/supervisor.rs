@@ -80,16 +80,16 @@ struct Kit {
 }
 
 impl Kit {
-    /// What disk backends are started with, if there are disks.
-    fn means(&self) -> Option<Means<'_>> {
-        Some(Means {
+    /// What backends are started with.
+    fn means(&self) -> Means<'_> {
+        Means {
             vm_id: self.identity.name.as_str(),
-            program: self.blk.as_ref()?.as_fd(),
+            blk: self.blk.as_ref().map(AsFd::as_fd),
             null: self.binaries.null.as_fd(),
             log: &self.log,
             rendezvous: &self.rendezvous,
             seccomp: self.identity.seccomp(),
-        })
+        }
     }
 }
 
@@ -169,7 +169,7 @@ impl Supervisor {
             Some(ram) => ram,
             None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
         };
-        let links = self.devices.begin(self.kit.means().as_ref())?;
+        let links = self.devices.begin(&self.kit.means())?;
         self.vmm = Some(Vmm::spawn(&Parts {
             binaries: &self.kit.binaries,
             guest: &self.kit.guest,

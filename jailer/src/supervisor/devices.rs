@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The devices of a VM and the processes behind them, in the order of the vmm's launch record:
-//! disks, whose backends are our children, then those of other programs.
+//! first ours, whose backends are our children, then those of other programs.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -16,18 +16,21 @@ use spec::{VhostUser, VhostUserKind, Vm};
 
 use super::poll::{Interests, earlier};
 
+mod backend;
 mod disk;
 mod fence;
-mod generation;
+mod kind;
 mod rendezvous;
 mod restarts;
+mod slot;
 
-pub(crate) use disk::News;
-pub(crate) use generation::Means;
+pub(crate) use kind::Means;
 pub(crate) use rendezvous::{Rendezvous, connect};
+pub(crate) use slot::News;
 
 use disk::Disk;
-use generation::BackendError;
+use kind::BackendError;
+use slot::Slot;
 
 const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
 
@@ -41,7 +44,7 @@ pub(crate) enum BeginError {
     #[error("disk {0:?}: cannot duplicate a file descriptor")]
     Duplicate(String, #[source] std::io::Error),
     /// Its backend could not be started.
-    #[error("disk {0:?}: its backend")]
+    #[error("{0}: its backend")]
     Backend(String, #[source] BackendError),
     /// Another program's backend is not there any more.
     #[error("vhost-user {0:?}: cannot connect again")]
@@ -77,7 +80,8 @@ struct Foreign {
 /// All devices of a VM.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    disks: Vec<Disk>,
+    /// Those whose backends are our children.
+    own: Vec<Slot>,
     foreign: Vec<Foreign>,
 }
 
@@ -87,7 +91,9 @@ impl Devices {
         let disks = vm.disks.iter().cloned().zip(images);
         let foreign = vm.vhost_user.iter().zip(streams);
         Self {
-            disks: disks.map(|(spec, image)| Disk::new(spec, image)).collect(),
+            own: disks
+                .map(|(spec, image)| Slot::new(Disk::new(spec, image)))
+                .collect(),
             foreign: foreign
                 .map(|(device, stream)| Foreign {
                     socket: device.socket.clone(),
@@ -98,12 +104,10 @@ impl Devices {
     }
 
     /// Starts or connects a backend for each device of a fresh vmm.
-    pub(crate) fn begin(&mut self, means: Option<&Means<'_>>) -> Result<Vec<Link>, BeginError> {
-        let mut links = Vec::with_capacity(self.disks.len() + self.foreign.len());
-        if let Some(means) = means {
-            for disk in &mut self.disks {
-                links.push(disk.begin(means)?);
-            }
+    pub(crate) fn begin(&mut self, means: &Means<'_>) -> Result<Vec<Link>, BeginError> {
+        let mut links = Vec::with_capacity(self.own.len() + self.foreign.len());
+        for slot in &mut self.own {
+            links.push(slot.begin(means)?);
         }
         for device in &mut self.foreign {
             let stream = match device.stream.take() {
@@ -121,42 +125,42 @@ impl Devices {
 
     /// Ends all backends for good.
     pub(crate) fn retire(&mut self) {
-        self.disks.iter_mut().for_each(Disk::retire);
+        self.own.iter_mut().for_each(Slot::retire);
     }
 
     /// Whether nothing runs and nothing is in flight, so that a fresh vmm may follow.
     pub(crate) fn are_idle(&self) -> bool {
-        self.disks.iter().all(Disk::is_idle)
+        self.own.iter().all(Slot::is_idle)
     }
 
-    /// The disk at this place in the record, if it is one.
-    pub(crate) fn disk(&mut self, index: u8) -> Option<&mut Disk> {
-        self.disks.get_mut(usize::from(index))
+    /// The device at this place in the record, if it is one of ours.
+    pub(crate) fn slot(&mut self, index: u8) -> Option<&mut Slot> {
+        self.own.get_mut(usize::from(index))
     }
 
     /// Adds what is waited for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        for (index, disk) in (0..).zip(&self.disks) {
-            disk.interests(index, interests);
+        for (index, slot) in (0..).zip(&self.own) {
+            slot.interests(index, interests);
         }
     }
 
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        let all = self.disks.iter().map(Disk::deadline_ns);
+        let all = self.own.iter().map(Slot::deadline_ns);
         all.fold(None, earlier)
     }
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) -> Vec<(u8, News)> {
-        let disks = (0..).zip(&mut self.disks);
-        let news = disks.filter_map(|(index, disk)| Some((index, disk.tick(means, now_ns)?)));
+        let slots = (0..).zip(&mut self.own);
+        let news = slots.filter_map(|(index, slot)| Some((index, slot.tick(means, now_ns)?)));
         news.collect()
     }
 
     /// For `inspect`.
     pub(crate) fn infos(&self) -> Vec<ProcessInfo> {
-        self.disks.iter().filter_map(Disk::info).collect()
+        self.own.iter().filter_map(Slot::info).collect()
     }
 }
 

@@ -4,7 +4,6 @@
 use std::os::fd::AsFd;
 
 use launch::control::{DeviceNews, ToDevice, ToVmm};
-use spec::SpecError;
 use spec::api::VmState;
 
 use super::devices::News;
@@ -15,34 +14,31 @@ use crate::outcome::Outcome;
 impl Supervisor {
     /// The vmm speaks of a device.
     pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews) {
-        match (self.devices.disk(index), news) {
-            (Some(disk), DeviceNews::Connected) => disk.connected(),
-            (Some(disk), DeviceNews::Lost(_)) => disk.lost(),
+        match (self.devices.slot(index), news) {
+            (Some(slot), DeviceNews::Connected) => slot.connected(),
+            (Some(slot), DeviceNews::Lost(_)) => slot.lost(),
             _ => {}
         }
     }
 
     /// A backend has something to say.
     pub(super) fn hear_backend(&mut self, index: u8) {
-        if let Some(disk) = self.devices.disk(index) {
-            disk.listen();
+        if let Some(slot) = self.devices.slot(index) {
+            slot.listen();
         }
     }
 
     /// A backend's process has ended.
     pub(super) fn backend_exited(&mut self, index: u8, now_ns: u64) {
-        let disk = self.devices.disk(index);
-        if let Some(news) = disk.and_then(|disk| disk.exited(now_ns)) {
+        let slot = self.devices.slot(index);
+        if let Some(news) = slot.and_then(|slot| slot.exited(now_ns)) {
             self.spread(index, news);
         }
     }
 
     /// Time has passed for the devices.
     pub(super) fn tick_devices(&mut self, now_ns: u64) {
-        let Some(means) = self.kit.means() else {
-            return;
-        };
-        for (index, news) in self.devices.tick(&means, now_ns) {
+        for (index, news) in self.devices.tick(&self.kit.means(), now_ns) {
             self.spread(index, news);
         }
     }
@@ -68,9 +64,8 @@ impl Supervisor {
         if self.lifecycle.running() != VmState::Starting || self.doom.is_some() {
             return;
         }
-        if let Some(disk) = self.devices.disk(index) {
-            let path = disk.spec().path.display();
-            let line = SpecError::new("disk", path, format!("its backend {how}"));
+        if let Some(slot) = self.devices.slot(index) {
+            let line = slot.fault(format!("its backend {how}"));
             self.doom = Some(line.to_string());
             self.obey(Order::Kill);
         }

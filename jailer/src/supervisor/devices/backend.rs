@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One generation of a device's backend: a process, its control socket, its health page.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use launch::clock::monotonic_ns;
+use launch::control::{Channel, ControlError, FromBackend};
+use launch::fd;
+use launch::health::{self, Crash, HealthPage};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use spec::api::ProcessInfo;
+
+use super::kind::{BackendError, Means};
+use crate::supervisor::child::{self, Plan};
+use crate::supervisor::process::{Death, Process};
+
+/// How many messages are read at once before others get their turn.
+const MESSAGES_AT_ONCE: usize = 16;
+
+/// What the backend said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A message.
+    Message(FromBackend),
+    /// Something that is no message.
+    Rubbish(String),
+}
+
+/// What one kind of backend is started with, beside what all have.
+#[derive(Debug)]
+pub(crate) struct Outfit<'a> {
+    /// Its argv\[0\].
+    pub(crate) name: &'static CStr,
+    /// Its program.
+    pub(crate) program: BorrowedFd<'a>,
+    /// Its launch record.
+    pub(crate) record: &'a OwnedFd,
+    /// Its own descriptors, and their numbers.
+    pub(crate) fds: Vec<(RawFd, BorrowedFd<'a>)>,
+}
+
+/// A backend that was started and has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    process: Process,
+    control: Option<Channel>,
+    health: HealthPage,
+    spawned_ns: u64,
+}
+
+impl Backend {
+    /// Starts a backend; `id` is its device's name, for the log.
+    pub(crate) fn start(
+        means: &Means<'_>,
+        id: &str,
+        outfit: Outfit<'_>,
+    ) -> Result<Self, BackendError> {
+        let (control, its_control) = Channel::pair()?;
+        fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let page = health::create()?;
+        let health = HealthPage::map(&page)?;
+        let mut fds = vec![
+            (0, means.null),
+            (1, means.null),
+            (2, means.log.writer.as_fd()),
+            (fd::RECORD, outfit.record.as_fd()),
+            (fd::CONTROL, its_control.as_fd()),
+            (fd::HEALTH, page.as_fd()),
+        ];
+        fds.extend(outfit.fds);
+        let spawned_ns = monotonic_ns();
+        let process = Process::new(child::start(&Plan {
+            name: outfit.name,
+            // The same program runs alone, too, and takes its descriptors for granted only so.
+            arg: Some(c"--launched"),
+            program: outfit.program,
+            fds,
+        })?);
+        log::info!(device_id = id; "started a backend, pid {}", process.pid());
+        Ok(Self {
+            process,
+            control: Some(control),
+            health,
+            spawned_ns,
+        })
+    }
+
+    /// Readable once the process has ended.
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    /// Readable when it says something; `None` once it has hung up.
+    pub(crate) fn control_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What it has said, in order; not all of it, if it says a lot.
+    pub(crate) fn listen(&mut self) -> Vec<Heard> {
+        let mut all = Vec::new();
+        while let Some(control) = &self.control
+            && all.len() < MESSAGES_AT_ONCE
+        {
+            match control.receive() {
+                Ok(Some(message)) => all.push(Heard::Message(message)),
+                Ok(None) => self.control = None,
+                Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
+                Err(error) => {
+                    self.control = None;
+                    all.push(Heard::Rubbish(launch::log::chain(&error)));
+                }
+            }
+        }
+        all
+    }
+
+    /// Ends it; it is still to be reaped.
+    pub(crate) fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn reap(&mut self) -> Option<Death> {
+        self.process.reap()
+    }
+
+    /// What it recorded about its own death.
+    pub(crate) fn crash(&self) -> Crash {
+        Crash::from_u32(self.health.crash.load(Ordering::Relaxed))
+    }
+
+    /// For `inspect`.
+    pub(crate) fn info(&self, role: String, restarts: u32) -> ProcessInfo {
+        ProcessInfo {
+            role,
+            restarts,
+            pid: self.process.pid().as_raw(),
+            spawned_ns: self.spawned_ns,
+            first_run_ns: 0,
+            pio_exits: 0,
+            mmio_exits: 0,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is particular about a kind of device: what its backends are started with, and what has to
+//! end after the death of one before the next may start. All the rest is in [`super::slot`].
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use launch::control::ControlError;
+use launch::disk::DiskError;
+use launch::health::HealthError;
+use launch::record::RecordError;
+use launch::ring::RingError;
+use launch::seccomp::Mode;
+use spec::SpecError;
+
+use super::BeginError;
+use super::backend::Backend;
+use super::rendezvous::Rendezvous;
+use crate::supervisor::child::StartError;
+use crate::supervisor::endowment::Log;
+
+/// A backend could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BackendError {
+    /// There is no program for this kind of device.
+    #[error("there is no program for it")]
+    Program,
+    /// The image could not be opened once more.
+    #[error("cannot open the image again")]
+    Reopen(#[source] io::Error),
+    /// The opening could not be marked.
+    #[error(transparent)]
+    Mark(#[from] DiskError),
+    /// There is no ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// There is no launch record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// There is no control socket.
+    #[error("cannot make a control socket")]
+    Control(#[from] ControlError),
+    /// There is no health page.
+    #[error("cannot make a health page")]
+    Health(#[from] HealthError),
+    /// It could not be connected to the vmm, or its descriptors not prepared.
+    #[error("cannot connect it to the vmm")]
+    Connect(#[from] nix::Error),
+    /// There is no process.
+    #[error("cannot start it")]
+    Start(#[from] StartError),
+}
+
+/// What the backends of all devices are started with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Means<'a> {
+    /// The VM's name.
+    pub(crate) vm_id: &'a str,
+    /// The program that serves disks, if there are any.
+    pub(crate) blk: Option<BorrowedFd<'a>>,
+    /// /dev/null.
+    pub(crate) null: BorrowedFd<'a>,
+    /// Where everybody logs to.
+    pub(crate) log: &'a Log,
+    /// Where backends and vmm are connected.
+    pub(crate) rendezvous: &'a Rendezvous,
+    /// What a system call outside the filters does.
+    pub(crate) seccomp: Mode,
+}
+
+/// A backend that was started.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    /// It.
+    pub(crate) backend: Backend,
+    /// For the vmm: connected to it.
+    pub(crate) stream: OwnedFd,
+    /// What will tell, once it is dead, that nothing it began can happen any more.
+    pub(crate) remains: Box<dyn Remains>,
+}
+
+/// One device, as far as its kind matters.
+pub(crate) trait Kind: Debug {
+    /// Its name.
+    fn id(&self) -> &str;
+
+    /// What its backend is called in `inspect`: `blk disk0`.
+    fn role(&self) -> String;
+
+    /// The part of the spec that is at fault if no backend of it can live: what is wrong with it.
+    fn fault(&self, reason: String) -> SpecError;
+
+    /// For a fresh vmm: whatever the guest before had in progress is forgotten. What backends share
+    /// with the vmm beside guest memory, if there is something.
+    fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError>;
+
+    /// Starts a backend. `after_crash` says that the one before died of itself.
+    fn spawn(&mut self, means: &Means<'_>, after_crash: bool) -> Result<Birth, BackendError>;
+}
+
+/// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.
+pub(crate) trait Remains: Debug {
+    /// Looks, without waiting, whether nothing of what it began can happen any more; `id` is the
+    /// device's name, for the log.
+    fn are_gone(&mut self, id: &str) -> bool;
+}
+
+/// Of a backend that begins nothing that outlives it.
+impl Remains for () {
+    fn are_gone(&mut self, _id: &str) -> bool {
+        true
+    }
+}
