@@ -1,40 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The process as a user starts it: opens for itself what the jailer would have given it.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use backend::{listener, pin};
 use blk_backend::config::Disk;
 use blk_backend::serve::{Given, Service, Source};
 use launch::disk::Access;
 use launch::fd::blk;
 use launch::health::HealthPage;
 use launch::seccomp::Mode;
-use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::options::{DiskOption, EngineOption, Options, Seccomp};
-use crate::pin;
 
 /// Serves one frontend.
 pub(crate) fn run(options: &Options) -> Result<()> {
     launch::log::init("blk-backend", "", log::LevelFilter::Info);
     // An inherited listener first: whatever is opened later must not take a number of the table
     // that it has.
-    let inherited = options.fd.map(inherited).transpose()?;
+    let inherited = options.fd.map(listener::inherited).transpose()?;
     let Some(option) = &options.disk else {
         bail!("--disk is needed");
     };
     let page = HealthPage::map(launch::health::create()?)?;
     let health: &'static HealthPage = Box::leak(Box::new(page));
-    crate::health::announce(health);
+    backend::health::announce(health);
     let (disk, engine) = open(option).with_context(|| format!("{}", option.path.display()))?;
     let listener = match (inherited, &options.socket_path) {
         (Some(fd), _) => fd,
-        (None, Some(path)) => listen(path)?,
+        (None, Some(path)) => listener::bind(path)?,
         (None, None) => bail!("--socket-path or --fd is needed"),
     };
     let seccomp = match options.seccomp {
@@ -91,46 +87,4 @@ fn open(option: &DiskOption) -> Result<(Disk, Source)> {
         }
     };
     Ok((disk, source))
-}
-
-/// Binds the socket; what is left of an earlier process is removed, a living one is not.
-fn listen(path: &Path) -> Result<OwnedFd> {
-    let about = || format!("{}", path.display());
-    if path
-        .symlink_metadata()
-        .is_ok_and(|m| m.file_type().is_socket())
-    {
-        // Not by connecting: a backend serves one connection, and that would be it.
-        let sockets = std::fs::read_to_string("/proc/net/unix").with_context(about)?;
-        let name = about();
-        if sockets
-            .lines()
-            .any(|line| line.split(' ').next_back() == Some(&name))
-        {
-            bail!("{name}: another process listens there");
-        }
-        std::fs::remove_file(path).with_context(about)?;
-    }
-    let listener = UnixListener::bind(path).with_context(about)?;
-    Ok(pin::above_table(listener.into())?)
-}
-
-#[allow(unsafe_code)]
-fn inherited(number: RawFd) -> Result<OwnedFd> {
-    if number < 3 || nix::fcntl::fcntl(borrow(number), nix::fcntl::FcntlArg::F_GETFD).is_err() {
-        bail!("--fd {number}: no such descriptor");
-    }
-    // SAFETY: it is open (checked above), is not one of the standard three, and nothing in this
-    // process has opened anything yet.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    if !getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false) {
-        bail!("--fd {number}: not a listening socket");
-    }
-    Ok(pin::above_table(fd)?)
-}
-
-#[allow(unsafe_code)]
-fn borrow(number: RawFd) -> std::os::fd::BorrowedFd<'static> {
-    // SAFETY: `number` is not -1; used only to ask whether it is open.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use backend::gate::Gate;
 use backend::vring::Vring;
 use backend::{GuestMemory, SharedGuestMemory};
 use launch::health::{HealthPage, QueueHealth};
@@ -20,7 +21,6 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::Disk;
-use crate::gate::Gate;
 use crate::io::{Io, Op};
 use crate::request::Status;
 use crate::worker::Worker;

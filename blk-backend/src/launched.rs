@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<()> {
     let record = BlkRecord::read(claim(fd::RECORD)?)?;
     launch::log::init("blk", &record.vm_id, log::LevelFilter::Info);
     let health: &'static HealthPage = Box::leak(Box::new(HealthPage::map(claim(fd::HEALTH)?)?));
-    crate::health::announce(health);
+    backend::health::announce(health);
     let control = Arc::new(Channel::from(claim(fd::CONTROL)?));
     let outcome = serve(&record, &control, health);
     let last = match &outcome {

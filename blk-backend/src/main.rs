@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `blk-backend`: a disk in a process of its own. See `--help`.
 
-mod allocator;
 mod alone;
-mod health;
 mod launched;
 mod options;
-mod pin;
 
 use std::process::ExitCode;
 
 use options::Wanted;
 
 fn main() -> ExitCode {
-    allocator::keep_simple();
+    backend::allocator::keep_simple();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     // The supervisor passes exactly this; nobody else has what it needs.
     let outcome = if args == ["--launched"] {

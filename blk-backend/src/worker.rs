@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backend::chain::Chain;
+use backend::polling::Polling;
 use backend::vring::{Snapshot, Vring, notify};
 use backend::window::Window;
 use launch::clock::monotonic_ns;
@@ -20,7 +21,6 @@ use launch::health::{BROKEN, QueueHealth};
 use crate::device::Shared;
 use crate::engine::{Completion, Engine};
 use crate::inflight::Replay;
-use crate::polling::Polling;
 use crate::queue::{Queue, QueueError};
 use crate::request::{self, Answer, Memory, Parsed, Status, StatusByte};
 use slots::Slots;

@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The gate.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
+pub struct Gate {
     open: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -26,7 +26,7 @@ struct State {
 impl Gate {
     /// Comes to the gate and waits until it is open. `first` says that this thread has not been
     /// here before.
-    pub(crate) fn pass(&self, first: impl FnOnce() -> bool) {
+    pub fn pass(&self, first: impl FnOnce() -> bool) {
         if self.open.load(Ordering::Acquire) {
             return;
         }
@@ -40,20 +40,20 @@ impl Gate {
     }
 
     /// Comes to the gate and goes on: this thread touches nothing of a guest.
-    pub(crate) fn arrive(&self) {
+    pub fn arrive(&self) {
         self.lock().arrived += 1;
         self.changed.notify_all();
     }
 
     /// Waits until so many threads have come. False if the frontend is gone before that.
-    pub(crate) fn wait_for(&self, threads: u32) -> bool {
+    pub fn wait_for(&self, threads: u32) -> bool {
         let missing = |state: &mut State| state.arrived < threads && !state.ended;
         let waited = self.changed.wait_while(self.lock(), missing);
         waited.unwrap_or_else(PoisonError::into_inner).arrived >= threads
     }
 
     /// Lets everyone through.
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         // Under the lock, so that nobody misses it between looking and waiting.
         let _state = self.lock();
         self.open.store(true, Ordering::Release);
@@ -61,7 +61,7 @@ impl Gate {
     }
 
     /// Says that the frontend is gone: some threads may never come.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.lock().ended = true;
         self.changed.notify_all();
     }

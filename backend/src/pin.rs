@@ -4,14 +4,13 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use launch::fd::blk;
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// The numbers from 3 up to this one belong to the table of descriptors.
-const TABLE_END: RawFd = blk::RING + blk::QUEUES_MAX as RawFd;
+/// The numbers from 3 up to this one belong to the tables of descriptors in `launch::fd`.
+const TABLE_END: RawFd = 32;
 
 /// Moves a descriptor out of the way of the table.
-pub(crate) fn above_table(fd: OwnedFd) -> nix::Result<OwnedFd> {
+pub fn above_table(fd: OwnedFd) -> nix::Result<OwnedFd> {
     if fd.as_raw_fd() >= TABLE_END {
         return Ok(fd);
     }
@@ -21,7 +20,7 @@ pub(crate) fn above_table(fd: OwnedFd) -> nix::Result<OwnedFd> {
 
 /// Gives a descriptor a number of the table.
 #[allow(unsafe_code)]
-pub(crate) fn at(number: RawFd, fd: OwnedFd) -> nix::Result<OwnedFd> {
+pub fn at(number: RawFd, fd: OwnedFd) -> nix::Result<OwnedFd> {
     let fd = above_table(fd)?;
     // SAFETY: no pointers; the number belongs to the table, and everything this process opens
     // before its table is complete is kept above it (`above_table`), so nobody owns it.

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The socket of a backend that runs alone: bound by itself, or inherited. (vhost-user specification,
+//! "Backend programs")
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::pin;
+
+/// A socket cannot be listened to.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// Somebody else does.
+    #[error("{0}: another process listens there")]
+    Taken(String),
+    /// It cannot be made.
+    #[error("{0}")]
+    Bind(String, #[source] io::Error),
+    /// Nothing was inherited at this number.
+    #[error("--fd {0}: no such descriptor")]
+    Missing(RawFd),
+    /// What was inherited is something else.
+    #[error("--fd {0}: not a listening socket")]
+    NotListening(RawFd),
+    /// It cannot be moved out of the way.
+    #[error("cannot duplicate the socket")]
+    Move(#[from] nix::Error),
+}
+
+/// Binds the socket; what is left of an earlier process is removed, a living one is not.
+pub fn bind(path: &Path) -> Result<OwnedFd, ListenerError> {
+    let name = path.display().to_string();
+    let about = |e| ListenerError::Bind(name.clone(), e);
+    if path
+        .symlink_metadata()
+        .is_ok_and(|m| m.file_type().is_socket())
+    {
+        // Not by connecting: a backend serves one connection, and that would be it.
+        let sockets = std::fs::read_to_string("/proc/net/unix").map_err(about)?;
+        if sockets
+            .lines()
+            .any(|line| line.split(' ').next_back() == Some(&name))
+        {
+            return Err(ListenerError::Taken(name));
+        }
+        std::fs::remove_file(path).map_err(about)?;
+    }
+    let listener = UnixListener::bind(path).map_err(about)?;
+    Ok(pin::above_table(listener.into())?)
+}
+
+/// Takes over a socket that is bound and listens; before anything else in the process is opened.
+#[allow(unsafe_code)]
+pub fn inherited(number: RawFd) -> Result<OwnedFd, ListenerError> {
+    if number < 3 || fcntl(borrow(number), FcntlArg::F_GETFD).is_err() {
+        return Err(ListenerError::Missing(number));
+    }
+    // SAFETY: it is open (checked above), is not one of the standard three, and nothing in this
+    // process has opened anything yet.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    if !getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false) {
+        return Err(ListenerError::NotListening(number));
+    }
+    Ok(pin::above_table(fd)?)
+}
+
+#[allow(unsafe_code)]
+fn borrow(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: `number` is not -1; used only to ask whether it is open.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
