@@ -5,15 +5,20 @@
 //! The driver ([`disk`], [`ring`]) and its memory ([`memory`]) live apart from the connection
 //! ([`connection`]): a backend may die and another take its place while requests are outstanding,
 //! as it is for a guest.
+//!
+//! [`file`] and [`stream`] are for a guest: what they do goes through its operating system.
 
 pub mod connection;
 pub mod content;
 pub mod disk;
 pub mod exercise;
+pub mod file;
 pub mod histogram;
 pub mod load;
 pub mod memory;
+pub mod pauses;
 pub mod random;
 pub mod ring;
+pub mod stream;
 pub mod supervised;
 pub mod verify;

@@ -2,6 +2,7 @@
 //! `loadgen`: loads, measures and checks a vhost-user disk backend without a guest.
 
 mod bench;
+mod inside;
 mod report;
 mod target;
 
@@ -34,6 +35,12 @@ enum Command {
     Check(CheckOptions),
     /// Make every kind of request and see what comes of it. Overwrites the first 64 KiB.
     Exercise(Target),
+    /// Inside a guest: write and read a file or block device, and check every block.
+    File(inside::FileOptions),
+    /// Inside a guest: receive a stream from `serve`, and check every byte.
+    Stream(inside::StreamOptions),
+    /// Send a stream to the first who connects.
+    Serve(inside::ServeOptions),
     /// Measure our backend, QEMU's storage daemon and fio on the same file.
     BenchBlk(bench::BenchOptions),
 }
@@ -120,6 +127,9 @@ fn main() -> ExitCode {
         Command::Verify(options) => run_verify(&options),
         Command::Check(options) => run_check(&options),
         Command::Exercise(target) => run_exercise(&target),
+        Command::File(options) => inside::file(&options),
+        Command::Stream(options) => inside::stream(&options),
+        Command::Serve(options) => inside::serve(&options),
         Command::BenchBlk(options) => bench::run(&options),
     };
     match outcome {
