@@ -27,13 +27,25 @@ impl VmSpec {
         let spec = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let field = error.path().to_string();
             match field.as_str() {
-                "." => DocumentError::Shape(error.inner().to_string()),
-                _ => DocumentError::Shape(format!("{field}: {}", error.inner())),
+                "." => DocumentError::shape(&error.inner().to_string()),
+                _ => DocumentError::shape(&format!("{field}: {}", error.inner())),
             }
         })?;
         json.end()
-            .map_err(|error| DocumentError::Shape(error.to_string()))?;
+            .map_err(|error| DocumentError::shape(&error.to_string()))?;
         Ok(spec)
+    }
+}
+
+impl DocumentError {
+    /// An error whose text may repeat parts of the document, which can hold anything: what would end
+    /// the line or command a terminal is escaped.
+    fn shape(text: &str) -> Self {
+        let escaped = text.chars().map(|c| match c.is_control() {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        });
+        Self::Shape(escaped.collect())
     }
 }
 
@@ -51,11 +63,13 @@ mod tests {
             (r#"{"kernel":"/k","hugepages":"3M"}"#, "hugepages: "),
             (r#"{"cpus":2}"#, "kernel"),
             (r#"{"kernel":"/k"} x"#, "line 1"),
+            (r#"{"a\n\u001b[2J":1}"#, r"a\n\u{1b}[2J"),
+            (r#"{"kernel":"/k","console":"\n"}"#, "console: "),
             ("", "line 1"),
         ] {
             let error = VmSpec::from_json(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
-            assert!(!error.contains('\n'), "{error}");
+            assert!(!error.contains(char::is_control), "{error}");
         }
     }
 
