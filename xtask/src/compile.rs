@@ -24,6 +24,13 @@ pub(crate) fn root() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("the workspace has no root"))
 }
 
+/// Where cargo builds.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let root = root()?;
+    Ok(std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |dir| root.join(dir)))
+}
+
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Result<Command> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
@@ -46,7 +53,7 @@ pub(crate) fn cargo() -> Result<Command> {
 
 /// Builds everything that is shipped, and the end-to-end runner.
 pub(crate) fn all() -> Result<Vec<PathBuf>> {
-    let binaries = build(&["--workspace", "--exclude", "xtask"])?;
+    let binaries = build(&["--workspace", "--exclude", "xtask", "--exclude", "fuzz"])?;
     ensure!(
         binaries.iter().any(|path| file_name(path) == RUNNER),
         "there is no {RUNNER}"
@@ -64,7 +71,7 @@ pub(crate) fn runner(binaries: &[PathBuf]) -> Result<PathBuf> {
 
 /// Builds what is shipped.
 pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
-    let others = ["xtask", "tests", "loadgen"];
+    let others = ["xtask", "tests", "loadgen", "fuzz"];
     let excluded = others.iter().flat_map(|name| ["--exclude", name]);
     build(
         &std::iter::once("--workspace")
@@ -87,7 +94,8 @@ fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
     executables(&String::from_utf8_lossy(&messages))
 }
 
-fn executables(messages: &str) -> Result<Vec<PathBuf>> {
+/// The programs that a build made, from what cargo said about it.
+pub(crate) fn executables(messages: &str) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for line in messages.lines() {
         let message: Value = serde_json::from_str(line).context("cargo's messages")?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The project's chores: demo, test, lab, bench, dist.
+//! The project's chores: demo, test, fuzz, lab, bench, dist.
 //!
 //! Everything a fresh Debian 12 machine with a Rust toolchain, gcc and git lacks is installed or
 //! named by these commands; what they download or make is kept in the user's cache directory.
@@ -12,6 +12,7 @@ mod compile;
 mod cpio;
 mod demo;
 mod dist;
+mod fuzz;
 mod guests;
 mod host;
 mod lab;
@@ -47,6 +48,14 @@ enum Chore {
     },
     /// Style, unit tests, process tests, end-to-end tests; closes with `N passed, N failed, N skipped`
     Test(TestFlags),
+    /// Look for inputs that break what reads them; goes on from what earlier runs reached
+    Fuzz {
+        /// Only this target
+        target: Option<String>,
+        /// How long each target is run
+        #[arg(long, default_value_t = 1)]
+        minutes: u32,
+    },
     /// The inner host: a software-emulated machine with a real /dev/kvm
     Lab {
         #[command(subcommand)]
@@ -113,6 +122,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.chore {
         Chore::Demo { place } => demo::run(place),
         Chore::Test(flags) => test::run(&flags),
+        Chore::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
         Chore::Lab {
             action: LabAction::Shell,
         } => lab::shell(),

@@ -38,6 +38,9 @@ pub(crate) const GUESTS: &[Needed] = &[
 /// What unit tests run against.
 pub(crate) const UNIT_TESTS: &[Needed] = &[needed("qemu-storage-daemon", "qemu-system-common")];
 
+/// What building libFuzzer takes.
+pub(crate) const FUZZ: &[Needed] = &[needed("c++", "g++")];
+
 /// What our disk backend is measured beside.
 pub(crate) const BENCH_BLK: &[Needed] = &[
     needed("fio", "fio"),

@@ -2,13 +2,17 @@
 //! Tests that need no VM: style, and unit tests.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_doctests, of_nextest};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
-use crate::{compile, packages, progress};
+use crate::{compile, fuzz, packages, progress};
+
+/// How long each target is fuzzed.
+const FUZZ_TIME: Duration = Duration::from_secs(4);
 
 /// Formatting, lints, dependencies; each counts as one test.
 pub(crate) fn style() -> Result<Tally> {
@@ -73,6 +77,18 @@ pub(crate) fn unit_tests() -> Result<Tally> {
     let mut docs = compile::cargo()?;
     docs.args(["test", "--quiet", "--workspace", "--doc"]);
     tally += counted("documentation tests", &mut docs, of_doctests)?;
+    Ok(tally)
+}
+
+/// Every fuzz target for a moment; each counts as one test.
+pub(crate) fn fuzz() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for outcome in fuzz::short(FUZZ_TIME)? {
+        tally += match outcome.clean {
+            true => Tally::SUCCESS,
+            false => Tally::FAILURE,
+        };
+    }
     Ok(tally)
 }
 

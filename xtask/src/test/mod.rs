@@ -19,6 +19,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     if flags.filter.is_none() {
         tally += checks::style()?;
         tally += checks::unit_tests()?;
+        tally += checks::fuzz()?;
     }
     let place = host::choose(flags.place);
     match compile::all() {

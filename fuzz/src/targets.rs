@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The targets, one file each.
+
+pub(crate) mod blk;
+pub(crate) mod control;
+mod driver;
+pub(crate) mod http;
+pub(crate) mod inflight;
+pub(crate) mod ioapic;
+pub(crate) mod kernel;
+pub(crate) mod msix;
+pub(crate) mod pci;
+pub(crate) mod record;
+pub(crate) mod spec;
+pub(crate) mod transport;
+pub(crate) mod vhost_user;

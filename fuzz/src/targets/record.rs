@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Launch records: any bytes in a memfd are refused or are a record that reads back as it is written.
+
+use launch::memfd;
+use launch::record::{BlkRecord, VmmRecord};
+
+pub(crate) fn run(data: &[u8]) {
+    let fd = || memfd::document("record", data).unwrap();
+    if let Ok(record) = VmmRecord::read(fd()) {
+        let again = VmmRecord::read(record.write().unwrap());
+        assert_eq!(again.unwrap(), record);
+    }
+    if let Ok(record) = BlkRecord::read(fd()) {
+        let again = BlkRecord::read(record.write().unwrap());
+        assert_eq!(again.unwrap(), record);
+    }
+}
