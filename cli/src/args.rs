@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use spec::{ByteSize, Console, DiskSpec, HugePages, OnReboot, Seccomp, VhostUserSpec, VmName};
+use spec::{
+    ByteSize, Console, DiskSpec, HugePages, OnReboot, Seccomp, UidRange, VhostUserSpec, VmName,
+};
 
 const ABOUT: &str = "Runs virtual machines whose devices live in separate jailed processes.";
 
@@ -35,7 +37,7 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     /// Start a VM, and stay with it until it ends
     #[command(after_help = RUN_EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List the VMs
     #[command(after_help = "Examples:\n  bulkhead ps\n  bulkhead ps --json | jq -r '.[].name'")]
     Ps {
@@ -169,13 +171,16 @@ pub(crate) struct RunArgs {
     /// [default: on]
     #[arg(long, value_name = "MODE")]
     pub(crate) seccomp: Option<Seccomp>,
+    /// The user ids that the VM's processes run as, for this VM alone [default: a free range]
+    #[arg(long, value_name = "FIRST:COUNT")]
+    pub(crate) uid_range: Option<UidRange>,
     /// Return when the guest has started, and print the VM's name
     #[arg(long)]
     pub(crate) detach: bool,
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
-        "vhost_user", "on_reboot", "seccomp",
+        "vhost_user", "on_reboot", "seccomp", "uid_range",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

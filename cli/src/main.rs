@@ -45,7 +45,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
     let state_dir = cli.state_dir.as_deref();
     let base = || state::base(state_dir);
     match cli.verb {
-        Verb::Run(args) => return run::run(args, state_dir),
+        Verb::Run(args) => return run::run(*args, state_dir),
         Verb::Check { config } => documents::check(&config)?,
         Verb::Schema => documents::schema()?,
         Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,

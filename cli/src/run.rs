@@ -78,6 +78,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         vhost_user: args.vhost_user.clone(),
         on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),
+        uid_range: args.uid_range,
         ..defaults
     }
 }
@@ -92,7 +93,7 @@ mod tests {
     fn parsed(args: &[&str]) -> Result<VmSpec, Error> {
         let args = ["bulkhead", "run"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().verb {
-            Verb::Run(args) => spec(args),
+            Verb::Run(args) => spec(*args),
             _ => unreachable!(),
         }
     }
@@ -114,11 +115,12 @@ mod tests {
             "--console=file=/tmp/o",
             "--on-reboot=exit",
             "--seccomp=log",
+            "--uid-range=70000:8",
         ]);
         let document = VmSpec::from_json(
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
             "hugepages":"2M","prefault":true,"console":"file=/tmp/o","on_reboot":"exit",
-            "seccomp":"log","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
+            "seccomp":"log","uid_range":"70000:8","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
             "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}]}"#,
         );
         assert_eq!(flags.unwrap(), document.unwrap());

@@ -2,20 +2,26 @@
 //! The janitor: looks at the host so that nobody else has to.
 //!
 //! It reads the spec, opens everything the VM may use with all errors gathered before anything is
-//! started, holds the state directory, hands all of it to the supervisor, and cleans up after it.
+//! started, holds the state directory, gives birth to the supervisor, which takes all of it with
+//! it, waits, and cleans up after it. Single-threaded, and the only process that sees the host.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use launch::clock::monotonic_ns;
-use spec::{Console, SpecError, Vm, VmName, VmSpec};
+use launch::control::Channel;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::{Pid, geteuid};
+use spec::{Console, SpecError, UidRange, Vm, VmName, VmSpec};
 
 use crate::args::Args;
 use crate::host::Host;
 use crate::outcome::{Outcome, Status, say};
-use crate::supervisor::{self, ConsoleKind, DeviceParts, Endowment, Identity, Rendezvous};
+use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Nursery};
 
+mod birth;
 mod config;
 mod devices;
 mod notify;
@@ -23,9 +29,12 @@ mod pty;
 mod resources;
 mod signals;
 mod state;
+mod uids;
+mod vigil;
 
 use resources::Resources;
 use state::StateDir;
+use vigil::{Answers, Vigil};
 
 /// Runs one VM; an `Err` is what was refused before anything was started.
 pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
@@ -36,19 +45,21 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     let name = name(&vm)?;
     let client = args.console_fd.map(console_client).transpose();
     let client = client.map_err(refused)?;
-
     let resources = Resources::open(&vm, host);
+    let claim = claim_users(&vm);
     let state =
         state::base_dir(args.state_dir.as_deref()).and_then(|base| StateDir::acquire(&base, &name));
-    let (resources, state) = match (resources, state) {
-        (Ok(resources), Ok(state)) => (resources, state),
-        (resources, state) => {
+    let (resources, claim, state) = match (resources, claim, state) {
+        (Ok(resources), Ok(claim), Ok(state)) => (resources, claim, state),
+        (resources, claim, state) => {
             let mut errors = resources.err().unwrap_or_default();
+            errors.extend(claim.err());
             errors.extend(state.err());
             return Err(Outcome::new(Status::Error, errors));
         }
     };
     notice(&state, &name);
+    let range = claim.as_ref().map(|claim| claim.range);
     let identity = Identity {
         spec: VmSpec {
             name: Some(name.as_str().to_string()),
@@ -58,10 +69,58 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
         vm,
         started_ns,
     };
-    let endowment = endow(identity, resources, &state, client)?;
-    let outcome = supervisor::run(endowment, signals);
-    drop(state);
+    let endowment = endow(identity, resources, &state, client, range)?;
+    let vigil = begin(endowment, signals, range)?;
+    // Nobody of the same user has business with a process that sees the host.
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let outcome = vigil.keep();
+    drop((claim, state));
     Ok(outcome)
+}
+
+/// Users for the VM alone, if we are root.
+fn claim_users(vm: &Vm) -> Result<Option<uids::Claim>, SpecError> {
+    match (geteuid().is_root(), vm.uid_range) {
+        (true, _) => {
+            // The same file for all of root's VMs, wherever their state is.
+            let dir = spec::state::base(None, true, None)?;
+            uids::claim(vm, &dir).map(Some)
+        }
+        (false, Some(range)) => {
+            let reason = "only root can give a VM users: leave it out";
+            Err(SpecError::new("uid-range", range, reason))
+        }
+        (false, None) => Ok(None),
+    }
+}
+
+/// Starts the supervisor, which takes the endowment with it.
+fn begin(
+    endowment: Endowment,
+    signals: SignalFd,
+    range: Option<UidRange>,
+) -> Result<Vigil, Outcome> {
+    let images = endowment.devices.images.iter().map(|image| &image.file);
+    let answers = Answers::new(&endowment.identity.vm, images).map_err(refused)?;
+    let notify = notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?;
+    let (channel, its_channel) = Channel::pair().map_err(refused)?;
+    for end in [&channel, &its_channel] {
+        fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
+    }
+    let nursery = Nursery {
+        endowment,
+        channel: its_channel,
+        has_range: range.is_some(),
+        janitor: Pid::this(),
+    };
+    let born = birth::bear(range, |pid| nursery.live(pid)).map_err(refused)?;
+    Ok(Vigil {
+        born,
+        channel,
+        signals,
+        answers,
+        notify,
+    })
 }
 
 /// Removes what is left of a VM whose jailer was killed, and says so.
@@ -86,11 +145,17 @@ fn endow(
     resources: Resources,
     state: &StateDir,
     client: Option<UnixStream>,
+    range: Option<UidRange>,
 ) -> Result<Endowment, Outcome> {
     state.write_spec(&identity.spec).map_err(refused)?;
     let log = state.open_log().map_err(refused)?;
     let console = match (resources.console, &identity.vm.console) {
-        (Some(kind), _) => kind,
+        (Some(kind), _) => {
+            if let ConsoleKind::Pty { path, .. } = &kind {
+                say(&format!("console \"pty\": is {path}"));
+            }
+            kind
+        }
         (None, Console::Stdio | Console::Socket) => ConsoleKind::Socket {
             listener: state.listen(spec::state::CONSOLE_SOCKET).map_err(refused)?,
             client,
@@ -102,19 +167,30 @@ fn endow(
     };
     Ok(Endowment {
         api: state.listen(spec::state::API_SOCKET).map_err(refused)?,
-        notify: notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?,
+        missing: missing(range),
         binaries: resources.binaries,
         guest: resources.guest,
         devices: DeviceParts {
             blk: resources.devices.blk,
             images: resources.devices.images,
             streams: resources.devices.streams,
-            rendezvous: Rendezvous::new(state.open().map_err(refused)?),
         },
         console,
         log,
         identity,
     })
+}
+
+/// What this host could not do for the VM.
+fn missing(range: Option<UidRange>) -> Vec<String> {
+    let mut missing = Vec::new();
+    if range.is_none() {
+        missing.push(
+            "not started by root: the VM's processes are all one user, the one that started it"
+                .into(),
+        );
+    }
+    missing
 }
 
 fn refused<E: std::error::Error>(error: E) -> Outcome {

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer: one per VM. It is cut in two along a line that no call crosses except the one that
-//! hands over the endowment:
+//! The jailer: one per VM. It is two processes:
 //!
 //! - the [`janitor`] looks at the host: it opens everything the VM may use, makes the state
-//!   directory, waits, and cleans up whatever became of the rest;
-//! - the supervisor opens nothing: with what the janitor gave it, it spawns, watches and replaces
-//!   the VM's processes, serves the API and relays the console.
+//!   directory, gives birth to the supervisor, waits, and cleans up whatever became of the rest;
+//! - the supervisor is born without any privilege and opens nothing: with what the janitor gave it,
+//!   it spawns, watches and replaces the VM's processes, serves the API and relays the console.
 //!
-//! Single-threaded, and nothing in it waits for a guest, a client or a child except in one poll.
+//! Between them is one socket and the few messages of `link`. Both are single-threaded, and nothing
+//! in them waits for a guest, a client or a child except in one poll.
 
 pub mod args;
 pub mod host;
 pub mod janitor;
+mod link;
 pub mod outcome;
 mod supervisor;
 

@@ -5,8 +5,10 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
+use serde::{Deserialize, Serialize};
+
 /// The exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// The guest powered off, or the VM was ended as asked.
     Ok,

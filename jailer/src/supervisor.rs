@@ -5,25 +5,26 @@
 //! One thread, one poll. What happens is told to the [`lifecycle`], which decides.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
 
 use launch::clock::monotonic_ns;
 use launch::control::FromVmm;
 use launch::memfd::MemfdError;
 use launch::record::RecordError;
 use nix::poll::PollFlags;
-use nix::sys::signalfd::SignalFd;
 
-use crate::outcome::{Outcome, Status, say};
+use crate::outcome::{Outcome, Status};
 
 pub(crate) mod api;
 mod child;
+mod confine;
 mod console;
 mod devices;
 mod endowment;
+mod janitor;
 mod lifecycle;
+mod nursery;
 mod outlet;
-mod peer;
 mod poll;
 mod process;
 mod service;
@@ -31,10 +32,13 @@ mod turnover;
 mod verdict;
 mod vmm;
 
-pub(crate) use devices::{Image, Rendezvous, connect};
+pub(crate) use devices::{Image, connect};
 pub(crate) use endowment::{Binaries, ConsoleKind, DeviceParts, Endowment, Guest, Identity, Log};
+pub(crate) use nursery::Nursery;
 
 use devices::{BeginError, Devices, Means};
+use endowment::Pids;
+use janitor::{Janitor, News};
 use lifecycle::{Fate, Lifecycle, Next, Order};
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
@@ -74,7 +78,8 @@ struct Kit {
     binaries: Binaries,
     guest: Guest,
     blk: Option<OwnedFd>,
-    rendezvous: Rendezvous,
+    janitor: Rc<Janitor>,
+    pids: Pids,
     record: OwnedFd,
     log: Log,
 }
@@ -87,7 +92,8 @@ impl Kit {
             blk: self.blk.as_ref().map(AsFd::as_fd),
             null: self.binaries.null.as_fd(),
             log: &self.log,
-            rendezvous: &self.rendezvous,
+            janitor: &self.janitor,
+            owner: self.pids.janitor,
             seccomp: self.identity.seccomp(),
         }
     }
@@ -96,11 +102,10 @@ impl Kit {
 #[derive(Debug)]
 struct Supervisor {
     kit: Kit,
-    signals: SignalFd,
+    born_ns: u64,
     api: api::Server,
     waiting: Vec<Waiting>,
     console: Outlet,
-    notify: Option<UnixDatagram>,
     lifecycle: Lifecycle,
     // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
@@ -111,12 +116,11 @@ struct Supervisor {
 }
 
 /// Runs the VM from its first vmm to its end.
-pub(crate) fn run(endowment: Endowment, signals: SignalFd) -> Outcome {
-    if let Ok(file) = endowment.log.writer.try_clone() {
-        let name = endowment.identity.name.as_str();
-        launch::log::init_to(file, "jailer", name, log::LevelFilter::Info);
+fn run(endowment: Endowment, janitor: Rc<Janitor>, pids: Pids) -> Outcome {
+    for line in &endowment.missing {
+        log::warn!("{line}");
     }
-    let ended = Supervisor::new(endowment, signals).and_then(|mut supervisor| {
+    let ended = Supervisor::new(endowment, janitor, pids).and_then(|mut supervisor| {
         supervisor.spawn()?;
         loop {
             supervisor.turn()?;
@@ -130,13 +134,14 @@ pub(crate) fn run(endowment: Endowment, signals: SignalFd) -> Outcome {
 }
 
 impl Supervisor {
-    fn new(endowment: Endowment, signals: SignalFd) -> Result<Self, SupervisorError> {
+    fn new(
+        endowment: Endowment,
+        janitor: Rc<Janitor>,
+        pids: Pids,
+    ) -> Result<Self, SupervisorError> {
         let record = endowment.identity.record().write()?;
         let lifecycle = Lifecycle::new(endowment.identity.vm.on_reboot, monotonic_ns());
         let console = Outlet::new(endowment.console);
-        if let Some(path) = console.pty() {
-            say(&format!("console \"pty\": is {path}"));
-        }
         let parts = endowment.devices;
         let devices = Devices::new(&endowment.identity.vm, parts.images, parts.streams);
         Ok(Self {
@@ -145,15 +150,15 @@ impl Supervisor {
                 binaries: endowment.binaries,
                 guest: endowment.guest,
                 blk: parts.blk,
-                rendezvous: parts.rendezvous,
+                janitor,
+                pids,
                 record,
                 log: endowment.log,
             },
-            signals,
+            born_ns: monotonic_ns(),
             api: api::Server::new(endowment.api),
             waiting: Vec::new(),
             console,
-            notify: endowment.notify,
             lifecycle,
             vmm: None,
             devices,
@@ -178,6 +183,7 @@ impl Supervisor {
             log: &self.kit.log,
             console: console.as_fd(),
             links: &links,
+            janitor: &self.kit.janitor,
         })?);
         Ok(())
     }
@@ -189,7 +195,8 @@ impl Supervisor {
         let mut exited = false;
         for (token, events) in ready {
             match token {
-                Token::Signal => self.hear_signals(),
+                // Whoever waits for its answer hears its news, too.
+                Token::Janitor => {}
                 Token::Exit => exited = true,
                 Token::Control => drop(self.hear_vmm(now_ns)),
                 Token::BackendExit(index) => self.backend_exited(index, now_ns),
@@ -200,6 +207,7 @@ impl Supervisor {
                 }
             }
         }
+        self.hear_janitor();
         while let Some((id, command)) = self.api.next_command(now_ns) {
             self.serve(id, command, now_ns);
         }
@@ -212,7 +220,7 @@ impl Supervisor {
 
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
         let mut interests = Interests::default();
-        interests.add(Token::Signal, self.signals.as_fd(), PollFlags::POLLIN);
+        interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
         if let Some(vmm) = &self.vmm {
             interests.add(Token::Exit, vmm.exit_fd(), PollFlags::POLLIN);
             if let Some(control) = vmm.control_fd() {
@@ -228,6 +236,7 @@ impl Supervisor {
             self.api.deadline_ns(),
             self.console.deadline_ns(),
             self.waiting_deadline_ns(),
+            self.kit.janitor.has_early_news().then_some(0),
         ];
         let deadline = deadlines.into_iter().fold(None, earlier);
         let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
@@ -258,14 +267,15 @@ impl Supervisor {
         }
     }
 
-    fn hear_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            let hangup = nix::libc::SIGHUP.cast_unsigned();
-            let order = match signal.ssi_signo == hangup {
-                true => self.lifecycle.end_at_once(),
-                false => self.lifecycle.asked_by_signal(),
+    fn hear_janitor(&mut self) {
+        for news in self.kit.janitor.news() {
+            let order = match news {
+                News::Signal(libc::SIGHUP) => self.lifecycle.end_at_once(),
+                News::Signal(_) => self.lifecycle.asked_by_signal(),
+                // Nobody is left to tell anything, and what is below us goes with us.
+                News::Gone => std::process::exit(1),
             };
-            log::info!("asked to end by signal {}", signal.ssi_signo);
+            log::info!("asked to end: {news:?}");
             self.obey(order);
         }
     }
@@ -289,11 +299,8 @@ impl Supervisor {
 
     fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
         log::info!("the vmm says {message:?}");
-        if message == FromVmm::Started
-            && let Some(socket) = self.notify.take()
-        {
-            // Nobody waits for it any more, or they have no room: not our trouble.
-            let _ = socket.send(b"READY=1");
+        if message == FromVmm::Started {
+            self.kit.janitor.tell_started();
         }
         if let FromVmm::Device(index, news) = &message {
             self.hear_of_device(*index, news);
@@ -357,14 +364,14 @@ impl Supervisor {
         self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();
-            interests.add(Token::Signal, self.signals.as_fd(), PollFlags::POLLIN);
+            interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
             self.console.interests(&mut interests);
             let deadline = self.console.deadline_ns();
             let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
             let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
             let now_ns = monotonic_ns();
             for (token, events) in ready {
-                if token == Token::Signal {
+                if token == Token::Janitor {
                     return Ok(());
                 }
                 self.console.ready(token, events, now_ns);

@@ -83,7 +83,7 @@ fn reboot_is_a_fresh_vmm_with_fresh_memory_and_the_whole_kernel() {
     assert_eq!(&seen, b"fresh the kernel ");
     let info = vm.info();
     assert_eq!(info["reboots"], 1);
-    assert_ne!(info["processes"][1]["pid"].as_i64(), Some(first));
+    assert_ne!(info["processes"][2]["pid"].as_i64(), Some(first));
     console.write_all(b"off\n").unwrap();
     vm.wait().assert_told(0, &[]);
     stage.assert_clean();

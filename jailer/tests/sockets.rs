@@ -22,7 +22,7 @@ fn api_shows_the_vm_and_its_processes() {
     assert_eq!(info["spec"]["mem"], "16M");
     assert_eq!(info["cmdline"], "started button off");
     assert_eq!(info["processes"][0]["pid"], vm.pid());
-    assert_eq!(info["processes"][1]["role"], "vmm");
+    assert_eq!(info["processes"][2]["role"], "vmm");
     let spec: Value = serde_json::from_slice(&fs::read(stage.at("s/vm/vm.json")).unwrap()).unwrap();
     assert_eq!(spec, info["spec"]);
 }

@@ -15,6 +15,7 @@ mod memory;
 mod name;
 mod size;
 pub mod state;
+mod uids;
 mod vhost_user;
 mod vm;
 
@@ -25,6 +26,7 @@ pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
 pub use memory::{HugePages, Memory};
 pub use name::VmName;
 pub use size::ByteSize;
+pub use uids::UidRange;
 pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};
 pub use vm::{CMDLINE_MAX_BYTES, CPUS_MAX, OnReboot, Seccomp, Vm, VmSpec};
 

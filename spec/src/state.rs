@@ -10,14 +10,12 @@ use crate::SpecError;
 pub const API_SOCKET: &str = "api.sock";
 /// The console's socket, with `console: stdio` and `console: socket`.
 pub const CONSOLE_SOCKET: &str = "console.sock";
-/// The socket that a backend and a vmm are connected through, for the moment that takes.
-pub const BACKEND_SOCKET: &str = "backend.sock";
 /// What the VM's processes log.
 pub const LOG: &str = "log";
 /// The spec as it is run.
 pub const SPEC: &str = "vm.json";
 /// All that a state directory may hold.
-pub const FILES: [&str; 5] = [API_SOCKET, BACKEND_SOCKET, CONSOLE_SOCKET, LOG, SPEC];
+pub const FILES: [&str; 4] = [API_SOCKET, CONSOLE_SOCKET, LOG, SPEC];
 
 /// The longest path a unix socket can have, in bytes: `sockaddr_un`, less its NUL.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::check_unique;
 use crate::{
-    ByteSize, Console, Disk, DiskSpec, HugePages, Memory, SpecError, VhostUser, VhostUserSpec,
-    VmName,
+    ByteSize, Console, Disk, DiskSpec, HugePages, Memory, SpecError, UidRange, VhostUser,
+    VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -128,6 +128,10 @@ pub struct VmSpec {
     /// What a system call outside the filters does.
     #[serde(default)]
     pub seccomp: Seccomp,
+    /// The users that its processes run as; by default a free range is found, and a user who is not
+    /// root has no other than their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid_range: Option<UidRange>,
 }
 
 fn default_cpus() -> u32 {
@@ -155,6 +159,7 @@ impl VmSpec {
             console: Console::default(),
             on_reboot: OnReboot::default(),
             seccomp: Seccomp::default(),
+            uid_range: None,
         }
     }
 }
@@ -184,6 +189,16 @@ pub struct Vm {
     pub on_reboot: OnReboot,
     /// What a system call outside the filters does.
     pub seccomp: Seccomp,
+    /// The users that its processes run as, at least [`Vm::users`]; by default a free range is
+    /// found.
+    pub uid_range: Option<UidRange>,
+}
+
+impl Vm {
+    /// How many users the VM's processes are: its supervisor, its vmm, one for each disk.
+    pub fn users(&self) -> u32 {
+        2 + u32::try_from(self.disks.len()).unwrap_or(u32::MAX - 2)
+    }
 }
 
 /// The command line of a VM that was given none: the console is COM1, a panic reboots after a second
@@ -251,7 +266,7 @@ impl TryFrom<VmSpec> for Vm {
             check_path("initrd", initrd)?;
         }
         let (disks, vhost_user) = check_devices(spec.disks, spec.vhost_user)?;
-        Ok(Self {
+        let vm = Self {
             name,
             kernel: spec.kernel,
             initrd: spec.initrd,
@@ -263,7 +278,21 @@ impl TryFrom<VmSpec> for Vm {
             console: spec.console,
             on_reboot: spec.on_reboot,
             seccomp: spec.seccomp,
-        })
+            uid_range: spec.uid_range,
+        };
+        check_users(&vm)?;
+        Ok(vm)
+    }
+}
+
+fn check_users(vm: &Vm) -> Result<(), SpecError> {
+    match vm.uid_range {
+        Some(range) if range.count < vm.users() => {
+            let needed = vm.users();
+            let reason = format!("is too small: this VM's processes are {needed} users");
+            Err(SpecError::new("uid-range", range, reason))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -328,7 +357,8 @@ mod tests {
     #[test]
     fn spec_out_of_range_names_field_and_value() {
         type Case = (&'static str, fn(&mut VmSpec), &'static str);
-        let cases: [Case; 7] = [
+        let cases: [Case; 8] = [
+            ("uid-range", |s| s.uid_range = "7:1".parse().ok(), "7:1"),
             ("cpus", |s| s.cpus = 0, "0"),
             ("cpus", |s| s.cpus = 255, "255"),
             ("mem", |s| s.mem = ByteSize(0), "0"),

@@ -131,11 +131,6 @@ impl StateDir {
         self.swept
     }
 
-    /// Opens the directory itself, without the lock on it.
-    pub(crate) fn open(&self) -> Result<File, SpecError> {
-        open_dir(&self.path)
-    }
-
     /// Writes the spec as it is run.
     pub(crate) fn write_spec(&self, spec: &VmSpec) -> Result<(), StateError> {
         let failed = self.failed(SPEC);

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::{Pid, getpid, pipe2};
+use nix::unistd::{getpid, pipe2};
 
 /// Descriptors below this number are for children; while a child is put together, what it will get
 /// waits above, so that no step can overwrite what a later step needs.
@@ -40,8 +40,6 @@ pub(crate) struct Plan<'a> {
 /// A child that was started.
 #[derive(Debug)]
 pub(crate) struct Child {
-    /// Its process id.
-    pub(crate) pid: Pid,
     /// It, whatever becomes of the id.
     pub(crate) pidfd: OwnedFd,
     /// What went wrong before it was executed, if anything; non-blocking.
@@ -106,8 +104,8 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<Child, StartError> {
         envp: [std::ptr::null()],
         sources,
     };
-    let (pid, pidfd) = clone_into(&ready).map_err(StartError::Clone)?;
-    Ok(Child { pid, pidfd, report })
+    let pidfd = clone_into(&ready).map_err(StartError::Clone)?;
+    Ok(Child { pidfd, report })
 }
 
 /// What kept a child from being executed, as it reported it.
@@ -132,7 +130,7 @@ fn park_as(fd: impl std::os::fd::AsFd) -> Result<OwnedFd, StartError> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn clone_into(ready: &Ready) -> Result<(Pid, OwnedFd), Errno> {
+fn clone_into(ready: &Ready) -> Result<OwnedFd, Errno> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for which zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -149,9 +147,7 @@ fn clone_into(ready: &Ready) -> Result<(Pid, OwnedFd), Errno> {
         -1 => Err(Errno::last()),
         _ => {
             // SAFETY: clone3 succeeded, so with CLONE_PIDFD it stored a new descriptor there.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            let pid = i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?;
-            Ok((Pid::from_raw(pid), pidfd))
+            Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
         }
     }
 }

@@ -10,10 +10,10 @@ use launch::disk::Geometry;
 use launch::fd::vmm::DEVICES_MAX;
 use launch::memfd::MemfdError;
 use launch::record::{DeviceKind, DeviceRecord};
-use nix::errno::Errno;
 use spec::api::ProcessInfo;
 use spec::{VhostUser, VhostUserKind, Vm};
 
+use super::janitor::AskError;
 use super::poll::{Interests, earlier};
 
 mod backend;
@@ -25,7 +25,7 @@ mod restarts;
 mod slot;
 
 pub(crate) use kind::Means;
-pub(crate) use rendezvous::{Rendezvous, connect};
+pub(crate) use rendezvous::connect;
 pub(crate) use slot::News;
 
 use disk::Disk;
@@ -48,7 +48,7 @@ pub(crate) enum BeginError {
     Backend(String, #[source] BackendError),
     /// Another program's backend is not there any more.
     #[error("vhost-user {0:?}: cannot connect again")]
-    Connect(PathBuf, #[source] Errno),
+    Connect(PathBuf, #[source] AskError),
 }
 
 /// An image that was opened and locked.
@@ -88,11 +88,11 @@ pub(crate) struct Devices {
 impl Devices {
     /// Takes what the janitor opened, in the order of the spec.
     pub(crate) fn new(vm: &Vm, images: Vec<Image>, streams: Vec<OwnedFd>) -> Self {
-        let disks = vm.disks.iter().cloned().zip(images);
+        let disks = (0..).zip(vm.disks.iter().cloned()).zip(images);
         let foreign = vm.vhost_user.iter().zip(streams);
         Self {
             own: disks
-                .map(|(spec, image)| Slot::new(Disk::new(spec, image)))
+                .map(|((index, spec), image)| Slot::new(Disk::new(index, spec, image)))
                 .collect(),
             foreign: foreign
                 .map(|(device, stream)| Foreign {
@@ -109,11 +109,13 @@ impl Devices {
         for slot in &mut self.own {
             links.push(slot.begin(means)?);
         }
-        for device in &mut self.foreign {
+        for (index, device) in (0..).zip(&mut self.foreign) {
             let stream = match device.stream.take() {
                 Some(stream) => stream,
-                None => connect(&device.socket)
-                    .map_err(|errno| BeginError::Connect(device.socket.clone(), errno))?,
+                None => means
+                    .janitor
+                    .connect_foreign(index)
+                    .map_err(|error| BeginError::Connect(device.socket.clone(), error))?,
             };
             links.push(Link {
                 stream,

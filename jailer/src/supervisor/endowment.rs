@@ -2,15 +2,16 @@
 //! All that the supervisor has: what the janitor opened for it.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use launch::memfd::{self, Backing, MemfdError};
 use launch::record::{Pages, VERSION, VmmRecord};
 use launch::seccomp::Mode;
+use nix::unistd::Pid;
 use spec::{HugePages, Memory, Seccomp, Vm, VmName, VmSpec};
 
-use super::devices::{self, Image, Rendezvous};
+use super::devices::{self, Image};
 
 /// What the janitor hands over.
 #[derive(Debug)]
@@ -29,8 +30,15 @@ pub(crate) struct Endowment {
     pub(crate) log: Log,
     /// Where the API is served.
     pub(crate) api: UnixListener,
-    /// Who wants to know that the guest has started.
-    pub(crate) notify: Option<UnixDatagram>,
+    /// What this host could not do for the VM, for the log.
+    pub(crate) missing: Vec<String>,
+}
+
+/// What the first processes are called on the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pids {
+    pub(crate) janitor: Pid,
+    pub(crate) supervisor: Pid,
 }
 
 /// Which VM this is.
@@ -77,8 +85,6 @@ pub(crate) struct DeviceParts {
     pub(crate) images: Vec<Image>,
     /// Streams to the backends of other programs.
     pub(crate) streams: Vec<OwnedFd>,
-    /// Where backends and vmm are connected.
-    pub(crate) rendezvous: Rendezvous,
 }
 
 /// Both ends of the log.
@@ -111,6 +117,47 @@ pub(crate) enum ConsoleKind {
     },
     /// To a file, or to /dev/null.
     Fixed(File),
+}
+
+impl Endowment {
+    /// Every descriptor in it, in order of its number: whoever is given the endowment keeps these
+    /// and no others.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let (guest, devices) = (&self.guest, &self.devices);
+        let mut all = vec![
+            self.binaries.vmm.as_fd(),
+            self.binaries.null.as_fd(),
+            guest.kvm.as_fd(),
+            guest.kernel.as_fd(),
+            self.log.reader.as_fd(),
+            self.log.writer.as_fd(),
+            self.api.as_fd(),
+        ];
+        all.extend(guest.initrd.iter().map(AsFd::as_fd));
+        all.extend(guest.ram.iter().map(AsFd::as_fd));
+        all.extend(devices.blk.iter().map(AsFd::as_fd));
+        all.extend(devices.images.iter().map(|image| image.file.as_fd()));
+        all.extend(devices.streams.iter().map(AsFd::as_fd));
+        all.extend(self.console.descriptors());
+        let mut numbers: Vec<_> = all.iter().map(AsRawFd::as_raw_fd).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+impl ConsoleKind {
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Socket { listener, client } => {
+                let client = client.iter().map(AsFd::as_fd);
+                client.chain([listener.as_fd()]).collect()
+            }
+            Self::Pty {
+                primary, secondary, ..
+            } => vec![primary.as_fd(), secondary.as_fd()],
+            Self::Fixed(file) => vec![file.as_fd()],
+        }
+    }
 }
 
 impl Guest {

@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use super::child::{self, Child};
+use super::child::{self, Child, Plan, StartError};
+use super::janitor::Janitor;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,21 +42,30 @@ impl fmt::Display for Death {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
+    host_pid: Pid,
     reaped: bool,
 }
 
 impl Process {
-    /// Takes charge of a child.
-    pub(crate) fn new(child: Child) -> Self {
-        Self {
+    /// Starts a child and takes charge of it.
+    pub(crate) fn start(plan: &Plan<'_>, janitor: &Janitor) -> Result<Self, StartError> {
+        let child = child::start(plan)?;
+        // Only for the eye: without it the process runs as well.
+        let host_pid = janitor.host_pid(child.pidfd.as_fd());
+        let host_pid = host_pid.unwrap_or_else(|error| {
+            log::warn!("{}", launch::log::chain(&error));
+            Pid::from_raw(0)
+        });
+        Ok(Self {
             child,
+            host_pid,
             reaped: false,
-        }
+        })
     }
 
-    /// Its process id.
+    /// Its process id on the host; 0 if that is not known.
     pub(crate) fn pid(&self) -> Pid {
-        self.child.pid
+        self.host_pid
     }
 
     /// Ends it; it is still to be reaped.

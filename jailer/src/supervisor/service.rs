@@ -2,6 +2,7 @@
 //! What the API's requests do.
 
 use launch::control::ToVmm;
+use nix::unistd::Pid;
 use spec::api::{ProcessInfo, VmInfo, VmState};
 
 use super::Supervisor;
@@ -68,15 +69,18 @@ impl Supervisor {
 
     fn info(&self) -> VmInfo {
         let identity = &self.kit.identity;
-        let jailer = ProcessInfo {
-            role: "jailer".into(),
+        let ours = |role: &str, pid: Pid, spawned_ns| ProcessInfo {
+            role: role.into(),
             restarts: 0,
-            pid: std::process::id().cast_signed(),
-            spawned_ns: identity.started_ns,
+            pid: pid.as_raw(),
+            spawned_ns,
             first_run_ns: 0,
             pio_exits: 0,
             mmio_exits: 0,
         };
+        let pids = self.kit.pids;
+        let jailer = ours("jailer", pids.janitor, identity.started_ns);
+        let supervisor = ours("supervisor", pids.supervisor, self.born_ns);
         VmInfo {
             name: identity.name.clone(),
             state: self.lifecycle.state(),
@@ -84,7 +88,7 @@ impl Supervisor {
             cmdline: identity.vm.cmdline.clone(),
             pty: self.console.pty().map(str::to_string),
             reboots: self.lifecycle.reboots(),
-            processes: [jailer]
+            processes: [jailer, supervisor]
                 .into_iter()
                 .chain(self.vmm.as_ref().map(Vmm::info))
                 .chain(self.devices.infos())

@@ -59,10 +59,10 @@ pub(crate) fn with_log(line: &str, evidence: &Evidence<'_>) -> Outcome {
     outcome
 }
 
-/// Whether a line of the log is the jailer's own, which tells nothing new.
+/// Whether a line of the log is the supervisor's own, which tells nothing new.
 fn is_ours(line: &str) -> bool {
     let behind_time = line.split_once("] ").map(|(_, rest)| rest);
-    behind_time.is_some_and(|rest| rest.starts_with("jailer "))
+    behind_time.is_some_and(|rest| rest.starts_with("supervisor "))
 }
 
 /// The vmm's reason, with the part of the spec it is about as the user wrote it.
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn silent_death_shows_the_last_lines_of_the_log() {
         let mut log: String = (0..30).map(|n| format!("line {n}\n")).collect();
-        log.push_str("[  12.345678] jailer INFO the vmm is gone vm_id=a\n");
+        log.push_str("[  12.345678] supervisor INFO the vmm is gone vm_id=a\n");
         let fate = Fate::Died(Death::Exited(1));
         let lines = outcome_of(fate, Crash::None, &log).lines;
         assert_eq!(lines.len(), 1 + TAIL_LINES);

@@ -14,9 +14,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
 
-use super::child::{self, Plan, StartError};
+use super::child::{Plan, StartError};
 use super::devices::Link;
 use super::endowment::{Binaries, Guest, Log};
+use super::janitor::Janitor;
 use super::process::{Death, Process};
 
 /// How many messages are read at once before others get their turn.
@@ -72,6 +73,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) log: &'a Log,
     pub(crate) console: BorrowedFd<'a>,
     pub(crate) links: &'a [Link],
+    pub(crate) janitor: &'a Janitor,
 }
 
 impl Vmm {
@@ -117,7 +119,7 @@ impl Vmm {
             fds,
         };
         let spawned_ns = monotonic_ns();
-        let process = Process::new(child::start(&plan)?);
+        let process = Process::start(&plan, parts.janitor)?;
         log::info!("started a vmm, pid {}", process.pid());
         Ok(Self {
             process,

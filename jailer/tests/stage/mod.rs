@@ -185,7 +185,7 @@ impl Running {
     }
 
     pub(crate) fn vmm_pid(&self) -> i64 {
-        self.info()["processes"][1]["pid"].as_i64().unwrap()
+        self.info()["processes"][2]["pid"].as_i64().unwrap()
     }
 }
 

@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use spec::api::ProcessInfo;
 
 use super::kind::{BackendError, Means};
-use crate::supervisor::child::{self, Plan};
+use crate::supervisor::child::Plan;
 use crate::supervisor::process::{Death, Process};
 
 /// How many messages are read at once before others get their turn.
@@ -71,13 +71,14 @@ impl Backend {
         ];
         fds.extend(outfit.fds);
         let spawned_ns = monotonic_ns();
-        let process = Process::new(child::start(&Plan {
+        let plan = Plan {
             name: outfit.name,
             // The same program runs alone, too, and takes its descriptors for granted only so.
             arg: Some(c"--launched"),
             program: outfit.program,
             fds,
-        })?);
+        };
+        let process = Process::start(&plan, means.janitor)?;
         log::info!(device_id = id; "started a backend, pid {}", process.pid());
         Ok(Self {
             process,

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Disks: what their backends are started with, and the in-flight region that outlives them.
 
-use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use launch::disk;
@@ -15,7 +14,7 @@ use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
 use super::backend::{Backend, Outfit};
 use super::kind::{BackendError, Birth, Kind, Means};
-use super::rendezvous::Meeting;
+use super::rendezvous::{self, Meeting};
 use super::{BeginError, Image};
 
 mod remains;
@@ -25,6 +24,8 @@ use remains::{DiskRemains, Ring, fresh_mark};
 /// A disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
+    /// Its place in the spec.
+    index: u8,
     spec: DiskSpec,
     image: Arc<Image>,
     /// In-flight requests outlive the backends, not the vmm.
@@ -33,8 +34,9 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// A disk that is an image.
-    pub(crate) fn new(spec: DiskSpec, image: Image) -> Self {
+    pub(crate) fn new(index: u8, spec: DiskSpec, image: Image) -> Self {
         Self {
+            index,
             spec,
             image: Arc::new(image),
             inflight: None,
@@ -85,13 +87,15 @@ impl Kind for Disk {
 
     fn spawn(&mut self, means: &Means<'_>, after_crash: bool) -> Result<Birth, BackendError> {
         let inflight = self.inflight.as_ref().ok_or(nix::Error::EBADF)?;
-        let mark = fresh_mark();
-        let opening = reopen(&self.image.file, &self.spec)?;
+        let mark = fresh_mark(means.owner);
+        // One for this backend, which will be its last user.
+        let opening = means.janitor.reopen_disk(self.index);
+        let opening = File::from(opening.map_err(BackendError::Reopen)?);
         disk::mark(&opening, self.spec.readonly)?;
         disk::mark_byte(&opening, mark)?;
         let (engine, rings) = engine(&self.spec, &opening)?;
         let record = self.record(means, engine, after_crash).write()?;
-        let Meeting { listener, stream } = means.rendezvous.arrange()?;
+        let Meeting { listener, stream } = rendezvous::arrange()?;
         let mut fds = vec![
             (fd::blk::LISTENER, listener.as_fd()),
             (fd::blk::INFLIGHT, inflight.as_fd()),
@@ -115,20 +119,6 @@ impl Kind for Disk {
             remains: Box::new(remains),
         })
     }
-}
-
-/// Opens the image for one generation, which will be its last user.
-fn reopen(image: &File, disk: &DiskSpec) -> Result<File, BackendError> {
-    let mut flags = libc::O_NONBLOCK;
-    if disk.direct {
-        flags |= libc::O_DIRECT;
-    }
-    OpenOptions::new()
-        .read(true)
-        .write(!disk.readonly)
-        .custom_flags(flags)
-        .open(format!("/proc/self/fd/{}", image.as_raw_fd()))
-        .map_err(BackendError::Reopen)
 }
 
 fn engine(disk: &DiskSpec, opening: &File) -> Result<(BlkEngine, Vec<Ring>), BackendError> {

@@ -3,7 +3,6 @@
 //! end after the death of one before the next may start. All the rest is in [`super::slot`].
 
 use std::fmt::Debug;
-use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use launch::control::ControlError;
@@ -12,13 +11,14 @@ use launch::health::HealthError;
 use launch::record::RecordError;
 use launch::ring::RingError;
 use launch::seccomp::Mode;
+use nix::unistd::Pid;
 use spec::SpecError;
 
 use super::BeginError;
 use super::backend::Backend;
-use super::rendezvous::Rendezvous;
 use crate::supervisor::child::StartError;
 use crate::supervisor::endowment::Log;
+use crate::supervisor::janitor::{AskError, Janitor};
 
 /// A backend could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub(crate) enum BackendError {
     Program,
     /// The image could not be opened once more.
     #[error("cannot open the image again")]
-    Reopen(#[source] io::Error),
+    Reopen(#[source] AskError),
     /// The opening could not be marked.
     #[error(transparent)]
     Mark(#[from] DiskError),
@@ -63,8 +63,10 @@ pub(crate) struct Means<'a> {
     pub(crate) null: BorrowedFd<'a>,
     /// Where everybody logs to.
     pub(crate) log: &'a Log,
-    /// Where backends and vmm are connected.
-    pub(crate) rendezvous: &'a Rendezvous,
+    /// Who opens what we cannot.
+    pub(crate) janitor: &'a Janitor,
+    /// The jailer's process id on the host.
+    pub(crate) owner: Pid,
     /// What a system call outside the filters does.
     pub(crate) seccomp: Mode,
 }

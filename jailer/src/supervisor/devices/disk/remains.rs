@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use launch::disk;
 use launch::ring::RingWatch;
+use nix::unistd::Pid;
 
 use super::super::Image;
 use super::super::kind::Remains;
@@ -18,12 +19,13 @@ use super::super::kind::Remains;
 /// From here on an image's bytes are marked by our generations, each its own; no image is so large.
 const MARKS: i64 = 1 << 62;
 
-/// A byte that no other generation of any VM on this host marks while it lives.
-pub(crate) fn fresh_mark() -> i64 {
+/// A byte that no other generation of any VM on this host marks while it lives; `owner` is the
+/// jailer's process id there.
+pub(crate) fn fresh_mark(owner: Pid) -> i64 {
     static NEXT: AtomicI64 = AtomicI64::new(0);
     let generation = NEXT.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff;
     // Process ids have at most 22 bits.
-    MARKS + (i64::from(std::process::id() & 0x3f_ffff) << 32) + generation
+    MARKS + (i64::from(owner.as_raw() & 0x3f_ffff) << 32) + generation
 }
 
 /// A ring that a backend had.
@@ -103,7 +105,7 @@ mod tests {
     #[test]
     fn remains_of_threads_stay_as_long_as_anyone_has_their_opening() {
         let (image, opening) = image();
-        let mark = fresh_mark();
+        let mark = fresh_mark(Pid::this());
         disk::mark_byte(&opening, mark).unwrap();
         let mut remains = DiskRemains::new(image, Vec::new(), 16, mark);
         assert!(!remains.are_gone("d"));
@@ -117,12 +119,12 @@ mod tests {
         let (fd, params) = launch::ring::create(16, opening.as_fd()).unwrap();
         let watch = RingWatch::new(&fd, &params).unwrap();
         let rings = vec![Ring { watch, fd }];
-        assert!(DiskRemains::new(image, rings, 16, fresh_mark()).are_gone("d"));
+        assert!(DiskRemains::new(image, rings, 16, fresh_mark(Pid::this())).are_gone("d"));
     }
 
     #[test]
     fn mark_is_never_the_same_and_never_negative() {
-        let (a, b) = (fresh_mark(), fresh_mark());
+        let (a, b) = (fresh_mark(Pid::this()), fresh_mark(Pid::this()));
         assert!(a != b && a >= MARKS && b >= MARKS);
     }
 }

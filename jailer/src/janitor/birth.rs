@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The birth of the supervisor: a copy of the janitor in namespaces of its own, which never returns
+//! to the janitor's code.
+
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::errno::Errno;
+use nix::unistd::{Pid, getegid, geteuid, pipe2};
+use spec::UidRange;
+
+/// Everything there is but time: no call of ours is about clocks that could be moved.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+/// The status of a supervisor that panicked, or whose janitor was gone at its birth.
+const STILLBORN: libc::c_int = 101;
+
+/// The supervisor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BirthError {
+    /// There is no gate to hold it back.
+    #[error("cannot make a pipe")]
+    Pipe(#[source] Errno),
+    /// There is no process.
+    #[error("cannot make a process in namespaces of its own{}", remedy(*.0))]
+    Clone(#[source] Errno),
+    /// Its users could not be mapped.
+    #[error("cannot map the supervisor's users: /proc/{0}/{1}")]
+    Map(Pid, &'static str, #[source] io::Error),
+    /// It died before it was let go.
+    #[error("the supervisor is gone")]
+    Gate(#[source] io::Error),
+}
+
+fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM | Errno::EACCES => {
+            " (user namespaces are forbidden here: allow them, for instance with \
+             sysctl kernel.unprivileged_userns_clone=1 or \
+             kernel.apparmor_restrict_unprivileged_userns=0, or run as root outside of a container)"
+        }
+        Errno::ENOSPC | Errno::EUSERS => {
+            " (there are too many namespaces: raise user.max_user_namespaces and the other \
+             user.max_*_namespaces with sysctl)"
+        }
+        Errno::EINVAL => " (this kernel lacks one of the namespaces)",
+        _ => "",
+    }
+}
+
+/// A supervisor that lives.
+#[derive(Debug)]
+pub(crate) struct Born {
+    /// Readable once it and everything below it is dead.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Makes a copy of this process in namespaces of its own, as the users of `range` if there is one,
+/// and runs `live` in it; `live` is told the copy's process id.
+pub(crate) fn bear(
+    range: Option<UidRange>,
+    live: impl FnOnce(Pid) -> Infallible,
+) -> Result<Born, BirthError> {
+    let (gate, opener) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(BirthError::Pipe)?;
+    let (pid, pidfd) = match clone().map_err(BirthError::Clone)? {
+        Some(born) => born,
+        None => {
+            // The janitor's end must be the only one, or its death would go unnoticed here.
+            drop(opener);
+            let lived = catch_unwind(AssertUnwindSafe(|| await_gate(gate).map(live)));
+            drop(lived);
+            // SAFETY: _exit takes no pointers, runs nothing and never returns: everything the
+            // janitor would clean up when it ends is in this copy, too.
+            unsafe { libc::_exit(STILLBORN) }
+        }
+    };
+    drop(gate);
+    let let_go = write_maps(pid, range).and_then(|()| {
+        let opened = File::from(opener).write_all(&pid.as_raw().to_ne_bytes());
+        opened.map_err(BirthError::Gate)
+    });
+    let born = Born { pidfd };
+    match let_go {
+        Ok(()) => Ok(born),
+        Err(error) => {
+            // Without the pipe it ends by itself.
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err(error)
+        }
+    }
+}
+
+/// Waits until the users are mapped; then it is known which number this process has on the host.
+fn await_gate(gate: OwnedFd) -> io::Result<Pid> {
+    let mut number = [0; 4];
+    File::from(gate).read_exact(&mut number)?;
+    Ok(Pid::from_raw(i32::from_ne_bytes(number)))
+}
+
+/// The new process and its pidfd; `None` in the new process itself.
+fn clone() -> nix::Result<Option<(Pid, OwnedFd)>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers, for which zeroes are valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    let flags = NAMESPACES | libc::CLONE_PIDFD;
+    args.flags = u64::from(flags.cast_unsigned());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    let args_ptr = &raw mut args;
+    // SAFETY: args is a clone_args of the size given; pidfd outlives the call. Without CLONE_VM the
+    // new process has its own copy of everything. The janitor is single-threaded, so no lock is held
+    // by a thread that does not exist in the copy.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args_ptr, size_of_val(&args)) };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => {
+            let pid = i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?;
+            // SAFETY: clone3 succeeded, so with CLONE_PIDFD it stored a new descriptor there.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Some((Pid::from_raw(pid), pidfd)))
+        }
+    }
+}
+
+/// Maps the users and groups of the new process: those of the range, or ours alone.
+fn write_maps(pid: Pid, range: Option<UidRange>) -> Result<(), BirthError> {
+    let write = |file, text: String| {
+        std::fs::write(format!("/proc/{pid}/{file}"), text)
+            .map_err(|source| BirthError::Map(pid, file, source))
+    };
+    match range {
+        Some(UidRange { first, count }) => {
+            write("uid_map", format!("0 {first} {count}"))?;
+            write("gid_map", format!("0 {first} {count}"))
+        }
+        None => {
+            // Nobody but root may map a group without giving this up.
+            write("setgroups", "deny".into())?;
+            write("uid_map", format!("0 {} 1", geteuid()))?;
+            write("gid_map", format!("0 {} 1", getegid()))
+        }
+    }
+}

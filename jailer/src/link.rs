@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What janitor and supervisor say to each other: JSON messages over one SOCK_SEQPACKET socket.
+//!
+//! The janitor has the host's privileges, so this enum is all that a compromised supervisor can
+//! ask of the host. It answers a question with one message and otherwise only passes signals on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::Status;
+
+/// The longest line the supervisor may have printed, in bytes: it fits into a message however it is
+/// escaped.
+pub(crate) const LINE_MAX_BYTES: usize = 512;
+/// How many lines the supervisor may have printed.
+pub(crate) const LINES_MAX: usize = 64;
+
+/// What the supervisor tells or asks the janitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToJanitor {
+    /// The guest has started.
+    Started,
+    /// A line for the user, when the VM has ended.
+    Line(String),
+    /// The VM has ended.
+    Ended(Status),
+    /// A question, with a number that comes back with its answer.
+    Ask(u32, Question),
+}
+
+/// What only the janitor can do: it sees the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// Open the image of the disk at this place in the spec once more.
+    ReopenDisk(u8),
+    /// Connect to the backend of the vhost-user device at this place in the spec.
+    ConnectForeign(u8),
+    /// What number has the process on the host whose pidfd comes with this message?
+    HostPid,
+}
+
+/// What the janitor tells the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToSupervisor {
+    /// The user sent this signal.
+    Signal(i32),
+    /// The answer to the question of this number.
+    Answer(u32, Answer),
+}
+
+/// An answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// Here it is, with this message.
+    Opened,
+    /// The number of the process.
+    HostPid(i32),
+    /// It cannot be had: an errno.
+    Refused(i32),
+}
+
+/// What of a line may be told.
+pub(crate) fn clip(line: &str) -> &str {
+    &line[..line.floor_char_boundary(LINE_MAX_BYTES)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use launch::control::MESSAGE_MAX_BYTES;
+
+    #[test]
+    fn line_of_the_worst_characters_fits_into_a_message_when_clipped() {
+        for filler in ["\u{1}", "\u{10ffff}", "\"", "x"] {
+            let line = filler.repeat(2000);
+            let text = serde_json::to_vec(&ToJanitor::Line(clip(&line).into())).unwrap();
+            assert!(text.len() < MESSAGE_MAX_BYTES, "{filler:?}");
+        }
+    }
+}

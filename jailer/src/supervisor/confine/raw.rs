@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The system calls of [`super`] that no library wraps.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+/// The user and group changes that a child's maps take.
+const KEPT: [libc::c_int; 2] = [CAP_SETGID, CAP_SETUID];
+const CAP_SETGID: libc::c_int = 6;
+const CAP_SETUID: libc::c_int = 7;
+/// More than any kernel has.
+const CAPABILITIES: libc::c_int = 64;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// SECBIT_NOROOT and SECBIT_NO_CAP_AMBIENT_RAISE, each with its lock: user 0 is a user like others.
+const SECUREBITS: libc::c_ulong = 0b1100_0011;
+
+/// Puts a copy of a descriptor at a number of its own.
+pub(super) fn place(source: RawFd, number: RawFd) -> nix::Result<()> {
+    // SAFETY: dup2 takes no pointers; 0, 1 and 2 have no owner in this process.
+    Errno::result(unsafe { libc::dup2(source, number) }).map(drop)
+}
+
+/// Closes all descriptors from `first` to `last`.
+pub(super) fn close_range(first: u32, last: u32) -> nix::Result<()> {
+    // SAFETY: close_range takes no pointers. Whatever owned these numbers belongs to the janitor, of
+    // which this process is a copy; the copy of the owner is never used or dropped.
+    Errno::result(unsafe { libc::close_range(first, last, 0) }).map(drop)
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Leaves the capabilities in [`KEPT`], which count in this user namespace only, and no way to get
+/// others.
+pub(super) fn drop_capabilities() -> nix::Result<()> {
+    // SAFETY: PR_SET_SECUREBITS takes an integer.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) })?;
+    for capability in (0..CAPABILITIES).filter(|number| !KEPT.contains(number)) {
+        // SAFETY: PR_CAPBSET_DROP takes an integer.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) }) {
+            // This kernel has no capability of that number.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    let bits = KEPT.iter().fold(0, |bits, number| bits | 1_u32 << number);
+    let kept = Sets {
+        effective: bits,
+        permitted: bits,
+        inheritable: 0,
+    };
+    let none = Sets {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    };
+    let header = Header {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let (header, sets) = (&raw const header, [kept, none]);
+    // SAFETY: both are laid out as capset(2) says for version 3, whose two sets are in `sets`.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header, sets.as_ptr()) }).map(drop)
+}

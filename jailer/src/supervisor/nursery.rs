@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the copy of the janitor that a supervisor is at its birth to the supervisor it becomes.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+use launch::control::Channel;
+use nix::unistd::Pid;
+
+use super::confine::{self, ConfineError};
+use super::endowment::{Endowment, Pids};
+use super::janitor::Janitor;
+use crate::outcome::{Outcome, Status};
+
+/// What a supervisor is born with.
+#[derive(Debug)]
+pub(crate) struct Nursery {
+    pub(crate) endowment: Endowment,
+    /// Its end of the link, non-blocking.
+    pub(crate) channel: Channel,
+    /// Whether the VM has users of its own.
+    pub(crate) has_range: bool,
+    /// The janitor's process id.
+    pub(crate) janitor: Pid,
+}
+
+impl Nursery {
+    /// The supervisor's whole life; `supervisor` is its process id on the host.
+    pub(crate) fn live(self, supervisor: Pid) -> Infallible {
+        launch::process::take_name(c"supervisor");
+        let janitor = Rc::new(Janitor::new(self.channel));
+        let pids = Pids {
+            janitor: self.janitor,
+            supervisor,
+        };
+        let confined = confined(&self.endowment, &janitor, self.has_range);
+        let outcome = match confined {
+            Ok(()) => super::run(self.endowment, Rc::clone(&janitor), pids),
+            Err(error) => Outcome::new(Status::Error, [launch::log::chain(&error)]),
+        };
+        janitor.tell_outcome(&outcome);
+        std::process::exit(0)
+    }
+}
+
+fn confined(endowment: &Endowment, janitor: &Janitor, has_range: bool) -> Result<(), ConfineError> {
+    let mut kept = endowment.descriptors();
+    kept.push(janitor.as_fd().as_raw_fd());
+    kept.sort_unstable();
+    let (null, log) = (&endowment.binaries.null, &endowment.log.writer);
+    confine::keep_only(&kept, null.as_raw_fd(), log.as_raw_fd())?;
+    let name = endowment.identity.name.as_str();
+    launch::log::init("supervisor", name, log::LevelFilter::Info);
+    confine::confine(has_range)
+}
