@@ -6,10 +6,12 @@
 //! the socket closes ends at once.
 
 mod channel;
+mod rights;
 
 use serde::{Deserialize, Serialize};
 
 pub use channel::{Channel, ControlError};
+pub use rights::receive_with_one;
 
 /// The longest message in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 4096;
@@ -39,6 +41,11 @@ pub enum ToDevice {
     Drain,
     /// Go on with the backend that is connected.
     Resume,
+    /// Judge the backend whose stream comes with this message, which may become the next one;
+    /// answered with [`DeviceNews::Fit`] or [`DeviceNews::Unfit`]. The one that serves goes on.
+    Probe,
+    /// Go on with the backend that was judged. The one before is gone and its I/O fenced.
+    Switch,
     /// Ask the driver to reset the device.
     GiveUp,
 }
@@ -69,12 +76,29 @@ pub enum DeviceNews {
     Running,
     /// Its queues were stopped, as asked.
     Drained,
+    /// The backend that was to be judged can take over.
+    Fit,
+    /// It cannot: why.
+    Unfit(String),
+    /// Once a second, what its request queues have outstanding; without any, once.
+    Outstanding(Vec<QueueSample>),
     /// Its backend misbehaved or is gone: why. The device stalls.
     Lost(String),
     /// This process or its kernel failed it: why. The device stalls.
     Failed(String),
     /// Its driver asked for something impossible: what.
     Guest(String),
+}
+
+/// A queue on which the driver waits for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSample {
+    /// Which one.
+    pub queue: u16,
+    /// The available index.
+    pub avail: u16,
+    /// The used index.
+    pub used: u16,
 }
 
 /// What the supervisor asks of a backend.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use devices::virtio::device::DeviceType;
 use devices::virtio::vhost_user::device::{DeviceError, VhostUserDevice};
-use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
+use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, Outstanding};
 use devices::virtio::vhost_user::inflight::{InflightError, InflightRegion};
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 use devices::virtio::vhost_user::worker::Worker;
-use launch::control::{Channel, DeviceNews, FromVmm, ToDevice};
+use launch::control::{Channel, DeviceNews, FromVmm, QueueSample, ToDevice};
 use launch::fd::{self, FdError};
 use launch::record::{DeviceKind, DeviceRecord};
 use launch::seccomp::Mode;
@@ -90,6 +90,9 @@ impl DeviceEvents for Reporter {
             DeviceEvent::Drained => DeviceNews::Drained,
             DeviceEvent::Lost(fault) => DeviceNews::Lost(launch::log::chain(&fault)),
             DeviceEvent::Failed(fault) => DeviceNews::Failed(launch::log::chain(&fault)),
+            DeviceEvent::Fit => DeviceNews::Fit,
+            DeviceEvent::Unfit(fault) => DeviceNews::Unfit(launch::log::chain(&fault)),
+            DeviceEvent::Outstanding(queues) => DeviceNews::Outstanding(samples(&queues)),
             DeviceEvent::Guest(fault) => DeviceNews::Guest(launch::log::chain(&fault)),
         };
         match &news {
@@ -187,13 +190,26 @@ impl Device {
     pub fn obey(&self, message: ToDevice, stream: Option<OwnedFd>) {
         match (message, stream) {
             (ToDevice::Attach, Some(stream)) => self.device.attach(stream),
-            (ToDevice::Attach, None) => warn!(device_id = self.id; "a backend without a stream"),
+            (ToDevice::Probe, Some(stream)) => self.device.probe(stream),
+            (ToDevice::Attach | ToDevice::Probe, None) => {
+                warn!(device_id = self.id; "a backend without a stream");
+            }
+            (ToDevice::Switch, _) => self.device.switch(),
             (ToDevice::Fenced, _) => self.device.fenced(),
             (ToDevice::Drain, _) => self.device.drain(),
             (ToDevice::Resume, _) => self.device.resume(),
             (ToDevice::GiveUp, _) => self.device.give_up(),
         }
     }
+}
+
+fn samples(queues: &[Outstanding]) -> Vec<QueueSample> {
+    let samples = queues.iter().map(|sample| QueueSample {
+        queue: sample.queue.0,
+        avail: sample.avail,
+        used: sample.used,
+    });
+    samples.collect()
 }
 
 fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {

@@ -68,6 +68,13 @@ impl QueueLayout {
         self.device.unchecked_add(2)
     }
 
+    /// Where the driver publishes how many buffers it has made available (§2.7.6:
+    /// `struct virtq_avail.idx`).
+    pub fn avail_index(&self) -> GuestAddress {
+        // Does not wrap: the available ring is longer than that, checked by `new`.
+        self.driver.unchecked_add(2)
+    }
+
     /// The three parts: address and length in bytes.
     pub fn parts(&self) -> [(GuestAddress, u64); 3] {
         let size = u64::from(self.size);

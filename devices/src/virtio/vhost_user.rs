@@ -13,6 +13,7 @@
 //! are never received, and a mistake costs it the connection. The device then stalls until another
 //! backend is attached.
 
+mod census;
 mod connection;
 pub mod device;
 pub mod events;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The socket that control messages go through.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockFlag, SockType,
-    recv, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::MESSAGE_MAX_BYTES;
+use super::rights::receive_with_one;
 
 /// A message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -99,16 +99,10 @@ impl Channel {
         &self,
     ) -> Result<Option<(M, Option<OwnedFd>)>, ControlError> {
         let mut text = [0; MESSAGE_MAX_BYTES];
-        let mut room = nix::cmsg_space!([RawFd; 1]);
-        let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = retry(|| {
-            let mut parts = [IoSliceMut::new(&mut text)];
-            let message = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
-            Ok((message.bytes, descriptors_of(&message)))
-        })?;
-        let (len, fds) = received.unwrap_or_default();
+        let received = retry(|| receive_with_one(self.as_fd(), &mut text, MsgFlags::MSG_TRUNC))?;
+        let (len, fd) = received.unwrap_or_default();
         let message: Option<M> = decode(&text, len)?;
-        Ok(message.map(|message| (message, fds.into_iter().next())))
+        Ok(message.map(|message| (message, fd)))
     }
 }
 
@@ -134,25 +128,6 @@ fn decode<M: DeserializeOwned>(text: &[u8], len: usize) -> Result<Option<M>, Con
             .map(Some)
             .map_err(ControlError::Malformed),
     }
-}
-
-/// Takes ownership of the descriptors that came with a message.
-#[allow(unsafe_code)]
-fn descriptors_of(message: &RecvMsg<'_, '_, ()>) -> Vec<OwnedFd> {
-    let rights = message
-        .cmsgs()
-        .into_iter()
-        .flatten()
-        .filter_map(|part| match part {
-            ControlMessageOwned::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
-    // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows
-    // their numbers.
-    rights
-        .flatten()
-        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-        .collect()
 }
 
 impl AsFd for Channel {

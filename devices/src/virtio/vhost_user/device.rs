@@ -123,6 +123,18 @@ impl VhostUserDevice {
         self.0.mailbox.leave(|mail| mail.drain = Some(false));
     }
 
+    /// Has a backend judged that may become the next one; [`super::events::DeviceEvent::Fit`] or
+    /// `Unfit` says what came of it. The backend that serves goes on.
+    pub fn probe(&self, stream: OwnedFd) {
+        self.0.mailbox.leave(|mail| mail.probe = Some(stream));
+    }
+
+    /// Goes on with the backend that was judged, as [`Self::attach`] does with another.
+    pub fn switch(&self) {
+        self.release();
+        self.0.mailbox.leave(|mail| mail.switch = true);
+    }
+
     /// Gives the device up until its driver resets it: DEVICE_NEEDS_RESET.
     pub fn give_up(&self) {
         self.0.mailbox.leave(|mail| mail.give_up = true);

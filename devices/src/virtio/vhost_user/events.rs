@@ -21,8 +21,36 @@ pub enum DeviceEvent {
     Failed(HostFault),
     /// As asked, the queues were stopped in an orderly way; what was in progress has been completed.
     Drained,
+    /// The backend that was to be judged can take over.
+    Fit,
+    /// It cannot: why.
+    Unfit(Unfit),
+    /// Once a second, what the driver waits for; without any, once.
+    Outstanding(Vec<Outstanding>),
     /// The driver asked for something impossible; it has been told to reset the device.
     Guest(GuestFault),
+}
+
+/// A queue with requests that the driver waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Which one.
+    pub queue: QueueIndex,
+    /// The available index.
+    pub avail: u16,
+    /// The used index.
+    pub used: u16,
+}
+
+/// Why a backend cannot take over.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// By its own fault.
+    #[error(transparent)]
+    Peer(#[from] PeerFault),
+    /// It is not its fault.
+    #[error(transparent)]
+    Host(#[from] HostFault),
 }
 
 /// Where a device reports it; called on the device's thread, must not wait.

@@ -24,6 +24,10 @@ pub(super) struct Mail {
     pub(super) fenced: bool,
     /// A new backend.
     pub(super) stream: Option<OwnedFd>,
+    /// A backend to be judged.
+    pub(super) probe: Option<OwnedFd>,
+    /// The backend that was judged is the new one.
+    pub(super) switch: bool,
     /// The driver is ready.
     pub(super) activation: Option<Activation>,
     /// The driver wants a reset; if there is an activation too, that came first.
@@ -83,7 +87,7 @@ impl Mailbox {
     /// Whether what is in it makes talking to the current backend pointless.
     pub(super) fn interrupts(&self) -> bool {
         let mail = self.lock();
-        mail.quit || mail.fenced || mail.stream.is_some()
+        mail.quit || mail.fenced || mail.switch || mail.stream.is_some()
     }
 
     /// Becomes readable when something is left.

@@ -78,4 +78,10 @@ impl SharedMemory {
         let index = self.memory.load(layout.used_index(), Ordering::Acquire);
         index.ok().map(u16::from_le)
     }
+
+    /// How many buffers the driver has made available, if the queue is in memory.
+    pub(super) fn avail_index(&self, layout: &QueueLayout) -> Option<u16> {
+        let index = self.memory.load(layout.avail_index(), Ordering::Acquire);
+        index.ok().map(u16::from_le)
+    }
 }

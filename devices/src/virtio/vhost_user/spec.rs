@@ -90,3 +90,21 @@ pub struct DeviceSpec {
     /// How long they may take.
     pub timeouts: Timeouts,
 }
+
+impl DeviceSpec {
+    /// Whether the buffers of a queue are requests, which a backend has to serve soon; others wait
+    /// for something to come in.
+    pub fn has_requests(&self, queue: u16) -> bool {
+        match self.device_type {
+            // Virtio 1.2 §5.1.2: receiveq1, transmitq1, … and a control queue, which is even.
+            DeviceType::NET => queue % 2 == 1,
+            // §5.10.2: rx, tx, event.
+            DeviceType::VSOCK => queue == 1,
+            // §5.4.2: buffers to be filled, whenever there is entropy.
+            DeviceType::RNG => false,
+            DeviceType::BLOCK | DeviceType::FS => true,
+            // Nobody knows.
+            _ => false,
+        }
+    }
+}

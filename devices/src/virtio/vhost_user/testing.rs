@@ -145,8 +145,31 @@ impl Bench {
         self.memory.write_obj(used.to_le(), at).unwrap();
     }
 
+    /// The next report, but for what is outstanding, which comes when it is time.
     pub(super) fn report(&self) -> DeviceEvent {
+        loop {
+            let event = self.any_report();
+            if !matches!(event, DeviceEvent::Outstanding(_)) {
+                return event;
+            }
+        }
+    }
+
+    pub(super) fn any_report(&self) -> DeviceEvent {
         self.reports.recv_timeout(Duration::from_secs(5)).unwrap()
+    }
+
+    /// The driver makes so many buffers available.
+    pub(super) fn set_avail(&self, index: u16, avail: u16) {
+        let at = Self::layout(index).avail_index();
+        self.memory.write_obj(avail.to_le(), at).unwrap();
+    }
+
+    /// Has a backend judged.
+    pub(super) fn probe(&self, backend: Backend) -> (UnixStream, AtWork) {
+        let (stream, control, at_work) = backend.start();
+        self.device.probe(stream);
+        (control, at_work)
     }
 
     pub(super) fn expect_connected(&self) {

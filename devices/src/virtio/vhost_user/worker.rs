@@ -10,13 +10,16 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::virtio::device::{Activation, QueueIndex};
 use crate::virtio::eventfd;
+use crate::virtio::vhost_user::census::Census;
 use crate::virtio::vhost_user::connection::Patience;
 use crate::virtio::vhost_user::device::Shared;
-use crate::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, LinkError};
+use crate::virtio::vhost_user::events::{
+    DeviceEvent, DeviceEvents, LinkError, Outstanding, PeerFault,
+};
 use crate::virtio::vhost_user::frontend::Session;
 use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::mailbox::Mail;
@@ -42,6 +45,8 @@ pub struct Worker {
     pub(super) inflight: Option<InflightRegion>,
     pub(super) events: Arc<dyn DeviceEvents>,
     pub(super) session: Option<Session>,
+    /// A backend that was found fit to be the next one.
+    candidate: Option<Session>,
     pub(super) life: Option<Life>,
     /// The queues run on the backend that is connected.
     pub(super) running: bool,
@@ -51,6 +56,7 @@ pub struct Worker {
     pub(super) resetting: bool,
     /// The queues are to stay stopped.
     draining: bool,
+    census: Census,
 }
 
 impl fmt::Debug for Worker {
@@ -77,11 +83,13 @@ impl Worker {
             inflight,
             events,
             session: None,
+            candidate: None,
             life: None,
             running: false,
             quiescent: true,
             resetting: false,
             draining: false,
+            census: Census::default(),
         }
     }
 
@@ -97,15 +105,16 @@ impl Worker {
         }
     }
 
-    /// Waits for mail, or for the backend to do what it should not.
+    /// Waits for mail, or for the backend to do what it should not; counts what is outstanding.
     fn sleep(&mut self) {
         while self.shared.mailbox.is_empty() {
+            self.count();
             let wake = self.shared.mailbox.wake();
             let mut fds = vec![PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
             if let Some(session) = &self.session {
                 fds.push(PollFd::new(session.as_fd(), PollFlags::POLLIN));
             }
-            if poll(&mut fds, PollTimeout::NONE).is_err() {
+            if poll(&mut fds, self.census.timeout(self.running)).is_err() {
                 continue;
             }
             let disturbed = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
@@ -127,13 +136,20 @@ impl Worker {
             });
         }
         self.resetting |= mail.reset;
-        if mail.fenced || mail.stream.is_some() {
+        if mail.fenced || mail.switch || mail.stream.is_some() {
             (self.session, self.running, self.quiescent) = (None, false, true);
         }
         self.draining = mail.drain.unwrap_or(self.draining);
         if let Some(stream) = mail.stream {
             self.draining = false;
+            self.candidate = None;
             self.connect(stream);
+        } else if mail.switch {
+            self.draining = false;
+            self.succeed();
+        }
+        if let Some(stream) = mail.probe {
+            self.probe(stream);
         }
         if mail.give_up {
             self.fail();
@@ -174,6 +190,57 @@ impl Worker {
         }
     }
 
+    /// The backend that was judged takes over.
+    fn succeed(&mut self) {
+        match self.candidate.take() {
+            Some(session) => {
+                self.session = Some(session);
+                self.events.report(DeviceEvent::Connected);
+            }
+            None => self.lose(PeerFault::Closed.into()),
+        }
+    }
+
+    /// Judges a backend that may become the next one.
+    fn probe(&mut self, stream: OwnedFd) {
+        self.candidate = None;
+        let event = match self.judge(stream) {
+            Ok(session) => {
+                self.candidate = Some(session);
+                DeviceEvent::Fit
+            }
+            Err(LinkError::Peer(fault)) => DeviceEvent::Unfit(fault.into()),
+            Err(LinkError::Host(fault)) => DeviceEvent::Unfit(fault.into()),
+            // Another one is there already.
+            Err(LinkError::Interrupted) => DeviceEvent::Unfit(PeerFault::Closed.into()),
+        };
+        self.events.report(event);
+    }
+
+    /// Once a second, tells what the driver waits for.
+    fn count(&mut self) {
+        if !self.census.is_due() {
+            return;
+        }
+        let life = self.life.as_ref().filter(|_| self.running);
+        let queues = life.map_or(&[][..], |life| &life.activation.queues);
+        let outstanding = queues.iter().filter_map(|queue| {
+            let spec = &self.shared.spec;
+            let (layout, index) = (&queue.layout, queue.index);
+            let avail = self.memory.avail_index(layout)?;
+            let used = self.memory.used_index(layout)?;
+            (spec.has_requests(index.0) && avail != used).then_some(Outstanding {
+                queue: index,
+                avail,
+                used,
+            })
+        });
+        let outstanding: Vec<_> = outstanding.collect();
+        if self.census.is_news(!outstanding.is_empty()) {
+            self.events.report(DeviceEvent::Outstanding(outstanding));
+        }
+    }
+
     fn judge(&self, stream: OwnedFd) -> Result<Session, LinkError> {
         let spec = &self.shared.spec;
         let session = Session::open(stream, spec, self.patience())?;
@@ -192,3 +259,5 @@ impl Worker {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;

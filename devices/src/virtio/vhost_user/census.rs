@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When to count what a device has outstanding: once a second while its queues run, so that whoever
+//! watches its backend can tell a hung one from one with nothing to do.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::PollTimeout;
+
+/// How often.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// When it was counted, and what was found.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    last: Option<Instant>,
+    /// Something was outstanding.
+    found: bool,
+}
+
+impl Census {
+    /// Whether it is time again; then it has been counted now. The first time is a period from now.
+    pub(super) fn is_due(&mut self) -> bool {
+        let due = self.last.map(|last| last.elapsed() >= PERIOD);
+        if due != Some(false) {
+            self.last = Some(Instant::now());
+        }
+        due == Some(true)
+    }
+
+    /// Whether what was found is worth telling: something, or nothing any more.
+    pub(super) fn is_news(&mut self, found: bool) -> bool {
+        std::mem::replace(&mut self.found, found) || found
+    }
+
+    /// How long to wait for the next time. Queues that do not run are not counted, but for the last
+    /// time.
+    pub(super) fn timeout(&self, running: bool) -> PollTimeout {
+        if !running && !self.found {
+            return PollTimeout::NONE;
+        }
+        let since = self.last.map_or(PERIOD, |last| last.elapsed());
+        // Rounded up: it must be due when we wake.
+        let left = PERIOD.saturating_sub(since) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_news_once_after_something() {
+        let mut census = Census::default();
+        let news = [false, true, true, false, false].map(|found| census.is_news(found));
+        assert_eq!(news, [false, true, true, true, false]);
+    }
+
+    #[test]
+    fn queues_that_do_not_run_are_waited_for_without_end() {
+        let mut census = Census::default();
+        assert!(!census.is_due() && !census.is_due());
+        assert_eq!(census.timeout(false), PollTimeout::NONE);
+        assert_ne!(census.timeout(true), PollTimeout::NONE);
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A backend that serves is succeeded by one that was judged meanwhile; and what is told of queues
+//! that wait.
+
+use vhost::vhost_user::message::FrontendReq;
+
+use super::*;
+use crate::virtio::features::VHOST_USER_PROTOCOL;
+use crate::virtio::vhost_user::events::Unfit;
+use crate::virtio::vhost_user::testing::Bench;
+use crate::virtio::vhost_user::testing::backend::{ALL, Backend, FEATURES, Message, Mischief};
+
+fn bases(messages: &[Message]) -> Vec<u32> {
+    let of_code = messages
+        .iter()
+        .filter(|message| message.is(FrontendReq::SET_VRING_BASE));
+    of_code.map(|message| message.word(1)).collect()
+}
+
+/// A device that runs on its first backend.
+fn running() -> (Bench, impl Sized) {
+    let bench = Bench::new();
+    bench.activate();
+    let old = bench.attach(Backend {
+        base: 42,
+        ..Backend::default()
+    });
+    bench.expect_running();
+    (bench, old)
+}
+
+#[test]
+fn backend_judged_fit_takes_over_where_the_old_one_stopped() {
+    let (bench, _old) = running();
+    let (_, new) = bench.probe(Backend::default());
+    assert!(matches!(bench.report(), DeviceEvent::Fit));
+    bench.device.drain();
+    assert!(matches!(bench.report(), DeviceEvent::Drained));
+    bench.device.switch();
+    bench.expect_running();
+    assert_eq!(bases(&new.messages()), [42, 42]);
+}
+
+#[test]
+fn backend_judged_unfit_changes_nothing() {
+    let (bench, _old) = running();
+    let lacking = Backend {
+        features: (FEATURES & !0b10) | VHOST_USER_PROTOCOL,
+        ..Backend::default()
+    };
+    let _new = bench.probe(lacking);
+    let missing = 0b10;
+    assert!(matches!(
+        bench.report(),
+        DeviceEvent::Unfit(Unfit::Peer(fault)) if fault == PeerFault::Features { missing }
+    ));
+    // The old one still answers.
+    bench.device.drain();
+    assert!(matches!(bench.report(), DeviceEvent::Drained));
+    bench.device.resume();
+    assert!(matches!(bench.report(), DeviceEvent::Running));
+}
+
+#[test]
+fn backend_that_misbehaves_while_it_is_judged_is_unfit() {
+    let (bench, _old) = running();
+    for mischief in ALL {
+        let harmless = [Mischief::Twice, Mischief::Refuse];
+        if harmless.contains(&mischief) {
+            continue;
+        }
+        let _new = bench.probe(Backend {
+            mischief: Some((5, mischief)),
+            ..Backend::default()
+        });
+        let report = bench.report();
+        assert!(matches!(report, DeviceEvent::Unfit(_)), "{mischief:?}");
+    }
+}
+
+#[test]
+fn backend_judged_that_died_before_its_turn_is_lost_and_another_one_serves() {
+    let (bench, _old) = running();
+    let (_, new) = bench.probe(Backend::default());
+    assert!(matches!(bench.report(), DeviceEvent::Fit));
+    bench.device.drain();
+    assert!(matches!(bench.report(), DeviceEvent::Drained));
+    drop(new);
+    bench.device.fenced();
+    bench.device.switch();
+    let _third = bench.attach(Backend::default());
+    loop {
+        match bench.report() {
+            DeviceEvent::Running => break,
+            DeviceEvent::Connected | DeviceEvent::Lost(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn requests_that_wait_are_told_of_and_the_end_of_the_wait_is() {
+    let (bench, _old) = running();
+    bench.set_avail(0, 3);
+    let DeviceEvent::Outstanding(found) = bench.any_report() else {
+        panic!("nothing is told");
+    };
+    let sample = Outstanding {
+        queue: QueueIndex(0),
+        avail: 3,
+        used: 0,
+    };
+    assert_eq!(found, [sample]);
+    bench.set_used(0, 3);
+    assert!(matches!(
+        bench.any_report(),
+        DeviceEvent::Outstanding(none) if none.is_empty()
+    ));
+}
