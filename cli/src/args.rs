@@ -72,6 +72,28 @@ pub(crate) enum Verb {
         /// The VM's name
         vm: VmName,
     },
+    /// Replace the backend of a device, or bring one to a device that stalls
+    #[command(after_help = RESTART_EXAMPLES)]
+    Restart {
+        /// The VM's name
+        vm: VmName,
+        /// The device, as `bulkhead inspect` names it
+        device: String,
+        /// Return when the next backend serves the device
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Replace the program behind a device while the guest uses it
+    #[command(after_help = UPGRADE_EXAMPLES)]
+    Upgrade {
+        /// The VM's name
+        vm: VmName,
+        /// The device, as `bulkhead inspect` names it
+        device: String,
+        /// The new program
+        #[arg(long, value_name = "FILE")]
+        binary: PathBuf,
+    },
     /// Show a VM: its state, spec, command line and processes
     #[command(after_help = "Examples:\n  bulkhead inspect web\n  \
                             bulkhead inspect web --json | jq -r .pty")]
@@ -124,6 +146,21 @@ const STOP_EXAMPLES: &str = "\
 Examples:
   bulkhead stop web            the guest is asked to power off
   bulkhead stop web --force    as if its plug was pulled";
+
+const RESTART_EXAMPLES: &str = "\
+Examples:
+  bulkhead restart web disk0           its backend is replaced
+  bulkhead restart web disk0 --wait    the same; returns when the next one serves the disk
+
+The guest sees a pause and nothing else. A device that stalled because its backends kept dying gets
+another one.";
+
+const UPGRADE_EXAMPLES: &str = "\
+Example:
+  bulkhead upgrade web disk0 --binary /opt/bulkhead-2/blk-backend
+
+Returns when the new program serves the device. If it cannot, or dies before it has completed a
+request, the old one goes on and the reason is printed.";
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
 #[derive(Debug, Args)]

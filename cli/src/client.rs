@@ -2,20 +2,24 @@
 //! Talking to a VM's API: one request, one answer, as much of HTTP/1.1 as that takes.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
-use spec::api::{Fault, Stop, VmInfo};
+use spec::api::{Fault, Restart, Stop, VmInfo};
 use spec::state::API_SOCKET;
 
 use crate::error::Error;
 
 /// How long an answer may take; the jailer's own deadlines are shorter.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same, where a device gets another backend.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest answer, in bytes.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 /// The most headers of an answer.
@@ -44,6 +48,9 @@ pub(crate) enum ClientError {
     /// The VM has refused.
     #[error("VM {0:?}: {1}")]
     Refused(String, String),
+    /// The program of an upgrade cannot be opened.
+    #[error("binary {0:?}")]
+    Binary(PathBuf, #[source] io::Error),
     /// Its console is not behind a socket.
     #[error("VM {0:?}: {1}")]
     NoConsole(String, String),
@@ -87,6 +94,37 @@ pub(crate) fn stop(base: &Path, vm: &VmName, force: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// `bulkhead restart`.
+pub(crate) fn restart(base: &Path, vm: &VmName, device: &str, wait: bool) -> Result<(), Error> {
+    let body = serde_json::to_string(&Restart { wait });
+    let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
+    let target = format!("/v1/vm/devices/{device}/restart");
+    let asked = Asked {
+        method: "PUT",
+        target: &target,
+        body: &body,
+        descriptor: None,
+        timeout: DEVICE_TIMEOUT,
+    };
+    asked.of(base, vm)?;
+    Ok(())
+}
+
+/// `bulkhead upgrade`.
+pub(crate) fn upgrade(base: &Path, vm: &VmName, device: &str, binary: &Path) -> Result<(), Error> {
+    let program = File::open(binary).map_err(|e| ClientError::Binary(binary.into(), e))?;
+    let target = format!("/v1/vm/devices/{device}/upgrade");
+    let asked = Asked {
+        method: "PUT",
+        target: &target,
+        body: "",
+        descriptor: Some(program.as_fd()),
+        timeout: DEVICE_TIMEOUT,
+    };
+    asked.of(base, vm)?;
+    Ok(())
+}
+
 fn request(
     base: &Path,
     vm: &VmName,
@@ -94,30 +132,67 @@ fn request(
     target: &str,
     body: &str,
 ) -> Result<Vec<u8>, ClientError> {
-    let mut stream = connect(base, vm, API_SOCKET)?;
-    let failed = |error| ClientError::Io(vm.to_string(), error);
-    let len = body.len();
-    let request = format!(
-        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Length: {len}\r\n\r\n{body}"
-    );
-    let mut answer = Vec::new();
-    stream
-        .set_read_timeout(Some(TIMEOUT))
-        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)))
-        .and_then(|()| stream.write_all(request.as_bytes()))
-        .map_err(failed)?;
-    let limit = ANSWER_MAX_BYTES as u64;
-    stream
-        .take(limit)
-        .read_to_end(&mut answer)
-        .map_err(failed)?;
-    let malformed = || ClientError::Malformed(vm.to_string());
-    match parse(&answer).ok_or_else(malformed)? {
-        (200..=299, body) => Ok(body.to_vec()),
-        (_, body) => {
-            let fault: Fault = serde_json::from_slice(body).map_err(|_| malformed())?;
-            Err(ClientError::Refused(vm.to_string(), fault.error))
+    let asked = Asked {
+        method,
+        target,
+        body,
+        descriptor: None,
+        timeout: TIMEOUT,
+    };
+    asked.of(base, vm)
+}
+
+/// A request.
+struct Asked<'a> {
+    method: &'a str,
+    target: &'a str,
+    body: &'a str,
+    /// Sent along with it.
+    descriptor: Option<BorrowedFd<'a>>,
+    timeout: Duration,
+}
+
+impl Asked<'_> {
+    fn send(&self, stream: &mut UnixStream) -> io::Result<()> {
+        let (method, target, body) = (self.method, self.target, self.body);
+        let len = body.len();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Length: {len}\r\n\r\n{body}"
+        );
+        let mut rest = request.as_bytes();
+        if let Some(descriptor) = self.descriptor {
+            let raw = [descriptor.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&raw)];
+            let parts = [IoSlice::new(rest)];
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            let sent = sendmsg::<()>(stream.as_raw_fd(), &parts, &rights, flags, None)?;
+            rest = rest.get(sent..).unwrap_or_default();
+        }
+        stream.write_all(rest)
+    }
+
+    fn of(&self, base: &Path, vm: &VmName) -> Result<Vec<u8>, ClientError> {
+        let mut stream = connect(base, vm, API_SOCKET)?;
+        let failed = |error| ClientError::Io(vm.to_string(), error);
+        let mut answer = Vec::new();
+        stream
+            .set_read_timeout(Some(self.timeout))
+            .and_then(|()| stream.set_write_timeout(Some(self.timeout)))
+            .and_then(|()| self.send(&mut stream))
+            .map_err(failed)?;
+        let limit = ANSWER_MAX_BYTES as u64;
+        stream
+            .take(limit)
+            .read_to_end(&mut answer)
+            .map_err(failed)?;
+        let malformed = || ClientError::Malformed(vm.to_string());
+        match parse(&answer).ok_or_else(malformed)? {
+            (200..=299, body) => Ok(body.to_vec()),
+            (_, body) => {
+                let fault: Fault = serde_json::from_slice(body).map_err(|_| malformed())?;
+                Err(ClientError::Refused(vm.to_string(), fault.error))
+            }
         }
     }
 }

@@ -97,13 +97,36 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
             process.mmio_exits.to_string(),
         ]
     }));
-    format!("{}\n{}", align(&fields), align(&rows))
+    let mut text = format!("{}\n{}", align(&fields), align(&rows));
+    if !info.devices.is_empty() {
+        text.push('\n');
+        text.push_str(&align(&devices(info)));
+    }
+    text
+}
+
+fn devices(info: &VmInfo) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        ["DEVICE", "BACKEND", "STATE", "RESTARTS"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    rows.extend(info.devices.iter().map(|device| {
+        vec![
+            device.id.clone(),
+            device.role.clone(),
+            device.state.as_str().into(),
+            device.restarts.to_string(),
+        ]
+    }));
+    rows
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use spec::VmSpec;
+    use spec::api::{DeviceInfo, DeviceState};
 
     #[test]
     fn description_has_the_spec_and_every_process() {
@@ -123,6 +146,12 @@ mod tests {
                 pio_exits: 5,
                 mmio_exits: 6,
             }],
+            devices: vec![DeviceInfo {
+                id: "disk0".into(),
+                role: "blk disk0".into(),
+                state: DeviceState::Stalled,
+                restarts: 5,
+            }],
         };
         let text = describe(&info, Path::new("/run/bulkhead/web"), 61_000_000_000);
         for part in [
@@ -132,6 +161,7 @@ mod tests {
             "cmdline    console=ttyS0\n",
             "console    stdio /run/bulkhead/web/console.sock\n",
             "vmm   77   1m01s  4         5          6\n",
+            "disk0   blk disk0  stalled  5\n",
         ] {
             assert!(text.contains(part), "{text}");
         }

@@ -53,6 +53,10 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Stop { vm, force } => client::stop(&base()?, &vm, force)?,
         Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
         Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,
+        Verb::Restart { vm, device, wait } => client::restart(&base()?, &vm, &device, wait)?,
+        Verb::Upgrade { vm, device, binary } => {
+            client::upgrade(&base()?, &vm, &device, &binary)?;
+        }
         Verb::Ps { json } => ps::ps(&base()?, json)?,
     }
     Ok(0)

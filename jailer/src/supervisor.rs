@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use launch::clock::monotonic_ns;
-use launch::control::FromVmm;
+use launch::control::{DeviceNews, FromVmm};
 use launch::memfd::MemfdError;
 use launch::record::RecordError;
 use nix::poll::PollFlags;
+use spec::api::EventKind;
 
 use crate::outcome::{Outcome, Status};
 
@@ -22,6 +23,7 @@ mod console;
 mod devices;
 mod endowment;
 mod janitor;
+mod journal;
 mod lifecycle;
 mod nursery;
 mod outlet;
@@ -39,6 +41,7 @@ pub(crate) use nursery::Nursery;
 use devices::{BeginError, Devices, Means};
 use endowment::Pids;
 use janitor::{Janitor, News};
+use journal::Journal;
 use lifecycle::{Fate, Lifecycle, Next, Order};
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
@@ -107,6 +110,7 @@ struct Supervisor {
     waiting: Vec<Waiting>,
     console: Outlet,
     lifecycle: Lifecycle,
+    journal: Journal,
     // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
     devices: Devices,
@@ -160,6 +164,7 @@ impl Supervisor {
             waiting: Vec::new(),
             console,
             lifecycle,
+            journal: Journal::default(),
             vmm: None,
             devices,
             doom: None,
@@ -298,16 +303,29 @@ impl Supervisor {
     }
 
     fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
-        log::info!("the vmm says {message:?}");
+        self.note(&message);
         if message == FromVmm::Started {
             self.kit.janitor.tell_started();
         }
         if let FromVmm::Device(index, news) = &message {
-            self.hear_of_device(*index, news);
+            self.hear_of_device(*index, news, now_ns);
         }
         let order = self.lifecycle.heard(message, now_ns);
         self.obey(order);
         self.answer_waiting(now_ns);
+    }
+
+    /// What the vmm says goes to the journal or at least to the log, but for what it says every
+    /// second.
+    fn note(&mut self, message: &FromVmm) {
+        let kind = match message {
+            FromVmm::Started => EventKind::Started,
+            FromVmm::Paused => EventKind::Paused,
+            FromVmm::Resumed => EventKind::Resumed,
+            FromVmm::Device(_, DeviceNews::Outstanding(_)) => return,
+            other => return log::info!("the vmm says {other:?}"),
+        };
+        self.journal.note(kind, None, "");
     }
 
     /// The vmm has exited: what it said is heard first.
@@ -327,6 +345,7 @@ impl Supervisor {
         log::info!("the vmm {death}");
         match self.lifecycle.died(death, now_ns) {
             Next::Respawn => {
+                self.journal.note(EventKind::Rebooted, None, "");
                 // Its successor follows when what the backends had in flight has ended.
                 self.vmm = None;
                 self.devices.retire();

@@ -6,6 +6,12 @@
 //! | `GET /v1/vm` | – | [`VmInfo`] |
 //! | `PUT /v1/vm/stop` | [`Stop`] | 204 |
 //! | `PUT /v1/vm/pause`, `PUT /v1/vm/resume` | – | 204 |
+//! | `PUT /v1/vm/devices/ID/restart` | [`Restart`] | 204 |
+//! | `PUT /v1/vm/devices/ID/upgrade` | –, and a file descriptor | 204 |
+//! | `GET /v1/vm/events` | – | [`Events`] |
+//!
+//! The descriptor of an upgrade is that of the program, sent beside any byte of the request
+//! (SCM_RIGHTS). It is answered when the new program has taken over or was turned down.
 //!
 //! Anything else is answered with a 4xx status and a [`Fault`].
 
@@ -45,6 +51,40 @@ pub struct VmInfo {
     pub reboots: u32,
     /// The processes of the VM, the jailer first.
     pub processes: Vec<ProcessInfo>,
+    /// Its devices, in the order of the guest's PCI slots.
+    #[serde(default)]
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// One device of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Its name.
+    pub id: String,
+    /// What serves it: `blk disk0`.
+    pub role: String,
+    /// How it is.
+    pub state: DeviceState,
+    /// How many of its backends died in this run of the guest, of themselves or because they hung.
+    pub restarts: u32,
+}
+
+/// How a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceState {
+    /// Its backend serves it.
+    Serving,
+    /// Its backend serves it and waits for the storage or the network.
+    Slow,
+    /// Its backend is being started or connected.
+    Connecting,
+    /// Its backend is dead, and what it began is still under way.
+    Fencing,
+    /// Another backend follows in a moment.
+    Resting,
+    /// It has no backend and gets none until somebody asks for it.
+    Stalled,
 }
 
 /// One process of a VM.
@@ -68,6 +108,20 @@ pub struct ProcessInfo {
     pub mmio_exits: u64,
 }
 
+impl DeviceState {
+    /// As it is in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Slow => "slow",
+            Self::Connecting => "connecting",
+            Self::Fencing => "fencing",
+            Self::Resting => "resting",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
 /// The body of `PUT /v1/vm/stop`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +129,113 @@ pub struct Stop {
     /// `false` presses the power button, `true` ends the VM at once.
     #[serde(default)]
     pub force: bool,
+}
+
+/// The body of `PUT /v1/vm/devices/ID/restart`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    /// Whether the answer waits until the next backend serves the device.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// The answer to `GET /v1/vm/events`: what has happened lately, the oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// At most [`EVENTS_MAX`].
+    pub events: Vec<Event>,
+}
+
+/// So many events are kept.
+pub const EVENTS_MAX: usize = 256;
+
+/// Something that happened to a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts the events of the VM, from 1.
+    pub number: u64,
+    /// CLOCK_MONOTONIC in ns at which it happened.
+    pub time_ns: u64,
+    /// What it is.
+    pub kind: EventKind,
+    /// The device it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// More about it, in words; may be empty.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// The kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The guest runs.
+    Started,
+    /// No vCPU runs.
+    Paused,
+    /// They run again.
+    Resumed,
+    /// The guest rebooted: a fresh vmm follows.
+    Rebooted,
+    /// A backend was started.
+    BackendStarted,
+    /// The vmm found it fit; it serves the device.
+    BackendConnected,
+    /// A backend is gone: how.
+    BackendDied,
+    /// A backend was killed because it did nothing: how that showed.
+    BackendHung,
+    /// The vmm can do nothing with a backend: why.
+    BackendLost,
+    /// What a dead backend had begun has ended.
+    Fenced,
+    /// A backend waits for its storage.
+    Slow,
+    /// It does not any more.
+    SlowNoMore,
+    /// No other backend follows: why.
+    Stalled,
+    /// Somebody asked for another backend.
+    RestartAsked,
+    /// Somebody asked for another program.
+    UpgradeAsked,
+    /// The new program serves the device from now on.
+    UpgradeDone,
+    /// The old one still does: why.
+    UpgradeRefused,
+    /// The old one does again: why.
+    UpgradeRolledBack,
+    /// The driver broke the rules of virtio: how.
+    GuestFault,
+}
+
+impl EventKind {
+    /// As it is in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Rebooted => "rebooted",
+            Self::BackendStarted => "backend-started",
+            Self::BackendConnected => "backend-connected",
+            Self::BackendDied => "backend-died",
+            Self::BackendHung => "backend-hung",
+            Self::BackendLost => "backend-lost",
+            Self::Fenced => "fenced",
+            Self::Slow => "slow",
+            Self::SlowNoMore => "slow-no-more",
+            Self::Stalled => "stalled",
+            Self::RestartAsked => "restart-asked",
+            Self::UpgradeAsked => "upgrade-asked",
+            Self::UpgradeDone => "upgrade-done",
+            Self::UpgradeRefused => "upgrade-refused",
+            Self::UpgradeRolledBack => "upgrade-rolled-back",
+            Self::GuestFault => "guest-fault",
+        }
+    }
 }
 
 /// The body of every answer that is not a success.

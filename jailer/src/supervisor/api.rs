@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API's server: few connections, small requests, and nobody who is waited for.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use nix::poll::PollFlags;
@@ -97,6 +97,11 @@ impl Server {
             connection.answer(response, now_ns);
         }
         self.forget();
+    }
+
+    /// The descriptor that came with the request being served.
+    pub(crate) fn take_descriptor(&mut self, id: ConnectionId) -> Option<OwnedFd> {
+        self.find(id)?.take_descriptor()
     }
 
     fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {

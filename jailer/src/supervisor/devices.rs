@@ -10,7 +10,7 @@ use launch::disk::Geometry;
 use launch::fd::vmm::DEVICES_MAX;
 use launch::memfd::MemfdError;
 use launch::record::{DeviceKind, DeviceRecord};
-use spec::api::ProcessInfo;
+use spec::api::{DeviceInfo, ProcessInfo};
 use spec::{VhostUser, VhostUserKind, Vm};
 
 use super::janitor::AskError;
@@ -23,6 +23,7 @@ mod kind;
 mod rendezvous;
 mod restarts;
 mod slot;
+mod watch;
 
 pub(crate) use kind::Means;
 pub(crate) use rendezvous::connect;
@@ -154,15 +155,37 @@ impl Devices {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) -> Vec<(u8, News)> {
+    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+        for slot in &mut self.own {
+            slot.tick(means, now_ns);
+        }
+    }
+
+    /// What has become of each device since this was last asked.
+    pub(crate) fn news(&mut self) -> Vec<(u8, News)> {
         let slots = (0..).zip(&mut self.own);
-        let news = slots.filter_map(|(index, slot)| Some((index, slot.tick(means, now_ns)?)));
+        let news = slots.flat_map(|(index, slot)| {
+            let news = slot.news();
+            news.into_iter().map(move |news| (index, news))
+        });
         news.collect()
     }
 
-    /// For `inspect`.
-    pub(crate) fn infos(&self) -> Vec<ProcessInfo> {
-        self.own.iter().filter_map(Slot::info).collect()
+    /// The device of this name, and its place in the record: `None` if there is none, or it is
+    /// another program's.
+    pub(crate) fn find(&mut self, id: &str) -> Option<(u8, &mut Slot)> {
+        let mut slots = (0..).zip(&mut self.own);
+        slots.find(|(_, slot)| slot.id() == id)
+    }
+
+    /// For `inspect`: the processes.
+    pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
+        self.own.iter().filter_map(Slot::process).collect()
+    }
+
+    /// For `inspect`: the devices.
+    pub(crate) fn infos(&self) -> Vec<DeviceInfo> {
+        self.own.iter().map(Slot::info).collect()
     }
 }
 

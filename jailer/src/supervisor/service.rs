@@ -3,7 +3,7 @@
 
 use launch::control::ToVmm;
 use nix::unistd::Pid;
-use spec::api::{ProcessInfo, VmInfo, VmState};
+use spec::api::{ProcessInfo, Restart, VmInfo, VmState};
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
@@ -14,13 +14,24 @@ use super::vmm::Vmm;
 
 /// How long the vmm may take to pause or resume.
 const ANSWER_NS: u64 = 5_000_000_000;
+/// How long a device may take to get another backend: its storage may be slow.
+const DEVICE_NS: u64 = 50_000_000_000;
 
-/// A request that is answered when the vmm has done what it asks for.
+/// A request that is answered when what it asks for has been done.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     id: ConnectionId,
-    wanted: VmState,
+    wanted: Wanted,
     deadline_ns: u64,
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The vmm pauses or resumes.
+    State(VmState),
+    /// The device at this place in the record gets another backend.
+    Device(u8),
 }
 
 impl Supervisor {
@@ -46,8 +57,44 @@ impl Supervisor {
             Command::Resume => {
                 return self.switch(id, ToVmm::Resume, VmState::Running, now_ns);
             }
+            Command::Events => match serde_json::to_string(&self.journal.events()) {
+                Ok(text) => Response::Json(text),
+                Err(error) => Response::Refused(Refusal::new(500, error.to_string())),
+            },
+            Command::Restart(device, Restart { wait }) => match self.devices.find(&device) {
+                None => no_device(&device),
+                Some((index, slot)) => match slot.restart(now_ns) {
+                    Err(reason) => refused(&device, &reason),
+                    Ok(()) if wait => return self.wait_for(id, index, now_ns),
+                    Ok(()) => Response::Done,
+                },
+            },
+            Command::Upgrade(device) => {
+                let program = self.api.take_descriptor(id);
+                match (self.devices.find(&device), program) {
+                    (None, _) => no_device(&device),
+                    (_, None) => Response::Refused(Refusal::new(
+                        400,
+                        "an upgrade needs the descriptor of a program",
+                    )),
+                    (Some((index, slot)), Some(program)) => {
+                        match slot.upgrade(&self.kit.means(), program, now_ns) {
+                            Err(reason) => refused(&device, &reason),
+                            Ok(()) => return self.wait_for(id, index, now_ns),
+                        }
+                    }
+                }
+            }
         };
         self.api.answer(id, &response, now_ns);
+    }
+
+    fn wait_for(&mut self, id: ConnectionId, index: u8, now_ns: u64) {
+        self.waiting.push(Waiting {
+            id,
+            wanted: Wanted::Device(index),
+            deadline_ns: now_ns + DEVICE_NS,
+        });
     }
 
     fn switch(&mut self, id: ConnectionId, message: ToVmm, wanted: VmState, now_ns: u64) {
@@ -61,7 +108,7 @@ impl Supervisor {
             self.obey(Order::Tell(message));
             self.waiting.push(Waiting {
                 id,
-                wanted,
+                wanted: Wanted::State(wanted),
                 deadline_ns: now_ns + ANSWER_NS,
             });
         }
@@ -91,8 +138,9 @@ impl Supervisor {
             processes: [jailer, supervisor]
                 .into_iter()
                 .chain(self.vmm.as_ref().map(Vmm::info))
-                .chain(self.devices.infos())
+                .chain(self.devices.processes())
                 .collect(),
+            devices: self.devices.infos(),
         }
     }
 
@@ -106,13 +154,35 @@ impl Supervisor {
     /// Answers the requests whose wish has come true.
     pub(super) fn answer_waiting(&mut self, now_ns: u64) {
         let running = self.lifecycle.running();
-        self.dismiss(&Response::Done, now_ns, |waiting| waiting.wanted == running);
+        self.dismiss(&Response::Done, now_ns, |waiting| {
+            waiting.wanted == Wanted::State(running)
+        });
     }
 
     /// Answers the requests that have waited long enough.
     pub(super) fn tick_waiting(&mut self, now_ns: u64) {
-        let late = Response::Refused(Refusal::new(504, "the vmm does not answer"));
-        self.dismiss(&late, now_ns, |waiting| waiting.deadline_ns <= now_ns);
+        let late = |waiting: &Waiting, device| {
+            let is_device = matches!(waiting.wanted, Wanted::Device(_));
+            waiting.deadline_ns <= now_ns && is_device == device
+        };
+        let silent = Response::Refused(Refusal::new(504, "the vmm does not answer"));
+        self.dismiss(&silent, now_ns, |waiting| late(waiting, false));
+        let slow = Response::Refused(Refusal::new(504, "it takes long: see the VM's events"));
+        self.dismiss(&slow, now_ns, |waiting| late(waiting, true));
+    }
+
+    /// Answers the requests for another backend of a device.
+    pub(super) fn answer_device(&mut self, index: u8, outcome: Result<(), String>, now_ns: u64) {
+        let response = match outcome {
+            Ok(()) => Response::Done,
+            Err(reason) => {
+                let id = self.devices.slot(index).map(|slot| slot.id().to_owned());
+                refused(&id.unwrap_or_default(), &reason)
+            }
+        };
+        self.dismiss(&response, now_ns, |waiting| {
+            waiting.wanted == Wanted::Device(index)
+        });
     }
 
     /// The vmm that was asked is gone.
@@ -126,4 +196,13 @@ impl Supervisor {
             self.api.answer(waiting.id, response, now_ns);
         }
     }
+}
+
+fn no_device(id: &str) -> Response {
+    let reason = format!("device {id:?}: there is none whose backend is ours");
+    Response::Refused(Refusal::new(404, reason))
+}
+
+fn refused(id: &str, reason: &str) -> Response {
+    Response::Refused(Refusal::new(409, format!("device {id:?}: {reason}")))
 }

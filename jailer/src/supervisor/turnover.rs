@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What follows the death of a backend or of a vmm: the next one, when the last one's I/O has ended.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use launch::control::{DeviceNews, ToDevice, ToVmm};
-use spec::api::VmState;
+use spec::api::{EventKind, VmState};
 
 use super::devices::News;
 use super::lifecycle::Order;
@@ -13,11 +13,24 @@ use crate::outcome::Outcome;
 
 impl Supervisor {
     /// The vmm speaks of a device.
-    pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews) {
-        match (self.devices.slot(index), news) {
-            (Some(slot), DeviceNews::Connected) => slot.connected(),
-            (Some(slot), DeviceNews::Lost(_)) => slot.lost(),
-            _ => {}
+    pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews, now_ns: u64) {
+        let paused = self.lifecycle.running() == VmState::Paused;
+        let Some(slot) = self.devices.slot(index) else {
+            return;
+        };
+        match news {
+            DeviceNews::Connected => slot.connected(now_ns),
+            DeviceNews::Lost(why) => slot.lost(why),
+            DeviceNews::Drained => slot.drained(),
+            DeviceNews::Fit => slot.fit(),
+            DeviceNews::Unfit(why) => slot.unfit(why),
+            // A guest that is stopped may have been stopped in the middle of something.
+            DeviceNews::Outstanding(samples) if !paused => slot.waits(samples),
+            DeviceNews::Guest(why) => {
+                let id = slot.id().to_owned();
+                self.journal.note(EventKind::GuestFault, Some(&id), why);
+            }
+            DeviceNews::Running | DeviceNews::Failed(_) | DeviceNews::Outstanding(_) => {}
         }
     }
 
@@ -30,32 +43,42 @@ impl Supervisor {
 
     /// A backend's process has ended.
     pub(super) fn backend_exited(&mut self, index: u8, now_ns: u64) {
-        let slot = self.devices.slot(index);
-        if let Some(news) = slot.and_then(|slot| slot.exited(now_ns)) {
-            self.spread(index, news);
+        if let Some(slot) = self.devices.slot(index) {
+            slot.exited(now_ns);
         }
     }
 
-    /// Time has passed for the devices.
+    /// Time has passed for the devices; whatever has become of them is told to those whom it
+    /// concerns.
     pub(super) fn tick_devices(&mut self, now_ns: u64) {
-        for (index, news) in self.devices.tick(&self.kit.means(), now_ns) {
-            self.spread(index, news);
+        self.devices.tick(&self.kit.means(), now_ns);
+        for (index, news) in self.devices.news() {
+            self.spread(index, news, now_ns);
         }
     }
 
-    fn spread(&mut self, index: u8, news: News) {
+    fn spread(&mut self, index: u8, news: News, now_ns: u64) {
         match news {
-            News::Attach(stream) => {
-                let told = self
-                    .vmm
-                    .as_ref()
-                    .map(|vmm| vmm.attach(index, stream.as_fd()));
-                if let Some(Err(error)) = told {
-                    log::warn!("{}", launch::log::chain(&error));
-                }
-            }
-            News::Fenced => self.obey(Order::Tell(ToVmm::Device(index, ToDevice::Fenced))),
+            News::Attach(stream) => self.hand(index, ToDevice::Attach, &stream),
+            News::Probe(stream) => self.hand(index, ToDevice::Probe, &stream),
+            News::Tell(message) => self.obey(Order::Tell(ToVmm::Device(index, message))),
             News::Died(how) => self.backend_died(index, &how),
+            News::Event(kind, detail) => {
+                let id = self.devices.slot(index).map(|slot| slot.id().to_owned());
+                self.journal.note(kind, id.as_deref(), &detail);
+            }
+            News::Answer(outcome) => self.answer_device(index, outcome, now_ns),
+        }
+    }
+
+    /// Gives the vmm a stream to a backend.
+    fn hand(&mut self, index: u8, message: ToDevice, stream: &OwnedFd) {
+        let told = self.vmm.as_ref().map(|vmm| {
+            let message = ToVmm::Device(index, message);
+            vmm.tell_with(&message, stream.as_fd())
+        });
+        if let Some(Err(error)) = told {
+            log::warn!("{}", launch::log::chain(&error));
         }
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError, FromVmm, ToDevice, ToVmm};
+use launch::control::{Channel, ControlError, FromVmm, ToVmm};
 use launch::fd;
 use launch::health::{self, Crash, HealthError, HealthPage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -168,11 +168,14 @@ impl Vmm {
         }
     }
 
-    /// Gives the vmm a stream to a device's backend.
-    pub(crate) fn attach(&self, index: u8, stream: BorrowedFd<'_>) -> Result<(), ControlError> {
-        let message = ToVmm::Device(index, ToDevice::Attach);
+    /// Tells the vmm something that comes with a descriptor.
+    pub(crate) fn tell_with(
+        &self,
+        message: &ToVmm,
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), ControlError> {
         match &self.control {
-            Some(control) => control.send_with(&message, stream),
+            Some(control) => control.send_with(message, fd),
             None => Err(ControlError::Send(nix::Error::EPIPE)),
         }
     }

@@ -3,10 +3,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use launch::control::receive_with_one;
+use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::socket::MsgFlags;
 
 use super::http::{self, BODY_MAX_BYTES, HEAD_MAX_BYTES, Refusal, Response};
 use super::route::{Command, route};
@@ -39,6 +42,8 @@ pub(crate) struct Connection {
     step: Step,
     input: Vec<u8>,
     input_ended: bool,
+    /// What came along with the input.
+    descriptor: Option<OwnedFd>,
     output: Vec<u8>,
     keep_alive: bool,
     /// What it sent was no request.
@@ -54,6 +59,7 @@ impl Connection {
             step: Step::Request,
             input: Vec::new(),
             input_ended: false,
+            descriptor: None,
             output: Vec::new(),
             keep_alive: false,
             refused: false,
@@ -114,14 +120,17 @@ impl Connection {
     fn receive(&mut self) {
         let mut chunk = [0; 4096];
         while self.input.len() < INPUT_MAX_BYTES {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => {
+            match receive_with_one(self.stream.as_fd(), &mut chunk, MsgFlags::empty()) {
+                Ok((0, _)) => {
                     self.input_ended = true;
                     return;
                 }
-                Ok(len) => self.input.extend_from_slice(&chunk[..len]),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Ok((len, descriptor)) => {
+                    self.input.extend_from_slice(&chunk[..len]);
+                    self.descriptor = descriptor.or(self.descriptor.take());
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
                 Err(_) => {
                     self.step = Step::Over;
                     return;
@@ -174,6 +183,11 @@ impl Connection {
         None
     }
 
+    /// The descriptor that came with the request being served.
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+
     /// Refuses what is no request: nothing behind it can be one.
     pub(crate) fn refuse(&mut self, refusal: Refusal, now_ns: u64) {
         self.keep_alive = false;
@@ -187,6 +201,8 @@ impl Connection {
         if self.step != Step::Service {
             return;
         }
+        // It came for this request, whether the request took it or not.
+        self.descriptor = None;
         self.output = response.encode(self.keep_alive);
         self.step = Step::Answer;
         self.deadline_ns = now_ns + STEP_NS;

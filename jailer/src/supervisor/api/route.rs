@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a request asks for.
 
-use spec::api::Stop;
+use serde::de::DeserializeOwned;
+use spec::api::{Restart, Stop};
 
 use super::http::{Refusal, Request};
 
 /// What a client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// The VM as it is now.
     Info,
@@ -16,7 +17,16 @@ pub(crate) enum Command {
     Pause,
     /// Let them run.
     Resume,
+    /// What has happened lately.
+    Events,
+    /// Another backend for a device.
+    Restart(String, Restart),
+    /// Another program for a device; its descriptor comes beside.
+    Upgrade(String),
 }
+
+/// Where devices are.
+const DEVICES: &str = "/v1/vm/devices/";
 
 /// Makes a command of a request to its target.
 type Handler = fn(&Request) -> Result<Command, Refusal>;
@@ -28,6 +38,9 @@ pub(crate) fn route(request: &Request) -> Result<Command, Refusal> {
         "/v1/vm/stop" => ("PUT", stop),
         "/v1/vm/pause" => ("PUT", |r| without_body(r, Command::Pause)),
         "/v1/vm/resume" => ("PUT", |r| without_body(r, Command::Resume)),
+        "/v1/vm/events" => ("GET", |r| without_body(r, Command::Events)),
+        target if device(target, "restart").is_some() => ("PUT", restart),
+        target if device(target, "upgrade").is_some() => ("PUT", upgrade),
         target => {
             let reason = format!("there is nothing at {target:?}");
             return Err(Refusal::new(404, reason));
@@ -52,13 +65,33 @@ fn without_body(request: &Request, command: Command) -> Result<Command, Refusal>
 }
 
 fn stop(request: &Request) -> Result<Command, Refusal> {
+    body(request, "Stop").map(Command::Stop)
+}
+
+fn restart(request: &Request) -> Result<Command, Refusal> {
+    let id = device(&request.target, "restart").unwrap_or_default();
+    let body = body(request, "Restart")?;
+    Ok(Command::Restart(id.into(), body))
+}
+
+fn upgrade(request: &Request) -> Result<Command, Refusal> {
+    let id = device(&request.target, "upgrade").unwrap_or_default();
+    without_body(request, Command::Upgrade(id.into()))
+}
+
+/// The device in a target that ends in a verb.
+fn device<'a>(target: &'a str, verb: &str) -> Option<&'a str> {
+    let (id, found) = target.strip_prefix(DEVICES)?.split_once('/')?;
+    (found == verb && !id.is_empty()).then_some(id)
+}
+
+/// The body, or what there is without one.
+fn body<T: DeserializeOwned + Default>(request: &Request, name: &str) -> Result<T, Refusal> {
     if request.body.is_empty() {
-        return Ok(Command::Stop(Stop::default()));
+        return Ok(T::default());
     }
-    match serde_json::from_slice(&request.body) {
-        Ok(stop) => Ok(Command::Stop(stop)),
-        Err(error) => Err(Refusal::new(400, format!("the body is no Stop: {error}"))),
-    }
+    serde_json::from_slice(&request.body)
+        .map_err(|error| Refusal::new(400, format!("the body is no {name}: {error}")))
 }
 
 #[cfg(test)]
@@ -99,6 +132,19 @@ mod tests {
                 r#"{"force":true}"#,
                 Command::Stop(Stop { force: true }),
             ),
+            ("GET", "/v1/vm/events", "", Command::Events),
+            (
+                "PUT",
+                "/v1/vm/devices/disk0/restart",
+                r#"{"wait":true}"#,
+                Command::Restart("disk0".into(), Restart { wait: true }),
+            ),
+            (
+                "PUT",
+                "/v1/vm/devices/disk0/upgrade",
+                "",
+                Command::Upgrade("disk0".into()),
+            ),
         ] {
             assert_eq!(route(&request(method, target, body)), Ok(command));
         }
@@ -110,6 +156,11 @@ mod tests {
             ("GET", "/", "", 404, None),
             ("GET", "/v1/vm/", "", 404, None),
             ("GET", "/v1/vm?x=1", "", 404, None),
+            ("PUT", "/v1/vm/devices/disk0/paint", "", 404, None),
+            ("PUT", "/v1/vm/devices//restart", "", 404, None),
+            ("PUT", "/v1/vm/devices/a/b/restart", "", 404, None),
+            ("PUT", "/v1/vm/devices/a/restart", "{", 400, None),
+            ("GET", "/v1/vm/devices/a/restart", "", 405, Some("PUT")),
             ("POST", "/v1/vm", "", 405, Some("GET")),
             ("GET", "/v1/vm/stop", "", 405, Some("PUT")),
             ("put", "/v1/vm/stop", "", 405, Some("PUT")),

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError, FromBackend};
+use launch::control::{Channel, ControlError, FromBackend, ToBackend};
 use launch::fd;
-use launch::health::{self, Crash, HealthPage};
+use launch::health::{self, Crash, Health, HealthPage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use spec::api::ProcessInfo;
 
@@ -88,6 +88,11 @@ impl Backend {
         })
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid().as_raw()
+    }
+
     /// Readable once the process has ended.
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
@@ -130,6 +135,25 @@ impl Backend {
     /// What it recorded about its own death.
     pub(crate) fn crash(&self) -> Crash {
         Crash::from_u32(self.health.crash.load(Ordering::Relaxed))
+    }
+
+    /// What it says of itself.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Whether it says that it has completed a request.
+    pub(crate) fn has_completed(&self) -> bool {
+        let mut queues = self.health.queues.iter();
+        queues.any(|queue| queue.requests.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Asks its workers to show that they live.
+    pub(crate) fn ping(&self, number: u32) {
+        if let Some(control) = &self.control {
+            // If it does not read, it will not answer, which is what is waited for.
+            let _ = control.send(&ToBackend::Ping(number));
+        }
     }
 
     /// For `inspect`.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use launch::disk;
+use launch::disk::{self, Geometry};
 use launch::fd;
 use launch::inflight;
 use launch::record::{BlkEngine, BlkRecord, VERSION};
@@ -13,7 +13,7 @@ use launch::ring::{self, RingWatch};
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
 use super::backend::{Backend, Outfit};
-use super::kind::{BackendError, Birth, Kind, Means};
+use super::kind::{BackendError, Birth, How, Kind, Means};
 use super::rendezvous::{self, Meeting};
 use super::{BeginError, Image};
 
@@ -43,7 +43,13 @@ impl Disk {
         }
     }
 
-    fn record(&self, means: &Means<'_>, engine: BlkEngine, after_crash: bool) -> BlkRecord {
+    fn record(
+        &self,
+        means: &Means<'_>,
+        geometry: Geometry,
+        engine: BlkEngine,
+        after_crash: bool,
+    ) -> BlkRecord {
         let disk = &self.spec;
         BlkRecord {
             version: VERSION,
@@ -53,7 +59,7 @@ impl Disk {
             queue_size: disk.queue_size,
             serial: disk.serial.clone(),
             readonly: disk.readonly,
-            geometry: self.image.geometry,
+            geometry,
             engine,
             poll_us: disk.poll_us,
             after_crash,
@@ -85,7 +91,11 @@ impl Kind for Disk {
         Ok(Some(copy))
     }
 
-    fn spawn(&mut self, means: &Means<'_>, after_crash: bool) -> Result<Birth, BackendError> {
+    fn queues(&self) -> u16 {
+        self.spec.queues
+    }
+
+    fn spawn(&mut self, means: &Means<'_>, how: How<'_>) -> Result<Birth, BackendError> {
         let inflight = self.inflight.as_ref().ok_or(nix::Error::EBADF)?;
         let mark = fresh_mark(means.owner);
         // One for this backend, which will be its last user.
@@ -94,7 +104,12 @@ impl Kind for Disk {
         disk::mark(&opening, self.spec.readonly)?;
         disk::mark_byte(&opening, mark)?;
         let (engine, rings) = engine(&self.spec, &opening)?;
-        let record = self.record(means, engine, after_crash).write()?;
+        let geometry = match how.anew {
+            true => disk::examine(&opening, self.spec.direct)?,
+            false => self.image.geometry,
+        };
+        let record = self.record(means, geometry, engine, how.after_crash);
+        let record = record.write()?;
         let Meeting { listener, stream } = rendezvous::arrange()?;
         let mut fds = vec![
             (fd::blk::LISTENER, listener.as_fd()),
@@ -106,7 +121,7 @@ impl Kind for Disk {
         fds.extend((fd::blk::RING..).zip(rings.iter().map(|ring| ring.fd.as_fd())));
         let outfit = Outfit {
             name: c"blk-backend",
-            program: means.blk.ok_or(BackendError::Program)?,
+            program: how.program.or(means.blk).ok_or(BackendError::Program)?,
             record: &record,
             fds,
         };

@@ -71,6 +71,18 @@ pub(crate) struct Means<'a> {
     pub(crate) seccomp: Mode,
 }
 
+/// How one backend is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct How<'a> {
+    /// Its program, if it is not that of all devices of its kind.
+    pub(crate) program: Option<BorrowedFd<'a>>,
+    /// The one before died of itself.
+    pub(crate) after_crash: bool,
+    /// It is to take over from one that lives: what it serves is looked at anew, and found unfit by
+    /// the vmm if it has changed.
+    pub(crate) anew: bool,
+}
+
 /// A backend that was started.
 #[derive(Debug)]
 pub(crate) struct Birth {
@@ -97,8 +109,11 @@ pub(crate) trait Kind: Debug {
     /// with the vmm beside guest memory, if there is something.
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError>;
 
-    /// Starts a backend. `after_crash` says that the one before died of itself.
-    fn spawn(&mut self, means: &Means<'_>, after_crash: bool) -> Result<Birth, BackendError>;
+    /// The number of its queues.
+    fn queues(&self) -> u16;
+
+    /// Starts a backend.
+    fn spawn(&mut self, means: &Means<'_>, how: How<'_>) -> Result<Birth, BackendError>;
 }
 
 /// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.
@@ -106,6 +121,12 @@ pub(crate) trait Remains: Debug {
     /// Looks, without waiting, whether nothing of what it began can happen any more; `id` is the
     /// device's name, for the log.
     fn are_gone(&mut self, id: &str) -> bool;
+
+    /// Of a backend that lives: whether the kernel has something to do for this queue of it, if that
+    /// can be seen.
+    fn is_busy(&self, _queue: u16) -> Option<bool> {
+        None
+    }
 }
 
 /// Of a backend that begins nothing that outlives it.

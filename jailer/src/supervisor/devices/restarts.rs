@@ -20,7 +20,7 @@ pub(crate) enum Verdict {
     Never,
 }
 
-/// The crashes of one disk's backends.
+/// The crashes of one device's backends.
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
     recent_ns: VecDeque<u64>,
@@ -44,6 +44,11 @@ impl Restarts {
         Verdict::At(now_ns + pause_ns)
     }
 
+    /// What has been does not count any more, for how soon another one follows.
+    pub(crate) fn forgive(&mut self) {
+        self.recent_ns.clear();
+    }
+
     /// How many have died.
     pub(crate) fn total(&self) -> u32 {
         self.total
@@ -62,6 +67,15 @@ mod tests {
         }
         assert_eq!(restarts.crashed(5), Verdict::Never);
         assert_eq!(restarts.total(), 5);
+    }
+
+    #[test]
+    fn crashes_forgiven_do_not_count() {
+        let mut restarts = Restarts::default();
+        while restarts.crashed(5) != Verdict::Never {}
+        restarts.forgive();
+        assert_eq!(restarts.crashed(5), Verdict::At(5));
+        assert_eq!(restarts.total(), 6);
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl DiskRemains {
 }
 
 impl Remains for DiskRemains {
+    fn is_busy(&self, queue: u16) -> Option<bool> {
+        let ring = self.rings.get(usize::from(queue))?;
+        Some(ring.watch.unfinished() != 0)
+    }
+
     fn are_gone(&mut self, id: &str) -> bool {
         let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
         match unfinished.max() {

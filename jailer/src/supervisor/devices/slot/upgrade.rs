@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Another program for a device whose backend lives: started and judged beside the old one, which
+//! then completes what it has taken and ends; the first completion by the new one decides. Whatever
+//! goes wrong before that, the old program serves the device again.
+//!
+//! ```text
+//! Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──first completion──▶ done
+//!    │ unfit, dead     │ old one dies         │ dead              │ dead, hung, lost
+//!    └─▶ refused       └─▶ refused            └──────▶ rolled back ◀
+//! ```
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use launch::control::ToDevice;
+use spec::api::EventKind;
+
+use super::{CONNECT_NS, News, Phase, Slot};
+use crate::supervisor::devices::backend::Backend;
+use crate::supervisor::devices::kind::{How, Means, Remains};
+use crate::supervisor::devices::restarts::Verdict;
+
+/// How long the vmm may take to judge a backend; it gives up earlier than that.
+const PROBE_NS: u64 = 5_000_000_000;
+/// How often to look for the first completion.
+const LOOK_NS: u64 = 5_000_000;
+/// If the driver waits for nothing for so long, there will be no first completion to wait for.
+const IDLE_NS: u64 = 2_500_000_000;
+
+/// A backend that may become the next one.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    backend: Backend,
+    remains: Box<dyn Remains>,
+    program: OwnedFd,
+}
+
+/// How far an upgrade is.
+#[derive(Debug)]
+pub(super) enum Upgrade {
+    /// The vmm judges the candidate.
+    Probing { next: Candidate, until_ns: u64 },
+    /// The old one completes what it has taken.
+    Draining { next: Candidate },
+    /// The old one has been killed.
+    Switching { next: Candidate },
+    /// The new one lives; it has completed nothing yet.
+    Trial {
+        program: OwnedFd,
+        since_ns: u64,
+        look_ns: u64,
+    },
+}
+
+impl Upgrade {
+    fn next(&self) -> Option<&Candidate> {
+        match self {
+            Self::Probing { next, .. } | Self::Draining { next } | Self::Switching { next } => {
+                Some(next)
+            }
+            Self::Trial { .. } => None,
+        }
+    }
+
+    /// The one that may become the next.
+    pub(super) fn candidate(&self) -> Option<&Backend> {
+        self.next().map(|next| &next.backend)
+    }
+
+    /// The same, to hear it.
+    pub(super) fn candidate_mut(&mut self) -> Option<&mut Backend> {
+        match self {
+            Self::Probing { next, .. } | Self::Draining { next } | Self::Switching { next } => {
+                Some(&mut next.backend)
+            }
+            Self::Trial { .. } => None,
+        }
+    }
+
+    /// When to look after it.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        match self {
+            Self::Probing { until_ns, .. } => Some(*until_ns),
+            Self::Trial { look_ns, .. } => Some(*look_ns),
+            Self::Draining { .. } | Self::Switching { .. } => None,
+        }
+    }
+}
+
+impl Slot {
+    /// Begins to replace the program behind the device.
+    pub(crate) fn upgrade(
+        &mut self,
+        means: &Means<'_>,
+        program: OwnedFd,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        if self.upgrade.is_some() {
+            return Err("it is being upgraded already".into());
+        }
+        if matches!(self.phase, Phase::GivenUp) {
+            // Nothing is lost by trying.
+            self.program = Some(program);
+            return self.restart(now_ns);
+        }
+        if self.retiring || self.planned || !self.connected {
+            return Err("it has no backend that could be succeeded now".into());
+        }
+        let how = How {
+            program: Some(program.as_fd()),
+            after_crash: false,
+            anew: true,
+        };
+        let birth = self.kind.spawn(means, how);
+        let birth = birth.map_err(|error| launch::log::chain(&error))?;
+        self.note(
+            EventKind::UpgradeAsked,
+            format!("pid {}", birth.backend.pid()),
+        );
+        self.upgrade = Some(Upgrade::Probing {
+            next: Candidate {
+                backend: birth.backend,
+                remains: birth.remains,
+                program,
+            },
+            until_ns: now_ns + PROBE_NS,
+        });
+        self.outbox.push(News::Probe(birth.stream));
+        Ok(())
+    }
+
+    /// The vmm has found the candidate fit.
+    pub(crate) fn fit(&mut self) {
+        match self.upgrade.take() {
+            Some(Upgrade::Probing { next, .. }) => {
+                self.upgrade = Some(Upgrade::Draining { next });
+                self.outbox.push(News::Tell(ToDevice::Drain));
+            }
+            other => self.upgrade = other,
+        }
+    }
+
+    /// The vmm has found it unfit.
+    pub(crate) fn unfit(&mut self, why: &str) {
+        if matches!(self.upgrade, Some(Upgrade::Probing { .. })) {
+            self.abandon(why);
+        }
+    }
+
+    /// The queues were stopped: the old one has nothing in progress any more.
+    pub(crate) fn drained(&mut self) {
+        match (self.upgrade.take(), &self.phase) {
+            (Some(Upgrade::Draining { next }), Phase::Alive(life)) => {
+                life.backend.kill();
+                self.planned = true;
+                self.upgrade = Some(Upgrade::Switching { next });
+            }
+            (other, _) => self.upgrade = other,
+        }
+    }
+
+    /// Gives up an upgrade whose new program has served nothing yet, and says so.
+    pub(super) fn abandon(&mut self, why: &str) {
+        match self.upgrade.take() {
+            None => return,
+            Some(
+                Upgrade::Probing { next, .. }
+                | Upgrade::Draining { next }
+                | Upgrade::Switching { next },
+            ) => {
+                next.backend.kill();
+                self.leaving.push(next.backend);
+                self.note(EventKind::UpgradeRefused, why);
+            }
+            Some(Upgrade::Trial { .. }) => self.note(EventKind::UpgradeRolledBack, why),
+        }
+        self.outbox.push(News::Answer(Err(why.to_owned())));
+    }
+
+    /// Notices if the candidate has ended.
+    pub(super) fn candidate_exited(&mut self) {
+        let candidate = self.upgrade.as_mut().and_then(Upgrade::candidate_mut);
+        let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
+            return;
+        };
+        let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
+        let how = super::told(death, crash);
+        self.abandon(&format!("the new backend {how}"));
+        if draining {
+            // The old one still lives.
+            self.outbox.push(News::Tell(ToDevice::Resume));
+        }
+    }
+
+    /// The living backend has ended, `planned` or not; whether that is part of an upgrade, or the end
+    /// of one, and what follows is decided.
+    pub(super) fn upgrade_goes_on(&mut self, planned: bool, how: &str, now_ns: u64) -> bool {
+        match &self.upgrade {
+            Some(Upgrade::Switching { .. }) if planned => {
+                // Should the new one die meanwhile.
+                (self.next, self.after_crash) = (Verdict::At(now_ns), false);
+                true
+            }
+            Some(Upgrade::Trial { .. }) => {
+                self.abandon(&format!("the new backend {how}"));
+                (self.next, self.after_crash) = (Verdict::At(now_ns), true);
+                true
+            }
+            _ => {
+                self.abandon(&format!("the old backend {how}"));
+                false
+            }
+        }
+    }
+
+    /// The old backend is gone and all it had begun has ended: the new one's turn, if there is one.
+    pub(super) fn switch(&mut self, now_ns: u64) -> bool {
+        match self.upgrade.take() {
+            Some(Upgrade::Switching { next }) => {
+                self.live(next.backend, next.remains);
+                self.deadline_ns = Some(now_ns + CONNECT_NS);
+                self.outbox.push(News::Tell(ToDevice::Switch));
+                self.upgrade = Some(Upgrade::Trial {
+                    program: next.program,
+                    since_ns: now_ns,
+                    look_ns: now_ns + LOOK_NS,
+                });
+                true
+            }
+            other => {
+                self.upgrade = other;
+                false
+            }
+        }
+    }
+
+    /// Time has passed for an upgrade.
+    pub(super) fn tick_upgrade(&mut self, now_ns: u64) {
+        match (&mut self.upgrade, &self.phase) {
+            (Some(Upgrade::Probing { until_ns, .. }), _) if *until_ns <= now_ns => {
+                self.abandon("the vmm does not judge the new backend");
+            }
+            (
+                Some(Upgrade::Trial {
+                    look_ns, since_ns, ..
+                }),
+                Phase::Alive(life),
+            ) if *look_ns <= now_ns => {
+                *look_ns = now_ns + LOOK_NS;
+                let idle = now_ns >= *since_ns + IDLE_NS && !life.watch.is_waited_for();
+                if self.connected && (idle || life.backend.has_completed()) {
+                    self.commit();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn commit(&mut self) {
+        if let Some(Upgrade::Trial { program, .. }) = self.upgrade.take() {
+            self.program = Some(program);
+            self.restarts.forgive();
+            self.note(EventKind::UpgradeDone, "");
+            self.outbox.push(News::Answer(Ok(())));
+        }
+    }
+}

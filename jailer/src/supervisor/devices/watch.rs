@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a living backend is hung, waits for slow storage, or does what it should. Pure.
+//!
+//! Two things tell. Each worker answers a ping in the health page: one that is stopped, or turns in
+//! circles, does not. And the vmm samples what the driver waits for: a queue that stands still while
+//! the kernel has nothing to do for the backend is not slow, it is forgotten. What the backend says of
+//! itself excuses it only as long as it answers pings.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use launch::control::QueueSample;
+use launch::health::{BACKPRESSURED, BROKEN, Health, QueueHealth, THROTTLED};
+
+const MS_NS: u64 = 1_000_000;
+/// How often a ping is sent, or its answer looked for.
+const PING_NS: u64 = 500 * MS_NS;
+/// So many looks in vain are enough. Looks are counted and not time, so that a host that stood still
+/// as a whole does not look like a backend that does.
+const LOOKS_MAX: u32 = 4;
+/// So many samples in a row without any progress, with nothing to wait for, are enough: two seconds.
+const FORGOTTEN_MAX: u32 = 2;
+/// So many, with something to wait for, are worth telling.
+const SLOW_MIN: u32 = 3;
+
+/// What is to be done about a backend.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// Nothing.
+    Fine,
+    /// It is to be pinged with this number.
+    Ping(u32),
+    /// It is hung: how that shows.
+    Hung(String),
+    /// It waits for something: what.
+    Slow(String),
+    /// It does not any more.
+    SlowNoMore,
+}
+
+/// What is known of a backend.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    queues: u16,
+    ping: u32,
+    looks: u32,
+    /// When to look, once it is to be pinged at all.
+    next_ns: Option<u64>,
+    stuck: Vec<Stuck>,
+    slow: bool,
+}
+
+/// A queue as it was at the last sample.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    queue: u16,
+    used: u16,
+    fetched: u32,
+    forgotten: u32,
+    waited: u32,
+}
+
+impl Watch {
+    /// For a new backend with so many queues.
+    pub(crate) fn new(queues: u16) -> Self {
+        Self {
+            queues,
+            ..Self::default()
+        }
+    }
+
+    /// It was found fit: from now on it answers pings.
+    pub(crate) fn begin(&mut self, now_ns: u64) {
+        self.next_ns.get_or_insert(now_ns);
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.next_ns
+    }
+
+    /// Whether it is known to wait for something.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Whether the driver waits for anything, as far as the last sample tells.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.stuck.is_empty()
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, page: &Health, now_ns: u64) -> Finding {
+        if self.next_ns.is_none_or(|next| now_ns < next) {
+            return Finding::Fine;
+        }
+        self.next_ns = Some(now_ns + PING_NS);
+        let silent = (0..self.queues).find(|queue| {
+            let heartbeat = of(page, *queue).heartbeat.load(Relaxed);
+            heartbeat != self.ping
+        });
+        let Some(queue) = silent else {
+            self.looks = 0;
+            self.ping = self.ping.wrapping_add(1);
+            return Finding::Ping(self.ping);
+        };
+        self.looks += 1;
+        match self.looks >= LOOKS_MAX {
+            true => Finding::Hung(format!("queue {queue} shows no heartbeat")),
+            false => Finding::Fine,
+        }
+    }
+
+    /// The vmm tells what the driver waits for. `busy` says of a queue whether the kernel has
+    /// something to do for the backend, if that can be seen.
+    pub(crate) fn sample(
+        &mut self,
+        samples: &[QueueSample],
+        page: &Health,
+        busy: impl Fn(u16) -> Option<bool>,
+    ) -> Finding {
+        let mut stuck = Vec::with_capacity(samples.len());
+        for sample in samples.iter().filter(|s| s.queue < self.queues) {
+            let claims = of(page, sample.queue);
+            let old = self.stuck.iter().find(|old| old.queue == sample.queue);
+            stuck.push(compare(old, sample, claims, busy(sample.queue)));
+        }
+        self.stuck = stuck;
+        if let Some(queue) = self.stuck.iter().find(|q| q.forgotten >= FORGOTTEN_MAX) {
+            let queue = queue.queue;
+            return Finding::Hung(format!("queue {queue} has requests that nobody works on"));
+        }
+        let slow = self.stuck.iter().find(|q| q.waited >= SLOW_MIN);
+        let was = std::mem::replace(&mut self.slow, slow.is_some());
+        match (was, slow) {
+            (false, Some(slow)) => {
+                let (queue, seconds) = (slow.queue, slow.waited);
+                Finding::Slow(format!(
+                    "nothing completed on queue {queue} for {seconds} s"
+                ))
+            }
+            (true, None) => Finding::SlowNoMore,
+            _ => Finding::Fine,
+        }
+    }
+}
+
+fn of(page: &Health, queue: u16) -> &QueueHealth {
+    &page.queues[usize::from(queue) % launch::health::QUEUES]
+}
+
+fn compare(
+    old: Option<&Stuck>,
+    sample: &QueueSample,
+    claims: &QueueHealth,
+    busy: Option<bool>,
+) -> Stuck {
+    let mut now = Stuck {
+        queue: sample.queue,
+        used: sample.used,
+        fetched: claims.last_avail.load(Relaxed),
+        forgotten: 0,
+        waited: 0,
+    };
+    let Some(old) = old.filter(|old| old.used == now.used && old.fetched == now.fetched) else {
+        return now;
+    };
+    let excuses = THROTTLED | BACKPRESSURED | BROKEN;
+    let excused = claims.flags.load(Relaxed) & excuses != 0;
+    let in_flight = claims.in_flight.load(Relaxed) != 0;
+    if excused {
+        return now;
+    }
+    match busy.unwrap_or(in_flight) {
+        true => now.waited = old.waited + 1,
+        false => now.forgotten = old.forgotten + 1,
+    }
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use launch::health::HealthPage;
+
+    fn page() -> HealthPage {
+        HealthPage::map(launch::health::create().unwrap()).unwrap()
+    }
+
+    fn waits() -> [QueueSample; 1] {
+        [QueueSample {
+            queue: 0,
+            avail: 5,
+            used: 2,
+        }]
+    }
+
+    #[test]
+    fn worker_that_answers_is_pinged_again_and_again() {
+        let (page, mut watch) = (page(), Watch::new(2));
+        assert_eq!(watch.tick(&page, 0), Finding::Fine, "not connected yet");
+        watch.begin(0);
+        for round in 1..100 {
+            let now_ns = u64::from(round) * PING_NS;
+            assert_eq!(watch.tick(&page, now_ns), Finding::Ping(round));
+            page.queues[0].heartbeat.store(round, Relaxed);
+            page.queues[1].heartbeat.store(round, Relaxed);
+        }
+    }
+
+    #[test]
+    fn one_worker_that_does_not_answer_is_enough_and_two_seconds_are() {
+        let (page, mut watch) = (page(), Watch::new(2));
+        watch.begin(0);
+        assert_eq!(watch.tick(&page, 0), Finding::Ping(1));
+        page.queues[0].heartbeat.store(1, Relaxed);
+        let findings: Vec<_> = (1..=4).map(|n| watch.tick(&page, n * PING_NS)).collect();
+        assert_eq!(findings[..3], [Finding::Fine, Finding::Fine, Finding::Fine]);
+        assert!(matches!(findings[3], Finding::Hung(_)));
+    }
+
+    #[test]
+    fn host_that_stood_still_is_no_hung_backend() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        watch.begin(0);
+        watch.tick(&page, 0);
+        assert_eq!(watch.tick(&page, 100 * PING_NS), Finding::Fine);
+        assert_eq!(watch.tick(&page, 100 * PING_NS + 1), Finding::Fine);
+    }
+
+    #[test]
+    fn queue_that_stands_still_with_nothing_to_wait_for_is_hung() {
+        for (busy, in_flight) in [(Some(false), 3), (None, 0)] {
+            let (page, mut watch) = (page(), Watch::new(1));
+            page.queues[0].in_flight.store(in_flight, Relaxed);
+            let mut sample = || watch.sample(&waits(), &page, |_| busy);
+            assert_eq!((sample(), sample()), (Finding::Fine, Finding::Fine));
+            assert!(matches!(sample(), Finding::Hung(_)));
+        }
+    }
+
+    #[test]
+    fn queue_that_stands_still_behind_its_storage_is_slow_until_it_moves() {
+        for (busy, in_flight) in [(Some(true), 0), (None, 3)] {
+            let (page, mut watch) = (page(), Watch::new(1));
+            page.queues[0].in_flight.store(in_flight, Relaxed);
+            let mut sample = |samples: &[QueueSample]| watch.sample(samples, &page, |_| busy);
+            for _ in 0..3 {
+                assert_eq!(sample(&waits()), Finding::Fine);
+            }
+            assert!(matches!(sample(&waits()), Finding::Slow(_)));
+            for _ in 0..100 {
+                assert_eq!(sample(&waits()), Finding::Fine);
+            }
+            assert_eq!(sample(&[]), Finding::SlowNoMore);
+        }
+    }
+
+    #[test]
+    fn queue_that_moves_throttles_or_is_broken_is_not_hung() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        let mut sample = waits();
+        for used in 0..10 {
+            sample[0].used = used;
+            assert_eq!(watch.sample(&sample, &page, |_| None), Finding::Fine);
+        }
+        for flag in [THROTTLED, BACKPRESSURED, BROKEN] {
+            page.queues[0].flags.store(flag, Relaxed);
+            for _ in 0..10 {
+                assert_eq!(watch.sample(&sample, &page, |_| None), Finding::Fine);
+            }
+        }
+    }
+
+    #[test]
+    fn sample_of_a_queue_that_is_not_there_is_nothing() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        let sample = QueueSample {
+            queue: 7,
+            avail: 1,
+            used: 0,
+        };
+        for _ in 0..5 {
+            let finding = watch.sample(&[sample], &page, |_| Some(false));
+            assert_eq!(finding, Finding::Fine);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What has happened to the VM lately: for the API, and each line of it for the log.
+
+use std::collections::VecDeque;
+
+use launch::clock::monotonic_ns;
+use spec::api::{EVENTS_MAX, Event, EventKind, Events};
+
+/// The last events.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    events: VecDeque<Event>,
+    count: u64,
+}
+
+impl Journal {
+    /// Notes that something has happened, to a device if it is about one.
+    pub(crate) fn note(&mut self, kind: EventKind, device: Option<&str>, detail: &str) {
+        let level = level(kind);
+        let what = kind.as_str();
+        match device {
+            Some(id) => log::log!(level, device_id = id; "{what}: {detail}"),
+            None => log::log!(level, "{what}: {detail}"),
+        }
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.count += 1;
+        self.events.push_back(Event {
+            number: self.count,
+            time_ns: monotonic_ns(),
+            kind,
+            device: device.map(str::to_owned),
+            detail: detail.into(),
+        });
+    }
+
+    /// For the API.
+    pub(crate) fn events(&self) -> Events {
+        Events {
+            events: self.events.iter().cloned().collect(),
+        }
+    }
+}
+
+fn level(kind: EventKind) -> log::Level {
+    match kind {
+        EventKind::BackendDied
+        | EventKind::BackendHung
+        | EventKind::Stalled
+        | EventKind::UpgradeRolledBack => log::Level::Error,
+        EventKind::Slow
+        | EventKind::BackendLost
+        | EventKind::UpgradeRefused
+        | EventKind::GuestFault => log::Level::Warn,
+        _ => log::Level::Info,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journal_keeps_the_last_events_and_counts_all() {
+        let mut journal = Journal::default();
+        for _ in 0..EVENTS_MAX + 3 {
+            journal.note(EventKind::BackendDied, Some("disk0"), "was killed");
+        }
+        let events = journal.events().events;
+        assert_eq!(events.len(), EVENTS_MAX);
+        assert_eq!(events[0].number, 4);
+        assert_eq!(events[0].device.as_deref(), Some("disk0"));
+    }
+}
