@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use spec::{
-    ByteSize, Console, DiskSpec, HugePages, OnReboot, Seccomp, UidRange, VhostUserSpec, VmName,
+    ByteSize, Console, DiskSpec, HugePages, NetSpec, OnReboot, Seccomp, UidRange, VhostUserSpec,
+    VmName,
 };
 
 const ABOUT: &str = "Runs virtual machines whose devices live in separate jailed processes.";
@@ -125,6 +126,8 @@ Examples:
   bulkhead run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 root=/dev/vda' \\
       --disk path=root.img --disk path=/dev/vg/data,direct,queues=4
   bulkhead run --kernel vmlinuz --initrd initrd.img --disk path=tools.img,readonly,serial=tools
+  bulkhead run --kernel vmlinuz --initrd initrd.img --net tap=tap0,bridge=br0
+  bulkhead run --kernel vmlinuz --initrd initrd.img --net user,forward=tcp:2222:22
   bulkhead run --kernel vmlinuz --initrd initrd.img \\
       --vhost-user type=fs,socket=/run/virtiofsd.sock,tag=home
 
@@ -194,6 +197,12 @@ pub(crate) struct RunArgs {
     /// commas; can be given several times
     #[arg(long = "disk", value_name = "DISK")]
     pub(crate) disks: Vec<DiskSpec>,
+    /// A network card: tap=NAME, and any of id=ID, mac=ADDRESS, mtu=N, queues=1..8,
+    /// queue-size=64..1024, bridge=NAME, up=PROGRAM, down=PROGRAM, any-mac, any-service,
+    /// ipv4=ADDRESS..., ipv6=ADDRESS..., separated by commas; or user, and any of id=ID, mac=ADDRESS,
+    /// forward=tcp|udp:HOST:GUEST...; can be given several times
+    #[arg(long = "net", value_name = "CARD")]
+    pub(crate) nets: Vec<NetSpec>,
     /// A device of another program that serves vhost-user: type=fs|vsock|rng|blk|net|ID,socket=F,
     /// and any of id=ID, tag=TAG, queues=N, queue-size=N; can be given several times
     #[arg(long, value_name = "DEVICE")]
@@ -217,7 +226,7 @@ pub(crate) struct RunArgs {
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
-        "vhost_user", "on_reboot", "seccomp", "uid_range",
+        "nets", "vhost_user", "on_reboot", "seccomp", "uid_range",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

@@ -81,7 +81,8 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         .vhost_user
         .iter()
         .map(|d| ("vhost-user", d.to_string()));
-    let fields = fields.into_iter().chain(disks).chain(others);
+    let nets = spec.nets.iter().map(|net| ("net", net.to_string()));
+    let fields = fields.into_iter().chain(disks).chain(nets).chain(others);
     let fields: Vec<_> = fields
         .map(|(field, value)| vec![field.to_string(), value])
         .collect();

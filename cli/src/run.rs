@@ -75,6 +75,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         hugepages: args.hugepages.unwrap_or(defaults.hugepages),
         prefault: args.prefault,
         disks: args.disks.clone(),
+        nets: args.nets.clone(),
         vhost_user: args.vhost_user.clone(),
         on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),
@@ -111,6 +112,8 @@ mod tests {
             "--prefault",
             "--disk=path=/a,readonly",
             "--disk=path=/b,queues=4",
+            "--net=tap=tap0,queues=2,bridge=br0,ipv4=10.0.0.2,ipv4=10.0.0.3",
+            "--net=user,any-mac,forward=tcp:8080:80",
             "--vhost-user=type=fs,socket=/s,tag=t",
             "--console=file=/tmp/o",
             "--on-reboot=exit",
@@ -121,6 +124,8 @@ mod tests {
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
             "hugepages":"2M","prefault":true,"console":"file=/tmp/o","on_reboot":"exit",
             "seccomp":"log","uid_range":"70000:8","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
+            "nets":[{"tap":"tap0","queues":2,"bridge":"br0","ipv4":["10.0.0.2","10.0.0.3"]},
+            {"user":true,"any_mac":true,"forward":["tcp:8080:80"]}],
             "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}]}"#,
         );
         assert_eq!(flags.unwrap(), document.unwrap());

@@ -115,13 +115,21 @@ pub(crate) fn check_unique<'a>(
 
 /// Splits `key=value,key` at its commas; a key that comes twice is refused.
 pub(crate) fn options(text: &str) -> Result<Vec<(&str, Option<&str>)>, String> {
+    options_with(text, &[])
+}
+
+/// The same, but the keys of `lists` may come again.
+pub(crate) fn options_with<'a>(
+    text: &'a str,
+    lists: &[&str],
+) -> Result<Vec<(&'a str, Option<&'a str>)>, String> {
     let mut options: Vec<(&str, Option<&str>)> = Vec::new();
     for part in text.split(',') {
         let (key, value) = match part.split_once('=') {
             Some((key, value)) => (key, Some(value)),
             None => (part, None),
         };
-        if options.iter().any(|(other, _)| *other == key) {
+        if !lists.contains(&key) && options.iter().any(|(other, _)| *other == key) {
             return Err(format!("{key} is given twice"));
         }
         options.push((key, value));

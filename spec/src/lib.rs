@@ -11,8 +11,10 @@ mod console;
 mod device;
 mod disk;
 mod document;
+mod mac;
 mod memory;
 mod name;
+mod net;
 mod size;
 pub mod state;
 mod uids;
@@ -23,8 +25,12 @@ pub use console::Console;
 pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, QUEUES_MAX};
 pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};
 pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
+pub use mac::MacAddress;
 pub use memory::{HugePages, Memory};
 pub use name::VmName;
+pub use net::{
+    Forward, Net, NetGuard, NetKind, NetSpec, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName,
+};
 pub use size::ByteSize;
 pub use uids::UidRange;
 pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::check_unique;
 use crate::{
-    ByteSize, Console, Disk, DiskSpec, HugePages, Memory, SpecError, UidRange, VhostUser,
-    VhostUserSpec, VmName,
+    ByteSize, Console, Disk, DiskSpec, HugePages, Memory, Net, NetSpec, SpecError, UidRange,
+    VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -116,6 +116,9 @@ pub struct VmSpec {
     /// The disks, in the order the guest finds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskSpec>,
+    /// The network cards: the guest finds those with a tap before the others, each kind in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<NetSpec>,
     /// The devices served by other programs, in the order the guest finds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vhost_user: Vec<VhostUserSpec>,
@@ -155,6 +158,7 @@ impl VmSpec {
             hugepages: HugePages::default(),
             prefault: false,
             disks: Vec::new(),
+            nets: Vec::new(),
             vhost_user: Vec::new(),
             console: Console::default(),
             on_reboot: OnReboot::default(),
@@ -179,8 +183,11 @@ pub struct Vm {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: Memory,
-    /// The disks; with `vhost_user` at most [`crate::DEVICES_MAX`], no two with the same name.
+    /// The disks; with `nets` and `vhost_user` at most [`crate::DEVICES_MAX`], no two with the same
+    /// name.
     pub disks: Vec<Disk>,
+    /// The network cards.
+    pub nets: Vec<Net>,
     /// The devices served by other programs.
     pub vhost_user: Vec<VhostUser>,
     /// Where COM1 leads.
@@ -195,9 +202,10 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// How many users the VM's processes are: its supervisor, its vmm, one for each disk.
+    /// How many users the VM's processes are: its supervisor, its vmm, one for each disk and each
+    /// network card.
     pub fn users(&self) -> u32 {
-        2 + u32::try_from(self.disks.len()).unwrap_or(u32::MAX - 2)
+        2 + u32::try_from(self.disks.len() + self.nets.len()).unwrap_or(u32::MAX - 2)
     }
 }
 
@@ -218,11 +226,14 @@ fn default_cmdline(spec: &VmSpec) -> String {
     words.join(" ")
 }
 
+type CheckedDevices = (Vec<Disk>, Vec<Net>, Vec<VhostUser>);
+
 /// The devices, checked each by itself and all against each other.
 fn check_devices(
     disks: Vec<DiskSpec>,
+    nets: &[NetSpec],
     others: Vec<VhostUserSpec>,
-) -> Result<(Vec<Disk>, Vec<VhostUser>), SpecError> {
+) -> Result<CheckedDevices, SpecError> {
     let disks: Result<Vec<_>, _> = (0..)
         .zip(disks)
         .map(|(number, disk)| Disk::check(number, disk))
@@ -231,10 +242,16 @@ fn check_devices(
         .zip(others)
         .map(|(number, device)| VhostUser::check(number, device))
         .collect();
-    let (disks, others) = (disks?, others?);
+    let nets: Result<Vec<_>, _> = (0..)
+        .zip(nets)
+        .map(|(number, net)| Net::check(number, net))
+        .collect();
+    let (disks, nets, others) = (disks?, nets?, others?);
     let ids = disks.iter().map(|disk| ("disk.id", &disk.id));
+    let ids = ids.chain(nets.iter().map(|net| ("net.id", &net.id)));
     check_unique(ids.chain(others.iter().map(|device| ("vhost-user.id", &device.id))))?;
-    Ok((disks, others))
+    Net::check_all(&nets)?;
+    Ok((disks, nets, others))
 }
 
 impl TryFrom<VmSpec> for Vm {
@@ -265,7 +282,7 @@ impl TryFrom<VmSpec> for Vm {
         if let Some(initrd) = &spec.initrd {
             check_path("initrd", initrd)?;
         }
-        let (disks, vhost_user) = check_devices(spec.disks, spec.vhost_user)?;
+        let (disks, nets, vhost_user) = check_devices(spec.disks, &spec.nets, spec.vhost_user)?;
         let vm = Self {
             name,
             kernel: spec.kernel,
@@ -274,6 +291,7 @@ impl TryFrom<VmSpec> for Vm {
             cpus,
             memory: Memory::new(spec.mem, spec.hugepages, spec.prefault)?,
             disks,
+            nets,
             vhost_user,
             console: spec.console,
             on_reboot: spec.on_reboot,
@@ -326,88 +344,4 @@ fn check_cmdline(cmdline: &str) -> Result<(), SpecError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spec_minimal_gets_the_documented_defaults() {
-        let spec: VmSpec = serde_json::from_str(r#"{"kernel":"/k"}"#).unwrap();
-        assert_eq!(spec, VmSpec::new("/k"));
-        let vm = Vm::try_from(spec).unwrap();
-        assert_eq!((vm.cpus, vm.memory.size_bytes()), (1, 512 << 20));
-        assert_eq!(vm.cmdline, "console=ttyS0 panic=1");
-    }
-
-    #[test]
-    fn spec_written_reads_back_equal() {
-        let mut spec = VmSpec::new("/k");
-        spec.name = Some("a".into());
-        spec.console = Console::File("/tmp/x".into());
-        spec.hugepages = HugePages::Size2M;
-        let text = serde_json::to_string(&spec).unwrap();
-        assert_eq!(serde_json::from_str::<VmSpec>(&text).unwrap(), spec);
-    }
-
-    #[test]
-    fn spec_with_unknown_field_is_refused_by_name() {
-        let error = serde_json::from_str::<VmSpec>(r#"{"kernel":"/k","cpu":2}"#).unwrap_err();
-        assert!(error.to_string().contains("`cpu`"), "{error}");
-    }
-
-    #[test]
-    fn spec_out_of_range_names_field_and_value() {
-        type Case = (&'static str, fn(&mut VmSpec), &'static str);
-        let cases: [Case; 8] = [
-            ("uid-range", |s| s.uid_range = "7:1".parse().ok(), "7:1"),
-            ("cpus", |s| s.cpus = 0, "0"),
-            ("cpus", |s| s.cpus = 255, "255"),
-            ("mem", |s| s.mem = ByteSize(0), "0"),
-            ("name", |s| s.name = Some("a/b".into()), "a/b"),
-            ("kernel", |s| s.kernel = PathBuf::new(), ""),
-            ("initrd", |s| s.initrd = Some(PathBuf::new()), ""),
-            ("cmdline", |s| s.cmdline = Some("a\0b".into()), "a\0b"),
-        ];
-        for (field, spoil, value) in cases {
-            let mut spec = VmSpec::new("/k");
-            spoil(&mut spec);
-            let error = Vm::try_from(spec).unwrap_err();
-            assert_eq!((error.field, error.value.as_str()), (field, value));
-        }
-    }
-
-    #[test]
-    fn cmdline_default_has_the_first_disk_as_root_without_an_initrd() {
-        let mut spec = VmSpec::new("/k");
-        spec.disks = vec![DiskSpec::new("/a")];
-        let cmdline = |spec: &VmSpec| Vm::try_from(spec.clone()).unwrap().cmdline;
-        assert_eq!(cmdline(&spec), "console=ttyS0 panic=1 root=/dev/vda rw");
-        spec.disks[0].readonly = true;
-        assert_eq!(cmdline(&spec), "console=ttyS0 panic=1 root=/dev/vda ro");
-        spec.initrd = Some("/i".into());
-        assert_eq!(cmdline(&spec), "console=ttyS0 panic=1");
-    }
-
-    #[test]
-    fn devices_of_the_same_name_or_too_many_are_refused() {
-        let mut spec = VmSpec::new("/k");
-        spec.disks = vec![DiskSpec::new("/a"), "path=/b,id=disk0".parse().unwrap()];
-        let error = Vm::try_from(spec.clone()).unwrap_err();
-        assert_eq!((error.field, error.value.as_str()), ("disk.id", "disk0"));
-        spec.disks.pop();
-        spec.vhost_user = vec!["type=rng,socket=/s,id=disk0".parse().unwrap()];
-        let error = Vm::try_from(spec.clone()).unwrap_err();
-        assert_eq!(error.field, "vhost-user.id");
-        spec.vhost_user.clear();
-        spec.disks = vec![DiskSpec::new("/a"); 25];
-        assert_eq!(Vm::try_from(spec).unwrap_err().value, "disk24");
-    }
-
-    #[test]
-    fn cmdline_longer_than_linux_keeps_is_refused() {
-        let mut spec = VmSpec::new("/k");
-        spec.cmdline = Some("x".repeat(CMDLINE_MAX_BYTES));
-        assert!(Vm::try_from(spec.clone()).is_ok());
-        spec.cmdline = Some("x".repeat(CMDLINE_MAX_BYTES + 1));
-        assert_eq!(Vm::try_from(spec).unwrap_err().field, "cmdline");
-    }
-}
+mod tests;

@@ -47,6 +47,10 @@ impl Devices {
                 Err(error) => errors.push(error),
             }
         }
+        for net in &vm.nets {
+            let reason = "network cards cannot be had yet";
+            errors.push(SpecError::new("net", &net.id, reason));
+        }
         match errors.is_empty() {
             true => Ok(Self {
                 blk,
