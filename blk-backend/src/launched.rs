@@ -53,8 +53,12 @@ fn answer(control: Arc<Channel>, device: Arc<Device>) -> Result<()> {
     let here = started.clone();
     let run = move || {
         here.wait();
-        while let Ok(Some(ToBackend::Ping(ping))) = control.receive() {
-            device.ping(ping);
+        while let Ok(Some(message)) = control.receive() {
+            match message {
+                ToBackend::Ping(ping) => device.ping(ping),
+                // A disk has none.
+                ToBackend::Link(_) => {}
+            }
         }
         // It has died, or talks nonsense: nobody is left who could want this process.
         std::process::exit(0);

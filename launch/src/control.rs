@@ -106,6 +106,8 @@ pub struct QueueSample {
 pub enum ToBackend {
     /// Every worker that lives stores this number as its heartbeat in the health page.
     Ping(u32),
+    /// Of a network device: the link is up, or down.
+    Link(bool),
 }
 
 /// What a backend tells the supervisor.

@@ -61,6 +61,23 @@ pub mod blk {
     pub const QUEUES_MAX: u16 = 16;
 }
 
+/// A network backend's own.
+pub mod net {
+    use std::os::fd::RawFd;
+
+    /// The vhost-user socket: bound and listening, one connection waits in it.
+    pub const LISTENER: RawFd = 6;
+    /// The control state: a sealed memfd of [`STATE_BYTES`] that outlives every generation of the
+    /// backend. All zeroes is what a driver finds that has asked for nothing yet.
+    pub const STATE: RawFd = 7;
+    /// The length of the control state.
+    pub const STATE_BYTES: usize = 4096;
+    /// The first queue of the tap, non-blocking; the others follow it.
+    pub const TAP: RawFd = 8;
+    /// The most queues a tap may have, so the most pairs of virtqueues.
+    pub const PAIRS_MAX: u16 = crate::tap::QUEUES_MAX;
+}
+
 /// A descriptor that should have been inherited is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum FdError {

@@ -36,6 +36,44 @@ pub struct Health {
     reserved: [AtomicU64; 3],
     /// The queues of a backend.
     pub queues: [QueueHealth; QUEUES],
+    /// What a network backend did not let through.
+    pub drops: Drops,
+}
+
+/// Frames and commands that went no further, by reason.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Drops {
+    /// Sent with another MAC address than the device's.
+    pub source_mac: AtomicU64,
+    /// Sent with an IPv4 or IPv6 address that is not the guest's.
+    pub source_ip: AtomicU64,
+    /// ARP or neighbour discovery that claims somebody else's address.
+    pub neighbour: AtomicU64,
+    /// Sent as a DHCP server would.
+    pub dhcp: AtomicU64,
+    /// Router advertisements sent.
+    pub router: AtomicU64,
+    /// Sent in a way that hides what it is.
+    pub evasive: AtomicU64,
+    /// Sent with a header that makes no sense.
+    pub header: AtomicU64,
+    /// Sent too short, too long, or from nowhere in guest memory.
+    pub frame: AtomicU64,
+    /// Sent while the tap or the link was down.
+    pub down: AtomicU64,
+    /// Refused by the host for another reason.
+    pub host: AtomicU64,
+    /// Received and not wanted: other addresses, other VLANs.
+    pub unwanted: AtomicU64,
+    /// Received and longer than what the driver has room for.
+    pub too_long: AtomicU64,
+    /// Received with an offload that the driver does not have any more.
+    pub offload: AtomicU64,
+    /// Control commands that make no sense.
+    pub command: AtomicU64,
+    /// Control commands that are not allowed.
+    pub refused: AtomicU64,
 }
 
 /// The queues that the page has room for.

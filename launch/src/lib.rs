@@ -21,3 +21,4 @@ pub mod process;
 pub mod record;
 pub mod ring;
 pub mod seccomp;
+pub mod tap;

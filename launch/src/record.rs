@@ -118,6 +118,61 @@ pub enum BlkEngine {
     Threads,
 }
 
+/// What a network backend is to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetRecord {
+    /// [`VERSION`] of the build that wrote it.
+    pub version: u32,
+    /// The VM's name, for the log.
+    pub vm_id: String,
+    /// The device's name, for the log.
+    pub device_id: String,
+    /// The pairs of queues, 1 to [`crate::fd::net::PAIRS_MAX`]; as many queues of the tap from
+    /// [`crate::fd::net::TAP`] on.
+    pub pairs: u16,
+    /// The most entries a queue may have: a power of two from 64 to 1024.
+    pub queue_size: u16,
+    /// The MAC address.
+    pub mac: [u8; 6],
+    /// The largest packet that the driver may send, if it is to be told.
+    pub mtu: Option<u16>,
+    /// Whether the tap can do UDP segmentation.
+    pub uso: bool,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// What the guest may not send.
+    pub guard: Guard,
+    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
+    pub poll_us: u32,
+    /// What a system call outside the filter does.
+    pub seccomp: crate::seccomp::Mode,
+}
+
+/// What a guest may not send: each check can be switched off, the lists are empty if every address
+/// is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Frames come from the device's own MAC address, which the driver cannot change.
+    pub mac: bool,
+    /// No DHCP server, no router advertisements.
+    pub services: bool,
+    /// The IPv4 addresses it may use, in packets and in ARP.
+    pub ipv4: Vec<std::net::Ipv4Addr>,
+    /// The IPv6 addresses it may use, in packets and in neighbour discovery.
+    pub ipv6: Vec<std::net::Ipv6Addr>,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            mac: true,
+            services: true,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+        }
+    }
+}
+
 /// The pages guest memory is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pages {
@@ -164,6 +219,18 @@ impl VmmRecord {
 }
 
 impl BlkRecord {
+    /// Puts the record into a sealed memfd.
+    pub fn write(&self) -> Result<OwnedFd, RecordError> {
+        write(self)
+    }
+
+    /// Reads the record back; of another version it is refused.
+    pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
+        read(fd)
+    }
+}
+
+impl NetRecord {
     /// Puts the record into a sealed memfd.
     pub fn write(&self) -> Result<OwnedFd, RecordError> {
         write(self)
