@@ -16,6 +16,7 @@ pub mod file;
 pub mod histogram;
 pub mod load;
 pub mod memory;
+pub mod net;
 pub mod pauses;
 pub mod random;
 pub mod ring;

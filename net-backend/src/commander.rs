@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The control queue: takes the driver's commands, has them obeyed, and answers.
+//!
+//! Served here and not in the vmm, which reads no descriptors. Runs on the worker thread that has
+//! the queue; a command is written down before it is answered.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use backend::chain::{Buffer, Chain};
+use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
+use vm_memory::Bytes;
+
+use crate::control::{COMMAND_MAX_BYTES, CommandFault};
+use crate::device::Shared;
+use crate::station::{QueueFault, Serving, Station};
+
+/// The most commands before frames are looked at.
+const BATCH: u16 = 8;
+
+/// The control queue.
+#[derive(Debug, Default)]
+pub struct Commander {
+    /// Its ring.
+    pub station: Station,
+    chain: Chain,
+}
+
+impl Commander {
+    /// Obeys what there is. Says whether there was anything.
+    pub fn run(&mut self, indirect: bool, shared: &Shared) -> Result<bool, QueueFault> {
+        let Self { station, chain } = self;
+        let Some(serving) = station.serving() else {
+            return Ok(false);
+        };
+        let available = serving.ring.available()?.min(BATCH);
+        for _ in 0..available {
+            let head = serving.ring.take()?;
+            chain
+                .walk(&serving.ring, &serving.memory, head, indirect)
+                .map_err(|e| QueueFault::Chain(head, e))?;
+            let written = answer(serving, chain, shared);
+            serving.ring.push_used(head, written);
+            serving.publish();
+        }
+        if available > 0 {
+            serving.call();
+        }
+        Ok(available > 0)
+    }
+
+    /// Asks for kicks; there is nothing to do if there is still nothing then.
+    pub fn may_sleep(&mut self) -> bool {
+        let Some(serving) = self.station.serving() else {
+            return true;
+        };
+        serving.ring.enable_kicks();
+        matches!(serving.ring.available(), Ok(0))
+    }
+}
+
+/// Obeys one command. Returns how many bytes the answer has.
+fn answer(serving: &Serving, chain: &Chain, shared: &Shared) -> u32 {
+    let outcome = match (copy(serving, &chain.readable), chain.writable.first()) {
+        (Some(command), Some(_)) => shared.obey(&command),
+        _ => Err(CommandFault::Malformed),
+    };
+    let drops = shared.drops();
+    let status = match outcome {
+        Ok(()) => VIRTIO_NET_OK,
+        Err(fault) => {
+            let counter = match fault {
+                CommandFault::Malformed => &drops.command,
+                CommandFault::Refused => &drops.refused,
+            };
+            counter.fetch_add(1, Relaxed);
+            VIRTIO_NET_ERR
+        }
+    };
+    let status = u8::try_from(status).unwrap_or(1);
+    let place = chain.writable.first().map(|buffer| buffer.address);
+    let wrote = place.map(|place| serving.memory.write_obj(status, place));
+    u32::from(matches!(wrote, Some(Ok(()))))
+}
+
+fn copy(serving: &Serving, buffers: &[Buffer]) -> Option<Vec<u8>> {
+    let total: usize = buffers.iter().map(|buffer| buffer.len_bytes as usize).sum();
+    if total > COMMAND_MAX_BYTES {
+        return None;
+    }
+    let mut bytes = vec![0; total];
+    let mut rest = bytes.as_mut_slice();
+    for buffer in buffers {
+        let (part, behind) = rest.split_at_mut(buffer.len_bytes as usize);
+        serving.memory.read_slice(part, buffer.address).ok()?;
+        rest = behind;
+    }
+    Some(bytes)
+}

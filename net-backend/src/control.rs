@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The commands of the driver (virtio 1.2, §5.1.6.5): parsed, checked against what may be asked for,
+//! and then done to the [`State`].
+//!
+//! Runs on the worker thread that has the control queue.
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_RX,
+    VIRTIO_NET_CTRL_VLAN,
+};
+
+use crate::config::{Nic, switchable};
+use crate::filter::{Mac, Modes};
+use crate::state::{State, Table};
+
+/// The longest command: both tables full, as a driver with very many addresses sends them.
+pub const COMMAND_MAX_BYTES: usize = 16 << 10;
+
+/// A command that is not obeyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommandFault {
+    /// It makes no sense, or is of a kind that was never offered.
+    #[error("the driver's command makes no sense")]
+    Malformed,
+    /// It is not allowed.
+    #[error("the driver's command is not allowed")]
+    Refused,
+}
+
+/// What a driver may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// One of the receive modes, on or off.
+    Mode(Mode, bool),
+    /// Its other addresses and groups.
+    Tables(Table, Table),
+    /// Its address.
+    Address(Mac),
+    /// A VLAN, in or out.
+    Vlan(u16, bool),
+    /// The pairs it uses.
+    Pairs(u16),
+    /// The offloads it can take.
+    Offloads(u64),
+}
+
+/// The receive modes, by the numbers of their commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    Promiscuous,
+    /// Everything for groups.
+    AllMulticast,
+    /// Everything for one.
+    AllUnicast,
+    /// Nothing for groups.
+    NoMulticast,
+    /// Nothing for one.
+    NoUnicast,
+    /// Nothing for everyone.
+    NoBroadcast,
+}
+
+impl Command {
+    /// Understands what a driver has sent: class, command, data.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CommandFault> {
+        let ([class, command], data) = bytes.split_first_chunk().ok_or(CommandFault::Malformed)?;
+        match (u32::from(*class), command) {
+            (VIRTIO_NET_CTRL_RX, command) => mode(*command, data),
+            (VIRTIO_NET_CTRL_MAC, 0) => {
+                let (unicast, rest) = table(data)?;
+                let (multicast, _) = table(rest)?;
+                Ok(Self::Tables(unicast, multicast))
+            }
+            (VIRTIO_NET_CTRL_MAC, 1) => Ok(Self::Address(Mac(first(data)?))),
+            (VIRTIO_NET_CTRL_VLAN, 0 | 1) => {
+                let vlan = u16::from_le_bytes(first(data)?);
+                Ok(Self::Vlan(vlan, *command == 0))
+            }
+            (VIRTIO_NET_CTRL_MQ, 0) => Ok(Self::Pairs(u16::from_le_bytes(first(data)?))),
+            (VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0) => {
+                Ok(Self::Offloads(u64::from_le_bytes(first(data)?)))
+            }
+            _ => Err(CommandFault::Malformed),
+        }
+    }
+
+    /// Whether the driver of this card, with the features it acknowledged, may ask for it.
+    pub fn check(&self, nic: &Nic, features: u64) -> Result<(), CommandFault> {
+        let sensible = match self {
+            Self::Mode(..) | Self::Tables(..) => true,
+            Self::Address(mac) => mac.is_host(),
+            Self::Vlan(vlan, _) => *vlan < 4096,
+            Self::Pairs(pairs) => (1..=nic.pairs).contains(pairs),
+            Self::Offloads(offloads) => offloads & !(features & switchable()) == 0,
+        };
+        match self {
+            _ if !sensible => Err(CommandFault::Malformed),
+            Self::Address(mac) if nic.guard.mac && nic.mac != Some(*mac) => {
+                Err(CommandFault::Refused)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does it.
+    pub fn apply(self, state: &mut State) {
+        match self {
+            Self::Mode(mode, on) => {
+                let modes = state.modes.get_or_insert_default();
+                *mode.of(modes) = on;
+            }
+            Self::Tables(unicast, multicast) => {
+                (state.unicast, state.multicast) = (unicast, multicast);
+                // From here on the driver knows what it wants.
+                state.modes.get_or_insert_default();
+            }
+            Self::Address(mac) => state.mac = Some(mac),
+            Self::Vlan(vlan, member) => {
+                let word = &mut state.vlans[usize::from(vlan) / 64 % state.vlans.len()];
+                let bit = 1 << (vlan % 64);
+                *word = if member { *word | bit } else { *word & !bit };
+            }
+            Self::Pairs(pairs) => state.pairs = Some(pairs),
+            Self::Offloads(offloads) => state.offloads = Some(offloads),
+        }
+    }
+}
+
+impl Mode {
+    fn of(self, modes: &mut Modes) -> &mut bool {
+        match self {
+            Self::Promiscuous => &mut modes.promiscuous,
+            Self::AllMulticast => &mut modes.all_multicast,
+            Self::AllUnicast => &mut modes.all_unicast,
+            Self::NoMulticast => &mut modes.no_multicast,
+            Self::NoUnicast => &mut modes.no_unicast,
+            Self::NoBroadcast => &mut modes.no_broadcast,
+        }
+    }
+}
+
+fn first<const N: usize>(data: &[u8]) -> Result<[u8; N], CommandFault> {
+    data.first_chunk().copied().ok_or(CommandFault::Malformed)
+}
+
+fn mode(command: u8, data: &[u8]) -> Result<Command, CommandFault> {
+    let [on] = first(data)?;
+    let mode = match command {
+        0 => Mode::Promiscuous,
+        1 => Mode::AllMulticast,
+        2 => Mode::AllUnicast,
+        3 => Mode::NoMulticast,
+        4 => Mode::NoUnicast,
+        5 => Mode::NoBroadcast,
+        _ => return Err(CommandFault::Malformed),
+    };
+    Ok(Command::Mode(mode, on != 0))
+}
+
+/// `struct virtio_net_ctrl_mac`, and what follows it.
+fn table(data: &[u8]) -> Result<(Table, &[u8]), CommandFault> {
+    let (count, rest) = data.split_first_chunk().ok_or(CommandFault::Malformed)?;
+    let count = u32::from_le_bytes(*count) as usize;
+    let len_bytes = count.checked_mul(6).filter(|len| *len <= rest.len());
+    let (entries, rest) = rest.split_at(len_bytes.ok_or(CommandFault::Malformed)?);
+    let (macs, _) = entries.as_chunks::<6>();
+    Ok((Table::new(macs.iter().map(|mac| Mac(*mac)).collect()), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use launch::record::Guard;
+
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+    fn nic(guard: bool) -> Nic {
+        Nic {
+            mac: Some(MAC),
+            mtu: None,
+            pairs: 4,
+            queue_size: 256,
+            uso: false,
+            guard: Guard {
+                mac: guard,
+                ..Guard::default()
+            },
+        }
+    }
+
+    fn obey(nic: &Nic, bytes: &[u8]) -> Result<State, CommandFault> {
+        let command = Command::parse(bytes)?;
+        command.check(nic, nic.features())?;
+        let mut state = State::default();
+        command.apply(&mut state);
+        Ok(state)
+    }
+
+    #[test]
+    fn command_of_every_kind_changes_the_state() {
+        let nic = nic(false);
+        let state = obey(&nic, &[0, 0, 1]).unwrap();
+        assert!(state.modes.unwrap().promiscuous);
+        assert!(!obey(&nic, &[0, 5, 0]).unwrap().modes.unwrap().no_broadcast);
+        let tables = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 7, 0, 0, 0, 0];
+        let state = obey(&nic, &tables).unwrap();
+        assert_eq!(state.unicast.macs, [Mac([2, 0, 0, 0, 0, 7])]);
+        assert!(state.multicast.macs.is_empty() && state.modes.is_some());
+        let state = obey(&nic, &[1, 1, 2, 0, 0, 0, 0, 9]).unwrap();
+        assert_eq!(state.mac, Some(Mac([2, 0, 0, 0, 0, 9])));
+        assert_eq!(obey(&nic, &[2, 0, 65, 0]).unwrap().vlans[1], 2);
+        assert_eq!(obey(&nic, &[4, 0, 3, 0]).unwrap().pairs, Some(3));
+        let state = obey(&nic, &[5, 0, 0x82, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert_eq!(state.offloads, Some(0x82));
+    }
+
+    #[test]
+    fn command_cut_short_or_unknown_is_malformed() {
+        let long_table = [1, 0, 255, 255, 255, 255, 0, 0];
+        let commands: [&[u8]; 14] = [
+            &[],
+            &[0],
+            &[0, 0],
+            &[0, 6, 1],
+            &[1, 0, 1, 0],
+            &[1, 0, 0, 0, 0, 0],
+            &long_table,
+            &[1, 1, 2, 0, 0],
+            &[1, 2, 0],
+            &[2, 0, 1],
+            &[3, 0],
+            &[4, 1, 0, 0],
+            &[5, 0, 1, 0],
+            &[255, 0, 0],
+        ];
+        for command in commands {
+            let outcome = obey(&nic(false), command);
+            assert_eq!(outcome, Err(CommandFault::Malformed), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn command_that_asks_for_the_impossible_is_malformed() {
+        let commands: [&[u8]; 5] = [
+            &[1, 1, 1, 0, 0, 0, 0, 1],
+            &[2, 0, 0, 16],
+            &[4, 0, 0, 0],
+            &[4, 0, 5, 0],
+            &[5, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        for command in commands {
+            let outcome = obey(&nic(false), command);
+            assert_eq!(outcome, Err(CommandFault::Malformed), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn address_is_the_cards_own_where_it_is_guarded() {
+        let other = [1, 1, 2, 0, 0, 0, 0, 9];
+        assert_eq!(obey(&nic(true), &other), Err(CommandFault::Refused));
+        let own = [1, 1, 2, 0, 0, 0, 0, 1];
+        assert!(obey(&nic(true), &own).is_ok());
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the workers and the protocol thread share: the card, its taps, the driver's wishes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::{Arc, Mutex};
+
+use backend::window::Window;
+use backend::{GuestMemory, SharedGuestMemory};
+use launch::health::{Drops, HealthPage, QueueHealth};
+use launch::tap;
+use vm_memory::GuestAddressSpace;
+
+use super::lock;
+use crate::config::Nic;
+use crate::control::{Command, CommandFault};
+use crate::settings::Settings;
+use crate::state::State;
+
+/// What is shared.
+#[derive(Debug)]
+pub struct Shared {
+    /// The card.
+    pub nic: Nic,
+    /// The last ping; workers answer it in the health page.
+    pub ping: AtomicU32,
+    taps: Vec<OwnedFd>,
+    health: &'static HealthPage,
+    memory: SharedGuestMemory,
+    memory_generation: AtomicU32,
+    wishes: Mutex<Wishes>,
+    settings_generation: AtomicU32,
+}
+
+/// What the settings are made of, and the settings.
+#[derive(Debug)]
+struct Wishes {
+    features: u64,
+    /// Where the driver's wishes are kept.
+    state: Window,
+    /// Whether that outlives the process.
+    kept: bool,
+    /// Whether the control queue is served here, and not by the frontend.
+    control_running: bool,
+    link_up: bool,
+    settings: Arc<Settings>,
+    /// Which pairs have a receive ring that may be used.
+    running: Vec<bool>,
+    /// Which of the tap's queues are in use; unknown at first.
+    used: Vec<Option<bool>>,
+}
+
+impl Shared {
+    /// What a device starts with: no memory, no features. `state` is where the driver's wishes are
+    /// kept if that outlives the process.
+    pub fn new(
+        nic: Nic,
+        taps: Vec<OwnedFd>,
+        state: Option<Window>,
+        link_up: bool,
+        health: &'static HealthPage,
+    ) -> Arc<Self> {
+        let kept = state.is_some();
+        let state = state.unwrap_or_else(|| Window::private(launch::fd::net::STATE_BYTES));
+        let settings = Settings::new(&nic, 0, &State::default(), link_up);
+        let pairs = usize::from(nic.pairs);
+        Arc::new(Self {
+            nic,
+            ping: AtomicU32::new(0),
+            taps,
+            health,
+            memory: SharedGuestMemory::new(GuestMemory::new()),
+            memory_generation: AtomicU32::new(0),
+            wishes: Mutex::new(Wishes {
+                features: 0,
+                state,
+                kept,
+                control_running: false,
+                link_up,
+                settings: Arc::new(settings),
+                running: vec![false; pairs],
+                used: vec![None; pairs],
+            }),
+            settings_generation: AtomicU32::new(0),
+        })
+    }
+
+    /// The number of a worker's queue.
+    pub fn queue_of(&self, pair: u16, slot: usize) -> u16 {
+        match slot {
+            0 => 2 * pair,
+            1 => 2 * pair + 1,
+            _ => 2 * self.nic.pairs,
+        }
+    }
+
+    /// The tap's queue of a pair.
+    pub fn tap(&self, pair: u16) -> BorrowedFd<'_> {
+        // There are as many as pairs, and a worker for each.
+        self.taps[usize::from(pair) % self.taps.len()].as_fd()
+    }
+
+    pub(super) fn guest_memory(&self) -> SharedGuestMemory {
+        self.memory.clone()
+    }
+
+    pub(super) fn memory_changed(&self) {
+        self.memory_generation.fetch_add(1, AcqRel);
+    }
+
+    /// Guest memory as it is now.
+    pub fn memory(&self) -> Arc<GuestMemory> {
+        self.memory.memory().into_inner()
+    }
+
+    /// A number that is another one after guest memory has changed.
+    pub fn memory_generation(&self) -> u32 {
+        self.memory_generation.load(Acquire)
+    }
+
+    /// The part of the health page that belongs to a queue; the control queue has none.
+    pub fn health(&self, queue: u16) -> &QueueHealth {
+        &self.health.queues[usize::from(queue) % launch::health::QUEUES]
+    }
+
+    /// Where is counted what goes no further.
+    pub fn drops(&self) -> &Drops {
+        &self.health.drops
+    }
+
+    /// The settings as they are now, and the number that goes with them.
+    pub fn settings(&self) -> (u32, Arc<Settings>) {
+        // Loaded first: a change in between leads to one look too many, never to one too few.
+        let generation = self.settings_generation();
+        (generation, lock(&self.wishes).settings.clone())
+    }
+
+    /// A number that is another one after the settings have changed.
+    pub fn settings_generation(&self) -> u32 {
+        self.settings_generation.load(Acquire)
+    }
+
+    /// The driver has acknowledged features: it is a new one, unless this process is.
+    pub fn set_features(&self, features: u64) {
+        self.change(|wishes| {
+            wishes.features = features;
+            if !wishes.kept {
+                State::clear(&wishes.state);
+            }
+        });
+        let (_, settings) = self.settings();
+        for tap in &self.taps {
+            note(tap::set_header_bytes(tap.as_fd(), settings.header_bytes));
+        }
+        self.set_offloads(&settings);
+    }
+
+    /// The link goes up, or down.
+    pub fn set_link(&self, up: bool) {
+        self.change(|wishes| wishes.link_up = up);
+    }
+
+    /// The control queue is served, or not any more. What is kept may have been cleared meanwhile.
+    pub fn set_control_running(&self, running: bool) {
+        self.change(|wishes| wishes.control_running = running);
+        if running {
+            self.set_offloads(&self.settings().1);
+        }
+    }
+
+    /// A pair's receive ring can be used, or not any more.
+    pub fn set_pair_running(&self, pair: u16, running: bool) {
+        self.change(|wishes| {
+            if let Some(known) = wishes.running.get_mut(usize::from(pair)) {
+                *known = running;
+            }
+        });
+    }
+
+    /// Does what the driver says.
+    pub fn obey(&self, bytes: &[u8]) -> Result<(), CommandFault> {
+        let command = Command::parse(bytes)?;
+        let features = lock(&self.wishes).features;
+        command.check(&self.nic, features)?;
+        let offloads = matches!(command, Command::Offloads(_));
+        self.change(|wishes| {
+            let mut state = State::load(&wishes.state);
+            command.apply(&mut state);
+            state.store(&wishes.state);
+        });
+        if offloads {
+            self.set_offloads(&self.settings().1);
+        }
+        Ok(())
+    }
+
+    fn set_offloads(&self, settings: &Settings) {
+        // It is the tap's, whichever of its queues is asked.
+        if let Some(tap) = self.taps.first() {
+            note(tap::set_offload(tap.as_fd(), settings.offloads));
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wishes)) {
+        let wishes = &mut *lock(&self.wishes);
+        change(wishes);
+        let mut state = State::load(&wishes.state);
+        // Written by who knows what; more pairs than there are do no harm, and less than one would.
+        state.pairs = state.pairs.filter(|n| (1..=self.nic.pairs).contains(n));
+        if self.nic.guard.mac {
+            state.mac = None;
+        }
+        let mut settings = Settings::new(&self.nic, wishes.features, &state, wishes.link_up);
+        // A frontend of somebody else may obey the driver itself, and enable what is to be used.
+        if !wishes.control_running && !wishes.kept {
+            settings.pairs = None;
+        }
+        wishes.settings = Arc::new(settings);
+        self.use_taps(wishes);
+        self.settings_generation.fetch_add(1, AcqRel);
+    }
+}
+
+impl Shared {
+    /// Takes the tap's queues into use or out of use, with the driver's: before the driver hears that
+    /// it may go on.
+    fn use_taps(&self, wishes: &mut Wishes) {
+        if self.nic.pairs == 1 {
+            return;
+        }
+        let counted = wishes.settings.pairs.unwrap_or(self.nic.pairs);
+        for ((pair, tap), running) in (0..).zip(&self.taps).zip(&wishes.running) {
+            // The first stays, so that there is always one to send to.
+            let used = pair == 0 || (*running && pair < counted);
+            let known = wishes.used.get_mut(usize::from(pair));
+            if let Some(known) = known.filter(|known| **known != Some(used)) {
+                *known = Some(used);
+                note(tap::set_queue(tap.as_fd(), used));
+            }
+        }
+    }
+}
+
+/// A tap that does not do what it is told is the host's affair; frames may still go through.
+fn note(outcome: Result<(), tap::TapError>) {
+    if let Err(e) = outcome {
+        log::warn!("{}", launch::log::chain(&e));
+    }
+}

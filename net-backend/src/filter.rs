@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the driver wants to receive (virtio 1.2, §5.1.6.5.1 to §5.1.6.5.3): its own address, those in
+//! its tables, its VLANs, or everything.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The most addresses of each table that are told apart; with more the filter is open.
+pub const TABLE_MAX: usize = 64;
+/// The VLANs, one bit each.
+pub const VLAN_WORDS: usize = 4096 / 64;
+
+const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
+
+/// A MAC address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The address of everyone.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether it is of a group.
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
+    /// Whether a card can have it.
+    pub fn is_host(self) -> bool {
+        !self.is_group() && self.0 != [0; 6]
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?}: expected six bytes like 52:54:00:12:34:56");
+        let mut mac = Self::default();
+        let mut parts = text.split(':');
+        for byte in &mut mac.0 {
+            let part = parts.next().filter(|part| part.len() == 2);
+            let value = part.and_then(|part| u8::from_str_radix(part, 16).ok());
+            *byte = value.ok_or_else(wrong)?;
+        }
+        parts.next().map_or(Ok(mac), |_| Err(wrong()))
+    }
+}
+
+/// Which frames are received whatever the tables say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// Everything.
+    pub promiscuous: bool,
+    /// Everything for groups.
+    pub all_multicast: bool,
+    /// Everything for one.
+    pub all_unicast: bool,
+    /// Nothing for groups.
+    pub no_multicast: bool,
+    /// Nothing for one.
+    pub no_unicast: bool,
+    /// Nothing for everyone.
+    pub no_broadcast: bool,
+}
+
+/// What is received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Whether the VLANs count: the driver knows that there is such a filter.
+    pub by_vlan: bool,
+    /// The card's address, if it is known.
+    pub mac: Option<Mac>,
+    /// What the tables do not decide.
+    pub modes: Modes,
+    /// Other addresses of the card, sorted.
+    pub unicast: Vec<Mac>,
+    /// Groups it is in, sorted.
+    pub multicast: Vec<Mac>,
+    /// The VLANs it is in.
+    pub vlans: [u64; VLAN_WORDS],
+}
+
+impl Filter {
+    /// Whether a frame that begins with these bytes is wanted.
+    pub fn wants(&self, frame: &[u8]) -> bool {
+        let Some((destination, rest)) = frame.split_first_chunk::<6>() else {
+            return true;
+        };
+        let kind = rest.get(6..10);
+        self.in_vlan(kind.unwrap_or_default()) && self.is_for(Mac(*destination))
+    }
+
+    fn in_vlan(&self, tag: &[u8]) -> bool {
+        match tag {
+            [a, b, high, low] if self.by_vlan && [*a, *b] == VLAN_TYPE => {
+                let vlan = usize::from(u16::from_be_bytes([*high, *low]) & 0xfff);
+                self.vlans[vlan / 64] & (1 << (vlan % 64)) != 0
+            }
+            _ => true,
+        }
+    }
+
+    fn is_for(&self, destination: Mac) -> bool {
+        let modes = self.modes;
+        if modes.promiscuous {
+            return true;
+        }
+        if destination == Mac::BROADCAST {
+            return !modes.no_broadcast;
+        }
+        if destination.is_group() {
+            let member = || self.multicast.binary_search(&destination).is_ok();
+            return !modes.no_multicast && (modes.all_multicast || member());
+        }
+        let own = || self.mac.is_none_or(|mac| mac == destination);
+        let other = || self.unicast.binary_search(&destination).is_ok();
+        !modes.no_unicast && (modes.all_unicast || own() || other())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const GROUP: Mac = Mac([1, 0, 0x5e, 0, 0, 1]);
+
+    fn filter() -> Filter {
+        Filter {
+            by_vlan: true,
+            mac: Some(OWN),
+            modes: Modes::default(),
+            unicast: vec![],
+            multicast: vec![],
+            vlans: [0; VLAN_WORDS],
+        }
+    }
+
+    fn frame(destination: Mac, vlan: Option<u16>) -> Vec<u8> {
+        let mut frame = [destination.0, OTHER.0].concat();
+        if let Some(vlan) = vlan {
+            frame.extend(VLAN_TYPE);
+            frame.extend(vlan.to_be_bytes());
+        }
+        frame.extend([8, 0, 0x45, 0]);
+        frame
+    }
+
+    #[test]
+    fn frames_for_others_are_not_wanted() {
+        let filter = filter();
+        assert!(filter.wants(&frame(OWN, None)));
+        assert!(filter.wants(&frame(Mac::BROADCAST, None)));
+        assert!(!filter.wants(&frame(OTHER, None)));
+        assert!(!filter.wants(&frame(GROUP, None)));
+    }
+
+    #[test]
+    fn tables_and_modes_open_the_filter() {
+        let mut filter = filter();
+        (filter.unicast, filter.multicast) = (vec![OTHER], vec![GROUP]);
+        assert!(filter.wants(&frame(OTHER, None)) && filter.wants(&frame(GROUP, None)));
+        filter.modes.no_multicast = true;
+        filter.modes.no_unicast = true;
+        filter.modes.no_broadcast = true;
+        for mac in [OWN, OTHER, GROUP, Mac::BROADCAST] {
+            assert!(!filter.wants(&frame(mac, None)), "{mac}");
+        }
+        filter.modes.promiscuous = true;
+        assert!(filter.wants(&frame(OTHER, None)));
+    }
+
+    #[test]
+    fn vlans_count_only_for_tagged_frames_and_drivers_that_know_them() {
+        let mut filter = filter();
+        assert!(!filter.wants(&frame(OWN, Some(70))));
+        filter.vlans[1] = 1 << 6;
+        assert!(filter.wants(&frame(OWN, Some(70 | 0xe000))));
+        assert!(!filter.wants(&frame(OWN, Some(71))));
+        filter.by_vlan = false;
+        assert!(filter.wants(&frame(OWN, Some(71))));
+    }
+
+    #[test]
+    fn mac_reads_back_and_rubbish_is_refused() {
+        assert_eq!("02:00:00:00:00:01".parse(), Ok(OWN));
+        assert_eq!(OWN.to_string(), "02:00:00:00:00:01");
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:1",
+            "gg:00:00:00:00:00",
+        ] {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
+    }
+}

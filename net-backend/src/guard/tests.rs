@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const OWN4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+const ROUTER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+fn strict() -> Guard {
+    Guard {
+        mac: true,
+        services: true,
+        ipv4: vec![OWN4],
+        ipv6: vec![OWN6],
+    }
+}
+
+fn check_with(guard: &Guard, frame: &[u8]) -> Result<(), Offence> {
+    let mac = Some(MAC);
+    Rules { guard, mac }.check(frame)
+}
+
+fn check(frame: &[u8]) -> Result<(), Offence> {
+    check_with(&strict(), frame)
+}
+
+fn frame(source: Mac, kind: u16, packet: &[u8]) -> Vec<u8> {
+    let parts: [&[u8]; 4] = [&Mac::BROADCAST.0, &source.0, &kind.to_be_bytes(), packet];
+    parts.concat()
+}
+
+fn arp(sender: Mac, address: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 2];
+    packet.extend(sender.0);
+    packet.extend(address.octets());
+    packet.extend([0; 10]);
+    frame(MAC, ARP, &packet)
+}
+
+fn ipv4(source: Ipv4Addr, fragment: u16, ports: [u16; 2]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 0];
+    packet.extend(fragment.to_be_bytes());
+    packet.extend([64, UDP, 0, 0]);
+    packet.extend(source.octets());
+    packet.extend([255; 4]);
+    packet.extend(ports.map(u16::to_be_bytes).concat());
+    packet.extend([0; 8]);
+    frame(MAC, IPV4, &packet)
+}
+
+fn ipv6(source: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 255];
+    packet.extend(source.octets());
+    packet.extend([0xff; 16]);
+    packet.extend(payload);
+    frame(MAC, IPV6, &packet)
+}
+
+fn advertisement(target: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let mut message = vec![136, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    message.extend([2, 1]);
+    message.extend(mac.0);
+    message
+}
+
+#[test]
+fn frame_from_another_mac_is_refused_unless_allowed() {
+    let spoofed = frame(OTHER, 0x88b5, &[]);
+    assert_eq!(check(&spoofed), Err(Offence::SourceMac));
+    let open = Guard {
+        mac: false,
+        ..strict()
+    };
+    assert_eq!(check_with(&open, &spoofed), Ok(()));
+    assert_eq!(check(&MAC.0), Err(Offence::SourceMac));
+}
+
+#[test]
+fn arp_about_others_is_refused() {
+    assert_eq!(check(&arp(MAC, OWN4)), Ok(()));
+    assert_eq!(check(&arp(MAC, Ipv4Addr::UNSPECIFIED)), Ok(()));
+    assert_eq!(check(&arp(MAC, ROUTER4)), Err(Offence::Neighbour));
+    assert_eq!(check(&arp(OTHER, OWN4)), Err(Offence::Neighbour));
+    assert_eq!(check(&arp(MAC, OWN4)[..30]), Err(Offence::Evasive));
+}
+
+#[test]
+fn ipv4_from_another_address_is_refused() {
+    assert_eq!(check(&ipv4(OWN4, 0, [1000, 80])), Ok(()));
+    let spoofed = ipv4(ROUTER4, 0, [1000, 80]);
+    assert_eq!(check(&spoofed), Err(Offence::SourceIp));
+    let any = Guard::default();
+    assert_eq!(check_with(&any, &spoofed), Ok(()));
+}
+
+#[test]
+fn ipv4_without_an_address_may_only_ask_for_one() {
+    let none = Ipv4Addr::UNSPECIFIED;
+    assert_eq!(check(&ipv4(none, 0, [68, 67])), Ok(()));
+    assert_eq!(check(&ipv4(none, 0, [68, 53])), Err(Offence::SourceIp));
+}
+
+#[test]
+fn dhcp_server_is_refused_even_in_tags_and_fragments() {
+    let offer = ipv4(OWN4, 0, [67, 68]);
+    assert_eq!(check(&offer), Err(Offence::Dhcp));
+    let first = ipv4(OWN4, 0x2000, [67, 68]);
+    assert_eq!(check(&first), Err(Offence::Dhcp));
+    assert_eq!(check(&ipv4(OWN4, 5, [67, 68])), Ok(()));
+    assert_eq!(check(&offer[..36]), Err(Offence::Evasive));
+    for tags in 1..=3 {
+        let mut tagged = offer[..12].to_vec();
+        (0..tags).for_each(|_| tagged.extend([0x81, 0, 0, 7]));
+        tagged.extend(&offer[12..]);
+        let expected = if tags < 3 {
+            Offence::Dhcp
+        } else {
+            Offence::Evasive
+        };
+        assert_eq!(check(&tagged), Err(expected));
+    }
+    let open = Guard {
+        services: false,
+        ..strict()
+    };
+    assert_eq!(check_with(&open, &offer), Ok(()));
+}
+
+#[test]
+fn ipv4_header_that_makes_no_sense_is_refused() {
+    let mut packet = ipv4(OWN4, 0, [1, 2]);
+    packet[14] = 0x44;
+    assert_eq!(check(&packet), Err(Offence::Evasive));
+    packet[14] = 0x65;
+    assert_eq!(check(&packet), Err(Offence::Evasive));
+}
+
+#[test]
+fn ipv6_from_another_address_is_refused() {
+    let udp = [0x30, 0, 0, 53];
+    assert_eq!(check(&ipv6(OWN6, UDP, &udp)), Ok(()));
+    assert_eq!(check(&ipv6(link_local(MAC), UDP, &udp)), Ok(()));
+    assert_eq!(check(&ipv6(ROUTER6, UDP, &udp)), Err(Offence::SourceIp));
+}
+
+#[test]
+fn router_advertisement_is_refused_behind_any_header() {
+    let message = [134, 0, 0, 0];
+    assert_eq!(check(&ipv6(OWN6, 58, &message)), Err(Offence::Router));
+    let mut hidden = vec![60, 0, 0, 0, 0, 0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0];
+    hidden.extend([58, 0, 0, 1, 0, 0, 0, 0]);
+    hidden.extend(message);
+    assert_eq!(check(&ipv6(OWN6, 0, &hidden)), Err(Offence::Router));
+    assert_eq!(check(&ipv6(OWN6, 0, &hidden[..24])), Err(Offence::Evasive));
+    let endless = [0_u8; 80];
+    assert_eq!(check(&ipv6(OWN6, 0, &endless)), Err(Offence::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 58, &[137, 0])), Err(Offence::Router));
+}
+
+#[test]
+fn dhcpv6_server_is_refused() {
+    assert_eq!(check(&ipv6(OWN6, UDP, &[2, 35, 2, 34])), Err(Offence::Dhcp));
+}
+
+#[test]
+fn neighbour_discovery_about_others_is_refused() {
+    let own = advertisement(OWN6, MAC);
+    assert_eq!(check(&ipv6(OWN6, 58, &own)), Ok(()));
+    let other = advertisement(ROUTER6, MAC);
+    assert_eq!(check(&ipv6(OWN6, 58, &other)), Err(Offence::Neighbour));
+    let mac = advertisement(OWN6, OTHER);
+    assert_eq!(check(&ipv6(OWN6, 58, &mac)), Err(Offence::Neighbour));
+    let mut endless = own;
+    endless[25] = 0;
+    assert_eq!(check(&ipv6(OWN6, 58, &endless)), Err(Offence::Evasive));
+}
+
+#[test]
+fn frame_with_nothing_behind_its_addresses_is_refused() {
+    assert_eq!(
+        check(&[Mac::BROADCAST.0, MAC.0].concat()),
+        Err(Offence::Evasive)
+    );
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The header in front of each frame: `struct virtio_net_hdr` (virtio 1.2, §5.1.6).
+
+use launch::tap::{HEADER_BYTES, LEGACY_HEADER_BYTES, offload};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MRG_RXBUF,
+};
+
+use crate::config::has;
+
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM
+const NEEDS_CSUM: u8 = 1;
+/// VIRTIO_NET_HDR_GSO_ECN, beside one of the others.
+const ECN: u8 = 0x80;
+/// Where `num_buffers` is in the header.
+pub const NUM_BUFFERS: usize = 10;
+
+/// VIRTIO_NET_HDR_GSO_*
+mod gso {
+    pub(super) const NONE: u8 = 0;
+    pub(super) const TCPV4: u8 = 1;
+    pub(super) const UDP: u8 = 3;
+    pub(super) const TCPV6: u8 = 4;
+    pub(super) const UDP_L4: u8 = 5;
+}
+
+/// A header that makes no sense, or asks for what was not negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the header of a frame makes no sense")]
+pub struct HeaderFault;
+
+/// How long the header is, with the features that were acknowledged.
+pub fn len_bytes(acked: u64) -> usize {
+    if has(acked, VIRTIO_F_VERSION_1) || has(acked, VIRTIO_NET_F_MRG_RXBUF) {
+        HEADER_BYTES
+    } else {
+        LEGACY_HEADER_BYTES
+    }
+}
+
+/// A header as somebody else has written it, copied once.
+#[derive(Debug, Clone, Copy)]
+pub struct Header {
+    flags: u8,
+    gso_type: u8,
+    gso_size: u16,
+    csum_start: u16,
+    csum_offset: u16,
+}
+
+impl Header {
+    /// Reads it from the beginning of a frame; `hdr_len` is a hint that only the kernel takes.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (head, _) = bytes.split_first_chunk::<LEGACY_HEADER_BYTES>()?;
+        let [flags, gso_type, _, _, g0, g1, s0, s1, o0, o1] = *head;
+        Some(Self {
+            flags,
+            gso_type,
+            gso_size: u16::from_le_bytes([g0, g1]),
+            csum_start: u16::from_le_bytes([s0, s1]),
+            csum_offset: u16::from_le_bytes([o0, o1]),
+        })
+    }
+
+    /// Whether a driver that acknowledged these features may send it with a frame of this length.
+    pub fn check(&self, acked: u64, frame_bytes: usize) -> Result<(), HeaderFault> {
+        let checksum = self.flags & NEEDS_CSUM != 0;
+        if checksum {
+            // "The driver MUST NOT set VIRTIO_NET_HDR_F_NEEDS_CSUM … if VIRTIO_NET_F_CSUM was not
+            // negotiated" (§5.1.6.2.1), and the checksum's place is in the frame.
+            let end = usize::from(self.csum_start) + usize::from(self.csum_offset) + 2;
+            if !has(acked, VIRTIO_NET_F_CSUM) || end > frame_bytes {
+                return Err(HeaderFault);
+            }
+        }
+        let needed = match self.gso_type & !ECN {
+            gso::NONE => return Ok(()),
+            gso::TCPV4 => VIRTIO_NET_F_HOST_TSO4,
+            gso::TCPV6 => VIRTIO_NET_F_HOST_TSO6,
+            gso::UDP => VIRTIO_NET_F_HOST_UFO,
+            gso::UDP_L4 => VIRTIO_NET_F_HOST_USO,
+            _ => return Err(HeaderFault),
+        };
+        let ecn = self.gso_type & ECN == 0 || has(acked, VIRTIO_NET_F_HOST_ECN);
+        if checksum && ecn && self.gso_size > 0 && has(acked, needed) {
+            Ok(())
+        } else {
+            Err(HeaderFault)
+        }
+    }
+
+    /// Whether a driver that has these offloads of the tap can take the frame.
+    pub fn fits(&self, offloads: u32) -> bool {
+        let needed = match self.gso_type & !ECN {
+            gso::NONE => 0,
+            gso::TCPV4 => offload::TSO4,
+            gso::TCPV6 => offload::TSO6,
+            gso::UDP => offload::UFO,
+            gso::UDP_L4 => offload::USO4 | offload::USO6,
+            _ => return false,
+        };
+        let any = needed == 0 || offloads & needed != 0;
+        any && (self.flags & NEEDS_CSUM == 0 || offloads & offload::CSUM != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u64 = u64::MAX;
+
+    fn header(flags: u8, gso_type: u8, gso_size: u16, start: u16, offset: u16) -> Header {
+        let mut bytes = vec![flags, gso_type, 0, 0];
+        for field in [gso_size, start, offset] {
+            bytes.extend(field.to_le_bytes());
+        }
+        Header::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn header_too_short_is_none() {
+        assert!(Header::parse(&[0; 9]).is_none());
+    }
+
+    #[test]
+    fn checksum_outside_the_frame_is_refused() {
+        assert!(header(1, 0, 0, 34, 16).check(ALL, 52).is_ok());
+        assert!(header(1, 0, 0, 34, 16).check(ALL, 51).is_err());
+        assert!(header(1, 0, 0, u16::MAX, u16::MAX).check(ALL, 60).is_err());
+    }
+
+    #[test]
+    fn segmentation_not_negotiated_or_without_size_or_checksum_is_refused() {
+        let features = 1 << VIRTIO_NET_F_CSUM | 1 << VIRTIO_NET_F_HOST_TSO4;
+        assert!(header(1, 1, 1448, 34, 16).check(features, 4000).is_ok());
+        assert!(header(1, 0x81, 1448, 34, 16).check(features, 4000).is_err());
+        assert!(header(1, 4, 1448, 34, 16).check(features, 4000).is_err());
+        assert!(header(1, 1, 0, 34, 16).check(features, 4000).is_err());
+        assert!(header(0, 1, 1448, 34, 16).check(features, 4000).is_err());
+        assert!(header(1, 1, 1448, 34, 16).check(0, 4000).is_err());
+    }
+
+    #[test]
+    fn segmentation_of_an_unknown_kind_is_refused() {
+        for kind in [2, 6, 0x7f, 0x86] {
+            assert!(header(1, kind, 1448, 34, 16).check(ALL, 4000).is_err());
+            assert!(!header(1, kind, 1448, 34, 16).fits(u32::MAX));
+        }
+    }
+
+    #[test]
+    fn offload_that_was_switched_off_does_not_fit() {
+        let all = offload::CSUM | offload::TSO4;
+        assert!(header(1, 1, 1448, 34, 16).fits(all));
+        assert!(!header(1, 1, 1448, 34, 16).fits(offload::CSUM));
+        assert!(!header(1, 0, 0, 34, 16).fits(0));
+        assert!(header(0, 0, 0, 0, 0).fits(0));
+    }
+
+    #[test]
+    fn length_is_that_of_the_old_header_only_for_old_drivers() {
+        assert_eq!(len_bytes(0), 10);
+        assert_eq!(len_bytes(1 << VIRTIO_NET_F_MRG_RXBUF), 12);
+        assert_eq!(len_bytes(1 << VIRTIO_F_VERSION_1), 12);
+    }
+}

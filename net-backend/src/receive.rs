@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the tap to the guest: read straight into the guest's buffers, decide whether the driver
+//! wants it, used. A frame that takes several buffers is published as one.
+//!
+//! While the guest has no buffers nothing is read: frames wait in the tap, which drops what it has
+//! no room for as every network card does. One frame at most is held here, if the guest's buffers
+//! turn out to be too few for it. Runs on the worker thread that owns the queue.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use backend::chain::Chain;
+use backend::vring::Vring;
+use launch::health::QueueHealth;
+
+use crate::device::Shared;
+use crate::header::{Header, NUM_BUFFERS};
+use crate::scatter::Scatter;
+use crate::settings::Settings;
+use crate::station::{Change, QueueFault, Serving, Station};
+
+/// The most frames before the other direction is looked at.
+const BATCH: u32 = 64;
+/// After so many frames the driver is called, while the rest of the batch is read.
+const CALL_EVERY: u32 = 16;
+/// Enough for frames that are not segmented later.
+const REACH_SHORT_BYTES: usize = 2048;
+/// Enough for every frame.
+const REACH_LONG_BYTES: usize = 66 << 10;
+/// After so many short frames no more long ones are expected.
+const SHORT_MAX: u32 = 256;
+/// Header, addresses, VLAN tag and type.
+const PEEK_BYTES: usize = launch::tap::HEADER_BYTES + 18;
+
+/// One receive queue.
+#[derive(Debug, Default)]
+pub struct Receiver {
+    /// Its ring.
+    pub station: Station,
+    chain: Chain,
+    room: Scatter,
+    /// The length of a frame that was read and waits for more buffers.
+    held: Option<usize>,
+    /// Whether the guest has to offer buffers before anything can be done.
+    starved: bool,
+    /// How many frames in a row were short.
+    short: u32,
+}
+
+/// What came of a frame.
+enum Outcome {
+    Delivered(usize),
+    /// Counted, and goes no further.
+    Dropped,
+    /// There are too few buffers for it.
+    Held,
+}
+
+impl Receiver {
+    /// Follows the frontend.
+    pub fn follow(&mut self, vring: &Vring, shared: &Shared) -> Result<Change, QueueFault> {
+        let unused = self.room.heads();
+        let change = self.station.follow(vring, shared, unused);
+        if !matches!(change, Ok(Change::None)) {
+            let memory = self.station.serving().map(|serving| serving.memory.clone());
+            self.room.reset(memory);
+            (self.held, self.starved) = (None, false);
+        }
+        change
+    }
+
+    /// Serves no ring any more.
+    pub fn leave(&mut self) {
+        self.station.leave();
+        self.room.reset(None);
+        (self.held, self.starved) = (None, false);
+    }
+
+    /// Reads a batch. Says whether there was anything.
+    pub fn run(
+        &mut self,
+        tap: impl AsFd,
+        settings: &Settings,
+        shared: &Shared,
+        health: &QueueHealth,
+    ) -> Result<bool, QueueFault> {
+        let mut worked = false;
+        let mut received_bytes = 0;
+        let mut delivered = 0;
+        for _ in 0..BATCH {
+            let Some(len_bytes) = self.next(tap.as_fd(), settings)? else {
+                break;
+            };
+            worked = true;
+            match self.deliver(len_bytes, settings, shared)? {
+                Outcome::Delivered(bytes) => {
+                    received_bytes += bytes as u64;
+                    delivered += 1;
+                    if delivered % CALL_EVERY == 0 {
+                        self.call();
+                    }
+                }
+                Outcome::Dropped => {
+                    health.errors.fetch_add(1, Relaxed);
+                }
+                Outcome::Held => {
+                    worked = delivered > 0;
+                    break;
+                }
+            }
+        }
+        if delivered > 0 {
+            self.call();
+            health.requests.fetch_add(u64::from(delivered), Relaxed);
+            health.read_bytes.fetch_add(received_bytes, Relaxed);
+        }
+        if let Some(serving) = self.station.serving().filter(|_| worked) {
+            health
+                .last_avail
+                .store(serving.ring.next_avail().into(), Relaxed);
+            health.used.store(serving.ring.next_used().into(), Relaxed);
+        }
+        Ok(worked)
+    }
+
+    fn call(&mut self) {
+        if let Some(serving) = self.station.serving() {
+            serving.call();
+        }
+    }
+
+    /// The next frame's length: one that is held, or a new one.
+    fn next(
+        &mut self,
+        tap: BorrowedFd<'_>,
+        settings: &Settings,
+    ) -> Result<Option<usize>, QueueFault> {
+        if let Some(held) = self.held {
+            return Ok(Some(held));
+        }
+        let reach = if self.short < SHORT_MAX {
+            REACH_LONG_BYTES
+        } else {
+            REACH_SHORT_BYTES
+        };
+        self.fill(reach, settings)?;
+        self.starved = self.room.heads() == 0;
+        if self.starved || !self.station.is_running() {
+            return Ok(None);
+        }
+        match self.room.read(tap, reach) {
+            Ok(len_bytes) => Ok(Some(len_bytes)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+            // Nothing there; or the interface is down, or this queue is not in use.
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Takes buffers from the guest until there is room for so much, as far as there are any.
+    fn fill(&mut self, bytes: usize, settings: &Settings) -> Result<(), QueueFault> {
+        let Self {
+            station,
+            chain,
+            room,
+            ..
+        } = self;
+        let Some(serving) = station.serving() else {
+            return Ok(());
+        };
+        let enough = |room: &Scatter| {
+            room.room_bytes() >= bytes || (!settings.mergeable && room.heads() > 0)
+        };
+        if enough(room) {
+            return Ok(());
+        }
+        let mut available = serving.ring.available()?;
+        if available > 0 {
+            serving.ring.disable_kicks();
+        }
+        while available > 0 && !enough(room) {
+            let Serving { ring, memory, .. } = &mut *serving;
+            let head = ring.take()?;
+            chain
+                .walk(ring, memory, head, settings.indirect)
+                .map_err(|e| QueueFault::Chain(head, e))?;
+            // "The device-readable part of a receive chain is empty, the other is not."
+            if !chain.readable.is_empty() || chain.writable.is_empty() {
+                return Err(QueueFault::Useless(head));
+            }
+            room.add(head, &chain.writable)
+                .map_err(|_| QueueFault::Useless(head))?;
+            available -= 1;
+        }
+        Ok(())
+    }
+
+    /// Gives a frame that was read to the guest, if it is wanted and fits.
+    fn deliver(
+        &mut self,
+        len_bytes: usize,
+        settings: &Settings,
+        shared: &Shared,
+    ) -> Result<Outcome, QueueFault> {
+        if self.held.is_none() && !self.is_wanted(len_bytes, settings, shared) {
+            return Ok(Outcome::Dropped);
+        }
+        self.note_length(len_bytes);
+        self.fill(len_bytes, settings)?;
+        let chains = self.room.chains_for(len_bytes);
+        let Some(serving) = self.station.serving() else {
+            return Ok(Outcome::Held);
+        };
+        let Some(chains) = chains.filter(|chains| *chains == 1 || settings.mergeable) else {
+            // More than one chain cannot be had, or more than all of them.
+            if !settings.mergeable || self.room.heads() >= serving.ring.size() {
+                self.held = None;
+                shared.drops().too_long.fetch_add(1, Relaxed);
+                return Ok(Outcome::Dropped);
+            }
+            (self.held, self.starved) = (Some(len_bytes), true);
+            return Ok(Outcome::Held);
+        };
+        self.held = None;
+        self.room.settle(len_bytes);
+        if settings.header_bytes > NUM_BUFFERS {
+            self.room.write(NUM_BUFFERS, &chains.to_le_bytes());
+        }
+        let mut left = len_bytes;
+        for _ in 0..chains {
+            let Some((head, bytes)) = self.room.take(left) else {
+                break;
+            };
+            let used_bytes = u32::try_from(bytes).unwrap_or(0);
+            serving.ring.push_used(head, used_bytes);
+            left -= bytes;
+        }
+        serving.publish();
+        Ok(Outcome::Delivered(len_bytes))
+    }
+
+    fn is_wanted(&self, len_bytes: usize, settings: &Settings, shared: &Shared) -> bool {
+        let drops = shared.drops();
+        let mut peek = [0; PEEK_BYTES];
+        let peek = &mut peek[..len_bytes.min(PEEK_BYTES)];
+        self.room.peek(peek);
+        let frame = peek.get(settings.header_bytes..).unwrap_or_default();
+        let counter = match Header::parse(peek) {
+            _ if !settings.link_up => &drops.down,
+            Some(header) if !header.fits(settings.offloads) => &drops.offload,
+            Some(_) if settings.filter.wants(frame) => return true,
+            _ => &drops.unwanted,
+        };
+        counter.fetch_add(1, Relaxed);
+        false
+    }
+
+    /// Expects long frames as soon as one comes, and short ones after many short ones.
+    fn note_length(&mut self, len_bytes: usize) {
+        self.short = if len_bytes > REACH_SHORT_BYTES {
+            0
+        } else {
+            self.short.saturating_add(1)
+        };
+    }
+
+    /// Asks for kicks if buffers are missing; there is nothing to do if there is still nothing then.
+    pub fn may_sleep(&mut self) -> bool {
+        let starved = self.starved;
+        let Some(serving) = self.station.serving().filter(|_| starved) else {
+            return true;
+        };
+        serving.ring.enable_kicks();
+        matches!(serving.ring.available(), Ok(0))
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the guest to the tap: pop, check, send, used. A frame is used once the tap has it, or once
+//! it was decided and counted that it goes no further; so a process that takes over repeats at most
+//! the one frame that was sent and not yet published.
+//!
+//! Runs on the worker thread that owns the queue.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use backend::chain::Chain;
+use launch::health::{BACKPRESSURED, QueueHealth};
+
+use crate::device::Shared;
+use crate::gather::Gather;
+use crate::guard::Rules;
+use crate::header::Header;
+use crate::settings::Settings;
+use crate::station::{QueueFault, Station};
+
+/// The most frames before the other direction is looked at, and before the driver is called.
+const BATCH: u16 = 64;
+/// Addresses and type: nothing shorter is a frame.
+const FRAME_MIN_BYTES: usize = 14;
+
+/// One transmit queue.
+#[derive(Debug, Default)]
+pub struct Transmitter {
+    /// Its ring.
+    pub station: Station,
+    chain: Chain,
+    frame: Gather,
+    blocked: bool,
+}
+
+/// What came of a frame.
+enum Outcome {
+    Sent,
+    /// Counted, and goes no further.
+    Dropped,
+    /// The tap is full.
+    Blocked,
+}
+
+impl Transmitter {
+    /// The tap may have room again.
+    pub fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Whether there is something that could be sent.
+    pub fn is_ready(&mut self) -> bool {
+        let blocked = self.blocked;
+        let serving = self.station.serving().filter(|_| !blocked);
+        // An error shows again, and is dealt with, when the frame is to be taken.
+        serving.is_some_and(|serving| !matches!(serving.ring.available(), Ok(0)))
+    }
+
+    /// Sends a batch. Says whether there was anything.
+    pub fn run(
+        &mut self,
+        tap: impl AsFd,
+        settings: &Settings,
+        shared: &Shared,
+        health: &QueueHealth,
+    ) -> Result<bool, QueueFault> {
+        let Self {
+            station,
+            chain,
+            frame,
+            blocked,
+        } = self;
+        let Some(serving) = station.serving().filter(|_| !*blocked) else {
+            return Ok(false);
+        };
+        let available = serving.ring.available()?.min(BATCH);
+        if available == 0 {
+            return Ok(false);
+        }
+        serving.ring.disable_kicks();
+        let mut sent_bytes = 0;
+        let mut used = 0;
+        for _ in 0..available {
+            let head = serving.ring.take()?;
+            chain
+                .walk(&serving.ring, &serving.memory, head, settings.indirect)
+                .map_err(|e| QueueFault::Chain(head, e))?;
+            let loaded = frame.load(&serving.memory, &chain.readable);
+            let whole = loaded.is_ok() && chain.writable.is_empty();
+            match send(frame, whole, tap.as_fd(), settings, shared) {
+                Outcome::Sent => sent_bytes += frame.len_bytes() as u64,
+                Outcome::Dropped => {
+                    health.errors.fetch_add(1, Relaxed);
+                }
+                Outcome::Blocked => {
+                    let head = serving.ring.next_avail().wrapping_sub(1);
+                    serving.ring.set_next_avail(head);
+                    *blocked = true;
+                    break;
+                }
+            }
+            serving.ring.push_used(head, 0);
+            serving.publish();
+            used += 1;
+        }
+        serving.call();
+        health.requests.fetch_add(used, Relaxed);
+        health.written_bytes.fetch_add(sent_bytes, Relaxed);
+        health
+            .last_avail
+            .store(serving.ring.next_avail().into(), Relaxed);
+        health.used.store(serving.ring.next_used().into(), Relaxed);
+        let flag = if *blocked { BACKPRESSURED } else { 0 };
+        if health.flags.load(Relaxed) & BACKPRESSURED != flag {
+            health.flags.fetch_xor(BACKPRESSURED, Relaxed);
+        }
+        Ok(used > 0)
+    }
+
+    /// Asks for kicks; there is nothing to do if there is still nothing then.
+    pub fn may_sleep(&mut self) -> bool {
+        let blocked = self.blocked;
+        let Some(serving) = self.station.serving().filter(|_| !blocked) else {
+            return true;
+        };
+        serving.ring.enable_kicks();
+        matches!(serving.ring.available(), Ok(0))
+    }
+}
+
+/// Sends a frame, if it is one that may be sent.
+fn send(
+    frame: &Gather,
+    whole: bool,
+    tap: std::os::fd::BorrowedFd<'_>,
+    settings: &Settings,
+    shared: &Shared,
+) -> Outcome {
+    let drops = shared.drops();
+    let drop = |counter: &AtomicU64| {
+        counter.fetch_add(1, Relaxed);
+        Outcome::Dropped
+    };
+    let head = frame.head();
+    let body = head.get(settings.header_bytes..).unwrap_or_default();
+    if !whole || body.len() < FRAME_MIN_BYTES {
+        return drop(&drops.frame);
+    }
+    let frame_bytes = frame.len_bytes() - settings.header_bytes;
+    let checked = Header::parse(head).map(|h| h.check(settings.features, frame_bytes));
+    if !matches!(checked, Some(Ok(()))) {
+        return drop(&drops.header);
+    }
+    let rules = Rules {
+        guard: &shared.nic.guard,
+        mac: shared.nic.mac,
+    };
+    if let Err(offence) = rules.check(body) {
+        return drop(offence.counter(drops));
+    }
+    if !settings.link_up {
+        return drop(&drops.down);
+    }
+    match frame.send(tap) {
+        Ok(_) => Outcome::Sent,
+        Err(e) => match (e.kind(), e.raw_os_error()) {
+            (io::ErrorKind::WouldBlock, _) => Outcome::Blocked,
+            // The interface is down, or this queue is not in use.
+            (_, Some(libc::EIO | libc::EBADFD)) => drop(&drops.down),
+            (_, Some(libc::EINVAL)) => drop(&drops.header),
+            _ => drop(&drops.host),
+        },
+    }
+}

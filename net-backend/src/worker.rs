@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One pair of queues and the thread that serves it: woken by a kick, by the tap or by the bell, it
+//! serves both directions, and the control queue if that is its own, until there is nothing to do.
+//!
+//! `run` is called on the worker thread by vhost-user-backend's event loop. Nothing here waits for a
+//! peer, and nothing a guest does ends the thread. The tap is watched for edges only: while the
+//! guest has no buffers, frames that wait in the tap wake nobody.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use backend::polling::Polling;
+use backend::vring::Vring;
+use launch::health::{BROKEN, QueueHealth};
+
+use crate::commander::Commander;
+use crate::config::Role;
+use crate::device::{Progress, SLOTS, Shared};
+use crate::receive::Receiver;
+use crate::settings::Settings;
+use crate::station::{Change, QueueFault, Station};
+use crate::transmit::Transmitter;
+
+/// While looking for work, the tap is asked, with a system call, only this often.
+const TAP_EVERY: u32 = 4;
+
+/// Everything about one pair of queues.
+#[derive(Debug)]
+pub struct Worker {
+    pair: u16,
+    shared: Arc<Shared>,
+    settings: Arc<Settings>,
+    settings_generation: u32,
+    receiver: Receiver,
+    transmitter: Transmitter,
+    commander: Commander,
+    /// The generations of the rings that were followed.
+    followed: [Option<u32>; SLOTS],
+    polling: Polling,
+}
+
+impl Worker {
+    /// The worker of a pair.
+    pub fn new(pair: u16, shared: Arc<Shared>, poll_us: u32) -> Self {
+        let (settings_generation, settings) = shared.settings();
+        Self {
+            pair,
+            shared,
+            settings,
+            settings_generation,
+            receiver: Receiver::default(),
+            transmitter: Transmitter::default(),
+            commander: Commander::default(),
+            followed: [None; SLOTS],
+            polling: Polling::new(poll_us),
+        }
+    }
+
+    /// Serves the pair until there is nothing to do. `vrings` are its queues: receive, transmit, and
+    /// perhaps control.
+    pub fn run(&mut self, vrings: &[Vring], progress: &Progress) {
+        // Whatever woke the thread, the tap may have room again.
+        self.transmitter.unblock();
+        loop {
+            let ping = self.shared.ping.load(Relaxed);
+            for queue in [2 * self.pair, 2 * self.pair + 1] {
+                self.shared.health(queue).heartbeat.store(ping, Relaxed);
+            }
+            self.follow(vrings, progress);
+            if self.command() {
+                // What was asked for holds for the very next frame.
+                continue;
+            }
+            let worked = self.receive() | self.transmit();
+            if !worked && !self.look_for_work(vrings) && self.may_sleep() {
+                return;
+            }
+        }
+    }
+
+    /// Follows what the frontend and the driver have changed.
+    fn follow(&mut self, vrings: &[Vring], progress: &Progress) {
+        if self.settings_generation != self.shared.settings_generation() {
+            (self.settings_generation, self.settings) = self.shared.settings();
+        }
+        let (mut roles, mut followed) = ([Role::None; SLOTS], self.followed);
+        for (slot, vring) in vrings.iter().enumerate().take(SLOTS) {
+            let queue = self.shared.queue_of(self.pair, slot);
+            let role = self.shared.nic.role(queue, self.settings.features);
+            roles[slot] = role;
+            followed[slot] = match role {
+                Role::Receive => {
+                    let outcome = self.receiver.follow(vring, &self.shared);
+                    if self.note_change(outcome, Role::Receive) == Change::Moved {
+                        let running = self.receiver.station.is_running();
+                        self.shared.set_pair_running(self.pair, running);
+                    }
+                    self.receiver.station.seen_ring()
+                }
+                Role::Transmit => {
+                    let outcome = self.transmitter.station.follow(vring, &self.shared, 0);
+                    self.note_change(outcome, Role::Transmit);
+                    self.transmitter.station.seen_ring()
+                }
+                Role::Control => {
+                    let outcome = self.commander.station.follow(vring, &self.shared, 0);
+                    if self.note_change(outcome, Role::Control) == Change::Moved {
+                        let running = self.commander.station.is_running();
+                        self.shared.set_control_running(running);
+                    }
+                    self.commander.station.seen_ring()
+                }
+                Role::None => Some(vring.generation()),
+            };
+        }
+        self.leave_all_but(roles);
+        if followed != self.followed {
+            self.followed = followed;
+            progress.settle(followed);
+        }
+    }
+
+    /// What was served for a role that no queue has any more.
+    fn leave_all_but(&mut self, roles: [Role; SLOTS]) {
+        if !roles.contains(&Role::Receive) && self.receiver.station.is_running() {
+            self.receiver.leave();
+        }
+        if !roles.contains(&Role::Transmit) && self.transmitter.station.is_running() {
+            self.transmitter.station.leave();
+        }
+        if !roles.contains(&Role::Control) && self.commander.station.is_running() {
+            self.commander.station.leave();
+        }
+    }
+
+    fn command(&mut self) -> bool {
+        let outcome = self.commander.run(self.settings.indirect, &self.shared);
+        self.outcome(outcome, Role::Control)
+    }
+
+    fn receive(&mut self) -> bool {
+        let shared = &self.shared;
+        let (tap, health) = (shared.tap(self.pair), shared.health(2 * self.pair));
+        let outcome = self.receiver.run(tap, &self.settings, shared, health);
+        self.outcome(outcome, Role::Receive)
+    }
+
+    fn transmit(&mut self) -> bool {
+        let shared = &self.shared;
+        let (tap, health) = (shared.tap(self.pair), shared.health(2 * self.pair + 1));
+        let outcome = self.transmitter.run(tap, &self.settings, shared, health);
+        self.outcome(outcome, Role::Transmit)
+    }
+
+    /// Waits a little, awake, for work. Says whether there is any, or was.
+    fn look_for_work(&mut self, vrings: &[Vring]) -> bool {
+        if !self.receiver.station.is_running() && !self.transmitter.station.is_running() {
+            return false;
+        }
+        let Self {
+            receiver,
+            transmitter,
+            polling,
+            settings,
+            shared,
+            followed,
+            ..
+        } = self;
+        let (tap, health) = (shared.tap(self.pair), shared.health(2 * self.pair));
+        let generation = self.settings_generation;
+        let mut looks = 0_u32;
+        let mut fault = None;
+        let found = polling.look(|| {
+            looks = looks.wrapping_add(1);
+            let changed = shared.settings_generation() != generation
+                || vrings
+                    .iter()
+                    .zip(followed.iter())
+                    .any(|(vring, seen)| *seen != Some(vring.generation()));
+            if changed || transmitter.is_ready() {
+                return true;
+            }
+            if !looks.is_multiple_of(TAP_EVERY) {
+                return false;
+            }
+            match receiver.run(tap.as_fd(), settings, shared, health) {
+                Ok(worked) => worked,
+                Err(e) => {
+                    fault = Some(e);
+                    true
+                }
+            }
+        });
+        if let Some(fault) = fault {
+            self.outcome(Err(fault), Role::Receive);
+        }
+        found
+    }
+
+    /// Asks for kicks where they are needed; there is nothing to do if there is still nothing then.
+    fn may_sleep(&mut self) -> bool {
+        let idle = [
+            self.receiver.may_sleep(),
+            self.transmitter.may_sleep(),
+            self.commander.may_sleep(),
+        ];
+        idle == [true; 3]
+    }
+
+    fn note_change(&mut self, outcome: Result<Change, QueueFault>, role: Role) -> Change {
+        match outcome {
+            Ok(Change::None) => Change::None,
+            Ok(Change::Moved) => {
+                if let Some(health) = self.health(role) {
+                    health.flags.fetch_and(!BROKEN, Relaxed);
+                }
+                Change::Moved
+            }
+            Err(e) => {
+                self.report(&e, role);
+                Change::Moved
+            }
+        }
+    }
+
+    /// A guest that broke its queue has lost it until it resets the device.
+    fn outcome(&mut self, outcome: Result<bool, QueueFault>, role: Role) -> bool {
+        match outcome {
+            Ok(worked) => worked,
+            Err(e) => {
+                self.report(&e, role);
+                let station: &mut Station = match role {
+                    Role::Receive => &mut self.receiver.station,
+                    Role::Transmit => &mut self.transmitter.station,
+                    Role::Control | Role::None => &mut self.commander.station,
+                };
+                station.give_up();
+                true
+            }
+        }
+    }
+
+    fn report(&self, fault: &QueueFault, role: Role) {
+        log::error!(queue = self.pair; "{role:?}: {}", launch::log::chain(fault));
+        if let Some(health) = self.health(role) {
+            health.flags.fetch_or(BROKEN, Relaxed);
+        }
+    }
+
+    fn health(&self, role: Role) -> Option<&QueueHealth> {
+        match role {
+            Role::Receive => Some(self.shared.health(2 * self.pair)),
+            Role::Transmit => Some(self.shared.health(2 * self.pair + 1)),
+            Role::Control | Role::None => None,
+        }
+    }
+}
