@@ -9,6 +9,8 @@ use spec::{
     VmName,
 };
 
+use crate::stats::Form;
+
 const ABOUT: &str = "Runs virtual machines whose devices live in separate jailed processes.";
 
 const EXAMPLES: &str = "\
@@ -105,6 +107,9 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a VM has done so far: processor time, memory, requests, packets
+    #[command(after_help = STATS_EXAMPLES)]
+    Stats(StatsArgs),
     /// Check a VM's JSON file without starting it
     #[command(after_help = "Example:\n  bulkhead check vm.json && bulkhead run --config vm.json")]
     Check {
@@ -164,6 +169,39 @@ Example:
 
 Returns when the new program serves the device. If it cannot, or dies before it has completed a
 request, the old one goes on and the reason is printed.";
+
+const STATS_EXAMPLES: &str = "\
+Examples:
+  bulkhead stats web
+  bulkhead stats web --json | jq '.devices[] | {id, total}'
+  bulkhead stats --prometheus >/var/lib/node_exporter/bulkhead.prom    of all VMs
+
+Counters grow for as long as the VM lives, whatever is replaced or rebooted meanwhile. PSS, the memory
+of a process less what others share, is shown only to those who may look: root, in most cases.";
+
+/// `bulkhead stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// The VM's name [default: all VMs]
+    pub(crate) vm: Option<VmName>,
+    /// Print JSON; of all VMs, an array
+    #[arg(long)]
+    json: bool,
+    /// Print the text format of Prometheus
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
+}
+
+impl StatsArgs {
+    /// How the answer is to be written.
+    pub(crate) fn form(&self) -> Form {
+        match (self.json, self.prometheus) {
+            (true, _) => Form::Json,
+            (_, true) => Form::Prometheus,
+            (false, false) => Form::Table,
+        }
+    }
+}
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
-use spec::api::{Fault, Restart, Stop, VmInfo};
+use spec::api::{Fault, Restart, Stats, Stop, VmInfo};
 use spec::state::API_SOCKET;
 
 use crate::error::Error;
@@ -51,6 +51,9 @@ pub(crate) enum ClientError {
     /// The program of an upgrade cannot be opened.
     #[error("binary {0:?}")]
     Binary(PathBuf, #[source] io::Error),
+    /// The directory that holds all VMs could not be read.
+    #[error("state-dir {0:?}")]
+    Base(PathBuf, #[source] io::Error),
     /// Its console is not behind a socket.
     #[error("VM {0:?}: {1}")]
     NoConsole(String, String),
@@ -72,6 +75,12 @@ pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStre
 /// The VM as it is now.
 pub(crate) fn info(base: &Path, vm: &VmName) -> Result<VmInfo, ClientError> {
     let body = request(base, vm, "GET", "/v1/vm", "")?;
+    serde_json::from_slice(&body).map_err(|_| ClientError::Malformed(vm.to_string()))
+}
+
+/// What the VM has done so far.
+pub(crate) fn stats(base: &Path, vm: &VmName) -> Result<Stats, ClientError> {
+    let body = request(base, vm, "GET", "/v1/stats", "")?;
     serde_json::from_slice(&body).map_err(|_| ClientError::Malformed(vm.to_string()))
 }
 

@@ -12,6 +12,7 @@ mod console;
 mod documents;
 mod error;
 mod escape;
+mod host;
 mod inspect;
 mod jailer;
 mod output;
@@ -19,6 +20,7 @@ mod ps;
 mod run;
 mod signals;
 mod state;
+mod stats;
 mod table;
 mod terminal;
 mod usage;
@@ -57,6 +59,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Upgrade { vm, device, binary } => {
             client::upgrade(&base()?, &vm, &device, &binary)?;
         }
+        Verb::Stats(args) => stats::stats(&base()?, args.vm.as_ref(), args.form())?,
         Verb::Ps { json } => ps::ps(&base()?, json)?,
     }
     Ok(0)

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `bulkhead ps`: all VMs of this user.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use spec::{ByteSize, VmName};
 
@@ -14,6 +16,9 @@ use crate::inspect::{age, now_ns, state};
 use crate::jailer;
 use crate::output;
 use crate::table::align;
+
+/// How long a jailer may take from the making of its directory to its lock on it.
+const STARTING: Duration = Duration::from_secs(5);
 
 /// One VM of the list.
 #[derive(Debug, Serialize)]
@@ -37,7 +42,7 @@ struct Alive {
 
 /// Lists the VMs.
 pub(crate) fn ps(base: &Path, json: bool) -> Result<(), Error> {
-    let entries: Vec<_> = names(base)?
+    let entries: Vec<_> = crate::state::names(base)?
         .into_iter()
         .filter_map(|name| entry(base, name))
         .collect();
@@ -49,29 +54,6 @@ pub(crate) fn ps(base: &Path, json: bool) -> Result<(), Error> {
         false => describe(&entries),
     };
     output::print(&text)
-}
-
-/// The names of all state directories, in order.
-fn names(base: &Path) -> Result<Vec<VmName>, Error> {
-    let failed = |e| ClientError::Io(base.display().to_string(), e);
-    let listing = match fs::read_dir(base) {
-        Ok(listing) => listing,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(failed(e).into()),
-    };
-    let mut names = Vec::new();
-    for entry in listing {
-        let entry = entry.map_err(failed)?;
-        // What has no VM's name, or is no directory, is somebody else's.
-        if entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && let Some(name) = entry.file_name().to_str()
-            && let Ok(name) = name.parse()
-        {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 /// A VM, unless it ended while we looked, or was dead and could be swept.
@@ -92,14 +74,34 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
                 age: age(jailer, now_ns()),
             }),
         }),
-        Err(ClientError::Dead { .. }) => match jailer::sweep(base, &name) {
-            true => None,
-            false => Some(dead(name, "dead")),
-        },
         Err(ClientError::Unknown(..)) if !base.join(name.as_str()).exists() => None,
-        Err(ClientError::Unknown(..)) => Some(dead(name, "starting")),
+        Err(ClientError::Unknown(..)) if !is_abandoned(&base.join(name.as_str())) => {
+            Some(dead(name, "starting"))
+        }
+        Err(ClientError::Dead { .. } | ClientError::Unknown(..)) => {
+            match jailer::sweep(base, &name) {
+                true => None,
+                false => Some(dead(name, "dead")),
+            }
+        }
         Err(_) => Some(dead(name, "unknown")),
     }
+}
+
+/// Whether the jailer that made a state directory without a socket is gone: it locks the directory
+/// for as long as it lives. One that was made just now is left alone, so that our look at the lock
+/// cannot be in its jailer's way.
+fn is_abandoned(dir: &Path) -> bool {
+    let Ok(opened) = File::open(dir) else {
+        return false;
+    };
+    let changed = opened.metadata().and_then(|found| found.modified());
+    let age = changed.map(|then| SystemTime::now().duration_since(then).unwrap_or_default());
+    if age.is_ok_and(|age| age < STARTING) {
+        return false;
+    }
+    let locked = Flock::lock(opened, FlockArg::LockSharedNonblock);
+    !matches!(locked, Err((_, Errno::EWOULDBLOCK)))
 }
 
 fn describe(entries: &[Entry]) -> String {
@@ -123,6 +125,16 @@ fn describe(entries: &[Entry]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::names;
+    use std::fs;
+
+    fn listed(base: &Path) -> Vec<Entry> {
+        let names = names(base).unwrap();
+        names
+            .into_iter()
+            .filter_map(|name| entry(base, name))
+            .collect()
+    }
 
     #[test]
     fn list_has_the_dead_and_leaves_out_what_is_no_vm() {
@@ -133,11 +145,7 @@ mod tests {
         fs::write(dir.path().join("file"), "").unwrap();
         let socket = dir.path().join("a").join(spec::state::API_SOCKET);
         drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
-        let names = names(dir.path()).unwrap();
-        let entries: Vec<_> = names
-            .into_iter()
-            .filter_map(|name| entry(dir.path(), name))
-            .collect();
+        let entries = listed(dir.path());
         let text = describe(&entries);
         assert_eq!(text.lines().nth(1), Some("a     dead"));
         assert_eq!(text.lines().nth(2), Some("b     starting"));
@@ -147,7 +155,19 @@ mod tests {
     }
 
     #[test]
-    fn list_of_a_directory_that_does_not_exist_is_empty() {
-        assert!(names(Path::new("/nonexistent")).unwrap().is_empty());
+    fn directory_without_a_socket_is_starting_while_somebody_holds_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = dir.path().join("vm");
+        fs::create_dir(&vm).unwrap();
+        let opened = File::open(&vm).unwrap();
+        opened
+            .set_modified(SystemTime::now() - 2 * STARTING)
+            .unwrap();
+        let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).unwrap();
+        assert_eq!(listed(dir.path())[0].state, "starting");
+        drop(lock);
+        assert!(is_abandoned(&vm));
+        // There is no jailer beside this test that could sweep it.
+        assert_eq!(listed(dir.path())[0].state, "dead");
     }
 }

@@ -31,6 +31,30 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
+/// An amount of bytes as people say it, in at most five characters but for the largest.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut unit = 1;
+    for name in ["B", "K", "M", "G", "T"] {
+        let (whole, tenths) = (bytes / unit, bytes % unit * 10 / unit);
+        match (whole, name) {
+            (..10, "K" | "M" | "G" | "T") => return format!("{whole}.{tenths}{name}"),
+            (..1000, _) | (_, "T") => return format!("{whole}{name}"),
+            _ => unit *= 1024,
+        }
+    }
+    // The last unit takes everything.
+    String::new()
+}
+
+/// Processor time as people say it.
+pub(crate) fn cpu_time(ns: u64) -> String {
+    let (seconds, hundredths) = (ns / 1_000_000_000, ns / 10_000_000 % 100);
+    match seconds {
+        ..60 => format!("{seconds}.{hundredths:02}s"),
+        _ => span(seconds),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +72,32 @@ mod tests {
     fn span_is_short_at_every_size() {
         let spans = [5, 65, 3725, 90_000].map(span);
         assert_eq!(spans, ["5s", "1m05s", "1h02m", "1d01h"]);
+    }
+
+    #[test]
+    fn bytes_are_short_at_every_size() {
+        let sizes = [
+            0,
+            999,
+            1000,
+            4096,
+            10 << 10,
+            1023 << 10,
+            1 << 20,
+            3 << 30,
+            5 << 40,
+        ];
+        let told = sizes.map(bytes);
+        let wanted = [
+            "0B", "999B", "0.9K", "4.0K", "10K", "0.9M", "1.0M", "3.0G", "5.0T",
+        ];
+        assert_eq!(told, wanted);
+        assert_eq!(bytes(u64::MAX), "16777215T");
+    }
+
+    #[test]
+    fn processor_time_is_precise_while_it_is_short() {
+        let times = [0, 1_020_000_000, 61_000_000_000].map(cpu_time);
+        assert_eq!(times, ["0.00s", "1.02s", "1m01s"]);
     }
 }

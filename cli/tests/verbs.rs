@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use stage::{Running, Stage};
@@ -41,7 +42,7 @@ fn vm_is_listed_shown_paused_resumed_and_stopped() {
 #[test]
 fn vm_that_is_not_there_is_named() {
     let stage = Stage::new();
-    for verb in ["inspect", "stop", "pause", "resume", "console"] {
+    for verb in ["inspect", "stop", "pause", "resume", "console", "stats"] {
         let unknown = stage.do_it(&[verb, "nobody"]);
         unknown.assert_told(1, &["VM \"nobody\": there is no such VM in /"]);
     }
@@ -72,6 +73,24 @@ fn vm_that_is_dead_is_swept_by_the_next_command_with_a_notice() {
             .stderr
             .contains("VM \"dead\": its jailer was killed")
     );
+    stage.assert_clean();
+}
+
+#[test]
+fn directory_whose_jailer_died_before_it_bound_its_socket_is_swept() {
+    let stage = Stage::new();
+    remains(&stage, 0o700);
+    let dir = stage.at("s/dead");
+    fs::remove_file(dir.join("api.sock")).unwrap();
+    fs::write(dir.join("log"), "").unwrap();
+    let young = stage.do_it(&["ps"]);
+    assert!(young.stdout.contains("dead  starting"), "{young:?}");
+    let then = SystemTime::now() - Duration::from_secs(60);
+    let opened = fs::File::open(&dir).unwrap();
+    opened.set_modified(then).unwrap();
+    stage
+        .do_it(&["ps"])
+        .assert_told(0, &["name \"dead\": swept /"]);
     stage.assert_clean();
 }
 

@@ -12,7 +12,7 @@ use launch::control::{DeviceNews, FromVmm};
 use launch::memfd::MemfdError;
 use launch::record::RecordError;
 use nix::poll::PollFlags;
-use spec::api::EventKind;
+use spec::api::{EventKind, ExitStats};
 
 use crate::outcome::{Outcome, Status};
 
@@ -30,6 +30,7 @@ mod outlet;
 mod poll;
 mod process;
 mod service;
+mod stats;
 mod turnover;
 mod verdict;
 mod vmm;
@@ -114,6 +115,8 @@ struct Supervisor {
     // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
     devices: Devices,
+    /// Those of the vmms that are no more.
+    past_exits: ExitStats,
     /// A device that kept the VM from starting.
     doom: Option<String>,
     outcome: Option<Outcome>,
@@ -167,6 +170,7 @@ impl Supervisor {
             journal: Journal::default(),
             vmm: None,
             devices,
+            past_exits: ExitStats::default(),
             doom: None,
             outcome: None,
         })
@@ -342,6 +346,7 @@ impl Supervisor {
         let Some(death) = vmm.reap() else {
             return Ok(());
         };
+        self.past_exits = self.exits();
         log::info!("the vmm {death}");
         match self.lifecycle.died(death, now_ns) {
             Next::Respawn => {

@@ -4,6 +4,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `GET /v1/vm` | – | [`VmInfo`] |
+//! | `GET /v1/stats` | – | [`Stats`] |
 //! | `PUT /v1/vm/stop` | [`Stop`] | 204 |
 //! | `PUT /v1/vm/pause`, `PUT /v1/vm/resume` | – | 204 |
 //! | `PUT /v1/vm/devices/ID/restart` | [`Restart`] | 204 |
@@ -19,8 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{VmName, VmSpec};
 
+mod stats;
+
+pub use stats::{DeviceKind, DeviceStats, ExitStats, QueueStats, Stats, Traffic};
+
 /// What the VM is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum VmState {
     /// The vmm was started, the guest has not run yet.
@@ -35,6 +41,7 @@ pub enum VmState {
 
 /// The answer to `GET /v1/vm`: the VM as it is now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmInfo {
     /// The VM's name.
     pub name: VmName,
@@ -58,6 +65,7 @@ pub struct VmInfo {
 
 /// One device of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceInfo {
     /// Its name.
     pub id: String,
@@ -71,6 +79,7 @@ pub struct DeviceInfo {
 
 /// How a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceState {
     /// Its backend serves it.
@@ -88,7 +97,8 @@ pub enum DeviceState {
 }
 
 /// One process of a VM.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProcessInfo {
     /// `jailer`, `vmm`, or what a backend serves: `blk disk0`.
     pub role: String,
@@ -124,6 +134,7 @@ impl DeviceState {
 
 /// The body of `PUT /v1/vm/stop`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// `false` presses the power button, `true` ends the VM at once.
@@ -133,6 +144,7 @@ pub struct Stop {
 
 /// The body of `PUT /v1/vm/devices/ID/restart`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
     /// Whether the answer waits until the next backend serves the device.
@@ -142,6 +154,7 @@ pub struct Restart {
 
 /// The answer to `GET /v1/vm/events`: what has happened lately, the oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Events {
     /// At most [`EVENTS_MAX`].
     pub events: Vec<Event>,
@@ -152,6 +165,7 @@ pub const EVENTS_MAX: usize = 256;
 
 /// Something that happened to a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Counts the events of the VM, from 1.
     pub number: u64,
@@ -169,6 +183,7 @@ pub struct Event {
 
 /// The kinds of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// The guest runs.
@@ -240,6 +255,7 @@ impl EventKind {
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fault {
     /// One line: what is wrong, and with which part of the request.
     pub error: String,

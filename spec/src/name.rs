@@ -56,6 +56,21 @@ impl fmt::Display for VmName {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for VmName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "VmName".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A VM's name",
+            "type": "string",
+            "pattern": "^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use launch::disk::Geometry;
 use launch::fd::vmm::DEVICES_MAX;
 use launch::memfd::MemfdError;
 use launch::record::{DeviceKind, DeviceRecord};
-use spec::api::{DeviceInfo, ProcessInfo};
+use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
 use spec::{VhostUser, VhostUserKind, Vm};
 
 use super::janitor::AskError;
@@ -181,6 +181,11 @@ impl Devices {
     /// For `inspect`: the processes.
     pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
         self.own.iter().filter_map(Slot::process).collect()
+    }
+
+    /// For `stats`.
+    pub(crate) fn stats(&self, now_ns: u64) -> Vec<DeviceStats> {
+        self.own.iter().map(|slot| slot.stats(now_ns)).collect()
     }
 
     /// For `inspect`: the devices.

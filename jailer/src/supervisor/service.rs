@@ -2,15 +2,14 @@
 //! What the API's requests do.
 
 use launch::control::ToVmm;
-use nix::unistd::Pid;
-use spec::api::{ProcessInfo, Restart, VmInfo, VmState};
+use serde::Serialize;
+use spec::api::{Restart, VmInfo, VmState};
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
 use super::api::{Command, ConnectionId};
 use super::lifecycle::Order;
 use super::poll::earlier;
-use super::vmm::Vmm;
 
 /// How long the vmm may take to pause or resume.
 const ANSWER_NS: u64 = 5_000_000_000;
@@ -37,12 +36,13 @@ enum Wanted {
 impl Supervisor {
     /// Serves a request, or has it wait for the vmm.
     pub(super) fn serve(&mut self, id: ConnectionId, command: Command, now_ns: u64) {
-        log::info!("the API is asked for {command:?}");
+        // Whoever only looks may do so every second.
+        if !command.looks() {
+            log::info!("the API is asked for {command:?}");
+        }
         let response = match command {
-            Command::Info => match serde_json::to_string(&self.info()) {
-                Ok(text) => Response::Json(text),
-                Err(error) => Response::Refused(Refusal::new(500, error.to_string())),
-            },
+            Command::Info => json(&self.info()),
+            Command::Stats => json(&self.stats(now_ns)),
             Command::Stop(stop) => {
                 let order = match stop.force {
                     true => self.lifecycle.end_at_once(),
@@ -57,10 +57,7 @@ impl Supervisor {
             Command::Resume => {
                 return self.switch(id, ToVmm::Resume, VmState::Running, now_ns);
             }
-            Command::Events => match serde_json::to_string(&self.journal.events()) {
-                Ok(text) => Response::Json(text),
-                Err(error) => Response::Refused(Refusal::new(500, error.to_string())),
-            },
+            Command::Events => json(&self.journal.events()),
             Command::Restart(device, Restart { wait }) => match self.devices.find(&device) {
                 None => no_device(&device),
                 Some((index, slot)) => match slot.restart(now_ns) {
@@ -116,18 +113,6 @@ impl Supervisor {
 
     fn info(&self) -> VmInfo {
         let identity = &self.kit.identity;
-        let ours = |role: &str, pid: Pid, spawned_ns| ProcessInfo {
-            role: role.into(),
-            restarts: 0,
-            pid: pid.as_raw(),
-            spawned_ns,
-            first_run_ns: 0,
-            pio_exits: 0,
-            mmio_exits: 0,
-        };
-        let pids = self.kit.pids;
-        let jailer = ours("jailer", pids.janitor, identity.started_ns);
-        let supervisor = ours("supervisor", pids.supervisor, self.born_ns);
         VmInfo {
             name: identity.name.clone(),
             state: self.lifecycle.state(),
@@ -135,11 +120,7 @@ impl Supervisor {
             cmdline: identity.vm.cmdline.clone(),
             pty: self.console.pty().map(str::to_string),
             reboots: self.lifecycle.reboots(),
-            processes: [jailer, supervisor]
-                .into_iter()
-                .chain(self.vmm.as_ref().map(Vmm::info))
-                .chain(self.devices.processes())
-                .collect(),
+            processes: self.processes(),
             devices: self.devices.infos(),
         }
     }
@@ -195,6 +176,13 @@ impl Supervisor {
         for waiting in self.waiting.extract_if(.., |waiting| which(waiting)) {
             self.api.answer(waiting.id, response, now_ns);
         }
+    }
+}
+
+fn json(answer: &impl Serialize) -> Response {
+    match serde_json::to_string(answer) {
+        Ok(text) => Response::Json(text),
+        Err(error) => Response::Refused(Refusal::new(500, error.to_string())),
     }
 }
 

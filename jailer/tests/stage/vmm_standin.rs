@@ -62,6 +62,11 @@ impl Standin {
             "fail" => self.fail(value),
             "rubbish" => self.send(b"{\"Dance\":1}"),
             "oversize" => self.send(&[b'x'; 8192]),
+            "exits" => drop(
+                self.health
+                    .pio_exits
+                    .fetch_add(value.parse().unwrap(), Ordering::Relaxed),
+            ),
             "log" => eprintln!("{value}"),
             "say" => self.say(value.as_bytes()),
             "flood" => self.flood(value.parse().unwrap()),

@@ -11,6 +11,8 @@ use super::http::{Refusal, Request};
 pub(crate) enum Command {
     /// The VM as it is now.
     Info,
+    /// What the VM has done so far.
+    Stats,
     /// Power off, or end at once.
     Stop(Stop),
     /// Stop the vCPUs.
@@ -25,6 +27,13 @@ pub(crate) enum Command {
     Upgrade(String),
 }
 
+impl Command {
+    /// Whether it only looks.
+    pub(crate) fn looks(&self) -> bool {
+        matches!(self, Self::Info | Self::Stats | Self::Events)
+    }
+}
+
 /// Where devices are.
 const DEVICES: &str = "/v1/vm/devices/";
 
@@ -35,6 +44,7 @@ type Handler = fn(&Request) -> Result<Command, Refusal>;
 pub(crate) fn route(request: &Request) -> Result<Command, Refusal> {
     let (method, command): (_, Handler) = match request.target.as_str() {
         "/v1/vm" => ("GET", |r| without_body(r, Command::Info)),
+        "/v1/stats" => ("GET", |r| without_body(r, Command::Stats)),
         "/v1/vm/stop" => ("PUT", stop),
         "/v1/vm/pause" => ("PUT", |r| without_body(r, Command::Pause)),
         "/v1/vm/resume" => ("PUT", |r| without_body(r, Command::Resume)),
@@ -112,6 +122,7 @@ mod tests {
     fn request_known_is_understood() {
         for (method, target, body, command) in [
             ("GET", "/v1/vm", "", Command::Info),
+            ("GET", "/v1/stats", "", Command::Stats),
             ("PUT", "/v1/vm/pause", "", Command::Pause),
             ("PUT", "/v1/vm/resume", "", Command::Resume),
             (

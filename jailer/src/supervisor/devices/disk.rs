@@ -10,6 +10,7 @@ use launch::fd;
 use launch::inflight;
 use launch::record::{BlkEngine, BlkRecord, VERSION};
 use launch::ring::{self, RingWatch};
+use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
 use super::backend::{Backend, Outfit};
@@ -89,6 +90,10 @@ impl Kind for Disk {
         let copy = copy.map_err(|source| BeginError::Duplicate(id(), source))?;
         self.inflight = Some(region);
         Ok(Some(copy))
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Disk
     }
 
     fn queues(&self) -> u16 {

@@ -13,6 +13,7 @@ use launch::ring::RingError;
 use launch::seccomp::Mode;
 use nix::unistd::Pid;
 use spec::SpecError;
+use spec::api::DeviceKind;
 
 use super::BeginError;
 use super::backend::Backend;
@@ -108,6 +109,9 @@ pub(crate) trait Kind: Debug {
     /// For a fresh vmm: whatever the guest before had in progress is forgotten. What backends share
     /// with the vmm beside guest memory, if there is something.
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError>;
+
+    /// What kind it is, for the API.
+    fn kind(&self) -> DeviceKind;
 
     /// The number of its queues.
     fn queues(&self) -> u16;

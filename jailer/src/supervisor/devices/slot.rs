@@ -27,8 +27,10 @@ use super::{BeginError, Link};
 use crate::supervisor::poll::{Interests, Token, earlier};
 use crate::supervisor::process::Death;
 
+mod tally;
 mod upgrade;
 
+use tally::Tally;
 use upgrade::Upgrade;
 
 /// How long the vmm may take to find a restarted backend fit; it gives up earlier than that.
@@ -76,6 +78,7 @@ pub(crate) struct Slot {
     kind: Box<dyn Kind>,
     phase: Phase,
     restarts: Restarts,
+    tally: Tally,
     /// The program of its backends, if it is not that of all devices of its kind.
     program: Option<OwnedFd>,
     upgrade: Option<Upgrade>,
@@ -100,6 +103,7 @@ impl Slot {
     /// A device without a backend.
     pub(crate) fn new(kind: impl Kind + 'static) -> Self {
         Self {
+            tally: Tally::new(kind.queues()),
             kind: Box::new(kind),
             phase: Phase::Idle,
             restarts: Restarts::default(),
@@ -316,9 +320,11 @@ impl Slot {
         let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };
-        self.phase = Phase::Fencing(Fence::new(life.remains, now_ns));
         (self.deadline_ns, self.connected) = (None, false);
         let planned = std::mem::take(&mut self.planned);
+        let died = !(self.retiring || self.hung_up || planned);
+        self.tally.ended(life.backend.health(), died);
+        self.phase = Phase::Fencing(Fence::new(life.remains, now_ns));
         if self.retiring {
             log::info!(device_id = self.kind.id(); "the backend {how}");
         } else if self.upgrade_goes_on(planned, &how, now_ns) {

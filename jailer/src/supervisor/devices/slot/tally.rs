@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a device has done, over all backends that have served it: each counts in a health page of
+//! its own, which ends with it.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use launch::health::{BACKPRESSURED, BROKEN, Health, QueueHealth, THROTTLED};
+use spec::api::{DeviceStats, QueueStats, Traffic};
+
+use super::{Phase, Slot};
+
+/// What the backends of a device have done that are no more.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    queues: Vec<Traffic>,
+    deaths: u64,
+}
+
+impl Tally {
+    /// For a device with so many queues.
+    pub(super) fn new(queues: u16) -> Self {
+        Self {
+            queues: vec![Traffic::default(); usize::from(queues)],
+            deaths: 0,
+        }
+    }
+
+    /// A backend has ended, of itself or not.
+    pub(super) fn ended(&mut self, health: &Health, died: bool) {
+        self.deaths += u64::from(died);
+        for (past, queue) in self.queues.iter_mut().zip(&health.queues) {
+            *past = past.plus(traffic(queue));
+        }
+    }
+
+    /// All queues, with the part of the backend that lives.
+    fn queues(&self, health: Option<&Health>, now_ns: u64) -> Vec<QueueStats> {
+        let now = |index| Some(queue(health?.queues.get(index)?, now_ns));
+        let all = self.queues.iter().enumerate().map(|(index, past)| {
+            let now = now(index).unwrap_or_default();
+            QueueStats {
+                traffic: now.traffic.plus(*past),
+                ..now
+            }
+        });
+        all.collect()
+    }
+}
+
+impl Slot {
+    /// For the API.
+    pub(crate) fn stats(&self, now_ns: u64) -> DeviceStats {
+        let health = match &self.phase {
+            Phase::Alive(life) => Some(life.backend.health()),
+            _ => None,
+        };
+        let queues = self.tally.queues(health, now_ns);
+        let traffic = queues.iter().map(|queue| queue.traffic);
+        DeviceStats {
+            id: self.kind.id().into(),
+            kind: self.kind.kind(),
+            restarts: self.tally.deaths,
+            total: traffic.fold(Traffic::default(), Traffic::plus),
+            queues,
+        }
+    }
+}
+
+fn traffic(queue: &QueueHealth) -> Traffic {
+    Traffic {
+        requests: queue.requests.load(Relaxed),
+        errors: queue.errors.load(Relaxed),
+        read_bytes: queue.read_bytes.load(Relaxed),
+        written_bytes: queue.written_bytes.load(Relaxed),
+    }
+}
+
+fn queue(queue: &QueueHealth, now_ns: u64) -> QueueStats {
+    let flags = queue.flags.load(Relaxed);
+    let oldest_ns = queue.oldest_ns.load(Relaxed);
+    QueueStats {
+        traffic: traffic(queue),
+        in_flight: queue.in_flight.load(Relaxed),
+        oldest_age_ns: match oldest_ns {
+            0 => 0,
+            _ => now_ns.saturating_sub(oldest_ns),
+        },
+        throttled: flags & THROTTLED != 0,
+        backpressured: flags & BACKPRESSURED != 0,
+        broken: flags & BROKEN != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use launch::health::{self, HealthPage};
+
+    fn page(requests: u64, written_bytes: u64) -> HealthPage {
+        let page = HealthPage::map(health::create().unwrap()).unwrap();
+        page.queues[1].requests.store(requests, Relaxed);
+        page.queues[1].written_bytes.store(written_bytes, Relaxed);
+        page
+    }
+
+    #[test]
+    fn counters_go_on_where_the_backend_before_has_ended() {
+        let mut tally = Tally::new(2);
+        tally.ended(&page(3, 512), true);
+        tally.ended(&page(4, 512), false);
+        let living = page(5, 1);
+        living.queues[1].in_flight.store(2, Relaxed);
+        living.queues[1].oldest_ns.store(60, Relaxed);
+        living.queues[1].flags.store(THROTTLED | BROKEN, Relaxed);
+        let [first, second] = tally.queues(Some(&living), 100)[..] else {
+            unreachable!("there are two queues");
+        };
+        assert_eq!(first, QueueStats::default());
+        assert_eq!(
+            (second.traffic.requests, second.traffic.written_bytes),
+            (12, 1025)
+        );
+        assert_eq!((second.in_flight, second.oldest_age_ns), (2, 40));
+        assert!(second.throttled && second.broken && !second.backpressured);
+        assert_eq!(tally.deaths, 1);
+    }
+
+    #[test]
+    fn counters_of_nobody_are_those_of_the_past_and_nothing_is_in_flight() {
+        let mut tally = Tally::new(2);
+        tally.ended(&page(3, 512), true);
+        let queues = tally.queues(None, 100);
+        assert_eq!((queues[1].traffic.requests, queues[1].in_flight), (3, 0));
+    }
+
+    #[test]
+    fn counters_that_lie_do_not_overflow() {
+        let mut tally = Tally::new(2);
+        tally.ended(&page(u64::MAX, u64::MAX), true);
+        let queues = tally.queues(Some(&page(u64::MAX, 1)), 0);
+        assert_eq!(queues[1].traffic.requests, u64::MAX);
+    }
+}
