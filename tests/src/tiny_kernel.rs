@@ -4,6 +4,8 @@
 //! An ELF file with a PVH entry point. The code runs as PVH starts it: 32-bit protected mode, flat
 //! segments, interrupts off; it talks to COM1 and to the machine's ACPI registers by port I/O.
 
+mod hammer;
+
 const LOAD_ADDRESS: u32 = 0x10_0000;
 const CODE_OFFSET: u32 = 0x1000;
 const EHDR_SIZE: u16 = 64;
@@ -74,6 +76,14 @@ impl TinyKernel {
     pub fn triple_fault(mut self) -> Self {
         // ud2: PVH kernels are entered with an empty interrupt descriptor table.
         self.code.extend([0x0f, 0x0b]);
+        self
+    }
+
+    /// Accesses every register there is with pseudo-random values, so many times. Memory from 2 MiB to
+    /// 6 MiB is spoilt by it.
+    #[must_use]
+    pub fn hammer(mut self, seed: u32, accesses: u32) -> Self {
+        self.code.extend(hammer::code(seed, accesses));
         self
     }
 

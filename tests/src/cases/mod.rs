@@ -5,6 +5,7 @@ mod bad_input;
 mod boot;
 mod control;
 mod disk;
+mod evil;
 mod lifecycle;
 mod tiny;
 
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Case> {
         control::cases(),
         boot::cases(),
         disk::cases(),
+        evil::cases(),
         lifecycle::cases(),
     ]
     .into_iter()

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can be tried.
+
+mod conduct;
+mod replies;
+mod serve;
+mod sharing;
+mod silence;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// One kind of malice.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A backend whose replies are mutated, cut, repeated, unasked, or come with descriptors.
+    Replies(replies::Options),
+    /// A backend that stops answering or reading at every step of the conversation.
+    Silence(silence::Options),
+    /// A disk at a socket, for a real guest: it fails every request, and does worse.
+    Serve(serve::Options),
+    /// A backend that abuses what it shares with the vmm: memory, eventfds, rings.
+    Sharing(sharing::Options),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Replies(options) => replies::run(&options),
+            Self::Silence(options) => silence::run(&options),
+            Self::Serve(options) => serve::run(&options),
+            Self::Sharing(options) => sharing::run(&options),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hostile neighbours: guests that hammer every register, backends that lie, stall, steal and flood.
+//! What they do to each other is theirs; the vmm, the other devices and the supervisor go on.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Case;
+use crate::context::Context;
+use crate::procs;
+use crate::tiny_kernel::TinyKernel;
+use crate::vm::{PATIENCE, Stock, Vm};
+
+/// Accesses of a hammering guest; each is an exit.
+const ACCESSES: u32 = 8_000;
+const SOAK_ACCESSES: u32 = 4_000_000;
+/// What the vmm may have of its own while a guest hammers.
+const VMM_ANON_MAX_KIB: u64 = 8 << 10;
+const SOAK: Duration = Duration::from_secs(30 * 60);
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        backend(
+            "evil_backend_with_wrong_replies_is_refused",
+            "replies --count 8000",
+        ),
+        backend(
+            "evil_backend_with_hundreds_of_descriptors_leaks_none",
+            "replies --kind descriptors --count 3000",
+        ),
+        backend(
+            "evil_backend_that_falls_silent_is_given_up",
+            "silence --every 7",
+        ),
+        backend(
+            "evil_backend_abusing_what_it_shares_harms_nobody",
+            "sharing --seconds 5",
+        ),
+        backend(
+            "evil_backend_with_a_million_wrong_replies_is_refused",
+            "replies --count 1000000",
+        )
+        .soak(SOAK),
+        backend(
+            "evil_backend_with_descriptors_100000_times_leaks_none",
+            "replies --kind descriptors --count 100000",
+        )
+        .soak(SOAK),
+        backend(
+            "evil_backend_silent_at_any_step_is_given_up",
+            "silence --every 1",
+        )
+        .soak(SOAK),
+        backend(
+            "evil_backend_abusing_for_long_harms_nobody",
+            "sharing --seconds 300",
+        )
+        .soak(SOAK),
+        Case::guest(
+            "evil_backends_leave_the_disk_beside_them_alone",
+            beside_a_disk,
+        ),
+    ];
+    for seed in 1..=3 {
+        let name = format!("evil_guest_that_hammers_registers_harms_nobody_{seed}");
+        cases.push(Case::native(name, move |context| {
+            hammers(context, seed, ACCESSES)
+        }));
+    }
+    let long =
+        |context: &Context| (10..20).try_for_each(|seed| hammers(context, seed, SOAK_ACCESSES));
+    cases.push(Case::native("evil_guest_that_hammers_for_long_harms_nobody", long).soak(SOAK));
+    cases
+}
+
+/// One kind of malice against the vmm's half of a device, without a guest.
+fn backend(name: &'static str, arguments: &'static str) -> Case {
+    Case::native(name, move |context| {
+        let mut command = Command::new(context.program("evil"));
+        let output = command
+            .args(arguments.split(' '))
+            .output()
+            .context("evil")?;
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "evil {arguments}: {}",
+            output.status
+        );
+        Ok(())
+    })
+}
+
+/// A guest with two disks writes rubbish to every register of the machine. It ends by itself or by
+/// what it did to its own processor, and nothing else does.
+fn hammers(context: &Context, seed: u32, accesses: u32) -> Result<()> {
+    let image = context.sparse_file("image", 1 << 20)?;
+    let other = context.sparse_file("other", 1 << 20)?;
+    let kernel = TinyKernel::new().hammer(seed, accesses).power_off();
+    let builder = context.vm("hammer").boots_tiny(&kernel);
+    let disk = |path: &Path| format!("path={},queues=2", path.display());
+    let mut vm = builder
+        .arg("--disk", disk(&image))
+        .arg("--disk", disk(&other))
+        .arg("--on-reboot", "exit")
+        .start()?;
+
+    let log_file = context.state_dir("hammer").join("log");
+    let (status, most_kib, log) = watch(&mut vm, &log_file)?;
+
+    println!("seed {seed}: exit {status}, vmm at most {most_kib} KiB\n{log}");
+    ensure!(!log.contains("panicked"), "somebody panicked");
+    ensure!(log.contains("Running"), "it never got a device to run");
+    // It came to its end, or its processor met an interrupt that it could not take.
+    ensure!(matches!(status, 0 | 3), "exit {status}");
+    ensure!(most_kib <= VMM_ANON_MAX_KIB, "the vmm had {most_kib} KiB");
+    Ok(())
+}
+
+/// Waits for the end; returns the exit status, the most anonymous memory the vmm was seen with, and the
+/// log as it was seen last.
+fn watch(vm: &mut Vm, log_file: &Path) -> Result<(i32, u64, String)> {
+    let (begun, mut most_kib, mut log) = (Instant::now(), 0, String::new());
+    loop {
+        if let Ok(status) = vm.wait_exit(Duration::from_millis(50)) {
+            return Ok((status, most_kib, log));
+        }
+        ensure!(begun.elapsed() < SOAK, "it did not end");
+        if let Ok(text) = std::fs::read(log_file) {
+            log = String::from_utf8_lossy(&text).into_owned();
+        }
+        for process in procs::living_descendants() {
+            if process.name == "vmm" {
+                most_kib = most_kib.max(anonymous_kib(process.pid.as_raw()).unwrap_or(0));
+            }
+        }
+    }
+}
+
+fn anonymous_kib(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A process that is killed when it is not needed any more.
+struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A stock guest with a healthy disk and three evil ones: it reads and writes the healthy one while
+/// the others flood it with interrupts, scatter rubbish over their rings and grab at its memory.
+fn beside_a_disk(context: &Context) -> Result<()> {
+    let image = context.sparse_file("image", 16 << 20)?;
+    let disk = format!("path={}", image.display());
+    let builder = context
+        .vm("evil")
+        .boots(Stock::DEFAULT, "disk guest.rounds=6");
+    let mut builder = builder.mem_mib(256).cpus(2).arg("--disk", disk);
+    let mut helpers = Vec::new();
+    for malice in ["rubbish", "grab", "flood"] {
+        let socket = context.dir().join(malice);
+        let child = Command::new(context.program("evil"))
+            .args(["serve", "--seconds", "4", "--malice", malice, "--socket"])
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("evil")?;
+        helpers.push(Helper(child));
+        let begun = Instant::now();
+        while !socket.exists() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let device = format!("type=blk,socket={},id={malice},queues=2", socket.display());
+        builder = builder.arg("--vhost-user", device);
+    }
+    let mut vm = builder.start()?;
+
+    vm.wait_for("GUEST disk_round=6", PATIENCE)?;
+    // The guest's kernel complains of the evil ones.
+    vm.wait_for("GUEST disk=ok", PATIENCE)?;
+    vm.expect_exit(0)?;
+
+    let log = vm.log().text();
+    ensure!(!log.contains("panicked"), "somebody panicked");
+    Ok(())
+}
