@@ -4,16 +4,18 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::faults;
 use launch::clock::monotonic_ns;
 use launch::health::{Crash, HealthPage, VERSION};
 
 static PAGE: OnceLock<&'static HealthPage> = OnceLock::new();
 
-/// Says that the process has begun, and sees to it that a panic is known for one.
+/// Says that the process has begun, and sees to it that a panic is known for one, and a fault, too.
 pub fn announce(page: &'static HealthPage) {
     page.version.store(VERSION, Relaxed);
     page.main_ns.store(monotonic_ns(), Relaxed);
     PAGE.get_or_init(|| page);
+    faults::are_what_they_are();
     std::panic::set_hook(Box::new(|panic| {
         if let Some(page) = PAGE.get() {
             page.crash.store(Crash::Panic.to_u32(), Relaxed);

@@ -8,6 +8,7 @@
 
 pub mod allocator;
 pub mod chain;
+mod faults;
 pub mod gate;
 pub mod health;
 pub mod listener;
