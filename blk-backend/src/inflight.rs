@@ -29,7 +29,7 @@ mod header {
 }
 
 /// Offsets in the entry of a descriptor. `TRIALS` is in what the specification calls padding: how
-/// many deaths the request was present at, times two, plus one while an engine has it.
+/// many deaths the request was present at, times two, plus one once it has been looked at.
 mod entry {
     pub(super) const INFLIGHT: usize = 0;
     pub(super) const TRIALS: usize = 1;
@@ -65,7 +65,7 @@ pub enum InflightError {
 pub struct Replay {
     /// Its descriptor head.
     pub head: u16,
-    /// At how many deaths an engine had it.
+    /// At how many deaths it had been looked at.
     pub deaths: u8,
 }
 
@@ -186,7 +186,7 @@ impl Region {
         self.counter += 1;
     }
 
-    /// A head is about to be given to the engine: if the process dies now, it may be the reason.
+    /// A head is about to be looked at: if the process dies now, it may be the reason.
     pub fn try_out(&self, head: u16) {
         let trials = self.trials(head);
         trials.store(trials.load(Relaxed) | 1, Relaxed);

@@ -110,7 +110,7 @@ impl Queue {
             .map_err(|e| QueueError::Chain(head, e))
     }
 
-    /// A head is about to be given to the engine.
+    /// A head is about to be looked at.
     pub fn try_out(&self, head: u16) {
         self.region.try_out(head);
     }

@@ -144,12 +144,13 @@ impl Worker {
         };
         let slot = self.slots.at(head);
         let (chain, memory) = (&mut self.chain, &serving.memory);
+        // From here on, if the process dies, this request may be the reason.
+        serving.queue.try_out(head);
         serving.queue.walk(memory, head, chain)?;
         slot.status = StatusByte::take(chain, memory).map_err(|e| QueueError::Request(head, e))?;
         let disk = &self.shared.disk;
         match request::parse(chain, memory, disk, serving.durable, &mut slot.io) {
             Parsed::Io => {
-                serving.queue.try_out(head);
                 self.engine.start(head, &slot.io);
                 self.slots.start(head);
             }
