@@ -162,6 +162,12 @@ impl Connection {
         memory: &Memory,
         queues: &[Place],
     ) -> Result<(), ConnectionError> {
+        self.share(features, memory)?;
+        self.start_rings(queues)
+    }
+
+    /// The first half of [`Connection::start`]: hands over features and memory.
+    pub fn share(&mut self, features: u64, memory: &Memory) -> Result<(), ConnectionError> {
         let features = features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         if features & !self.offered != 0 {
             return Err(ConnectionError::Features(features & !self.offered));
@@ -177,9 +183,12 @@ impl Connection {
             mmap_offset: 0,
             mmap_handle: memory.fd(),
         };
-        self.frontend
-            .set_mem_table(&[region])
-            .map_err(step("SET_MEM_TABLE"))?;
+        let set = self.frontend.set_mem_table(&[region]);
+        set.map(drop).map_err(step("SET_MEM_TABLE"))
+    }
+
+    /// The other half: hands over the rings and starts them.
+    pub fn start_rings(&mut self, queues: &[Place]) -> Result<(), ConnectionError> {
         for (index, place) in queues.iter().enumerate() {
             self.start_ring(index, place)?;
         }

@@ -217,6 +217,28 @@ impl Queue {
         self.ring.offer(head);
     }
 
+    /// Offers a flush in a slot whose header is anywhere: the slot's own head and the ring's last
+    /// descriptor, which must be free.
+    pub fn prepare_with_header_at(&mut self, slot: u16, header: GuestAddress) {
+        self.status_cell(slot).store(NO_STATUS, Relaxed);
+        let (head, last) = (self.head(slot), self.options.ring.size - 1);
+        let first = Descriptor {
+            address: header,
+            len_bytes: 16,
+            flags: NEXT,
+            next: last,
+        };
+        let status = Descriptor {
+            address: self.slots[usize::from(slot)].status,
+            len_bytes: 1,
+            flags: WRITE,
+            next: 0,
+        };
+        self.ring.describe(head, first);
+        self.ring.describe(last, status);
+        self.ring.offer(head);
+    }
+
     /// Header, data and status as a chain numbered from 0.
     fn chain(&self, slot: u16, request: Request) -> Vec<Descriptor> {
         let target = &self.slots[usize::from(slot)];

@@ -128,7 +128,7 @@ impl Outcome {
 }
 
 /// The part of a buffer twice a block's length that is aligned to one.
-fn aligned(buffer: &mut [u8]) -> &mut [u8] {
+pub(crate) fn aligned(buffer: &mut [u8]) -> &mut [u8] {
     let offset = buffer.as_ptr().align_offset(BLOCK).min(BLOCK);
     &mut buffer[offset..][..BLOCK]
 }

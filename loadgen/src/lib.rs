@@ -22,4 +22,5 @@ pub mod random;
 pub mod ring;
 pub mod stream;
 pub mod supervised;
+pub mod torture;
 pub mod verify;

@@ -5,9 +5,11 @@ mod bench;
 mod inside;
 mod report;
 mod target;
+mod torments;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -41,6 +43,8 @@ enum Command {
     Stream(inside::StreamOptions),
     /// Send a stream to the first who connects.
     Serve(inside::ServeOptions),
+    /// Let a backend of ours be killed, stall or crash, and say what the driver noticed.
+    Torture(torments::TortureOptions),
     /// Measure our backend, QEMU's storage daemon and fio on the same file.
     BenchBlk(bench::BenchOptions),
 }
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         Command::File(options) => inside::file(&options),
         Command::Stream(options) => inside::stream(&options),
         Command::Serve(options) => inside::serve(&options),
+        Command::Torture(options) => torments::run(&options),
         Command::BenchBlk(options) => bench::run(&options),
     };
     match outcome {
@@ -178,6 +183,8 @@ fn run_verify(options: &VerifyOptions) -> Result<()> {
         duration: Duration::from_secs_f64(options.seconds),
         blocks: span / u64::from(options.block),
         seed: options.seed,
+        patience: verify::PATIENCE,
+        stop: Arc::default(),
     };
     let log = Log::create(&options.log)?;
     let outcome = verify::run(&attached.memory, &mut attached.queues, &plan, &log)?;

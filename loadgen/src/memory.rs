@@ -8,6 +8,7 @@ use std::sync::Arc;
 use backend::GuestMemory;
 use backend::window::{Window, WindowError};
 use launch::memfd::{Backing, MemfdError, shared};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{Bytes, FileOffset, GuestAddress};
 
 /// Guest memory cannot be made or used.
@@ -40,7 +41,20 @@ impl Memory {
     /// Makes memory of a size.
     pub fn new(len_bytes: u64) -> Result<Self, MemoryError> {
         let fd = shared("guest", len_bytes, Backing::Shmem).map_err(MemoryError::Make)?;
+        Self::of_file(fd.into(), len_bytes)
+    }
+
+    /// Makes memory that is not sealed, so that [`Memory::lose_last_page`] can do what a real VM's
+    /// memory never lets anyone do.
+    pub fn unsealed(len_bytes: u64) -> Result<Self, MemoryError> {
+        let make = |e: std::io::Error| MemoryError::Map(e.to_string());
+        let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).map_err(|e| make(e.into()))?;
         let file = File::from(fd);
+        file.set_len(len_bytes).map_err(make)?;
+        Self::of_file(file, len_bytes)
+    }
+
+    fn of_file(file: File, len_bytes: u64) -> Result<Self, MemoryError> {
         let map = |e: &dyn std::fmt::Display| MemoryError::Map(e.to_string());
         let copy = file.try_clone().map_err(|e| map(&e))?;
         let len = usize::try_from(len_bytes).map_err(|e| map(&e))?;
@@ -63,6 +77,18 @@ impl Memory {
             .filter(|end| *end <= self.len_bytes)
             .ok_or(MemoryError::Full)?;
         Ok(GuestAddress(address))
+    }
+
+    /// The last page, which nobody gets from [`Memory::take`] unless it is all that is left.
+    pub fn last_page(&self) -> GuestAddress {
+        GuestAddress(self.len_bytes - 4096)
+    }
+
+    /// Takes the last page away from everybody who has mapped it: touching it is a SIGBUS then.
+    /// Or brings it back, with zeroes in it.
+    pub fn lose_last_page(&self, lost: bool) -> std::io::Result<()> {
+        let missing = if lost { 4096 } else { 0 };
+        self.file.set_len(self.len_bytes - missing)
     }
 
     /// A window into it.

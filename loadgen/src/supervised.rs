@@ -2,13 +2,16 @@
 //! Our disk backend started as the supervisor starts it, without the jail around it: born with its
 //! descriptors and its record, replaced by another generation after a death.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use launch::control::{Channel, ControlError};
@@ -47,6 +50,21 @@ pub enum SupervisedError {
     Start(#[from] io::Error),
 }
 
+/// How much of a dead generation is waited for before the next one starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fence {
+    /// The end of everything that it had begun: what a supervisor has to wait for.
+    #[default]
+    Whole,
+    /// The end of its process, to see that this is not enough.
+    Process,
+    /// Nothing at all, to see what comes of that.
+    Off,
+}
+
+/// How long the storage may take to finish what a dead generation had begun.
+const FENCE_PATIENCE: Duration = Duration::from_secs(120);
+
 /// A disk whose backends come and go.
 #[derive(Debug)]
 pub struct DiskSlot {
@@ -58,7 +76,8 @@ pub struct DiskSlot {
     pub queues: u16,
     /// The most entries of a queue.
     pub queue_size: u16,
-    image: File,
+    /// Only to open it anew and to look at its marks, never for I/O.
+    image: Arc<File>,
     geometry: Geometry,
     access: Access,
     listener: UnixListener,
@@ -80,7 +99,7 @@ impl DiskSlot {
             threads: false,
             queues,
             queue_size,
-            image,
+            image: Arc::new(image),
             geometry,
             access,
             listener: UnixListener::bind(socket)?,
@@ -88,20 +107,36 @@ impl DiskSlot {
         })
     }
 
+    /// Generations started from now on have their image elsewhere: another way to the same content.
+    pub fn move_to(&mut self, image: &Path) -> Result<(), SupervisedError> {
+        let (image, geometry) = launch::disk::open(image, self.access)?;
+        (self.image, self.geometry) = (Arc::new(image), geometry);
+        Ok(())
+    }
+
+    /// Its size.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.geometry.capacity_bytes
+    }
+
     /// The in-flight region.
     pub fn inflight(&self) -> &OwnedFd {
         &self.inflight
     }
 
-    /// Starts a generation of the backend.
+    /// Starts a generation of the backend. `after_crash` says that the one before died of itself,
+    /// and not because somebody killed it.
     pub fn start(&self, after_crash: bool) -> Result<Generation, SupervisedError> {
         let mut fds = Vec::new();
         let (mut rings, mut params) = (Vec::new(), Vec::new());
+        let mark = fresh_mark();
+        let opening = self.reopen()?;
+        launch::disk::mark_byte(&opening, mark)?;
         if self.threads {
-            fds.push((blk::DISK, self.image.as_fd().try_clone_to_owned()?));
+            fds.push((blk::DISK, opening.into()));
         } else {
             for number in (blk::RING..).take(usize::from(self.queues)) {
-                let (ring, param) = launch::ring::create(self.queue_size, self.image.as_fd())?;
+                let (ring, param) = launch::ring::create(self.queue_size, opening.as_fd())?;
                 rings.push(RingWatch::new(&ring, &param)?);
                 params.push(param);
                 fds.push((number, ring));
@@ -127,7 +162,23 @@ impl DiskSlot {
             control,
             health: page,
             rings,
+            image: self.image.clone(),
+            mark,
         })
+    }
+
+    /// Opens the image for one generation, which will be its last user.
+    fn reopen(&self) -> io::Result<File> {
+        let direct = if self.access.direct {
+            libc::O_DIRECT
+        } else {
+            0
+        };
+        OpenOptions::new()
+            .read(true)
+            .write(!self.access.readonly)
+            .custom_flags(direct)
+            .open(format!("/proc/self/fd/{}", self.image.as_raw_fd()))
     }
 
     fn record(&self, engine: BlkEngine, after_crash: bool) -> BlkRecord {
@@ -157,6 +208,15 @@ pub struct Generation {
     /// Its health page.
     pub health: HealthPage,
     rings: Vec<RingWatch>,
+    image: Arc<File>,
+    mark: i64,
+}
+
+/// A byte of an image, beyond any content, that no other generation marks.
+fn fresh_mark() -> i64 {
+    static NEXT: AtomicI64 = AtomicI64::new(0);
+    let generation = NEXT.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff;
+    (1 << 62) + (i64::from(std::process::id() & 0x3f_ffff) << 32) + generation
 }
 
 impl Generation {
@@ -165,19 +225,53 @@ impl Generation {
         self.child.id()
     }
 
-    /// Kills it, and waits until nothing it has submitted can happen any more. Returns how long
-    /// that took after its end; `None` if it is not over within 30 s.
-    pub fn kill(mut self) -> io::Result<Option<Duration>> {
+    /// Kills it, and waits until nothing it has begun can happen any more. Returns how long that
+    /// took after its end; `None` if it is not over within two minutes.
+    pub fn kill(self) -> io::Result<Option<Duration>> {
+        self.kill_behind(Fence::Whole)
+    }
+
+    /// Kills it, and waits for as much of it as the fence says.
+    pub fn kill_behind(mut self, fence: Fence) -> io::Result<Option<Duration>> {
         self.child.kill()?;
-        self.child.wait()?;
+        match fence {
+            Fence::Off => {
+                std::thread::spawn(move || self.child.wait());
+                Ok(Some(Duration::ZERO))
+            }
+            Fence::Process => self.child.wait().map(|_| Some(Duration::ZERO)),
+            Fence::Whole => {
+                self.child.wait()?;
+                self.drain()
+            }
+        }
+    }
+
+    /// Once it has ended: waits until nothing it has begun can happen any more.
+    pub fn drain(&self) -> io::Result<Option<Duration>> {
         let ended = Instant::now();
-        while self.rings.iter().any(|ring| ring.unfinished() != 0) {
-            if ended.elapsed() > Duration::from_secs(30) {
+        while !self.is_over()? {
+            if ended.elapsed() > FENCE_PATIENCE {
                 return Ok(None);
             }
             std::thread::sleep(Duration::from_micros(100));
         }
         Ok(Some(ended.elapsed()))
+    }
+
+    /// Of one with rings, they tell; of one with threads, the mark of its opening, which goes with
+    /// the last user of that, in the kernel or outside.
+    fn is_over(&self) -> io::Result<bool> {
+        if self.rings.is_empty() {
+            let marked = launch::disk::is_marked(&self.image, self.mark);
+            return marked.map(|marked| !marked).map_err(io::Error::other);
+        }
+        Ok(self.rings.iter().all(|ring| ring.unfinished() == 0))
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 
     /// Waits for it to end of itself.

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ use crate::load::LoadError;
 use crate::memory::Memory;
 use crate::random::Random;
 
-/// How long a device may take for a request.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a device may usually take for a request.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -34,6 +35,10 @@ pub struct Verify {
     pub blocks: u64,
     /// Where the random numbers begin.
     pub seed: u64,
+    /// How long the device may take for a request.
+    pub patience: Duration,
+    /// Set when it is to end sooner than that.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What came of it.
@@ -159,7 +164,7 @@ impl Lane<'_> {
         let mut idle: Vec<u16> = (0..self.verify.depth).rev().collect();
         let mut last = Instant::now();
         loop {
-            let over = Instant::now() >= deadline;
+            let over = Instant::now() >= deadline || self.verify.stop.load(Ordering::Relaxed);
             if over && idle.len() == usize::from(self.verify.depth) {
                 return Ok(self.outcome);
             }
@@ -167,8 +172,9 @@ impl Lane<'_> {
                 self.send(slot);
             }
             self.queue.show()?;
-            if !self.queue.wait(Duration::ZERO, PATIENCE) {
-                return Err(LoadError::Stalled(PATIENCE));
+            let patience = self.verify.patience;
+            if !self.queue.wait(Duration::ZERO, patience) {
+                return Err(LoadError::Stalled(patience));
             }
             let pause = std::mem::replace(&mut last, Instant::now()).elapsed();
             self.outcome.longest_pause = self.outcome.longest_pause.max(pause);

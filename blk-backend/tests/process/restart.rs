@@ -2,6 +2,7 @@
 //! The backend dies under load, again and again, and the driver sees nothing but pauses.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,8 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
         duration: Duration::from_secs(3),
         blocks: IMAGE_BYTES / 4096 / 4,
         seed: 3,
+        patience: verify::PATIENCE,
+        stop: Arc::default(),
     };
     let mut queues = std::mem::take(&mut stand.queues);
     let (mut generation, mut connection) = stand.bring_up(false);
@@ -87,7 +90,8 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
                 .unwrap()
                 .expect("the dead backend's I/O has ended");
             drop(std::mem::replace(&mut connection, {
-                let (next, connection) = stand.bring_up(true);
+                // It did not die of itself.
+                let (next, connection) = stand.bring_up(false);
                 generation = next;
                 connection
             }));

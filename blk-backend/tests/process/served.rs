@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written is there, whatever the engine and the shape of the queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use loadgen::exercise::{self, Known};
@@ -27,6 +28,8 @@ fn verify(name: &str, options: &str, shape: Shape) {
         duration: Duration::from_secs(1),
         blocks: IMAGE_BYTES / 4096 / 8,
         seed: 1,
+        patience: verify::PATIENCE,
+        stop: Arc::default(),
     };
     let outcome = verify::run(&memory, &mut queues, &plan, &log).unwrap();
     log.finish().unwrap();
