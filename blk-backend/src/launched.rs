@@ -17,6 +17,7 @@ use launch::seccomp::Mode;
 
 /// Serves the frontend; the process ends with the connection, or with the supervisor.
 pub(crate) fn run() -> Result<()> {
+    launch::process::harden();
     let record = BlkRecord::read(claim(fd::RECORD)?)?;
     launch::log::init("blk", &record.vm_id, log::LevelFilter::Info);
     let health: &'static HealthPage = Box::leak(Box::new(HealthPage::map(claim(fd::HEALTH)?)?));

@@ -17,7 +17,7 @@ fn exit_status_is_the_jailers_and_it_alone_speaks() {
         ("started off", 0, &[][..]),
         ("started panic", 3, &["jailer: the guest's kernel panicked"]),
         ("fail=kernel", 1, &["jailer: kernel \"kernel\": is not"]),
-        ("started signal=SIGKILL", 1, &["jailer: the vmm was killed"]),
+        ("started abort", 1, &["jailer: the vmm was killed"]),
     ] {
         stage.start(script, &[]).wait().assert_told(status, parts);
         stage.assert_clean();

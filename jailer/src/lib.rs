@@ -14,6 +14,7 @@ pub mod host;
 pub mod janitor;
 mod link;
 pub mod outcome;
+mod profile;
 mod supervisor;
 
 pub use supervisor::api::http;

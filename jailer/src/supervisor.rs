@@ -15,6 +15,7 @@ use nix::poll::PollFlags;
 use spec::api::{EventKind, ExitStats};
 
 use crate::outcome::{Outcome, Status};
+use crate::profile;
 
 pub(crate) mod api;
 mod child;
@@ -22,6 +23,7 @@ mod confine;
 mod console;
 mod devices;
 mod endowment;
+mod jails;
 mod janitor;
 mod journal;
 mod lifecycle;
@@ -41,6 +43,7 @@ pub(crate) use nursery::Nursery;
 
 use devices::{BeginError, Devices, Means};
 use endowment::Pids;
+use jails::Jails;
 use janitor::{Janitor, News};
 use journal::Journal;
 use lifecycle::{Fate, Lifecycle, Next, Order};
@@ -82,6 +85,7 @@ struct Kit {
     binaries: Binaries,
     guest: Guest,
     blk: Option<OwnedFd>,
+    jails: Jails,
     janitor: Rc<Janitor>,
     pids: Pids,
     record: OwnedFd,
@@ -96,6 +100,7 @@ impl Kit {
             blk: self.blk.as_ref().map(AsFd::as_fd),
             null: self.binaries.null.as_fd(),
             log: &self.log,
+            jails: &self.jails,
             janitor: &self.janitor,
             owner: self.pids.janitor,
             seccomp: self.identity.seccomp(),
@@ -123,11 +128,11 @@ struct Supervisor {
 }
 
 /// Runs the VM from its first vmm to its end.
-fn run(endowment: Endowment, janitor: Rc<Janitor>, pids: Pids) -> Outcome {
+fn run(endowment: Endowment, jails: Jails, janitor: Rc<Janitor>, pids: Pids) -> Outcome {
     for line in &endowment.missing {
         log::warn!("{line}");
     }
-    let ended = Supervisor::new(endowment, janitor, pids).and_then(|mut supervisor| {
+    let ended = Supervisor::new(endowment, jails, janitor, pids).and_then(|mut supervisor| {
         supervisor.spawn()?;
         loop {
             supervisor.turn()?;
@@ -143,6 +148,7 @@ fn run(endowment: Endowment, janitor: Rc<Janitor>, pids: Pids) -> Outcome {
 impl Supervisor {
     fn new(
         endowment: Endowment,
+        jails: Jails,
         janitor: Rc<Janitor>,
         pids: Pids,
     ) -> Result<Self, SupervisorError> {
@@ -157,6 +163,7 @@ impl Supervisor {
                 binaries: endowment.binaries,
                 guest: endowment.guest,
                 blk: parts.blk,
+                jails,
                 janitor,
                 pids,
                 record,
@@ -192,7 +199,9 @@ impl Supervisor {
             log: &self.kit.log,
             console: console.as_fd(),
             links: &links,
+            jails: &self.kit.jails,
             janitor: &self.kit.janitor,
+            profile: profile::vmm::profile(&self.kit.identity.vm),
         })?);
         Ok(())
     }

@@ -10,6 +10,21 @@ pub fn take_name(name: &CStr) {
     let _ = nix::sys::prctl::set_name(name);
 }
 
+/// PR_SET_MDWE and its flag PR_MDWE_REFUSE_EXEC_GAIN, since Linux 6.3.
+const SET_MDWE: libc::c_int = 65;
+const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+
+/// What of its jail a process can only build itself, because executing a program undoes it: nobody
+/// of the same user may look into it, and no memory that could be written becomes executable. Where
+/// the kernel has no such thing, it is done without.
+#[allow(unsafe_code)]
+pub fn harden() {
+    // Cannot fail.
+    let _ = nix::sys::prctl::set_dumpable(false);
+    // SAFETY: PR_SET_MDWE takes integers.
+    unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0_u64, 0_u64, 0_u64) };
+}
+
 /// Makes malloc use one heap for all threads. A heap for each would grow by mprotect, which the
 /// filters need not allow, and would cost memory in processes that are measured by the page.
 #[allow(unsafe_code)]

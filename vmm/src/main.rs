@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let main_ns = clock::monotonic_ns();
     process::take_name(c"vmm");
     process::use_one_heap();
+    process::harden();
     match run(main_ns) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -2,7 +2,7 @@
 //! What the supervisor does to itself before it does anything else: it was born in namespaces of
 //! its own, as a copy of the janitor, and gives up whatever of the host that copy still has.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -46,8 +46,9 @@ pub(crate) fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), C
 }
 
 /// Becomes the first user of the VM's own, in an empty root, with the two capabilities it takes to
-/// give children users of their own.
-pub(crate) fn confine(has_range: bool) -> Result<(), ConfineError> {
+/// give children users of their own. What is returned is the only file system it still reaches: the
+/// processes of its own pid namespace, mounted nowhere.
+pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     if has_range {
         step("drop its groups", setgroups(&[]))?;
@@ -61,11 +62,18 @@ pub(crate) fn confine(has_range: bool) -> Result<(), ConfineError> {
     umask(Mode::from_bits_truncate(0o077));
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     step("part its mounts from the host's", remount(private))?;
+    let processes = step("mount a proc of its own", raw::own_proc())?;
     step("leave the host's root", leave_root())?;
     limit()?;
+    match raw::take_core() {
+        // Without threads that share a core there is nothing to part.
+        Ok(()) | Err(Errno::ENODEV) => {}
+        Err(_) => log::warn!("this kernel has no core scheduling: other VMs may share its cores"),
+    }
     step("drop its capabilities", raw::drop_capabilities())?;
     step("set no_new_privs", nix::sys::prctl::set_no_new_privs())?;
-    step("become undumpable", nix::sys::prctl::set_dumpable(false))
+    step("become undumpable", nix::sys::prctl::set_dumpable(false))?;
+    Ok(processes)
 }
 
 fn remount(flags: MsFlags) -> nix::Result<()> {

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::confine::{self, ConfineError};
 use super::endowment::{Endowment, Pids};
+use super::jails::Jails;
 use super::janitor::Janitor;
 use crate::outcome::{Outcome, Status};
 
@@ -36,7 +37,7 @@ impl Nursery {
         };
         let confined = confined(&self.endowment, &janitor, self.has_range);
         let outcome = match confined {
-            Ok(()) => super::run(self.endowment, Rc::clone(&janitor), pids),
+            Ok(jails) => super::run(self.endowment, jails, Rc::clone(&janitor), pids),
             Err(error) => Outcome::new(Status::Error, [launch::log::chain(&error)]),
         };
         janitor.tell_outcome(&outcome);
@@ -44,7 +45,11 @@ impl Nursery {
     }
 }
 
-fn confined(endowment: &Endowment, janitor: &Janitor, has_range: bool) -> Result<(), ConfineError> {
+fn confined(
+    endowment: &Endowment,
+    janitor: &Janitor,
+    has_range: bool,
+) -> Result<Jails, ConfineError> {
     let mut kept = endowment.descriptors();
     kept.push(janitor.as_fd().as_raw_fd());
     kept.sort_unstable();
@@ -52,5 +57,6 @@ fn confined(endowment: &Endowment, janitor: &Janitor, has_range: bool) -> Result
     confine::keep_only(&kept, null.as_raw_fd(), log.as_raw_fd())?;
     let name = endowment.identity.name.as_str();
     launch::log::init("supervisor", name, log::LevelFilter::Info);
-    confine::confine(has_range)
+    let processes = confine::confine(has_range)?;
+    Ok(Jails::new(processes, has_range))
 }

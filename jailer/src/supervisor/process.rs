@@ -10,6 +10,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::child::{self, Child, Plan, StartError};
+use super::jails::Jails;
 use super::janitor::Janitor;
 
 /// How a process ended.
@@ -48,8 +49,12 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a child and takes charge of it.
-    pub(crate) fn start(plan: &Plan<'_>, janitor: &Janitor) -> Result<Self, StartError> {
-        let child = child::start(plan)?;
+    pub(crate) fn start(
+        plan: &Plan<'_>,
+        jails: &Jails,
+        janitor: &Janitor,
+    ) -> Result<Self, StartError> {
+        let child = child::start(plan, jails)?;
         // Only for the eye: without it the process runs as well.
         let host_pid = janitor.host_pid(child.pidfd.as_fd());
         let host_pid = host_pid.unwrap_or_else(|error| {

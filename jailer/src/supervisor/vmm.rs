@@ -17,8 +17,10 @@ use spec::api::ProcessInfo;
 use super::child::{Plan, StartError};
 use super::devices::Link;
 use super::endowment::{Binaries, Guest, Log};
+use super::jails::Jails;
 use super::janitor::Janitor;
 use super::process::{Death, Process};
+use crate::profile::Profile;
 
 /// How many messages are read at once before others get their turn.
 const MESSAGES_AT_ONCE: usize = 16;
@@ -73,7 +75,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) log: &'a Log,
     pub(crate) console: BorrowedFd<'a>,
     pub(crate) links: &'a [Link],
+    pub(crate) jails: &'a Jails,
     pub(crate) janitor: &'a Janitor,
+    pub(crate) profile: Profile,
 }
 
 impl Vmm {
@@ -117,9 +121,10 @@ impl Vmm {
             arg: None,
             program: parts.binaries.vmm.as_fd(),
             fds,
+            profile: parts.profile,
         };
         let spawned_ns = monotonic_ns();
-        let process = Process::start(&plan, parts.janitor)?;
+        let process = Process::start(&plan, parts.jails, parts.janitor)?;
         log::info!("started a vmm, pid {}", process.pid());
         Ok(Self {
             process,

@@ -21,7 +21,6 @@ use launch::fd;
 use launch::health::{Crash, HealthPage};
 use launch::record::VmmRecord;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{MsgFlags, send};
 
 struct Standin {
@@ -76,7 +75,7 @@ impl Standin {
                 let crash = Crash::Syscall(value.parse().unwrap());
                 self.health.crash.store(crash.to_u32(), Ordering::Relaxed);
             }
-            "signal" => raise(value.parse::<Signal>().unwrap()).unwrap(),
+            "abort" => std::process::abort(),
             "exit" => std::process::exit(value.parse().unwrap()),
             "hang" => sleep(Duration::from_secs(600)),
             "button" => self.serve(),

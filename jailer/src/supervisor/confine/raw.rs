@@ -3,7 +3,8 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::RawFd;
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -17,6 +18,24 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// SECBIT_NOROOT and SECBIT_NO_CAP_AMBIENT_RAISE, each with its lock: user 0 is a user like others.
 const SECUREBITS: libc::c_ulong = 0b1100_0011;
 
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+
+const SCHED_CORE: libc::c_int = 62;
+const SCHED_CORE_CREATE: libc::c_ulong = 1;
+/// PIDTYPE_TGID: every thread of the process.
+const WHOLE_PROCESS: libc::c_ulong = 1;
+
+/// A core-scheduling cookie for this process and all that it will start: nobody else runs on the
+/// other threads of a core meanwhile.
+pub(super) fn take_core() -> nix::Result<()> {
+    let (create, whom) = (SCHED_CORE_CREATE, WHOLE_PROCESS);
+    // SAFETY: PR_SCHED_CORE_CREATE takes integers.
+    Errno::result(unsafe { libc::prctl(SCHED_CORE, create, 0_u64, whom, 0_u64) }).map(drop)
+}
+
 /// Puts a copy of a descriptor at a number of its own.
 pub(super) fn place(source: RawFd, number: RawFd) -> nix::Result<()> {
     // SAFETY: dup2 takes no pointers; 0, 1 and 2 have no owner in this process.
@@ -28,6 +47,37 @@ pub(super) fn close_range(first: u32, last: u32) -> nix::Result<()> {
     // SAFETY: close_range takes no pointers. Whatever owned these numbers belongs to the janitor, of
     // which this process is a copy; the copy of the owner is never used or dropped.
     Errno::result(unsafe { libc::close_range(first, last, 0) }).map(drop)
+}
+
+/// A procfs of this pid namespace, with nothing but processes in it, mounted nowhere.
+pub(super) fn own_proc() -> nix::Result<OwnedFd> {
+    // SAFETY: fsopen reads a C string.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, c"proc".as_ptr(), FSOPEN_CLOEXEC) };
+    let context = owned(context)?;
+    set_string(&context, c"subset", c"pid")?;
+    let (none, number) = (std::ptr::null::<libc::c_char>(), context.as_raw_fd());
+    let create = FSCONFIG_CMD_CREATE;
+    // SAFETY: this command takes neither key nor value.
+    let made = unsafe { libc::syscall(libc::SYS_fsconfig, number, create, none, none, 0) };
+    Errno::result(made)?;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    // SAFETY: fsmount takes no pointers.
+    let mount = unsafe { libc::syscall(libc::SYS_fsmount, number, FSMOUNT_CLOEXEC, attributes) };
+    owned(mount)
+}
+
+fn set_string(context: &OwnedFd, key: &CStr, value: &CStr) -> nix::Result<()> {
+    let (number, command) = (context.as_raw_fd(), FSCONFIG_SET_STRING);
+    let (key, value) = (key.as_ptr(), value.as_ptr());
+    // SAFETY: key and value are C strings, which the call reads.
+    let set = unsafe { libc::syscall(libc::SYS_fsconfig, number, command, key, value, 0) };
+    Errno::result(set).map(drop)
+}
+
+fn owned(returned: libc::c_long) -> nix::Result<OwnedFd> {
+    let number = RawFd::try_from(Errno::result(returned)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the call succeeded, so the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 #[repr(C)]

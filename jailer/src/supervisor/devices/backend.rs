@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use spec::api::ProcessInfo;
 
 use super::kind::{BackendError, Means};
+use crate::profile::Profile;
 use crate::supervisor::child::Plan;
 use crate::supervisor::process::{Death, Process};
 
@@ -39,6 +40,8 @@ pub(crate) struct Outfit<'a> {
     pub(crate) record: &'a OwnedFd,
     /// Its own descriptors, and their numbers.
     pub(crate) fds: Vec<(RawFd, BorrowedFd<'a>)>,
+    /// What is particular about its jail.
+    pub(crate) profile: Profile,
 }
 
 /// A backend that was started and has not been reaped.
@@ -77,8 +80,9 @@ impl Backend {
             arg: Some(c"--launched"),
             program: outfit.program,
             fds,
+            profile: outfit.profile,
         };
-        let process = Process::start(&plan, means.janitor)?;
+        let process = Process::start(&plan, means.jails, means.janitor)?;
         log::info!(device_id = id; "started a backend, pid {}", process.pid());
         Ok(Self {
             process,

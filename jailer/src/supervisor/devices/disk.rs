@@ -17,6 +17,7 @@ use super::backend::{Backend, Outfit};
 use super::kind::{BackendError, Birth, How, Kind, Means};
 use super::rendezvous::{self, Meeting};
 use super::{BeginError, Image};
+use crate::profile;
 
 mod remains;
 
@@ -129,6 +130,7 @@ impl Kind for Disk {
             program: how.program.or(means.blk).ok_or(BackendError::Program)?,
             record: &record,
             fds,
+            profile: profile::blk::profile(self.index, &self.spec, &self.image.geometry),
         };
         let backend = Backend::start(means, self.id(), outfit)?;
         let image = Arc::clone(&self.image);

@@ -19,6 +19,7 @@ use super::BeginError;
 use super::backend::Backend;
 use crate::supervisor::child::StartError;
 use crate::supervisor::endowment::Log;
+use crate::supervisor::jails::Jails;
 use crate::supervisor::janitor::{AskError, Janitor};
 
 /// A backend could not be started.
@@ -64,6 +65,8 @@ pub(crate) struct Means<'a> {
     pub(crate) null: BorrowedFd<'a>,
     /// Where everybody logs to.
     pub(crate) log: &'a Log,
+    /// Where they live.
+    pub(crate) jails: &'a Jails,
     /// Who opens what we cannot.
     pub(crate) janitor: &'a Janitor,
     /// The jailer's process id on the host.

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A child, from its birth to its exec. It shares nothing with the supervisor but code and a copy of
+//! its memory, and calls nothing but system calls: no allocation, no locks, no destructors.
+//!
+//! Its root needs no work: its mount namespace is a copy of the supervisor's, in which there is one
+//! empty read-only directory and nothing else.
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+/// Descriptors below this number are for children; while a child is put together, what it will get
+/// waits above, so that no step can overwrite what a later step needs.
+pub(super) const PARKING: RawFd = 64;
+/// The highest signal number.
+const SIGNALS: libc::c_int = 64;
+/// The length of the kernel's sigset_t, in bytes.
+const SIGSET_BYTES: usize = 8;
+/// The status of a child that could not be executed.
+pub(super) const NOT_EXECUTED: libc::c_int = 127;
+/// More than any kernel has.
+const CAPABILITIES: libc::c_int = 64;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS:
+/// whoever it becomes, it gets no capability by that.
+const SECUREBITS: libc::c_ulong = 0b1110_1111;
+
+/// The steps of a child that can fail, as they are told in its report.
+pub(super) const STEPS: [&str; 9] = [
+    "wait to be let go",
+    "leave the session",
+    "limit itself",
+    "give up its capabilities for good",
+    "change its user",
+    "enter the Landlock ruleset",
+    "place its file descriptors",
+    "reset its signals",
+    "execute the program",
+];
+
+/// What the child needs, and nothing that has to be freed, locked or grown.
+pub(super) struct Ready {
+    pub(super) program: RawFd,
+    pub(super) report: RawFd,
+    /// One byte comes from here when the user is mapped; nothing if that failed.
+    pub(super) gate: RawFd,
+    /// The gate's other end, which is the supervisor's.
+    pub(super) opener: RawFd,
+    /// The ruleset that denies everything but executing the program, or -1.
+    pub(super) landlock: RawFd,
+    /// The user to be, and the group.
+    pub(super) user: libc::uid_t,
+    /// Whether there are groups to be dropped and a right to do that.
+    pub(super) has_groups: bool,
+    pub(super) limits: [(libc::__rlimit_resource_t, u64); 3],
+    pub(super) argv: [*const libc::c_char; 3],
+    pub(super) envp: [*const libc::c_char; 1],
+    /// For each number below PARKING, where its descriptor waits; -1 for none.
+    pub(super) sources: [RawFd; PARKING as usize],
+}
+
+/// The child.
+pub(super) fn enter(ready: &Ready) -> ! {
+    let steps: [fn(&Ready) -> bool; 9] = [
+        wait_at_gate,
+        leave_session,
+        limit,
+        renounce,
+        change_user,
+        enter_landlock,
+        place_fds,
+        reset_signals,
+        execute,
+    ];
+    for (number, step) in (0_i32..).zip(steps) {
+        if !step(ready) {
+            fail(ready, number);
+        }
+    }
+    // The last step does not return if it succeeds.
+    // SAFETY: _exit takes no pointers, runs no destructors and never returns.
+    unsafe { libc::_exit(NOT_EXECUTED) }
+}
+
+fn fail(ready: &Ready, step: i32) -> ! {
+    let errno = Errno::last_raw();
+    let mut word = [0; 8];
+    word[..4].copy_from_slice(&step.to_ne_bytes());
+    word[4..].copy_from_slice(&errno.to_ne_bytes());
+    // SAFETY: the buffer is valid for its length; write only reads it.
+    unsafe { libc::write(ready.report, word.as_ptr().cast(), word.len()) };
+    // SAFETY: _exit takes no pointers, runs no destructors and never returns.
+    unsafe { libc::_exit(NOT_EXECUTED) }
+}
+
+/// Waits until its user exists; whether it does.
+fn wait_at_gate(ready: &Ready) -> bool {
+    // Ours must not keep the pipe open, or a supervisor that gives up would wait for us for ever.
+    // SAFETY: whoever owns this number in the supervisor does not run in this process.
+    unsafe { libc::close(ready.opener) };
+    let mut byte = 0_u8;
+    // SAFETY: the buffer is one byte long.
+    unsafe { libc::read(ready.gate, (&raw mut byte).cast(), 1) == 1 }
+}
+
+/// A session of its own, so that the user's Ctrl-C is not for it; and nothing of the one before.
+fn leave_session(_: &Ready) -> bool {
+    // SAFETY: setsid takes no pointers.
+    let session = unsafe { libc::setsid() };
+    // SAFETY: chdir reads a C string.
+    let moved = unsafe { libc::chdir(c"/".as_ptr()) };
+    session != -1 && moved != -1
+}
+
+fn limit(ready: &Ready) -> bool {
+    ready.limits.iter().all(|(resource, most)| {
+        let mut limit = libc::rlimit64 {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        let (now, new) = (&raw mut limit, std::ptr::null::<libc::rlimit64>());
+        // SAFETY: the old limit is written to a structure of its size, no new one is read.
+        let read = unsafe { libc::syscall(libc::SYS_prlimit64, 0, *resource, new, now) };
+        // Nobody may raise what the host has lowered.
+        limit.rlim_max = limit.rlim_max.min(*most);
+        limit.rlim_cur = limit.rlim_max;
+        let (new, old) = (&raw const limit, std::ptr::null_mut::<libc::rlimit64>());
+        // SAFETY: the new limit is read from a structure of its size, the old one is not asked for.
+        let set = unsafe { libc::syscall(libc::SYS_prlimit64, 0, *resource, new, old) };
+        read == 0 && set == 0
+    })
+}
+
+/// No way back to any capability: not by exec, not by becoming somebody, not by raising.
+fn renounce(_: &Ready) -> bool {
+    // SAFETY: PR_SET_SECUREBITS takes an integer.
+    if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) } != 0 {
+        return false;
+    }
+    for capability in 0..CAPABILITIES {
+        // SAFETY: PR_CAPBSET_DROP takes an integer.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) } == 0;
+        // EINVAL: this kernel has no capability of that number, and none of a higher one.
+        if !dropped {
+            return Errno::last() == Errno::EINVAL && capability > 0;
+        }
+    }
+    true
+}
+
+/// Its own user, its own group, no other groups, no capabilities, no new privileges.
+fn change_user(ready: &Ready) -> bool {
+    let (user, none) = (ready.user, std::ptr::null::<libc::gid_t>());
+    if ready.has_groups {
+        // SAFETY: an empty list is not read.
+        if unsafe { libc::syscall(libc::SYS_setgroups, 0, none) } != 0 {
+            return false;
+        }
+    }
+    // SAFETY: setresgid takes no pointers. The system call itself: the C library would tell other
+    // threads.
+    let group = unsafe { libc::syscall(libc::SYS_setresgid, user, user, user) };
+    // SAFETY: setresuid takes no pointers.
+    let user = unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
+    let header: [u32; 2] = [CAPABILITY_VERSION_3, 0];
+    let sets = [0_u32; 6];
+    // SAFETY: both are laid out as capset(2) says for version 3: version and process, and two times
+    // three sets.
+    let caps = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes integers.
+    let bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    group == 0 && user == 0 && caps == 0 && bound == 0
+}
+
+fn enter_landlock(ready: &Ready) -> bool {
+    let ruleset = ready.landlock;
+    // SAFETY: landlock_restrict_self takes no pointers.
+    ruleset < 0 || unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } == 0
+}
+
+/// Exactly the descriptors of the table below PARKING, and none above after the exec.
+fn place_fds(ready: &Ready) -> bool {
+    for (number, source) in (0..PARKING).zip(&ready.sources) {
+        if *source < 0 {
+            // SAFETY: whoever owned this number in the parent does not run in this process.
+            unsafe { libc::close(number) };
+        } else {
+            // SAFETY: dup2 takes no pointers; the source is at PARKING or above, so that no earlier
+            // round has closed or overwritten it.
+            if unsafe { libc::dup2(*source, number) } == -1 {
+                return false;
+            }
+        }
+    }
+    let first = PARKING.cast_unsigned();
+    // SAFETY: close_range takes no pointers.
+    unsafe {
+        libc::close_range(
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
+        ) == 0
+    }
+}
+
+/// Every disposition at its default, nothing blocked.
+fn reset_signals(_: &Ready) -> bool {
+    // The kernel's sigaction and sigset_t of zeroes: SIG_DFL, no flags, an empty mask. The C library
+    // would not touch the signals it uses itself, which may be ignored as any other.
+    let zeroes = [0_u64; 8];
+    let (new, old) = (zeroes.as_ptr(), std::ptr::null_mut::<u64>());
+    for signal in 1..=SIGNALS {
+        // SIGKILL and SIGSTOP are refused: they cannot be changed anyway.
+        // SAFETY: the new action is longer than the kernel's structure on any architecture, the old
+        // one is not asked for.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGSET_BYTES) };
+    }
+    let how = libc::SIG_SETMASK;
+    // SAFETY: the mask is longer than SIGSET_BYTES and empty, the old one is not asked for.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, SIGSET_BYTES) == 0 }
+}
+
+fn execute(ready: &Ready) -> bool {
+    let empty = c"".as_ptr();
+    let (argv, envp) = (ready.argv.as_ptr(), ready.envp.as_ptr());
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: the path is a C string, argv and envp are arrays of C strings that end in null; all
+    // of them live in `ready` or for ever.
+    unsafe { libc::syscall(libc::SYS_execveat, ready.program, empty, argv, envp, flags) };
+    false
+}
