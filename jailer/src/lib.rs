@@ -15,6 +15,7 @@ pub mod janitor;
 mod link;
 pub mod outcome;
 mod profile;
+mod seccomp;
 mod supervisor;
 
 pub use supervisor::api::http;

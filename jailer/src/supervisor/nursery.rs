@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
 use launch::control::Channel;
+use launch::health::{self, HealthError, HealthPage};
+use launch::seccomp::{Mode, SeccompError};
 use nix::unistd::Pid;
 
 use super::confine::{self, ConfineError};
@@ -13,6 +15,24 @@ use super::endowment::{Endowment, Pids};
 use super::jails::Jails;
 use super::janitor::Janitor;
 use crate::outcome::{Outcome, Status};
+use crate::seccomp;
+
+/// A supervisor could not be confined.
+#[derive(Debug, thiserror::Error)]
+enum BirthError {
+    /// Its jail could not be built.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// There is no health page.
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    /// There is no handler for SIGSYS.
+    #[error("cannot handle SIGSYS")]
+    Handler(#[from] nix::Error),
+    /// Its filter could not be installed.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+}
 
 /// What a supervisor is born with.
 #[derive(Debug)]
@@ -45,11 +65,22 @@ impl Nursery {
     }
 }
 
+/// The last step: from here on there is no way to a file, a mount or another namespace.
+fn filter(mode: Mode) -> Result<(), BirthError> {
+    if mode == Mode::Trap {
+        // Nobody reads the page, which goes with the process; the log has the call's name.
+        let page = health::create()?;
+        let page = Box::leak(Box::new(HealthPage::map(&page)?));
+        launch::seccomp::report_violations(page)?;
+    }
+    Ok(seccomp::SUPERVISOR.install(mode)?)
+}
+
 fn confined(
     endowment: &Endowment,
     janitor: &Janitor,
     has_range: bool,
-) -> Result<Jails, ConfineError> {
+) -> Result<Jails, BirthError> {
     let mut kept = endowment.descriptors();
     kept.push(janitor.as_fd().as_raw_fd());
     kept.sort_unstable();
@@ -58,5 +89,7 @@ fn confined(
     let name = endowment.identity.name.as_str();
     launch::log::init("supervisor", name, log::LevelFilter::Info);
     let processes = confine::confine(has_range)?;
-    Ok(Jails::new(processes, has_range))
+    let jails = Jails::new(processes, has_range);
+    filter(endowment.identity.seccomp())?;
+    Ok(jails)
 }
