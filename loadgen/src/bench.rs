@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 mod contestant;
-mod machine;
+pub(crate) mod machine;
 mod table;
 
 use contestant::Contestant;

@@ -22,5 +22,6 @@ pub mod random;
 pub mod ring;
 pub mod stream;
 pub mod supervised;
+pub mod supervised_net;
 pub mod torture;
 pub mod verify;

@@ -2,6 +2,7 @@
 //! `loadgen`: loads, measures and checks a vhost-user disk backend without a guest.
 
 mod bench;
+mod bench_net;
 mod inside;
 mod report;
 mod target;
@@ -47,6 +48,8 @@ enum Command {
     Torture(torments::TortureOptions),
     /// Measure our backend, QEMU's storage daemon and fio on the same file.
     BenchBlk(bench::BenchOptions),
+    /// Measure our network backend beside bare writes to and reads from a tap.
+    BenchNet(bench_net::BenchOptions),
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +139,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => inside::serve(&options),
         Command::Torture(options) => torments::run(&options),
         Command::BenchBlk(options) => bench::run(&options),
+        Command::BenchNet(options) => bench_net::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -282,7 +282,7 @@ impl Generation {
 
 /// Starts a process with these descriptors, at these numbers, and no others above the third.
 #[allow(unsafe_code)]
-fn spawn(binary: &Path, fds: &[(RawFd, OwnedFd)]) -> io::Result<Child> {
+pub(crate) fn spawn(binary: &Path, fds: &[(RawFd, OwnedFd)]) -> io::Result<Child> {
     // First out of the way of each other's numbers.
     let moved: io::Result<Vec<(RawFd, RawFd)>> = fds
         .iter()

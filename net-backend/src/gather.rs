@@ -136,6 +136,10 @@ impl Gather {
     /// Sends it, whole or not at all.
     #[allow(unsafe_code)]
     pub fn send(&self, tap: BorrowedFd<'_>) -> io::Result<usize> {
+        if self.vectors.len() == 1 {
+            // All of it was copied: no vectors to look at.
+            return Ok(nix::unistd::write(tap, self.head())?);
+        }
         let count = libc::c_int::try_from(self.vectors.len()).unwrap_or(0);
         // SAFETY: the first vector is `head`, which this owns; the others were made by `refer` from
         // slices of `memory`, which this keeps mapped. The kernel only reads them.

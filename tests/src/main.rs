@@ -62,13 +62,6 @@ enum Action {
     /// Keep this host's KVM from patching itself, until killed
     #[command(hide = true)]
     HoldKvm,
-    /// Run a command without io_uring
-    #[command(hide = true)]
-    WithoutIoUring {
-        /// The command and its arguments
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-        command: Vec<std::ffi::OsString>,
-    },
     /// Boot a stock guest, type into its console, power it off
     Demo,
     /// Measure something
@@ -132,7 +125,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ))
         }
         Action::HoldKvm => tests::hold_kvm::run().map(|()| ExitCode::SUCCESS),
-        Action::WithoutIoUring { command } => tests::without_io_uring::run(&command),
         Action::Demo => demo::run(places),
         Action::Bench { name } => bench::run(name, places),
     }

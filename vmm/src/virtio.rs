@@ -163,9 +163,6 @@ impl Device {
             id: id.clone(),
             source,
         })?;
-        if let DeviceKind::Net(nic) = &record.kind {
-            device.set_link(nic.link_up);
-        }
         device.attach(stream);
         Ok(Self {
             id,
@@ -202,7 +199,6 @@ impl Device {
             (ToDevice::Drain, _) => self.device.drain(),
             (ToDevice::Resume, _) => self.device.resume(),
             (ToDevice::GiveUp, _) => self.device.give_up(),
-            (ToDevice::Link(up), _) => self.device.set_link(up),
         }
     }
 }
@@ -234,7 +230,7 @@ fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
 fn spec_of(record: &DeviceRecord) -> DeviceSpec {
     let device_type = match record.kind {
         DeviceKind::Block => DeviceType::BLOCK,
-        DeviceKind::Net(_) => DeviceType::NET,
+        DeviceKind::Net => DeviceType::NET,
         DeviceKind::Rng => DeviceType::RNG,
         DeviceKind::Vsock => DeviceType::VSOCK,
         DeviceKind::Fs(_) => DeviceType::FS,
@@ -245,7 +241,6 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
         DeviceKind::Fs(tag) => {
             ConfigSource::file_system(tag, u32::from(record.queues.saturating_sub(1)))
         }
-        DeviceKind::Net(nic) => ConfigSource::Nic { mac: nic.mac },
         _ => ConfigSource::of(device_type),
     };
     DeviceSpec {

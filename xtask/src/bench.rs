@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench NAME`: measurements, closed by a line `RESULT name=value …`.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub(crate) enum Name {
     Boot,
     /// Our disk backend beside QEMU's storage daemon, and beside fio on the file itself
     Blk,
+    /// Our network backend beside bare writes to and reads from a tap; takes root
+    Net,
 }
 
 /// Measures and prints.
@@ -27,6 +30,7 @@ pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
     match name {
         Name::Boot => boot(host::choose(place)),
         Name::Blk => blk(),
+        Name::Net => net(),
     }
 }
 
@@ -34,16 +38,12 @@ pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
 fn blk() -> Result<ExitCode> {
     packages::ensure(packages::BENCH_BLK)?;
     let binaries = compile::all()?;
-    let program = |name: &str| {
-        let found = binaries.iter().find(|path| file_name(path) == name);
-        found.with_context(|| format!("the build made no {name}"))
-    };
     let dir = compile::root()?.join("target/bench");
     std::fs::create_dir_all(&dir)?;
     let file = dir.join("disk.img");
-    let status = Command::new(program("loadgen")?)
+    let status = Command::new(program(&binaries, "loadgen")?)
         .args(["bench-blk", "--backend"])
-        .arg(program("blk-backend")?)
+        .arg(program(&binaries, "blk-backend")?)
         .arg("--file")
         .arg(&file)
         .stdin(Stdio::null())
@@ -52,6 +52,23 @@ fn blk() -> Result<ExitCode> {
     let _ = std::fs::remove_file(&file);
     ensure!(status?.success(), "the measurement failed");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without a guest too, in a network namespace made for it.
+fn net() -> Result<ExitCode> {
+    let binaries = compile::all()?;
+    let status = Command::new(program(&binaries, "loadgen")?)
+        .args(["bench-net", "--backend"])
+        .arg(program(&binaries, "net-backend")?)
+        .stdin(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "the measurement failed");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn program<'a>(binaries: &'a [PathBuf], name: &str) -> Result<&'a PathBuf> {
+    let found = binaries.iter().find(|path| file_name(path) == name);
+    found.with_context(|| format!("the build made no {name}"))
 }
 
 fn boot(place: Place) -> Result<ExitCode> {

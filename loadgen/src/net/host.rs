@@ -89,6 +89,16 @@ impl Interface {
         Ok(())
     }
 
+    /// Whether there is a carrier: somebody has the other side open.
+    pub fn has_carrier(&self) -> io::Result<bool> {
+        let value = libc::__c_anonymous_ifr_ifru { ifru_flags: 0 };
+        let answer = self.call(libc::SIOCGIFFLAGS, value)?;
+        #[allow(unsafe_code)]
+        // SAFETY: SIOCGIFFLAGS fills it in.
+        let flags = unsafe { answer.ifr_ifru.ifru_flags };
+        Ok(i32::from(flags) & libc::IFF_RUNNING != 0)
+    }
+
     /// Sets its MTU.
     pub fn set_mtu(&self, mtu: i32) -> io::Result<()> {
         let value = libc::__c_anonymous_ifr_ifru { ifru_mtu: mtu };

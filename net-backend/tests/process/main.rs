@@ -9,4 +9,5 @@ mod control;
 mod frames;
 mod guarded;
 mod guest_faults;
+mod restart;
 mod stand;

@@ -19,7 +19,6 @@ const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
-    "virtiofs",
 ];
 
 /// What the init calls.
@@ -51,7 +50,6 @@ const APPLETS: &[&str] = &[
     "mkdir",
     "mknod",
     "umount",
-    "switch_root",
     "seq",
     "sha256sum",
     "lsmod",

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Our backend on a tap, and a driver in this process.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use loadgen::connection::Connection;
+use loadgen::histogram::Histogram;
+use loadgen::memory::Memory;
+use loadgen::net::{Direction, Queue};
+use loadgen::random::Random;
+use loadgen::ring::RingOptions;
+
+use super::traffic::{Host, outgoing, pause, percentiles, question};
+use super::{Case, LONG, Sample};
+use crate::bench::machine;
+use crate::report::precise;
+
+const TAP: &str = "served0";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The entries of a queue.
+pub(crate) const SIZE: u16 = 256;
+/// As a Linux driver's: a page for what is received.
+pub(crate) const RECEIVE_BYTES: u32 = 4096;
+const SEND_BYTES: u32 = 68 << 10;
+/// VERSION_1, EVENT_IDX, MRG_RXBUF, CSUM, GUEST_CSUM, TSO of both kinds in both directions.
+const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 15 | 0b11 | 0b11 << 7 | 0b11 << 11;
+
+/// A backend that ends with its owner.
+struct Backend {
+    child: Child,
+    host: Host,
+    connection: Connection,
+    memory: Memory,
+    receive: Queue,
+    transmit: Queue,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Backend {
+    fn start(program: &Path) -> Result<Self> {
+        let socket = std::env::temp_dir().join(format!("bench-net-{}.sock", std::process::id()));
+        let child = Command::new(program)
+            .arg("--socket-path")
+            .arg(&socket)
+            .args(["--tap", TAP])
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let connection = Connection::open(&socket, PATIENCE)?;
+        let _ = std::fs::remove_file(&socket);
+        let mut memory = Memory::new(32 << 20)?;
+        let options = RingOptions {
+            size: SIZE,
+            event_idx: true,
+            start: 0,
+        };
+        Ok(Self {
+            receive: Queue::new(&mut memory, options, RECEIVE_BYTES, Direction::Receive)?,
+            transmit: Queue::new(&mut memory, options, SEND_BYTES, Direction::Transmit)?,
+            child,
+            host: Host::new(TAP)?,
+            connection,
+            memory,
+        })
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let places = [self.receive.place(), self.transmit.place()];
+        Ok(self.connection.start(FEATURES, &self.memory, &places)?)
+    }
+
+    fn per_second(&self, frames: u64, elapsed: Duration, cpu_us: f64) -> Sample {
+        Sample {
+            value: precise(frames) / elapsed.as_secs_f64(),
+            cpu_us: cpu_us / precise(frames.max(1)),
+            rss_kib: machine::rss_kib(self.child.id()),
+            ..Sample::default()
+        }
+    }
+
+    /// The processor time of all its threads.
+    fn cpu_us(&self) -> f64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = tasks.into_iter().flatten().flatten();
+        let ns = threads.filter_map(|task| {
+            let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            stat.split(' ').next()?.parse::<u64>().ok()
+        });
+        precise(ns.sum()) / 1e3
+    }
+}
+
+/// Measures one case.
+pub(crate) fn measure(program: &Path, case: Case, duration: Duration) -> Result<Sample> {
+    let mut backend = Backend::start(program)?;
+    match case {
+        Case::Send(len) => send(&mut backend, len, duration),
+        Case::Receive(len) => receive(&mut backend, len),
+        Case::PingPong { halting } => ping_pong(&mut backend, halting, duration),
+    }
+}
+
+fn send(backend: &mut Backend, len: usize, duration: Duration) -> Result<Sample> {
+    backend.connect()?;
+    let frame = outgoing(len);
+    let len_bytes = u32::try_from(frame.len())?;
+    backend.transmit.fill(&frame);
+    let mut frames = 0;
+    let mut counted = (Instant::now(), 0.0);
+    let warm = duration / 5;
+    let began = Instant::now();
+    let mut warming = true;
+    while began.elapsed() < warm + duration {
+        let queue = &mut backend.transmit;
+        queue.offer_filled(usize::from(SIZE), len_bytes);
+        queue.show();
+        // As a driver does that has more to send: a quarter of the queue at a time.
+        while queue.ring.outstanding() > usize::from(SIZE) * 3 / 4 {
+            if !queue.wait(Duration::from_micros(50), PATIENCE) {
+                ensure!(queue.ring.has_used(), "the backend sends nothing");
+            }
+            frames += queue.reap()? as u64;
+        }
+        if warming && began.elapsed() > warm {
+            (warming, frames) = (false, 0);
+            counted = (Instant::now(), backend.cpu_us());
+        }
+    }
+    let elapsed = counted.0.elapsed();
+    let cpu_us = backend.cpu_us() - counted.1;
+    Ok(backend.per_second(frames, elapsed, cpu_us))
+}
+
+fn receive(backend: &mut Backend, len: usize) -> Result<Sample> {
+    // What waits in the tap before the driver has come is not read before.
+    let count = backend.host.fill(len)?;
+    let header_and_frame = len + loadgen::net::HEADER_BYTES;
+    let chains = header_and_frame.div_ceil(RECEIVE_BYTES as usize);
+    let cpu_before = backend.cpu_us();
+    backend.connect()?;
+    let began = Instant::now();
+    let mut taken = 0;
+    while taken < count * chains {
+        let queue = &mut backend.receive;
+        ensure!(
+            queue.wait(Duration::from_micros(50), PATIENCE),
+            "the backend receives nothing"
+        );
+        taken += queue.recycle()?;
+        queue.show();
+    }
+    let elapsed = began.elapsed();
+    let cpu_us = backend.cpu_us() - cpu_before;
+    Ok(backend.per_second(count as u64, elapsed, cpu_us))
+}
+
+fn ping_pong(backend: &mut Backend, halting: bool, duration: Duration) -> Result<Sample> {
+    backend.connect()?;
+    let question = question();
+    let spin = if halting { Duration::ZERO } else { PATIENCE };
+    let (mut latencies, mut random) = (Histogram::default(), Random::new(1));
+    // What the kernel has said of itself.
+    std::thread::sleep(Duration::from_millis(20));
+    backend.receive.recycle()?;
+    backend.receive.show();
+    let began = Instant::now();
+    while began.elapsed() < duration {
+        pause(&mut random);
+        let asked = Instant::now();
+        backend.transmit.reap()?;
+        ensure!(backend.transmit.offer(&question), "no buffer is free");
+        backend.transmit.show();
+        ensure!(backend.receive.wait(spin, PATIENCE), "no answer");
+        latencies.add(u64::try_from(asked.elapsed().as_nanos())?);
+        backend.receive.recycle()?;
+        backend.receive.show();
+    }
+    let (value, p99_us) = percentiles(&latencies);
+    Ok(Sample {
+        value,
+        p99_us,
+        rss_kib: machine::rss_kib(backend.child.id()),
+        ..Sample::default()
+    })
+}
+
+const _: () = assert!(LONG + loadgen::net::HEADER_BYTES <= SEND_BYTES as usize);

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The backend dies under traffic, again and again: the tap keeps its carrier, what waits in it
+//! comes, and each death costs at most one frame that is repeated and one that is lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use launch::control::ToBackend;
+use loadgen::connection::{Connection, Place};
+use loadgen::memory::Memory;
+use loadgen::net::host::{Interface, Packets, enter_namespace};
+use loadgen::net::{ControlQueue, Direction, HEADER_BYTES, Queue};
+use loadgen::ring::RingOptions;
+use loadgen::supervised_net::{NetGeneration, NetSlot};
+
+use crate::stand::{
+    BINARY, FEATURES, GUEST, HOST, KIND, MOMENT, MRG_RXBUF, PATIENCE, TAP, frame, places,
+};
+
+const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+struct Stand {
+    slot: NetSlot,
+    socket: PathBuf,
+    memory: Memory,
+    receive: Vec<Queue>,
+    transmit: Vec<Queue>,
+    control: ControlQueue,
+    places: Vec<Place>,
+    interface: Interface,
+    host: Packets,
+    features: u64,
+    living: Option<(NetGeneration, Connection)>,
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+impl Stand {
+    fn new(name: &str, pairs: u16, features: u64) -> Self {
+        enter_namespace().unwrap();
+        let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{name}-{}.sock", std::process::id()));
+        let slot = NetSlot::new(Path::new(BINARY), TAP, pairs, GUEST, &socket).unwrap();
+        let interface = Interface::of(TAP).unwrap();
+        interface.set_up(true).unwrap();
+        let mut memory = Memory::new(64 << 20).unwrap();
+        let options = RingOptions {
+            size: 64,
+            event_idx: true,
+            start: 0xfff0,
+        };
+        let mut queues = |direction| {
+            let make = |_| Queue::new(&mut memory, options, 2048, direction).unwrap();
+            (0..pairs).map(make).collect::<Vec<_>>()
+        };
+        let (receive, transmit) = (queues(Direction::Receive), queues(Direction::Transmit));
+        let control = ControlQueue::new(&mut memory, options).unwrap();
+        let mut stand = Self {
+            places: places(&receive, &transmit, &control),
+            host: interface.packets(false).unwrap(),
+            slot,
+            socket,
+            memory,
+            receive,
+            transmit,
+            control,
+            interface,
+            features,
+            living: None,
+        };
+        stand.bring_up();
+        stand
+    }
+
+    fn bring_up(&mut self) {
+        let generation = self.slot.start().unwrap();
+        let mut connection = Connection::open(&self.socket, PATIENCE).unwrap();
+        connection
+            .start(self.features, &self.memory, &self.places)
+            .unwrap();
+        self.living = Some((generation, connection));
+    }
+
+    fn kill(&mut self) {
+        let (generation, connection) = self.living.take().unwrap();
+        generation.kill().unwrap();
+        drop(connection);
+    }
+
+    fn command(&mut self, bytes: &[u8]) -> Option<u8> {
+        self.control.command(bytes, PATIENCE).unwrap()
+    }
+
+    /// The number of the next frame that the host sees.
+    fn host_sees(&self, patience: Duration) -> Option<u32> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            let frame = self.host.receive(left).unwrap()?;
+            if frame.get(12..14) == Some(&KIND) {
+                return Some(number_of(&frame));
+            }
+        }
+    }
+
+    /// The number of the next frame that the driver gets.
+    fn guest_gets(&mut self, patience: Duration) -> Option<u32> {
+        let deadline = Instant::now() + patience;
+        let queue = &mut self.receive[0];
+        while Instant::now() < deadline {
+            while let Some(frame) = queue.receive().unwrap() {
+                queue.offer_room(u16::MAX);
+                queue.show();
+                if frame.get(HEADER_BYTES + 12..HEADER_BYTES + 14) == Some(&KIND) {
+                    return Some(number_of(&frame[HEADER_BYTES..]));
+                }
+            }
+            queue.wait(Duration::ZERO, Duration::from_millis(5));
+        }
+        None
+    }
+
+    fn send(&mut self, number: u32) {
+        let queue = &mut self.transmit[0];
+        queue.reap().unwrap();
+        let frame = frame(HOST, GUEST, number, 200);
+        assert!(queue.offer(&[&[0; HEADER_BYTES][..], &frame].concat()));
+        queue.show();
+    }
+}
+
+fn number_of(frame: &[u8]) -> u32 {
+    u32::from_le_bytes(frame[14..18].try_into().unwrap())
+}
+
+const KILLS: u32 = 30;
+/// How many frames are sent around each death.
+const BURST: u32 = 20;
+
+#[test]
+fn frames_sent_around_a_death_arrive_in_order_and_at_most_one_twice() {
+    let mut stand = Stand::new("kill-send", 1, FEATURES | MRG_RXBUF);
+    let (mut next, mut repeated) = (0, 0);
+    for kill in 0..KILLS {
+        for number in 0..BURST {
+            stand.send(kill * BURST + number);
+            if number == kill % BURST {
+                stand.kill();
+                assert!(stand.interface.has_carrier().unwrap());
+                stand.bring_up();
+            }
+        }
+        let mut before = repeated;
+        while next < (kill + 1) * BURST {
+            match stand.host_sees(PATIENCE).expect("a frame was lost") {
+                number if number == next => next += 1,
+                number if number + 1 == next => repeated += 1,
+                number => panic!("{number} came after {next}"),
+            }
+        }
+        before = repeated - before;
+        assert!(before <= 1, "{before} frames came twice after one death");
+    }
+}
+
+#[test]
+fn frames_received_around_a_death_arrive_in_order_and_at_most_one_is_lost() {
+    let mut stand = Stand::new("kill-receive", 1, FEATURES | MRG_RXBUF);
+    for kill in 0..KILLS {
+        let first = kill * BURST;
+        for number in first..first + BURST {
+            stand.host.send(&frame(GUEST, HOST, number, 200)).unwrap();
+            if number == first + kill % BURST {
+                stand.kill();
+                assert!(stand.interface.has_carrier().unwrap());
+            }
+        }
+        stand.bring_up();
+        let (mut next, mut lost) = (first, 0);
+        while next < first + BURST {
+            let number = stand.guest_gets(PATIENCE).expect("frames were lost");
+            assert!(number >= next, "{number} came after {next}");
+            lost += number - next;
+            next = number + 1;
+        }
+        assert!(lost <= 1, "{lost} frames were lost at one death");
+    }
+}
+
+#[test]
+fn wishes_of_the_driver_outlive_the_process() {
+    let mut stand = Stand::new("kill-wishes", 1, FEATURES | MRG_RXBUF);
+    // Not promiscuous, one more address.
+    assert_eq!(stand.command(&[0, 0, 0]), Some(0));
+    let table = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 9, 0, 0, 0, 0];
+    assert_eq!(stand.command(&table), Some(0));
+    for round in 0..3 {
+        stand.kill();
+        stand.bring_up();
+        let unwanted = frame([2, 0, 0, 0, 0, 8], HOST, 1000, 60);
+        stand.host.send(&unwanted).unwrap();
+        stand.host.send(&frame(STRANGER, HOST, round, 60)).unwrap();
+        assert_eq!(stand.guest_gets(PATIENCE), Some(round));
+    }
+    // The frontend clears it when the device is reset.
+    stand.kill();
+    let state = std::fs::File::from(stand.slot.state().try_clone().unwrap());
+    std::os::unix::fs::FileExt::write_all_at(&state, &[0; 4096], 0).unwrap();
+    stand.bring_up();
+    stand
+        .host
+        .send(&frame([2, 0, 0, 0, 0, 8], HOST, 77, 60))
+        .unwrap();
+    assert_eq!(stand.guest_gets(PATIENCE), Some(77));
+}
+
+#[test]
+fn wishes_that_are_rubbish_do_no_harm() {
+    let mut stand = Stand::new("rubbish", 2, FEATURES | MRG_RXBUF | 1 << 22);
+    stand.kill();
+    let state = std::fs::File::from(stand.slot.state().try_clone().unwrap());
+    std::os::unix::fs::FileExt::write_all_at(&state, &[0xff; 4096], 0).unwrap();
+    stand.bring_up();
+    // All modes are on at once, so nothing but promiscuous matters.
+    stand.host.send(&frame(STRANGER, HOST, 5, 60)).unwrap();
+    assert_eq!(stand.guest_gets(PATIENCE), Some(5));
+    stand.send(6);
+    assert_eq!(stand.host_sees(PATIENCE), Some(6));
+}
+
+#[test]
+fn link_that_is_down_lets_nothing_through_and_pings_are_answered() {
+    let mut stand = Stand::new("link", 1, FEATURES | MRG_RXBUF);
+    let send = |stand: &Stand, message: ToBackend| {
+        stand
+            .living
+            .as_ref()
+            .unwrap()
+            .0
+            .control
+            .send(&message)
+            .unwrap();
+    };
+    let ping = |stand: &Stand, number| {
+        send(stand, ToBackend::Ping(number));
+        let health = &stand.living.as_ref().unwrap().0.health;
+        let deadline = Instant::now() + PATIENCE;
+        while health.queues[0].heartbeat.load(Relaxed) != number {
+            assert!(Instant::now() < deadline, "the ping was not answered");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    send(&stand, ToBackend::Link(false));
+    ping(&stand, 1);
+    stand.send(1);
+    stand.host.send(&frame(GUEST, HOST, 2, 60)).unwrap();
+    assert_eq!(stand.guest_gets(MOMENT), None);
+    assert_eq!(stand.host_sees(MOMENT), None);
+    let drops = &stand.living.as_ref().unwrap().0.health.drops;
+    assert!(drops.down.load(Relaxed) >= 2);
+    send(&stand, ToBackend::Link(true));
+    ping(&stand, 2);
+    stand.send(3);
+    assert_eq!(stand.host_sees(PATIENCE), Some(3));
+}
