@@ -18,6 +18,9 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 pub const SERIAL_BYTES: usize = 20;
 /// The longest buffer a driver is told to make.
 const SIZE_MAX_BYTES: u32 = 4 << 20;
+/// The shortest queue that a driver's longest request must fit: a frontend of another project makes
+/// queues of this length unless told otherwise, and a chain may not be longer than its queue.
+const COMMON_QUEUE_SIZE: u16 = 128;
 /// The most sectors of one discard: 2 GiB.
 pub const DISCARD_MAX_SECTORS: u32 = 1 << 22;
 /// The most sectors of one write-zeroes: 64 MiB, which one vectored write of zeroes can hold.
@@ -119,7 +122,8 @@ impl Disk {
         // min_io_size and opt_io_size count logical blocks; 0 says nothing about the second.
         let minimum = u16::try_from(ratio).unwrap_or(u16::MAX);
         // Header and status take a descriptor each.
-        let segments = u32::from(self.queue_size).saturating_sub(2).max(1);
+        let shortest = self.queue_size.min(COMMON_QUEUE_SIZE);
+        let segments = u32::from(shortest).saturating_sub(2).max(1);
         let alignment = logical_block_bytes.max(physical_block_bytes) / 512;
         let mut space = Space::default();
         space.put(0, &(capacity_bytes / SECTOR_BYTES).to_le_bytes());

@@ -23,7 +23,7 @@ Usage: blk-backend (--socket-path PATH | --fd N) --disk path=F[,OPTION]...
        readonly         refuse writes
        direct           bypass the page cache
        queues=N         1 to 16; 1 by default
-       queue-size=N     a power of two from 16 to 1024; 256 by default
+       queue-size=N     the longest queue to accept: a power of two from 16 to 1024, the default
        engine=E         uring (the default) or threads
        serial=S         what the guest sees as serial number, at most 20 bytes
        poll-us=N        how long a queue's thread looks for work before it sleeps; 50 by default,
@@ -148,6 +148,8 @@ pub(crate) struct DiskOption {
     pub(crate) poll_us: u32,
 }
 
+/// The longest queue that is accepted if nothing else is said: how long they are is the frontend's choice.
+const QUEUE_SIZE: u16 = 1024;
 /// How long a worker looks for work before it sleeps, if nothing else is said.
 const POLL_US: u32 = 50;
 
@@ -159,7 +161,7 @@ impl DiskOption {
             readonly: false,
             direct: false,
             queues: 1,
-            queue_size: 256,
+            queue_size: QUEUE_SIZE,
             engine: EngineOption::Uring,
             serial: String::new(),
             poll_us: POLL_US,

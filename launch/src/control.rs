@@ -48,6 +48,8 @@ pub enum ToDevice {
     Switch,
     /// Ask the driver to reset the device.
     GiveUp,
+    /// Of a network card: the link is up, or down.
+    Link(bool),
 }
 
 /// What a vmm tells the supervisor.

@@ -69,7 +69,7 @@ pub enum DeviceKind {
     /// Disk.
     Block,
     /// Network card.
-    Net,
+    Net(NicRecord),
     /// Entropy source.
     Rng,
     /// Socket.
@@ -78,6 +78,15 @@ pub enum DeviceKind {
     Fs(String),
     /// Another one: its virtio device id. It has no configuration space.
     Other(u8),
+}
+
+/// What a vmm says of a network card without its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicRecord {
+    /// The MAC address, if the backend knows none.
+    pub mac: [u8; 6],
+    /// Whether the link is up.
+    pub link_up: bool,
 }
 
 /// What a disk backend is to serve.

@@ -160,6 +160,27 @@ impl Context {
         Ok(path)
     }
 
+    /// A copy of the Debian root file system, for one guest to write to.
+    ///
+    /// # Errors
+    /// [`Skip`] when there is none on this machine; when it cannot be copied.
+    pub fn debian_root(&self, name: &str) -> Result<PathBuf> {
+        let (image, copy) = (self.asset("debian.ext4")?, self.dir().join(name));
+        let cloned = Command::new("cp")
+            .arg("--reflink=always")
+            .args([&image, &copy])
+            .output()?;
+        if !cloned.status.success() {
+            let copied = Command::new("dd")
+                .args(["bs=1M", "conv=sparse", "status=none"])
+                .arg(format!("if={}", image.display()))
+                .arg(format!("of={}", copy.display()))
+                .status()?;
+            ensure!(copied.success(), "{}: {copied}", image.display());
+        }
+        Ok(copy)
+    }
+
     /// A hand-made kernel, as a file.
     ///
     /// # Errors

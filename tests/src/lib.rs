@@ -2,12 +2,15 @@
 //! End-to-end tests: a runner, the cases, and a harness that drives `bulkhead` as a user would.
 
 pub mod bench;
+pub mod boot_sector;
 pub mod cases;
 pub mod context;
 pub mod demo;
 pub mod hold_kvm;
 pub mod procs;
+pub mod qemu;
 pub mod runner;
 pub mod tiny_kernel;
 pub mod transcript;
 pub mod vm;
+pub mod without_io_uring;

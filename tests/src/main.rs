@@ -62,6 +62,13 @@ enum Action {
     /// Keep this host's KVM from patching itself, until killed
     #[command(hide = true)]
     HoldKvm,
+    /// Run a command without io_uring
+    #[command(hide = true)]
+    WithoutIoUring {
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Boot a stock guest, type into its console, power it off
     Demo,
     /// Measure something
@@ -125,6 +132,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ))
         }
         Action::HoldKvm => tests::hold_kvm::run().map(|()| ExitCode::SUCCESS),
+        Action::WithoutIoUring { command } => tests::without_io_uring::run(&command),
         Action::Demo => demo::run(places),
         Action::Bench { name } => bench::run(name, places),
     }

@@ -163,6 +163,9 @@ impl Device {
             id: id.clone(),
             source,
         })?;
+        if let DeviceKind::Net(nic) = &record.kind {
+            device.set_link(nic.link_up);
+        }
         device.attach(stream);
         Ok(Self {
             id,
@@ -199,6 +202,7 @@ impl Device {
             (ToDevice::Drain, _) => self.device.drain(),
             (ToDevice::Resume, _) => self.device.resume(),
             (ToDevice::GiveUp, _) => self.device.give_up(),
+            (ToDevice::Link(up), _) => self.device.set_link(up),
         }
     }
 }
@@ -230,7 +234,7 @@ fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
 fn spec_of(record: &DeviceRecord) -> DeviceSpec {
     let device_type = match record.kind {
         DeviceKind::Block => DeviceType::BLOCK,
-        DeviceKind::Net => DeviceType::NET,
+        DeviceKind::Net(_) => DeviceType::NET,
         DeviceKind::Rng => DeviceType::RNG,
         DeviceKind::Vsock => DeviceType::VSOCK,
         DeviceKind::Fs(_) => DeviceType::FS,
@@ -241,6 +245,7 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
         DeviceKind::Fs(tag) => {
             ConfigSource::file_system(tag, u32::from(record.queues.saturating_sub(1)))
         }
+        DeviceKind::Net(nic) => ConfigSource::Nic { mac: nic.mac },
         _ => ConfigSource::of(device_type),
     };
     DeviceSpec {

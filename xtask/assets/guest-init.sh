@@ -57,12 +57,28 @@ crash() {
 	echo c > /proc/sysrq-trigger
 }
 
-# Says what /dev/vda is; each round writes a MiB of numbers to it, makes that durable, forgets it
-# and reads it back.
-disk() {
+# Waits for the disk, whose driver is in modules.
+vda() {
 	load virtio_pci virtio_blk
 	tries=0
 	while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+}
+
+# Goes on with the system on the disk, which finds its disk and network there already.
+root() {
+	vda
+	load virtio_net
+	mkdir /disk
+	mount -t ext4 /dev/vda /disk || { echo "GUEST no root file system"; poweroff -f; }
+	umount /sys /proc
+	umount /dev
+	exec switch_root /disk /sbin/init
+}
+
+# Says what /dev/vda is; each round writes a MiB of numbers to it, makes that durable, forgets it
+# and reads it back.
+disk() {
+	vda
 	for fact in size serial ro; do
 		read -r value < /sys/block/vda/$fact
 		echo "GUEST disk_$fact=$value"
@@ -89,6 +105,17 @@ disk() {
 	echo "GUEST disk=ok"
 }
 
+# Reads and writes a file system of the host's.
+fs() {
+	load virtio_pci virtiofs
+	mkdir /shared
+	mount -t virtiofs from-outside /shared || { echo "GUEST fs=not mounted"; return; }
+	echo "GUEST fs_read=$(cat /shared/from-host)"
+	echo "written by the guest" > /shared/from-guest
+	dd if=/dev/zero of=/shared/copy bs=64k count=16 2> /dev/null || { echo "GUEST fs=not written"; return; }
+	umount /shared && echo "GUEST fs=ok"
+}
+
 # Obeys the console, a line at a time.
 ask() {
 	echo "GUEST ready"
@@ -110,6 +137,8 @@ panic) load pvpanic pvpanic-mmio; crash ;;
 crash-no-pvpanic) crash ;;
 wait) power_button ;;
 disk) disk; poweroff -f ;;
+root) root ;;
+fs) fs; poweroff -f ;;
 spin) echo "GUEST spinning"; while :; do :; done ;;
 ask) ask ;;
 shell) export PS1='guest# ' TERM=${TERM:-linux}; cd; exec setsid cttyhack sh ;;

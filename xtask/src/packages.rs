@@ -35,6 +35,13 @@ pub(crate) const GUESTS: &[Needed] = &[
     needed("mksquashfs", "squashfs-tools"),
 ];
 
+/// What making a guest's root file system takes.
+pub(crate) const DEBIAN: &[Needed] = &[
+    needed("mmdebstrap", "mmdebstrap"),
+    needed("fakeroot", "fakeroot"),
+    needed("mkfs.ext4", "e2fsprogs"),
+];
+
 /// What unit tests run against.
 pub(crate) const UNIT_TESTS: &[Needed] = &[needed("qemu-storage-daemon", "qemu-system-common")];
 

@@ -22,6 +22,7 @@ pub mod inflight;
 mod lifecycle;
 mod mailbox;
 mod memory;
+mod nic;
 mod reconnect;
 pub mod spec;
 #[cfg(test)]

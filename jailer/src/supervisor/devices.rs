@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use launch::disk::Geometry;
 use launch::fd::vmm::DEVICES_MAX;
 use launch::memfd::MemfdError;
-use launch::record::{DeviceKind, DeviceRecord};
+use launch::record::{DeviceKind, DeviceRecord, NicRecord};
 use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
-use spec::{VhostUser, VhostUserKind, Vm};
+use spec::{MacAddress, VhostUser, VhostUserKind, Vm, VmName};
 
 use super::janitor::AskError;
 use super::poll::{Interests, earlier};
@@ -195,7 +195,7 @@ impl Devices {
 }
 
 /// What the vmm is told of a VM's devices.
-pub(crate) fn records(vm: &Vm) -> Vec<DeviceRecord> {
+pub(crate) fn records(vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
     let disks = vm.disks.iter().map(|disk| DeviceRecord {
         id: disk.id.to_string(),
         kind: DeviceKind::Block,
@@ -204,10 +204,11 @@ pub(crate) fn records(vm: &Vm) -> Vec<DeviceRecord> {
         foreign: false,
         inflight: true,
     });
-    disks.chain(vm.vhost_user.iter().map(foreign)).collect()
+    let others = vm.vhost_user.iter().map(|device| foreign(device, name));
+    disks.chain(others).collect()
 }
 
-fn foreign(device: &VhostUser) -> DeviceRecord {
+fn foreign(device: &VhostUser, vm: &VmName) -> DeviceRecord {
     DeviceRecord {
         id: device.id.to_string(),
         kind: match &device.kind {
@@ -215,7 +216,10 @@ fn foreign(device: &VhostUser) -> DeviceRecord {
             VhostUserKind::Vsock => DeviceKind::Vsock,
             VhostUserKind::Rng => DeviceKind::Rng,
             VhostUserKind::Blk => DeviceKind::Block,
-            VhostUserKind::Net => DeviceKind::Net,
+            VhostUserKind::Net => DeviceKind::Net(NicRecord {
+                mac: MacAddress::derived(vm.as_str(), device.id.as_str()).bytes(),
+                link_up: true,
+            }),
             VhostUserKind::Other(id) => DeviceKind::Other(*id),
         },
         queues: device.queues,

@@ -191,7 +191,7 @@ impl Identity {
             cmdline: vm.cmdline.clone(),
             initrd: vm.initrd.is_some(),
             seccomp: self.seccomp(),
-            devices: devices::records(vm),
+            devices: devices::records(vm, &self.name),
         }
     }
 

@@ -89,7 +89,12 @@ impl Contestant {
     }
 
     fn ours(self, options: &BenchOptions, socket: &Path, case: &Case) -> Vec<String> {
-        let mut disk = format!("path={},queues={}", options.file.display(), case.queues);
+        // As the jailer has them.
+        let mut disk = format!(
+            "path={},queues={},queue-size=256",
+            options.file.display(),
+            case.queues
+        );
         disk += if case.direct { ",direct" } else { "" };
         disk += match self {
             Self::UringSleepy => ",poll-us=0",

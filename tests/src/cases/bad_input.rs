@@ -256,8 +256,8 @@ fn name_in_use(context: &Context) -> Result<()> {
     refused
 }
 
-/// `bulkhead run` in a mount namespace of its own, after `script` has changed `/dev`.
-fn with_changed_dev(context: &Context, script: &str) -> Result<Command> {
+/// `bulkhead run` in a mount namespace of its own, after `script` has changed what is mounted.
+pub(super) fn with_mounts(context: &Context, script: &str) -> Result<Command> {
     need_root()?;
     let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
     let mut command = Command::new("unshare");
@@ -279,31 +279,19 @@ fn with_changed_dev(context: &Context, script: &str) -> Result<Command> {
 
 fn no_kvm(context: &Context) -> Result<()> {
     let script = "mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3";
-    complains(
-        &mut with_changed_dev(context, script)?,
-        ERROR,
-        &["/dev/kvm"],
-    )
+    complains(&mut with_mounts(context, script)?, ERROR, &["/dev/kvm"])
 }
 
 fn not_kvm(context: &Context) -> Result<()> {
     let script = "mount --bind /dev/null /dev/kvm";
-    complains(
-        &mut with_changed_dev(context, script)?,
-        ERROR,
-        &["/dev/kvm"],
-    )
+    complains(&mut with_mounts(context, script)?, ERROR, &["/dev/kvm"])
 }
 
 fn kvm_not_permitted(context: &Context) -> Result<()> {
     // A file system that denies everybody, root too, the opening of devices.
     let script = "mount -t tmpfs -o nodev shut /mnt && mknod -m 666 /mnt/kvm c 10 232 \
                   && mount --bind /mnt/kvm /dev/kvm";
-    complains(
-        &mut with_changed_dev(context, script)?,
-        ERROR,
-        &["/dev/kvm"],
-    )
+    complains(&mut with_mounts(context, script)?, ERROR, &["/dev/kvm"])
 }
 
 fn text() -> Vec<u8> {

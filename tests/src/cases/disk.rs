@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Disks whose device model is another process: a stock guest uses them, backends die, images are
-//! wrong.
+//! Disks whose device model is another process: a stock guest uses them, backends die.
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use super::Case;
-use super::bad_input::{ERROR, USAGE, complains};
 use crate::context::Context;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
+use crate::qemu;
 use crate::vm::{PATIENCE, Stock, Vm};
 
 /// The size of images.
@@ -45,11 +44,6 @@ pub(super) fn cases() -> Vec<Case> {
             "disk_of_a_foreign_backend_keeps_what_the_guest_writes",
             foreign,
         ),
-        Case::native("disk_images_wrong_are_all_refused_at_once", wrong_images),
-        Case::native("disk_locked_by_another_is_refused", locked),
-        Case::native("disk_options_wrong_are_refused", wrong_options),
-        Case::native("disk_backend_socket_missing_is_refused", no_socket),
-        Case::native("disk_backend_missing_is_refused", no_backend),
     ]);
     cases
 }
@@ -169,34 +163,19 @@ fn readonly(context: &Context) -> Result<()> {
     holds(&image, 3)
 }
 
-/// A process that is killed when it is not needed any more.
-struct Helper(std::process::Child);
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn foreign(context: &Context) -> Result<()> {
     let image = context.sparse_file("image", IMAGE_BYTES)?;
     let socket = context.dir().join("qsd.sock");
-    let child = std::process::Command::new("qemu-storage-daemon")
-        .arg("--blockdev")
-        .arg(format!("file,node-name=f,filename={}", image.display()))
-        .args(["--blockdev", "raw,node-name=r,file=f", "--export"])
-        .arg(format!(
-            "vhost-user-blk,id=e,node-name=r,writable=on,addr.type=unix,addr.path={}",
-            socket.display()
-        ))
-        .spawn()
-        .context("qemu-storage-daemon")?;
-    let _helper = Helper(child);
-    let begun = std::time::Instant::now();
-    while !socket.exists() && begun.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut daemon = Command::new("qemu-storage-daemon");
+    daemon.arg("--blockdev");
+    daemon.arg(format!("file,node-name=f,filename={}", image.display()));
+    daemon.args(["--blockdev", "raw,node-name=r,file=f", "--export"]);
+    daemon.arg(format!(
+        "vhost-user-blk,id=e,node-name=r,writable=on,addr.type=unix,addr.path={}",
+        socket.display()
+    ));
+    let _daemon = Vm::spawn(context.name_of("daemon"), &mut daemon)?;
+    qemu::wait_for(&socket)?;
     let device = format!("type=blk,socket={},id=theirs", socket.display());
     let builder = context.vm("disk").boots(Stock::DEFAULT, "disk");
     let mut vm = builder.mem_mib(256).arg("--vhost-user", device).start()?;
@@ -204,112 +183,4 @@ fn foreign(context: &Context) -> Result<()> {
     ends_well(&mut vm)?;
     vm.expect_exit(0)?;
     holds(&image, 1)
-}
-
-/// `bulkhead run` with these flags.
-fn command(context: &Context, flags: &[&str]) -> Result<std::process::Command> {
-    let kernel = TinyKernel::new().power_off();
-    let mut command = context.vm("bad").boots_tiny(&kernel).command()?;
-    command.args(flags);
-    Ok(command)
-}
-
-fn wrong_images(context: &Context) -> Result<()> {
-    let at = |name: &str| context.dir().join(name).display().to_string();
-    context.file("empty", b"")?;
-    context.file("odd", &[0; 700])?;
-    context.file("good", &[0; 1024])?;
-    let mut flags = Vec::new();
-    for name in ["missing", ".", "empty", "odd", "good"] {
-        flags.extend(["--disk".to_owned(), format!("path={}", at(name))]);
-    }
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-
-    let output = command(context, &flags)?.output()?;
-
-    let said = String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
-    ensure!(output.status.code() == Some(1), "{}", output.status);
-    ensure!(said.lines().count() == 4, "not four lines");
-    for (line, (name, reason)) in said.lines().zip([
-        ("missing", "No such file"),
-        (".", "neither a regular file"),
-        ("empty", "empty"),
-        ("odd", "700 bytes"),
-    ]) {
-        let named = line.contains("disk") && line.contains(&at(name));
-        ensure!(named && line.contains(reason), "{line}");
-    }
-    Ok(())
-}
-
-fn locked(context: &Context) -> Result<()> {
-    let image = context.sparse_file("image", IMAGE_BYTES)?;
-    let disk = format!("path={}", image.display());
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let builder = context.vm("first").boots_tiny(&kernel);
-    let mut vm = builder.arg("--disk", &disk).start()?;
-    vm.wait_for("hello\n", PATIENCE)?;
-
-    let mut second = command(context, &["--disk", &disk])?;
-    let refused = complains(&mut second, ERROR, &["disk", &disk[5..], "locked"]);
-    context.run_ok(&["stop", vm.name(), "--force"])?;
-    vm.wait_exit(PATIENCE)?;
-    refused?;
-
-    let again = command(context, &["--disk", &disk])?.output()?;
-    ensure!(again.status.success(), "{}", again.status);
-    Ok(())
-}
-
-fn wrong_options(context: &Context) -> Result<()> {
-    let image = context.sparse_file("image", IMAGE_BYTES)?;
-    let path = format!("path={}", image.display());
-    for (option, words) in [
-        ("queues=0", ["disk.queues", "0"]),
-        ("queues=17", ["disk.queues", "17"]),
-        ("queue-size=100", ["disk.queue-size", "100"]),
-        ("id=a/b", ["disk.id", "a/b"]),
-        ("engine=aio", ["--disk", "aio"]),
-        ("frobnicate", ["--disk", "frobnicate"]),
-    ] {
-        let disk = format!("{path},{option}");
-        complains(&mut command(context, &["--disk", &disk])?, USAGE, &words)?;
-    }
-    let twice = ["--disk", &path, "--disk", &format!("{path},id=disk0")].map(str::to_owned);
-    let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
-    complains(&mut command(context, &twice)?, USAGE, &["disk.id", "disk0"])
-}
-
-fn no_socket(context: &Context) -> Result<()> {
-    let socket = context.dir().join("dead.sock");
-    let device = format!("type=blk,socket={}", socket.display());
-    let words = ["vhost-user", &device[16..]];
-    complains(
-        &mut command(context, &["--vhost-user", &device])?,
-        ERROR,
-        &words,
-    )?;
-    drop(std::os::unix::net::UnixListener::bind(&socket)?);
-    complains(
-        &mut command(context, &["--vhost-user", &device])?,
-        ERROR,
-        &words,
-    )
-}
-
-fn no_backend(context: &Context) -> Result<()> {
-    let image = context.sparse_file("image", IMAGE_BYTES)?;
-    let bin = context.dir().join("bin");
-    std::fs::create_dir(&bin)?;
-    for name in ["bulkhead", "jailer", "vmm"] {
-        std::fs::copy(context.program(name), bin.join(name))?;
-    }
-    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
-    let mut command = std::process::Command::new(bin.join("bulkhead"));
-    context.prepare(&mut command);
-    command.args(["run", "--name", &context.name_of("bad"), "--kernel"]);
-    command.arg(kernel).arg("--disk");
-    command.arg(format!("path={}", image.display()));
-    complains(&mut command, ERROR, &["blk-backend", "beside the jailer"])
 }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The cases: one table, a module for each subject. A case is named `subject_condition_outcome`.
 
+mod alone;
 mod bad_input;
 mod boot;
 mod control;
+mod debian;
 mod disk;
+mod disk_refused;
 mod evil;
+mod fs;
 mod lifecycle;
 mod tiny;
 
@@ -74,6 +78,12 @@ impl Case {
         Self::new(Group::Guest, name, run)
     }
 
+    /// Takes longer than others.
+    fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     fn soak(mut self, limit: Duration) -> Self {
         self.soak = true;
         self.limit = limit;
@@ -90,6 +100,10 @@ pub fn all() -> Vec<Case> {
         control::cases(),
         boot::cases(),
         disk::cases(),
+        disk_refused::cases(),
+        debian::cases(),
+        alone::cases(),
+        fs::cases(),
         evil::cases(),
         lifecycle::cases(),
     ]

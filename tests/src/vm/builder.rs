@@ -2,15 +2,13 @@
 //! A VM before it is started.
 
 use std::fmt;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Vm;
 use crate::context::Context;
 use crate::tiny_kernel::TinyKernel;
-use crate::transcript::Transcript;
 
 /// A stock kernel in one of its two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,26 +172,6 @@ impl<'a> VmBuilder<'a> {
     /// When `bulkhead` cannot be started, or something that the builder was given is not there.
     pub fn start(self) -> Result<Vm> {
         let name = self.name.clone();
-        let mut command = self.command()?;
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let started = Instant::now();
-        let mut child = command.spawn().context("cannot start bulkhead")?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let stderr = child.stderr.take().context("no standard error")?;
-        let stdin = child.stdin.take();
-        let (console, log) = (Transcript::of(stdout), Transcript::of(stderr));
-        Ok(Vm {
-            name,
-            child,
-            stdin,
-            console,
-            log,
-            seen: 0,
-            started,
-            hushed: false,
-        })
+        Vm::spawn(name, &mut self.command()?)
     }
 }

@@ -2,9 +2,10 @@
 //! One VM under test: `bulkhead run` with its console on pipes.
 
 mod builder;
+mod shell;
 
 use std::io::Write as _;
-use std::process::{Child, ChildStdin};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -17,6 +18,9 @@ pub use builder::{Format, GuestDoes, Stock, VmBuilder};
 
 /// How long anything may take that no case is about.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Behind `guest.do=`: the Debian on the first disk, which says little before its login prompt.
+pub const DEBIAN: &str = "root systemd.show_status=0 TERM=dumb net.ifnames=0";
 
 /// A VM that was started.
 #[derive(Debug)]
@@ -32,6 +36,34 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// Starts what `command` runs, with its console on standard input and output.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(name: String, command: &mut Command) -> Result<Self> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let stderr = child.stderr.take().context("no standard error")?;
+        let stdin = child.stdin.take();
+        Ok(Self {
+            name,
+            child,
+            stdin,
+            console: Transcript::of(stdout),
+            log: Transcript::of(stderr),
+            seen: 0,
+            started,
+            hushed: false,
+        })
+    }
+
     /// Its full name.
     #[must_use]
     pub fn name(&self) -> &str {

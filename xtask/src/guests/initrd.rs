@@ -19,6 +19,7 @@ const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
+    "virtiofs",
 ];
 
 /// What the init calls.
@@ -50,6 +51,7 @@ const APPLETS: &[&str] = &[
     "mkdir",
     "mknod",
     "umount",
+    "switch_root",
     "seq",
     "sha256sum",
     "lsmod",

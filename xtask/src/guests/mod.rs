@@ -2,9 +2,10 @@
 //! Guests to test with: stock Debian cloud kernels, as bzImage and as ELF, each with a small initrd.
 //!
 //! One cache entry holds `vmlinuz-V`, `vmlinux-V` and `initrd-V.cpio` for V of 6.1 and 6.12, the tree of
-//! the inner host's own kernel and a static busybox.
+//! the inner host's own kernel and a static busybox. Another holds a Debian root file system.
 
 mod bzimage;
+mod debian;
 mod elf;
 mod initrd;
 pub(crate) mod modules;
@@ -74,7 +75,9 @@ impl Kernels {
 
 /// The directory with everything a guest boots from.
 pub(crate) fn ready(kernels: &Kernels) -> Result<PathBuf> {
-    cache::entry("guests", &[RECIPE, &initrd::recipe()], |dir| {
+    let debian = debian::ready(kernels)?;
+    let recipe = [RECIPE, &initrd::recipe(), &debian::recipe()];
+    cache::entry("guests", &recipe, |dir| {
         progress::step("making the guests' initrds", || {
             for Stock { release, series } in &STOCK {
                 for name in [format!("vmlinuz-{series}"), format!("vmlinux-{series}")] {
@@ -84,7 +87,7 @@ pub(crate) fn ready(kernels: &Kernels) -> Result<PathBuf> {
                 let archive = initrd::make(&kernels.tree(release), &kernels.busybox())?;
                 fs::write(dir.join(format!("initrd-{series}.cpio")), archive)?;
             }
-            Ok(())
+            fs::hard_link(&debian, dir.join(debian::IMAGE)).context("cannot link the image")
         })
     })
 }

@@ -16,8 +16,9 @@ use crate::virtio::vhost_user::events::DeviceEvents;
 use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::mailbox::Mailbox;
 use crate::virtio::vhost_user::memory::{MemoryError, SharedMemory};
+use crate::virtio::vhost_user::nic;
 use crate::virtio::vhost_user::reconnect::Offer;
-use crate::virtio::vhost_user::spec::DeviceSpec;
+use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec};
 use crate::virtio::vhost_user::worker::Worker;
 
 /// A device cannot be made.
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) spec: DeviceSpec,
     pub(super) mailbox: Mailbox,
     resetting: AtomicBool,
+    /// A network card's link is up.
+    link_up: AtomicBool,
     offer: Mutex<Option<Offer>>,
     offered: Condvar,
     queues: Mutex<Vec<Arc<QueueEvents>>>,
@@ -89,6 +92,7 @@ impl VhostUserDevice {
             spec,
             mailbox: Mailbox::new().map_err(DeviceError::EventFd)?,
             resetting: AtomicBool::new(false),
+            link_up: AtomicBool::new(true),
             offer: Mutex::new(None),
             offered: Condvar::new(),
             queues: Mutex::default(),
@@ -138,6 +142,14 @@ impl VhostUserDevice {
     /// Gives the device up until its driver resets it: DEVICE_NEEDS_RESET.
     pub fn give_up(&self) {
         self.0.mailbox.leave(|mail| mail.give_up = true);
+    }
+
+    /// Plugs a network card's cable in, or pulls it; the driver sees it in the card's status
+    /// (VIRTIO_NET_F_STATUS), whatever backend there is.
+    pub fn set_link(&self, up: bool) {
+        if self.0.link_up.swap(up, Ordering::SeqCst) != up {
+            self.0.mailbox.leave(|mail| mail.config_changed = true);
+        }
     }
 
     /// Waits until a backend has been found fit, so that a driver has something to see. To be called
@@ -191,6 +203,9 @@ impl VirtioDevice for VhostUserDevice {
         let config = offer.as_ref().map_or(&[][..], |offer| &offer.config);
         for (at, byte) in (offset..).zip(data) {
             *byte = config.get(at).copied().unwrap_or(0);
+            if matches!(self.0.spec.config, ConfigSource::Nic { .. }) {
+                *byte |= nic::link_bits(at, self.0.link_up.load(Ordering::SeqCst));
+            }
         }
     }
 

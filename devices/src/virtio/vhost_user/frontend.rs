@@ -23,7 +23,7 @@ use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 pub(super) struct Session {
     connection: Connection,
     features: u64,
-    config: Vec<u8>,
+    config: Option<Vec<u8>>,
     acknowledges: bool,
     memory_known: bool,
 }
@@ -56,8 +56,14 @@ impl Session {
             }
         }
         let config = match &spec.config {
-            ConfigSource::Fixed(bytes) => bytes.clone(),
-            ConfigSource::Backend { len_bytes } => get_config(&connection, *len_bytes, patience)?,
+            ConfigSource::Fixed(bytes) => Some(bytes.clone()),
+            ConfigSource::Nic { .. } if !protocol.contains(VhostUserProtocolFeatures::CONFIG) => {
+                None
+            }
+            ConfigSource::Backend { .. } | ConfigSource::Nic { .. } => {
+                let len_bytes = spec.config.len_bytes();
+                Some(get_config(&connection, len_bytes, patience)?)
+            }
         };
         Ok(Self {
             connection,
@@ -73,9 +79,9 @@ impl Session {
         self.features
     }
 
-    /// Its configuration.
-    pub(super) fn config(&self) -> &[u8] {
-        &self.config
+    /// Its configuration, if it has one.
+    pub(super) fn config(&self) -> Option<&[u8]> {
+        self.config.as_deref()
     }
 
     /// What is wrong, now that the connection became readable with no answer due.
@@ -119,7 +125,8 @@ impl Session {
         queues: &[(ActiveQueue, u16)],
         patience: Patience,
     ) -> Result<(), LinkError> {
-        let features = (features | VHOST_USER_PROTOCOL).to_ne_bytes();
+        // What the driver was offered without the backend is none of its business.
+        let features = (features & self.features | VHOST_USER_PROTOCOL).to_ne_bytes();
         self.set(FrontendReq::SET_FEATURES, &features, &[], patience)?;
         if !self.memory_known {
             let (table, fds) = (memory.table(), memory.fds());
@@ -220,8 +227,13 @@ fn negotiate_protocol(
     let code = FrontendReq::GET_PROTOCOL_FEATURES;
     let offered = get_u64(connection, code, patience)?;
     let mut required = VhostUserProtocolFeatures::empty();
-    if matches!(spec.config, ConfigSource::Backend { .. }) {
-        required |= VhostUserProtocolFeatures::CONFIG;
+    let mut wanted = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
+    match (&spec.config, spec.origin) {
+        (ConfigSource::Backend { .. }, _) | (ConfigSource::Nic { .. }, Origin::Own) => {
+            required |= VhostUserProtocolFeatures::CONFIG;
+        }
+        (ConfigSource::Nic { .. }, Origin::Foreign) => wanted |= VhostUserProtocolFeatures::CONFIG,
+        (ConfigSource::Fixed(_), _) => {}
     }
     if spec.origin == Origin::Own {
         required |= VhostUserProtocolFeatures::REPLY_ACK;
@@ -230,7 +242,7 @@ fn negotiate_protocol(
     if missing != 0 {
         return Err(PeerFault::ProtocolFeatures { missing }.into());
     }
-    let wanted = required | VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
+    let wanted = required | wanted;
     let agreed = VhostUserProtocolFeatures::from_bits_truncate(wanted.bits() & offered);
     // Whether it would be acknowledged is only being agreed on.
     let request = Request {

@@ -120,8 +120,8 @@ impl Worker {
             region.clear();
         }
         if let Some(session) = &self.session {
-            let device_type = self.shared.spec.device_type;
-            let offer = Offer::new(device_type, session.features(), session.config());
+            let spec = &self.shared.spec;
+            let offer = Offer::new(spec, session.features(), session.config());
             self.shared.show(offer);
         }
         (self.life, self.resetting) = (None, false);

@@ -36,6 +36,8 @@ pub(super) struct Mail {
     pub(super) drain: Option<bool>,
     /// The driver is to be told to reset the device.
     pub(super) give_up: bool,
+    /// The driver is to be told that its configuration space reads otherwise.
+    pub(super) config_changed: bool,
     /// Queues that the driver notified by the slow way.
     pub(super) notified: BTreeSet<QueueIndex>,
 }

@@ -7,6 +7,8 @@ use crate::virtio::device::{ActiveQueue, DeviceType, QueueIndex};
 use crate::virtio::features;
 use crate::virtio::vhost_user::events::{GuestFault, PeerFault};
 use crate::virtio::vhost_user::memory::SharedMemory;
+use crate::virtio::vhost_user::nic;
+use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec};
 
 /// A driver may change the disk's cache mode in its configuration space; but what it writes there
 /// goes nowhere, so the bit that allows it is not offered (virtio 1.2 §5.2.3, VIRTIO_BLK_F_CONFIG_WCE).
@@ -20,15 +22,21 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// What a backend with these features makes possible.
-    pub(super) fn new(device_type: DeviceType, backend_features: u64, config: &[u8]) -> Self {
-        let unusable = match device_type {
+    /// What a backend with these features makes possible; without a configuration if it has none.
+    pub(super) fn new(spec: &DeviceSpec, backend_features: u64, config: Option<&[u8]>) -> Self {
+        let (features, config) = match spec.config {
+            ConfigSource::Nic { mac } => {
+                nic::shown(backend_features, config, mac, spec.queue_max_sizes.len())
+            }
+            _ => (backend_features, config.unwrap_or_default().to_vec()),
+        };
+        let unusable = match spec.device_type {
             DeviceType::BLOCK => BLOCK_CONFIG_WCE,
             _ => 0,
         };
         Self {
-            features: features::offerable(backend_features) & !unusable,
-            config: config.to_vec(),
+            features: features::offerable(features) & !unusable,
+            config,
         }
     }
 
@@ -76,9 +84,11 @@ pub(super) fn is_settled(memory: &SharedMemory, queue: &ActiveQueue, base: u16) 
 mod tests {
     use super::*;
     use crate::virtio::features::{RING_EVENT_IDX, VERSION_1};
+    use crate::virtio::vhost_user::spec::Origin;
+    use crate::virtio::vhost_user::testing::spec;
 
     fn offer(features: u64, config: &[u8]) -> Offer {
-        Offer::new(DeviceType::BLOCK, features, config)
+        Offer::new(&spec(Origin::Own), features, Some(config))
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::virtio::device::DeviceType;
+use crate::virtio::vhost_user::nic;
 
 /// Where a device's configuration space comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,15 +16,20 @@ pub enum ConfigSource {
     },
     /// It is known without the backend; possibly empty.
     Fixed(Vec<u8>),
+    /// A network card's: the link's state is known without the backend, the rest from the backend
+    /// if it knows it.
+    Nic {
+        /// The MAC address, if the backend knows none.
+        mac: [u8; 6],
+    },
 }
 
 impl ConfigSource {
     /// Where it comes from for most devices of this type: the length of `struct virtio_…_config` as
-    /// far as every backend knows it (virtio 1.2 §5).
+    /// far as every backend knows it (virtio 1.2 §5). A network card's is [`Self::Nic`].
     pub fn of(device_type: DeviceType) -> Self {
         match device_type {
             DeviceType::BLOCK => Self::Backend { len_bytes: 60 },
-            DeviceType::NET => Self::Backend { len_bytes: 12 },
             DeviceType::VSOCK => Self::Backend { len_bytes: 8 },
             _ => Self::Fixed(Vec::new()),
         }
@@ -45,6 +51,7 @@ impl ConfigSource {
         match self {
             Self::Backend { len_bytes } => *len_bytes,
             Self::Fixed(bytes) => bytes.len(),
+            Self::Nic { .. } => nic::CONFIG_LEN,
         }
     }
 }

@@ -31,13 +31,16 @@ use crate::virtio::vhost_user::testing::backend::{AtWork, Backend, FEATURES};
 pub(super) struct Signals {
     pub(super) interrupted: Mutex<Vec<QueueIndex>>,
     pub(super) needs_reset: Mutex<usize>,
+    pub(super) config_changes: Mutex<usize>,
 }
 
 impl DriverSignals for Signals {
     fn used_buffers(&self, queue: QueueIndex) {
         self.interrupted.lock().unwrap().push(queue);
     }
-    fn config_changed(&self) {}
+    fn config_changed(&self) {
+        *self.config_changes.lock().unwrap() += 1;
+    }
     fn needs_reset(&self) {
         *self.needs_reset.lock().unwrap() += 1;
     }

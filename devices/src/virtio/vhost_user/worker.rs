@@ -154,6 +154,9 @@ impl Worker {
         if mail.give_up {
             self.fail();
         }
+        if let (true, Some(life)) = (mail.config_changed, &self.life) {
+            life.activation.signals.config_changed();
+        }
         if self.resetting {
             self.reset();
         } else if self.draining {
@@ -244,7 +247,7 @@ impl Worker {
     fn judge(&self, stream: OwnedFd) -> Result<Session, LinkError> {
         let spec = &self.shared.spec;
         let session = Session::open(stream, spec, self.patience())?;
-        let offer = Offer::new(spec.device_type, session.features(), session.config());
+        let offer = Offer::new(spec, session.features(), session.config());
         match self.shared.shown() {
             Some(shown) => {
                 let life = self.life.as_ref().filter(|_| !self.resetting);
@@ -257,6 +260,8 @@ impl Worker {
     }
 }
 
+#[cfg(test)]
+mod nic_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

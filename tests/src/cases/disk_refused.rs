@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Disks that cannot be had: a line for each, and nothing is started.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::Case;
+use super::bad_input::{ERROR, USAGE, complains, with_mounts};
+use crate::context::Context;
+use crate::tiny_kernel::TinyKernel;
+use crate::vm::PATIENCE;
+
+/// The size of images.
+const IMAGE_BYTES: u64 = 16 << 20;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::native("disk_images_wrong_are_all_refused_at_once", wrong_images),
+        Case::native("disk_locked_by_another_is_refused", locked),
+        Case::native("disk_options_wrong_are_refused", wrong_options),
+        Case::native("disk_backend_socket_missing_is_refused", no_socket),
+        Case::native("disk_backend_missing_is_refused", no_backend),
+        Case::native("disk_without_io_uring_needs_threads", no_io_uring),
+        Case::native("disk_direct_where_it_cannot_be_is_refused", no_direct),
+    ]
+}
+
+/// `bulkhead run` with these flags.
+fn command(context: &Context, flags: &[&str]) -> Result<Command> {
+    let kernel = TinyKernel::new().power_off();
+    let mut command = context.vm("bad").boots_tiny(&kernel).command()?;
+    command.args(flags);
+    Ok(command)
+}
+
+fn wrong_images(context: &Context) -> Result<()> {
+    let at = |name: &str| context.dir().join(name).display().to_string();
+    context.file("empty", b"")?;
+    context.file("odd", &[0; 700])?;
+    context.file("good", &[0; 1024])?;
+    let mut flags = Vec::new();
+    for name in ["missing", ".", "empty", "odd", "good"] {
+        flags.extend(["--disk".to_owned(), format!("path={}", at(name))]);
+    }
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+
+    let output = command(context, &flags)?.output()?;
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    ensure!(said.lines().count() == 4, "not four lines");
+    for (line, (name, reason)) in said.lines().zip([
+        ("missing", "No such file"),
+        (".", "neither a regular file"),
+        ("empty", "empty"),
+        ("odd", "700 bytes"),
+    ]) {
+        let named = line.contains("disk") && line.contains(&at(name));
+        ensure!(named && line.contains(reason), "{line}");
+    }
+    Ok(())
+}
+
+fn locked(context: &Context) -> Result<()> {
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    let disk = format!("path={}", image.display());
+    let kernel = TinyKernel::new().say("hello\n").spin();
+    let builder = context.vm("first").boots_tiny(&kernel);
+    let mut vm = builder.arg("--disk", &disk).start()?;
+    vm.wait_for("hello\n", PATIENCE)?;
+
+    let mut second = command(context, &["--disk", &disk])?;
+    let refused = complains(&mut second, ERROR, &["disk", &disk[5..], "locked"]);
+    context.run_ok(&["stop", vm.name(), "--force"])?;
+    vm.wait_exit(PATIENCE)?;
+    refused?;
+
+    let again = command(context, &["--disk", &disk])?.output()?;
+    ensure!(again.status.success(), "{}", again.status);
+    Ok(())
+}
+
+fn wrong_options(context: &Context) -> Result<()> {
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    let path = format!("path={}", image.display());
+    for (option, words) in [
+        ("queues=0", ["disk.queues", "0"]),
+        ("queues=17", ["disk.queues", "17"]),
+        ("queue-size=100", ["disk.queue-size", "100"]),
+        ("id=a/b", ["disk.id", "a/b"]),
+        ("engine=aio", ["--disk", "aio"]),
+        ("frobnicate", ["--disk", "frobnicate"]),
+    ] {
+        let disk = format!("{path},{option}");
+        complains(&mut command(context, &["--disk", &disk])?, USAGE, &words)?;
+    }
+    let twice = ["--disk", &path, "--disk", &format!("{path},id=disk0")].map(str::to_owned);
+    let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
+    complains(&mut command(context, &twice)?, USAGE, &["disk.id", "disk0"])
+}
+
+fn no_socket(context: &Context) -> Result<()> {
+    let socket = context.dir().join("dead.sock");
+    let device = format!("type=blk,socket={}", socket.display());
+    let words = ["vhost-user", &device[16..]];
+    complains(
+        &mut command(context, &["--vhost-user", &device])?,
+        ERROR,
+        &words,
+    )?;
+    drop(std::os::unix::net::UnixListener::bind(&socket)?);
+    complains(
+        &mut command(context, &["--vhost-user", &device])?,
+        ERROR,
+        &words,
+    )
+}
+
+fn no_backend(context: &Context) -> Result<()> {
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    let bin = context.dir().join("bin");
+    std::fs::create_dir(&bin)?;
+    for name in ["bulkhead", "jailer", "vmm"] {
+        std::fs::copy(context.program(name), bin.join(name))?;
+    }
+    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let mut command = Command::new(bin.join("bulkhead"));
+    context.prepare(&mut command);
+    command.args(["run", "--name", &context.name_of("bad"), "--kernel"]);
+    command.arg(kernel).arg("--disk");
+    command.arg(format!("path={}", image.display()));
+    complains(&mut command, ERROR, &["blk-backend", "beside the jailer"])
+}
+
+/// `bulkhead run` where nothing can make an io_uring.
+fn without_io_uring(context: &Context, flags: &[&str]) -> Result<Command> {
+    let run = command(context, flags)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("without-io-uring").arg(run.get_program());
+    context.prepare(&mut command);
+    command.args(run.get_args());
+    Ok(command)
+}
+
+fn no_io_uring(context: &Context) -> Result<()> {
+    let first = context.sparse_file("first", IMAGE_BYTES)?;
+    let second = context.sparse_file("second", IMAGE_BYTES)?;
+    let threads = format!("path={},engine=threads", first.display());
+    let uring = format!("path={},engine=uring", second.display());
+    let disks = ["--disk", threads.as_str(), "--disk", uring.as_str()];
+    let words = ["disk.engine", "uring", "engine=threads works"];
+    complains(&mut without_io_uring(context, &disks)?, ERROR, &words)?;
+
+    let output = without_io_uring(context, &disks[..2])?.output()?;
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    Ok(())
+}
+
+/// A file system in memory that has no direct I/O.
+fn no_direct(context: &Context) -> Result<()> {
+    let script = "mount -t ramfs none /mnt && truncate -s 1M /mnt/image";
+    let mut direct = with_mounts(context, script)?;
+    direct.args(["--disk", "path=/mnt/image,direct"]);
+    let words = ["disk", "/mnt/image", "direct I/O is not supported"];
+    complains(&mut direct, ERROR, &words)?;
+
+    let mut buffered = with_mounts(context, script)?;
+    let output = buffered.args(["--disk", "path=/mnt/image"]).output()?;
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    Ok(())
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A Debian root file system as a disk image, for guests that boot from their disk.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::{Kernels, LAB_RELEASE, modules};
+use crate::apt::{Release, transport_settings};
+use crate::command::{command, program, quiet};
+use crate::{cache, packages, progress};
+
+/// The image's name in its cache entry and among the guests.
+pub(super) const IMAGE: &str = "debian.ext4";
+
+const SETUP: &str = include_str!("../../assets/debian-setup.sh");
+
+/// What a test may want to run in such a guest.
+const PACKAGES: &[&str] = &[
+    "ca-certificates",
+    "dropbear",
+    "e2fsprogs",
+    "ethtool",
+    "fio",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "login",
+    "passwd",
+    "procps",
+    "systemd-sysv",
+    "udev",
+    "util-linux",
+    "util-linux-extra",
+    "wget",
+];
+
+/// Weight without use in a machine that lives for a minute.
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/lib/udev/hwdb.d/*",
+];
+
+/// The size of the file system; most of it takes no space.
+const IMAGE_BYTES: u64 = 512 << 20;
+
+/// Packs a directory of that owner and those modes that the archive says, whoever we are.
+const PACK: &str = r#"set -e
+mkdir "$1/root"
+tar -C "$1/root" --numeric-owner -xpf -
+mkfs.ext4 -q -F -L debian -E lazy_itable_init=0,root_owner=0:0 -d "$1/root" "$2"
+rm -rf "$1/root""#;
+
+/// Everything the image is made from but the kernel's modules, for the cache's key.
+pub(super) fn recipe() -> String {
+    format!("{SETUP}\n{PACKAGES:?}{LEFT_OUT:?}{IMAGE_BYTES}\n{PACK}")
+}
+
+/// The image, made once.
+pub(super) fn ready(kernels: &Kernels) -> Result<PathBuf> {
+    let stamp = modules::version(&kernels.tree(LAB_RELEASE))?;
+    let entry = cache::entry("debian", &[&stamp, &recipe()], |dir| {
+        packages::ensure(packages::DEBIAN)?;
+        make(kernels, dir)
+    })?;
+    Ok(entry.join(IMAGE))
+}
+
+fn make(kernels: &Kernels, dir: &Path) -> Result<()> {
+    let release = Release::open(LAB_RELEASE)?;
+    let work = crate::scratch::Scratch::new_in(dir, "work")?;
+    let settings = work.path().join("transport.conf");
+    let setup = work.path().join("setup");
+    fs::write(&settings, transport_settings()?)?;
+    fs::write(&setup, SETUP)?;
+    let mut bootstrap = command(
+        "mmdebstrap",
+        ["--variant=minbase", "--format=tar", "--quiet"],
+    );
+    bootstrap.arg(format!("--aptopt={}", settings.display()));
+    bootstrap.arg(format!("--include={}", PACKAGES.join(",")));
+    for path in LEFT_OUT {
+        bootstrap.arg(format!("--dpkgopt=path-exclude={path}"));
+    }
+    let modules = kernels.tree(LAB_RELEASE).join("lib/modules");
+    bootstrap.arg("--customize-hook=mkdir -p \"$1\"/usr/lib/modules");
+    bootstrap.arg(format!(
+        "--customize-hook=sync-in {} /usr/lib/modules",
+        modules.display()
+    ));
+    bootstrap.arg(format!(
+        "--customize-hook=upload {} /setup",
+        setup.display()
+    ));
+    bootstrap.arg("--customize-hook=chroot \"$1\" sh /setup && rm \"$1\"/setup");
+    bootstrap.args([LAB_RELEASE, "-"]).arg(release.sources());
+    progress::step("making a Debian root file system (about a minute)", || {
+        pack(&mut bootstrap, work.path(), &dir.join(IMAGE))
+    })
+}
+
+/// Turns the archive that `source` writes into a file system.
+fn pack(source: &mut Command, work: &Path, image: &Path) -> Result<()> {
+    File::create(image)?
+        .set_len(IMAGE_BYTES)
+        .context("the image")?;
+    let mut source = source
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run mmdebstrap")?;
+    let archive = source.stdout.take();
+    let archive = archive.ok_or_else(|| anyhow!("mmdebstrap has no output"))?;
+    let mut pack = command(program("fakeroot"), ["sh", "-c", PACK, "sh"]);
+    // mkfs is among the administrator's programs.
+    let path = std::env::var("PATH").unwrap_or_default();
+    pack.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    let packed = quiet(pack.args([work, image]).stdin(archive));
+    let status = source.wait()?;
+    packed?;
+    ensure!(status.success(), "mmdebstrap: {status}");
+    Ok(())
+}
