@@ -13,6 +13,7 @@ pub mod content;
 pub mod disk;
 pub mod exercise;
 pub mod file;
+pub mod gaps;
 pub mod histogram;
 pub mod load;
 pub mod memory;

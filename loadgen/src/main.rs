@@ -189,6 +189,7 @@ fn run_verify(options: &VerifyOptions) -> Result<()> {
         seed: options.seed,
         patience: verify::PATIENCE,
         stop: Arc::default(),
+        gaps: None,
     };
     let log = Log::create(&options.log)?;
     let outcome = verify::run(&attached.memory, &mut attached.queues, &plan, &log)?;

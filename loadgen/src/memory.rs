@@ -2,7 +2,7 @@
 //! Guest memory without a guest: a sealed memfd from guest address 0, and a bump allocator.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use backend::GuestMemory;
@@ -41,6 +41,11 @@ impl Memory {
     /// Makes memory of a size.
     pub fn new(len_bytes: u64) -> Result<Self, MemoryError> {
         let fd = shared("guest", len_bytes, Backing::Shmem).map_err(MemoryError::Make)?;
+        Self::of_file(fd.into(), len_bytes)
+    }
+
+    /// Memory that is there already: a memfd of this length.
+    pub fn of(fd: OwnedFd, len_bytes: u64) -> Result<Self, MemoryError> {
         Self::of_file(fd.into(), len_bytes)
     }
 

@@ -254,6 +254,7 @@ impl Stand {
             seed,
             patience,
             stop: std::sync::Arc::default(),
+            gaps: None,
         };
         let mut queues = std::mem::take(&mut self.queues);
         let this: &Self = self;

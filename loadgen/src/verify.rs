@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::content::{Mismatch, fill, sequence};
 use crate::disk::{Completion, Kind, Queue, Request};
+use crate::gaps::Gaps;
 use crate::load::LoadError;
 use crate::memory::Memory;
 use crate::random::Random;
@@ -39,6 +40,8 @@ pub struct Verify {
     pub patience: Duration,
     /// Set when it is to end sooner than that.
     pub stop: Arc<AtomicBool>,
+    /// Who wants to know when nothing completes.
+    pub gaps: Option<Arc<Gaps>>,
 }
 
 /// What came of it.
@@ -59,13 +62,23 @@ pub struct Outcome {
 }
 
 /// The log of what was written and what was acknowledged, for all queues.
-#[derive(Debug)]
-pub struct Log(Mutex<BufWriter<File>>);
+pub struct Log(Mutex<BufWriter<Box<dyn Write + Send>>>);
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
 
 impl Log {
     /// Begins a log.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self(Mutex::new(BufWriter::new(File::create(path)?))))
+        Ok(Self::to(File::create(path)?))
+    }
+
+    /// A log that goes somewhere else.
+    pub fn to(writer: impl Write + Send + 'static) -> Self {
+        Self(Mutex::new(BufWriter::new(Box::new(writer))))
     }
 
     fn note(&self, what: char, block: u64, sequence: u64) {
@@ -178,6 +191,9 @@ impl Lane<'_> {
             }
             let pause = std::mem::replace(&mut last, Instant::now()).elapsed();
             self.outcome.longest_pause = self.outcome.longest_pause.max(pause);
+            if let Some(gaps) = &self.verify.gaps {
+                gaps.event();
+            }
             while let Some(completion) = self.queue.reap()? {
                 self.take(completion);
                 idle.push(completion.slot);

@@ -10,6 +10,7 @@ pub mod hold_kvm;
 pub mod procs;
 pub mod qemu;
 pub mod runner;
+pub mod stand;
 pub mod tiny_kernel;
 pub mod transcript;
 pub mod vm;

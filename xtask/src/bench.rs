@@ -23,6 +23,8 @@ pub(crate) enum Name {
     Blk,
     /// Our network backend beside bare writes to and reads from a tap; takes root
     Net,
+    /// Pauses of a disk whose backend is killed, upgraded or hangs
+    Restart,
 }
 
 /// Measures and prints.
@@ -31,6 +33,7 @@ pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
         Name::Boot => boot(host::choose(place)),
         Name::Blk => blk(),
         Name::Net => net(),
+        Name::Restart => restart(),
     }
 }
 
@@ -60,6 +63,17 @@ fn net() -> Result<ExitCode> {
     let status = Command::new(program(&binaries, "loadgen")?)
         .args(["bench-net", "--backend"])
         .arg(program(&binaries, "net-backend")?)
+        .stdin(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "the measurement failed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without a guest, so on this machine in any case.
+fn restart() -> Result<ExitCode> {
+    let binaries = compile::all()?;
+    let status = Command::new(compile::runner(&binaries)?)
+        .args(["bench", "restart"])
         .stdin(Stdio::null())
         .status()?;
     ensure!(status.success(), "the measurement failed");

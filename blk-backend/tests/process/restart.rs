@@ -76,6 +76,7 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
         seed: 3,
         patience: verify::PATIENCE,
         stop: Arc::default(),
+        gaps: None,
     };
     let mut queues = std::mem::take(&mut stand.queues);
     let (mut generation, mut connection) = stand.bring_up(false);

@@ -30,6 +30,7 @@ fn verify(name: &str, options: &str, shape: Shape) {
         seed: 1,
         patience: verify::PATIENCE,
         stop: Arc::default(),
+        gaps: None,
     };
     let outcome = verify::run(&memory, &mut queues, &plan, &log).unwrap();
     log.finish().unwrap();

@@ -3,6 +3,7 @@
 
 mod boot;
 mod footprint;
+mod restart;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ pub enum Name {
     Boot,
     /// Of a hand-made kernel: exec to the first KVM_RUN, resident memory of the vmm
     Footprint,
+    /// Pauses of a disk whose backend is killed, upgraded or hangs
+    Restart,
 }
 
 /// Measures, and closes with a line of `name=value` words after `RESULT`.
@@ -31,6 +34,7 @@ pub fn run(name: Name, places: Places) -> Result<ExitCode> {
     let result = match name {
         Name::Boot => boot::run(&context)?,
         Name::Footprint => footprint::run(&context)?,
+        Name::Restart => restart::run(&context)?,
     };
     println!("RESULT {result}");
     Ok(ExitCode::SUCCESS)

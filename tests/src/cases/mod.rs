@@ -11,6 +11,7 @@ mod disk_refused;
 mod evil;
 mod fs;
 mod lifecycle;
+mod restart;
 mod tiny;
 
 use std::fmt;
@@ -106,6 +107,7 @@ pub fn all() -> Vec<Case> {
         fs::cases(),
         evil::cases(),
         lifecycle::cases(),
+        restart::cases(),
     ]
     .into_iter()
     .flatten()

@@ -142,7 +142,7 @@ impl Slot {
     /// The vmm has found it unfit.
     pub(crate) fn unfit(&mut self, why: &str) {
         if matches!(self.upgrade, Some(Upgrade::Probing { .. })) {
-            self.abandon(why);
+            self.abandon(&format!("the new backend cannot take over: {why}"));
         }
     }
 

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How long a disk pauses when its backend is killed, replaced by another program, or hangs: as a
+//! driver with 32 requests outstanding sees it. Everything is real but the guest.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::stand::{Stand, pause_ns};
+
+/// How often a backend is killed.
+const KILLS: usize = 200;
+/// How often its program is replaced.
+const UPGRADES: usize = 50;
+/// How often it is stopped.
+const HANGS: usize = 3;
+/// How long the disk is served before it happens again.
+const BETWEEN: Duration = Duration::from_millis(40);
+
+/// Kills, upgrades and stops backends under load; the pauses.
+pub(super) fn run(context: &Context) -> Result<String> {
+    let (kills, drains) = kills(context)?;
+    let upgrades = upgrades(context)?;
+    let hangs = hangs(context)?;
+    println!(
+        "{} kills, {} upgrades, {} hangs",
+        kills.len(),
+        upgrades.len(),
+        hangs.len()
+    );
+    Ok(format!(
+        "blk_kill_p50_ms={:.1} blk_kill_p99_ms={:.1} blk_drain_p99_ms={:.1} \
+         blk_upgrade_p50_ms={:.1} blk_upgrade_p99_ms={:.1} hang_resume_s={:.2}",
+        at(&kills, 50),
+        at(&kills, 99),
+        at(&drains, 99),
+        at(&upgrades, 50),
+        at(&upgrades, 99),
+        at(&hangs, 100) / 1e3,
+    ))
+}
+
+/// The value below which so many of a hundred are.
+fn at(values: &[f64], percent: usize) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let index = (values.len() * percent).div_ceil(100).saturating_sub(1);
+    values.get(index).copied().unwrap_or(f64::NAN)
+}
+
+fn ms(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64() * 1e3
+}
+
+/// The pauses that began at these times.
+fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
+    let gaps = stand.finish()?.gaps;
+    let pauses = times.iter().filter_map(|then_ns| pause_ns(&gaps, *then_ns));
+    let pauses: Vec<f64> = pauses.map(ms).collect();
+    // A pause too short to be noted would be a good one, and is rare.
+    ensure!(
+        pauses.len() * 10 >= times.len() * 9,
+        "{} pauses of {}",
+        pauses.len(),
+        times.len()
+    );
+    Ok(pauses)
+}
+
+/// Pauses after kills, and what of them was the wait for the I/O of the dead.
+fn kills(context: &Context) -> Result<(Vec<f64>, Vec<f64>)> {
+    let stand = Stand::start(context, "kills", 60, "")?;
+    let (mut times, mut drains) = (Vec::new(), Vec::new());
+    let end = std::time::Instant::now() + Duration::from_secs(55);
+    while times.len() < KILLS && std::time::Instant::now() < end {
+        std::thread::sleep(BETWEEN);
+        let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
+        times.push(then_ns);
+        stand.backend_after(dead)?;
+        let events = stand.events()?;
+        let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
+        drains.extend(fenced.and_then(took_ms));
+        // So that the next death is the first one again.
+        std::thread::sleep(BETWEEN);
+        stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
+    }
+    ensure!(times.len() >= 20, "{} kills", times.len());
+    Ok((pauses(stand, &times)?, drains))
+}
+
+/// How long the fence took, of the event that tells it.
+fn took_ms(event: &Value) -> Option<f64> {
+    let us: f64 = event["detail"].as_str()?.split(' ').next()?.parse().ok()?;
+    Some(us / 1e3)
+}
+
+fn upgrades(context: &Context) -> Result<Vec<f64>> {
+    let stand = Stand::start(context, "upgrades", 25, "")?;
+    let binary = stand.dir().join("blk-backend");
+    let binary = binary.display().to_string();
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let mut asked = 0;
+    while asked < UPGRADES && std::time::Instant::now() < end {
+        std::thread::sleep(BETWEEN);
+        stand.bulkhead_ok("upgrade", &["disk0", "--binary", &binary])?;
+        asked += 1;
+    }
+    let events = stand.events()?;
+    // The pause begins when the vmm is told to drain, which is when it has found the new one fit; the
+    // death of the old one, a moment later, is in the journal.
+    let died = events.iter().filter(|event| event["kind"] == "fenced");
+    let times: Vec<u64> = died.filter_map(|event| event["time_ns"].as_u64()).collect();
+    let gaps = stand.finish()?.gaps;
+    let pauses = times.iter().filter_map(|then_ns| {
+        // All of the gap, not only what follows.
+        let around = gaps
+            .iter()
+            .filter(|(from, to)| from < then_ns && then_ns < to);
+        around.map(|(from, to)| to - from).max()
+    });
+    let pauses: Vec<f64> = pauses.map(ms).collect();
+    ensure!(
+        pauses.len() >= 10,
+        "{} pauses of {asked} upgrades",
+        pauses.len()
+    );
+    Ok(pauses)
+}
+
+fn hangs(context: &Context) -> Result<Vec<f64>> {
+    let stand = Stand::start(context, "hangs", 20, "")?;
+    let mut times = Vec::new();
+    for _ in 0..HANGS {
+        std::thread::sleep(Duration::from_millis(700));
+        let (hung, then_ns) = stand.signal(Signal::SIGSTOP)?;
+        times.push(then_ns);
+        stand.backend_after(hung)?;
+    }
+    pauses(stand, &times)
+}

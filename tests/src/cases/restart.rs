@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Backends that are replaced on request, upgraded, or hang, while a driver loads and checks the
+//! disk. Everything is real but the guest.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::Case;
+use crate::context::Context;
+use crate::stand::{Stand, pause_ns};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for engine in ["uring", "threads"] {
+        cases.push(Case::native(
+            format!("restart_asked_for_on_{engine}_costs_a_pause_and_nothing_else"),
+            move |context| asked(context, engine),
+        ));
+        cases.push(Case::native(
+            format!("upgrade_on_{engine}_costs_a_pause_and_nothing_else"),
+            move |context| upgraded(context, engine, 20),
+        ));
+        cases.push(
+            Case::native(
+                format!("upgrade_500_times_on_{engine}_loses_nothing"),
+                move |context| upgraded(context, engine, 500),
+            )
+            .soak(Duration::from_secs(600)),
+        );
+    }
+    cases.extend([
+        Case::native("backend_stopped_is_found_and_replaced", stopped),
+        Case::native(
+            "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
+            refused,
+        ),
+        Case::native("device_stalled_serves_again_when_asked_for", stalled),
+    ]);
+    cases
+}
+
+fn disk(engine: &str) -> String {
+    format!(",queues=2,engine={engine}")
+}
+
+fn count(stand: &Stand, kind: &str) -> Result<usize> {
+    let events = stand.events()?;
+    Ok(events.iter().filter(|event| event["kind"] == kind).count())
+}
+
+fn asked(context: &Context, engine: &str) -> Result<()> {
+    let stand = Stand::start(context, "asked", 4, &disk(engine))?;
+    let mut before = stand.backend()?;
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(100));
+        stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
+        let after = stand.backend()?;
+        ensure!(after != before, "it is the same process");
+        before = after;
+    }
+    let info = stand.info()?;
+    ensure!(
+        info["devices"][0]["restarts"] == 0,
+        "asked for, not died: {info}"
+    );
+    let output = stand.bulkhead("restart", &["disk7"])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1) && said.contains("disk7"),
+        "{said}"
+    );
+    stand.finish().map(drop)
+}
+
+fn upgraded(context: &Context, engine: &str, times: u32) -> Result<()> {
+    let seconds = if times > 100 { 240 } else { 10 };
+    let stand = Stand::start(context, "upgraded", seconds, &disk(engine))?;
+    let new = stand.dir().join("blk-backend-new");
+    std::fs::copy(stand.dir().join("blk-backend"), &new)?;
+    let until = Instant::now() + Duration::from_secs(seconds - 3);
+    let mut done = 0;
+    while done < times && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(30));
+        let before = stand.backend()?;
+        stand.bulkhead_ok(
+            "upgrade",
+            &["disk0", "--binary", &new.display().to_string()],
+        )?;
+        ensure!(stand.backend()? != before, "it is the same process");
+        done += 1;
+    }
+    println!("{done} upgrades");
+    ensure!(done >= times.min(5), "{done} upgrades only");
+    // Gone from the disk, it still is the program of the next backend.
+    std::fs::remove_file(&new)?;
+    let (dead, _) = stand.signal(Signal::SIGKILL)?;
+    let pid = stand.backend_after(dead)?;
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    ensure!(
+        program.display().to_string().contains("blk-backend-new"),
+        "{program:?}"
+    );
+    stand.finish().map(drop)
+}
+
+fn stopped(context: &Context) -> Result<()> {
+    let stand = Stand::start(context, "stopped", 6, &disk("uring"))?;
+    std::thread::sleep(Duration::from_millis(300));
+    let (hung, then_ns) = stand.signal(Signal::SIGSTOP)?;
+    stand.backend_after(hung)?;
+    ensure!(count(&stand, "backend-hung")? == 1, "{:?}", stand.events()?);
+    let gaps = stand.finish()?.gaps;
+    let pause_ns = pause_ns(&gaps, then_ns).context("there was no pause")?;
+    println!("resumed after {} ms", pause_ns / 1_000_000);
+    ensure!(pause_ns > 1_000_000_000, "stopped, and served all the same");
+    // The contract says 3 s; a busy host may add to it.
+    ensure!(pause_ns < 4_000_000_000, "resumed after {pause_ns} ns only");
+    Ok(())
+}
+
+fn refused(context: &Context) -> Result<()> {
+    let stand = Stand::start(context, "refused", 8, &disk("uring"))?;
+    let before = stand.backend()?;
+    let program = |name: &str| context.program(name).display().to_string();
+    let kernel = stand.dir().join("kernel").display().to_string();
+    for (binary, why) in [
+        // It gives up at once: that is no device it could serve.
+        (program("vmm-standin"), "the new backend"),
+        (kernel, "the new backend"),
+        ("/nonexistent".into(), "No such file"),
+    ] {
+        let output = stand.bulkhead("upgrade", &["disk0", "--binary", &binary])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        println!("{said}");
+        ensure!(
+            output.status.code() == Some(1) && said.contains(why),
+            "{said}"
+        );
+        ensure!(stand.backend()? == before, "the old one is gone");
+    }
+    // A disk that shrank is not the guest's any more.
+    let image = std::fs::File::options()
+        .write(true)
+        .open(stand.dir().join("image"))?;
+    let len = image.metadata()?.len();
+    image.set_len(len / 2)?;
+    let binary = program("blk-backend");
+    let output = stand.bulkhead("upgrade", &["disk0", "--binary", &binary])?;
+    image.set_len(len)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    ensure!(
+        output.status.code() == Some(1) && said.contains("configuration"),
+        "{said}"
+    );
+    ensure!(stand.backend()? == before, "the old one is gone");
+    stand.finish().map(drop)
+}
+
+fn stalled(context: &Context) -> Result<()> {
+    let stand = Stand::start(context, "stalled", 10, &disk("uring"))?;
+    for death in 1..=5 {
+        let (dead, _) = stand.signal(Signal::SIGKILL)?;
+        if death < 5 {
+            stand.backend_after(dead)?;
+        }
+    }
+    let begun = Instant::now();
+    let mut info = stand.info()?;
+    while info["devices"][0]["state"] != "stalled" {
+        ensure!(begun.elapsed() < Duration::from_secs(3), "{info}");
+        std::thread::sleep(Duration::from_millis(5));
+        info = stand.info()?;
+    }
+    ensure!(info["devices"][0]["restarts"] == 5, "{info}");
+    stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
+    stand.backend()?;
+    ensure!(count(&stand, "stalled")? == 1, "it was not told");
+    stand.finish().map(drop)
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A VM in which everything is real but the guest: `vmm-standin` takes the place of the vmm, so that
+//! disks can be loaded, checked and have their backends replaced where no guest runs.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use launch::clock::monotonic_ns;
+use loadgen::verify::check_image;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::vm::PATIENCE;
+
+/// The length of the image.
+const IMAGE_BYTES: u64 = 64 << 20;
+/// The length of a block of the load.
+const BLOCK_BYTES: u32 = 4096;
+
+/// The VM.
+#[derive(Debug)]
+pub struct Stand {
+    name: String,
+    dir: PathBuf,
+    runtime_dir: PathBuf,
+    state: PathBuf,
+    child: Child,
+}
+
+/// How a VM ended.
+#[derive(Debug)]
+pub struct Summary {
+    /// Times without a completion: from and to, in ns of CLOCK_MONOTONIC.
+    pub gaps: Vec<(u64, u64)>,
+    /// Blocks of the image that were checked.
+    pub checked: u64,
+}
+
+impl Stand {
+    /// Starts a VM that loads its disk for so many seconds; `disk` is what `--disk` says behind the
+    /// path, such as `,queues=2`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(context: &Context, name: &str, seconds: u64, disk: &str) -> Result<Self> {
+        let dir = context.dir().join(name);
+        fs::create_dir(&dir)?;
+        for (program, takes) in [
+            ("bulkhead", "bulkhead"),
+            ("jailer", "jailer"),
+            ("blk-backend", "blk-backend"),
+            ("vmm-standin", "vmm"),
+        ] {
+            fs::copy(context.program(program), dir.join(takes)).context(program)?;
+        }
+        fs::write(dir.join("kernel"), b"none")?;
+        let image = dir.join("image");
+        fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
+        let name = context.name_of(name);
+        let mut command = Command::new(dir.join("bulkhead"));
+        context.prepare(&mut command);
+        command.args(["run", "--name", &name, "--mem", "64M", "--kernel"]);
+        command.arg(dir.join("kernel"));
+        command
+            .arg("--cmdline")
+            .arg(format!("seconds={seconds} blocks=4096"));
+        command
+            .arg("--disk")
+            .arg(format!("path={}{disk}", image.display()));
+        command
+            .arg("--console")
+            .arg(format!("file={}", dir.join("console").display()));
+        let log = fs::File::create(dir.join("log"))?;
+        command.stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context("cannot start bulkhead")?;
+        let stand = Self {
+            state: crate::context::state_root(context.dir()).join(&name),
+            runtime_dir: context.dir().to_owned(),
+            name,
+            dir,
+            child,
+        };
+        stand.wait_for("STANDIN ready")?;
+        Ok(stand)
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.dir.join("console")).unwrap_or_default()
+    }
+
+    fn wait_for(&self, marker: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !self.console().contains(marker) {
+            if begun.elapsed() > PATIENCE {
+                let log = fs::read_to_string(self.dir.join("log"));
+                bail!("no {marker:?}: {}", log.unwrap_or_default());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `bulkhead` with these words, the VM's name behind the first.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn bulkhead(&self, verb: &str, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(self.dir.join("bulkhead"));
+        command.env("XDG_RUNTIME_DIR", &self.runtime_dir);
+        command
+            .stdin(Stdio::null())
+            .args([verb, &self.name])
+            .args(words);
+        Ok(command.output()?)
+    }
+
+    /// The same, which must succeed.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn bulkhead_ok(&self, verb: &str, words: &[&str]) -> Result<String> {
+        let output = self.bulkhead(verb, words)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "bulkhead {verb}: {said}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The VM as the API describes it.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn info(&self) -> Result<Value> {
+        self.get("/v1/vm")
+    }
+
+    /// What has happened to it lately.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let events = self.get("/v1/vm/events")?;
+        Ok(events["events"].as_array().cloned().unwrap_or_default())
+    }
+
+    fn get(&self, target: &str) -> Result<Value> {
+        let mut stream = UnixStream::connect(self.state.join("api.sock"))?;
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// The backend's process.
+    ///
+    /// # Errors
+    /// When there is none for long.
+    pub fn backend(&self) -> Result<Pid> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let info = self.info()?;
+            let serves = info["devices"][0]["state"] == "serving";
+            let processes = info["processes"].as_array().cloned().unwrap_or_default();
+            let blk = processes.iter().find(|p| p["role"] == "blk disk0");
+            if let (true, Some(pid)) = (serves, blk.and_then(|p| p["pid"].as_i64())) {
+                return Ok(Pid::from_raw(i32::try_from(pid)?));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        bail!("the disk is not served")
+    }
+
+    /// The process of the backend that follows this one.
+    ///
+    /// # Errors
+    /// When there is none for long.
+    pub fn backend_after(&self, old: Pid) -> Result<Pid> {
+        let begun = Instant::now();
+        loop {
+            let pid = self.backend()?;
+            if pid != old {
+                return Ok(pid);
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{old} still serves the disk");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends its backend a signal; which process it was, and when.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn signal(&self, signal: Signal) -> Result<(Pid, u64)> {
+        let pid = self.backend()?;
+        let now_ns = monotonic_ns();
+        kill(pid, signal)?;
+        Ok((pid, now_ns))
+    }
+
+    /// Waits for the end, and checks all that was written.
+    ///
+    /// # Errors
+    /// When a request failed, or a block does not hold what it must.
+    pub fn finish(mut self) -> Result<Summary> {
+        self.wait_for("STANDIN done")?;
+        let status = self.child.wait()?;
+        let console = self.console();
+        let done = console
+            .lines()
+            .find(|line| line.starts_with("STANDIN done"));
+        let done = done.unwrap_or_default();
+        println!("{done}");
+        let clean = done.ends_with("errors=0 mismatches=0");
+        ensure!(status.success() && clean, "{status}: {done}");
+        let (console, image) = (self.dir.join("console"), self.dir.join("image"));
+        let (checked, mismatches) = check_image(&console, &image, BLOCK_BYTES)?;
+        ensure!(mismatches.is_empty(), "the image: {:?}", mismatches.first());
+        ensure!(checked > 0, "nothing was written");
+        Ok(Summary {
+            gaps: self.gaps(),
+            checked,
+        })
+    }
+
+    /// The times without a completion so far.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<(u64, u64)> {
+        let text = self.console();
+        let gap = |line: &str| {
+            let (from, to) = line.strip_prefix("GAP from=")?.split_once(" to=")?;
+            Some((from.parse().ok()?, to.parse().ok()?))
+        };
+        text.lines().filter_map(gap).collect()
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.bulkhead("stop", &["--force"]);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// How long after `then_ns` something completed again: the end of the longest gap that began around
+/// that time.
+#[must_use]
+pub fn pause_ns(gaps: &[(u64, u64)], then_ns: u64) -> Option<u64> {
+    const AROUND_NS: u64 = 20_000_000;
+    let near = gaps.iter().filter(|(from, to)| {
+        *to > then_ns && *from < then_ns + AROUND_NS && from + 4_000_000_000 > then_ns
+    });
+    let longest = near.max_by_key(|(from, to)| to - from)?;
+    Some(longest.1 - then_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pause_is_that_of_the_longest_gap_around() {
+        let ms = 1_000_000;
+        let gaps = [
+            (0, ms),
+            (9 * ms, 11 * ms),
+            (12 * ms, 19 * ms),
+            (90 * ms, 99 * ms),
+        ];
+        assert_eq!(pause_ns(&gaps, 10 * ms), Some(9 * ms));
+        assert_eq!(pause_ns(&gaps, 100 * ms), None);
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `vmm-standin`: takes the place of the vmm where no processor can run a guest. Everything is real
+//! but the guest: the jailer starts it as a vmm, its devices are the vmm's own with their threads and
+//! filters, and instead of vCPUs a driver in this process loads and checks the first disk.
+//!
+//! What the driver is to do is said on the kernel command line: `seconds=`, `depth=`, `blocks=` (of
+//! 4 KiB), `queue-size=`, `seed=`. What came of it is said on the console: `STANDIN ready` when the
+//! driver begins, a line `GAP from=… to=…` for each time without a completion, a line `S block n` or
+//! `A block n` for each write that was submitted or acknowledged, and `STANDIN done …`.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use launch::clock::monotonic_ns;
+use launch::control::{Channel, Ending, FromVmm, ToVmm};
+use launch::health::{self, HealthPage};
+use launch::record::{DeviceKind, VmmRecord};
+use launch::seccomp::Mode;
+use launch::{fd, log};
+use loadgen::gaps::Gaps;
+use loadgen::memory::Memory;
+use loadgen::verify::{self, Log, Verify};
+use vmm::virtio::Device;
+
+mod driver;
+mod record;
+
+/// The length of a block of the load.
+const BLOCK_BYTES: u32 = 4096;
+
+fn main() -> ExitCode {
+    launch::process::use_one_heap();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmm-standin: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let record = VmmRecord::read(fd::claim(fd::RECORD)?)?;
+    log::init("standin", &record.vm_id, ::log::LevelFilter::Info);
+    let page: &'static HealthPage = Box::leak(Box::new(HealthPage::map(fd::claim(fd::HEALTH)?)?));
+    page.main_ns.store(monotonic_ns(), Ordering::Relaxed);
+    page.version.store(health::VERSION, Ordering::Relaxed);
+    let channel = Arc::new(Channel::from(fd::claim(fd::CONTROL)?));
+    let mut memory = Memory::of(fd::claim(fd::vmm::GUEST_RAM)?, record.mem_bytes)?;
+    let console = File::from(fd::claim(fd::vmm::CONSOLE)?);
+
+    let guest: &'static _ = Box::leak(Box::new((*memory.bytes()).clone()));
+    if record.seccomp == Mode::Trap {
+        launch::seccomp::report_violations(page)?;
+    }
+    let devices = Device::make_all(&record.devices, guest, &channel, record.seccomp)?;
+    Device::wait_until_connected(&devices)?;
+    channel.send(&FromVmm::Started)?;
+    let script = Script::of(&record.cmdline);
+    let is_disk = |kind: &DeviceKind| matches!(kind, DeviceKind::Block);
+    let disk = record.devices.iter().position(|d| is_disk(&d.kind));
+    let disk = disk.context("there is no disk")?;
+    let queues = record.devices[disk].queues;
+    let mut driver = driver::start(&devices[disk], &mut memory, queues, &script)?;
+    let worker = std::thread::spawn(move || drive(&memory, &mut driver, &script, console));
+    serve(&channel, &devices, &worker)?;
+    let outcome = worker.join();
+    outcome.map_err(|_| anyhow::anyhow!("the driver panicked"))??;
+    channel.send(&FromVmm::Ended(Ending::PowerOff))?;
+    std::process::exit(0)
+}
+
+/// Does what the supervisor asks until the driver is done.
+fn serve(
+    channel: &Channel,
+    devices: &[Device],
+    worker: &std::thread::JoinHandle<Result<()>>,
+) -> Result<()> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    while !worker.is_finished() {
+        let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, 20_u16)? == 0 {
+            continue;
+        }
+        let (message, stream) = channel.receive_with()?.context("the supervisor has gone")?;
+        match message {
+            ToVmm::PowerButton => std::process::exit(0),
+            ToVmm::Pause => channel.send(&FromVmm::Paused)?,
+            ToVmm::Resume => channel.send(&FromVmm::Resumed)?,
+            ToVmm::Device(index, message) => {
+                if let Some(device) = devices.get(usize::from(index)) {
+                    device.obey(message, stream);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, Copy)]
+struct Script {
+    seconds: u64,
+    depth: u16,
+    blocks: u64,
+    queue_size: u16,
+    seed: u64,
+}
+
+impl Script {
+    fn of(cmdline: &str) -> Self {
+        let value = |key: &str| {
+            let mut words = cmdline.split(' ');
+            words.find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+        };
+        let short = |key: &str, default| {
+            value(key).map_or(default, |v: u64| u16::try_from(v).unwrap_or(default))
+        };
+        Self {
+            seconds: value("seconds").unwrap_or(5),
+            depth: short("depth", 32),
+            blocks: value("blocks").unwrap_or(1024),
+            queue_size: short("queue-size", 128),
+            seed: value("seed").unwrap_or(1),
+        }
+    }
+}
+
+fn drive(
+    memory: &Memory,
+    driver: &mut driver::Driver,
+    script: &Script,
+    mut console: File,
+) -> Result<()> {
+    let gaps = Arc::new(Gaps::default());
+    let plan = Verify {
+        block_bytes: BLOCK_BYTES,
+        depth: script.depth,
+        duration: Duration::from_secs(script.seconds),
+        blocks: script.blocks,
+        seed: script.seed,
+        patience: verify::PATIENCE,
+        stop: Arc::default(),
+        gaps: Some(Arc::clone(&gaps)),
+    };
+    let writes = record::Writes::default();
+    let log = Log::to(writes.clone());
+    writeln!(console, "STANDIN ready")?;
+    let teller = (console.try_clone()?, Arc::clone(&gaps));
+    std::thread::spawn(move || tell(teller.0, &teller.1));
+    let outcome = verify::run(memory, &mut driver.queues, &plan, &log);
+    log.finish()?;
+    let outcome = outcome?;
+    console.write_all(writes.text().as_bytes())?;
+    for mismatch in &outcome.mismatches {
+        writeln!(console, "MISMATCH: {mismatch}")?;
+    }
+    let verify::Outcome {
+        writes,
+        reads,
+        flushes,
+        errors,
+        ..
+    } = outcome;
+    let mismatches = outcome.mismatches.len();
+    writeln!(
+        console,
+        "STANDIN done writes={writes} reads={reads} flushes={flushes} errors={errors} \
+         mismatches={mismatches}"
+    )?;
+    Ok(())
+}
+
+/// Tells of gaps, soon after they are over.
+fn tell(mut console: File, gaps: &Gaps) {
+    loop {
+        std::thread::sleep(Duration::from_millis(20));
+        let lines = gaps.take().into_iter();
+        let lines: String = lines
+            .map(|(from, to)| format!("GAP from={from} to={to}\n"))
+            .collect();
+        if console.write_all(lines.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
