@@ -169,3 +169,46 @@ fn borrow(eventfd: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the eventfd is open as long as the reference the result borrows from.
     unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Sends until there is no room; how many messages that were.
+    fn fill(channel: &Channel) -> usize {
+        (0..)
+            .take_while(|_| channel.send(&FromVmm::Resumed).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn supervisor_that_reads_late_hears_all_the_same() {
+        let (vmm, supervisor) = Channel::pair().unwrap();
+        let before = fill(&vmm);
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(150));
+            let mut last = None;
+            for _ in 0..=before {
+                last = supervisor.receive::<FromVmm>().unwrap();
+            }
+            last
+        });
+
+        tell(&vmm, &FromVmm::Paused).unwrap();
+
+        assert_eq!(reader.join().unwrap(), Some(FromVmm::Paused));
+    }
+
+    #[test]
+    fn supervisor_that_never_reads_is_given_up() {
+        let (vmm, _supervisor) = Channel::pair().unwrap();
+        assert!(fill(&vmm) > 0);
+
+        let outcome = tell(&vmm, &FromVmm::Paused);
+
+        assert!(matches!(outcome, Err(ControlError::Send(Errno::EAGAIN))));
+    }
+}

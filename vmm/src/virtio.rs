@@ -2,6 +2,8 @@
 //! The virtio devices of the launch record: each gets a PCI slot, a thread, and the stream to its
 //! backend. The device model itself is in the backend's process.
 
+mod pace;
+
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use log::{error, warn};
 
 use crate::memory::GuestMemory;
 use crate::seccomp;
+use pace::Pace;
 
 /// How long the backends of a VM that starts may take to connect. The supervisor has started them
 /// before us.
@@ -79,10 +82,38 @@ struct Reporter {
     index: u8,
     id: String,
     supervisor: Arc<Channel>,
+    runs: Pace,
+    faults: Pace,
+}
+
+impl Reporter {
+    fn new(index: u8, id: &str, supervisor: &Arc<Channel>) -> Self {
+        Self {
+            index,
+            id: id.to_owned(),
+            supervisor: Arc::clone(supervisor),
+            runs: Pace::default(),
+            faults: Pace::default(),
+        }
+    }
+
+    /// Whether an event is to be reported. A driver that resets its device in a loop brings some of
+    /// them about as often as it likes; they must not crowd out those that the supervisor acts on.
+    fn is_due(&self, event: &DeviceEvent) -> bool {
+        let pace = match event {
+            DeviceEvent::Running => &self.runs,
+            DeviceEvent::Guest(_) => &self.faults,
+            _ => return true,
+        };
+        pace.take(launch::clock::monotonic_ns())
+    }
 }
 
 impl DeviceEvents for Reporter {
     fn report(&self, event: DeviceEvent) {
+        if !self.is_due(&event) {
+            return;
+        }
         let id = &self.id;
         let news = match event {
             DeviceEvent::Connected => DeviceNews::Connected,
@@ -119,11 +150,7 @@ impl Device {
             return Err(VirtioError::TooMany(records.len()));
         }
         let make = |(index, record): (u8, &DeviceRecord)| {
-            let reporter = Reporter {
-                index,
-                id: record.id.clone(),
-                supervisor: Arc::clone(supervisor),
-            };
+            let reporter = Reporter::new(index, &record.id, supervisor);
             Self::make(index, record, memory, reporter, seccomp)
         };
         (0..).zip(records).map(make).collect()
@@ -264,5 +291,36 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use devices::virtio::device::QueueIndex;
+    use devices::virtio::vhost_user::events::{GuestFault, PeerFault};
+
+    #[test]
+    fn driver_that_resets_in_a_loop_does_not_crowd_out_other_news() {
+        let (vmm, supervisor) = Channel::pair().unwrap();
+        let reporter = Reporter::new(3, "disk0", &Arc::new(vmm));
+        for _ in 0..100_000 {
+            reporter.report(DeviceEvent::Running);
+            let fault = GuestFault::QueueOutsideMemory(QueueIndex(0));
+            reporter.report(DeviceEvent::Guest(fault));
+        }
+        reporter.report(DeviceEvent::Lost(PeerFault::Closed));
+        drop(reporter);
+
+        let mut heard = 0;
+        loop {
+            let message = supervisor.receive().unwrap().unwrap();
+            if matches!(message, FromVmm::Device(3, DeviceNews::Lost(_))) {
+                break;
+            }
+            heard += 1;
+        }
+        // Two kinds, once a second each, for as long as this took.
+        assert!(heard < 100, "{heard} messages");
     }
 }
