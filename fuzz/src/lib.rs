@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     target("ioapic", targets::ioapic::run),
     target("kernel", targets::kernel::run),
     target("msix", targets::msix::run),
+    target("net", targets::net::run),
     target("pci", targets::pci::run),
     target("record", targets::record::run),
     target("spec", targets::spec::run),

@@ -9,6 +9,7 @@ pub(crate) mod inflight;
 pub(crate) mod ioapic;
 pub(crate) mod kernel;
 pub(crate) mod msix;
+pub(crate) mod net;
 pub(crate) mod pci;
 pub(crate) mod record;
 pub(crate) mod spec;

@@ -47,6 +47,7 @@ replays! {
     ioapic_survives_its_inputs: "ioapic",
     kernel_survives_its_inputs: "kernel",
     msix_survives_its_inputs: "msix",
+    net_survives_its_inputs: "net",
     pci_survives_its_inputs: "pci",
     record_survives_its_inputs: "record",
     spec_survives_its_inputs: "spec",
