@@ -4,9 +4,15 @@
 
 use anyhow::{Context, Result};
 
-/// Anonymous memory that is resident, in KiB.
+/// Anonymous memory of this process that is resident, in KiB.
 pub(crate) fn anonymous_kib() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    anonymous_kib_of(std::process::id())
+}
+
+/// Anonymous memory of a process that is resident, in KiB.
+pub(crate) fn anonymous_kib_of(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).context(path)?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("RssAnon:"));

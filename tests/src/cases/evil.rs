@@ -16,54 +16,70 @@ use crate::vm::{PATIENCE, Stock, Vm};
 
 /// Accesses of a hammering guest; each is an exit.
 const ACCESSES: u32 = 8_000;
-const SOAK_ACCESSES: u32 = 4_000_000;
+const SOAK_ACCESSES: u32 = 200_000;
 /// What the vmm may have of its own while a guest hammers.
 const VMM_ANON_MAX_KIB: u64 = 8 << 10;
 const SOAK: Duration = Duration::from_secs(30 * 60);
 
+/// Malice that needs no guest: the case, and what `evil` is told.
+const MALICE: [(&str, &str); 6] = [
+    (
+        "evil_backend_with_wrong_replies_is_refused",
+        "replies --count 8000",
+    ),
+    (
+        "evil_backend_with_hundreds_of_descriptors_leaks_none",
+        "replies --kind descriptors --count 3000",
+    ),
+    (
+        "evil_backend_that_falls_silent_is_given_up",
+        "silence --every 7",
+    ),
+    (
+        "evil_backend_abusing_what_it_shares_harms_nobody",
+        "sharing --seconds 5",
+    ),
+    (
+        "evil_driver_whose_rings_change_while_they_are_read_harms_nobody",
+        "rings --backend BIN/blk-backend --dir DIR --seconds 5",
+    ),
+    ("evil_requests_to_a_disks_io_uring_are_refused", "uring"),
+];
+
+/// The same, for long.
+const LONG_MALICE: [(&str, &str); 6] = [
+    (
+        "evil_backend_with_a_million_wrong_replies_is_refused",
+        "replies --count 1000000",
+    ),
+    (
+        "evil_backend_with_descriptors_100000_times_leaks_none",
+        "replies --kind descriptors --count 100000",
+    ),
+    (
+        "evil_backend_silent_at_any_step_is_given_up",
+        "silence --every 1",
+    ),
+    (
+        "evil_backend_abusing_for_long_harms_nobody",
+        "sharing --seconds 300",
+    ),
+    (
+        "evil_driver_whose_rings_change_for_long_harms_nobody",
+        "rings --backend BIN/blk-backend --dir DIR --seconds 600",
+    ),
+    (
+        "evil_requests_to_a_disks_io_uring_a_million_times_are_refused",
+        "uring --count 1000000",
+    ),
+];
+
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases = vec![
-        backend(
-            "evil_backend_with_wrong_replies_is_refused",
-            "replies --count 8000",
-        ),
-        backend(
-            "evil_backend_with_hundreds_of_descriptors_leaks_none",
-            "replies --kind descriptors --count 3000",
-        ),
-        backend(
-            "evil_backend_that_falls_silent_is_given_up",
-            "silence --every 7",
-        ),
-        backend(
-            "evil_backend_abusing_what_it_shares_harms_nobody",
-            "sharing --seconds 5",
-        ),
-        backend(
-            "evil_backend_with_a_million_wrong_replies_is_refused",
-            "replies --count 1000000",
-        )
-        .soak(SOAK),
-        backend(
-            "evil_backend_with_descriptors_100000_times_leaks_none",
-            "replies --kind descriptors --count 100000",
-        )
-        .soak(SOAK),
-        backend(
-            "evil_backend_silent_at_any_step_is_given_up",
-            "silence --every 1",
-        )
-        .soak(SOAK),
-        backend(
-            "evil_backend_abusing_for_long_harms_nobody",
-            "sharing --seconds 300",
-        )
-        .soak(SOAK),
-        Case::guest(
-            "evil_backends_leave_the_disk_beside_them_alone",
-            beside_a_disk,
-        ),
-    ];
+    let short = MALICE.iter().map(|(name, args)| malice(name, args));
+    let long = LONG_MALICE.iter();
+    let mut cases: Vec<Case> = short
+        .chain(long.map(|(name, args)| malice(name, args).soak(SOAK)))
+        .collect();
     for seed in 1..=3 {
         let name = format!("evil_guest_that_hammers_registers_harms_nobody_{seed}");
         cases.push(Case::native(name, move |context| {
@@ -72,14 +88,26 @@ pub(super) fn cases() -> Vec<Case> {
     }
     let long =
         |context: &Context| (10..20).try_for_each(|seed| hammers(context, seed, SOAK_ACCESSES));
-    cases.push(Case::native("evil_guest_that_hammers_for_long_harms_nobody", long).soak(SOAK));
+    cases.extend([
+        Case::native("evil_guest_that_hammers_for_long_harms_nobody", long).soak(SOAK),
+        Case::guest(
+            "evil_backends_leave_the_disk_beside_them_alone",
+            beside_a_disk,
+        ),
+    ]);
     cases
 }
 
-/// One kind of malice against the vmm's half of a device, without a guest.
-fn backend(name: &'static str, arguments: &'static str) -> Case {
+/// One kind of malice. `BIN` and `DIR` in what `evil` is told become the case's own.
+fn malice(name: &'static str, arguments: &'static str) -> Case {
     Case::native(name, move |context| {
         let mut command = Command::new(context.program("evil"));
+        let known = [("BIN", context.program("")), ("DIR", context.dir().into())];
+        let arguments = known
+            .iter()
+            .fold(arguments.to_owned(), |text, (name, path)| {
+                text.replace(name, &path.display().to_string())
+            });
         let output = command
             .args(arguments.split(' '))
             .output()
