@@ -22,6 +22,7 @@ use crate::outcome::{Outcome, Status, say};
 use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Nursery};
 
 mod birth;
+mod cgroups;
 mod config;
 mod devices;
 mod notify;
@@ -32,9 +33,14 @@ mod state;
 mod uids;
 mod vigil;
 
+use cgroups::Cgroups;
 use resources::Resources;
 use state::StateDir;
-use vigil::{Answers, Vigil};
+use vigil::{Answers, Unplaced, Vigil};
+
+/// What is said when we are not root.
+const ROOTLESS: &str =
+    "not started by root: the VM's processes are all one user, the one that started it";
 
 /// Runs one VM; an `Err` is what was refused before anything was started.
 pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
@@ -69,8 +75,13 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
         vm,
         started_ns,
     };
-    let endowment = endow(identity, resources, &state, client, range)?;
-    let vigil = begin(endowment, signals, range)?;
+    let (cgroups, missing) = make_cgroups(&identity, &state)?;
+    let mut endowment = endow(identity, resources, &state, client)?;
+    endowment.missing = missing;
+    if range.is_none() {
+        endowment.missing.push(ROOTLESS.into());
+    }
+    let vigil = begin(endowment, signals, range, cgroups)?;
     // Nobody of the same user has business with a process that sees the host.
     let _ = nix::sys::prctl::set_dumpable(false);
     let outcome = vigil.keep();
@@ -99,6 +110,7 @@ fn begin(
     endowment: Endowment,
     signals: SignalFd,
     range: Option<UidRange>,
+    cgroups: Cgroups,
 ) -> Result<Vigil, Outcome> {
     let images = endowment.devices.images.iter().map(|image| &image.file);
     let answers = Answers::new(&endowment.identity.vm, images).map_err(refused)?;
@@ -113,12 +125,22 @@ fn begin(
         has_range: range.is_some(),
         janitor: Pid::this(),
     };
-    let born = birth::bear(range, |pid| nursery.live(pid)).map_err(refused)?;
+    let log = nursery.endowment.log.writer.try_clone().map_err(refused)?;
+    let name = nursery.endowment.identity.name.to_string();
+    let born = birth::bear(range, cgroups.cradle(), |pid| nursery.live(pid)).map_err(refused)?;
+    launch::log::init_to(log, "janitor", &name, log::LevelFilter::Info);
+    let supervisor = born.pidfd.try_clone().map(|pidfd| Unplaced {
+        user: 0,
+        pid: born.pid.as_raw(),
+        pidfd,
+    });
     Ok(Vigil {
         born,
         channel,
         signals,
         answers,
+        cgroups,
+        unplaced: supervisor.into_iter().collect(),
         notify,
     })
 }
@@ -145,7 +167,6 @@ fn endow(
     resources: Resources,
     state: &StateDir,
     client: Option<UnixStream>,
-    range: Option<UidRange>,
 ) -> Result<Endowment, Outcome> {
     state.write_spec(&identity.spec).map_err(refused)?;
     let log = state.open_log().map_err(refused)?;
@@ -167,7 +188,7 @@ fn endow(
     };
     Ok(Endowment {
         api: state.listen(spec::state::API_SOCKET).map_err(refused)?,
-        missing: missing(range),
+        missing: Vec::new(),
         binaries: resources.binaries,
         guest: resources.guest,
         devices: DeviceParts {
@@ -181,16 +202,13 @@ fn endow(
     })
 }
 
-/// What this host could not do for the VM.
-fn missing(range: Option<UidRange>) -> Vec<String> {
-    let mut missing = Vec::new();
-    if range.is_none() {
-        missing.push(
-            "not started by root: the VM's processes are all one user, the one that started it"
-                .into(),
-        );
-    }
-    missing
+/// Makes the VM's control groups, after it was written down where, and says what there is not.
+fn make_cgroups(identity: &Identity, state: &StateDir) -> Result<(Cgroups, Vec<String>), Outcome> {
+    let name = identity.name.as_str();
+    let (mut cgroups, mut missing) = Cgroups::plan(&identity.vm, name, Pid::this());
+    state.write_cgroups(cgroups.dirs()).map_err(refused)?;
+    missing.extend(cgroups.make());
+    Ok((cgroups, missing))
 }
 
 fn refused<E: std::error::Error>(error: E) -> Outcome {

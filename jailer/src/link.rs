@@ -34,8 +34,9 @@ pub(crate) enum Question {
     ReopenDisk(u8),
     /// Connect to the backend of the vhost-user device at this place in the spec.
     ConnectForeign(u8),
-    /// What number has the process on the host whose pidfd comes with this message?
-    HostPid,
+    /// What number has the process on the host whose pidfd comes with this message? It is this user
+    /// of the VM's, and is put into the control group of that name.
+    HostPid(u8),
 }
 
 /// What the janitor tells the supervisor.

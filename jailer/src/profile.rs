@@ -12,7 +12,7 @@ const LOG_BYTES_MAX: u64 = 256 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Profile {
     /// Which of the VM's users it is; 0 is the supervisor.
-    pub(crate) user: u32,
+    pub(crate) user: u8,
     /// RLIMIT_NOFILE.
     pub(crate) descriptors_max: u64,
     /// RLIMIT_FSIZE, which is about whatever is written to, not what is mapped.

@@ -14,8 +14,10 @@ pub const CONSOLE_SOCKET: &str = "console.sock";
 pub const LOG: &str = "log";
 /// The spec as it is run.
 pub const SPEC: &str = "vm.json";
+/// The directories of the VM's control groups, one on each line.
+pub const CGROUPS: &str = "cgroups";
 /// All that a state directory may hold.
-pub const FILES: [&str; 4] = [API_SOCKET, CONSOLE_SOCKET, LOG, SPEC];
+pub const FILES: [&str; 5] = [API_SOCKET, CGROUPS, CONSOLE_SOCKET, LOG, SPEC];
 
 /// The longest path a unix socket can have, in bytes: `sockaddr_un`, less its NUL.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;

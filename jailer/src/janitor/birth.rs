@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
@@ -22,6 +22,8 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
+/// Since Linux 5.7; beyond what an int can hold.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// The status of a supervisor that panicked, or whose janitor was gone at its birth.
 const STILLBORN: libc::c_int = 101;
 
@@ -63,16 +65,21 @@ fn remedy(errno: Errno) -> &'static str {
 pub(crate) struct Born {
     /// Readable once it and everything below it is dead.
     pub(crate) pidfd: OwnedFd,
+    /// Its number.
+    pub(crate) pid: Pid,
 }
 
 /// Makes a copy of this process in namespaces of its own, as the users of `range` if there is one,
 /// and runs `live` in it; `live` is told the copy's process id.
+///
+/// It is born into the control group `cradle`, if there is one.
 pub(crate) fn bear(
     range: Option<UidRange>,
+    cradle: Option<BorrowedFd<'_>>,
     live: impl FnOnce(Pid) -> Infallible,
 ) -> Result<Born, BirthError> {
     let (gate, opener) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(BirthError::Pipe)?;
-    let (pid, pidfd) = match clone().map_err(BirthError::Clone)? {
+    let (pid, pidfd) = match clone(cradle).map_err(BirthError::Clone)? {
         Some(born) => born,
         None => {
             // The janitor's end must be the only one, or its death would go unnoticed here.
@@ -89,7 +96,7 @@ pub(crate) fn bear(
         let opened = File::from(opener).write_all(&pid.as_raw().to_ne_bytes());
         opened.map_err(BirthError::Gate)
     });
-    let born = Born { pidfd };
+    let born = Born { pidfd, pid };
     match let_go {
         Ok(()) => Ok(born),
         Err(error) => {
@@ -108,12 +115,16 @@ fn await_gate(gate: OwnedFd) -> io::Result<Pid> {
 }
 
 /// The new process and its pidfd; `None` in the new process itself.
-fn clone() -> nix::Result<Option<(Pid, OwnedFd)>> {
+fn clone(cradle: Option<BorrowedFd<'_>>) -> nix::Result<Option<(Pid, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for which zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     let flags = NAMESPACES | libc::CLONE_PIDFD;
     args.flags = u64::from(flags.cast_unsigned());
+    if let Some(cradle) = cradle {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cradle.as_raw_fd().cast_unsigned());
+    }
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     let args_ptr = &raw mut args;

@@ -16,9 +16,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
-use spec::state::{FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
+use spec::state::{CGROUPS, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
 use spec::{SpecError, VmName, VmSpec};
 
+use super::cgroups;
 use crate::supervisor::Log;
 
 /// How often a directory may vanish under us before we stop trying.
@@ -139,6 +140,16 @@ impl StateDir {
         io::Write::write_all(&mut file, &text).map_err(failed)
     }
 
+    /// Writes down where the VM's control groups are going to be.
+    pub(crate) fn write_cgroups<'a>(
+        &self,
+        dirs: impl Iterator<Item = &'a Path>,
+    ) -> Result<(), StateError> {
+        let lines: String = dirs.map(|dir| format!("{}\n", dir.display())).collect();
+        let mut file = self.create(CGROUPS)?;
+        io::Write::write_all(&mut file, lines.as_bytes()).map_err(self.failed(CGROUPS))
+    }
+
     /// Opens both ends of the log.
     pub(crate) fn open_log(&self) -> Result<Log, StateError> {
         let writer = self.create(LOG)?;
@@ -230,6 +241,10 @@ fn sweep(dir: &Flock<File>, path: &Path) -> Result<bool, SpecError> {
                 ));
             }
         }
+    }
+    if remains.iter().any(|name| name == CGROUPS) {
+        let dirs = fs::read_to_string(path.join(CGROUPS)).unwrap_or_default();
+        cgroups::sweep(&dirs).map_err(|e| error(path, format!("its control groups: {e}")))?;
     }
     for name in &remains {
         unlinkat(dir.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir).map_err(failed)?;

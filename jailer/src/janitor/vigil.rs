@@ -17,9 +17,16 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use spec::Vm;
 
 use super::birth::Born;
+use super::cgroups::Cgroups;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use crate::outcome::{Outcome, Status};
 use crate::supervisor::connect;
+
+/// So long nothing must have happened before processes are put into their control groups, which can
+/// take longer than a guest should wait for a backend.
+const PLACING_PAUSE_MS: u8 = 50;
+/// More than a VM has processes, restarts included.
+const UNPLACED_MAX: usize = 256;
 
 /// An image, and how it is opened again.
 #[derive(Debug)]
@@ -43,8 +50,20 @@ pub(crate) struct Vigil {
     pub(crate) channel: Channel,
     pub(crate) signals: SignalFd,
     pub(crate) answers: Answers,
+    pub(crate) cgroups: Cgroups,
+    /// Processes that are not in their control groups yet.
+    pub(crate) unplaced: Vec<Unplaced>,
     /// Who wants to know that the guest has started.
     pub(crate) notify: Option<UnixDatagram>,
+}
+
+/// A process that is still in its parent's control group.
+#[derive(Debug)]
+pub(crate) struct Unplaced {
+    /// Which of the VM's users it is.
+    pub(crate) user: u8,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
 }
 
 /// What the supervisor said last.
@@ -85,7 +104,7 @@ impl Answers {
                 let socket = self.sockets.get(usize::from(index));
                 connect(socket.ok_or(Errno::ENODEV)?).map(opened)
             }
-            Question::HostPid => {
+            Question::HostPid(_) => {
                 let pid = host_pid(fd.ok_or(Errno::EBADF)?.as_fd())?;
                 Ok((Answer::HostPid(pid), None))
             }
@@ -127,7 +146,15 @@ impl Vigil {
                 PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
             ];
-            let [signalled, ended, spoken] = match poll(&mut fds, PollTimeout::NONE) {
+            let patience = match self.unplaced.is_empty() {
+                true => PollTimeout::NONE,
+                false => PLACING_PAUSE_MS.into(),
+            };
+            let [signalled, ended, spoken] = match poll(&mut fds, patience) {
+                Ok(0) => {
+                    self.place();
+                    continue;
+                }
                 Ok(_) => fds.each_ref().map(|fd| fd.any().unwrap_or(false)),
                 Err(Errno::EINTR) => continue,
                 Err(_) => return self.end(words),
@@ -155,7 +182,7 @@ impl Vigil {
         for _ in 0..LINES_MAX {
             match self.channel.receive_with() {
                 Ok(Some((ToJanitor::Ask(number, question), fd))) => {
-                    self.answer(number, question, fd.as_ref());
+                    self.answer(number, question, fd);
                 }
                 Ok(Some((ToJanitor::Started, _))) => {
                     if let Some(socket) = self.notify.take() {
@@ -180,18 +207,37 @@ impl Vigil {
         true
     }
 
-    fn answer(&self, number: u32, question: Question, fd: Option<&OwnedFd>) {
-        let (answer, fd) = match self.answers.answer(question, fd) {
+    fn answer(&mut self, number: u32, question: Question, fd: Option<OwnedFd>) {
+        let (answer, opened) = match self.answers.answer(question, fd.as_ref()) {
             Ok(answered) => answered,
             Err(errno) => (Answer::Refused(errno as i32), None),
         };
         let message = ToSupervisor::Answer(number, answer);
-        let told = match fd {
-            Some(fd) => self.channel.send_with(&message, fd.as_fd()),
+        let told = match opened {
+            Some(opened) => self.channel.send_with(&message, opened.as_fd()),
             None => self.channel.send(&message),
         };
         // One that asks and does not read waits in vain, which is its own affair.
         drop(told);
+        if let (Question::HostPid(user), Answer::HostPid(pid), Some(pidfd)) = (question, answer, fd)
+            && self.cgroups.has(user)
+            && self.unplaced.len() < UNPLACED_MAX
+        {
+            self.unplaced.push(Unplaced { user, pid, pidfd });
+        }
+    }
+
+    /// Nothing else is to be done: puts a process where it belongs.
+    fn place(&mut self) {
+        let Some(Unplaced { user, pid, pidfd }) = self.unplaced.pop() else {
+            return;
+        };
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let lives = poll(&mut fds, PollTimeout::ZERO) == Ok(0);
+        if lives && let Err(error) = self.cgroups.place(user, pid) {
+            let error = launch::log::chain(&error);
+            log::warn!("cgroup: process {pid} stays in its parent's group: {error}");
+        }
     }
 
     /// The supervisor has ended, or is ended now; with it goes everything in its pid namespace.

@@ -14,7 +14,7 @@ const DESCRIPTORS_PER_QUEUE: u64 = 16;
 /// The backend of the disk at place `index` in the spec.
 pub(crate) fn profile(index: u8, disk: &Disk, geometry: &Geometry) -> Profile {
     Profile {
-        user: 2 + u32::from(index),
+        user: 2 + index,
         descriptors_max: DESCRIPTORS + u64::from(disk.queues) * DESCRIPTORS_PER_QUEUE,
         // A write beyond this is EFBIG, even inside an existing file.
         file_bytes_max: LOG_BYTES_MAX.max(geometry.capacity_bytes),

@@ -101,7 +101,7 @@ pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Child, StartError>
         gate: gate.as_raw_fd(),
         opener: opener.as_raw_fd(),
         landlock: landlock.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-        user: plan.profile.user,
+        user: plan.profile.user.into(),
         has_groups: jails.has_range(),
         limits: [
             (libc::RLIMIT_NOFILE, plan.profile.descriptors_max),

@@ -74,10 +74,10 @@ impl Janitor {
         self.open(Question::ConnectForeign(index))
     }
 
-    /// The number a process has on the host.
-    pub(crate) fn host_pid(&self, pidfd: BorrowedFd<'_>) -> Result<Pid, AskError> {
+    /// The number on the host of a process that is this user of the VM's.
+    pub(crate) fn host_pid(&self, user: u8, pidfd: BorrowedFd<'_>) -> Result<Pid, AskError> {
         let number = self.next_number();
-        let ask = ToJanitor::Ask(number, Question::HostPid);
+        let ask = ToJanitor::Ask(number, Question::HostPid(user));
         self.channel.send_with(&ask, pidfd)?;
         match self.answer(number)? {
             (Answer::HostPid(pid), _) => Ok(Pid::from_raw(pid)),

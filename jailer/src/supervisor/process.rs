@@ -56,7 +56,7 @@ impl Process {
     ) -> Result<Self, StartError> {
         let child = child::start(plan, jails)?;
         // Only for the eye: without it the process runs as well.
-        let host_pid = janitor.host_pid(child.pidfd.as_fd());
+        let host_pid = janitor.host_pid(plan.profile.user, child.pidfd.as_fd());
         let host_pid = host_pid.unwrap_or_else(|error| {
             log::warn!("{}", launch::log::chain(&error));
             Pid::from_raw(0)

@@ -189,6 +189,15 @@ impl Running {
     }
 }
 
+impl Drop for Stage {
+    /// What was killed with a test that did not wait for it has left what only a sweep finds.
+    fn drop(&mut self) {
+        for vm in fs::read_dir(self.at("s")).into_iter().flatten().flatten() {
+            let _ = self.jailer().arg("--sweep").arg(vm.file_name()).output();
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The VM's control groups: one for the VM, in it one for each process; of version 2, version 1, or
+//! both beside each other, whatever this host has.
+//!
+//! The janitor puts processes into their groups, by number, when nothing more urgent is to be done:
+//! the kernel may take some ten milliseconds for it. Until then they are in the group of their
+//! parent.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::unistd::{Pid, geteuid};
+use spec::Vm;
+
+mod host;
+mod remove;
+
+pub(crate) use remove::sweep;
+
+use host::{Hierarchy, Version};
+
+/// The group that all VMs are below.
+const TOP: &str = "bulkhead";
+/// Threads of a process beside those that are counted.
+const SPARE_THREADS: u64 = 32;
+/// Threads that the kernel may start for one io_uring, and our own for its queue.
+const THREADS_PER_QUEUE: u64 = 24;
+
+/// One process's group.
+#[derive(Debug)]
+struct Leaf {
+    name: String,
+    threads_max: Option<u64>,
+}
+
+/// The groups of one VM.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    /// The VM's group in each hierarchy.
+    groups: Vec<Group>,
+    leaves: Vec<Leaf>,
+}
+
+#[derive(Debug)]
+struct Group {
+    hierarchy: Hierarchy,
+    dir: PathBuf,
+    /// Whether processes are told apart here; memory is the whole VM's, because the page that the
+    /// guest touches is charged to whoever touched it first.
+    has_leaves: bool,
+    /// The supervisor's group, for those that can be born into one.
+    cradle: Option<File>,
+}
+
+impl Cgroups {
+    /// Where the groups of a VM are going to be; nothing is made yet. Also what this host has not.
+    pub(crate) fn plan(vm: &Vm, name: &str, janitor: Pid) -> (Self, Vec<String>) {
+        let (hierarchies, mut missing) = host::hierarchies();
+        if hierarchies.is_empty() && missing.is_empty() {
+            missing.push("this host mounts no cgroups: processes are not accounted".into());
+        }
+        let groups = hierarchies.into_iter().map(|hierarchy| {
+            let parent = match hierarchy.version {
+                // Processes and groups do not go together below the root of version 2.
+                Version::Two if geteuid().is_root() => &hierarchy.mount,
+                _ => &hierarchy.own,
+            };
+            Group {
+                dir: parent.join(TOP).join(format!("{name}-{janitor}")),
+                has_leaves: hierarchy.controllers.iter().any(|c| *c != "memory"),
+                hierarchy,
+                cradle: None,
+            }
+        });
+        let cgroups = Self {
+            groups: groups.collect(),
+            leaves: leaves(vm),
+        };
+        (cgroups, missing)
+    }
+
+    /// The directories of the VM's groups, for whoever has to remove them one day.
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.groups.iter().map(|group| group.dir.as_path())
+    }
+
+    /// Makes the groups; those that cannot be made are left out and said.
+    pub(crate) fn make(&mut self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let leaves = &self.leaves;
+        self.groups.retain_mut(|group| match group.make(leaves) {
+            Ok(unavailable) => {
+                if !unavailable.is_empty() {
+                    let (dir, which) = (group.dir.display(), unavailable.join(", "));
+                    missing.push(format!("cgroup {dir}: cannot control {which}"));
+                }
+                true
+            }
+            Err(error) => {
+                let dir = group.dir.display();
+                let which = group.hierarchy.controllers.join(", ");
+                missing.push(format!(
+                    "cgroup {dir}: cannot be made ({error}): no {which} of its own"
+                ));
+                let _ = remove::remove(&group.dir);
+                false
+            }
+        });
+        missing
+    }
+
+    /// The group that the supervisor can be born into, where there is such a thing.
+    pub(crate) fn cradle(&self) -> Option<BorrowedFd<'_>> {
+        let cradle = self.groups.iter().find_map(|group| group.cradle.as_ref());
+        cradle.map(AsFd::as_fd)
+    }
+
+    /// Whether a number is that of a process of the VM: 0 is the supervisor, then come the vmm and
+    /// the backends.
+    pub(crate) fn has(&self, user: u8) -> bool {
+        usize::from(user) < self.leaves.len()
+    }
+
+    /// Puts a process into its groups.
+    pub(crate) fn place(&self, user: u8, pid: i32) -> io::Result<()> {
+        let Some(leaf) = self.leaves.get(usize::from(user)) else {
+            return Ok(());
+        };
+        for group in &self.groups {
+            if user == 0 && group.cradle.is_some() {
+                continue;
+            }
+            let dir = match group.has_leaves {
+                true => &group.dir.join(&leaf.name),
+                false => &group.dir,
+            };
+            fs::write(dir.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for group in &self.groups {
+            let _ = remove::remove(&group.dir);
+        }
+    }
+}
+
+impl Group {
+    /// Makes the group; what it cannot control.
+    fn make(&mut self, leaves: &[Leaf]) -> io::Result<Vec<&'static str>> {
+        // Another janitor may take the top away in between, because nothing was in it.
+        let top = self.dir.parent().unwrap_or(&self.dir).to_path_buf();
+        let mut attempts = 0;
+        let unavailable = loop {
+            mkdir(&top)?;
+            let unavailable = self.enable_above(&top);
+            match fs::create_dir(&self.dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && attempts < 10 => attempts += 1,
+                made => break made.map(|()| unavailable)?,
+            }
+            sleep(Duration::from_millis(1));
+        };
+        let has = |controller| {
+            self.hierarchy.controllers.contains(&controller) && !unavailable.contains(&controller)
+        };
+        let threads: u64 = leaves.iter().filter_map(|leaf| leaf.threads_max).sum();
+        if has("pids") {
+            fs::write(self.dir.join("pids.max"), threads.to_string())?;
+        }
+        if self.has_leaves {
+            if self.hierarchy.version == Version::Two {
+                for controller in ["cpu", "pids", "io"].into_iter().filter(|c| has(c)) {
+                    enable(&self.dir, controller)?;
+                }
+            }
+            for leaf in leaves {
+                let dir = self.dir.join(&leaf.name);
+                fs::create_dir(&dir)?;
+                if let (Some(most), true) =
+                    (leaf.threads_max, has("pids") && leaf.name != SUPERVISOR)
+                {
+                    fs::write(dir.join("pids.max"), most.to_string())?;
+                }
+            }
+            if self.hierarchy.version == Version::Two {
+                self.cradle = File::open(self.dir.join(SUPERVISOR)).ok();
+            }
+        }
+        Ok(unavailable)
+    }
+
+    /// Lets the VM's group have its controllers, as far as possible; which it cannot have.
+    fn enable_above(&self, top: &Path) -> Vec<&'static str> {
+        if self.hierarchy.version == Version::One {
+            return Vec::new();
+        }
+        let parent = top.parent().unwrap_or(top);
+        let controllers = self.hierarchy.controllers.iter().copied();
+        controllers
+            .filter(|c| enable(parent, c).is_err() || enable(top, c).is_err())
+            .collect()
+    }
+}
+
+/// The supervisor's group.
+const SUPERVISOR: &str = "supervisor";
+
+/// The groups of a VM's processes, in the order of their users.
+fn leaves(vm: &Vm) -> Vec<Leaf> {
+    let devices = vm.disks.len() + vm.nets.len() + vm.vhost_user.len();
+    let devices = u64::try_from(devices).unwrap_or(u64::MAX);
+    let leaf = |name: &str, threads_max| Leaf {
+        name: name.into(),
+        threads_max: Some(threads_max),
+    };
+    let mut all = vec![
+        leaf(SUPERVISOR, SPARE_THREADS),
+        leaf("vmm", u64::from(vm.cpus) + devices + SPARE_THREADS),
+    ];
+    all.extend(vm.disks.iter().map(|disk| {
+        let threads = u64::from(disk.queues) * THREADS_PER_QUEUE + SPARE_THREADS;
+        leaf(&format!("blk-{}", disk.id), threads)
+    }));
+    let nets = vm.nets.iter();
+    all.extend(nets.map(|net| leaf(&format!("net-{}", net.id), 2 * SPARE_THREADS)));
+    all
+}
+
+fn mkdir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+fn enable(dir: &Path, controller: &str) -> io::Result<()> {
+    fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))
+}
