@@ -179,6 +179,7 @@ impl Region {
     /// A head was taken from the available ring.
     pub fn fetch(&mut self, head: u16) {
         self.counter(head).store(self.counter.to_le(), Relaxed);
+        failpoint::step();
         self.trials(head).store(0, Relaxed);
         then();
         failpoint::step();
@@ -190,6 +191,7 @@ impl Region {
     pub fn try_out(&self, head: u16) {
         let trials = self.trials(head);
         trials.store(trials.load(Relaxed) | 1, Relaxed);
+        failpoint::step();
     }
 
     /// Puts a head that was written to the used ring into the batch: if the process dies as soon as

@@ -105,6 +105,66 @@ fn entry_of_nonsense_is_refused() {
     assert_eq!(recover(&window, 10), Err(InflightError::Entry));
 }
 
+/// Every field of the header and of two entries, with each value that could be a trap: what is
+/// accepted holds no head twice and none that does not exist, and recovering it again says the same.
+#[test]
+fn region_with_any_field_hostile_is_refused_or_makes_sense() {
+    let fields = (8..16)
+        .step_by(2)
+        .chain((16..48).step_by(2))
+        .chain([48, 54, 128]);
+    let traps = [
+        0,
+        1,
+        2,
+        3,
+        SIZE - 1,
+        SIZE,
+        0x00ff,
+        0x0100,
+        0x0101,
+        0x7fff,
+        0x8000,
+        0xffff,
+    ];
+    let (mut refused, mut accepted) = (0, 0);
+    for field in fields {
+        for trap in traps {
+            for lost in 0..4 {
+                let window = busy();
+                window.at::<AtomicU16>(field).store(trap, Relaxed);
+                match recover(&window, 10 + lost) {
+                    Err(_) => refused += 1,
+                    Ok(replays) => {
+                        let mut heads: Vec<u16> = replays.iter().map(|r| r.head).collect();
+                        heads.sort_unstable();
+                        heads.dedup();
+                        assert_eq!(heads.len(), replays.len(), "field {field}, {trap:#x}");
+                        assert!(heads.iter().all(|head| *head < SIZE));
+                        assert_eq!(
+                            recover(&window, 10 + lost).map(|r| r.len()),
+                            Ok(heads.len())
+                        );
+                        accepted += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{refused} regions refused, {accepted} make sense");
+    assert!(refused > 500 && accepted > 100, "{refused} {accepted}");
+}
+
+#[test]
+fn lost_batch_in_a_cycle_is_refused() {
+    let window = busy();
+    let (region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    for head in [2, 5, 2] {
+        region.link(head);
+    }
+    assert_eq!(recover(&window, 13), Err(InflightError::List));
+}
+
 #[test]
 fn region_of_random_content_never_panics() {
     let mut random = loadgen::random::Random::new(7);

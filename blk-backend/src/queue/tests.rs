@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use loadgen::memory::Memory;
+use loadgen::random::Random;
 use loadgen::ring::{Descriptor, Ring as DriverRing, RingOptions, WRITE};
 
 use super::*;
@@ -117,13 +118,46 @@ impl World {
 
     /// The same; says whether it died at the step.
     fn live_until(&mut self, batch: usize, step: u32) -> bool {
+        self.dies_within(step, |world| world.live(batch))
+    }
+
+    /// Says whether a life ended at a step.
+    fn dies_within(&mut self, step: u32, life: impl FnOnce(&mut Self)) -> bool {
         arm(Some(step));
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.live(batch)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| life(self)));
         arm(None);
         match outcome {
             Ok(()) => false,
             Err(cause) if cause.is::<Crash>() => true,
             Err(cause) => std::panic::resume_unwind(cause),
+        }
+    }
+
+    /// A life in which everything is done in an order of chance: how much is taken, what is
+    /// completed next, and what is published at once.
+    fn live_at_random(&mut self, random: &mut Random) {
+        let (mut queue, replays) = self.attach();
+        let mut hand: Vec<u16> = replays.iter().map(|replay| replay.head).collect();
+        let mut any = |below: usize| usize::try_from(random.below(below as u64)).unwrap();
+        loop {
+            if any(3) > 0 {
+                self.drive();
+            }
+            while queue.available().unwrap() > 0 && any(4) > 0 {
+                hand.push(queue.fetch().unwrap());
+            }
+            for _ in 0..any(hand.len() + 1) {
+                let head = hand.swap_remove(any(hand.len()));
+                queue.try_out(head);
+                queue.complete(head, 1);
+            }
+            queue.publish();
+            if hand.is_empty() {
+                self.drive();
+                if queue.available().unwrap() == 0 {
+                    return;
+                }
+            }
         }
     }
 
@@ -181,6 +215,42 @@ fn crash_at_any_step_and_again_at_any_step_of_the_recovery_loses_and_repeats_not
             world.check(&format!("deaths at steps {first} and {second}"));
         }
     }
+}
+
+#[test]
+fn crashes_at_random_in_random_schedules_lose_and_repeat_nothing() {
+    let mut deaths = 0;
+    for seed in 0..2000 {
+        let mut random = Random::new(seed);
+        let mut world = World::new(u16::try_from(random.below(1 << 16)).unwrap());
+        for _ in 0..random.below(12) {
+            let steps = u32::try_from(random.below(150)).unwrap();
+            let died = world.dies_within(steps, |world| world.live_at_random(&mut random));
+            deaths += u32::from(died);
+        }
+        world.live_at_random(&mut random);
+        world.check(&format!("seed {seed}"));
+    }
+    println!("{deaths} deaths in 2000 schedules");
+    assert!(deaths > 2000, "{deaths} deaths");
+}
+
+#[test]
+fn batch_is_published_at_once_and_not_before() {
+    let mut world = World::new(0xfffc);
+    world.drive();
+    let (mut queue, _) = world.attach();
+    let heads: Vec<u16> = (0..SIZE).map(|_| queue.fetch().unwrap()).collect();
+    for head in heads {
+        queue.complete(head, 1);
+        assert!(!world.driver.has_used());
+    }
+    queue.publish();
+    let mut used = 0;
+    while world.driver.reap().unwrap().is_some() {
+        used += 1;
+    }
+    assert_eq!(used, SIZE);
 }
 
 #[test]
