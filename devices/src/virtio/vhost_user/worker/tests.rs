@@ -332,6 +332,29 @@ fn backend_that_misbehaves_at_any_message_costs_only_itself() {
     });
 }
 
+/// A handshake has 20 messages. Each backend in a row dies one message later than the one before.
+#[test]
+fn backends_dying_at_every_message_of_a_reconnect_are_succeeded() {
+    let bench = Bench::new();
+    bench.activate();
+    let (control, _) = bench.attach(Backend::default());
+    bench.expect_running();
+    bench.set_used(0, 77);
+    control.shutdown(std::net::Shutdown::Both).unwrap();
+    lost(bench.report());
+    let begun = Instant::now();
+    for at in 0..20 {
+        bench.attach(Backend::bad(at, Mischief::HangUp));
+        while !matches!(bench.report(), DeviceEvent::Lost(_)) {}
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    let (_, backend) = bench.attach(Backend::default());
+    bench.expect_running();
+    let messages = backend.messages();
+    assert_eq!(messages.len(), 20, "the handshake has grown");
+    assert_eq!(values(&messages, FrontendReq::SET_VRING_BASE), [77, 0]);
+}
+
 #[test]
 fn backend_faults_are_told_apart() {
     let fault = |at, mischief| {
