@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One generation of a device's backend: a process, its control socket, its health page.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use launch::control::{Channel, ControlError, FromBackend, ToBackend};
 use launch::fd;
 use launch::health::{self, Crash, Health, HealthPage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
 use spec::api::ProcessInfo;
 
 use super::kind::{BackendError, Means};
@@ -51,6 +53,8 @@ pub(crate) struct Backend {
     control: Option<Channel>,
     health: HealthPage,
     spawned_ns: u64,
+    /// We have killed it, and had a reason.
+    condemned: Cell<bool>,
 }
 
 impl Backend {
@@ -89,6 +93,7 @@ impl Backend {
             control: Some(control),
             health,
             spawned_ns,
+            condemned: Cell::new(false),
         })
     }
 
@@ -128,7 +133,13 @@ impl Backend {
 
     /// Ends it; it is still to be reaped.
     pub(crate) fn kill(&self) {
+        self.condemned.set(true);
         self.process.kill();
+    }
+
+    /// Whether a death was somebody else's doing, so that no request can be its reason.
+    pub(crate) fn was_murdered(&self, death: Death) -> bool {
+        death == Death::Signalled(Signal::SIGKILL) && !self.condemned.get()
     }
 
     /// How it ended, if it has.

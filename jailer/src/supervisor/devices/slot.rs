@@ -317,6 +317,7 @@ impl Slot {
             return;
         };
         let how = told(death, life.backend.crash());
+        let murdered = life.backend.was_murdered(death);
         let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };
@@ -337,7 +338,8 @@ impl Slot {
             (self.next, self.after_crash) = (Verdict::At(now_ns), false);
         } else {
             self.note(EventKind::BackendDied, how.clone());
-            (self.next, self.after_crash) = (self.restarts.crashed(now_ns), true);
+            // A request that sees three crashes fails, and it must have had a part in them.
+            (self.next, self.after_crash) = (self.restarts.crashed(now_ns), !murdered);
             self.outbox.push(News::Died(how));
         }
     }
