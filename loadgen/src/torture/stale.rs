@@ -90,8 +90,6 @@ impl Round<'_> {
         for (_, _, block) in reads(queues, depth) {
             self.store(block, self.old)?;
         }
-        let slow = stand.options.image.clone();
-        stand.slot.move_to(&slow)?;
         let (first, connection) = stand.bring_up(false)?;
         let began = Instant::now();
         self.send(stand, Kind::Write)?;
@@ -111,7 +109,8 @@ impl Round<'_> {
         thread::sleep((self.plan.delay + MARGIN).saturating_sub(began.elapsed()));
         self.judge(stand, outcome)?;
         second.kill()?.ok_or(TortureError::Unfenced)?;
-        Ok(())
+        let slow = stand.options.image.clone();
+        Ok(stand.slot.move_to(&slow)?)
     }
 
     /// Sends half of each queue's requests.

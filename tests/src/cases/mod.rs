@@ -12,6 +12,7 @@ mod evil;
 mod fs;
 mod lifecycle;
 mod restart;
+mod restart_native;
 mod tiny;
 
 use std::fmt;
@@ -106,6 +107,7 @@ pub fn all() -> Vec<Case> {
         alone::cases(),
         fs::cases(),
         evil::cases(),
+        restart_native::cases(),
         lifecycle::cases(),
         restart::cases(),
     ]

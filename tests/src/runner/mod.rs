@@ -15,6 +15,9 @@ use crate::context::{Context, Places, Skip};
 use crate::procs;
 use one::Verdict;
 
+/// How a line begins that is worth reading even if the case passes.
+const FIGURES: &str = "SEEN ";
+
 /// The exit status by which a case's process says that it was skipped.
 const SKIPPED: u8 = 77;
 
@@ -163,7 +166,11 @@ fn blame(log: &str) -> Option<&'static str> {
 
 fn report(case: &Case, verdict: &Verdict, seconds: f32, log: &str) {
     match verdict {
-        Verdict::Passed => println!("ok       {} ({seconds:.1} s)", case.name),
+        Verdict::Passed => {
+            println!("ok       {} ({seconds:.1} s)", case.name);
+            let figures = log.lines().filter(|line| line.starts_with(FIGURES));
+            figures.for_each(|line| println!("         {line}"));
+        }
         Verdict::Skipped => println!("skipped  {}: {}", case.name, log.trim()),
         Verdict::Failed(why) => {
             println!("FAILED   {} ({seconds:.1} s): {why}", case.name);
