@@ -106,15 +106,20 @@ impl Worker {
         Ok(())
     }
 
-    /// Resets the device, as far as that is possible now: a backend that vanished in the middle of
-    /// it must be fenced first.
+    /// Resets the device, as far as that is possible now: a backend of ours that vanished in the
+    /// middle of it must be fenced first.
     pub(super) fn reset(&mut self) {
         if let Err(error) = self.stop() {
             self.lose(error);
         }
-        if !self.quiescent {
+        // Nobody fences a foreign backend, so there is nothing to wait for: one that is lost must not
+        // keep a guest from powering off. What it may still do to the guest's memory is the guest's
+        // risk.
+        let fenced_by_us = self.shared.spec.origin == Origin::Own;
+        if !self.quiescent && fenced_by_us {
             return;
         }
+        self.quiescent = true;
         // Requests of this life of the driver must not be repeated in the next.
         if let Some(region) = &self.inflight {
             region.clear();

@@ -237,6 +237,28 @@ fn reset_with_the_backend_dead_waits_until_it_is_fenced() {
 }
 
 #[test]
+fn reset_with_a_foreign_backend_dead_or_deaf_ends_all_the_same() {
+    let started = |backend: Backend| {
+        let bench = Bench::with(spec(Origin::Foreign));
+        bench.activate();
+        let (control, backend) = bench.attach(backend);
+        bench.expect_running();
+        (bench, control, backend)
+    };
+    let (bench, control, backend) = started(Backend::default());
+    control.shutdown(std::net::Shutdown::Both).unwrap();
+    lost(bench.report());
+    bench.device.begin_reset();
+    bench.reset_ends();
+
+    // Deaf to what comes after the start.
+    let messages = backend.messages().len();
+    let (bench, _, _) = started(Backend::bad(messages, Mischief::Silent));
+    bench.device.begin_reset();
+    bench.reset_ends();
+}
+
+#[test]
 fn reset_of_queues_that_never_ran_ends_without_a_backend() {
     let bench = Bench::new();
     bench.activate();
