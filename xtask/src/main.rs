@@ -19,6 +19,7 @@ mod lab;
 mod packages;
 mod progress;
 mod scratch;
+mod seccomp;
 mod signals;
 mod test;
 mod tools;
@@ -68,6 +69,8 @@ enum Chore {
         #[command(flatten)]
         place: PlaceFlags,
     },
+    /// How many system calls each filter allows
+    Seccomp,
     /// Static release binaries in dist/
     Dist,
 }
@@ -130,6 +133,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             action: LabAction::Run { command },
         } => lab::run_command(&command),
         Chore::Bench { name, place } => bench::run(name, place),
+        Chore::Seccomp => seccomp::run(),
         Chore::Dist => dist::run(),
     }
 }
