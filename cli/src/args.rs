@@ -290,3 +290,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "guide_tests.rs"]
+mod guide;
