@@ -35,6 +35,15 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// How a cable is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LinkState {
+    /// Plugged in.
+    Up,
+    /// Pulled.
+    Down,
+}
+
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -85,6 +94,16 @@ pub(crate) enum Verb {
         /// Return when the next backend serves the device
         #[arg(long)]
         wait: bool,
+    },
+    /// Plug a network card's cable in, or pull it
+    #[command(after_help = "Example:\n  bulkhead link web net0 down")]
+    Link {
+        /// The VM's name
+        vm: VmName,
+        /// The network card, as `bulkhead inspect` names it
+        nic: String,
+        /// up or down
+        state: LinkState,
     },
     /// Replace the program behind a device while the guest uses it
     #[command(after_help = UPGRADE_EXAMPLES)]

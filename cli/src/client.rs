@@ -11,9 +11,10 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
-use spec::api::{Fault, Restart, Stats, Stop, VmInfo};
+use spec::api::{Fault, Link, Restart, Stats, Stop, VmInfo};
 use spec::state::API_SOCKET;
 
+use crate::args::LinkState;
 use crate::error::Error;
 
 /// How long an answer may take; the jailer's own deadlines are shorter.
@@ -108,6 +109,23 @@ pub(crate) fn restart(base: &Path, vm: &VmName, device: &str, wait: bool) -> Res
     let body = serde_json::to_string(&Restart { wait });
     let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
     let target = format!("/v1/vm/devices/{device}/restart");
+    let asked = Asked {
+        method: "PUT",
+        target: &target,
+        body: &body,
+        descriptor: None,
+        timeout: DEVICE_TIMEOUT,
+    };
+    asked.of(base, vm)?;
+    Ok(())
+}
+
+/// `bulkhead link`.
+pub(crate) fn link(base: &Path, vm: &VmName, nic: &str, state: LinkState) -> Result<(), Error> {
+    let up = state == LinkState::Up;
+    let body = serde_json::to_string(&Link { up });
+    let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
+    let target = format!("/v1/vm/devices/{nic}/link");
     let asked = Asked {
         method: "PUT",
         target: &target,

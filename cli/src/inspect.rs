@@ -152,6 +152,7 @@ mod tests {
                 role: "blk disk0".into(),
                 state: DeviceState::Stalled,
                 restarts: 5,
+                link_up: None,
             }],
         };
         let text = describe(&info, Path::new("/run/bulkhead/web"), 61_000_000_000);

@@ -56,6 +56,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
         Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,
         Verb::Restart { vm, device, wait } => client::restart(&base()?, &vm, &device, wait)?,
+        Verb::Link { vm, nic, state } => client::link(&base()?, &vm, &nic, state)?,
         Verb::Upgrade { vm, device, binary } => {
             client::upgrade(&base()?, &vm, &device, &binary)?;
         }

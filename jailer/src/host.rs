@@ -14,10 +14,21 @@ pub struct Host {
     pub vmm: PathBuf,
     /// The disk backend's binary.
     pub blk: PathBuf,
+    /// The network backend's binary.
+    pub net: PathBuf,
+    /// passt, if it is installed.
+    pub passt: Option<PathBuf>,
     /// /proc/meminfo.
     pub meminfo: PathBuf,
     /// /sys/kernel/mm/hugepages.
     pub hugepages: PathBuf,
+}
+
+/// A program in one of the directories of PATH.
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut found = std::env::split_paths(&path).map(|dir| dir.join(name));
+    found.find(|file| file.is_absolute() && file.is_file())
 }
 
 impl Host {
@@ -28,6 +39,8 @@ impl Host {
             kvm: "/dev/kvm".into(),
             vmm: here.with_file_name("vmm"),
             blk: here.with_file_name("blk-backend"),
+            net: here.with_file_name("net-backend"),
+            passt: installed("passt"),
             meminfo: "/proc/meminfo".into(),
             hugepages: "/sys/kernel/mm/hugepages".into(),
         }

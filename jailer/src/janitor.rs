@@ -19,13 +19,15 @@ use spec::{Console, SpecError, UidRange, Vm, VmName, VmSpec};
 use crate::args::Args;
 use crate::host::Host;
 use crate::outcome::{Outcome, Status, say};
-use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Nursery};
+use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Log, Nursery};
 
 mod birth;
 mod cgroups;
 mod config;
 mod devices;
+mod nics;
 mod notify;
+mod passt;
 mod pty;
 mod resources;
 mod signals;
@@ -34,6 +36,8 @@ mod uids;
 mod vigil;
 
 use cgroups::Cgroups;
+use nics::Hookups;
+use passt::Passts;
 use resources::Resources;
 use state::StateDir;
 use vigil::{Answers, Unplaced, Vigil};
@@ -55,7 +59,7 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     let claim = claim_users(&vm);
     let state =
         state::base_dir(args.state_dir.as_deref()).and_then(|base| StateDir::acquire(&base, &name));
-    let (resources, claim, state) = match (resources, claim, state) {
+    let (mut resources, claim, state) = match (resources, claim, state) {
         (Ok(resources), Ok(claim), Ok(state)) => (resources, claim, state),
         (resources, claim, state) => {
             let mut errors = resources.err().unwrap_or_default();
@@ -66,6 +70,12 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     };
     notice(&state, &name);
     let range = claim.as_ref().map(|claim| claim.range);
+    let log = state.open_log().map_err(refused)?;
+    let passts = Passts::new(&vm, host.passt.clone(), range, &log).map_err(refused)?;
+    let taps = std::mem::take(&mut resources.devices.taps);
+    let hooked_up = state.debts().and_then(|d| Hookups::set_up(&vm, taps, d));
+    let (hookups, taps) = hooked_up.map_err(refused)?;
+    let streams = passts.start_all().map_err(refused)?;
     let identity = Identity {
         spec: VmSpec {
             name: Some(name.as_str().to_string()),
@@ -76,15 +86,19 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
         started_ns,
     };
     let (cgroups, missing) = make_cgroups(&identity, &state)?;
-    let mut endowment = endow(identity, resources, &state, client)?;
+    let mut endowment = endow(identity, resources, log, &state, client)?;
+    endowment.devices.taps = taps;
+    endowment.devices.streams.splice(0..0, streams);
     endowment.missing = missing;
     if range.is_none() {
         endowment.missing.push(ROOTLESS.into());
     }
-    let vigil = begin(endowment, signals, range, cgroups)?;
+    let vigil = begin(endowment, signals, range, cgroups, passts)?;
     // Nobody of the same user has business with a process that sees the host.
     let _ = nix::sys::prctl::set_dumpable(false);
     let outcome = vigil.keep();
+    // The scripts run while the taps are there, and the directory goes last.
+    drop(hookups);
     drop((claim, state));
     Ok(outcome)
 }
@@ -111,9 +125,10 @@ fn begin(
     signals: SignalFd,
     range: Option<UidRange>,
     cgroups: Cgroups,
+    passts: Passts,
 ) -> Result<Vigil, Outcome> {
     let images = endowment.devices.images.iter().map(|image| &image.file);
-    let answers = Answers::new(&endowment.identity.vm, images).map_err(refused)?;
+    let answers = Answers::new(&endowment.identity.vm, images, passts).map_err(refused)?;
     let notify = notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?;
     let (channel, its_channel) = Channel::pair().map_err(refused)?;
     for end in [&channel, &its_channel] {
@@ -165,11 +180,11 @@ fn notice(state: &StateDir, name: &VmName) {
 fn endow(
     identity: Identity,
     resources: Resources,
+    log: Log,
     state: &StateDir,
     client: Option<UnixStream>,
 ) -> Result<Endowment, Outcome> {
     state.write_spec(&identity.spec).map_err(refused)?;
-    let log = state.open_log().map_err(refused)?;
     let console = match (resources.console, &identity.vm.console) {
         (Some(kind), _) => {
             if let ConsoleKind::Pty { path, .. } = &kind {
@@ -194,6 +209,8 @@ fn endow(
         devices: DeviceParts {
             blk: resources.devices.blk,
             images: resources.devices.images,
+            net: resources.devices.net,
+            taps: Vec::new(),
             streams: resources.devices.streams,
         },
         console,

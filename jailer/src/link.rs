@@ -32,7 +32,8 @@ pub(crate) enum ToJanitor {
 pub(crate) enum Question {
     /// Open the image of the disk at this place in the spec once more.
     ReopenDisk(u8),
-    /// Connect to the backend of the vhost-user device at this place in the spec.
+    /// Connect to the backend of the device of another program at this place: those that passt
+    /// serves, for which it is started anew, then the vhost-user devices, as in the spec.
     ConnectForeign(u8),
     /// What number has the process on the host whose pidfd comes with this message? It is this user
     /// of the VM's, and is put into the control group of that name.

@@ -3,6 +3,7 @@
 //! the same for everybody and in `supervisor/child.rs`.
 
 pub(crate) mod blk;
+pub(crate) mod net;
 pub(crate) mod vmm;
 
 /// What a process may write to the log, whatever else it writes.

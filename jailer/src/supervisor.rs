@@ -37,7 +37,7 @@ mod turnover;
 mod verdict;
 mod vmm;
 
-pub(crate) use devices::{Image, connect};
+pub(crate) use devices::{Image, TapParts, connect};
 pub(crate) use endowment::{Binaries, ConsoleKind, DeviceParts, Endowment, Guest, Identity, Log};
 pub(crate) use nursery::Nursery;
 
@@ -86,9 +86,9 @@ struct Kit {
     guest: Guest,
     blk: Option<OwnedFd>,
     jails: Jails,
+    net: Option<OwnedFd>,
     janitor: Rc<Janitor>,
     pids: Pids,
-    record: OwnedFd,
     log: Log,
 }
 
@@ -98,6 +98,7 @@ impl Kit {
         Means {
             vm_id: self.identity.name.as_str(),
             blk: self.blk.as_ref().map(AsFd::as_fd),
+            net: self.net.as_ref().map(AsFd::as_fd),
             null: self.binaries.null.as_fd(),
             log: &self.log,
             jails: &self.jails,
@@ -152,11 +153,11 @@ impl Supervisor {
         janitor: Rc<Janitor>,
         pids: Pids,
     ) -> Result<Self, SupervisorError> {
-        let record = endowment.identity.record().write()?;
         let lifecycle = Lifecycle::new(endowment.identity.vm.on_reboot, monotonic_ns());
         let console = Outlet::new(endowment.console);
         let parts = endowment.devices;
-        let devices = Devices::new(&endowment.identity.vm, parts.images, parts.streams);
+        let (vm, name) = (&endowment.identity.vm, &endowment.identity.name);
+        let devices = Devices::new(vm, name, parts.images, parts.taps, parts.streams);
         Ok(Self {
             kit: Kit {
                 identity: endowment.identity,
@@ -164,9 +165,9 @@ impl Supervisor {
                 guest: endowment.guest,
                 blk: parts.blk,
                 jails,
+                net: parts.net,
                 janitor,
                 pids,
-                record,
                 log: endowment.log,
             },
             born_ns: monotonic_ns(),
@@ -191,11 +192,14 @@ impl Supervisor {
             None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
         };
         let links = self.devices.begin(&self.kit.means())?;
+        let identity = &self.kit.identity;
+        let devices = self.devices.records(&identity.vm, &identity.name);
+        let record = identity.record(devices).write()?;
         self.vmm = Some(Vmm::spawn(&Parts {
             binaries: &self.kit.binaries,
             guest: &self.kit.guest,
             ram: ram.as_fd(),
-            record: &self.kit.record,
+            record: &record,
             log: &self.kit.log,
             console: console.as_fd(),
             links: &links,

@@ -9,6 +9,7 @@
 //! | `PUT /v1/vm/pause`, `PUT /v1/vm/resume` | – | 204 |
 //! | `PUT /v1/vm/devices/ID/restart` | [`Restart`] | 204 |
 //! | `PUT /v1/vm/devices/ID/upgrade` | –, and a file descriptor | 204 |
+//! | `PUT /v1/vm/devices/ID/link` | [`Link`] | 204 |
 //! | `GET /v1/vm/events` | – | [`Events`] |
 //!
 //! The descriptor of an upgrade is that of the program, sent beside any byte of the request
@@ -75,6 +76,9 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// How many of its backends died in this run of the guest, of themselves or because they hung.
     pub restarts: u32,
+    /// Of a network card, whether its link is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_up: Option<bool>,
 }
 
 /// How a device is.
@@ -150,6 +154,15 @@ pub struct Restart {
     /// Whether the answer waits until the next backend serves the device.
     #[serde(default)]
     pub wait: bool,
+}
+
+/// The body of `PUT /v1/vm/devices/ID/link`, where the device is a network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Whether the cable is plugged in.
+    pub up: bool,
 }
 
 /// The answer to `GET /v1/vm/events`: what has happened lately, the oldest first.

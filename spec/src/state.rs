@@ -16,8 +16,20 @@ pub const LOG: &str = "log";
 pub const SPEC: &str = "vm.json";
 /// The directories of the VM's control groups, one on each line.
 pub const CGROUPS: &str = "cgroups";
+/// What is to be undone on the host when the VM has ended.
+pub const DEBTS: &str = "debts.json";
+/// The same, while it is being written.
+pub const DEBTS_FRESH: &str = "debts.new";
 /// All that a state directory may hold.
-pub const FILES: [&str; 5] = [API_SOCKET, CGROUPS, CONSOLE_SOCKET, LOG, SPEC];
+pub const FILES: [&str; 7] = [
+    API_SOCKET,
+    CGROUPS,
+    CONSOLE_SOCKET,
+    DEBTS,
+    DEBTS_FRESH,
+    LOG,
+    SPEC,
+];
 
 /// The longest path a unix socket can have, in bytes: `sockaddr_un`, less its NUL.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;

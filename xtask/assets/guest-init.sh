@@ -105,6 +105,23 @@ disk() {
 	echo "GUEST disk=ok"
 }
 
+# A network card, and a shell for programs on the console, which neither echoes nor prompts. DHCP is
+# `dhcp`.
+net() {
+	load virtio_pci virtio_net af_packet
+	tries=0
+	while [ ! -e /sys/class/net/eth0 ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+	printf '%s\n' '#!/bin/sh' '[ "$1" = bound ] || exit 0' 'ip addr add $ip/$mask dev $interface' \
+		'ip route add default via $router' > /bin/dhcp-bound
+	printf '%s\n' '#!/bin/sh' 'exec udhcpc -i eth0 -n -q -t 10 -T 1 -s /bin/dhcp-bound' > /bin/dhcp
+	chmod +x /bin/dhcp-bound /bin/dhcp
+	ip link set lo up
+	ip link set eth0 up
+	stty -echo
+	echo "GUEST mac=$(cat /sys/class/net/eth0/address)"
+	exec sh /dev/console
+}
+
 # Reads and writes a file system of the host's.
 fs() {
 	load virtio_pci virtiofs
@@ -141,6 +158,7 @@ root) root ;;
 fs) fs; poweroff -f ;;
 spin) echo "GUEST spinning"; while :; do :; done ;;
 ask) ask ;;
+net) net ;;
 shell) export PS1='guest# ' TERM=${TERM:-linux}; cd; exec setsid cttyhack sh ;;
 esac
 echo "GUEST cannot do '$do'"

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use launch::disk::{Access, DiskError};
 use nix::errno::Errno;
-use spec::{Disk, DiskEngine, SpecError, VhostUser, Vm};
+use spec::{Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
 
+use super::nics::{self, OpenTap};
+use super::passt;
 use super::resources::{cause, open_binary};
 use crate::host::Host;
 use crate::supervisor::{Image, connect};
@@ -19,7 +21,11 @@ pub(crate) struct Devices {
     pub(crate) blk: Option<OwnedFd>,
     /// The images of the disks.
     pub(crate) images: Vec<Image>,
-    /// Streams to the backends of other programs.
+    /// The program that serves network cards, if there are any with a tap.
+    pub(crate) net: Option<OwnedFd>,
+    /// The taps of the network cards.
+    pub(crate) taps: Vec<OpenTap>,
+    /// Streams to the backends of other programs, but for passt.
     pub(crate) streams: Vec<OwnedFd>,
 }
 
@@ -47,14 +53,24 @@ impl Devices {
                 Err(error) => errors.push(error),
             }
         }
-        for net in &vm.nets {
-            let reason = "network cards cannot be had yet";
-            errors.push(SpecError::new("net", &net.id, reason));
-        }
+        let taps = nics::open_all(vm, &mut errors);
+        let net = match vm
+            .nets
+            .iter()
+            .all(|net| matches!(net.kind, NetKind::User(_)))
+        {
+            true => None,
+            false => open_binary("net-backend", &host.net)
+                .map_err(|e| errors.push(e))
+                .ok(),
+        };
+        passt::check(vm, host.passt.as_deref(), &mut errors);
         match errors.is_empty() {
             true => Ok(Self {
                 blk,
                 images,
+                net,
+                taps,
                 streams,
             }),
             false => Err(errors),

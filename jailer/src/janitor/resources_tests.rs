@@ -31,6 +31,8 @@ impl Scene {
             kvm: at("kvm"),
             vmm: at("vmm"),
             blk: at("blk-backend"),
+            net: "/nonexistent".into(),
+            passt: None,
             meminfo: at("meminfo"),
             hugepages: at("hugepages"),
         };

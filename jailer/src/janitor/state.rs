@@ -20,6 +20,7 @@ use spec::state::{CGROUPS, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
 use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
+use super::nics;
 use crate::supervisor::Log;
 
 /// How often a directory may vanish under us before we stop trying.
@@ -130,6 +131,11 @@ impl StateDir {
     /// Whether the remains of a dead VM were removed from it.
     pub(crate) fn swept(&self) -> bool {
         self.swept
+    }
+
+    /// Where what is owed for this VM is written down.
+    pub(crate) fn debts(&self) -> Result<nics::Debts, SpecError> {
+        open_dir(&self.path).map(nics::Debts::new)
     }
 
     /// Writes the spec as it is run.
@@ -246,6 +252,7 @@ fn sweep(dir: &Flock<File>, path: &Path) -> Result<bool, SpecError> {
         let dirs = fs::read_to_string(path.join(CGROUPS)).unwrap_or_default();
         cgroups::sweep(&dirs).map_err(|e| error(path, format!("its control groups: {e}")))?;
     }
+    nics::settle(dir.as_fd());
     for name in &remains {
         unlinkat(dir.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir).map_err(failed)?;
     }

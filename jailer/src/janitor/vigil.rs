@@ -18,8 +18,9 @@ use spec::Vm;
 
 use super::birth::Born;
 use super::cgroups::Cgroups;
+use super::passt::Passts;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
-use crate::outcome::{Outcome, Status};
+use crate::outcome::{Outcome, Status, say};
 use crate::supervisor::connect;
 
 /// So long nothing must have happened before processes are put into their control groups, which can
@@ -36,10 +37,11 @@ struct Image {
     direct: bool,
 }
 
-/// What questions are answered from; it does not change.
+/// What questions are answered from.
 #[derive(Debug)]
 pub(crate) struct Answers {
     images: Vec<Image>,
+    passts: Passts,
     sockets: Vec<PathBuf>,
 }
 
@@ -75,7 +77,11 @@ struct Words {
 
 impl Answers {
     /// For a VM whose images are open; each descriptor is duplicated, and the opening shared.
-    pub(crate) fn new<'a>(vm: &Vm, images: impl Iterator<Item = &'a File>) -> io::Result<Self> {
+    pub(crate) fn new<'a>(
+        vm: &Vm,
+        images: impl Iterator<Item = &'a File>,
+        passts: Passts,
+    ) -> io::Result<Self> {
         let images = vm.disks.iter().zip(images).map(|(disk, file)| {
             Ok(Image {
                 file: file.try_clone()?,
@@ -85,6 +91,7 @@ impl Answers {
         });
         Ok(Self {
             images: images.collect::<io::Result<_>>()?,
+            passts,
             sockets: vm.vhost_user.iter().map(|d| d.socket.clone()).collect(),
         })
     }
@@ -100,14 +107,25 @@ impl Answers {
                 let image = self.images.get(usize::from(index));
                 reopen(image.ok_or(Errno::ENODEV)?).map(opened)
             }
-            Question::ConnectForeign(index) => {
-                let socket = self.sockets.get(usize::from(index));
-                connect(socket.ok_or(Errno::ENODEV)?).map(opened)
-            }
+            Question::ConnectForeign(index) => self.connect(usize::from(index)).map(opened),
             Question::HostPid(_) => {
                 let pid = host_pid(fd.ok_or(Errno::EBADF)?.as_fd())?;
                 Ok((Answer::HostPid(pid), None))
             }
+        }
+    }
+}
+
+impl Answers {
+    /// Connects to the backend of a device of another program: passt's are the first, and are
+    /// started anew.
+    fn connect(&self, index: usize) -> Result<OwnedFd, Errno> {
+        match index.checked_sub(self.passts.len()) {
+            None => self.passts.start(index).map_err(|error| {
+                say(&error.to_string());
+                Errno::ECONNREFUSED
+            }),
+            Some(index) => connect(self.sockets.get(index).ok_or(Errno::ENODEV)?),
         }
     }
 }

@@ -1,36 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The devices of a VM and the processes behind them, in the order of the vmm's launch record:
-//! first ours, whose backends are our children, then those of other programs.
+//! first ours, whose backends are our children (disks, then network cards with a tap), then those of
+//! other programs (passt's network cards, then what `--vhost-user` names).
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use launch::disk::Geometry;
 use launch::fd::vmm::DEVICES_MAX;
 use launch::memfd::MemfdError;
-use launch::record::{DeviceKind, DeviceRecord, NicRecord};
+use launch::record::DeviceRecord;
 use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
-use spec::{MacAddress, VhostUser, VhostUserKind, Vm, VmName};
+use spec::{NetKind, VhostUserKind, Vm, VmName};
 
 use super::janitor::AskError;
 use super::poll::{Interests, earlier};
+use crate::profile;
 
 mod backend;
 mod disk;
 mod fence;
 mod kind;
+mod nic;
+mod records;
 mod rendezvous;
 mod restarts;
 mod slot;
 mod watch;
 
 pub(crate) use kind::Means;
+pub(crate) use nic::TapParts;
 pub(crate) use rendezvous::connect;
 pub(crate) use slot::News;
 
 use disk::Disk;
 use kind::BackendError;
+use nic::Nic;
 use slot::Slot;
 
 const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
@@ -39,17 +44,17 @@ const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BeginError {
     /// There is no in-flight region.
-    #[error("disk {0:?}")]
+    #[error("device {0:?}")]
     Inflight(String, #[source] MemfdError),
     /// A descriptor could not be duplicated.
-    #[error("disk {0:?}: cannot duplicate a file descriptor")]
+    #[error("device {0:?}: cannot duplicate a file descriptor")]
     Duplicate(String, #[source] std::io::Error),
     /// Its backend could not be started.
     #[error("{0}: its backend")]
     Backend(String, #[source] BackendError),
     /// Another program's backend is not there any more.
-    #[error("vhost-user {0:?}: cannot connect again")]
-    Connect(PathBuf, #[source] AskError),
+    #[error("{0}: cannot connect again")]
+    Connect(String, #[source] AskError),
 }
 
 /// An image that was opened and locked.
@@ -73,9 +78,42 @@ pub(crate) struct Link {
 /// A device whose backend is another program.
 #[derive(Debug)]
 struct Foreign {
-    socket: PathBuf,
+    id: String,
+    /// What it is in the spec, for errors.
+    named: String,
+    /// Of a network card, whether its link is up.
+    link_up: Option<bool>,
     /// For the first vmm; each later one gets its own.
     stream: Option<OwnedFd>,
+}
+
+/// The devices of other programs, in the order of the record, without their streams.
+fn foreign(vm: &Vm) -> impl Iterator<Item = Foreign> {
+    let cards = vm
+        .nets
+        .iter()
+        .filter(|net| matches!(net.kind, NetKind::User(_)));
+    let cards = cards.map(|net| Foreign {
+        id: net.id.to_string(),
+        named: format!("net.user {:?}", net.id.as_str()),
+        link_up: Some(true),
+        stream: None,
+    });
+    cards.chain(vm.vhost_user.iter().map(|device| Foreign {
+        id: device.id.to_string(),
+        named: format!("vhost-user {:?}", device.socket),
+        link_up: (device.kind == VhostUserKind::Net).then_some(true),
+        stream: None,
+    }))
+}
+
+impl Foreign {
+    fn connected((device, stream): (Self, OwnedFd)) -> Self {
+        Self {
+            stream: Some(stream),
+            ..device
+        }
+    }
 }
 
 /// All devices of a VM.
@@ -88,20 +126,51 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// Takes what the janitor opened, in the order of the spec.
-    pub(crate) fn new(vm: &Vm, images: Vec<Image>, streams: Vec<OwnedFd>) -> Self {
+    pub(crate) fn new(
+        vm: &Vm,
+        name: &VmName,
+        images: Vec<Image>,
+        taps: Vec<TapParts>,
+        streams: Vec<OwnedFd>,
+    ) -> Self {
         let disks = (0..).zip(vm.disks.iter().cloned()).zip(images);
-        let foreign = vm.vhost_user.iter().zip(streams);
+        let disks = disks.map(|((index, spec), image)| Slot::new(Disk::new(index, spec, image)));
+        let cards = vm.nets.iter().enumerate();
+        let cards = cards.filter_map(|(index, net)| match &net.kind {
+            NetKind::Tap(tap) => Some((net, tap, profile::net::profile(vm, index, tap))),
+            NetKind::User(_) => None,
+        });
+        let cards = cards.zip(taps).map(|((net, spec, profile), tap)| {
+            Slot::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
+        });
         Self {
-            own: disks
-                .map(|((index, spec), image)| Slot::new(Disk::new(index, spec, image)))
-                .collect(),
-            foreign: foreign
-                .map(|(device, stream)| Foreign {
-                    socket: device.socket.clone(),
-                    stream: Some(stream),
-                })
-                .collect(),
+            own: disks.chain(cards).collect(),
+            foreign: foreign(vm).zip(streams).map(Foreign::connected).collect(),
         }
+    }
+
+    /// What the vmm is told of them.
+    pub(crate) fn records(&self, vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
+        records::of(vm, name, |id| {
+            let own = self.own.iter().find(|slot| slot.id() == id);
+            let foreign = self.foreign.iter().find(|device| device.id == id);
+            let up = own.and_then(Slot::link_up);
+            up.or(foreign.and_then(|device| device.link_up))
+                .unwrap_or(true)
+        })
+    }
+
+    /// Plugs a network card's cable in, or pulls it. Its place in the record, of which the vmm has
+    /// to be told; `None` if there is no such device, or it is no network card.
+    pub(crate) fn set_link(&mut self, id: &str, up: bool) -> Option<u8> {
+        let own = self.own.len();
+        if let Some((index, slot)) = self.find(id) {
+            return slot.set_link(up).then_some(index);
+        }
+        let mut foreign = self.foreign.iter_mut().zip(own..);
+        let (device, index) = foreign.find(|(device, _)| device.id == id)?;
+        *device.link_up.as_mut()? = up;
+        u8::try_from(index).ok()
     }
 
     /// Starts or connects a backend for each device of a fresh vmm.
@@ -116,7 +185,7 @@ impl Devices {
                 None => means
                     .janitor
                     .connect_foreign(index)
-                    .map_err(|error| BeginError::Connect(device.socket.clone(), error))?,
+                    .map_err(|error| BeginError::Connect(device.named.clone(), error))?,
             };
             links.push(Link {
                 stream,
@@ -191,40 +260,5 @@ impl Devices {
     /// For `inspect`: the devices.
     pub(crate) fn infos(&self) -> Vec<DeviceInfo> {
         self.own.iter().map(Slot::info).collect()
-    }
-}
-
-/// What the vmm is told of a VM's devices.
-pub(crate) fn records(vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
-    let disks = vm.disks.iter().map(|disk| DeviceRecord {
-        id: disk.id.to_string(),
-        kind: DeviceKind::Block,
-        queues: disk.queues,
-        queue_size: disk.queue_size,
-        foreign: false,
-        inflight: true,
-    });
-    let others = vm.vhost_user.iter().map(|device| foreign(device, name));
-    disks.chain(others).collect()
-}
-
-fn foreign(device: &VhostUser, vm: &VmName) -> DeviceRecord {
-    DeviceRecord {
-        id: device.id.to_string(),
-        kind: match &device.kind {
-            VhostUserKind::Fs(tag) => DeviceKind::Fs(tag.clone()),
-            VhostUserKind::Vsock => DeviceKind::Vsock,
-            VhostUserKind::Rng => DeviceKind::Rng,
-            VhostUserKind::Blk => DeviceKind::Block,
-            VhostUserKind::Net => DeviceKind::Net(NicRecord {
-                mac: MacAddress::derived(vm.as_str(), device.id.as_str()).bytes(),
-                link_up: true,
-            }),
-            VhostUserKind::Other(id) => DeviceKind::Other(*id),
-        },
-        queues: device.queues,
-        queue_size: device.queue_size,
-        foreign: true,
-        inflight: false,
     }
 }

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use launch::memfd::{self, Backing, MemfdError};
-use launch::record::{Pages, VERSION, VmmRecord};
+use launch::record::{DeviceRecord, Pages, VERSION, VmmRecord};
 use launch::seccomp::Mode;
 use nix::unistd::Pid;
 use spec::{HugePages, Memory, Seccomp, Vm, VmName, VmSpec};
 
-use super::devices::{self, Image};
+use super::devices::{Image, TapParts};
 
 /// What the janitor hands over.
 #[derive(Debug)]
@@ -83,7 +83,11 @@ pub(crate) struct DeviceParts {
     pub(crate) blk: Option<OwnedFd>,
     /// The images of the disks.
     pub(crate) images: Vec<Image>,
-    /// Streams to the backends of other programs.
+    /// The program that serves network cards, if there are any.
+    pub(crate) net: Option<OwnedFd>,
+    /// The taps of the network cards.
+    pub(crate) taps: Vec<TapParts>,
+    /// Streams to the backends of other programs: passt's, then the others'.
     pub(crate) streams: Vec<OwnedFd>,
 }
 
@@ -137,6 +141,9 @@ impl Endowment {
         all.extend(guest.ram.iter().map(AsFd::as_fd));
         all.extend(devices.blk.iter().map(AsFd::as_fd));
         all.extend(devices.images.iter().map(|image| image.file.as_fd()));
+        all.extend(devices.net.iter().map(AsFd::as_fd));
+        let queues = devices.taps.iter().flat_map(|tap| &tap.queues);
+        all.extend(queues.map(AsFd::as_fd));
         all.extend(devices.streams.iter().map(AsFd::as_fd));
         all.extend(self.console.descriptors());
         let mut numbers: Vec<_> = all.iter().map(AsRawFd::as_raw_fd).collect();
@@ -173,8 +180,8 @@ impl Guest {
 }
 
 impl Identity {
-    /// What the vmm is told; the same at every start.
-    pub(crate) fn record(&self) -> VmmRecord {
+    /// What the vmm is told; the same at every start, but for the state of links.
+    pub(crate) fn record(&self, devices: Vec<DeviceRecord>) -> VmmRecord {
         let vm = &self.vm;
         VmmRecord {
             version: VERSION,
@@ -191,7 +198,7 @@ impl Identity {
             cmdline: vm.cmdline.clone(),
             initrd: vm.initrd.is_some(),
             seccomp: self.seccomp(),
-            devices: devices::records(vm, &self.name),
+            devices,
         }
     }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API's requests do.
 
-use launch::control::ToVmm;
+use launch::control::{ToDevice, ToVmm};
 use serde::Serialize;
-use spec::api::{Restart, VmInfo, VmState};
+use spec::api::{Link, Restart, VmInfo, VmState};
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
@@ -65,6 +65,16 @@ impl Supervisor {
                     Ok(()) if wait => return self.wait_for(id, index, now_ns),
                     Ok(()) => Response::Done,
                 },
+            },
+            Command::Link(device, Link { up }) => match self.devices.set_link(&device, up) {
+                Some(index) => {
+                    self.obey(Order::Tell(ToVmm::Device(index, ToDevice::Link(up))));
+                    Response::Done
+                }
+                None => {
+                    let reason = format!("device {device:?}: is not a network card of this VM");
+                    Response::Refused(Refusal::new(404, reason))
+                }
             },
             Command::Upgrade(device) => {
                 let program = self.api.take_descriptor(id);

@@ -11,6 +11,7 @@ mod disk_refused;
 mod evil;
 mod fs;
 mod lifecycle;
+mod net_launch;
 mod restart;
 mod restart_native;
 mod tiny;
@@ -109,6 +110,7 @@ pub fn all() -> Vec<Case> {
         evil::cases(),
         restart_native::cases(),
         lifecycle::cases(),
+        net_launch::cases(),
         restart::cases(),
     ]
     .into_iter()

@@ -19,6 +19,7 @@ const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
+    "af_packet",
     "virtiofs",
 ];
 
@@ -78,6 +79,9 @@ const APPLETS: &[&str] = &[
     "kill",
     "killall",
     "ping",
+    "udhcpc",
+    "nc",
+    "chmod",
     "blockdev",
     "taskset",
     "hostname",

@@ -2,7 +2,7 @@
 //! What a request asks for.
 
 use serde::de::DeserializeOwned;
-use spec::api::{Restart, Stop};
+use spec::api::{Link, Restart, Stop};
 
 use super::http::{Refusal, Request};
 
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Restart(String, Restart),
     /// Another program for a device; its descriptor comes beside.
     Upgrade(String),
+    /// The cable of a network card plugged in, or pulled.
+    Link(String, Link),
 }
 
 impl Command {
@@ -51,6 +53,7 @@ pub(crate) fn route(request: &Request) -> Result<Command, Refusal> {
         "/v1/vm/events" => ("GET", |r| without_body(r, Command::Events)),
         target if device(target, "restart").is_some() => ("PUT", restart),
         target if device(target, "upgrade").is_some() => ("PUT", upgrade),
+        target if device(target, "link").is_some() => ("PUT", link),
         target => {
             let reason = format!("there is nothing at {target:?}");
             return Err(Refusal::new(404, reason));
@@ -89,6 +92,12 @@ fn upgrade(request: &Request) -> Result<Command, Refusal> {
     without_body(request, Command::Upgrade(id.into()))
 }
 
+fn link(request: &Request) -> Result<Command, Refusal> {
+    let id = device(&request.target, "link").unwrap_or_default();
+    let body = parse(request, "Link")?;
+    Ok(Command::Link(id.into(), body))
+}
+
 /// The device in a target that ends in a verb.
 fn device<'a>(target: &'a str, verb: &str) -> Option<&'a str> {
     let (id, found) = target.strip_prefix(DEVICES)?.split_once('/')?;
@@ -100,6 +109,11 @@ fn body<T: DeserializeOwned + Default>(request: &Request, name: &str) -> Result<
     if request.body.is_empty() {
         return Ok(T::default());
     }
+    parse(request, name)
+}
+
+/// The body, without which there is nothing to do.
+fn parse<T: DeserializeOwned>(request: &Request, name: &str) -> Result<T, Refusal> {
     serde_json::from_slice(&request.body)
         .map_err(|error| Refusal::new(400, format!("the body is no {name}: {error}")))
 }
@@ -156,6 +170,12 @@ mod tests {
                 "",
                 Command::Upgrade("disk0".into()),
             ),
+            (
+                "PUT",
+                "/v1/vm/devices/net0/link",
+                r#"{"up":false}"#,
+                Command::Link("net0".into(), Link { up: false }),
+            ),
         ] {
             assert_eq!(route(&request(method, target, body)), Ok(command));
         }
@@ -171,6 +191,8 @@ mod tests {
             ("PUT", "/v1/vm/devices//restart", "", 404, None),
             ("PUT", "/v1/vm/devices/a/b/restart", "", 404, None),
             ("PUT", "/v1/vm/devices/a/restart", "{", 400, None),
+            ("PUT", "/v1/vm/devices/a/link", "", 400, None),
+            ("PUT", "/v1/vm/devices/a/link", "{}", 400, None),
             ("GET", "/v1/vm/devices/a/restart", "", 405, Some("PUT")),
             ("POST", "/v1/vm", "", 405, Some("GET")),
             ("GET", "/v1/vm/stop", "", 405, Some("PUT")),

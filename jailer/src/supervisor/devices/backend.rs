@@ -171,6 +171,14 @@ impl Backend {
         }
     }
 
+    /// Tells a network card's whether the link is up.
+    pub(crate) fn tell_link(&self, up: bool) {
+        if let Some(control) = &self.control {
+            // If it does not read it does not answer pings either, and its successor knows.
+            let _ = control.send(&ToBackend::Link(up));
+        }
+    }
+
     /// For `inspect`.
     pub(crate) fn info(&self, role: String, restarts: u32) -> ProcessInfo {
         ProcessInfo {

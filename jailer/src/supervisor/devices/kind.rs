@@ -61,6 +61,8 @@ pub(crate) struct Means<'a> {
     pub(crate) vm_id: &'a str,
     /// The program that serves disks, if there are any.
     pub(crate) blk: Option<BorrowedFd<'a>>,
+    /// The program that serves network cards, if there are any.
+    pub(crate) net: Option<BorrowedFd<'a>>,
     /// /dev/null.
     pub(crate) null: BorrowedFd<'a>,
     /// Where everybody logs to.
@@ -115,6 +117,16 @@ pub(crate) trait Kind: Debug {
 
     /// What kind it is, for the API.
     fn kind(&self) -> DeviceKind;
+
+    /// Of a network card: plugs its cable in, or pulls it. Whether it is one.
+    fn set_link(&mut self, _up: bool) -> bool {
+        false
+    }
+
+    /// Of a network card: whether its link is up.
+    fn link_up(&self) -> Option<bool> {
+        None
+    }
 
     /// The number of its queues.
     fn queues(&self) -> u16;

@@ -126,6 +126,26 @@ impl Slot {
         self.kind.id()
     }
 
+    /// Of a network card: plugs its cable in, or pulls it, for this backend and all that follow.
+    /// Whether it is one.
+    pub(crate) fn set_link(&mut self, up: bool) -> bool {
+        if !self.kind.set_link(up) {
+            return false;
+        }
+        if let Phase::Alive(life) = &self.phase {
+            life.backend.tell_link(up);
+        }
+        if let Some(candidate) = self.upgrade.as_ref().and_then(Upgrade::candidate) {
+            candidate.tell_link(up);
+        }
+        true
+    }
+
+    /// Of a network card: whether its link is up.
+    pub(crate) fn link_up(&self) -> Option<bool> {
+        self.kind.link_up()
+    }
+
     /// What has become of it since this was last asked.
     pub(crate) fn news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.outbox)
@@ -444,6 +464,7 @@ impl Slot {
             role: self.kind.role(),
             state,
             restarts: self.restarts.total(),
+            link_up: self.kind.link_up(),
         }
     }
 }

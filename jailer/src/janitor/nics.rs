@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Taps: opened or made, brought up, made ports of bridges; and everything that is to be undone when
+//! the VM has ended, also by somebody else if this process is killed.
+//!
+//! A tap that is made here exists as long as a descriptor of it is open, and leaves its bridge by
+//! itself. What is left to do after that, and all that is done to a tap that was there before, is a
+//! [`Debt`], written down in the state directory before it is incurred.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use launch::tap::{self, TapError};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+use spec::{NetKind, SpecError, Tap, Vm};
+
+mod debts;
+mod interface;
+mod script;
+
+pub(crate) use debts::{Debt, Debts, settle};
+use interface::Interface;
+
+use crate::supervisor::TapParts;
+
+/// A tap that is open and has not been changed yet.
+#[derive(Debug)]
+pub(crate) struct OpenTap {
+    /// Its queues.
+    queues: Vec<OwnedFd>,
+    /// Whether it can do UDP segmentation.
+    uso: bool,
+    /// Whether it was there before.
+    existed: bool,
+}
+
+/// What keeps the taps there and will undo what was done for them; does so when dropped.
+#[derive(Debug)]
+pub(crate) struct Hookups {
+    // Settled while the taps are still there.
+    debts: Debts,
+    _held: Vec<OwnedFd>,
+}
+
+/// Opens the taps of a VM, in order; says all that is wrong with them.
+pub(crate) fn open_all(vm: &Vm, errors: &mut Vec<SpecError>) -> Vec<OpenTap> {
+    let mut open = Vec::new();
+    for tap in taps(vm) {
+        for (field, script) in [("net.up", &tap.up), ("net.down", &tap.down)] {
+            errors.extend(
+                script
+                    .as_deref()
+                    .and_then(|path| check_script(field, path).err()),
+            );
+        }
+        errors.extend(check_bridge(tap).err());
+        match open_one(tap) {
+            Ok(tap) => open.push(tap),
+            Err(error) => errors.push(error),
+        }
+    }
+    open
+}
+
+fn taps(vm: &Vm) -> impl Iterator<Item = &Tap> {
+    vm.nets.iter().filter_map(|net| match &net.kind {
+        NetKind::Tap(tap) => Some(tap),
+        NetKind::User(_) => None,
+    })
+}
+
+fn open_one(tap: &Tap) -> Result<OpenTap, SpecError> {
+    let (name, odd) = (tap.name.as_str(), |reason: String| {
+        SpecError::new("net.tap", &tap.name, reason)
+    });
+    let interface = interface(name).map_err(|e| odd(e.desc().into()))?;
+    let existed = match interface.index() {
+        Ok(_) => true,
+        Err(Errno::ENODEV) => false,
+        Err(e) => return Err(odd(e.desc().into())),
+    };
+    let queues = tap::open(name, tap.pairs).map_err(|error| odd(remedy(&error, tap, existed)))?;
+    let uso = queues
+        .first()
+        .is_some_and(|queue| tap::has_uso(queue.as_fd()));
+    Ok(OpenTap {
+        queues,
+        uso,
+        existed,
+    })
+}
+
+fn remedy(error: &TapError, tap: &Tap, existed: bool) -> String {
+    let (name, pairs) = (&tap.name, tap.pairs);
+    match error {
+        TapError::Permission if existed => format!(
+            "{error}: have root give it to you (ip tuntap add {name} mode tap user NAME), or be root"
+        ),
+        TapError::Permission => format!(
+            "does not exist, and only root can make it: ip tuntap add {name} mode tap user NAME"
+        ),
+        TapError::SingleQueue => format!(
+            "{error}: make it so (ip tuntap add {name} mode tap multi_queue), or leave queues={pairs} out"
+        ),
+        TapError::MultiQueue => format!("{error}: say queues=2 or more"),
+        TapError::Device(source) if source.kind() == std::io::ErrorKind::NotFound => {
+            format!("{}: load the module tun", launch::log::chain(error))
+        }
+        _ => launch::log::chain(error),
+    }
+}
+
+fn interface(name: &str) -> nix::Result<Interface<'_>> {
+    Interface::new(name)
+}
+
+fn check_bridge(tap: &Tap) -> Result<(), SpecError> {
+    let Some(bridge) = &tap.bridge else {
+        return Ok(());
+    };
+    let ports = interface(bridge.as_str()).and_then(|interface| {
+        interface.index()?;
+        interface.ports()
+    });
+    let reason = match ports {
+        Ok(_) => return Ok(()),
+        Err(Errno::ENODEV) => {
+            format!("does not exist: ip link add {bridge} type bridge, ip link set {bridge} up")
+        }
+        Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EINVAL) => "is not a bridge".into(),
+        Err(e) => e.desc().into(),
+    };
+    Err(SpecError::new("net.bridge", bridge, reason))
+}
+
+fn check_script(field: &'static str, path: &Path) -> Result<(), SpecError> {
+    let odd = |reason: &str| Err(SpecError::new(field, path.display(), reason));
+    match access(path, AccessFlags::X_OK) {
+        Ok(()) if path.is_dir() => odd("is a directory, not a program"),
+        Ok(()) => Ok(()),
+        Err(Errno::EACCES) => odd("is not executable: chmod +x it"),
+        Err(e) => odd(e.desc()),
+    }
+}
+
+impl Hookups {
+    /// Prepares the taps that were opened. If one of them cannot be had as it is asked for, all that
+    /// was done is undone.
+    pub(crate) fn set_up(
+        vm: &Vm,
+        open: Vec<OpenTap>,
+        debts: Debts,
+    ) -> Result<(Self, Vec<TapParts>), SpecError> {
+        let mut hookups = Self {
+            debts,
+            _held: Vec::new(),
+        };
+        let mut parts = Vec::new();
+        for (spec, tap) in taps(vm).zip(open) {
+            let held = tap.queues.first().map(OwnedFd::try_clone).transpose();
+            let held = held.map_err(|e| SpecError::new("net.tap", &spec.name, e))?;
+            hookups._held.extend(held);
+            hookups.hook_up(spec, tap.existed)?;
+            parts.push(TapParts {
+                queues: tap.queues,
+                uso: tap.uso,
+            });
+        }
+        Ok((hookups, parts))
+    }
+
+    fn hook_up(&mut self, tap: &Tap, existed: bool) -> Result<(), SpecError> {
+        let name = &tap.name;
+        let odd = |field, value: &dyn std::fmt::Display, errno: Errno| {
+            let remedy = match errno {
+                Errno::EPERM => ": only root can do this: do it beforehand, and leave it out here",
+                _ => "",
+            };
+            SpecError::new(field, value, format!("{}{remedy}", errno.desc()))
+        };
+        let on_tap = |errno| odd("net.tap", name, errno);
+        let interface = interface(name.as_str()).map_err(on_tap)?;
+        let index = interface.index().map_err(on_tap)?;
+        if let Some(mtu) = tap.mtu {
+            let before = interface.mtu().map_err(on_tap)?;
+            if before != i32::from(mtu) {
+                self.owe(existed.then(|| Debt::Mtu(name.to_string(), before)))?;
+                let set = interface.set_mtu(i32::from(mtu));
+                set.map_err(|errno| odd("net.mtu", &mtu, errno))?;
+            }
+        }
+        if let Some(bridge) = &tap.bridge {
+            let at_fault = |errno| match errno {
+                Errno::EBUSY => SpecError::new("net.tap", name, "is a port of another bridge"),
+                errno => odd("net.bridge", bridge, errno),
+            };
+            let master = self::interface(bridge.as_str()).map_err(at_fault)?;
+            if !master.ports().map_err(at_fault)?.contains(&index) {
+                let debt = || Debt::Port(name.to_string(), bridge.to_string());
+                self.owe(existed.then(debt))?;
+                master.add_port(index).map_err(at_fault)?;
+            }
+        }
+        if !interface.is_up().map_err(on_tap)? {
+            self.owe(existed.then(|| Debt::Up(name.to_string())))?;
+            interface.set_up(true).map_err(|errno| match errno {
+                Errno::EPERM => {
+                    SpecError::new("net.tap", name, format!("is down: ip link set {name} up"))
+                }
+                errno => on_tap(errno),
+            })?;
+        }
+        let owed = |path| Debt::Script(name.to_string(), path);
+        self.owe(tap.down.clone().map(owed))?;
+        match &tap.up {
+            Some(up) => script::run(up, name.as_str())
+                .map_err(|reason| SpecError::new("net.up", up.display(), reason)),
+            None => Ok(()),
+        }
+    }
+
+    fn owe(&mut self, debt: Option<Debt>) -> Result<(), SpecError> {
+        match debt {
+            Some(debt) => self.debts.add(debt),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

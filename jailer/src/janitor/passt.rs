@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//! passt, which makes a guest's connections from sockets of the host: started here, because it needs
+//! the host's network; as a user of the VM's own, because it needs no privilege; and ended with the
+//! VM. It confines itself.
+
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};
+
+use super::resources::cause;
+use crate::profile;
+use crate::supervisor::Log;
+
+/// The descriptor that its end of the connection has.
+const SOCKET: i32 = 3;
+/// How long it may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How much of what it said is looked at when it has failed.
+const LOG_MAX: usize = 16 << 10;
+/// `VHOST_USER_GET_FEATURES`, version 1, without a body; and its answer's length.
+const QUESTION: [u32; 3] = [1, 1, 0];
+const ANSWER_BYTES: usize = 20;
+
+/// A user and group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User(pub(crate) u32);
+
+/// One passt, ended when dropped.
+#[derive(Debug)]
+struct Passt(Child);
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The cards of a VM that passt serves, in order.
+#[derive(Debug)]
+pub(crate) struct Passts {
+    program: Option<PathBuf>,
+    cards: Vec<Card>,
+    /// Where they log to.
+    log: Log,
+}
+
+#[derive(Debug)]
+struct Card {
+    id: String,
+    forwards: Vec<Forward>,
+    user: Option<User>,
+    serving: RefCell<Option<Passt>>,
+}
+
+/// Finds out what can be known before anything is started.
+pub(crate) fn check(vm: &Vm, program: Option<&Path>, errors: &mut Vec<SpecError>) {
+    let mut cards = users(vm).peekable();
+    if cards.peek().is_some() && program.is_none() {
+        let reason = "is not installed: apt install passt, or use tap=NAME";
+        errors.push(SpecError::new("net.user", "passt", reason));
+    }
+    for forward in cards.flat_map(|(_, forwards)| forwards) {
+        if let Err(e) = try_port(*forward) {
+            let reason = format!("port {} of the host: {}", forward.host, cause(&e));
+            errors.push(SpecError::new("net.forward", forward, reason));
+        }
+    }
+}
+
+fn users(vm: &Vm) -> impl Iterator<Item = (&Net, &[Forward])> {
+    vm.nets.iter().filter_map(|net| match &net.kind {
+        NetKind::User(forwards) => Some((net, forwards.as_slice())),
+        NetKind::Tap(_) => None,
+    })
+}
+
+/// Whether a port can be had; it is let go at once.
+fn try_port(forward: Forward) -> io::Result<()> {
+    let at = [
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, forward.host)),
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, forward.host)),
+    ];
+    match forward.protocol {
+        Protocol::Tcp => TcpListener::bind(&at[..]).map(drop)?,
+        Protocol::Udp => UdpSocket::bind(&at[..]).map(drop)?,
+    }
+    // `bind` is content with one of several.
+    match forward.protocol {
+        Protocol::Tcp => TcpListener::bind(at[0]).map(drop),
+        Protocol::Udp => UdpSocket::bind(at[0]).map(drop),
+    }
+}
+
+impl Passts {
+    /// Those of a VM, each a user of its own if the VM has several. None is started yet.
+    pub(crate) fn new(
+        vm: &Vm,
+        program: Option<PathBuf>,
+        range: Option<UidRange>,
+        log: &Log,
+    ) -> io::Result<Self> {
+        let user = |net: &Net| {
+            let place = vm.nets.iter().position(|other| other.id == net.id)?;
+            let user = profile::net::user(vm, place);
+            Some(User(range?.first + u32::from(user)))
+        };
+        let cards = users(vm).map(|(net, forwards)| Card {
+            id: net.id.to_string(),
+            forwards: forwards.to_vec(),
+            user: user(net),
+            serving: RefCell::new(None),
+        });
+        Ok(Self {
+            program,
+            cards: cards.collect(),
+            log: Log {
+                reader: log.reader.try_clone()?,
+                writer: log.writer.try_clone()?,
+            },
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.cards.len()
+    }
+
+    /// Starts all of them; the result is connected to them, in order.
+    pub(crate) fn start_all(&self) -> Result<Vec<OwnedFd>, SpecError> {
+        (0..self.cards.len())
+            .map(|index| self.start(index))
+            .collect()
+    }
+
+    /// Starts the one for this card in the place of the one before.
+    pub(crate) fn start(&self, index: usize) -> Result<OwnedFd, SpecError> {
+        let (Some(card), Some(program)) = (self.cards.get(index), &self.program) else {
+            return Err(SpecError::new("net.user", index, "there is no such card"));
+        };
+        // Its ports must be free again.
+        card.serving.borrow_mut().take();
+        let before = self.log.reader.metadata().map_or(0, |found| found.len());
+        let outcome = spawn(program, card, &self.log.writer).and_then(|(passt, stream)| {
+            knock(&stream)?;
+            Ok((passt, stream))
+        });
+        match outcome {
+            Ok((passt, stream)) => {
+                *card.serving.borrow_mut() = Some(passt);
+                Ok(stream.into())
+            }
+            Err(error) => {
+                let reason = explain(&error, &self.said_since(before), program);
+                Err(SpecError::new("net.user", &card.id, reason))
+            }
+        }
+    }
+
+    fn said_since(&self, offset: u64) -> String {
+        let mut text = vec![0; LOG_MAX];
+        let len = self.log.reader.read_at(&mut text, offset).unwrap_or(0);
+        String::from_utf8_lossy(&text[..len]).into_owned()
+    }
+}
+
+fn spawn(program: &Path, card: &Card, log: &File) -> io::Result<(Passt, UnixStream)> {
+    let (ours, its) = UnixStream::pair()?;
+    let mut command = Command::new(program);
+    command
+        .args(["--vhost-user", "--foreground", "--quiet", "--no-map-gw"])
+        .args(["--fd", &SOCKET.to_string()])
+        .current_dir("/")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.try_clone()?);
+    for forward in &card.forwards {
+        let option = match forward.protocol {
+            Protocol::Tcp => "--tcp-ports",
+            Protocol::Udp => "--udp-ports",
+        };
+        command.args([option, &format!("{}:{}", forward.host, forward.guest)]);
+    }
+    let (socket, user) = (its.as_raw_fd(), card.user);
+    // SAFETY: between fork and exec only calls that are async-signal-safe are made; nothing is
+    // allocated, and no lock is taken.
+    unsafe { command.pre_exec(move || prepare(socket, user)) };
+    let child = command.spawn()?;
+    Ok((Passt(child), ours))
+}
+
+/// In the new process: its end of the connection gets its number, and all privilege goes.
+fn prepare(socket: i32, user: Option<User>) -> io::Result<()> {
+    let checked = |status: i32| match status {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    };
+    if socket == SOCKET {
+        // SAFETY: no pointers.
+        checked(unsafe { libc::fcntl(SOCKET, libc::F_SETFD, 0) })?;
+    } else {
+        // SAFETY: no pointers; the other descriptors below it are standard ones.
+        checked(unsafe { libc::dup2(socket, SOCKET) })?;
+    }
+    if let Some(User(id)) = user {
+        // SAFETY: a list of no groups is not looked at.
+        checked(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+        // SAFETY: no pointers.
+        checked(unsafe { libc::setresgid(id, id, id) })?;
+        // SAFETY: no pointers.
+        checked(unsafe { libc::setresuid(id, id, id) })?;
+    }
+    // It ends when its connection does; this is for one that does not notice. Lost when it changes
+    // its user once more, which it does only as root.
+    // SAFETY: no pointers.
+    checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
+}
+
+/// Waits until it answers a question that changes nothing.
+fn knock(stream: &UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = stream;
+    let question: Vec<u8> = QUESTION
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect();
+    stream.write_all(&question)?;
+    stream.read_exact(&mut [0; ANSWER_BYTES])?;
+    stream.set_read_timeout(None)
+}
+
+/// Why it does not serve: the last line it said, if it said anything.
+fn explain(error: &io::Error, said: &str, program: &Path) -> String {
+    let program = program.display();
+    if said.contains("unrecognized option") || said.contains("invalid option") {
+        return format!(
+            "{program} is too old: it has no --vhost-user, which came in 2025 (Debian 13 has it); \
+             or use tap=NAME"
+        );
+    }
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    match (last, error.kind()) {
+        (Some(line), _) => format!("{program} says: {}", line.trim()),
+        (None, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            format!("{program} does not answer within {PATIENCE:?}")
+        }
+        (None, _) => format!("{program}: {}", cause(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network cards with a tap: what their backends are started with. The tap's queues stay open here,
+//! so that link, bridge port and waiting packets outlive a backend; nothing a dead one began can
+//! still happen.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use launch::fd::net;
+use launch::memfd::{self, Backing};
+use launch::record::{Guard, NetRecord, VERSION};
+use spec::api::DeviceKind;
+use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
+
+use super::BeginError;
+use super::backend::{Backend, Outfit};
+use super::kind::{BackendError, Birth, How, Kind, Means};
+use super::rendezvous::{self, Meeting};
+use crate::profile::Profile;
+
+/// How long a worker looks for work before it sleeps, in µs.
+const POLL_US: u32 = 50;
+
+/// A tap that is ready.
+#[derive(Debug)]
+pub(crate) struct TapParts {
+    /// Its queues, in order.
+    pub(crate) queues: Vec<OwnedFd>,
+    /// Whether it can do UDP segmentation.
+    pub(crate) uso: bool,
+}
+
+/// A network card with a tap.
+#[derive(Debug)]
+pub(crate) struct Nic {
+    id: String,
+    mac: MacAddress,
+    spec: Tap,
+    tap: TapParts,
+    profile: Profile,
+    /// What the driver has asked for on the control queue outlives the backends, not the vmm.
+    state: Option<OwnedFd>,
+    link_up: bool,
+}
+
+impl Nic {
+    /// A card of the VM of this name.
+    pub(crate) fn new(net: &Net, vm: &str, spec: Tap, tap: TapParts, profile: Profile) -> Self {
+        Self {
+            id: net.id.to_string(),
+            mac: net.mac(vm),
+            spec,
+            tap,
+            profile,
+            state: None,
+            link_up: true,
+        }
+    }
+
+    fn record(&self, means: &Means<'_>) -> NetRecord {
+        NetRecord {
+            version: VERSION,
+            vm_id: means.vm_id.into(),
+            device_id: self.id.clone(),
+            pairs: self.spec.pairs,
+            queue_size: self.spec.queue_size,
+            mac: self.mac.bytes(),
+            mtu: self.spec.mtu,
+            uso: self.tap.uso,
+            link_up: self.link_up,
+            guard: guard(&self.spec.guard),
+            poll_us: POLL_US,
+            seccomp: means.seccomp,
+        }
+    }
+}
+
+fn guard(spec: &NetGuard) -> Guard {
+    Guard {
+        mac: !spec.any_mac,
+        services: !spec.any_service,
+        ipv4: spec.ipv4.clone(),
+        ipv6: spec.ipv6.clone(),
+    }
+}
+
+impl Kind for Nic {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn role(&self) -> String {
+        format!("net {}", self.id)
+    }
+
+    fn fault(&self, reason: String) -> SpecError {
+        SpecError::new("net.tap", &self.spec.name, reason)
+    }
+
+    fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        let id = || self.id.clone();
+        let state = memfd::shared("net-state", net::STATE_BYTES as u64, Backing::Shmem)
+            .map_err(|source| BeginError::Inflight(id(), source))?;
+        let copy = state.try_clone();
+        let copy = copy.map_err(|source| BeginError::Duplicate(id(), source))?;
+        self.state = Some(state);
+        Ok(Some(copy))
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Nic
+    }
+
+    fn queues(&self) -> u16 {
+        // The control queue has no traffic and no worker of its own.
+        2 * self.spec.pairs
+    }
+
+    fn set_link(&mut self, up: bool) -> bool {
+        self.link_up = up;
+        true
+    }
+
+    fn link_up(&self) -> Option<bool> {
+        Some(self.link_up)
+    }
+
+    fn spawn(&mut self, means: &Means<'_>, how: How<'_>) -> Result<Birth, BackendError> {
+        let state = self.state.as_ref().ok_or(nix::Error::EBADF)?;
+        let record = self.record(means).write()?;
+        let Meeting { listener, stream } = rendezvous::arrange()?;
+        let mut fds = vec![
+            (net::LISTENER, listener.as_fd()),
+            (net::STATE, state.as_fd()),
+        ];
+        fds.extend((net::TAP..).zip(self.tap.queues.iter().map(AsFd::as_fd)));
+        let outfit = Outfit {
+            name: c"net-backend",
+            program: how.program.or(means.net).ok_or(BackendError::Program)?,
+            record: &record,
+            fds,
+            profile: self.profile,
+        };
+        let backend = Backend::start(means, &self.id, outfit)?;
+        Ok(Birth {
+            backend,
+            stream,
+            remains: Box::new(()),
+        })
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the vmm is told of a VM's devices, in the order of their PCI slots: disks, network cards
+//! with a tap, network cards without, those of other programs.
+
+use launch::record::{DeviceKind, DeviceRecord, NicRecord};
+use spec::{Disk, MacAddress, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
+
+/// The entries of a queue of passt's.
+const USER_QUEUE_SIZE: u16 = 256;
+
+/// The records; `is_up` says of a device whether its link is up.
+pub(crate) fn of(vm: &Vm, name: &VmName, is_up: impl Fn(&str) -> bool) -> Vec<DeviceRecord> {
+    let mut nets: Vec<_> = vm.nets.iter().map(|net| card(net, name, &is_up)).collect();
+    nets.sort_by_key(|record| record.foreign);
+    let others = vm
+        .vhost_user
+        .iter()
+        .map(|device| foreign(device, name, &is_up));
+    vm.disks
+        .iter()
+        .map(disk)
+        .chain(nets)
+        .chain(others)
+        .collect()
+}
+
+fn disk(disk: &Disk) -> DeviceRecord {
+    DeviceRecord {
+        id: disk.id.to_string(),
+        kind: DeviceKind::Block,
+        queues: disk.queues,
+        queue_size: disk.queue_size,
+        foreign: false,
+        inflight: true,
+    }
+}
+
+fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
+    let (queues, queue_size, foreign) = match &net.kind {
+        // Two for each pair, and the control queue.
+        NetKind::Tap(tap) => (2 * tap.pairs + 1, tap.queue_size, false),
+        NetKind::User(_) => (2, USER_QUEUE_SIZE, true),
+    };
+    DeviceRecord {
+        id: net.id.to_string(),
+        kind: DeviceKind::Net(NicRecord {
+            mac: net.mac(vm.as_str()).bytes(),
+            link_up: is_up(net.id.as_str()),
+        }),
+        queues,
+        queue_size,
+        foreign,
+        // What the driver has asked for on the control queue is cleared like requests in flight.
+        inflight: !foreign,
+    }
+}
+
+fn foreign(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
+    DeviceRecord {
+        id: device.id.to_string(),
+        kind: match &device.kind {
+            VhostUserKind::Fs(tag) => DeviceKind::Fs(tag.clone()),
+            VhostUserKind::Vsock => DeviceKind::Vsock,
+            VhostUserKind::Rng => DeviceKind::Rng,
+            VhostUserKind::Blk => DeviceKind::Block,
+            VhostUserKind::Net => DeviceKind::Net(NicRecord {
+                mac: MacAddress::derived(vm.as_str(), device.id.as_str()).bytes(),
+                link_up: is_up(device.id.as_str()),
+            }),
+            VhostUserKind::Other(id) => DeviceKind::Other(*id),
+        },
+        queues: device.queues,
+        queue_size: device.queue_size,
+        foreign: true,
+        inflight: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::VmSpec;
+
+    #[test]
+    fn records_are_in_the_order_of_the_slots_and_links_are_as_they_were_left() {
+        let mut spec = VmSpec::new("/k");
+        spec.nets = vec![
+            "user,id=out".parse().unwrap(),
+            "tap=tap0,queues=4,queue-size=512".parse().unwrap(),
+        ];
+        spec.vhost_user = vec!["type=net,socket=/s".parse().unwrap()];
+        let (vm, name) = (Vm::try_from(spec).unwrap(), "web".parse().unwrap());
+        let records = of(&vm, &name, |id| id != "net1");
+        let told = records.iter().map(|record| {
+            let DeviceKind::Net(nic) = &record.kind else {
+                panic!("{record:?}");
+            };
+            let id = record.id.as_str();
+            (
+                id,
+                record.queues,
+                record.foreign,
+                record.inflight,
+                nic.link_up,
+            )
+        });
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                ("net1", 9, false, true, false),
+                ("out", 2, true, false, true),
+                ("vhost0", 2, true, false, true),
+            ]
+        );
+    }
+}
