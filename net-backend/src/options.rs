@@ -26,7 +26,7 @@ Usage: net-backend (--socket-path PATH | --fd N) (--tap NAME | --tap-fd N...) [O
   --tap-fd N            a queue of a tap, inherited, made with tap, no_pi and vnet_hdr; once for
                         each pair of queues
   --queues N            pairs of queues with --tap, 1 to 8; 1 by default
-  --queue-size N        a power of two from 64 to 1024; 256 by default
+  --queue-size N        the longest queue to accept: a power of two from 64 to 1024, the default
   --mac MAC             the MAC address, if the VMM does not know one
   --mtu N               what the guest is told, 68 to 65521
   --guard WHAT[,..]     what the guest may not send; nothing by default:
@@ -90,7 +90,8 @@ impl Default for Options {
             tap: None,
             tap_fds: Vec::new(),
             pairs: 1,
-            queue_size: 256,
+            // How long they are is the frontend's choice.
+            queue_size: 1024,
             mac: None,
             mtu: None,
             guard: Guard {
