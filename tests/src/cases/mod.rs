@@ -13,6 +13,7 @@ mod fs;
 mod lifecycle;
 mod net_launch;
 mod restart;
+mod restart_guest;
 mod restart_native;
 mod tiny;
 
@@ -109,6 +110,7 @@ pub fn all() -> Vec<Case> {
         fs::cases(),
         evil::cases(),
         restart_native::cases(),
+        restart_guest::cases(),
         lifecycle::cases(),
         net_launch::cases(),
         restart::cases(),

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A stock guest that lets go of its disk with requests under way.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::Case;
+use crate::context::Context;
+use crate::vm::{PATIENCE, Stock, Vm};
+
+const IMAGE_BYTES: u64 = 16 << 20;
+/// How often the driver lets go of its device.
+const REBINDS: u32 = 3;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![Case::guest(
+        "driver_rebound_and_guest_rebooted_under_load_see_no_stale_replay",
+        let_go,
+    )]
+}
+
+fn start(context: &Context, name: &str, does: &'static str) -> Result<Vm> {
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    let disk = format!("path={}", image.display());
+    let builder = context.vm(name).boots(Stock::DEFAULT, does);
+    builder.mem_mib(256).cpus(2).arg("--disk", disk).start()
+}
+
+/// What the VM has noted, the oldest first.
+fn events(context: &Context, name: &str) -> Result<Vec<Value>> {
+    let socket = context.state_dir(name).join("api.sock");
+    let mut stream = UnixStream::connect(&socket).context("the API's socket")?;
+    stream.write_all(b"GET /v1/vm/events HTTP/1.1\r\nHost: vm\r\nConnection: close\r\n\r\n")?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut answer = Vec::new();
+    stream
+        .read_to_end(&mut answer)
+        .context("the API's answer")?;
+    let text = String::from_utf8_lossy(&answer);
+    let (_, body) = text.split_once("\r\n\r\n").context("no body")?;
+    let json: Value = serde_json::from_str(body)?;
+    Ok(json["events"].as_array().cloned().unwrap_or_default())
+}
+
+/// Runs a command in the guest's shell, which must succeed.
+fn sh(vm: &mut Vm, command: &str) -> Result<()> {
+    // The echo of what is typed does not hold what is waited for.
+    vm.type_line(&format!("{command}\necho \"@$?\"@"))?;
+    vm.wait_for("@0@", PATIENCE)
+        .with_context(|| format!("guest: {command}"))
+}
+
+/// Loads the drivers and makes two files to write: one older, one newer.
+fn prepare(vm: &mut Vm) -> Result<()> {
+    vm.wait_for("guest# ", PATIENCE)?;
+    vm.type_line("stty -echo")?;
+    for line in [
+        "load() { while read -r m f; do [ $m != $1 ] || for x in $f; do insmod /mod/$x 2>/dev/null; done; done < /mod/order; }",
+        "load virtio_pci; load virtio_blk; until [ -b /dev/vda ]; do sleep 0.1; done",
+        "seq 1000000 1999999 | head -c 1048576 > /tmp/old; seq 3000000 3999999 | head -c 1048576 > /tmp/new",
+        "fill() { dd if=/tmp/$2 of=/dev/$1 bs=64k seek=$3 conv=fsync,notrunc 2>/dev/null; }",
+        "holds() { echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/$1 bs=64k skip=$3 count=16 iflag=direct 2>/dev/null | cmp - /tmp/$2; }",
+        "cmp() { [ \"$(sha256sum < $2)\" = \"$(sha256sum)\" ]; }",
+        "churn() { while [ ! -e /tmp/stop ]; do dd if=/tmp/old of=/dev/$1 bs=64k seek=$2 oflag=direct conv=notrunc 2>/dev/null || sleep 0.1; done; }",
+        "bound() { ls /sys/bus/virtio/drivers/virtio_blk | grep '^virtio'; }",
+        "disk() { ls /sys/block | grep '^vd' | head -n 1; }",
+        "clean() { ! dmesg | grep -i 'I/O error'; }",
+    ] {
+        sh(vm, line)?;
+    }
+    Ok(())
+}
+
+/// The driver is taken away and brought back, then the guest reboots, each with writes under way
+/// that are older than what is written next.
+fn let_go(context: &Context) -> Result<()> {
+    let mut vm = start(context, "letgo", "shell")?;
+    prepare(&mut vm)?;
+    for _ in 0..REBINDS {
+        sh(
+            &mut vm,
+            "rm -f /tmp/stop; V=$(bound); D=$(disk); for s in 0 4 8 12; do churn $D $s & done; sleep 0.5; true",
+        )?;
+        sh(
+            &mut vm,
+            "echo $V > /sys/bus/virtio/drivers/virtio_blk/unbind",
+        )?;
+        sh(
+            &mut vm,
+            ": > /tmp/stop; wait; echo $V > /sys/bus/virtio/drivers/virtio_blk/bind; until [ -n \"$(disk)\" ]; do sleep 0.05; done",
+        )?;
+        sh(
+            &mut vm,
+            "D=$(disk); fill $D new 0 && fill $D new 12 && sleep 0.3 && holds $D new 12",
+        )?;
+    }
+    sh(&mut vm, "clean")?;
+
+    sh(
+        &mut vm,
+        "rm -f /tmp/stop; for s in 0 4 8 12; do churn $D $s & done; sleep 0.5; true",
+    )?;
+    vm.type_line("reboot -f")?;
+    vm.wait_for("GUEST uptime=", PATIENCE)?;
+    prepare(&mut vm)?;
+    sh(
+        &mut vm,
+        "fill vda new 0 && fill vda new 12 && sleep 0.5 && holds vda new 12",
+    )?;
+    sh(&mut vm, "clean")?;
+    let events = events(context, "letgo")?;
+    let count = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+    // With the vmm that reboots its backend goes, too.
+    let (rebooted, ended) = (count("rebooted"), count("backend-died"));
+    println!("SEEN let-go rebinds={REBINDS} reboots={rebooted} ended={ended}");
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)?;
+    ensure!(rebooted == 1 && ended <= 1, "{events:#?}");
+    Ok(())
+}
