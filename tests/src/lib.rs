@@ -8,6 +8,7 @@ pub mod context;
 pub mod demo;
 pub mod hang;
 pub mod hold_kvm;
+pub mod network;
 pub mod procs;
 pub mod qemu;
 pub mod runner;

@@ -11,6 +11,7 @@ mod disk_refused;
 mod evil;
 mod fs;
 mod lifecycle;
+mod net;
 mod net_launch;
 mod restart;
 mod restart_guest;
@@ -112,6 +113,7 @@ pub fn all() -> Vec<Case> {
         restart_native::cases(),
         restart_guest::cases(),
         lifecycle::cases(),
+        net::cases(),
         net_launch::cases(),
         restart::cases(),
     ]

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A network for one case: a namespace with a bridge, and on it what guests expect to find.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::context::{Context, need_root};
+
+/// The bridge.
+pub const BRIDGE: &str = "br0";
+/// The host's address on it.
+pub const HOST: &str = "10.77.0.1";
+
+/// The network, for as long as its case.
+#[derive(Debug)]
+pub struct Network {
+    programs: Vec<Child>,
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for program in &mut self.programs {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
+}
+
+impl Network {
+    /// Moves this process, and what it starts, to a network of its own: a bridge with a DHCP server
+    /// and a web server that serves `files`.
+    ///
+    /// # Errors
+    /// When a part of it cannot be made; [`crate::context::Skip`] when not root.
+    pub fn make(context: &Context, files: &Path) -> Result<Self> {
+        need_root()?;
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+        ip("link set lo up")?;
+        ip(&format!("link add {BRIDGE} type bridge"))?;
+        ip(&format!("link set {BRIDGE} address 02:77:00:00:00:01 up"))?;
+        ip(&format!("address add {HOST}/24 dev {BRIDGE}"))?;
+        let mut network = Self {
+            programs: Vec::new(),
+        };
+        let leases = context.file("leases", b"")?;
+        network.start(Command::new("dnsmasq").args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--pid-file",
+            "--port=0",
+            "--dhcp-range=10.77.0.10,10.77.0.99,5m",
+            &format!("--interface={BRIDGE}"),
+            &format!("--dhcp-leasefile={}", leases.display()),
+        ]))?;
+        network.start(
+            Command::new("busybox")
+                .args(["httpd", "-f", "-p", &format!("{HOST}:80"), "-h"])
+                .arg(files),
+        )?;
+        Ok(network)
+    }
+
+    /// Starts a program that ends with the network.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&mut self, command: &mut Command) -> Result<()> {
+        let name = command.get_program().to_owned();
+        let child = command.stdin(Stdio::null()).spawn();
+        self.programs
+            .push(child.with_context(|| format!("cannot start {}", name.display()))?);
+        Ok(())
+    }
+}
+
+/// Runs `ip` with these words.
+///
+/// # Errors
+/// When it fails.
+pub fn ip(words: &str) -> Result<()> {
+    let status = Command::new("ip").args(words.split(' ')).status();
+    let status = status.context("cannot start ip")?;
+    ensure!(status.success(), "ip {words}: {status}");
+    Ok(())
+}
+
+/// Runs a command in a guest by SSH, with the password of its root.
+///
+/// # Errors
+/// When it fails.
+pub fn ssh(address: &str, command: &str) -> Result<String> {
+    let output = Command::new("dbclient")
+        .args(["-y", "-y", "-l", "root", address, command])
+        .env("DROPBEAR_PASSWORD", "bulkhead")
+        .env("HOME", "/tmp")
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start dbclient")?;
+    ensure!(
+        output.status.success(),
+        "ssh: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A file of noise to be fetched, and its checksum as `sha256sum` says it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn noise(path: &Path, mib: usize) -> Result<String> {
+    let mut file = std::fs::File::create(path).context("a file of noise")?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..mib {
+        let mut chunk = Vec::with_capacity(1 << 20);
+        while chunk.len() < 1 << 20 {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            chunk.extend(state.to_le_bytes());
+        }
+        file.write_all(&chunk)?;
+    }
+    drop(file);
+    let output = Command::new("sha256sum").arg(path).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let sum = text.split_whitespace().next().context("no checksum")?;
+    Ok(sum.to_owned())
+}
