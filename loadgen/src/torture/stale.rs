@@ -132,11 +132,14 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// What the driver does once everything was answered.
+    /// What the driver does once everything was answered: it writes each block anew, from a buffer
+    /// into which it had read before. The dead generation's write would take its data from where
+    /// they were, and they are still there.
     fn go_on(&self, stand: &mut Stand) -> Result<(), TortureError> {
         let (queues, depth) = (stand.queues.len(), stand.options.depth);
         let mut bytes = vec![0; BLOCK_BYTES as usize];
         for (queue, slot, block) in writes(queues, depth) {
+            let slot = slot + depth / 2;
             fill(&mut bytes, block, self.new);
             let data = stand.queues[queue].data(slot);
             stand.memory.write(&bytes, data);
@@ -144,11 +147,6 @@ impl Round<'_> {
         }
         for queue in 0..queues {
             stand.take_good(queue, usize::from(depth / 2))?;
-        }
-        for (queue, slot, block) in reads(queues, depth) {
-            fill(&mut bytes, block, self.new);
-            let data = stand.queues[queue].data(slot);
-            stand.memory.write(&bytes, data);
         }
         Ok(())
     }
@@ -165,9 +163,9 @@ impl Round<'_> {
             }
         }
         let mut bytes = vec![0; BLOCK_BYTES as usize];
-        for (queue, slot, block) in reads(queues, depth) {
+        for (queue, slot, block) in writes(queues, depth) {
             outcome.reused += 1;
-            let data = stand.queues[queue].data(slot);
+            let data = stand.queues[queue].data(slot + depth / 2);
             stand.memory.read(&mut bytes, data);
             outcome.late += u64::from(sequence(&bytes, block) != Ok(self.new));
         }

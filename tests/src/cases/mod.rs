@@ -16,6 +16,7 @@ mod net_launch;
 mod restart;
 mod restart_guest;
 mod restart_native;
+mod restart_slow;
 mod tiny;
 
 use std::fmt;
@@ -111,6 +112,7 @@ pub fn all() -> Vec<Case> {
         fs::cases(),
         evil::cases(),
         restart_native::cases(),
+        restart_slow::cases(),
         restart_guest::cases(),
         lifecycle::cases(),
         net::cases(),
