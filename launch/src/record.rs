@@ -2,6 +2,11 @@
 //! The launch record: what a child is to be, as JSON in a sealed memfd at [`crate::fd::RECORD`].
 //!
 //! It holds no path: whatever the child may use it has as a file descriptor already.
+//!
+//! A supervisor and its children need not be of one build. A record says its version and the oldest
+//! build that understands it (`min_version`); a reader takes what it is not too old for and ignores
+//! fields it does not know. So a new field has a default that means what its absence meant, and only
+//! what an older build would get wrong raises [`READABLE_SINCE`].
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -14,8 +19,12 @@ use crate::disk::Geometry;
 use crate::memfd::{self, MemfdError};
 use crate::ring::RingParams;
 
-/// The version of the records this build writes and reads.
+/// The version of the records this build writes.
 pub const VERSION: u32 = 1;
+/// The oldest version of a build that understands them.
+pub const READABLE_SINCE: u32 = 1;
+/// The oldest records that this build understands.
+const OLDEST: u32 = 1;
 /// The longest record a child reads, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -252,7 +261,11 @@ impl NetRecord {
 }
 
 fn write(record: &impl Serialize) -> Result<OwnedFd, RecordError> {
-    let text = serde_json::to_vec(record).map_err(RecordError::Malformed)?;
+    let mut value = serde_json::to_value(record).map_err(RecordError::Malformed)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("min_version".into(), READABLE_SINCE.into());
+    }
+    let text = serde_json::to_vec(&value).map_err(RecordError::Malformed)?;
     memfd::document("launch-record", &text).map_err(RecordError::Write)
 }
 
@@ -260,6 +273,8 @@ fn read<R: DeserializeOwned>(fd: OwnedFd) -> Result<R, RecordError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
+        /// Without it, nobody but a build of that version.
+        min_version: Option<u32>,
     }
     let file = File::from(fd);
     let len = file.metadata().map_err(RecordError::Read)?.len();
@@ -270,7 +285,8 @@ fn read<R: DeserializeOwned>(fd: OwnedFd) -> Result<R, RecordError> {
     file.read_exact_at(&mut text, 0)
         .map_err(RecordError::Read)?;
     let found: Versioned = serde_json::from_slice(&text).map_err(RecordError::Malformed)?;
-    if found.version != VERSION {
+    let needed = found.min_version.unwrap_or(found.version);
+    if found.version < OLDEST || needed > VERSION {
         return Err(RecordError::Version(found.version));
     }
     serde_json::from_slice(&text).map_err(RecordError::Malformed)
@@ -314,6 +330,47 @@ mod tests {
     fn record_of_another_version_is_refused_before_its_fields() {
         let fd = memfd::document("test", br#"{"version":99,"what":"ever"}"#).unwrap();
         assert!(matches!(VmmRecord::read(fd), Err(RecordError::Version(99))));
+    }
+
+    /// What is written, with some fields changed.
+    fn changed(fields: &[(&str, serde_json::Value)]) -> OwnedFd {
+        let file = File::from(record().write().unwrap());
+        let mut text = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        file.read_exact_at(&mut text, 0).unwrap();
+        let mut value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        for (field, content) in fields {
+            value[*field] = content.clone();
+        }
+        memfd::document("test", &serde_json::to_vec(&value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn record_of_the_next_version_is_read_if_it_says_so() {
+        let next = [
+            ("version", (VERSION + 1).into()),
+            ("something_new", serde_json::json!({"a": 1})),
+        ];
+        let read = VmmRecord::read(changed(&next)).unwrap();
+        assert_eq!(read.vm_id, record().vm_id);
+    }
+
+    #[test]
+    fn record_that_this_build_would_misunderstand_is_refused() {
+        let too_new = [
+            ("version", (VERSION + 1).into()),
+            ("min_version", (VERSION + 1).into()),
+        ];
+        let too_old = [("version", (OLDEST - 1).into())];
+        for fields in [&too_new[..], &too_old] {
+            let refused = VmmRecord::read(changed(fields));
+            assert!(matches!(refused, Err(RecordError::Version(_))));
+        }
+    }
+
+    #[test]
+    fn record_of_a_build_that_did_not_say_what_it_needs_is_read() {
+        let fd = changed(&[("min_version", serde_json::Value::Null)]);
+        assert_eq!(VmmRecord::read(fd).unwrap(), record());
     }
 
     #[test]
