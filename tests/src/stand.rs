@@ -50,6 +50,22 @@ impl Stand {
     /// # Errors
     /// When it does not start.
     pub fn start(context: &Context, name: &str, seconds: u64, disk: &str) -> Result<Self> {
+        Self::start_with(context, name, seconds, |dir| {
+            let path = dir.join("image");
+            Ok(("--disk", format!("path={}{disk}", path.display())))
+        })
+    }
+
+    /// The same, with any flag for the device, of the directory in which the image is.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with(
+        context: &Context,
+        name: &str,
+        seconds: u64,
+        device: impl FnOnce(&Path) -> Result<(&'static str, String)>,
+    ) -> Result<Self> {
         let dir = context.dir().join(name);
         fs::create_dir(&dir)?;
         for (program, takes) in [
@@ -71,9 +87,8 @@ impl Stand {
         command
             .arg("--cmdline")
             .arg(format!("seconds={seconds} blocks=4096"));
-        command
-            .arg("--disk")
-            .arg(format!("path={}{disk}", image.display()));
+        let (flag, value) = device(&dir)?;
+        command.arg(flag).arg(value);
         command
             .arg("--console")
             .arg(format!("file={}", dir.join("console").display()));

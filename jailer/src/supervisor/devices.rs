@@ -20,6 +20,7 @@ use crate::profile;
 mod backend;
 mod disk;
 mod fence;
+mod foreign;
 mod kind;
 mod nic;
 mod records;
@@ -34,6 +35,7 @@ pub(crate) use rendezvous::connect;
 pub(crate) use slot::News;
 
 use disk::Disk;
+use foreign::{Face, Foreign};
 use kind::BackendError;
 use nic::Nic;
 use slot::Slot;
@@ -75,45 +77,24 @@ pub(crate) struct Link {
     pub(crate) inflight: Option<OwnedFd>,
 }
 
-/// A device whose backend is another program.
-#[derive(Debug)]
-struct Foreign {
-    id: String,
-    /// What it is in the spec, for errors.
-    named: String,
-    /// Of a network card, whether its link is up.
-    link_up: Option<bool>,
-    /// For the first vmm; each later one gets its own.
-    stream: Option<OwnedFd>,
-}
-
-/// The devices of other programs, in the order of the record, without their streams.
-fn foreign(vm: &Vm) -> impl Iterator<Item = Foreign> {
+/// The devices of other programs, in the order of the record.
+fn foreign(vm: &Vm) -> impl Iterator<Item = Face> {
     let cards = vm
         .nets
         .iter()
         .filter(|net| matches!(net.kind, NetKind::User(_)));
-    let cards = cards.map(|net| Foreign {
+    let cards = cards.map(|net| Face {
         id: net.id.to_string(),
         named: format!("net.user {:?}", net.id.as_str()),
         link_up: Some(true),
-        stream: None,
+        tracked: None,
     });
-    cards.chain(vm.vhost_user.iter().map(|device| Foreign {
+    cards.chain(vm.vhost_user.iter().map(|device| Face {
         id: device.id.to_string(),
         named: format!("vhost-user {:?}", device.socket),
         link_up: (device.kind == VhostUserKind::Net).then_some(true),
-        stream: None,
+        tracked: foreign::is_tracked(&device.kind).then_some((device.queues, device.queue_size)),
     }))
-}
-
-impl Foreign {
-    fn connected((device, stream): (Self, OwnedFd)) -> Self {
-        Self {
-            stream: Some(stream),
-            ..device
-        }
-    }
 }
 
 /// All devices of a VM.
@@ -143,9 +124,12 @@ impl Devices {
         let cards = cards.zip(taps).map(|((net, spec, profile), tap)| {
             Slot::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
         });
+        let foreign = (0..).zip(foreign(vm).zip(streams));
         Self {
             own: disks.chain(cards).collect(),
-            foreign: foreign(vm).zip(streams).map(Foreign::connected).collect(),
+            foreign: foreign
+                .map(|(index, (face, stream))| Foreign::new(index, face, stream))
+                .collect(),
         }
     }
 
@@ -153,10 +137,9 @@ impl Devices {
     pub(crate) fn records(&self, vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
         records::of(vm, name, |id| {
             let own = self.own.iter().find(|slot| slot.id() == id);
-            let foreign = self.foreign.iter().find(|device| device.id == id);
+            let foreign = self.foreign.iter().find(|device| device.id() == id);
             let up = own.and_then(Slot::link_up);
-            up.or(foreign.and_then(|device| device.link_up))
-                .unwrap_or(true)
+            up.or(foreign.and_then(Foreign::link_up)).unwrap_or(true)
         })
     }
 
@@ -168,9 +151,9 @@ impl Devices {
             return slot.set_link(up).then_some(index);
         }
         let mut foreign = self.foreign.iter_mut().zip(own..);
-        let (device, index) = foreign.find(|(device, _)| device.id == id)?;
-        *device.link_up.as_mut()? = up;
-        u8::try_from(index).ok()
+        let (device, index) = foreign.find(|(device, _)| device.id() == id)?;
+        let index = u8::try_from(index).ok()?;
+        device.set_link(up).then_some(index)
     }
 
     /// Starts or connects a backend for each device of a fresh vmm.
@@ -179,18 +162,8 @@ impl Devices {
         for slot in &mut self.own {
             links.push(slot.begin(means)?);
         }
-        for (index, device) in (0..).zip(&mut self.foreign) {
-            let stream = match device.stream.take() {
-                Some(stream) => stream,
-                None => means
-                    .janitor
-                    .connect_foreign(index)
-                    .map_err(|error| BeginError::Connect(device.named.clone(), error))?,
-            };
-            links.push(Link {
-                stream,
-                inflight: None,
-            });
+        for device in &mut self.foreign {
+            links.push(device.begin(means)?);
         }
         Ok(links)
     }
@@ -198,6 +171,7 @@ impl Devices {
     /// Ends all backends for good.
     pub(crate) fn retire(&mut self) {
         self.own.iter_mut().for_each(Slot::retire);
+        self.foreign.iter_mut().for_each(Foreign::retire);
     }
 
     /// Whether nothing runs and nothing is in flight, so that a fresh vmm may follow.
@@ -210,6 +184,20 @@ impl Devices {
         self.own.get_mut(usize::from(index))
     }
 
+    /// The device at this place in the record, if it is another program's.
+    pub(crate) fn foreign(&mut self, index: u8) -> Option<&mut Foreign> {
+        let index = usize::from(index).checked_sub(self.own.len())?;
+        self.foreign.get_mut(index)
+    }
+
+    /// The name of the device at this place in the record.
+    pub(crate) fn id(&mut self, index: u8) -> Option<String> {
+        if let Some(slot) = self.slot(index) {
+            return Some(slot.id().to_owned());
+        }
+        self.foreign(index).map(|device| device.id().to_owned())
+    }
+
     /// Adds what is waited for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         for (index, slot) in (0..).zip(&self.own) {
@@ -219,7 +207,8 @@ impl Devices {
 
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        let all = self.own.iter().map(Slot::deadline_ns);
+        let foreign = self.foreign.iter().map(Foreign::deadline_ns);
+        let all = self.own.iter().map(Slot::deadline_ns).chain(foreign);
         all.fold(None, earlier)
     }
 
@@ -228,16 +217,18 @@ impl Devices {
         for slot in &mut self.own {
             slot.tick(means, now_ns);
         }
+        for device in &mut self.foreign {
+            device.tick(means, now_ns);
+        }
     }
 
     /// What has become of each device since this was last asked.
     pub(crate) fn news(&mut self) -> Vec<(u8, News)> {
-        let slots = (0..).zip(&mut self.own);
-        let news = slots.flat_map(|(index, slot)| {
-            let news = slot.news();
-            news.into_iter().map(move |news| (index, news))
-        });
-        news.collect()
+        let own = self.own.iter_mut().map(Slot::news);
+        let foreign = self.foreign.iter_mut().map(Foreign::news);
+        let all = (0..).zip(own.chain(foreign));
+        all.flat_map(|(index, news)| news.into_iter().map(move |news| (index, news)))
+            .collect()
     }
 
     /// The device of this name, and its place in the record: `None` if there is none, or it is
@@ -259,6 +250,7 @@ impl Devices {
 
     /// For `inspect`: the devices.
     pub(crate) fn infos(&self) -> Vec<DeviceInfo> {
-        self.own.iter().map(Slot::info).collect()
+        let foreign = self.foreign.iter().map(Foreign::info);
+        self.own.iter().map(Slot::info).chain(foreign).collect()
     }
 }

@@ -15,6 +15,21 @@ impl Supervisor {
     /// The vmm speaks of a device.
     pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews, now_ns: u64) {
         let paused = self.lifecycle.running() == VmState::Paused;
+        if let Some(device) = self.devices.foreign(index) {
+            match news {
+                DeviceNews::Connected => device.connected(),
+                DeviceNews::Lost(why) => device.lost(why, now_ns),
+                _ => {}
+            }
+        }
+        if let DeviceNews::Guest(why) | DeviceNews::Failed(why) = news {
+            let id = self.devices.id(index);
+            let kind = match news {
+                DeviceNews::Guest(_) => EventKind::GuestFault,
+                _ => EventKind::Stalled,
+            };
+            self.journal.note(kind, id.as_deref(), why);
+        }
         let Some(slot) = self.devices.slot(index) else {
             return;
         };
@@ -26,11 +41,10 @@ impl Supervisor {
             DeviceNews::Unfit(why) => slot.unfit(why),
             // A guest that is stopped may have been stopped in the middle of something.
             DeviceNews::Outstanding(samples) if !paused => slot.waits(samples),
-            DeviceNews::Guest(why) => {
-                let id = slot.id().to_owned();
-                self.journal.note(EventKind::GuestFault, Some(&id), why);
-            }
-            DeviceNews::Running | DeviceNews::Failed(_) | DeviceNews::Outstanding(_) => {}
+            DeviceNews::Running
+            | DeviceNews::Failed(_)
+            | DeviceNews::Guest(_)
+            | DeviceNews::Outstanding(_) => {}
         }
     }
 
@@ -64,7 +78,7 @@ impl Supervisor {
             News::Tell(message) => self.obey(Order::Tell(ToVmm::Device(index, message))),
             News::Died(how) => self.backend_died(index, &how),
             News::Event(kind, detail) => {
-                let id = self.devices.slot(index).map(|slot| slot.id().to_owned());
+                let id = self.devices.id(index);
                 self.journal.note(kind, id.as_deref(), &detail);
             }
             News::Answer(outcome) => self.answer_device(index, outcome, now_ns),

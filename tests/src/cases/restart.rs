@@ -2,14 +2,16 @@
 //! Backends that are replaced on request, upgraded, or hang, while a driver loads and checks the
 //! disk. Everything is real but the guest.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::Case;
-use crate::context::Context;
+use crate::context::{Context, Skip};
 use crate::stand::{Stand, pause_ns};
+use crate::vm::PATIENCE;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -37,6 +39,10 @@ pub(super) fn cases() -> Vec<Case> {
             refused,
         ),
         Case::native("device_stalled_serves_again_when_asked_for", stalled),
+        Case::native(
+            "disk_of_a_foreign_backend_that_is_killed_goes_on_with_the_next",
+            foreign,
+        ),
     ]);
     cases
 }
@@ -51,9 +57,12 @@ fn count(stand: &Stand, kind: &str) -> Result<usize> {
 }
 
 fn asked(context: &Context, engine: &str) -> Result<()> {
-    let stand = Stand::start(context, "asked", 4, &disk(engine))?;
+    let stand = Stand::start(context, "asked", 8, &disk(engine))?;
     let mut before = stand.backend()?;
-    for _ in 0..10 {
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut restarts = 0;
+    while restarts < 10 && Instant::now() < until {
+        restarts += 1;
         std::thread::sleep(Duration::from_millis(100));
         stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
         let after = stand.backend()?;
@@ -178,5 +187,72 @@ fn stalled(context: &Context) -> Result<()> {
     stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
     stand.backend()?;
     ensure!(count(&stand, "stalled")? == 1, "it was not told");
+    stand.finish().map(drop)
+}
+
+/// QEMU's storage daemon, on the image in this directory.
+fn storage_daemon(dir: &Path) -> Result<Helper> {
+    let socket = dir.join("qsd.sock");
+    let _ = std::fs::remove_file(&socket);
+    let image = dir.join("image").display().to_string();
+    let child = std::process::Command::new("qemu-storage-daemon")
+        .args(["--blockdev", &format!("file,node-name=f,filename={image}")])
+        .args(["--blockdev", "raw,node-name=r,file=f", "--export"])
+        .arg(format!(
+            "vhost-user-blk,id=e,node-name=r,writable=on,num-queues=2,addr.type=unix,addr.path={}",
+            socket.display()
+        ))
+        .stdin(std::process::Stdio::null())
+        .spawn();
+    let child = match child {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Skip("there is no qemu-storage-daemon".into()).into());
+        }
+        child => child?,
+    };
+    let helper = Helper(child);
+    let begun = Instant::now();
+    while !socket.exists() {
+        ensure!(begun.elapsed() < PATIENCE, "no socket");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(helper)
+}
+
+/// A process that is killed when it is not needed any more.
+struct Helper(std::process::Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn foreign(context: &Context) -> Result<()> {
+    let mut daemon = None;
+    let stand = Stand::start_with(context, "foreign", 15, |dir| {
+        daemon = Some(storage_daemon(dir)?);
+        let socket = dir.join("qsd.sock");
+        let value = format!(
+            "type=blk,id=theirs,queues=2,queue-size=128,socket={}",
+            socket.display()
+        );
+        Ok(("--vhost-user", value))
+    })?;
+    for outage in 1..=3 {
+        std::thread::sleep(Duration::from_millis(500));
+        // Killed and waited for: what it had in progress on a file in the page cache has ended.
+        drop(daemon.take());
+        std::thread::sleep(Duration::from_millis(150));
+        daemon = Some(storage_daemon(stand.dir())?);
+        let begun = Instant::now();
+        let mut device = stand.info()?["devices"][0].clone();
+        while device["state"] != "serving" || device["restarts"] != outage {
+            ensure!(begun.elapsed() < Duration::from_secs(10), "{device}");
+            std::thread::sleep(Duration::from_millis(5));
+            device = stand.info()?["devices"][0].clone();
+        }
+    }
     stand.finish().map(drop)
 }

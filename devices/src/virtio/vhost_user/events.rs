@@ -117,6 +117,9 @@ pub enum HostFault {
     /// The connection cannot be used.
     #[error("cannot use the connection to the backend")]
     Socket(#[source] nix::Error),
+    /// A backend is gone, and nobody knows which requests it had completed.
+    #[error("requests of queue {0} are lost: the backend before left no record of them")]
+    Forgotten(QueueIndex),
 }
 
 /// What a driver did wrong.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
 use vhost::vhost_user::message::{
-    FrontendReq, VhostUserConfig, VhostUserConfigFlags, VhostUserVringAddr,
+    FrontendReq, VhostUserConfig, VhostUserConfigFlags, VhostUserInflight, VhostUserVringAddr,
     VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vm_memory::{Address, ByteValued};
@@ -15,6 +15,7 @@ use crate::virtio::device::{ActiveQueue, QueueIndex};
 use crate::virtio::features::{VERSION_1, VHOST_USER_PROTOCOL};
 use crate::virtio::vhost_user::connection::{Connection, Patience, Request};
 use crate::virtio::vhost_user::events::{LinkError, PeerFault};
+use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::memory::SharedMemory;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 
@@ -25,6 +26,8 @@ pub(super) struct Session {
     features: u64,
     config: Option<Vec<u8>>,
     acknowledges: bool,
+    /// It notes what it has in progress where its successor finds it.
+    tracks: bool,
     memory_known: bool,
 }
 
@@ -39,6 +42,7 @@ impl Session {
     pub(super) fn open(
         stream: OwnedFd,
         spec: &DeviceSpec,
+        has_region: bool,
         patience: Patience,
     ) -> Result<Self, LinkError> {
         let connection = Connection::new(stream);
@@ -48,7 +52,7 @@ impl Session {
         if missing != 0 {
             return Err(PeerFault::Features { missing }.into());
         }
-        let protocol = negotiate_protocol(&connection, spec, patience)?;
+        let protocol = negotiate_protocol(&connection, spec, has_region, patience)?;
         if protocol.contains(VhostUserProtocolFeatures::MQ) {
             let queues = get_u64(&connection, FrontendReq::GET_QUEUE_NUM, patience)?;
             if queues < spec.queue_max_sizes.len() as u64 {
@@ -70,6 +74,7 @@ impl Session {
             features,
             config,
             acknowledges: protocol.contains(VhostUserProtocolFeatures::REPLY_ACK),
+            tracks: protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD),
             memory_known: false,
         })
     }
@@ -82,6 +87,33 @@ impl Session {
     /// Its configuration, if it has one.
     pub(super) fn config(&self) -> Option<&[u8]> {
         self.config.as_deref()
+    }
+
+    /// Whether a successor will know what it had in progress, by a region that it is told of.
+    pub(super) fn tracks(&self) -> bool {
+        self.tracks
+    }
+
+    /// Tells it where to note what it has in progress, and where the one before did.
+    fn share_region(
+        &self,
+        region: &InflightRegion,
+        spec: &DeviceSpec,
+        patience: Patience,
+    ) -> Result<(), LinkError> {
+        let Some(fd) = region.fd() else {
+            return Ok(());
+        };
+        let sizes = &spec.queue_max_sizes;
+        let queues = u16::try_from(sizes.len()).unwrap_or(u16::MAX);
+        let size = sizes.first().copied().unwrap_or_default();
+        let body = VhostUserInflight::new(region.len_bytes(), 0, queues, size);
+        self.set(
+            FrontendReq::SET_INFLIGHT_FD,
+            body.as_slice(),
+            &[fd],
+            patience,
+        )
     }
 
     /// What is wrong, now that the connection became readable with no answer due.
@@ -123,6 +155,7 @@ impl Session {
         memory: &SharedMemory,
         features: u64,
         queues: &[(ActiveQueue, u16)],
+        region: Option<(&InflightRegion, &DeviceSpec)>,
         patience: Patience,
     ) -> Result<(), LinkError> {
         // What the driver was offered without the backend is none of its business.
@@ -132,6 +165,9 @@ impl Session {
             let (table, fds) = (memory.table(), memory.fds());
             self.set(FrontendReq::SET_MEM_TABLE, table, fds, patience)?;
             self.memory_known = true;
+        }
+        if let (true, Some((region, spec))) = (self.tracks, region) {
+            self.share_region(region, spec, patience)?;
         }
         for (queue, base) in queues {
             self.configure_queue(queue, *base, patience)?;
@@ -222,6 +258,7 @@ fn get_u64(
 fn negotiate_protocol(
     connection: &Connection,
     spec: &DeviceSpec,
+    has_region: bool,
     patience: Patience,
 ) -> Result<VhostUserProtocolFeatures, LinkError> {
     let code = FrontendReq::GET_PROTOCOL_FEATURES;
@@ -234,6 +271,9 @@ fn negotiate_protocol(
         }
         (ConfigSource::Nic { .. }, Origin::Foreign) => wanted |= VhostUserProtocolFeatures::CONFIG,
         (ConfigSource::Fixed(_), _) => {}
+    }
+    if has_region && spec.origin == Origin::Foreign {
+        wanted |= VhostUserProtocolFeatures::INFLIGHT_SHMFD;
     }
     if spec.origin == Origin::Own {
         required |= VhostUserProtocolFeatures::REPLY_ACK;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The in-flight region of a backend of ours: a sealed memfd in which it notes what it has in
-//! progress, so that the next one can go on. The frontend's only business with it is to clear it
-//! when the device is reset, lest requests of an earlier life of the guest be repeated.
+//! The in-flight region of a backend: a sealed memfd in which it notes what it has in progress, so
+//! that the next one can go on. Ours inherit it; other programs' are told of it, if they take it. The
+//! frontend's only business with its content is to clear it when the device is reset, lest requests
+//! of an earlier life of the guest be repeated.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use vm_memory::mmap::MmapRegionError;
@@ -49,6 +50,17 @@ impl InflightRegion {
         }
         let region = MmapRegion::from_file(FileOffset::new(file, 0), size);
         region.map(Self).map_err(InflightError::Map)
+    }
+
+    /// Its length in bytes.
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.0.size() as u64
+    }
+
+    /// The memfd, open as long as `self` lives.
+    pub(super) fn fd(&self) -> Option<RawFd> {
+        let file = self.0.file_offset()?.file();
+        Some(file.as_raw_fd())
     }
 
     /// Forgets everything in it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::virtio::device::QueueIndex;
 use crate::virtio::eventfd;
 use crate::virtio::vhost_user::connection::Patience;
-use crate::virtio::vhost_user::events::{DeviceEvent, LinkError, PeerFault};
+use crate::virtio::vhost_user::events::{DeviceEvent, HostFault, LinkError, PeerFault};
 use crate::virtio::vhost_user::reconnect::{self, Offer};
 use crate::virtio::vhost_user::spec::Origin;
 use crate::virtio::vhost_user::worker::Worker;
@@ -29,6 +29,11 @@ impl Worker {
                 return self.fail();
             }
         };
+        if let Some(queue) = life.forgotten {
+            self.events
+                .report(DeviceEvent::Failed(HostFault::Forgotten(queue)));
+            return self.fail();
+        }
         // Patience borrows the mailbox, which outlives all that happens here.
         let shared = Arc::clone(&self.shared);
         let patience = Patience::new(&shared.mailbox, shared.spec.timeouts.connect);
@@ -36,7 +41,8 @@ impl Worker {
             return;
         };
         let features = life.activation.features;
-        let mut outcome = session.configure(&self.memory, features, &queues, patience);
+        let region = self.inflight.as_ref().map(|region| (region, &shared.spec));
+        let mut outcome = session.configure(&self.memory, features, &queues, region, patience);
         if outcome.is_ok() {
             // From here on the queues may move.
             self.quiescent = false;
@@ -49,6 +55,22 @@ impl Worker {
             Ok(()) => self.started(),
             Err(error) => self.lose(error),
         }
+    }
+
+    /// A queue of which nobody knows what was completed if the backend goes now: one that works in
+    /// any order and keeps no record. To go on anywhere could repeat requests or leave some out.
+    pub(super) fn forgotten(&self) -> Option<QueueIndex> {
+        let (life, session) = (self.life.as_ref()?, self.session.as_ref()?);
+        let spec = &self.shared.spec;
+        if spec.origin == Origin::Own || spec.works_in_order() || session.tracks() {
+            return None;
+        }
+        let mut queues = life.activation.queues.iter().filter(|_| self.running);
+        let waiting = queues.find(|queue| {
+            let layout = &queue.layout;
+            self.memory.avail_index(layout) != self.memory.used_index(layout)
+        });
+        waiting.map(|queue| queue.index)
     }
 
     /// The queues run.

@@ -99,6 +99,13 @@ pub struct DeviceSpec {
 }
 
 impl DeviceSpec {
+    /// Whether backends use the buffers of a queue in the order in which they became available, so
+    /// that the used index alone tells a later one where to go on.
+    pub fn works_in_order(&self) -> bool {
+        let types = [DeviceType::NET, DeviceType::RNG, DeviceType::VSOCK];
+        types.contains(&self.device_type)
+    }
+
     /// Whether the buffers of a queue are requests, which a backend has to serve soon; others wait
     /// for something to come in.
     pub fn has_requests(&self, queue: u16) -> bool {

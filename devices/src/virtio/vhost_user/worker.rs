@@ -36,6 +36,8 @@ pub(super) struct Life {
     pub(super) ran: bool,
     /// The driver has been told to reset the device.
     pub(super) failed: bool,
+    /// A queue whose backend went and left nobody who knows what it had completed.
+    pub(super) forgotten: Option<QueueIndex>,
 }
 
 /// What runs on a device's thread.
@@ -133,6 +135,7 @@ impl Worker {
                 stopped: BTreeMap::new(),
                 ran: false,
                 failed: false,
+                forgotten: None,
             });
         }
         self.resetting |= mail.reset;
@@ -174,6 +177,10 @@ impl Worker {
 
     /// The backend cannot be used any more.
     pub(super) fn lose(&mut self, error: LinkError) {
+        let forgotten = self.forgotten();
+        if let Some(life) = &mut self.life {
+            life.forgotten = life.forgotten.or(forgotten);
+        }
         (self.session, self.running) = (None, false);
         match error {
             LinkError::Peer(fault) => self.events.report(DeviceEvent::Lost(fault)),
@@ -246,7 +253,8 @@ impl Worker {
 
     fn judge(&self, stream: OwnedFd) -> Result<Session, LinkError> {
         let spec = &self.shared.spec;
-        let session = Session::open(stream, spec, self.patience())?;
+        let has_region = self.inflight.is_some();
+        let session = Session::open(stream, spec, has_region, self.patience())?;
         let offer = Offer::new(spec, session.features(), session.config());
         match self.shared.shown() {
             Some(shown) => {

@@ -72,7 +72,7 @@ fn foreign(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> De
         queues: device.queues,
         queue_size: device.queue_size,
         foreign: true,
-        inflight: false,
+        inflight: super::foreign::is_tracked(&device.kind),
     }
 }
 

@@ -5,10 +5,14 @@
 use vhost::vhost_user::message::FrontendReq;
 
 use super::*;
+use crate::virtio::device::DeviceType;
 use crate::virtio::features::VHOST_USER_PROTOCOL;
-use crate::virtio::vhost_user::events::Unfit;
-use crate::virtio::vhost_user::testing::Bench;
-use crate::virtio::vhost_user::testing::backend::{ALL, Backend, FEATURES, Message, Mischief};
+use crate::virtio::vhost_user::events::{HostFault, Unfit};
+use crate::virtio::vhost_user::spec::{DeviceSpec, Origin};
+use crate::virtio::vhost_user::testing::backend::{
+    ALL, Backend, FEATURES, Message, Mischief, PROTOCOL,
+};
+use crate::virtio::vhost_user::testing::{Bench, spec};
 
 fn bases(messages: &[Message]) -> Vec<u32> {
     let of_code = messages
@@ -116,4 +120,51 @@ fn requests_that_wait_are_told_of_and_the_end_of_the_wait_is() {
         bench.any_report(),
         DeviceEvent::Outstanding(none) if none.is_empty()
     ));
+}
+
+/// A device of another program that runs on a backend, which then goes with a request outstanding.
+fn abandoned(spec: DeviceSpec, protocol: u64) -> (Bench, impl Sized) {
+    let bench = Bench::with(spec);
+    bench.activate();
+    let backend = || Backend {
+        protocol: PROTOCOL | protocol,
+        ..Backend::default()
+    };
+    let (control, _) = bench.attach(backend());
+    bench.expect_running();
+    bench.set_avail(0, 1);
+    control.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(matches!(bench.report(), DeviceEvent::Lost(_)));
+    let next = bench.attach(backend());
+    bench.expect_connected();
+    (bench, next)
+}
+
+/// VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD
+const INFLIGHT: u64 = 1 << 12;
+
+#[test]
+fn foreign_disk_that_kept_no_record_asks_for_a_reset() {
+    let (bench, _next) = abandoned(spec(Origin::Foreign), 0);
+    let report = bench.report();
+    assert!(
+        matches!(report, DeviceEvent::Failed(HostFault::Forgotten(queue)) if queue == QueueIndex(0))
+    );
+}
+
+#[test]
+fn foreign_disk_that_kept_a_record_goes_on() {
+    let (bench, _next) = abandoned(spec(Origin::Foreign), INFLIGHT);
+    assert!(matches!(bench.report(), DeviceEvent::Running));
+}
+
+#[test]
+fn foreign_device_that_works_in_order_goes_on() {
+    let device_type = DeviceType::NET;
+    let spec = DeviceSpec {
+        device_type,
+        ..spec(Origin::Foreign)
+    };
+    let (bench, _next) = abandoned(spec, 0);
+    assert!(matches!(bench.report(), DeviceEvent::Running));
 }

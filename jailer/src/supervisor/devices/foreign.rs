@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A device whose backend is another program. We do not start, watch, fence or replace it: all that
+//! can be done when it is gone is to connect again when somebody listens at its socket.
+
+use std::os::fd::OwnedFd;
+
+use launch::inflight;
+use spec::VhostUserKind;
+use spec::api::{DeviceInfo, DeviceState, EventKind};
+
+use super::kind::Means;
+use super::slot::News;
+use super::{BeginError, Link};
+
+const MS_NS: u64 = 1_000_000;
+/// The pauses before the first, second, … attempt to connect; the last one repeats.
+const PAUSES_NS: [u64; 4] = [10 * MS_NS, 100 * MS_NS, 500 * MS_NS, 1000 * MS_NS];
+
+/// What is said of a device.
+#[derive(Debug)]
+pub(crate) struct Face {
+    /// Its name.
+    pub(crate) id: String,
+    /// What it is in the spec, for errors.
+    pub(crate) named: String,
+    /// Of a network card, whether its link is up.
+    pub(crate) link_up: Option<bool>,
+    /// The shape of its in-flight region, if its requests are not done in order: queues and size.
+    pub(crate) tracked: Option<(u16, u16)>,
+}
+
+/// A device and the way to its backend.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    face: Face,
+    /// Its place among the devices of other programs.
+    index: u8,
+    /// For the first vmm; each later one gets its own.
+    stream: Option<OwnedFd>,
+    connected: bool,
+    /// When to connect again, and how often that was in vain.
+    retry_ns: Option<u64>,
+    attempts: usize,
+    outages: u32,
+    outbox: Vec<News>,
+}
+
+impl Foreign {
+    /// A device that is connected already.
+    pub(crate) fn new(index: u8, face: Face, stream: OwnedFd) -> Self {
+        Self {
+            face,
+            index,
+            stream: Some(stream),
+            connected: false,
+            retry_ns: None,
+            attempts: 0,
+            outages: 0,
+            outbox: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn id(&self) -> &str {
+        &self.face.id
+    }
+
+    /// Whether its link is up, if it has one.
+    pub(crate) fn link_up(&self) -> Option<bool> {
+        self.face.link_up
+    }
+
+    /// Changes that; false if it has none.
+    pub(crate) fn set_link(&mut self, up: bool) -> bool {
+        let has_link = self.face.link_up.is_some();
+        self.face.link_up = has_link.then_some(up);
+        has_link
+    }
+
+    /// What has become of it since this was last asked.
+    pub(crate) fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
+        self.outbox.push(News::Event(kind, detail.into()));
+    }
+
+    /// The connection for a fresh vmm.
+    pub(crate) fn begin(&mut self, means: &Means<'_>) -> Result<Link, BeginError> {
+        let stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => means
+                .janitor
+                .connect_foreign(self.index)
+                .map_err(|error| BeginError::Connect(self.face.named.clone(), error))?,
+        };
+        let region = self
+            .face
+            .tracked
+            .map(|(queues, size)| inflight::create(queues, size));
+        let inflight = region
+            .transpose()
+            .map_err(|source| BeginError::Inflight(self.face.id.clone(), source))?;
+        (self.retry_ns, self.attempts, self.outages) = (None, 0, 0);
+        Ok(Link { stream, inflight })
+    }
+
+    /// There is no vmm for now.
+    pub(crate) fn retire(&mut self) {
+        (self.retry_ns, self.connected) = (None, false);
+    }
+
+    /// The vmm has found it fit.
+    pub(crate) fn connected(&mut self) {
+        self.connected = true;
+        (self.retry_ns, self.attempts) = (None, 0);
+        self.note(EventKind::BackendConnected, "");
+    }
+
+    /// The vmm has lost it.
+    pub(crate) fn lost(&mut self, why: &str, now_ns: u64) {
+        if std::mem::take(&mut self.connected) {
+            self.outages = self.outages.saturating_add(1);
+        }
+        self.note(EventKind::BackendLost, why);
+        self.try_later(now_ns);
+    }
+
+    fn try_later(&mut self, now_ns: u64) {
+        let pause_ns = PAUSES_NS[self.attempts.min(PAUSES_NS.len() - 1)];
+        self.attempts += 1;
+        self.retry_ns = Some(now_ns + pause_ns);
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.retry_ns
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+        if self.retry_ns.is_none_or(|then_ns| now_ns < then_ns) {
+            return;
+        }
+        match means.janitor.connect_foreign(self.index) {
+            Ok(stream) => {
+                self.retry_ns = None;
+                self.note(EventKind::BackendStarted, "somebody listens again");
+                self.outbox.push(News::Attach(stream));
+            }
+            Err(error) => {
+                log::debug!(device_id = self.face.id.as_str(); "{}", launch::log::chain(&error));
+                self.try_later(now_ns);
+            }
+        }
+    }
+
+    /// For `inspect`.
+    pub(crate) fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            id: self.face.id.clone(),
+            role: self.face.named.clone(),
+            state: match self.connected {
+                true => DeviceState::Serving,
+                false => DeviceState::Connecting,
+            },
+            restarts: self.outages,
+            link_up: self.face.link_up,
+        }
+    }
+}
+
+/// Whether the requests of such a device are done in any order, so that only a record of them tells
+/// a later backend which are left.
+pub(crate) fn is_tracked(kind: &VhostUserKind) -> bool {
+    matches!(kind, VhostUserKind::Blk)
+}
