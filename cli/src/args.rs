@@ -129,6 +129,18 @@ pub(crate) enum Verb {
     /// Show what a VM has done so far: processor time, memory, requests, packets
     #[command(after_help = STATS_EXAMPLES)]
     Stats(StatsArgs),
+    /// Show what has happened to a VM: backends that died or were replaced, pauses, reboots
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events {
+        /// The VM's name
+        vm: VmName,
+        /// Go on with what happens, until the VM has ended
+        #[arg(long, short)]
+        follow: bool,
+        /// Print JSON, one event on each line
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a VM's JSON file without starting it
     #[command(after_help = "Example:\n  bulkhead check vm.json && bulkhead run --config vm.json")]
     Check {
@@ -197,6 +209,13 @@ Examples:
 
 Counters grow for as long as the VM lives, whatever is replaced or rebooted meanwhile. PSS, the memory
 of a process less what others share, is shown only to those who may look: root, in most cases.";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  bulkhead events web
+  bulkhead events web --follow --json | jq -r 'select(.kind == \"backend-died\") | .detail'
+
+Times are in UTC. JSON has them on the host's monotonic clock, as the API does.";
 
 /// `bulkhead stats`.
 #[derive(Debug, Args)]
@@ -277,6 +296,9 @@ pub(crate) struct RunArgs {
     /// The user ids that the VM's processes run as, for this VM alone [default: a free range]
     #[arg(long, value_name = "FIRST:COUNT")]
     pub(crate) uid_range: Option<UidRange>,
+    /// A group, by number, whose members may use the VM's API and console, too
+    #[arg(long, value_name = "GID")]
+    pub(crate) api_gid: Option<u32>,
     /// Return when the guest has started, and print the VM's name
     #[arg(long)]
     pub(crate) detach: bool,

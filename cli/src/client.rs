@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
-use spec::api::{Fault, Link, Restart, Stats, Stop, VmInfo};
+use spec::api::{Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
 use spec::state::API_SOCKET;
 
 use crate::args::LinkState;
@@ -55,6 +55,9 @@ pub(crate) enum ClientError {
     /// The directory that holds all VMs could not be read.
     #[error("state-dir {0:?}")]
     Base(PathBuf, #[source] io::Error),
+    /// It stopped speaking in the middle.
+    #[error("VM {0:?}: the events broke off")]
+    BrokenOff(String),
     /// Its console is not behind a socket.
     #[error("VM {0:?}: {1}")]
     NoConsole(String, String),
@@ -83,6 +86,14 @@ pub(crate) fn info(base: &Path, vm: &VmName) -> Result<VmInfo, ClientError> {
 pub(crate) fn stats(base: &Path, vm: &VmName) -> Result<Stats, ClientError> {
     let body = request(base, vm, "GET", "/v1/stats", "")?;
     serde_json::from_slice(&body).map_err(|_| ClientError::Malformed(vm.to_string()))
+}
+
+/// What has happened to the VM lately.
+pub(crate) fn events(base: &Path, vm: &VmName) -> Result<Vec<Event>, ClientError> {
+    let body = request(base, vm, "GET", "/v1/vm/events", "")?;
+    let events = serde_json::from_slice::<Events>(&body);
+    let events = events.map_err(|_| ClientError::Malformed(vm.to_string()))?;
+    Ok(events.events)
 }
 
 /// Asks the VM for something.

@@ -12,6 +12,7 @@ mod console;
 mod documents;
 mod error;
 mod escape;
+mod events;
 mod host;
 mod inspect;
 mod jailer;
@@ -60,6 +61,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Upgrade { vm, device, binary } => {
             client::upgrade(&base()?, &vm, &device, &binary)?;
         }
+        Verb::Events { vm, follow, json } => events::events(&base()?, &vm, follow, json)?,
         Verb::Stats(args) => stats::stats(&base()?, args.vm.as_ref(), args.form())?,
         Verb::Ps { json } => ps::ps(&base()?, json)?,
     }

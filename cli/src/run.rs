@@ -15,6 +15,15 @@ mod child;
 mod detach;
 mod foreground;
 
+/// What about a VM is the host's affair.
+#[derive(Debug, Clone, Copy)]
+struct Host<'a> {
+    /// Where the state directory goes.
+    state_dir: Option<&'a Path>,
+    /// A group whose members may use the VM's sockets.
+    api_gid: Option<u32>,
+}
+
 /// A VM could not be started or waited for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -38,13 +47,17 @@ pub(crate) enum RunError {
 /// Starts a VM; the exit status is the jailer's.
 pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> {
     let detach = args.detach;
+    let host = Host {
+        state_dir,
+        api_gid: args.api_gid,
+    };
     let spec = spec(args)?;
     let vm = Vm::try_from(spec.clone())?;
     // Known to be wrong before anything is started.
     crate::state::base(state_dir)?;
     match detach {
-        true => detach::run(&spec, state_dir),
-        false => foreground::run(&spec, state_dir, vm.console == Console::Stdio),
+        true => detach::run(&spec, host),
+        false => foreground::run(&spec, host, vm.console == Console::Stdio),
     }
 }
 

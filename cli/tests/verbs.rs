@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use stage::{Running, Stage};
 
@@ -42,7 +43,9 @@ fn vm_is_listed_shown_paused_resumed_and_stopped() {
 #[test]
 fn vm_that_is_not_there_is_named() {
     let stage = Stage::new();
-    for verb in ["inspect", "stop", "pause", "resume", "console", "stats"] {
+    for verb in [
+        "inspect", "stop", "pause", "resume", "console", "stats", "events",
+    ] {
         let unknown = stage.do_it(&[verb, "nobody"]);
         unknown.assert_told(1, &["VM \"nobody\": there is no such VM in /"]);
     }
@@ -112,6 +115,71 @@ fn refusal_of_the_vm_is_told() {
     stage
         .do_it(&["pause", "vm"])
         .assert_told(1, &["VM \"vm\": the guest has not started"]);
+}
+
+#[test]
+fn guest_that_is_paused_is_not_asked_to_power_off_but_a_signal_wakes_it() {
+    let stage = Stage::new();
+    let vm = stage.start("started button off", &["--console=none"]);
+    stage.reach("running");
+    stage.do_it(&["pause", "vm"]).assert_told(0, &[]);
+    let refused = stage.do_it(&["stop", "vm"]);
+    refused.assert_told(1, &["the guest is paused", "resume it first"]);
+    assert_eq!(stage.inspect().unwrap()["state"], "paused");
+    vm.signal(Signal::SIGTERM);
+    vm.wait().assert_told(0, &[]);
+    stage.assert_clean();
+}
+
+#[test]
+fn guest_that_is_paused_is_stopped_by_force() {
+    let stage = Stage::new();
+    detached(&stage, "started button off", &[]);
+    stage.do_it(&["pause", "vm"]).assert_told(0, &[]);
+    stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+    stage.assert_clean();
+}
+
+#[test]
+fn events_are_told_and_followed_to_the_end() {
+    let stage = Stage::new();
+    detached(&stage, "started button off", &[]);
+    let mut follower = Running(stage.bulkhead(&["events", "vm", "-f"]).spawn().unwrap());
+    for verb in ["pause", "resume"] {
+        stage.do_it(&[verb, "vm"]).assert_told(0, &[]);
+    }
+    let told = stage.do_it(&["events", "vm", "--json"]);
+    told.assert_told(0, &[]);
+    let kinds = told.stdout.lines().map(|line| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        event["kind"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(kinds.collect::<Vec<_>>(), ["started", "paused", "resumed"]);
+    assert!(follower.0.try_wait().unwrap().is_none());
+    stage.do_it(&["stop", "vm"]).assert_told(0, &[]);
+    let followed = follower.wait();
+    followed.assert_told(0, &[]);
+    let lines: Vec<_> = followed.stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{followed:?}");
+    for (line, kind) in lines.iter().zip(["started", "paused", "resumed", "ended"]) {
+        assert!(line.ends_with(&format!("Z  -         {kind}")), "{line}");
+    }
+}
+
+#[test]
+fn group_gets_the_sockets_of_a_vm_and_a_wrong_one_is_told() {
+    let stage = Stage::new();
+    fs::create_dir(stage.at("s")).unwrap();
+    fs::set_permissions(stage.at("s"), fs::Permissions::from_mode(0o711)).unwrap();
+    let gid = nix::unistd::getegid().to_string();
+    detached(&stage, "started button off", &["--api-gid", &gid]);
+    for (file, wanted) in [("", 0o710), ("api.sock", 0o660), ("console.sock", 0o660)] {
+        let found = fs::metadata(stage.at("s/vm").join(file)).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, wanted, "{file}");
+    }
+    stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+    let wrong = stage.do_it(&["run", "--kernel=kernel", "--api-gid=kvm"]);
+    wrong.assert_told(2, &["'kvm'", "--api-gid"]);
 }
 
 #[test]

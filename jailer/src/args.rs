@@ -12,12 +12,13 @@ use spec::VmName;
 const HELP: &str = "\
 Starts one VM, supervises it, and stays until it has ended.
 
-Usage: jailer --config FILE [--state-dir DIR] [--console-fd N]
+Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
        jailer --sweep NAME [--state-dir DIR]
 
   --config FILE     the VM, as JSON (`bulkhead schema` describes it)
   --state-dir DIR   where the VM's state directory is made, instead of /run/bulkhead
                     (root) or $XDG_RUNTIME_DIR/bulkhead
+  --api-gid GID     a group whose members may use the VM's sockets, too
   --console-fd N    an inherited stream socket: the console's first client
   --sweep NAME      start nothing; remove what a jailer that was killed has left of VM NAME
   --version         print the version
@@ -35,6 +36,8 @@ pub struct Args {
     pub config: PathBuf,
     /// Where the state directory goes, if not where it always does.
     pub state_dir: Option<PathBuf>,
+    /// A group whose members may use the VM's sockets, too.
+    pub api_gid: Option<u32>,
     /// The inherited descriptor that is the console's first client.
     pub console_fd: Option<RawFd>,
 }
@@ -70,6 +73,9 @@ pub enum UsageError {
     /// The value is not a descriptor children may inherit.
     #[error("--console-fd {0:?}: must be a file descriptor, 3 to 63")]
     NotAnFd(OsString),
+    /// The value is no group.
+    #[error("--api-gid {0:?}: must be the number of a group")]
+    NotAGroup(OsString),
     /// The value is no VM's name.
     #[error("--sweep {0:?}: is no VM's name")]
     NotAName(OsString),
@@ -84,6 +90,7 @@ pub enum UsageError {
 /// Parses the command line, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let (mut config, mut state_dir, mut console_fd, mut sweep) = (None, None, None, None);
+    let mut api_gid = None;
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (flag, inline) = split(arg);
@@ -91,6 +98,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
             Some("--config") => ("--config", &mut config),
             Some("--state-dir") => ("--state-dir", &mut state_dir),
             Some("--sweep") => ("--sweep", &mut sweep),
+            Some("--api-gid") => ("--api-gid", &mut api_gid),
             Some("--console-fd") => ("--console-fd", &mut console_fd),
             Some("--help" | "-h") => return Ok(Parsed::Show(HELP.into())),
             Some("--version" | "-V") => {
@@ -107,14 +115,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
     }
     let state_dir = state_dir.map(PathBuf::from);
     if let Some(name) = sweep {
-        return match (config, console_fd) {
-            (None, None) => vm_name(&name).map(|name| Parsed::Sweep { name, state_dir }),
+        return match (config, console_fd, api_gid) {
+            (None, None, None) => vm_name(&name).map(|name| Parsed::Sweep { name, state_dir }),
             _ => Err(UsageError::Conflict),
         };
     }
     Ok(Parsed::Run(Args {
         config: config.ok_or(UsageError::NoConfig)?.into(),
         state_dir,
+        api_gid: api_gid.map(group).transpose()?,
         console_fd: console_fd.map(descriptor).transpose()?,
     }))
 }
@@ -135,6 +144,14 @@ fn split(arg: OsString) -> (OsString, Option<OsString>) {
 fn vm_name(text: &OsStr) -> Result<VmName, UsageError> {
     let name = text.to_str().and_then(|text| text.parse().ok());
     name.ok_or_else(|| UsageError::NotAName(text.into()))
+}
+
+fn group(text: OsString) -> Result<u32, UsageError> {
+    match text.to_str().and_then(|text| text.parse().ok()) {
+        // -1 means none.
+        Some(gid) if gid != u32::MAX => Ok(gid),
+        _ => Err(UsageError::NotAGroup(text)),
+    }
 }
 
 fn descriptor(text: OsString) -> Result<RawFd, UsageError> {
@@ -158,6 +175,7 @@ mod tests {
         let wanted = Parsed::Run(Args {
             config: "vm=1.json".into(),
             state_dir: Some("/s".into()),
+            api_gid: Some(7),
             console_fd: Some(9),
         });
         let spaced = parsed(&[
@@ -167,8 +185,15 @@ mod tests {
             "/s",
             "--console-fd",
             "9",
+            "--api-gid",
+            "7",
         ]);
-        let joined = parsed(&["--config=vm=1.json", "--state-dir=/s", "--console-fd=9"]);
+        let joined = parsed(&[
+            "--config=vm=1.json",
+            "--state-dir=/s",
+            "--api-gid=7",
+            "--console-fd=9",
+        ]);
         assert_eq!(
             (spaced.as_ref(), joined.as_ref()),
             (Ok(&wanted), Ok(&wanted))
@@ -188,6 +213,14 @@ mod tests {
         for number in ["0", "2", "64", "-1", "x"] {
             let refused = parsed(&["--config", "a", "--console-fd", number]);
             assert_eq!(refused, Err(UsageError::NotAnFd(number.into())));
+        }
+    }
+
+    #[test]
+    fn group_that_is_no_number_or_no_group_is_refused() {
+        for group in ["kvm", "-1", "", "4294967295", "4294967296"] {
+            let refused = parsed(&["--config", "a", "--api-gid", group]);
+            assert_eq!(refused, Err(UsageError::NotAGroup(group.into())));
         }
     }
 

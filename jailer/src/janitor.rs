@@ -57,8 +57,7 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     let client = client.map_err(refused)?;
     let resources = Resources::open(&vm, host);
     let claim = claim_users(&vm);
-    let state =
-        state::base_dir(args.state_dir.as_deref()).and_then(|base| StateDir::acquire(&base, &name));
+    let state = state_dir(args, &name);
     let (mut resources, claim, state) = match (resources, claim, state) {
         (Ok(resources), Ok(claim), Ok(state)) => (resources, claim, state),
         (resources, claim, state) => {
@@ -101,6 +100,16 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     drop(hookups);
     drop((claim, state));
     Ok(outcome)
+}
+
+/// The VM's state directory, open to those who may use its sockets.
+fn state_dir(args: &Args, name: &VmName) -> Result<StateDir, SpecError> {
+    let base = state::base_dir(args.state_dir.as_deref())?;
+    let mut state = StateDir::acquire(&base, name)?;
+    if let Some(gid) = args.api_gid {
+        state.open_to(gid, args.state_dir.is_none())?;
+    }
+    Ok(state)
 }
 
 /// Users for the VM alone, if we are root.

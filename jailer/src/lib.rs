@@ -19,6 +19,7 @@ mod seccomp;
 mod supervisor;
 
 pub use supervisor::api::http;
+pub use supervisor::api::route::{ROUTES, Route};
 
 /// Removes what is left of a VM whose jailer was killed.
 pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcome::Outcome {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use launch::clock::monotonic_ns;
-use launch::control::{DeviceNews, FromVmm};
+use launch::control::{DeviceNews, FromVmm, ToVmm};
 use launch::memfd::MemfdError;
 use launch::record::RecordError;
 use nix::poll::PollFlags;
@@ -23,6 +23,7 @@ mod confine;
 mod console;
 mod devices;
 mod endowment;
+mod farewell;
 mod jails;
 mod janitor;
 mod journal;
@@ -138,7 +139,7 @@ fn run(endowment: Endowment, jails: Jails, janitor: Rc<Janitor>, pids: Pids) -> 
         loop {
             supervisor.turn()?;
             if let Some(outcome) = supervisor.outcome.take() {
-                supervisor.drain_console()?;
+                supervisor.say_farewell(&outcome)?;
                 return Ok(outcome);
             }
         }
@@ -237,6 +238,7 @@ impl Supervisor {
         if exited {
             self.reap(now_ns)?;
         }
+        self.api.publish(&self.journal, now_ns);
         self.follow_up()
     }
 
@@ -281,10 +283,10 @@ impl Supervisor {
         match order {
             Order::Nothing => {}
             Order::Kill => vmm.kill(),
-            Order::Tell(message) => {
-                if let Err(error) = vmm.tell(message) {
-                    log::warn!("{}", launch::log::chain(&error));
-                }
+            Order::Tell(message) => tell(vmm, message),
+            Order::WakeAndPress => {
+                tell(vmm, ToVmm::Resume);
+                tell(vmm, ToVmm::PowerButton);
             }
         }
     }
@@ -392,29 +394,10 @@ impl Supervisor {
             _ => verdict::outcome(fate, &evidence),
         }
     }
+}
 
-    /// The VM has ended; its last output reaches the client, unless the client does not take it or
-    /// somebody insists.
-    fn drain_console(&mut self) -> Result<(), SupervisorError> {
-        self.vmm = None;
-        self.devices.retire();
-        self.console.end(monotonic_ns());
-        while !self.console.is_drained() {
-            let mut interests = Interests::default();
-            interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
-            self.console.interests(&mut interests);
-            let deadline = self.console.deadline_ns();
-            let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
-            let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
-            let now_ns = monotonic_ns();
-            for (token, events) in ready {
-                if token == Token::Janitor {
-                    return Ok(());
-                }
-                self.console.ready(token, events, now_ns);
-            }
-            self.console.tick(now_ns);
-        }
-        Ok(())
+fn tell(vmm: &Vmm, message: ToVmm) {
+    if let Err(error) = vmm.tell(message) {
+        log::warn!("{}", launch::log::chain(&error));
     }
 }

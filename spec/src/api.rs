@@ -11,6 +11,7 @@
 //! | `PUT /v1/vm/devices/ID/upgrade` | –, and a file descriptor | 204 |
 //! | `PUT /v1/vm/devices/ID/link` | [`Link`] | 204 |
 //! | `GET /v1/vm/events` | – | [`Events`] |
+//! | `GET /v1/events` | – | [`Event`]s without an end, one on each line (application/x-ndjson): those that are kept, then those to come |
 //!
 //! The descriptor of an upgrade is that of the program, sent beside any byte of the request
 //! (SCM_RIGHTS). It is answered when the new program has taken over or was turned down.
@@ -237,6 +238,8 @@ pub enum EventKind {
     UpgradeRolledBack,
     /// The driver broke the rules of virtio: how.
     GuestFault,
+    /// The VM has ended: how, if that was not a power-off.
+    Ended,
 }
 
 impl EventKind {
@@ -262,6 +265,7 @@ impl EventKind {
             Self::UpgradeRefused => "upgrade-refused",
             Self::UpgradeRolledBack => "upgrade-rolled-back",
             Self::GuestFault => "guest-fault",
+            Self::Ended => "ended",
         }
     }
 }

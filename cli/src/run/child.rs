@@ -24,6 +24,8 @@ use crate::jailer;
 pub(super) struct Start<'a> {
     /// Where the state directory goes.
     pub(super) state_dir: Option<&'a Path>,
+    /// A group whose members may use the VM's sockets.
+    pub(super) api_gid: Option<u32>,
     /// The console's first client, to be inherited.
     pub(super) console: Option<OwnedFd>,
     /// Where it says that it is ready, instead of where the environment says.
@@ -43,6 +45,9 @@ pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> 
     command.arg(format!("/proc/self/fd/{}", document.as_raw_fd()));
     if let Some(dir) = start.state_dir {
         command.arg("--state-dir").arg(dir);
+    }
+    if let Some(gid) = start.api_gid {
+        command.arg("--api-gid").arg(gid.to_string());
     }
     if let Some(console) = &start.console {
         command

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 use std::process::{Child, Stdio};
 
 use nix::errno::Errno;
@@ -19,14 +18,14 @@ use nix::sys::socket::{
 use nix::unistd::{pipe2, read};
 use spec::VmSpec;
 
-use super::RunError;
 use super::child::{self, Start};
+use super::{Host, RunError};
 use crate::console::wait;
 use crate::error::Error;
 use crate::{output, signals};
 
 /// Starts a VM and returns when its guest has started, or with what the jailer says.
-pub(super) fn run(spec: &VmSpec, state_dir: Option<&Path>) -> Result<u8, Error> {
+pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
     let signals = signals::take_over()?;
     let (ear, address) = ear().map_err(RunError::Socket)?;
     let flags = OFlag::O_CLOEXEC;
@@ -34,7 +33,8 @@ pub(super) fn run(spec: &VmSpec, state_dir: Option<&Path>) -> Result<u8, Error> 
     let mut child = child::start(
         spec,
         Start {
-            state_dir,
+            state_dir: host.state_dir,
+            api_gid: host.api_gid,
             notify: Some(address),
             stderr: Some(Stdio::from(its_stderr)),
             ..Start::default()

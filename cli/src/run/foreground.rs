@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, ExitStatus};
 
 use nix::errno::Errno;
@@ -13,15 +12,15 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use spec::VmSpec;
 
-use super::RunError;
 use super::child::{self, Start};
+use super::{Host, RunError};
 use crate::console::{End, Proxy, wait};
 use crate::error::Error;
 use crate::escape::Wish;
 use crate::signals;
 
 /// Runs a VM; with `stdio`, its console is on our standard input and output.
-pub(super) fn run(spec: &VmSpec, state_dir: Option<&Path>, stdio: bool) -> Result<u8, Error> {
+pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Error> {
     let signals = signals::take_over()?;
     let (ours, its) = match stdio {
         true => console_pair().map_err(RunError::Socket)?,
@@ -30,7 +29,8 @@ pub(super) fn run(spec: &VmSpec, state_dir: Option<&Path>, stdio: bool) -> Resul
     let mut child = child::start(
         spec,
         Start {
-            state_dir,
+            state_dir: host.state_dir,
+            api_gid: host.api_gid,
             console: its,
             bound: true,
             ..Start::default()

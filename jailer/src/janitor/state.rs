@@ -15,13 +15,15 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::unistd::{Gid, UnlinkatFlags, geteuid, unlinkat};
 use spec::state::{CGROUPS, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
 use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
 use super::nics;
 use crate::supervisor::Log;
+
+mod group;
 
 /// How often a directory may vanish under us before we stop trying.
 const ATTEMPTS: usize = 100;
@@ -44,6 +46,8 @@ pub(crate) struct StateDir {
     base: File,
     dir: Flock<File>,
     swept: bool,
+    /// Who may use the sockets, besides us and root.
+    group: Option<Gid>,
 }
 
 /// The directory that holds the state directories, made if need be.
@@ -96,7 +100,8 @@ impl StateDir {
             let reason = format!("belongs to user {}, not to us", found.st_uid);
             return Err(error(path, reason));
         }
-        if found.st_mode & 0o077 != 0 {
+        // A group may have been let through.
+        if found.st_mode & 0o067 != 0 {
             return Err(error(path, "is open to other users: not a state directory"));
         }
         let dir = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
@@ -120,6 +125,7 @@ impl StateDir {
             base,
             dir,
             swept,
+            group: None,
         })))
     }
 
@@ -171,12 +177,13 @@ impl StateDir {
             .map_err(self.failed(file))
     }
 
-    /// Listens on a socket that only we and root can reach.
+    /// Listens on a socket that only we, root and the group that was let in can reach.
     pub(crate) fn listen(&self, file: &'static str) -> Result<UnixListener, StateError> {
         let path = self.path.join(file);
         let listen = || {
             let listener = UnixListener::bind(&path)?;
-            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            let mode = self.share(&path)?;
+            fs::set_permissions(&path, Permissions::from_mode(mode))?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         };

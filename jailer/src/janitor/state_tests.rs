@@ -2,7 +2,7 @@
 //! What a state directory must refuse, and what it must leave.
 
 use super::*;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 fn name(text: &str) -> VmName {
     text.parse().unwrap()
@@ -100,4 +100,37 @@ fn lock_on_a_directory_that_was_removed_meanwhile_is_not_taken_for_the_name() {
     let of = |s: &StateDir| fstat(s.dir.as_fd()).unwrap().st_ino;
     assert_ne!(of(&state), of(&fresh));
     std::mem::forget(state);
+}
+
+#[test]
+fn group_let_in_reaches_the_sockets_and_nothing_else() {
+    let base = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let gid = nix::unistd::getegid().as_raw();
+    fs::set_permissions(base.path(), Permissions::from_mode(0o700)).unwrap();
+    let mut state = StateDir::acquire(base.path(), &name("a")).unwrap();
+    let refused = state.open_to(gid, false).unwrap_err().to_string();
+    assert!(
+        refused.ends_with("cannot pass through it: chmod o+x"),
+        "{refused}"
+    );
+    state.open_to(gid, true).unwrap();
+    assert_eq!(mode(base.path()), 0o701);
+    let _api = state.listen(spec::state::API_SOCKET).unwrap();
+    let _log = state.open_log().unwrap();
+    for (file, wanted) in [("", 0o710), ("api.sock", 0o660), ("log", 0o600)] {
+        let path = base.path().join("a").join(file);
+        assert_eq!(mode(&path), wanted, "{file}");
+        assert_eq!(fs::metadata(&path).unwrap().gid(), gid);
+    }
+}
+
+#[test]
+fn directory_of_a_group_is_swept_like_any_other() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = base.path().join("a");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("log"), "").unwrap();
+    fs::set_permissions(&dir, Permissions::from_mode(0o710)).unwrap();
+    assert!(StateDir::acquire(base.path(), &name("a")).unwrap().swept());
 }

@@ -6,21 +6,26 @@ use std::os::unix::net::UnixListener;
 
 use nix::poll::PollFlags;
 
+use super::journal::Journal;
 use super::poll::{Interests, Token, earlier};
 
 mod connection;
+mod follower;
 pub mod http;
-mod route;
+pub(crate) mod route;
 
 pub(crate) use route::Command;
 
 use connection::Connection;
+use follower::Follower;
 use http::{Refusal, Response};
 
 /// How many clients may be connected.
 const CONNECTIONS_MAX: usize = 16;
 /// How many more are told that they are too many; others are just closed.
 const REFUSALS_MAX: usize = 4;
+/// How many of the clients may follow the events: the others have requests.
+const FOLLOWERS_MAX: usize = 8;
 
 /// One client, for as long as the jailer runs: numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +36,7 @@ pub(crate) struct ConnectionId(u64);
 pub(crate) struct Server {
     listener: UnixListener,
     connections: Vec<(ConnectionId, Connection)>,
+    followers: Vec<(ConnectionId, Follower)>,
     accepted: u64,
 }
 
@@ -40,6 +46,7 @@ impl Server {
         Self {
             listener,
             connections: Vec::new(),
+            followers: Vec::new(),
             accepted: 0,
         }
     }
@@ -51,19 +58,26 @@ impl Server {
             let (fd, events) = connection.interest();
             interests.add(Token::Api(*id), fd, events);
         }
+        for (id, follower) in &self.followers {
+            let (fd, events) = follower.interest();
+            interests.add(Token::Api(*id), fd, events);
+        }
     }
 
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        let all = self.connections.iter();
-        all.map(|(_, connection)| connection.deadline_ns())
-            .fold(None, earlier)
+        let connections = self.connections.iter().map(|(_, c)| c.deadline_ns());
+        let followers = self.followers.iter().map(|(_, f)| f.deadline_ns());
+        connections.chain(followers).fold(None, earlier)
     }
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now_ns: u64) {
         for (_, connection) in &mut self.connections {
             connection.tick(now_ns);
+        }
+        for (_, follower) in &mut self.followers {
+            follower.tick(now_ns);
         }
         self.forget();
     }
@@ -75,6 +89,10 @@ impl Server {
             Token::Api(id) => {
                 if let Some(connection) = self.find(id) {
                     connection.ready(events, now_ns);
+                }
+                let mut followers = self.followers.iter_mut();
+                if let Some((_, follower)) = followers.find(|(other, _)| *other == id) {
+                    follower.ready(now_ns);
                 }
             }
             _ => {}
@@ -99,6 +117,37 @@ impl Server {
         self.forget();
     }
 
+    /// Answers a request with all events, those to come included.
+    pub(crate) fn follow(&mut self, id: ConnectionId, journal: &Journal, now_ns: u64) {
+        if self.followers.len() >= FOLLOWERS_MAX {
+            let reason = format!("{FOLLOWERS_MAX} clients follow the events");
+            return self.answer(id, &Response::Refused(Refusal::new(503, reason)), now_ns);
+        }
+        let found = self.connections.iter().position(|(other, _)| *other == id);
+        if let Some(found) = found {
+            let (_, connection) = self.connections.swap_remove(found);
+            let follower = Follower::new(connection.into_stream(), now_ns);
+            self.followers.push((id, follower));
+            self.publish(journal, now_ns);
+        }
+    }
+
+    /// Gives followers what they have not had yet.
+    pub(crate) fn publish(&mut self, journal: &Journal, now_ns: u64) {
+        for (_, follower) in &mut self.followers {
+            follower.give(journal.iter(), now_ns);
+        }
+        self.forget();
+    }
+
+    /// The VM has ended.
+    pub(crate) fn end(&mut self, journal: &Journal, now_ns: u64) {
+        self.publish(journal, now_ns);
+        for (_, follower) in self.followers.drain(..) {
+            follower.end(now_ns);
+        }
+    }
+
     /// The descriptor that came with the request being served.
     pub(crate) fn take_descriptor(&mut self, id: ConnectionId) -> Option<OwnedFd> {
         self.find(id)?.take_descriptor()
@@ -111,6 +160,7 @@ impl Server {
 
     fn forget(&mut self) {
         self.connections.retain(|(_, c)| !c.is_over());
+        self.followers.retain(|(_, f)| !f.is_over());
     }
 
     fn accept(&mut self, now_ns: u64) {
@@ -120,7 +170,7 @@ impl Server {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        let present = self.connections.len();
+        let present = self.connections.len() + self.followers.len();
         if present >= CONNECTIONS_MAX + REFUSALS_MAX {
             return;
         }

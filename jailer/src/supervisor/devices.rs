@@ -212,6 +212,13 @@ impl Devices {
         all.fold(None, earlier)
     }
 
+    /// Nobody is to be found hung for now.
+    pub(crate) fn rest(&mut self, now_ns: u64) {
+        for slot in &mut self.own {
+            slot.rest(now_ns);
+        }
+    }
+
     /// Time has passed.
     pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
         for slot in &mut self.own {

@@ -35,6 +35,11 @@ impl Journal {
         });
     }
 
+    /// All events that are kept, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
+    }
+
     /// For the API.
     pub(crate) fn events(&self) -> Events {
         Events {

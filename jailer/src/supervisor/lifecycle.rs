@@ -23,6 +23,8 @@ pub(crate) enum Order {
     Nothing,
     /// Send the vmm a message.
     Tell(ToVmm),
+    /// Let the guest run again, and press its power button.
+    WakeAndPress,
     /// End the vmm's process.
     Kill,
 }
@@ -161,11 +163,17 @@ impl Lifecycle {
         Order::Tell(ToVmm::PowerButton)
     }
 
-    /// Somebody signalled that the VM is to end: gently at first, at once if they insist.
+    /// Somebody signalled that the VM is to end: gently at first, at once if they insist. Whoever
+    /// sends a signal cannot be told that a paused guest does not hear its power button, and may be
+    /// the host that shuts down: it runs again, to the end.
     pub(crate) fn asked_by_signal(&mut self) -> Order {
-        match self.asked {
-            false => self.press_power_button(),
-            true => self.end_at_once(),
+        match (self.asked, self.running) {
+            (true, _) => self.end_at_once(),
+            (false, VmState::Paused) => {
+                self.asked = true;
+                Order::WakeAndPress
+            }
+            (false, _) => self.press_power_button(),
         }
     }
 
@@ -282,6 +290,15 @@ mod tests {
         assert_eq!(vm.asked_by_signal(), Order::Kill);
         let killed = Death::Signalled(nix::sys::signal::Signal::SIGKILL);
         assert_eq!(vm.died(killed, 0), Next::End(Fate::Stopped));
+    }
+
+    #[test]
+    fn signal_to_a_paused_guest_wakes_it_to_power_off_and_the_second_ends() {
+        let mut vm = started();
+        vm.heard(FromVmm::Paused, 0);
+        assert_eq!(vm.asked_by_signal(), Order::WakeAndPress);
+        assert_eq!(vm.state(), VmState::Stopping);
+        assert_eq!(vm.asked_by_signal(), Order::Kill);
     }
 
     #[test]

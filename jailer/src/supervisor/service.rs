@@ -13,6 +13,9 @@ use super::poll::earlier;
 
 /// How long the vmm may take to pause or resume.
 const ANSWER_NS: u64 = 5_000_000_000;
+/// Why the power button of a paused guest is not pressed.
+const STOP_PAUSED: &str = "the guest is paused and would not notice its power button: \
+                           resume it first, or stop it by force";
 /// How long a device may take to get another backend: its storage may be slow.
 const DEVICE_NS: u64 = 50_000_000_000;
 
@@ -44,12 +47,18 @@ impl Supervisor {
             Command::Info => json(&self.info()),
             Command::Stats => json(&self.stats(now_ns)),
             Command::Stop(stop) => {
-                let order = match stop.force {
-                    true => self.lifecycle.end_at_once(),
-                    false => self.lifecycle.press_power_button(),
-                };
-                self.obey(order);
-                Response::Done
+                let paused = self.lifecycle.running() == VmState::Paused;
+                match (stop.force, paused) {
+                    (false, true) => Response::Refused(Refusal::new(409, STOP_PAUSED)),
+                    (force, _) => {
+                        let order = match force {
+                            true => self.lifecycle.end_at_once(),
+                            false => self.lifecycle.press_power_button(),
+                        };
+                        self.obey(order);
+                        Response::Done
+                    }
+                }
             }
             Command::Pause => {
                 return self.switch(id, ToVmm::Pause, VmState::Paused, now_ns);
@@ -58,6 +67,7 @@ impl Supervisor {
                 return self.switch(id, ToVmm::Resume, VmState::Running, now_ns);
             }
             Command::Events => json(&self.journal.events()),
+            Command::Follow => return self.api.follow(id, &self.journal, now_ns),
             Command::Restart(device, Restart { wait }) => match self.devices.find(&device) {
                 None => no_device(&device),
                 Some((index, slot)) => match slot.restart(now_ns) {

@@ -65,6 +65,10 @@ impl Supervisor {
     /// Time has passed for the devices; whatever has become of them is told to those whom it
     /// concerns.
     pub(super) fn tick_devices(&mut self, now_ns: u64) {
+        if self.lifecycle.running() == VmState::Paused {
+            // Nothing is hung while the guest stands still.
+            self.devices.rest(now_ns);
+        }
         self.devices.tick(&self.kit.means(), now_ns);
         for (index, news) in self.devices.news() {
             self.spread(index, news, now_ns);
@@ -111,7 +115,9 @@ impl Supervisor {
     /// Between two vmms there is nobody to tell: whoever wants the VM to end gets that.
     pub(super) fn obey_without_vmm(&mut self, order: Order) {
         match order {
-            Order::Kill | Order::Tell(ToVmm::PowerButton) => self.outcome = Some(Outcome::ok()),
+            Order::Kill | Order::WakeAndPress | Order::Tell(ToVmm::PowerButton) => {
+                self.outcome = Some(Outcome::ok());
+            }
             Order::Nothing | Order::Tell(_) => {}
         }
     }

@@ -183,6 +183,11 @@ impl Connection {
         None
     }
 
+    /// The client, for an answer that has no end.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// The descriptor that came with the request being served.
     pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptor.take()

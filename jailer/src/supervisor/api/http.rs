@@ -24,6 +24,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Whether another request may follow.
     pub keep_alive: bool,
+    /// Whether the client understands an answer in chunks: HTTP/1.1.
+    pub takes_chunks: bool,
     /// How many bytes of the input it took.
     pub len: usize,
 }
@@ -84,6 +86,7 @@ pub fn parse(input: &[u8]) -> Result<Option<Request>, Refusal> {
         target: parsed.path.unwrap_or_default().into(),
         body: body.to_vec(),
         keep_alive: framing.keep_alive,
+        takes_chunks: minor >= 1,
         len,
     }))
 }

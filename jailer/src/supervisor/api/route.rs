@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Resume,
     /// What has happened lately.
     Events,
+    /// The same, and what happens from now on.
+    Follow,
     /// Another backend for a device.
     Restart(String, Restart),
     /// Another program for a device; its descriptor comes beside.
@@ -32,39 +34,94 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it only looks.
     pub(crate) fn looks(&self) -> bool {
-        matches!(self, Self::Info | Self::Stats | Self::Events)
+        matches!(self, Self::Info | Self::Stats | Self::Events | Self::Follow)
     }
 }
 
-/// Where devices are.
-const DEVICES: &str = "/v1/vm/devices/";
+/// Makes a command of a request; the text is what stands for `{id}` in its target.
+type Handler = fn(&Request, &str) -> Result<Command, Refusal>;
 
-/// Makes a command of a request to its target.
-type Handler = fn(&Request) -> Result<Command, Refusal>;
+/// One thing that can be asked for.
+#[derive(Debug)]
+pub struct Route {
+    /// Its method.
+    pub method: &'static str,
+    /// Its target, in which `{id}` stands for a device's name.
+    pub path: &'static str,
+    handler: Handler,
+}
+
+/// All that can be asked for.
+pub const ROUTES: &[Route] = &[
+    get("/v1/vm", |r, _| without_body(r, Command::Info)),
+    get("/v1/stats", |r, _| without_body(r, Command::Stats)),
+    get("/v1/events", follow),
+    get("/v1/vm/events", |r, _| without_body(r, Command::Events)),
+    put("/v1/vm/stop", |r, _| body(r, "Stop").map(Command::Stop)),
+    put("/v1/vm/pause", |r, _| without_body(r, Command::Pause)),
+    put("/v1/vm/resume", |r, _| without_body(r, Command::Resume)),
+    put("/v1/vm/devices/{id}/restart", |r, id| {
+        body(r, "Restart").map(|restart| Command::Restart(id.into(), restart))
+    }),
+    put("/v1/vm/devices/{id}/upgrade", |r, id| {
+        without_body(r, Command::Upgrade(id.into()))
+    }),
+    put("/v1/vm/devices/{id}/link", |r, id| {
+        parse(r, "Link").map(|link| Command::Link(id.into(), link))
+    }),
+];
+
+const fn get(path: &'static str, handler: Handler) -> Route {
+    Route {
+        method: "GET",
+        path,
+        handler,
+    }
+}
+
+const fn put(path: &'static str, handler: Handler) -> Route {
+    Route {
+        method: "PUT",
+        path,
+        handler,
+    }
+}
+
+impl Route {
+    /// What stands for `{id}` in a target that is this one's; empty if nothing does.
+    fn id_in<'a>(&self, target: &'a str) -> Option<&'a str> {
+        match self.path.split_once("{id}") {
+            None => (target == self.path).then_some(""),
+            Some((before, after)) => {
+                let id = target.strip_prefix(before)?.strip_suffix(after)?;
+                (!id.is_empty() && !id.contains('/')).then_some(id)
+            }
+        }
+    }
+}
 
 /// Finds out what a request asks for.
 pub(crate) fn route(request: &Request) -> Result<Command, Refusal> {
-    let (method, command): (_, Handler) = match request.target.as_str() {
-        "/v1/vm" => ("GET", |r| without_body(r, Command::Info)),
-        "/v1/stats" => ("GET", |r| without_body(r, Command::Stats)),
-        "/v1/vm/stop" => ("PUT", stop),
-        "/v1/vm/pause" => ("PUT", |r| without_body(r, Command::Pause)),
-        "/v1/vm/resume" => ("PUT", |r| without_body(r, Command::Resume)),
-        "/v1/vm/events" => ("GET", |r| without_body(r, Command::Events)),
-        target if device(target, "restart").is_some() => ("PUT", restart),
-        target if device(target, "upgrade").is_some() => ("PUT", upgrade),
-        target if device(target, "link").is_some() => ("PUT", link),
-        target => {
-            let reason = format!("there is nothing at {target:?}");
-            return Err(Refusal::new(404, reason));
-        }
+    let target = request.target.as_str();
+    let mut known = ROUTES.iter().filter_map(|r| Some((r, r.id_in(target)?)));
+    let Some((route, id)) = known.next() else {
+        let reason = format!("there is nothing at {target:?}");
+        return Err(Refusal::new(404, reason));
     };
-    if request.method != method {
-        let mut refusal = Refusal::new(405, format!("{:?} takes only {method}", request.target));
+    if request.method != route.method {
+        let method = route.method;
+        let mut refusal = Refusal::new(405, format!("{target:?} takes only {method}"));
         refusal.allow = Some(method);
         return Err(refusal);
     }
-    command(request)
+    (route.handler)(request, id)
+}
+
+fn follow(request: &Request, _: &str) -> Result<Command, Refusal> {
+    match request.takes_chunks {
+        true => without_body(request, Command::Follow),
+        false => Err(Refusal::new(505, "events take HTTP/1.1")),
+    }
 }
 
 fn without_body(request: &Request, command: Command) -> Result<Command, Refusal> {
@@ -75,33 +132,6 @@ fn without_body(request: &Request, command: Command) -> Result<Command, Refusal>
             Err(Refusal::new(400, reason))
         }
     }
-}
-
-fn stop(request: &Request) -> Result<Command, Refusal> {
-    body(request, "Stop").map(Command::Stop)
-}
-
-fn restart(request: &Request) -> Result<Command, Refusal> {
-    let id = device(&request.target, "restart").unwrap_or_default();
-    let body = body(request, "Restart")?;
-    Ok(Command::Restart(id.into(), body))
-}
-
-fn upgrade(request: &Request) -> Result<Command, Refusal> {
-    let id = device(&request.target, "upgrade").unwrap_or_default();
-    without_body(request, Command::Upgrade(id.into()))
-}
-
-fn link(request: &Request) -> Result<Command, Refusal> {
-    let id = device(&request.target, "link").unwrap_or_default();
-    let body = parse(request, "Link")?;
-    Ok(Command::Link(id.into(), body))
-}
-
-/// The device in a target that ends in a verb.
-fn device<'a>(target: &'a str, verb: &str) -> Option<&'a str> {
-    let (id, found) = target.strip_prefix(DEVICES)?.split_once('/')?;
-    (found == verb && !id.is_empty()).then_some(id)
 }
 
 /// The body, or what there is without one.
@@ -128,6 +158,7 @@ mod tests {
             target: target.into(),
             body: body.into(),
             keep_alive: true,
+            takes_chunks: true,
             len: 0,
         }
     }
@@ -137,6 +168,7 @@ mod tests {
         for (method, target, body, command) in [
             ("GET", "/v1/vm", "", Command::Info),
             ("GET", "/v1/stats", "", Command::Stats),
+            ("GET", "/v1/events", "", Command::Follow),
             ("PUT", "/v1/vm/pause", "", Command::Pause),
             ("PUT", "/v1/vm/resume", "", Command::Resume),
             (
@@ -179,6 +211,22 @@ mod tests {
         ] {
             assert_eq!(route(&request(method, target, body)), Ok(command));
         }
+    }
+
+    #[test]
+    fn route_is_the_only_one_for_its_target() {
+        for route in ROUTES {
+            let target = route.path.replace("{id}", "disk0");
+            let same = ROUTES.iter().filter(|r| r.id_in(&target).is_some());
+            assert_eq!(same.count(), 1, "{target}");
+        }
+    }
+
+    #[test]
+    fn events_are_not_for_clients_that_do_not_know_chunks() {
+        let mut old = request("GET", "/v1/events", "");
+        old.takes_chunks = false;
+        assert_eq!(route(&old).unwrap_err().status, 505);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::connection::STEP_NS;
 use super::*;
+use spec::api::{EVENTS_MAX, EventKind};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -11,6 +12,7 @@ struct Scene {
     path: std::path::PathBuf,
     _dir: tempfile::TempDir,
     now_ns: u64,
+    journal: Journal,
 }
 
 impl Scene {
@@ -24,6 +26,7 @@ impl Scene {
             path,
             _dir: dir,
             now_ns: 0,
+            journal: Journal::default(),
         }
     }
 
@@ -48,6 +51,11 @@ impl Scene {
                 self.server.ready(token, events, self.now_ns);
             }
             while let Some((id, command)) = self.server.next_command(self.now_ns) {
+                if command == Command::Follow {
+                    self.server.follow(id, &self.journal, self.now_ns);
+                    commands.push(command);
+                    continue;
+                }
                 commands.push(command);
                 let response = Response::Json("{}".into());
                 self.server.answer(id, &response, self.now_ns);
@@ -158,4 +166,77 @@ fn client_that_leaves_is_forgotten_at_any_step() {
         scene.settle();
         assert!(scene.server.connections.is_empty());
     }
+}
+
+const FOLLOW: &[u8] = b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n";
+
+impl Scene {
+    fn follower(&mut self) -> UnixStream {
+        let mut client = self.client();
+        client.write_all(FOLLOW).unwrap();
+        self.settle();
+        client
+    }
+
+    fn happens(&mut self, kind: EventKind) {
+        self.journal.note(kind, Some("disk0"), "a detail");
+        self.server.publish(&self.journal, self.now_ns);
+    }
+}
+
+#[test]
+fn follower_gets_what_was_what_comes_and_the_end() {
+    let mut scene = Scene::new();
+    scene.happens(EventKind::Started);
+    let mut client = scene.follower();
+    scene.happens(EventKind::Paused);
+    let answer = received(&mut client);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let lines: Vec<_> = body.split("\r\n").collect();
+    for (at, kind) in [(0, "started"), (2, "paused")] {
+        let len = usize::from_str_radix(lines[at], 16).unwrap();
+        assert_eq!(lines[at + 1].len(), len);
+        assert!(lines[at + 1].contains(kind), "{body}");
+        assert!(lines[at + 1].ends_with('\n'));
+    }
+    assert_eq!(lines[4..], [""], "each event is given once");
+    scene.happens(EventKind::Ended);
+    scene.server.end(&scene.journal, 0);
+    assert!(received(&mut client).ends_with("\n\r\n0\r\n\r\n"));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn follower_that_does_not_read_is_dropped_and_the_others_are_served() {
+    let mut scene = Scene::new();
+    let (_slow, mut quick) = (scene.follower(), scene.follower());
+    let mut seen = 0;
+    for _ in 0..EVENTS_MAX * 20 {
+        scene.happens(EventKind::BackendDied);
+        seen += received(&mut quick).matches("backend-died").count();
+    }
+    assert_eq!(scene.server.followers.len(), 1, "it holds too much");
+    assert_eq!(seen, EVENTS_MAX * 20);
+    let _other = scene.follower();
+    for _ in 0..EVENTS_MAX * 4 {
+        scene.happens(EventKind::BackendDied);
+        received(&mut quick);
+    }
+    assert_eq!(scene.server.deadline_ns(), Some(STEP_NS));
+    scene.server.tick(STEP_NS);
+    assert_eq!(scene.server.followers.len(), 1, "it takes nothing");
+}
+
+#[test]
+fn followers_too_many_are_told_and_leave_room_for_requests() {
+    let mut scene = Scene::new();
+    let followers: Vec<_> = (0..FOLLOWERS_MAX).map(|_| scene.follower()).collect();
+    let mut late = scene.follower();
+    assert!(received(&mut late).starts_with("HTTP/1.1 503 "));
+    late.write_all(GET).unwrap();
+    assert_eq!(scene.settle(), [Command::Info]);
+    drop(followers);
+    scene.settle();
+    assert!(scene.server.followers.is_empty());
 }

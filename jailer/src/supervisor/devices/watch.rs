@@ -88,6 +88,15 @@ impl Watch {
         !self.stuck.is_empty()
     }
 
+    /// The guest stands still: whatever is waited for is waited for anew when it runs again.
+    pub(crate) fn rest(&mut self, now_ns: u64) {
+        if self.next_ns.is_some() {
+            self.next_ns = Some(now_ns + PING_NS);
+        }
+        self.looks = 0;
+        self.stuck.clear();
+    }
+
     /// Time has passed.
     pub(crate) fn tick(&mut self, page: &Health, now_ns: u64) -> Finding {
         if self.next_ns.is_none_or(|next| now_ns < next) {
@@ -205,6 +214,23 @@ mod tests {
             page.queues[0].heartbeat.store(round, Relaxed);
             page.queues[1].heartbeat.store(round, Relaxed);
         }
+    }
+
+    #[test]
+    fn worker_that_does_not_answer_while_the_guest_stands_still_is_not_hung() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        watch.begin(0);
+        assert_eq!(watch.tick(&page, 0), Finding::Ping(1));
+        for n in 1..3 {
+            assert_eq!(watch.tick(&page, n * PING_NS), Finding::Fine);
+        }
+        for n in 3..100 {
+            watch.rest(n * PING_NS);
+            assert_eq!(watch.tick(&page, n * PING_NS), Finding::Fine);
+        }
+        let findings: Vec<_> = (100..104).map(|n| watch.tick(&page, n * PING_NS)).collect();
+        assert_eq!(findings[..3], [Finding::Fine, Finding::Fine, Finding::Fine]);
+        assert!(matches!(findings[3], Finding::Hung(_)), "it still does not");
     }
 
     #[test]

@@ -48,6 +48,13 @@ impl Tally {
 }
 
 impl Slot {
+    /// Its backend is not to be found hung for now.
+    pub(crate) fn rest(&mut self, now_ns: u64) {
+        if let Phase::Alive(life) = &mut self.phase {
+            life.watch.rest(now_ns);
+        }
+    }
+
     /// For the API.
     pub(crate) fn stats(&self, now_ns: u64) -> DeviceStats {
         let health = match &self.phase {

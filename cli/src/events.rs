@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `bulkhead events`: what has happened to a VM, and what happens to it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use spec::VmName;
+use spec::api::{Event, Fault};
+use spec::state::API_SOCKET;
+
+use crate::client::{self, ClientError};
+use crate::error::Error;
+use crate::inspect::now_ns;
+use crate::output;
+
+/// The longest line of an answer's head or of a chunk, in bytes.
+const LINE_MAX_BYTES: u64 = 64 << 10;
+
+/// Shows what has happened to a VM; with `follow`, until it has ended.
+pub(crate) fn events(base: &Path, vm: &VmName, follow: bool, json: bool) -> Result<(), Error> {
+    let show = |event: &Event| output::print(&line(event, json)?);
+    if !follow {
+        let events = client::events(base, vm)?;
+        return events.iter().try_for_each(show);
+    }
+    let stream = client::connect(base, vm, API_SOCKET)?;
+    let mut answer = Answer::begin(stream, vm)?;
+    while let Some(event) = answer.next()? {
+        show(&event)?;
+    }
+    Ok(())
+}
+
+fn line(event: &Event, json: bool) -> Result<String, Error> {
+    if json {
+        let text = serde_json::to_string(event);
+        return Ok(text.map_err(|e| Error::Output(e.into()))? + "\n");
+    }
+    let age = Duration::from_nanos(now_ns().saturating_sub(event.time_ns));
+    let time = SystemTime::now().checked_sub(age);
+    Ok(describe(event, time.unwrap_or(SystemTime::UNIX_EPOCH)))
+}
+
+fn describe(event: &Event, time: SystemTime) -> String {
+    let time = humantime::format_rfc3339_millis(time);
+    let device = event.device.as_deref().unwrap_or("-");
+    let (kind, detail) = (event.kind.as_str(), &event.detail);
+    // What a process said of itself is shown as text, whatever is in it.
+    let line = format!("{time}  {device:8}  {kind:19} {detail}");
+    let line: String = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    format!("{}\n", line.trim_end())
+}
+
+/// An answer that goes on, as long as the VM does: chunks (RFC 9112, 7.1) of one event each.
+struct Answer<'a> {
+    stream: BufReader<UnixStream>,
+    vm: &'a VmName,
+}
+
+impl<'a> Answer<'a> {
+    fn begin(mut stream: UnixStream, vm: &'a VmName) -> Result<Self, ClientError> {
+        let request = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let written = stream.write_all(request.as_bytes());
+        written.map_err(|e| ClientError::Io(vm.to_string(), e))?;
+        let mut answer = Self {
+            stream: BufReader::new(stream),
+            vm,
+        };
+        let status = answer.line()?;
+        while !answer.line()?.is_empty() {}
+        match status.split(' ').nth(1) {
+            Some("200") => Ok(answer),
+            _ => Err(answer.refusal()),
+        }
+    }
+
+    /// What is said instead of events.
+    fn refusal(mut self) -> ClientError {
+        let mut body = String::new();
+        let read = (&mut self.stream).take(LINE_MAX_BYTES).read_line(&mut body);
+        match read.map(|_| serde_json::from_str::<Fault>(&body)) {
+            Ok(Ok(fault)) => ClientError::Refused(self.vm.to_string(), fault.error),
+            _ => self.malformed(),
+        }
+    }
+
+    fn malformed(&self) -> ClientError {
+        ClientError::Malformed(self.vm.to_string())
+    }
+
+    /// The next event; `None` if the VM has ended.
+    fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        let size = self.line()?;
+        let size = u64::from_str_radix(&size, 16).map_err(|_| self.malformed())?;
+        let mut chunk = Vec::new();
+        let read = (&mut self.stream)
+            .take(size.min(LINE_MAX_BYTES))
+            .read_to_end(&mut chunk);
+        read.map_err(|e| ClientError::Io(self.vm.to_string(), e))?;
+        match (size, self.line()?.is_empty()) {
+            (0, true) => Ok(None),
+            (_, true) => serde_json::from_slice(&chunk).map_err(|_| self.malformed()),
+            (_, false) => Err(self.malformed()),
+        }
+    }
+
+    /// A line without its end.
+    fn line(&mut self) -> Result<String, ClientError> {
+        let mut line = String::new();
+        let read = (&mut self.stream).take(LINE_MAX_BYTES).read_line(&mut line);
+        read.map_err(|e| ClientError::Io(self.vm.to_string(), e))?;
+        match line.strip_suffix("\r\n") {
+            Some(line) => Ok(line.into()),
+            // Whoever was speaking has been killed, or has dropped us.
+            None => Err(ClientError::BrokenOff(self.vm.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::api::EventKind;
+
+    fn answer(bytes: &[u8]) -> (Vec<Event>, String) {
+        let vm = "vm".parse().unwrap();
+        let (ours, mut its) = UnixStream::pair().unwrap();
+        its.write_all(bytes).unwrap();
+        its.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = match Answer::begin(ours, &vm) {
+            Ok(answer) => answer,
+            Err(error) => return (Vec::new(), error.to_string()),
+        };
+        let mut events = Vec::new();
+        loop {
+            match answer.next() {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => return (events, "the end".into()),
+                Err(error) => return (events, error.to_string()),
+            }
+        }
+    }
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nX: y\r\n\r\n";
+    const CHUNK: &str = "2a\r\n{\"number\":1,\"time_ns\":5,\"kind\":\"started\"}\n\r\n";
+
+    #[test]
+    fn events_come_one_by_one_to_the_end() {
+        let (events, end) = answer(format!("{HEAD}{CHUNK}{CHUNK}0\r\n\r\n").as_bytes());
+        assert_eq!((events.len(), end.as_str()), (2, "the end"));
+        assert_eq!(events[0].kind, EventKind::Started);
+    }
+
+    #[test]
+    fn events_that_break_off_anywhere_are_told() {
+        let whole = format!("{HEAD}{CHUNK}0\r\n\r\n");
+        for len in 0..whole.len() {
+            let (events, end) = answer(&whole.as_bytes()[..len]);
+            assert_eq!(end, "VM \"vm\": the events broke off", "{len}");
+            assert_eq!(events.len(), usize::from(len >= HEAD.len() + CHUNK.len()));
+        }
+    }
+
+    #[test]
+    fn answer_of_another_kind_is_told() {
+        let refused = "HTTP/1.1 503 No\r\n\r\n{\"error\":\"too many\"}";
+        assert_eq!(answer(refused.as_bytes()).1, "VM \"vm\": too many");
+        for body in ["x\r\n", "3\r\nabc\r\n", "2a\r\n{}{}"] {
+            let (_, end) = answer(format!("{HEAD}{body}{body}{body}").as_bytes());
+            let told = end.contains("not understood") || end.contains("broke off");
+            assert!(told, "{body}: {end}");
+        }
+    }
+
+    #[test]
+    fn event_is_one_line_whatever_is_in_it() {
+        let event = Event {
+            number: 3,
+            time_ns: 0,
+            kind: EventKind::BackendDied,
+            device: Some("disk0".into()),
+            detail: "was killed\n\x1b[2J".into(),
+        };
+        let line = describe(&event, SystemTime::UNIX_EPOCH);
+        let wanted = "1970-01-01T00:00:00.000Z  disk0     backend-died        was killed  [2J\n";
+        assert_eq!(line, wanted);
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The end of a VM: who is still told something, and for how long.
+
+use std::os::fd::AsFd;
+
+use launch::clock::monotonic_ns;
+use nix::poll::PollFlags;
+use spec::api::EventKind;
+
+use super::poll::{Interests, Token};
+use super::{Supervisor, SupervisorError};
+use crate::outcome::Outcome;
+
+impl Supervisor {
+    /// The VM has ended: whoever follows its events hears how, whoever reads its console gets the
+    /// rest.
+    pub(super) fn say_farewell(&mut self, outcome: &Outcome) -> Result<(), SupervisorError> {
+        let how = outcome.lines.first().map_or("", String::as_str);
+        self.journal.note(EventKind::Ended, None, how);
+        self.api.end(&self.journal, monotonic_ns());
+        self.drain_console()
+    }
+
+    /// The last output reaches the client, unless the client does not take it or somebody insists.
+    fn drain_console(&mut self) -> Result<(), SupervisorError> {
+        self.vmm = None;
+        self.devices.retire();
+        self.console.end(monotonic_ns());
+        while !self.console.is_drained() {
+            let mut interests = Interests::default();
+            interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
+            self.console.interests(&mut interests);
+            let deadline = self.console.deadline_ns();
+            let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
+            let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
+            let now_ns = monotonic_ns();
+            for (token, events) in ready {
+                if token == Token::Janitor {
+                    return Ok(());
+                }
+                self.console.ready(token, events, now_ns);
+            }
+            self.console.tick(now_ns);
+        }
+        Ok(())
+    }
+}
