@@ -148,9 +148,36 @@ pub(crate) enum Verb {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show all VMs and their processes on the whole screen, every second
+    #[command(after_help = TOP_EXAMPLES)]
+    Top {
+        /// The VMs' names [default: all VMs]
+        #[arg(value_name = "VM")]
+        vms: Vec<VmName>,
+    },
     /// Print the JSON schema of a VM's file
-    #[command(after_help = "Example:\n  bulkhead schema > bulkhead-vm.schema.json")]
-    Schema,
+    #[command(
+        after_help = "Examples:\n  bulkhead schema > bulkhead-vm.schema.json\n  \
+                            bulkhead schema --api > bulkhead-api.openapi.json"
+    )]
+    Schema {
+        /// Print the OpenAPI document of a VM's API instead
+        #[arg(long)]
+        api: bool,
+    },
+    /// Print what a shell needs to complete our command line
+    #[command(after_help = "Example:\n  bulkhead completions bash \
+                            >/usr/share/bash-completion/completions/bulkhead")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each verb
+    #[command(after_help = "Example:\n  bulkhead man /usr/local/share/man/man1")]
+    Man {
+        /// The directory they go to, made if need be
+        dir: PathBuf,
+    },
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -209,6 +236,16 @@ Examples:
 
 Counters grow for as long as the VM lives, whatever is replaced or rebooted meanwhile. PSS, the memory
 of a process less what others share, is shown only to those who may look: root, in most cases.";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  bulkhead top
+  bulkhead top web db
+
+q quits, the arrows or k and j choose a VM. MEM is what a process has less what others share (PSS), if
+we may know that, and all of it (RSS) if not. SANDBOX is the user it runs as on the host, and whether
+it has a seccomp filter (S), cannot gain privileges (N), has no capabilities (C), lives in a pid
+namespace (P). DIED counts backends that were replaced. NO_COLOR turns colours off.";
 
 const EVENTS_EXAMPLES: &str = "\
 Examples:

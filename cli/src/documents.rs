@@ -47,8 +47,11 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
 }
 
 /// `bulkhead schema`.
-pub(crate) fn schema() -> Result<(), Error> {
-    let schema = schemars::schema_for!(VmSpec);
+pub(crate) fn schema(api: bool) -> Result<(), Error> {
+    let schema = match api {
+        true => crate::openapi::document(),
+        false => schemars::schema_for!(VmSpec).to_value(),
+    };
     let text = serde_json::to_string_pretty(&schema).map_err(DocumentsError::Schema)?;
     output::print(&format!("{text}\n"))
 }

@@ -9,6 +9,7 @@ use crate::client::ClientError;
 use crate::documents::DocumentsError;
 use crate::jailer;
 use crate::run::RunError;
+use crate::shell::ManError;
 use crate::terminal::TerminalError;
 
 /// A verb failed.
@@ -26,6 +27,9 @@ pub(crate) enum Error {
     /// A VM could not be talked to.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Man pages could not be written.
+    #[error(transparent)]
+    Man(#[from] ManError),
     /// The user's terminal could not be used.
     #[error(transparent)]
     Terminal(#[from] TerminalError),

@@ -16,14 +16,17 @@ mod events;
 mod host;
 mod inspect;
 mod jailer;
+mod openapi;
 mod output;
 mod ps;
 mod run;
+mod shell;
 mod signals;
 mod state;
 mod stats;
 mod table;
 mod terminal;
+mod top;
 mod usage;
 
 use args::{Cli, Verb};
@@ -50,7 +53,10 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
     match cli.verb {
         Verb::Run(args) => return run::run(*args, state_dir),
         Verb::Check { config } => documents::check(&config)?,
-        Verb::Schema => documents::schema()?,
+        Verb::Schema { api } => documents::schema(api)?,
+        Verb::Completions { shell } => shell::completions(shell)?,
+        Verb::Man { dir } => shell::man(&dir)?,
+        Verb::Top { vms } => top::top(&base()?, vms)?,
         Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,
         Verb::Console { vm } => console::attach(&base()?, &vm)?,
         Verb::Stop { vm, force } => client::stop(&base()?, &vm, force)?,

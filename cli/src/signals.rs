@@ -6,7 +6,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::terminal::TerminalError;
 
-/// Blocks what ends us and what tells of children; both are read from what is returned.
+/// Blocks what ends us, and what tells of children and of windows; both are read from what is returned.
 pub(crate) fn take_over() -> Result<SignalFd, TerminalError> {
     let signals = [
         Signal::SIGTERM,
@@ -14,6 +14,7 @@ pub(crate) fn take_over() -> Result<SignalFd, TerminalError> {
         Signal::SIGHUP,
         Signal::SIGQUIT,
         Signal::SIGCHLD,
+        Signal::SIGWINCH,
     ];
     let mask: SigSet = signals.into_iter().collect();
     mask.thread_set_mask().map_err(TerminalError::Signals)?;

@@ -202,4 +202,4 @@ pub(crate) fn flags(device: &DeviceStats) -> String {
 
 #[cfg(test)]
 #[path = "stats/tests.rs"]
-mod tests;
+pub(crate) mod tests;

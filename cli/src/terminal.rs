@@ -2,7 +2,9 @@
 //! The user's terminal in raw mode, and back: at the end of a scope and on a panic. Signals that
 //! end us are read from a descriptor, so that they end a scope, too.
 
+use std::io::Write;
 use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use nix::errno::Errno;
@@ -10,15 +12,26 @@ use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcse
 
 /// The terminal's mode before we changed it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// Whether we have the whole screen.
+static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
+/// To another screen, without a cursor; and back.
+const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l";
+const LEAVE: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
 /// A panic restores it.
 static HOOK: Once = Once::new();
 
 /// The user's terminal could not be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TerminalError {
+    /// There is none.
+    #[error("top needs a terminal: stats has the same numbers")]
+    None,
     /// Its mode could not be changed.
     #[error("cannot put the terminal into raw mode")]
     Mode(#[source] Errno),
+    /// The screen could not be taken over.
+    #[error("cannot use the whole screen")]
+    Screen(#[source] io::Error),
     /// Signals could not be taken over.
     #[error("cannot take over signals")]
     Signals(#[source] Errno),
@@ -66,7 +79,37 @@ impl Drop for RawMode {
     }
 }
 
+/// The whole screen of standard output, and standard input in raw mode, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct FullScreen(());
+
+impl FullScreen {
+    /// Takes over the screen; what was on it comes back.
+    pub(crate) fn enable() -> Result<Self, TerminalError> {
+        // From here on dropping the screen restores the mode as well.
+        let raw = RawMode::enable()?;
+        FULL_SCREEN.store(true, Ordering::Relaxed);
+        let screen = Self(());
+        std::mem::forget(raw);
+        let written = io::stdout()
+            .write_all(ENTER)
+            .and_then(|()| io::stdout().flush());
+        written.map_err(TerminalError::Screen)?;
+        Ok(screen)
+    }
+}
+
+impl Drop for FullScreen {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
 fn restore() {
+    if FULL_SCREEN.swap(false, Ordering::Relaxed) {
+        let mut stdout = io::stdout();
+        let _ = stdout.write_all(LEAVE).and_then(|()| stdout.flush());
+    }
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {
         let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &saved);

@@ -257,6 +257,41 @@ fn schema_is_json_and_has_every_field_of_a_spec() {
 }
 
 #[test]
+fn completions_know_every_verb() {
+    let stage = Stage::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let ended = stage.do_it(&["completions", shell]);
+        ended.assert_told(0, &[]);
+        for verb in ["run", "stats", "upgrade"] {
+            assert!(ended.stdout.contains(verb), "{shell}: {verb}");
+        }
+    }
+    let wrong = stage.do_it(&["completions", "tcsh"]);
+    wrong.assert_told(2, &["'tcsh'", "bash"]);
+}
+
+#[test]
+fn man_pages_are_written_for_every_verb() {
+    let stage = Stage::new();
+    stage.do_it(&["man", "pages"]).assert_told(0, &[]);
+    for page in ["bulkhead.1", "bulkhead-run.1", "bulkhead-top.1"] {
+        let text = fs::read_to_string(stage.at("pages").join(page)).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    let run = fs::read_to_string(stage.at("pages/bulkhead-run.1")).unwrap();
+    assert!(run.contains("api\\-gid"), "{run}");
+    let wrong = stage.do_it(&["man", "kernel"]);
+    wrong.assert_told(1, &["man \"kernel\": "]);
+}
+
+#[test]
+fn top_without_a_terminal_is_refused_with_the_remedy() {
+    let stage = Stage::new();
+    let refused = stage.do_it(&["top"]);
+    refused.assert_told(1, &["top needs a terminal", "stats"]);
+}
+
+#[test]
 fn reader_that_has_seen_enough_is_no_error() {
     let stage = Stage::new();
     let mut command = stage.bulkhead(&["schema"]);

@@ -3,7 +3,7 @@
 
 use launch::control::{ToDevice, ToVmm};
 use serde::Serialize;
-use spec::api::{Link, Restart, VmInfo, VmState};
+use spec::api::{Link, Restart, Stop, VmInfo, VmState};
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
@@ -46,20 +46,7 @@ impl Supervisor {
         let response = match command {
             Command::Info => json(&self.info()),
             Command::Stats => json(&self.stats(now_ns)),
-            Command::Stop(stop) => {
-                let paused = self.lifecycle.running() == VmState::Paused;
-                match (stop.force, paused) {
-                    (false, true) => Response::Refused(Refusal::new(409, STOP_PAUSED)),
-                    (force, _) => {
-                        let order = match force {
-                            true => self.lifecycle.end_at_once(),
-                            false => self.lifecycle.press_power_button(),
-                        };
-                        self.obey(order);
-                        Response::Done
-                    }
-                }
-            }
+            Command::Stop(stop) => self.stop(stop),
             Command::Pause => {
                 return self.switch(id, ToVmm::Pause, VmState::Paused, now_ns);
             }
@@ -104,6 +91,18 @@ impl Supervisor {
             }
         };
         self.api.answer(id, &response, now_ns);
+    }
+
+    fn stop(&mut self, stop: Stop) -> Response {
+        let order = match (stop.force, self.lifecycle.running()) {
+            (true, _) => self.lifecycle.end_at_once(),
+            (false, VmState::Paused) => {
+                return Response::Refused(Refusal::new(409, STOP_PAUSED));
+            }
+            (false, _) => self.lifecycle.press_power_button(),
+        };
+        self.obey(order);
+        Response::Done
     }
 
     fn wait_for(&mut self, id: ConnectionId, index: u8, now_ns: u64) {

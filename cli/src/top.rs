@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `bulkhead top`: all VMs and their processes on the whole screen, again and again.
+//!
+//! The main thread owns the terminal and waits for keys, signals and news; a thread for each VM asks
+//! it every second ([`sampler`]), so that one that does not answer holds up nobody.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+use nix::unistd::read;
+use ratatui::Terminal;
+use ratatui::backend::TermionBackend;
+use spec::VmName;
+
+use crate::console::wait;
+use crate::error::Error;
+use crate::signals;
+use crate::terminal::{FullScreen, TerminalError};
+
+mod keys;
+mod model;
+mod sampler;
+mod view;
+
+use keys::{Key, Keys};
+use model::Model;
+use sampler::Sampler;
+use view::Theme;
+
+/// Shows VMs until the user has seen enough; all of them if none is named.
+pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
+    if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+        return Err(TerminalError::None.into());
+    }
+    for vm in &vms {
+        // A name that is wrong is told, and not waited for.
+        crate::client::stats(base, vm)?;
+    }
+    let signals = signals::take_over()?;
+    let sampler = Sampler::start(base, vms).map_err(TerminalError::Socket)?;
+    let mut model = Model::default();
+    let mut keys = Keys::default();
+    let theme = Theme::from_environment();
+    // Goes last: the terminal is drawn to until then.
+    let _screen = FullScreen::enable()?;
+    let backend = TermionBackend::new(io::stdout());
+    let mut terminal = Terminal::new(backend).map_err(Error::Output)?;
+    loop {
+        terminal
+            .draw(|frame| view::draw(frame, &model, theme))
+            .map_err(Error::Output)?;
+        let stdin = io::stdin();
+        let mut fds = [
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(sampler.as_fd(), PollFlags::POLLIN),
+        ];
+        wait(&mut fds)?;
+        let [typed, signalled, sampled] = fds.each_ref().map(|fd| fd.any().unwrap_or(false));
+        if signalled {
+            let all = signals::received(&signals);
+            if all.iter().any(|signal| ends(*signal)) {
+                return Ok(());
+            }
+        }
+        if sampled {
+            for news in sampler.news() {
+                model.hear(news);
+            }
+        }
+        if typed {
+            let mut chunk = [0; 64];
+            let len = match read(&stdin, &mut chunk) {
+                // The terminal is gone.
+                Ok(0) => return Ok(()),
+                Ok(len) => len,
+                Err(Errno::EINTR | Errno::EAGAIN) => 0,
+                Err(errno) => return Err(TerminalError::Poll(errno).into()),
+            };
+            for key in keys.of(&chunk[..len]) {
+                match key {
+                    Key::Quit => return Ok(()),
+                    Key::Up => model.choose(-1),
+                    Key::Down => model.choose(1),
+                }
+            }
+        }
+    }
+}
+
+/// Whether a signal is meant to end us; that the window has another size shows when it is drawn.
+fn ends(signal: Signal) -> bool {
+    !matches!(signal, Signal::SIGCHLD | Signal::SIGWINCH)
+}
