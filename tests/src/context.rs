@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -145,6 +146,16 @@ impl Context {
     pub fn file(&self, name: &str, content: &[u8]) -> Result<PathBuf> {
         let path = self.dir().join(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A shell script in the case's directory.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn script(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.file(name, format!("#!/bin/sh\nset -e\n{text}\n").as_bytes())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(path)
     }
 

@@ -69,8 +69,12 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },
-    /// Boot a stock guest, type into its console, power it off
-    Demo,
+    /// Boot a stock guest with a disk and a network card, kill its backends, power it off
+    Demo {
+        /// Give its console to this terminal instead
+        #[arg(long)]
+        session: bool,
+    },
     /// Measure something
     Bench {
         /// What
@@ -133,7 +137,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Action::HoldKvm => tests::hold_kvm::run().map(|()| ExitCode::SUCCESS),
         Action::WithoutIoUring { command } => tests::without_io_uring::run(&command),
-        Action::Demo => demo::run(places),
+        Action::Demo { session: true } => demo::session(places),
+        Action::Demo { session: false } => demo::run(places),
         Action::Bench { name } => bench::run(name, places),
     }
 }
