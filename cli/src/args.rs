@@ -155,6 +155,9 @@ pub(crate) enum Verb {
         #[arg(value_name = "VM")]
         vms: Vec<VmName>,
     },
+    /// Say what this host can give a VM, and what it lacks
+    #[command(after_help = "Example:\n  bulkhead doctor")]
+    Doctor,
     /// Print the JSON schema of a VM's file
     #[command(
         after_help = "Examples:\n  bulkhead schema > bulkhead-vm.schema.json\n  \

@@ -22,3 +22,11 @@ pub(crate) fn sweep(base: &Path, vm: &VmName) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
+
+/// Has the jailer say what this host can give; the exit status. It sees the host as it does when it
+/// starts a VM.
+pub(crate) fn doctor() -> u8 {
+    let status = Command::new(path()).arg("--doctor").status();
+    let code = status.ok().and_then(|status| status.code());
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}

@@ -57,6 +57,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Completions { shell } => shell::completions(shell)?,
         Verb::Man { dir } => shell::man(&dir)?,
         Verb::Top { vms } => top::top(&base()?, vms)?,
+        Verb::Doctor => return Ok(jailer::doctor()),
         Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,
         Verb::Console { vm } => console::attach(&base()?, &vm)?,
         Verb::Stop { vm, force } => client::stop(&base()?, &vm, force)?,

@@ -21,6 +21,7 @@ Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
   --api-gid GID     a group whose members may use the VM's sockets, too
   --console-fd N    an inherited stream socket: the console's first client
   --sweep NAME      start nothing; remove what a jailer that was killed has left of VM NAME
+  --doctor          start nothing; say what of a jail this host can give, and what not
   --version         print the version
   --help            print this
 
@@ -54,6 +55,8 @@ pub enum Parsed {
         /// Where its state directory is, if not where it always is.
         state_dir: Option<PathBuf>,
     },
+    /// Say what this host can give a VM, and what not.
+    Doctor,
     /// Print this and leave.
     Show(String),
 }
@@ -100,6 +103,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
             Some("--sweep") => ("--sweep", &mut sweep),
             Some("--api-gid") => ("--api-gid", &mut api_gid),
             Some("--console-fd") => ("--console-fd", &mut console_fd),
+            Some("--doctor") => return Ok(Parsed::Doctor),
             Some("--help" | "-h") => return Ok(Parsed::Show(HELP.into())),
             Some("--version" | "-V") => {
                 let version = concat!("jailer ", env!("CARGO_PKG_VERSION"), "\n");

@@ -10,6 +10,7 @@
 //! in them waits for a guest, a client or a child except in one poll.
 
 pub mod args;
+pub mod doctor;
 pub mod host;
 pub mod janitor;
 mod link;

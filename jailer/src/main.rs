@@ -12,6 +12,12 @@ fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os().skip(1)) {
         Ok(Parsed::Run(args)) => jailer::run(&args, &Host::of_this_binary()),
         Ok(Parsed::Sweep { name, state_dir }) => jailer::sweep(&name, state_dir.as_deref()),
+        Ok(Parsed::Doctor) => {
+            let (lines, outcome) = jailer::doctor::examine(&Host::of_this_binary());
+            let text = lines.join("\n") + "\n";
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            outcome
+        }
         Ok(Parsed::Show(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;

@@ -110,6 +110,12 @@ impl Kit {
     }
 }
 
+/// Builds the supervisor's jail around this process, and nothing else.
+pub(crate) fn rehearse(has_range: bool) -> Result<(), String> {
+    let confined = confine::confine(has_range);
+    confined.map(drop).map_err(|e| launch::log::chain(&e))
+}
+
 #[derive(Debug)]
 struct Supervisor {
     kit: Kit,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, geteuid};
 use spec::Vm;
 
 mod host;
@@ -29,6 +29,34 @@ const TOP: &str = "bulkhead";
 const SPARE_THREADS: u64 = 32;
 /// Threads that the kernel may start for one io_uring, and our own for its queue.
 const THREADS_PER_QUEUE: u64 = 24;
+
+/// What this host has, and what it has not or not for us, a line each.
+pub(crate) fn describe() -> (Vec<String>, Vec<String>) {
+    let (hierarchies, mut missing) = host::hierarchies();
+    let mut found = Vec::new();
+    for hierarchy in &hierarchies {
+        let (names, parent) = (hierarchy.controllers.join(", "), parent(hierarchy));
+        let version = match hierarchy.version {
+            Version::One => 1,
+            Version::Two => 2,
+        };
+        let line = format!("{names}: version {version} at {}", parent.display());
+        match access(parent, AccessFlags::W_OK) {
+            Ok(()) => found.push(line),
+            Err(errno) => missing.push(format!("{line} ({})", errno.desc())),
+        }
+    }
+    (found, missing)
+}
+
+/// Where groups of ours are made.
+fn parent(hierarchy: &Hierarchy) -> &Path {
+    match hierarchy.version {
+        // Processes and groups do not go together below the root of version 2.
+        Version::Two if geteuid().is_root() => &hierarchy.mount,
+        _ => &hierarchy.own,
+    }
+}
 
 /// One process's group.
 #[derive(Debug)]
@@ -64,11 +92,7 @@ impl Cgroups {
             missing.push("this host mounts no cgroups: processes are not accounted".into());
         }
         let groups = hierarchies.into_iter().map(|hierarchy| {
-            let parent = match hierarchy.version {
-                // Processes and groups do not go together below the root of version 2.
-                Version::Two if geteuid().is_root() => &hierarchy.mount,
-                _ => &hierarchy.own,
-            };
+            let parent = parent(&hierarchy);
             Group {
                 dir: parent.join(TOP).join(format!("{name}-{janitor}")),
                 has_leaves: hierarchy.controllers.iter().any(|c| *c != "memory"),

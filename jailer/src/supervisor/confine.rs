@@ -49,6 +49,7 @@ pub(crate) fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), C
 /// give children users of their own. What is returned is the only file system it still reaches: the
 /// processes of its own pid namespace, mounted nowhere.
 pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
+    raw::forget_environment();
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     if has_range {
         step("drop its groups", setgroups(&[]))?;

@@ -2,6 +2,7 @@
 //! The cases: one table, a module for each subject. A case is named `subject_condition_outcome`.
 
 mod alone;
+mod audit;
 mod bad_input;
 mod boot;
 mod control;
@@ -10,6 +11,7 @@ mod disk;
 mod disk_refused;
 mod evil;
 mod fs;
+mod kills;
 mod lifecycle;
 mod net;
 mod net_launch;
@@ -101,7 +103,9 @@ impl Case {
 #[must_use]
 pub fn all() -> Vec<Case> {
     [
+        audit::cases(),
         bad_input::cases(),
+        kills::cases(),
         tiny::cases(),
         control::cases(),
         boot::cases(),

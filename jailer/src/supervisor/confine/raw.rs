@@ -80,6 +80,28 @@ fn owned(returned: libc::c_long) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Wipes the environment that the janitor was given: whatever is in it is the user's.
+pub(super) fn forget_environment() {
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    // SAFETY: this process has one thread, and reads no variable after this.
+    let mut next = unsafe { environ };
+    while !next.is_null() {
+        // SAFETY: the array ends in null, and this is not behind its end yet.
+        let variable = unsafe { *next };
+        if variable.is_null() {
+            return;
+        }
+        // SAFETY: a variable is a C string.
+        let len = unsafe { libc::strlen(variable) };
+        // SAFETY: the string is that long, in memory that was given to this process alone.
+        unsafe { variable.write_bytes(0, len) };
+        // SAFETY: this was not the null at the end, so something follows.
+        next = unsafe { next.add(1) };
+    }
+}
+
 #[repr(C)]
 struct Header {
     version: u32,

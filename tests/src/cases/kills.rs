@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Killing any process of a VM at any moment, also while it starts: nothing of it is left.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::{Signal, kill};
+
+use super::Case;
+use crate::context::{Context, need_root};
+use crate::procs;
+use crate::tiny_kernel::TinyKernel;
+use crate::vm::PATIENCE;
+
+/// So often in a normal run.
+const ROUNDS: u32 = 20;
+/// So often with `--soak`.
+const SOAK_ROUNDS: u32 = 200;
+/// The last moment at which somebody is killed: a VM is up long before.
+const LATEST_US: u32 = 150_000;
+/// Whom to kill; the janitor is another case, because what it leaves is swept by others.
+const VICTIMS: [&str; 3] = ["supervisor", "vmm", "blk-backend"];
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::native(
+            "any_process_killed_at_any_moment_leaves_nothing",
+            |context| kills(context, ROUNDS),
+        ),
+        Case::native(
+            "any_process_killed_at_any_moment_leaves_nothing_for_long",
+            |context| kills(context, SOAK_ROUNDS),
+        )
+        .soak(Duration::from_secs(900)),
+        Case::native(
+            "janitor_killed_at_any_moment_is_swept_by_the_next_command",
+            janitor,
+        ),
+    ]
+}
+
+/// Another moment at each call, somewhere before [`LATEST_US`].
+fn moment() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanos = now.map_or(0, |now| now.subsec_nanos());
+    // The low digits are the ones that differ; spread them.
+    Duration::from_micros(u64::from(nanos.wrapping_mul(2_654_435_761) % LATEST_US))
+}
+
+/// What the VM of a round is called in its case.
+fn victim(round: u32) -> String {
+    format!("victim{round}")
+}
+
+fn start(context: &Context, round: u32) -> Result<crate::vm::Vm> {
+    let image = context.sparse_file(&format!("{round}.img"), 1 << 20)?;
+    let kernel = TinyKernel::new().say("hello\n").spin();
+    let vm = context.vm(&victim(round)).boots_tiny(&kernel);
+    vm.arg("--disk", format!("path={}", image.display()))
+        .start()
+}
+
+/// Kills the youngest process of this name, if there is one.
+fn strike(name: &str) -> bool {
+    let all = procs::living_descendants();
+    let victim = all.iter().rev().find(|process| process.name == name);
+    victim.is_some_and(|process| kill(process.pid, Signal::SIGKILL).is_ok())
+}
+
+/// Where groups of this VM are.
+fn cgroups(name: &str) -> Vec<PathBuf> {
+    fn look(dir: &Path, depth: u32, name: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().starts_with(name) {
+                found.push(entry.path());
+            } else if depth > 0 {
+                look(&entry.path(), depth - 1, name, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    look(
+        Path::new("/sys/fs/cgroup"),
+        6,
+        &format!("{name}-"),
+        &mut found,
+    );
+    found
+}
+
+fn nothing_is_left(context: &Context, round: u32, mounts: &str) -> Result<()> {
+    let living = procs::wait_for_none(Duration::from_secs(5));
+    ensure!(living.is_empty(), "processes are left: {living:?}");
+    let state = context.state_dir(&victim(round));
+    ensure!(!state.exists(), "{} is left", state.display());
+    let groups = cgroups(&context.name_of(&victim(round)));
+    ensure!(groups.is_empty(), "control groups are left: {groups:?}");
+    let now = fs::read_to_string("/proc/self/mounts")?;
+    ensure!(now == mounts, "mounts are left: {now}");
+    Ok(())
+}
+
+fn kills(context: &Context, rounds: u32) -> Result<()> {
+    need_root()?;
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let (mut struck, mut while_starting) = (0, 0);
+    for (round, name) in (0..rounds).zip(VICTIMS.into_iter().cycle()) {
+        let mut vm = start(context, round)?;
+        let moment = moment();
+        std::thread::sleep(moment);
+        let started = vm.console().text().contains("hello");
+        let hit = strike(name);
+        println!("round {round}: {name} after {moment:?}, hit {hit}, guest ran {started}");
+        struck += u32::from(hit);
+        while_starting += u32::from(hit && !started);
+        if name == "blk-backend" || !hit {
+            // The VM goes on without it, or without having been hit.
+            std::thread::sleep(Duration::from_millis(20));
+            vm.signal(Signal::SIGHUP)?;
+        }
+        vm.wait_exit(PATIENCE)?;
+        nothing_is_left(context, round, &mounts)?;
+    }
+    println!("{struck} of {rounds} were hit, {while_starting} of them before the guest ran");
+    ensure!(struck >= rounds / 4, "hardly anybody was hit");
+    Ok(())
+}
+
+fn janitor(context: &Context) -> Result<()> {
+    need_root()?;
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    for round in 0..5 {
+        let mut vm = start(context, round)?;
+        std::thread::sleep(moment());
+        let hit = strike("jailer");
+        let begun = Instant::now();
+        if !hit {
+            vm.signal(Signal::SIGKILL)?;
+        }
+        vm.wait_exit(PATIENCE)?;
+        let living = procs::wait_for_none(Duration::from_secs(5));
+        ensure!(living.is_empty(), "it lives on: {living:?}");
+        println!("round {round}: hit {hit}, gone after {:?}", begun.elapsed());
+
+        let had_state = context.state_dir(&victim(round)).exists();
+        let swept = context.run(&["ps"])?;
+
+        let told = String::from_utf8_lossy(&swept.stderr);
+        let told = told
+            .lines()
+            .any(|line| line.contains(vm.name()) && line.contains("swept"));
+        ensure!(
+            told == had_state,
+            "there was something: {had_state}; it was told: {told}"
+        );
+        nothing_is_left(context, round, &mounts)?;
+    }
+    Ok(())
+}
