@@ -109,15 +109,12 @@ impl Log for Logger {
             self.role,
             record.level()
         );
-        let start = line.len();
         let _ = write!(line, "{}", record.args());
-        // One entry is one line, whatever is in it.
-        let message = line.split_off(start).replace(['\n', '\r'], " ");
-        line.push_str(&message);
         let _ = record.key_values().visit(&mut Fields(&mut line));
         if !self.vm_id.is_empty() {
             let _ = write!(line, " vm_id={}", self.vm_id);
         }
+        let mut line = harmless(line);
         line.push('\n');
         let _ = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),
@@ -126,6 +123,14 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// One entry is one line, and no terminal obeys it, whatever a peer has put into it.
+fn harmless(line: String) -> String {
+    if line.contains(char::is_control) {
+        return line.replace(char::is_control, " ");
+    }
+    line
 }
 
 /// An error and its causes, on one line.
@@ -152,6 +157,13 @@ mod tests {
         let written = (0..1000).filter(|_| budget.take(1)).count();
         assert_eq!(written, LINES_PER_SECOND as usize);
         assert!(budget.take(2));
+    }
+
+    #[test]
+    fn entry_with_control_characters_is_one_line_that_no_terminal_obeys() {
+        let entry = "lost: \x1b[2J\r\nfake\u{9b}31m".to_owned();
+        assert_eq!(harmless(entry), "lost:  [2J  fake 31m");
+        assert_eq!(harmless("as it was: ä".into()), "as it was: ä");
     }
 
     #[test]
