@@ -22,7 +22,7 @@ pub(super) struct Process {
 
 /// The processes of the VM, as `bulkhead inspect` lists them.
 pub(super) fn processes(context: &Context, vm: &Vm) -> Result<Vec<Process>> {
-    let text = context.run_ok(&["inspect", vm.name(), "--json"])?;
+    let text = quietly(context, &["inspect", vm.name(), "--json"])?;
     let info: Value = serde_json::from_str(&text).context("inspect --json")?;
     let listed = info["processes"].as_array().context("no processes")?;
     listed
@@ -37,6 +37,18 @@ pub(super) fn processes(context: &Context, vm: &Vm) -> Result<Vec<Process>> {
             })
         })
         .collect()
+}
+
+/// Runs `bulkhead`, which must succeed, and returns what it says.
+pub(super) fn quietly(context: &Context, args: &[&str]) -> Result<String> {
+    let output = context.bulkhead().args(args).output().context("bulkhead")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "bulkhead {}: {said}",
+        args.join(" ")
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Prints a table of them.

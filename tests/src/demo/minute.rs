@@ -11,7 +11,7 @@ use loadgen::stream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::map;
+use super::map::{self, quietly};
 use super::stage::{HOST, TOOL};
 use crate::context::Context;
 use crate::vm::Vm;
@@ -33,10 +33,10 @@ pub(super) fn run(context: &Context, vm: &mut Vm) -> Result<()> {
     let port = listener.local_addr()?.port();
     let server = thread::spawn(move || stream::serve(&listener, WORK, SEED));
     let seconds = WORK.as_secs();
-    println!("the guest writes and verifies a file, and downloads another, for {seconds} s");
+    println!("the guest writes and verifies a file, and downloads another, for {seconds} s:\n");
     vm.sh(&format!(
-        "{TOOL} file /root/probe --seconds {seconds} > /run/file 2>&1 & \
-         {TOOL} stream {HOST}:{port} --seed {SEED} > /run/stream 2>&1 &"
+        "({TOOL} file /root/probe --seconds {seconds} > /run/file 2>&1 &); \
+         ({TOOL} stream {HOST}:{port} --seed {SEED} > /run/stream 2>&1 &)"
     ))?;
     for round in 1..=KILLS {
         thread::sleep(PERIOD);
@@ -44,25 +44,32 @@ pub(super) fn run(context: &Context, vm: &mut Vm) -> Result<()> {
         if round % FORGIVEN_AFTER == 0 {
             thread::sleep(PERIOD);
             for (device, _) in DEVICES {
-                context.run_ok(&["restart", vm.name(), device, "--wait"])?;
-                println!("bulkhead restart {} {device} --wait", vm.name());
+                say(context, &["restart", vm.name(), device, "--wait"])?;
             }
         }
     }
     thread::sleep(PERIOD);
     for (device, program) in DEVICES {
         let binary = context.program(program).display().to_string();
-        context.run_ok(&["upgrade", vm.name(), device, "--binary", &binary])?;
-        println!("bulkhead upgrade {} {device} --binary {program}", vm.name());
+        say(
+            context,
+            &["upgrade", vm.name(), device, "--binary", &binary],
+        )?;
     }
     let (sent, sum) = server
         .join()
         .map_err(|_| anyhow!("the server panicked"))?
         .context("serving the stream")?;
-    vm.sh("wait")?;
+    vm.sh("while pidof loadgen > /dev/null; do sleep 1; done")?;
     let file = vm.sh("cat /run/file")?;
     let received = vm.sh("cat /run/stream")?;
     judge(&file, &received, sent, sum)
+}
+
+/// Runs `bulkhead` and says that.
+fn say(context: &Context, args: &[&str]) -> Result<()> {
+    println!("$ bulkhead {}", args.join(" "));
+    quietly(context, args).map(drop)
 }
 
 fn kill_backends(context: &Context, vm: &Vm) -> Result<()> {
@@ -78,7 +85,7 @@ fn kill_backends(context: &Context, vm: &Vm) -> Result<()> {
     ensure!(backends.len() == DEVICES.len(), "backends: {backends:?}");
     for backend in backends {
         kill(Pid::from_raw(backend.pid), Signal::SIGKILL)?;
-        println!("kill -9 {} ({})", backend.pid, backend.role);
+        println!("$ kill -9 {}    # {}", backend.pid, backend.role);
     }
     Ok(())
 }
