@@ -137,6 +137,12 @@ impl Backend {
         self.process.kill();
     }
 
+    /// Ends it because nobody talks to it any more, if it has not ended already: that is no fault of
+    /// its requests.
+    pub(crate) fn dismiss(&self) {
+        self.process.kill();
+    }
+
     /// Whether a death was somebody else's doing, so that no request can be its reason.
     pub(crate) fn was_murdered(&self, death: Death) -> bool {
         death == Death::Signalled(Signal::SIGKILL) && !self.condemned.get()

@@ -288,7 +288,8 @@ impl Slot {
     /// about the one before: then the deadline decides.
     pub(crate) fn lost(&mut self, why: &str) {
         if let (Phase::Alive(life), true) = (&self.phase, self.connected) {
-            life.backend.kill();
+            // Of one that was killed by somebody else the vmm often hears before we do.
+            life.backend.dismiss();
             if !self.planned {
                 self.note(EventKind::BackendLost, why);
             }
