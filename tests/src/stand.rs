@@ -273,12 +273,11 @@ impl Drop for Stand {
 }
 
 /// How long after `then_ns` something completed again: the end of the longest gap that began around
-/// that time.
+/// that time, at most `around_ns` behind it.
 #[must_use]
-pub fn pause_ns(gaps: &[(u64, u64)], then_ns: u64) -> Option<u64> {
-    const AROUND_NS: u64 = 20_000_000;
+pub fn pause_ns(gaps: &[(u64, u64)], then_ns: u64, around_ns: u64) -> Option<u64> {
     let near = gaps.iter().filter(|(from, to)| {
-        *to > then_ns && *from < then_ns + AROUND_NS && from + 4_000_000_000 > then_ns
+        *to > then_ns && *from < then_ns + around_ns && from + 4_000_000_000 > then_ns
     });
     let longest = near.max_by_key(|(from, to)| to - from)?;
     Some(longest.1 - then_ns)
@@ -297,7 +296,7 @@ mod tests {
             (12 * ms, 19 * ms),
             (90 * ms, 99 * ms),
         ];
-        assert_eq!(pause_ns(&gaps, 10 * ms), Some(9 * ms));
-        assert_eq!(pause_ns(&gaps, 100 * ms), None);
+        assert_eq!(pause_ns(&gaps, 10 * ms, 20 * ms), Some(9 * ms));
+        assert_eq!(pause_ns(&gaps, 100 * ms, 20 * ms), None);
     }
 }

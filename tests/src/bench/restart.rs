@@ -57,8 +57,11 @@ fn ms(ns: u64) -> f64 {
 
 /// The pauses that began at these times.
 fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
+    const AROUND_NS: u64 = 20_000_000;
     let gaps = stand.finish()?.gaps;
-    let pauses = times.iter().filter_map(|then_ns| pause_ns(&gaps, *then_ns));
+    let pauses = times
+        .iter()
+        .filter_map(|then_ns| pause_ns(&gaps, *then_ns, AROUND_NS));
     let pauses: Vec<f64> = pauses.map(ms).collect();
     // A pause too short to be noted would be a good one, and is rare.
     ensure!(
