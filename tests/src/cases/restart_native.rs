@@ -113,6 +113,10 @@ fn in_a_loop(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// How long nothing changes once nothing is under way, and how often that is looked at.
+const STEADY: Duration = Duration::from_millis(300);
+const LOOKS: u32 = 20;
+
 /// What a VM holds on the host: processes below its jailer, and descriptors of all of them but the
 /// backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +126,21 @@ struct Holdings {
     cgroups: usize,
 }
 
+/// What is held once nothing is under way: a janitor has a process's pidfd until it has moved that
+/// process into its control group.
 fn holdings() -> Holdings {
+    let mut held = holdings_now();
+    for _ in 0..LOOKS {
+        std::thread::sleep(STEADY);
+        let before = std::mem::replace(&mut held, holdings_now());
+        if before == held {
+            break;
+        }
+    }
+    held
+}
+
+fn holdings_now() -> Holdings {
     let all = procs::living_descendants();
     let lasting = all.iter().filter(|process| process.name != "blk-backend");
     Holdings {
