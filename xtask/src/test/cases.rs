@@ -16,7 +16,7 @@ use crate::{TestFlags, compile, lab, progress, signals};
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 const SOAK_LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// How often an inner host that died is booted again for what it had not run.
-const BOOTS: u32 = 3;
+const BOOTS: u32 = 5;
 
 /// What our own runner has said so far.
 #[derive(Debug, Default)]
