@@ -17,6 +17,7 @@ use net_backend::serve::{Given, Service};
 
 /// Serves the frontend; the process ends with the connection, or with the supervisor.
 pub(crate) fn run() -> Result<()> {
+    launch::process::harden();
     let record = NetRecord::read(claim(fd::RECORD)?)?;
     launch::log::init("net", &record.vm_id, log::LevelFilter::Info);
     let health: &'static HealthPage = Box::leak(Box::new(HealthPage::map(claim(fd::HEALTH)?)?));
