@@ -4,7 +4,7 @@
 /// One heap for all threads, grown with brk(2): each thread with a heap of its own costs memory, and
 /// system calls (mprotect, mremap) that the filter would have to allow. Called before any thread.
 #[allow(unsafe_code)]
-pub fn keep_simple() {
+pub(crate) fn keep_simple() {
     // SAFETY: no pointers; the process has one thread yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     // SAFETY: as above.

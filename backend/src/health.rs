@@ -11,7 +11,7 @@ use launch::health::{Crash, HealthPage, VERSION};
 static PAGE: OnceLock<&'static HealthPage> = OnceLock::new();
 
 /// Says that the process has begun, and sees to it that a panic is known for one, and a fault, too.
-pub fn announce(page: &'static HealthPage) {
+pub(crate) fn announce(page: &'static HealthPage) {
     page.version.store(VERSION, Relaxed);
     page.main_ns.store(monotonic_ns(), Relaxed);
     PAGE.get_or_init(|| page);

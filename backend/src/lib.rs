@@ -1,20 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a vhost-user backend process needs whatever its device is: the device's half of a split
-//! virtqueue, read from and written to memory that a guest changes meanwhile; and what a process does
-//! at its start, from the allocator to the gate at which its threads are confined.
+//! virtqueue, read from and written to memory that a guest changes meanwhile; and the life of the
+//! process, from [`program`], which it begins with, to [`serve`], which confines it and ends it.
 //!
 //! Linked into the backends. Everything in a [`ring`] or a [`chain`] was written by a guest and is
 //! checked here before anyone uses it; `Err` is the guest's fault, never the host's.
 
-pub mod allocator;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+mod allocator;
+pub mod bell;
 pub mod chain;
+pub mod config_space;
+
+mod control;
 mod faults;
 pub mod gate;
-pub mod health;
+mod health;
 pub mod listener;
+pub mod memory;
 pub mod pin;
 pub mod polling;
+pub mod program;
 pub mod ring;
+pub mod serve;
 pub mod vring;
 pub mod window;
 
@@ -22,3 +31,8 @@ pub mod window;
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 /// Guest memory that the frontend may replace.
 pub type SharedGuestMemory = vm_memory::GuestMemoryAtomic<GuestMemory>;
+
+/// A thread that panicked has ended the process, so no lock is ever poisoned outside tests.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

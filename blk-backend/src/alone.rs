@@ -1,44 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The process as a user starts it: opens for itself what the jailer would have given it.
+//! The disk as a user starts it.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use backend::program::own_health;
+use backend::serve::Service;
 use backend::{listener, pin};
 use blk_backend::config::Disk;
-use blk_backend::serve::{Given, Service, Source};
+use blk_backend::device::Device;
+use blk_backend::serve::{self, Given, Source};
 use launch::disk::Access;
 use launch::fd::blk;
-use launch::health::HealthPage;
-use launch::seccomp::Mode;
 
-use crate::options::{DiskOption, EngineOption, Options, Seccomp};
+use crate::options::{DiskOption, EngineOption, Options};
 
-/// Serves one frontend.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    launch::log::init("blk-backend", "", log::LevelFilter::Info);
+/// Starts the disk, to serve one frontend.
+pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
     // An inherited listener first: whatever is opened later must not take a number of the table
     // that it has.
     let inherited = options.fd.map(listener::inherited).transpose()?;
     let Some(option) = &options.disk else {
         bail!("--disk is needed");
     };
-    let page = HealthPage::map(launch::health::create()?)?;
-    let health: &'static HealthPage = Box::leak(Box::new(page));
-    backend::health::announce(health);
+    let health = own_health()?;
     let (disk, engine) = open(option).with_context(|| format!("{}", option.path.display()))?;
     let listener = match (inherited, &options.socket_path) {
         (Some(fd), _) => fd,
         (None, Some(path)) => listener::bind(path)?,
         (None, None) => bail!("--socket-path or --fd is needed"),
     };
-    let seccomp = match options.seccomp {
-        Seccomp::On => Some(Mode::Kill),
-        Seccomp::Log => Some(Mode::Trap),
-        Seccomp::Off => None,
-    };
-    let service = Service::start(Given {
+    Ok(serve::start(Given {
         disk,
         listener,
         engine,
@@ -46,13 +39,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         after_crash: false,
         health,
         poll_us: option.poll_us,
-        seccomp,
-    })?;
-    if options.seccomp == Seccomp::Log {
-        launch::seccomp::report_violations(health).context("cannot handle SIGSYS")?;
-    }
-    let serving = service.accept()?;
-    Ok(serving.wait()?)
+        seccomp: options.seccomp.mode(),
+    })?)
 }
 
 /// Opens the image and makes the engines, with the restrictions they would have in a jail.

@@ -3,30 +3,27 @@
 //! each event of a queue to its worker.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex};
 
-use backend::gate::Gate;
+use backend::bell::{Bell, Events};
+use backend::gate::{Gate, Visitor};
+use backend::memory::Memory;
 use backend::vring::Vring;
-use backend::{GuestMemory, SharedGuestMemory};
+use backend::{SharedGuestMemory, config_space, lock};
 use launch::health::{HealthPage, QueueHealth};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
-use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::Disk;
 use crate::io::{Io, Op};
 use crate::request::Status;
 use crate::worker::Worker;
-
-/// The configuration space that may be asked for; beyond the device's own it reads as zeroes.
-const CONFIG_MAX_BYTES: usize = 256;
 
 /// What workers and protocol thread share.
 #[derive(Debug)]
@@ -38,8 +35,8 @@ pub struct Shared {
     /// The last ping; workers answer it in the health page.
     pub ping: AtomicU32,
     health: &'static HealthPage,
-    memory: SharedGuestMemory,
-    memory_generation: AtomicU32,
+    /// Guest memory.
+    pub memory: Memory,
     features: AtomicU64,
 }
 
@@ -51,20 +48,9 @@ impl Shared {
             after_crash,
             ping: AtomicU32::new(0),
             health,
-            memory: SharedGuestMemory::new(GuestMemory::new()),
-            memory_generation: AtomicU32::new(0),
+            memory: Memory::default(),
             features: AtomicU64::new(0),
         })
-    }
-
-    /// Guest memory as it is now.
-    pub fn memory(&self) -> Arc<GuestMemory> {
-        self.memory.memory().into_inner()
-    }
-
-    /// A number that is another one after guest memory has changed.
-    pub fn memory_generation(&self) -> u32 {
-        self.memory_generation.load(Acquire)
     }
 
     /// Whether indirect descriptors were negotiated.
@@ -104,9 +90,7 @@ impl Shared {
 pub struct Device {
     shared: Arc<Shared>,
     seats: Vec<Seat>,
-    pub(crate) gate: Gate,
-    /// Whether the protocol thread has been at the gate.
-    protocol_came: AtomicBool,
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -117,9 +101,7 @@ struct Seat {
     /// The ring, once the worker has seen it.
     vring: Mutex<Option<Vring>>,
     /// Readable when the worker is to show that it lives.
-    bell: EventFd,
-    /// Whether the worker has been at the gate.
-    came: AtomicBool,
+    bell: Bell,
 }
 
 impl Device {
@@ -130,79 +112,55 @@ impl Device {
                 worker: Mutex::new(worker),
                 progress: Condvar::new(),
                 vring: Mutex::new(None),
-                bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
-                came: AtomicBool::new(false),
+                bell: Bell::new()?,
             })
         });
-        let seats = seats.collect::<io::Result<_>>()?;
+        let seats = seats.collect::<io::Result<Vec<_>>>()?;
         Ok(Arc::new(Self {
             shared,
+            gate: Gate::new(seats.len()),
             seats,
-            gate: Gate::default(),
-            protocol_came: AtomicBool::new(false),
         }))
-    }
-
-    /// Guest memory, for the daemon that will fill it.
-    pub fn memory(&self) -> SharedGuestMemory {
-        self.shared.memory.clone()
-    }
-
-    /// Lets each worker hear of completions and of the bell.
-    pub fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
-        let events = self.events();
-        for (seat, handler) in self.seats.iter().zip(daemon.get_epoll_handlers()) {
-            let fd = lock(&seat.worker).engine().as_fd().as_raw_fd();
-            handler.register_listener(fd, EventSet::IN, u64::from(events.completion))?;
-            let fd = seat.bell.as_fd().as_raw_fd();
-            handler.register_listener(fd, EventSet::IN, u64::from(events.bell))?;
-        }
-        Ok(())
-    }
-
-    /// Asks every worker to answer `ping`.
-    pub fn ping(&self, ping: u32) {
-        self.shared.ping.store(ping, Relaxed);
-        for seat in &self.seats {
-            let _ = seat.bell.write(1);
-        }
-    }
-
-    /// Once every thread has started and waits, does what confines them all, and lets them go on. If
-    /// the frontend hangs up before that, they wait for ever.
-    pub(crate) fn confine<E>(&self, install: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        // The workers, the protocol thread and the one that waits for its end.
-        if self.gate.wait_for(u32::from(self.shared.disk.queues) + 2) {
-            install()?;
-            self.gate.open();
-        }
-        Ok(())
-    }
-
-    /// Takes nothing more and waits until nothing is in flight: the frontend is gone.
-    pub fn close(&self) {
-        for seat in &self.seats {
-            lock(&seat.worker).close();
-        }
-        self.drain();
     }
 
     fn drain(&self) {
         self.seats.iter().for_each(Seat::drain);
     }
 
-    /// The protocol thread, the first time it does anything for a frontend.
-    fn enter(&self) {
-        self.gate.pass(|| !self.protocol_came.swap(true, Relaxed));
+    fn events(&self) -> Events {
+        Events::of(self.shared.disk.queues)
+    }
+}
+
+impl backend::serve::Device for Device {
+    fn memory(&self) -> SharedGuestMemory {
+        self.shared.memory.shared()
     }
 
-    /// The numbers of events: those of the queues come first, the next is the event loop's own.
-    fn events(&self) -> Events {
-        let queues = self.shared.disk.queues;
-        Events {
-            completion: queues + 1,
-            bell: queues + 2,
+    /// Completions.
+    fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
+        for (seat, handler) in self.seats.iter().zip(daemon.get_epoll_handlers()) {
+            let worker = &mut *lock(&seat.worker);
+            let completions = (worker.engine().as_fd(), EventSet::IN);
+            self.events().watch(&handler, completions, &seat.bell)?;
         }
+        Ok(())
+    }
+
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn ping(&self, ping: u32) {
+        self.shared.ping.store(ping, Relaxed);
+        self.seats.iter().for_each(|seat| seat.bell.ring());
+    }
+
+    fn close(&self) {
+        for seat in &self.seats {
+            lock(&seat.worker).close();
+        }
+        self.drain();
     }
 }
 
@@ -215,16 +173,6 @@ impl Seat {
         let busy = |worker: &mut Worker| !worker.is_drained(&vring);
         drop(self.progress.wait_while(lock(&self.worker), busy));
     }
-}
-
-struct Events {
-    completion: u16,
-    bell: u16,
-}
-
-/// A worker that panicked has ended the process, so no lock is ever poisoned outside tests.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl VhostUserBackend for Device {
@@ -240,18 +188,18 @@ impl VhostUserBackend for Device {
     }
 
     fn features(&self) -> u64 {
-        self.enter();
+        self.gate.pass(Visitor::Protocol);
         self.shared.disk.features()
     }
 
     fn acked_features(&self, features: u64) {
         self.shared.features.store(features, Relaxed);
         // A worker looks at the features when it attaches to a ring that starts later.
-        self.shared.memory_generation.fetch_add(1, AcqRel);
+        self.shared.memory.touch();
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        self.enter();
+        self.gate.pass(Visitor::Protocol);
         Disk::protocol_features()
     }
 
@@ -262,24 +210,13 @@ impl VhostUserBackend for Device {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.enter();
-        let (offset, size) = (offset as usize, size as usize);
-        if offset.saturating_add(size) > CONFIG_MAX_BYTES {
-            return Vec::new();
-        }
-        let space = self.shared.disk.config();
-        let zeroes = std::iter::repeat(0);
-        space
-            .into_iter()
-            .chain(zeroes)
-            .skip(offset)
-            .take(size)
-            .collect()
+        self.gate.pass(Visitor::Protocol);
+        config_space::part(self.shared.disk.config(), offset, size)
     }
 
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
-        self.enter();
-        self.shared.memory_generation.fetch_add(1, AcqRel);
+        self.gate.pass(Visitor::Protocol);
+        self.shared.memory.touch();
         // Asleep workers have nothing in flight that would notice; they look before they take.
         Ok(())
     }
@@ -311,9 +248,9 @@ impl VhostUserBackend for Device {
             return Ok(());
         };
         if event == self.events().bell {
-            let _ = seat.bell.read();
+            seat.bell.silence();
         }
-        self.gate.pass(|| !seat.came.swap(true, Relaxed));
+        self.gate.pass(Visitor::Worker(thread));
         lock(&seat.vring).get_or_insert_with(|| vring.clone());
         lock(&seat.worker).run(vring);
         seat.progress.notify_all();

@@ -1,79 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The process as the supervisor starts it: everything it may use is open already, at the numbers of
-//! `launch::fd`, and its record says what that is.
+//! The disk as the supervisor starts it.
 
 use std::fs::File;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use backend::serve::Service;
 use blk_backend::config::Disk;
 use blk_backend::device::Device;
-use blk_backend::serve::{Given, Service, Source};
-use launch::control::{Channel, Failure, FromBackend, ToBackend};
-use launch::fd::{self, blk, claim};
+use blk_backend::serve::{self, Given, Source};
+use launch::fd::{blk, claim};
 use launch::health::HealthPage;
 use launch::record::{BlkEngine, BlkRecord};
-use launch::seccomp::Mode;
 
-/// Serves the frontend; the process ends with the connection, or with the supervisor.
-pub(crate) fn run() -> Result<()> {
-    launch::process::harden();
-    let record = BlkRecord::read(claim(fd::RECORD)?)?;
-    launch::log::init("blk", &record.vm_id, log::LevelFilter::Info);
-    let health: &'static HealthPage = Box::leak(Box::new(HealthPage::map(claim(fd::HEALTH)?)?));
-    backend::health::announce(health);
-    let control = Arc::new(Channel::from(claim(fd::CONTROL)?));
-    let outcome = serve(&record, &control, health);
-    let last = match &outcome {
-        Ok(()) => FromBackend::Hangup,
-        Err(e) => FromBackend::Failed(Failure {
-            about: None,
-            reason: format!("{e:#}"),
-        }),
-    };
-    let _ = control.send(&last);
-    outcome
-}
-
-fn serve(record: &BlkRecord, control: &Arc<Channel>, health: &'static HealthPage) -> Result<()> {
-    let service = Service::start(given(record, health)?)?;
-    answer(control.clone(), service.device())?;
-    if record.seccomp == Mode::Trap {
-        launch::seccomp::report_violations(health).context("cannot handle SIGSYS")?;
-    }
-    let serving = service.accept()?;
-    log::info!(device_id = record.device_id.as_str(); "serving");
-    let _ = control.send(&FromBackend::Serving);
-    Ok(serving.wait()?)
-}
-
-/// Answers the supervisor, on a thread; ends the process when it is gone.
-fn answer(control: Arc<Channel>, device: Arc<Device>) -> Result<()> {
-    let thread = std::thread::Builder::new().name("control".into());
-    let started = Arc::new(Barrier::new(2));
-    let here = started.clone();
-    let run = move || {
-        here.wait();
-        while let Ok(Some(message)) = control.receive() {
-            match message {
-                ToBackend::Ping(ping) => device.ping(ping),
-                // A disk has none.
-                ToBackend::Link(_) => {}
-            }
-        }
-        // It has died, or talks nonsense: nobody is left who could want this process.
-        std::process::exit(0);
-    };
-    thread
-        .stack_size(64 << 10)
-        .spawn(run)
-        .context("cannot start a thread")?;
-    // The filter has no room for what a thread does to start.
-    started.wait();
-    Ok(())
-}
-
-fn given(record: &BlkRecord, health: &'static HealthPage) -> Result<Given> {
+/// Starts the disk.
+pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
     let disk = Disk {
         geometry: record.geometry,
         readonly: record.readonly,
@@ -94,7 +35,7 @@ fn given(record: &BlkRecord, health: &'static HealthPage) -> Result<Given> {
             Source::Threads(Arc::new(File::from(claim(blk::DISK)?)), direct)
         }
     };
-    Ok(Given {
+    Ok(serve::start(Given {
         disk,
         listener: claim(blk::LISTENER)?,
         engine,
@@ -103,5 +44,5 @@ fn given(record: &BlkRecord, health: &'static HealthPage) -> Result<Given> {
         health,
         poll_us: record.poll_us,
         seccomp: Some(record.seccomp),
-    })
+    })?)
 }

@@ -5,34 +5,40 @@ mod alone;
 mod launched;
 mod options;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use options::Wanted;
+use anyhow::Result;
+use backend::program::{self, Program, Wanted};
+use backend::serve::Service;
+use blk_backend::device::Device;
+use launch::health::HealthPage;
+use launch::record::BlkRecord;
+
+use options::Options;
+
+struct BlkBackend;
+
+impl Program for BlkBackend {
+    const NAME: &'static str = "blk-backend";
+    const ROLE: &'static str = "blk";
+    type Device = Device;
+    type Record = BlkRecord;
+    type Options = Options;
+
+    fn parse(args: Vec<OsString>) -> Result<Wanted<Options>, String> {
+        options::parse(args)
+    }
+
+    fn launched(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
+        launched::start(record, health)
+    }
+
+    fn alone(options: Options) -> Result<Service<Device>> {
+        alone::start(&options)
+    }
+}
 
 fn main() -> ExitCode {
-    backend::allocator::keep_simple();
-    let args: Vec<_> = std::env::args_os().skip(1).collect();
-    // The supervisor passes exactly this; nobody else has what it needs.
-    let outcome = if args == ["--launched"] {
-        launched::run()
-    } else {
-        match options::parse(args) {
-            Ok(Wanted::Serve(options)) => alone::run(&options),
-            Ok(Wanted::Print(text)) => {
-                print!("{text}");
-                return ExitCode::SUCCESS;
-            }
-            Err(reason) => {
-                eprintln!("blk-backend: {reason}; see --help");
-                return ExitCode::from(2);
-            }
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            log::error!("{e:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::main::<BlkBackend>()
 }

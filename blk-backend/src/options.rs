@@ -7,6 +7,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use backend::program::{Seccomp, Wanted};
+
 /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
 pub(crate) const CAPABILITIES: &str = r#"{"type": "block", "features": ["read-only", "blk-file"]}
 "#;
@@ -55,24 +57,8 @@ pub(crate) struct Options {
     pub(crate) seccomp: Seccomp,
 }
 
-/// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Serve(Options),
-    Print(&'static str),
-}
-
-/// `--seccomp`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Seccomp {
-    #[default]
-    On,
-    Log,
-    Off,
-}
-
 /// Understands the command line, without the program's name.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted, String> {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted<Options>, String> {
     let mut options = Options::default();
     let mut read_only = false;
     let mut args = args.into_iter();
@@ -113,19 +99,6 @@ fn text_of(value: OsString) -> Result<String, String> {
     value
         .into_string()
         .map_err(|value| format!("{value:?} is not text"))
-}
-
-impl FromStr for Seccomp {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(Self::On),
-            "log" => Ok(Self::Log),
-            "off" => Ok(Self::Off),
-            _ => Err(format!("--seccomp {text:?}: expected on, log or off")),
-        }
-    }
 }
 
 /// `engine=`
@@ -240,7 +213,7 @@ mod tests {
         }
     }
 
-    fn parse_words(line: &str) -> Result<Wanted, String> {
+    fn parse_words(line: &str) -> Result<Wanted<Options>, String> {
         parse(line.split(' ').map(OsString::from))
     }
 

@@ -232,7 +232,7 @@ impl Worker {
         self.polling.look(|| {
             (takes && !matches!(serving.queue.available(), Ok(0)))
                 || engine.is_ready()
-                || seen != Some((vring.generation(), shared.memory_generation()))
+                || seen != Some((vring.generation(), shared.memory.generation()))
         })
     }
 

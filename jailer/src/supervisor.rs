@@ -10,7 +10,7 @@ use std::rc::Rc;
 use launch::clock::monotonic_ns;
 use launch::control::{DeviceNews, FromVmm, ToVmm};
 use launch::memfd::MemfdError;
-use launch::record::RecordError;
+use launch::record::{Record as _, RecordError};
 use nix::poll::PollFlags;
 use spec::api::{EventKind, ExitStats};
 

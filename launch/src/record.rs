@@ -224,39 +224,48 @@ pub enum RecordError {
     Version(u32),
 }
 
-impl VmmRecord {
+/// A launch record of one of the programs.
+pub trait Record: Serialize + DeserializeOwned {
     /// Puts the record into a sealed memfd.
-    pub fn write(&self) -> Result<OwnedFd, RecordError> {
+    fn write(&self) -> Result<OwnedFd, RecordError> {
         write(self)
     }
 
     /// Reads the record back; of another version it is refused.
-    pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
+    fn read(fd: OwnedFd) -> Result<Self, RecordError> {
         read(fd)
     }
 }
 
-impl BlkRecord {
-    /// Puts the record into a sealed memfd.
-    pub fn write(&self) -> Result<OwnedFd, RecordError> {
-        write(self)
+/// The record of a backend.
+pub trait BackendRecord: Record {
+    /// The VM's name, for the log.
+    fn vm_id(&self) -> &str;
+    /// The device's name, for the log.
+    fn device_id(&self) -> &str;
+}
+
+impl Record for VmmRecord {}
+impl Record for BlkRecord {}
+impl Record for NetRecord {}
+
+impl BackendRecord for BlkRecord {
+    fn vm_id(&self) -> &str {
+        &self.vm_id
     }
 
-    /// Reads the record back; of another version it is refused.
-    pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
-        read(fd)
+    fn device_id(&self) -> &str {
+        &self.device_id
     }
 }
 
-impl NetRecord {
-    /// Puts the record into a sealed memfd.
-    pub fn write(&self) -> Result<OwnedFd, RecordError> {
-        write(self)
+impl BackendRecord for NetRecord {
+    fn vm_id(&self) -> &str {
+        &self.vm_id
     }
 
-    /// Reads the record back; of another version it is refused.
-    pub fn read(fd: OwnedFd) -> Result<Self, RecordError> {
-        read(fd)
+    fn device_id(&self) -> &str {
+        &self.device_id
     }
 }
 

@@ -19,7 +19,7 @@ use launch::disk::{Access, DiskError, Geometry};
 use launch::fd::{self, blk};
 use launch::health::{HealthError, HealthPage};
 use launch::memfd::MemfdError;
-use launch::record::{BlkEngine, BlkRecord, RecordError, VERSION};
+use launch::record::{BlkEngine, BlkRecord, Record as _, RecordError, VERSION};
 use launch::ring::{RingError, RingWatch};
 use launch::seccomp::Mode;
 use nix::fcntl::{FcntlArg, fcntl};

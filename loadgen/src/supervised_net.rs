@@ -12,7 +12,7 @@ use launch::control::{Channel, ControlError};
 use launch::fd::{self, net};
 use launch::health::{HealthError, HealthPage};
 use launch::memfd::{Backing, MemfdError, shared};
-use launch::record::{Guard, NetRecord, RecordError, VERSION};
+use launch::record::{Guard, NetRecord, Record as _, RecordError, VERSION};
 use launch::seccomp::Mode;
 use launch::tap::{self, TapError};
 

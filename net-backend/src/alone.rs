@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The process as a user starts it: opens for itself what the jailer would have given it.
+//! The network card as a user starts it.
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
+use backend::program::own_health;
+use backend::serve::Service;
 use backend::{listener, pin};
 use launch::fd::net;
-use launch::health::HealthPage;
-use launch::seccomp::Mode;
 use launch::tap;
 use net_backend::config::Nic;
-use net_backend::serve::{Given, Service};
+use net_backend::device::Device;
+use net_backend::serve::{self, Given};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::options::{Options, Seccomp};
+use crate::options::Options;
 
-/// Serves one frontend.
-pub(crate) fn run(options: Options) -> Result<()> {
-    launch::log::init("net-backend", "", log::LevelFilter::Info);
+/// Starts the network card, to serve one frontend.
+pub(crate) fn start(options: Options) -> Result<Service<Device>> {
     // What was inherited first: whatever is opened later must not take a number of the table that
     // it has.
     let inherited = options.fd.map(listener::inherited).transpose()?;
@@ -26,9 +26,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         .iter()
         .map(|number| tap_inherited(*number).with_context(|| format!("--tap-fd {number}")))
         .collect::<Result<_>>()?;
-    let page = HealthPage::map(launch::health::create()?)?;
-    let health: &'static HealthPage = Box::leak(Box::new(page));
-    backend::health::announce(health);
+    let health = own_health()?;
     let mut nic = Nic {
         mac: options.mac,
         mtu: options.mtu,
@@ -52,12 +50,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         (None, Some(path)) => listener::bind(path)?,
         (None, None) => bail!("--socket-path or --fd is needed"),
     };
-    let seccomp = match options.seccomp {
-        Seccomp::On => Some(Mode::Kill),
-        Seccomp::Log => Some(Mode::Trap),
-        Seccomp::Off => None,
-    };
-    let service = Service::start(Given {
+    Ok(serve::start(Given {
         nic,
         listener,
         taps,
@@ -65,13 +58,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
         link_up: true,
         health,
         poll_us: options.poll_us,
-        seccomp,
-    })?;
-    if options.seccomp == Seccomp::Log {
-        launch::seccomp::report_violations(health).context("cannot handle SIGSYS")?;
-    }
-    let serving = service.accept()?;
-    Ok(serving.wait()?)
+        seccomp: options.seccomp.mode(),
+    })?)
 }
 
 /// A queue of a tap that was open when the process began.

@@ -3,15 +3,13 @@
 //! each event of a queue to its worker.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use backend::SharedGuestMemory;
-use backend::gate::Gate;
+use backend::bell::{Bell, Events};
+use backend::gate::{Gate, Visitor};
 use backend::vring::Vring;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use backend::{SharedGuestMemory, config_space, lock};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
 use vmm_sys_util::epoll::EventSet;
@@ -25,8 +23,6 @@ pub use shared::Shared;
 
 /// The most queues of one worker: receive, transmit, control.
 pub const SLOTS: usize = 3;
-/// The configuration space that may be asked for; beyond the device's own it reads as zeroes.
-const CONFIG_MAX_BYTES: usize = 256;
 
 /// How far a worker has followed what the frontend does.
 #[derive(Debug, Default)]
@@ -56,9 +52,7 @@ impl Progress {
 pub struct Device {
     shared: Arc<Shared>,
     seats: Vec<Seat>,
-    pub(crate) gate: Gate,
-    /// Whether the protocol thread has been at the gate.
-    protocol_came: AtomicBool,
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -68,9 +62,7 @@ struct Seat {
     /// Its rings, once it has seen them.
     vrings: OnceLock<Vec<Vring>>,
     /// Readable when the worker is to look around and to show that it lives.
-    bell: EventFd,
-    /// Whether the worker has been at the gate.
-    came: AtomicBool,
+    bell: Bell,
 }
 
 impl Device {
@@ -81,90 +73,61 @@ impl Device {
                 worker: Mutex::new(Worker::new(pair, shared.clone(), poll_us)),
                 progress: Progress::default(),
                 vrings: OnceLock::new(),
-                bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
-                came: AtomicBool::new(false),
+                bell: Bell::new()?,
             })
         });
-        let seats = seats.collect::<io::Result<_>>()?;
+        let seats = seats.collect::<io::Result<Vec<_>>>()?;
         Ok(Arc::new(Self {
             shared,
+            gate: Gate::new(seats.len()),
             seats,
-            gate: Gate::default(),
-            protocol_came: AtomicBool::new(false),
         }))
     }
 
-    /// Guest memory, for the daemon that will fill it.
-    pub fn memory(&self) -> SharedGuestMemory {
-        self.shared.guest_memory()
+    fn events(&self) -> Events {
+        Events::of(self.shared.nic.queues())
+    }
+}
+
+impl backend::serve::Device for Device {
+    fn memory(&self) -> SharedGuestMemory {
+        self.shared.memory.shared()
     }
 
-    /// Lets each worker hear of its tap and of the bell.
-    pub fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
-        let (tap_event, bell_event) = self.events();
+    /// The taps.
+    fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
+        // Edges: a tap that is readable and cannot be read from now wakes nobody.
+        let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
         for ((pair, seat), handler) in (0..).zip(&self.seats).zip(daemon.get_epoll_handlers()) {
-            let fd = self.shared.tap(pair).as_raw_fd();
-            // Edges: a tap that is readable and cannot be read from now wakes nobody.
-            let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-            handler.register_listener(fd, edges, u64::from(tap_event))?;
-            let fd = seat.bell.as_fd().as_raw_fd();
-            handler.register_listener(fd, EventSet::IN, u64::from(bell_event))?;
+            let frames = (self.shared.tap(pair), edges);
+            self.events().watch(&handler, frames, &seat.bell)?;
         }
         Ok(())
     }
 
-    /// Asks every worker to answer `ping`.
-    pub fn ping(&self, ping: u32) {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn ping(&self, ping: u32) {
         self.shared.ping.store(ping, Relaxed);
-        self.seats.iter().for_each(Seat::ring);
+        self.seats.iter().for_each(|seat| seat.bell.ring());
     }
 
-    /// The link goes up, or down.
-    pub fn set_link(&self, up: bool) {
+    fn set_link(&self, up: bool) {
         self.shared.set_link(up);
-        self.seats.iter().for_each(Seat::ring);
-    }
-
-    /// Once every thread has started and waits, does what confines them all, and lets them go on. If
-    /// the frontend hangs up before that, they wait for ever.
-    pub(crate) fn confine<E>(&self, install: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        // The workers, the protocol thread and the one that waits for its end.
-        if self.gate.wait_for(u32::from(self.shared.nic.pairs) + 2) {
-            install()?;
-            self.gate.open();
-        }
-        Ok(())
-    }
-
-    /// The protocol thread, the first time it does anything for a frontend.
-    fn enter(&self) {
-        self.gate.pass(|| !self.protocol_came.swap(true, Relaxed));
-    }
-
-    /// The numbers of events: those of the queues come first, the next is the event loop's own.
-    fn events(&self) -> (u16, u16) {
-        let queues = self.shared.nic.queues();
-        (queues + 1, queues + 2)
+        self.seats.iter().for_each(|seat| seat.bell.ring());
     }
 }
 
 impl Seat {
-    fn ring(&self) {
-        let _ = self.bell.write(1);
-    }
-
     /// Waits until the worker has followed what was done to a ring.
     fn settle(&self, slot: usize) {
         if let Some(vring) = self.vrings.get().and_then(|vrings| vrings.get(slot)) {
-            self.ring();
+            self.bell.ring();
             self.progress.wait(slot, vring);
         }
     }
-}
-
-/// A worker that panicked has ended the process, so no lock is ever poisoned outside tests.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl VhostUserBackend for Device {
@@ -180,7 +143,7 @@ impl VhostUserBackend for Device {
     }
 
     fn features(&self) -> u64 {
-        self.enter();
+        self.gate.pass(Visitor::Protocol);
         self.shared.nic.features()
     }
 
@@ -189,7 +152,7 @@ impl VhostUserBackend for Device {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        self.enter();
+        self.gate.pass(Visitor::Protocol);
         Nic::protocol_features()
     }
 
@@ -202,25 +165,15 @@ impl VhostUserBackend for Device {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.enter();
-        let (offset, size) = (offset as usize, size as usize);
-        if offset.saturating_add(size) > CONFIG_MAX_BYTES {
-            return Vec::new();
-        }
+        self.gate.pass(Visitor::Protocol);
         let space = self.shared.nic.config(self.shared.settings().1.link_up);
-        let zeroes = std::iter::repeat(0);
-        space
-            .into_iter()
-            .chain(zeroes)
-            .skip(offset)
-            .take(size)
-            .collect()
+        config_space::part(space, offset, size)
     }
 
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
-        self.enter();
+        self.gate.pass(Visitor::Protocol);
         // Asleep workers look before they touch anything.
-        self.shared.memory_changed();
+        self.shared.memory.touch();
         Ok(())
     }
 
@@ -259,10 +212,10 @@ impl VhostUserBackend for Device {
         let Some(seat) = self.seats.get(thread) else {
             return Ok(());
         };
-        if event == self.events().1 {
-            let _ = seat.bell.read();
+        if event == self.events().bell {
+            seat.bell.silence();
         }
-        self.gate.pass(|| !seat.came.swap(true, Relaxed));
+        self.gate.pass(Visitor::Worker(thread));
         seat.vrings.get_or_init(|| vrings.to_vec());
         lock(&seat.worker).run(vrings, &seat.progress);
         Ok(())

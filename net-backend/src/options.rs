@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use backend::program::{Seccomp, Wanted};
 use launch::record::Guard;
 use net_backend::filter::Mac;
 
@@ -67,21 +68,6 @@ pub(crate) struct Options {
     pub(crate) seccomp: Seccomp,
 }
 
-/// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Serve(Box<Options>),
-    Print(&'static str),
-}
-
-/// `--seccomp`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seccomp {
-    On,
-    Log,
-    Off,
-}
-
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -106,7 +92,9 @@ impl Default for Options {
 }
 
 /// Understands the command line, without the program's name.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted, String> {
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<Wanted<Box<Options>>, String> {
     let mut options = Options::default();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -198,19 +186,6 @@ fn add_guard(guard: &mut Guard, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-impl FromStr for Seccomp {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(Self::On),
-            "log" => Ok(Self::Log),
-            "off" => Ok(Self::Off),
-            _ => Err(format!("--seccomp {text:?}: expected on, log or off")),
-        }
-    }
-}
-
 fn number<N: FromStr>(key: &str, text: &str) -> Result<N, String> {
     let parsed = text.parse();
     parsed.map_err(|_| format!("{key} {text:?}: expected a number"))
@@ -220,7 +195,7 @@ fn number<N: FromStr>(key: &str, text: &str) -> Result<N, String> {
 mod tests {
     use super::*;
 
-    fn parse_words(line: &str) -> Result<Wanted, String> {
+    fn parse_words(line: &str) -> Result<Wanted<Box<Options>>, String> {
         parse(line.split(' ').map(OsString::from))
     }
 

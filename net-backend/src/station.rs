@@ -97,11 +97,11 @@ impl Station {
         shared: &Shared,
         unused: u16,
     ) -> Result<Change, QueueFault> {
-        let memory_generation = shared.memory_generation();
+        let memory_generation = shared.memory.generation();
         if self.seen == Some((vring.generation(), memory_generation)) {
             return Ok(Change::None);
         }
-        let memory = shared.memory();
+        let memory = shared.memory.now();
         let (generation, snapshot) = vring.snapshot();
         self.seen = Some((generation, memory_generation));
         if let Some(serving) = &mut self.serving {

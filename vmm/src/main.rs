@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use launch::control::{Channel, FromVmm};
 use launch::health::{self, Crash, HealthPage};
-use launch::record::VmmRecord;
+use launch::record::{Record as _, VmmRecord};
 use launch::{clock, fd, log, process};
 use vmm::control::ControlLoopError;
 

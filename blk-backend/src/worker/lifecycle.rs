@@ -34,7 +34,7 @@ impl Worker {
     /// Follows what the frontend has changed about the ring or the memory. While requests are in
     /// flight, what they were taken from stays; nothing more is taken until they are done.
     pub(super) fn refresh(&mut self, vring: &Vring) {
-        let memory_generation = self.shared.memory_generation();
+        let memory_generation = self.shared.memory.generation();
         if self.seen == Some((vring.generation(), memory_generation)) {
             return;
         }
@@ -68,7 +68,7 @@ impl Worker {
 
     /// Begins to serve a ring, with what a predecessor left unfinished.
     fn attach(&mut self, ring: Snapshot, memory_generation: u32) -> Result<(), QueueError> {
-        let memory = self.shared.memory();
+        let memory = self.shared.memory.now();
         let size = ring.layout.size;
         let fresh = || Window::private(launch::inflight::queue_bytes(size));
         let attach = Attach {

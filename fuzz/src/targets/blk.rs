@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
 use backend::GuestMemory;
+use backend::serve::Device as _;
 use backend::vring::Vring;
 use backend::window::Window;
 use blk_backend::config::Disk;

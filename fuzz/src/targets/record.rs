@@ -2,7 +2,7 @@
 //! Launch records: any bytes in a memfd are refused or are a record that reads back as it is written.
 
 use launch::memfd;
-use launch::record::{BlkRecord, VmmRecord};
+use launch::record::{BlkRecord, Record as _, VmmRecord};
 
 pub(crate) fn run(data: &[u8]) {
     let fd = || memfd::document("record", data).unwrap();

@@ -19,7 +19,7 @@ use std::time::Duration;
 use launch::control::{About, Channel, Ending, Failure, FromVmm, ToVmm};
 use launch::fd;
 use launch::health::{Crash, HealthPage};
-use launch::record::VmmRecord;
+use launch::record::{Record as _, VmmRecord};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 

@@ -6,13 +6,12 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::{Arc, Mutex};
 
+use backend::lock;
+use backend::memory::Memory;
 use backend::window::Window;
-use backend::{GuestMemory, SharedGuestMemory};
 use launch::health::{Drops, HealthPage, QueueHealth};
 use launch::tap;
-use vm_memory::GuestAddressSpace;
 
-use super::lock;
 use crate::config::Nic;
 use crate::control::{Command, CommandFault};
 use crate::settings::Settings;
@@ -27,8 +26,8 @@ pub struct Shared {
     pub ping: AtomicU32,
     taps: Vec<OwnedFd>,
     health: &'static HealthPage,
-    memory: SharedGuestMemory,
-    memory_generation: AtomicU32,
+    /// Guest memory.
+    pub memory: Memory,
     wishes: Mutex<Wishes>,
     settings_generation: AtomicU32,
 }
@@ -70,8 +69,7 @@ impl Shared {
             ping: AtomicU32::new(0),
             taps,
             health,
-            memory: SharedGuestMemory::new(GuestMemory::new()),
-            memory_generation: AtomicU32::new(0),
+            memory: Memory::default(),
             wishes: Mutex::new(Wishes {
                 features: 0,
                 state,
@@ -99,24 +97,6 @@ impl Shared {
     pub fn tap(&self, pair: u16) -> BorrowedFd<'_> {
         // There are as many as pairs, and a worker for each.
         self.taps[usize::from(pair) % self.taps.len()].as_fd()
-    }
-
-    pub(super) fn guest_memory(&self) -> SharedGuestMemory {
-        self.memory.clone()
-    }
-
-    pub(super) fn memory_changed(&self) {
-        self.memory_generation.fetch_add(1, AcqRel);
-    }
-
-    /// Guest memory as it is now.
-    pub fn memory(&self) -> Arc<GuestMemory> {
-        self.memory.memory().into_inner()
-    }
-
-    /// A number that is another one after guest memory has changed.
-    pub fn memory_generation(&self) -> u32 {
-        self.memory_generation.load(Acquire)
     }
 
     /// The part of the health page that belongs to a queue; the control queue has none.

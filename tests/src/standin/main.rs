@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use launch::clock::monotonic_ns;
 use launch::control::{Channel, Ending, FromVmm, ToVmm};
 use launch::health::{self, HealthPage};
-use launch::record::{DeviceKind, VmmRecord};
+use launch::record::{DeviceKind, Record as _, VmmRecord};
 use launch::seccomp::Mode;
 use launch::{fd, log};
 use loadgen::gaps::Gaps;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use launch::disk::{self, Geometry};
 use launch::fd;
 use launch::inflight;
-use launch::record::{BlkEngine, BlkRecord, VERSION};
+use launch::record::{BlkEngine, BlkRecord, Record as _, VERSION};
 use launch::ring::{self, RingWatch};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use launch::fd::net;
 use launch::memfd::{self, Backing};
-use launch::record::{Guard, NetRecord, VERSION};
+use launch::record::{Guard, NetRecord, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
 
