@@ -9,7 +9,7 @@ use launch::tap::offload;
 use loadgen::histogram::Histogram;
 use loadgen::random::Random;
 
-use super::served::{RECEIVE_BYTES, SIZE};
+use super::served::{RECEIVE_BYTES, SIZE, stride_bytes};
 use super::traffic::{Host, outgoing, pause, percentiles, question};
 use super::{Case, Sample};
 use crate::report::precise;
@@ -24,7 +24,7 @@ pub(crate) fn measure(case: Case, duration: Duration) -> Result<Sample> {
     launch::tap::set_offload(tap.as_fd(), offload::CSUM | offload::TSO4 | offload::TSO6)?;
     let host = Host::new(TAP)?;
     match case {
-        Case::Send(len) => send(&tap, len, duration),
+        Case::Send(len) => send(&tap, &outgoing(len), stride_bytes(case), duration),
         Case::Receive(len) => receive(&tap, &host, len),
         Case::PingPong { .. } => ping_pong(&tap, duration),
     }
@@ -53,14 +53,17 @@ fn thread_time() -> Duration {
     clock.now().map(Duration::from).unwrap_or_default()
 }
 
-fn send(tap: &OwnedFd, len: usize, duration: Duration) -> Result<Sample> {
-    // As many as a driver has, so that they are as far away.
-    let frames_ready = vec![outgoing(len); usize::from(SIZE)];
+fn send(tap: &OwnedFd, frame: &[u8], stride_bytes: u32, duration: Duration) -> Result<Sample> {
+    // As many as a driver has, as far apart.
+    let mut frames_ready = vec![0; usize::from(SIZE) * stride_bytes as usize];
+    for place in frames_ready.chunks_exact_mut(stride_bytes as usize) {
+        place[..frame.len()].copy_from_slice(frame);
+    }
     let watch = Stopwatch::start();
     let mut frames = 0;
     while watch.0.elapsed() < duration {
-        for frame in &frames_ready {
-            nix::unistd::write(tap, frame).context("writing to the tap")?;
+        for place in frames_ready.chunks_exact(stride_bytes as usize) {
+            nix::unistd::write(tap, &place[..frame.len()]).context("writing to the tap")?;
         }
         frames += u64::from(SIZE);
     }
