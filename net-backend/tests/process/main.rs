@@ -11,3 +11,4 @@ mod guarded;
 mod guest_faults;
 mod restart;
 mod stand;
+mod turnover;
