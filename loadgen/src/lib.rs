@@ -10,6 +10,7 @@
 
 pub mod connection;
 pub mod content;
+pub mod cpu;
 pub mod disk;
 pub mod exercise;
 pub mod file;

@@ -84,6 +84,11 @@ impl NetSlot {
         })
     }
 
+    /// The queues of the tap.
+    pub fn taps(&self) -> &[OwnedFd] {
+        &self.taps
+    }
+
     /// The control state.
     pub fn state(&self) -> &OwnedFd {
         &self.state
@@ -123,6 +128,11 @@ pub struct NetGeneration {
 }
 
 impl NetGeneration {
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it, and waits for its end. Nothing of it happens after that: what it does to the tap
     /// is done when the call returns.
     pub fn kill(mut self) -> io::Result<()> {

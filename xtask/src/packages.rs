@@ -43,7 +43,11 @@ pub(crate) const DEBIAN: &[Needed] = &[
 ];
 
 /// What unit tests run against.
-pub(crate) const UNIT_TESTS: &[Needed] = &[needed("qemu-storage-daemon", "qemu-system-common")];
+pub(crate) const UNIT_TESTS: &[Needed] = &[
+    needed("ip", "iproute2"),
+    needed("qemu-storage-daemon", "qemu-system-common"),
+    needed("tc", "iproute2"),
+];
 
 /// What building libFuzzer takes.
 pub(crate) const FUZZ: &[Needed] = &[needed("c++", "g++")];

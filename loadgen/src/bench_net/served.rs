@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use loadgen::connection::Connection;
+use loadgen::cpu;
 use loadgen::histogram::Histogram;
 use loadgen::memory::Memory;
 use loadgen::net::{Direction, Queue};
@@ -92,17 +93,11 @@ impl Backend {
             ..Sample::default()
         }
     }
+}
 
-    /// The processor time of all its threads.
-    fn cpu_us(&self) -> f64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let threads = tasks.into_iter().flatten().flatten();
-        let ns = threads.filter_map(|task| {
-            let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            stat.split(' ').next()?.parse::<u64>().ok()
-        });
-        precise(ns.sum()) / 1e3
-    }
+/// The processor time of all its threads.
+fn cpu_us(process: &Child) -> f64 {
+    cpu::of_process(process.id()).as_secs_f64() * 1e6
 }
 
 /// How far apart the frames that are sent are in memory.
@@ -148,11 +143,11 @@ fn send(backend: &mut Backend, len: usize, duration: Duration) -> Result<Sample>
         }
         if warming && began.elapsed() > warm {
             (warming, frames) = (false, 0);
-            counted = (Instant::now(), backend.cpu_us());
+            counted = (Instant::now(), cpu_us(&backend.child));
         }
     }
     let elapsed = counted.0.elapsed();
-    let cpu_us = backend.cpu_us() - counted.1;
+    let cpu_us = cpu_us(&backend.child) - counted.1;
     Ok(backend.per_second(frames, elapsed, cpu_us))
 }
 
@@ -168,7 +163,7 @@ fn receive(backend: &mut Backend, len: usize) -> Result<Sample> {
         "the backend receives nothing"
     );
     let early = backend.receive.recycle()?;
-    let cpu_before = backend.cpu_us();
+    let cpu_before = cpu_us(&backend.child);
     let began = Instant::now();
     backend.receive.show();
     let mut taken = early;
@@ -182,7 +177,7 @@ fn receive(backend: &mut Backend, len: usize) -> Result<Sample> {
         queue.show();
     }
     let elapsed = began.elapsed();
-    let cpu_us = backend.cpu_us() - cpu_before;
+    let cpu_us = cpu_us(&backend.child) - cpu_before;
     let frames = count - early / chains;
     Ok(backend.per_second(frames as u64, elapsed, cpu_us))
 }

@@ -32,6 +32,22 @@ fn borrow<'a>(fd: i32) -> std::os::fd::BorrowedFd<'a> {
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
 
+nix::ioctl_write_ptr_bad!(
+    /// How many bytes a tap has under way to the host at most. (linux/if_tun.h)
+    set_send_buffer,
+    libc::TUNSETSNDBUF,
+    libc::c_int
+);
+
+/// Lets a tap have so many bytes under way to the host at most: it is full then, until some have
+/// arrived.
+#[allow(unsafe_code)]
+pub fn limit_tap(tap: impl AsFd, bytes: i32) -> io::Result<()> {
+    // SAFETY: the call reads an int, which outlives it.
+    unsafe { set_send_buffer(tap.as_fd().as_raw_fd(), &raw const bytes) }?;
+    Ok(())
+}
+
 /// An interface, by its name.
 #[derive(Debug)]
 pub struct Interface {

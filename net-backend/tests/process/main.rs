@@ -7,8 +7,10 @@
 mod bad_input;
 mod control;
 mod frames;
+mod full;
 mod guarded;
 mod guest_faults;
 mod restart;
 mod stand;
+mod supervised;
 mod turnover;
