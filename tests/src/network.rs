@@ -9,11 +9,16 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::context::{Context, need_root};
+use crate::vm::Vm;
 
 /// The bridge.
 pub const BRIDGE: &str = "br0";
-/// The host's address on it.
+/// The host's addresses on it.
 pub const HOST: &str = "10.77.0.1";
+/// The same for IPv6.
+pub const HOST_V6: &str = "fd77::1";
+/// The MTU of the bridge, for cards that have as long ones.
+pub const MTU: u16 = 9000;
 
 /// The network, for as long as its case.
 #[derive(Debug)]
@@ -31,8 +36,8 @@ impl Drop for Network {
 }
 
 impl Network {
-    /// Moves this process, and what it starts, to a network of its own: a bridge with a DHCP server
-    /// and a web server that serves `files`.
+    /// Moves this process, and what it starts, to a network of its own: a bridge with a DHCP server,
+    /// router advertisements, and a web server that serves `files`.
     ///
     /// # Errors
     /// When a part of it cannot be made; [`crate::context::Skip`] when not root.
@@ -42,7 +47,9 @@ impl Network {
         ip("link set lo up")?;
         ip(&format!("link add {BRIDGE} type bridge"))?;
         ip(&format!("link set {BRIDGE} address 02:77:00:00:00:01 up"))?;
+        ip(&format!("link set {BRIDGE} mtu {MTU}"))?;
         ip(&format!("address add {HOST}/24 dev {BRIDGE}"))?;
+        ip(&format!("address add {HOST_V6}/64 dev {BRIDGE} nodad"))?;
         let mut network = Self {
             programs: Vec::new(),
         };
@@ -54,12 +61,14 @@ impl Network {
             "--pid-file",
             "--port=0",
             "--dhcp-range=10.77.0.10,10.77.0.99,5m",
+            "--dhcp-range=fd77::,ra-only,64",
+            "--enable-ra",
             &format!("--interface={BRIDGE}"),
             &format!("--dhcp-leasefile={}", leases.display()),
         ]))?;
         network.start(
             Command::new("busybox")
-                .args(["httpd", "-f", "-p", &format!("{HOST}:80"), "-h"])
+                .args(["httpd", "-f", "-p", "80", "-h"])
                 .arg(files),
         )?;
         Ok(network)
@@ -87,6 +96,17 @@ pub fn ip(words: &str) -> Result<()> {
     let status = status.context("cannot start ip")?;
     ensure!(status.success(), "ip {words}: {status}");
     Ok(())
+}
+
+/// The guest's address, once a server has given it one.
+///
+/// # Errors
+/// When nobody does.
+pub fn address(vm: &mut Vm) -> Result<String> {
+    vm.sh(
+        "for i in $(seq 100); do a=$(ip -4 -o addr show dev eth0 scope global 2> /dev/null | \
+         awk '{print $4}'); [ -n \"$a\" ] && break; sleep 0.2; done; echo ${a%/*}; [ -n \"$a\" ]",
+    )
 }
 
 /// Runs a command in a guest by SSH, with the password of its root.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::Case;
+use super::net_launch::guest;
 use crate::context::Context;
-use crate::network::{BRIDGE, HOST, Network, noise, ssh};
+use crate::network::{BRIDGE, HOST, HOST_V6, MTU, Network, address, noise, ssh};
 use crate::vm::{DEBIAN, Stock, Vm};
 
 /// A boot in emulation and what is done in it.
@@ -29,7 +30,7 @@ fn uses(context: &Context) -> Result<()> {
     let _network = Network::make(context, &files)?;
     let root = context.debian_root("root.img")?;
     let builder = context.vm("net").boots(Stock::DEFAULT, DEBIAN);
-    let net = format!("tap=tap0,bridge={BRIDGE},queues=2,mac=02:77:00:00:00:02");
+    let net = format!("tap=tap0,bridge={BRIDGE},queues=2,mtu={MTU},mac=02:77:00:00:00:02");
     let builder = builder
         .arg("--disk", format!("path={}", root.display()))
         .arg("--net", net);
@@ -44,24 +45,66 @@ fn uses(context: &Context) -> Result<()> {
     );
     ensure!(vm.sh("cat /sys/class/net/eth0/address")? == "02:77:00:00:00:02");
     vm.sh(&format!("ping -q -c 5 -i 0.2 {HOST}"))?;
-    let fetched = vm.sh(&format!(
-        "wget -q -T 20 -t 1 -O - http://{HOST}/noise | sha256sum | cut -d' ' -f1"
-    ))?;
-    ensure!(
-        fetched == sum,
-        "what was fetched is not what was served: {fetched}"
-    );
+    fetches(&mut vm, HOST, &sum)?;
     let said = ssh(&address, "hostname; echo 'in by ssh'")?;
     ensure!(said == "guest\nin by ssh", "{said:?}");
+    sends_long_frames(&mut vm)?;
+    takes_an_address_from_a_router(&mut vm)?;
+    fetches(&mut vm, &format!("[{HOST_V6}]"), &sum)?;
+    talks_to_another_guest(context, &mut vm, &address)?;
 
     vm.type_line("systemctl poweroff")?;
     vm.expect_exit(0)
 }
 
-/// The guest's address, once a server has given it one.
-fn address(vm: &mut Vm) -> Result<String> {
-    vm.sh(
-        "for i in $(seq 100); do a=$(ip -4 -o addr show dev eth0 scope global 2> /dev/null | \
-         awk '{print $4}'); [ -n \"$a\" ] && break; sleep 0.2; done; echo ${a%/*}; [ -n \"$a\" ]",
-    )
+/// Downloads the noise from a web server.
+fn fetches(vm: &mut Vm, server: &str, sum: &str) -> Result<()> {
+    let fetched = vm.sh(&format!(
+        "wget -q -T 20 -t 1 -O - http://{server}/noise | sha256sum | cut -d' ' -f1"
+    ))?;
+    ensure!(
+        fetched == sum,
+        "what was fetched from {server} is not what was served: {fetched}"
+    );
+    Ok(())
+}
+
+/// Frames as long as the card's MTU, which it was told by the device.
+fn sends_long_frames(vm: &mut Vm) -> Result<()> {
+    let mtu = vm.sh("cat /sys/class/net/eth0/mtu")?;
+    ensure!(mtu == MTU.to_string(), "the guest's MTU is {mtu}");
+    let payload = MTU - 28; // headers of IPv4 and ICMP
+    vm.sh(&format!("ping -q -c 3 -i 0.2 -M do -s {payload} {HOST}"))?;
+    let (said, status) = vm.sh_status(&format!(
+        "ping -q -c 1 -W 1 -M do -s {} {HOST}",
+        payload + 1
+    ))?;
+    ensure!(status != 0, "a frame longer than the MTU was sent: {said}");
+    Ok(())
+}
+
+/// IPv6 as Debian's own configuration has it, which this one leaves out.
+fn takes_an_address_from_a_router(vm: &mut Vm) -> Result<()> {
+    vm.sh("d=/etc/systemd/network/80-ether.network.d; mkdir $d; \
+         printf '[Network]\nLinkLocalAddressing=ipv6\nIPv6AcceptRA=yes\n' > $d/v6.conf; \
+         systemctl restart systemd-networkd")?;
+    vm.sh("for i in $(seq 150); do ip -6 -o addr show dev eth0 scope global | grep -q 'inet6 fd77:' && break; sleep 0.2; done")?;
+    vm.sh(&format!("ping -6 -q -c 3 -i 0.2 {HOST_V6}"))
+        .map(drop)
+}
+
+/// Another guest on the same bridge.
+fn talks_to_another_guest(context: &Context, vm: &mut Vm, address: &str) -> Result<()> {
+    const OTHER: &str = "10.77.0.200";
+    let mut other = guest(context, &format!("tap=tap1,bridge={BRIDGE},mtu={MTU}"))?;
+    other.sh(&format!("ip addr add {OTHER}/24 dev eth0"))?;
+    other.sh(&format!("ping -q -c 3 -w 20 {address}"))?;
+    let sum = other.sh(
+        "mkdir /tmp/web && head -c 4194304 /dev/urandom > /tmp/web/noise && \
+         busybox httpd -p 80 -h /tmp/web && sha256sum < /tmp/web/noise | cut -d' ' -f1",
+    )?;
+    vm.sh(&format!("ping -q -c 3 -i 0.2 {OTHER}"))?;
+    fetches(vm, OTHER, &sum)?;
+    other.type_line("poweroff -f")?;
+    other.expect_exit(0)
 }

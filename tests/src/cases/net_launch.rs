@@ -279,8 +279,11 @@ fn no_passt(context: &Context) -> Result<()> {
 }
 
 /// A stock guest with a card, and a shell in it.
-fn guest(context: &Context, net: &str) -> Result<Vm> {
-    let builder = context.vm("net").boots(Stock::DEFAULT, "net").mem_mib(256);
+pub(super) fn guest(context: &Context, net: &str) -> Result<Vm> {
+    let builder = context
+        .vm("small")
+        .boots(Stock::DEFAULT, "net")
+        .mem_mib(256);
     let mut vm = builder.cpus(2).arg("--net", net).start()?;
     vm.wait_for("GUEST mac=", PATIENCE)?;
     vm.line()?;
