@@ -43,6 +43,9 @@ pub(crate) struct StreamOptions {
     /// What the stream is made of.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Send it back.
+    #[arg(long)]
+    echo: bool,
 }
 
 pub(crate) fn file(options: &FileOptions) -> Result<()> {
@@ -75,7 +78,7 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<()> {
 }
 
 pub(crate) fn stream(options: &StreamOptions) -> Result<()> {
-    let outcome = stream::receive(&options.address, options.seed)?;
+    let outcome = stream::receive(&options.address, options.seed, options.echo)?;
     println!(
         "STREAM bytes={} wrong={} sum={:016x} pauses_ms={}",
         outcome.bytes, outcome.wrong, outcome.sum, outcome.pauses

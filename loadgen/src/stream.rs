@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A TCP stream whose every byte is known in advance: what a guest downloads while its network
-//! backend comes and goes.
+//! A TCP stream whose every byte is known in advance: what a guest downloads, and perhaps sends back,
+//! while its network backend comes and goes.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::pauses::Pauses;
@@ -53,23 +53,47 @@ impl Source {
 /// Sends the stream to the first who connects, for `duration`; returns its length in bytes and its
 /// checksum.
 pub fn serve(listener: &TcpListener, duration: Duration, seed: u64) -> io::Result<(u64, u64)> {
-    let (mut peer, _) = listener.accept()?;
+    let (peer, _) = listener.accept()?;
+    let deadline = Instant::now() + duration;
+    send(&peer, seed, || Instant::now() < deadline)
+}
+
+/// Sends the stream for as long as it is to go on, and then its end; returns its length in bytes and
+/// its checksum.
+pub fn send(
+    mut peer: &TcpStream,
+    seed: u64,
+    mut going: impl FnMut() -> bool,
+) -> io::Result<(u64, u64)> {
     peer.set_write_timeout(Some(PATIENCE))?;
     let mut source = Source::new(seed);
     let (mut bytes, mut sum) = (0, 0);
-    let deadline = Instant::now() + duration;
-    while Instant::now() < deadline {
+    while going() {
         let piece = source.next();
         peer.write_all(piece)?;
         bytes += piece.len() as u64;
         sum = add(sum, piece);
     }
+    peer.shutdown(Shutdown::Write)?;
     Ok((bytes, sum))
 }
 
-/// Receives and checks the stream, to its end.
-pub fn receive(server: impl ToSocketAddrs, seed: u64) -> io::Result<Outcome> {
-    let mut peer = TcpStream::connect(server)?;
+/// Receives and checks the stream, to its end; sends what came back again, if asked to.
+pub fn receive(server: impl ToSocketAddrs, seed: u64, echo: bool) -> io::Result<Outcome> {
+    let peer = TcpStream::connect(server)?;
+    peer.set_write_timeout(Some(PATIENCE))?;
+    check(&peer, seed, |piece| match echo {
+        true => (&peer).write_all(piece),
+        false => Ok(()),
+    })
+}
+
+/// Receives and checks the stream, to its end, and hands on each piece.
+pub fn check(
+    mut peer: &TcpStream,
+    seed: u64,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Outcome> {
     peer.set_read_timeout(Some(PATIENCE))?;
     let mut source = Source::new(seed);
     let mut outcome = Outcome::default();
@@ -82,6 +106,7 @@ pub fn receive(server: impl ToSocketAddrs, seed: u64) -> io::Result<Outcome> {
         outcome.wrong += differing.count() as u64;
         outcome.bytes += len as u64;
         outcome.sum = add(outcome.sum, got);
+        each(got)?;
         if len < PIECE {
             return Ok(outcome);
         }
@@ -89,7 +114,7 @@ pub fn receive(server: impl ToSocketAddrs, seed: u64) -> io::Result<Outcome> {
 }
 
 /// Fills the buffer, or less than that at the end of the stream.
-fn fill(peer: &mut TcpStream, buffer: &mut [u8], pauses: &mut Pauses) -> io::Result<usize> {
+fn fill(peer: &mut impl Read, buffer: &mut [u8], pauses: &mut Pauses) -> io::Result<usize> {
     let mut len = 0;
     while len < buffer.len() {
         match peer.read(&mut buffer[len..]) {
@@ -120,7 +145,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let sender = thread::spawn(move || serve(&listener, Duration::from_millis(50), 7).unwrap());
-        let outcome = receive(address, receiver_seed).unwrap();
+        let outcome = receive(address, receiver_seed, false).unwrap();
         (sender.join().unwrap(), outcome)
     }
 
@@ -135,5 +160,27 @@ mod tests {
     fn stream_of_another_seed_is_wrong() {
         let (_, got) = run(8);
         assert!(got.wrong > got.bytes / 2);
+    }
+
+    #[test]
+    fn stream_sent_back_is_the_stream() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = thread::spawn(move || receive(address, 7, true).unwrap());
+        let (peer, _) = listener.accept().unwrap();
+        let mut pieces = 20;
+        let sender = peer.try_clone().unwrap();
+        let sender = thread::spawn(move || {
+            send(&sender, 7, || {
+                pieces -= 1;
+                pieces >= 0
+            })
+            .unwrap()
+        });
+        let back = check(&peer, 7, |_| Ok(())).unwrap();
+        let (bytes, sum) = sender.join().unwrap();
+        assert_eq!(bytes, 20 * PIECE as u64);
+        assert_eq!((back.bytes, back.sum, back.wrong), (bytes, sum, 0));
+        assert_eq!(echo.join().unwrap().sum, sum);
     }
 }

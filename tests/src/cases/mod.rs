@@ -14,6 +14,7 @@ mod fs;
 mod kills;
 mod lifecycle;
 mod net;
+mod net_changes;
 mod net_launch;
 mod restart;
 mod restart_guest;
@@ -120,6 +121,7 @@ pub fn all() -> Vec<Case> {
         restart_guest::cases(),
         lifecycle::cases(),
         net::cases(),
+        net_changes::cases(),
         net_launch::cases(),
         restart::cases(),
     ]

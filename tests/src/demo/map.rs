@@ -5,51 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use crate::context::Context;
+use crate::inspect::{Process, processes};
 use crate::vm::Vm;
 
 /// The namespaces there are.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
-
-/// One process.
-#[derive(Debug)]
-pub(super) struct Process {
-    pub(super) role: String,
-    pub(super) pid: i32,
-}
-
-/// The processes of the VM, as `bulkhead inspect` lists them.
-pub(super) fn processes(context: &Context, vm: &Vm) -> Result<Vec<Process>> {
-    let text = quietly(context, &["inspect", vm.name(), "--json"])?;
-    let info: Value = serde_json::from_str(&text).context("inspect --json")?;
-    let listed = info["processes"].as_array().context("no processes")?;
-    listed
-        .iter()
-        .map(|process| {
-            Ok(Process {
-                role: process["role"].as_str().context("no role")?.to_owned(),
-                pid: process["pid"]
-                    .as_i64()
-                    .and_then(|pid| pid.try_into().ok())
-                    .context("no pid")?,
-            })
-        })
-        .collect()
-}
-
-/// Runs `bulkhead`, which must succeed, and returns what it says.
-pub(super) fn quietly(context: &Context, args: &[&str]) -> Result<String> {
-    let output = context.bulkhead().args(args).output().context("bulkhead")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "bulkhead {}: {said}",
-        args.join(" ")
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
 
 /// Prints a table of them.
 pub(super) fn print(context: &Context, vm: &Vm) -> Result<()> {
@@ -57,7 +19,7 @@ pub(super) fn print(context: &Context, vm: &Vm) -> Result<()> {
         "{:<12} {:>6} {:>11} {:>10} {:>5} {:>8} {:>4}  root",
         "process", "pid", "uid", "namespaces", "caps", "seccomp", "fds"
     );
-    for process in processes(context, vm)? {
+    for process in processes(context, vm.name())? {
         println!("{}", line(&process)?);
     }
     println!();

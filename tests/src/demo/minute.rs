@@ -11,9 +11,10 @@ use loadgen::stream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::map::{self, quietly};
-use super::stage::{HOST, TOOL};
+use super::stage::HOST;
 use crate::context::Context;
+use crate::inspect::{processes, quietly};
+use crate::traffic::TOOL;
 use crate::vm::Vm;
 
 /// For how long the guest is at work.
@@ -73,7 +74,7 @@ fn say(context: &Context, args: &[&str]) -> Result<()> {
 }
 
 fn kill_backends(context: &Context, vm: &Vm) -> Result<()> {
-    let listed = map::processes(context, vm)?;
+    let listed = processes(context, vm.name())?;
     let backends: Vec<_> = listed
         .iter()
         .filter(|process| {

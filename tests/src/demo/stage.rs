@@ -9,16 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::context::Context;
+use crate::traffic;
 use crate::vm::{DEBIAN, Stock, Vm, VmBuilder};
 
 /// The host's end of the guest's network card, and its address.
 const TAP: &str = "demo0";
 pub(super) const HOST: &str = "10.213.0.1";
 const GUEST: &str = "10.213.0.2/30";
-/// What runs in the guest.
-pub(super) const TOOL: &str = "/run/loadgen";
-/// Disks come in sectors.
-const SECTOR: usize = 512;
 
 /// A VM that is ready to start, and the image of its disk.
 pub(super) fn prepare(context: &Context) -> Result<(VmBuilder<'_>, PathBuf)> {
@@ -27,7 +24,7 @@ pub(super) fn prepare(context: &Context) -> Result<(VmBuilder<'_>, PathBuf)> {
         .context("a network of the demo's own (it must run as root)")?;
     run(&["ip", "link", "set", "lo", "up"])?;
     let image = context.debian_root("root.img")?;
-    let tool = tool(context)?;
+    let tool = traffic::tool(context)?;
     let up = context.script("up", &format!("ip address add {HOST}/30 dev \"$1\""))?;
     let disks = [
         format!("path={},id=root,queues=2", image.display()),
@@ -42,22 +39,12 @@ pub(super) fn prepare(context: &Context) -> Result<(VmBuilder<'_>, PathBuf)> {
     Ok((builder.arg("--disk", root).arg("--disk", tool), image))
 }
 
-/// The load generator as a disk.
-fn tool(context: &Context) -> Result<PathBuf> {
-    let mut bytes = fs::read(context.program("loadgen")).context("loadgen")?;
-    bytes.resize(bytes.len().next_multiple_of(SECTOR), 0);
-    context.file("tool.img", &bytes)
-}
-
 /// Gives the guest its address and its tool.
 pub(super) fn set_up_network(vm: &mut Vm) -> Result<()> {
     vm.sh(&format!(
         "ip link set eth0 up && ip address add {GUEST} dev eth0"
     ))?;
-    vm.sh(&format!(
-        "cat /dev/vdb > {TOOL} && chmod +x {TOOL} && {TOOL} --help > /dev/null"
-    ))?;
-    Ok(())
+    traffic::install_tool(vm)
 }
 
 /// A file system that was unmounted in good order needs no repair.
