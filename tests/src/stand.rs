@@ -72,6 +72,7 @@ impl Stand {
             ("bulkhead", "bulkhead"),
             ("jailer", "jailer"),
             ("blk-backend", "blk-backend"),
+            ("net-backend", "net-backend"),
             ("vmm-standin", "vmm"),
         ] {
             fs::copy(context.program(program), dir.join(takes)).context(program)?;
@@ -180,7 +181,7 @@ impl Stand {
         Ok(serde_json::from_str(body)?)
     }
 
-    /// The backend's process.
+    /// The process of the first device's backend.
     ///
     /// # Errors
     /// When there is none for long.
@@ -188,15 +189,16 @@ impl Stand {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             let info = self.info()?;
-            let serves = info["devices"][0]["state"] == "serving";
+            let device = &info["devices"][0];
+            let serves = device["state"] == "serving";
             let processes = info["processes"].as_array().cloned().unwrap_or_default();
-            let blk = processes.iter().find(|p| p["role"] == "blk disk0");
-            if let (true, Some(pid)) = (serves, blk.and_then(|p| p["pid"].as_i64())) {
+            let backend = processes.iter().find(|p| p["role"] == device["role"]);
+            if let (true, Some(pid)) = (serves, backend.and_then(|p| p["pid"].as_i64())) {
                 return Ok(Pid::from_raw(i32::try_from(pid)?));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        bail!("the disk is not served")
+        bail!("the device is not served")
     }
 
     /// The process of the backend that follows this one.
@@ -210,7 +212,7 @@ impl Stand {
             if pid != old {
                 return Ok(pid);
             }
-            ensure!(begun.elapsed() < PATIENCE, "{old} still serves the disk");
+            ensure!(begun.elapsed() < PATIENCE, "{old} still serves the device");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How long a disk pauses when its backend is killed, replaced by another program, or hangs: as a
-//! driver with 32 requests outstanding sees it. Everything is real but the guest.
+//! driver with 32 requests outstanding sees it; and how long a network card does when its backend is
+//! killed: as a host sees it whose frames come back. Everything is real but the guest.
+
+mod card;
 
 use std::time::Duration;
 
@@ -25,21 +28,26 @@ pub(super) fn run(context: &Context) -> Result<String> {
     let (kills, drains) = kills(context)?;
     let upgrades = upgrades(context)?;
     let hangs = hangs(context)?;
+    let card = card::kills(context)?;
     println!(
-        "{} kills, {} upgrades, {} hangs",
+        "{} kills, {} upgrades, {} hangs; {} kills of a network card",
         kills.len(),
         upgrades.len(),
-        hangs.len()
+        hangs.len(),
+        card.len(),
     );
     Ok(format!(
         "blk_kill_p50_ms={:.1} blk_kill_p99_ms={:.1} blk_drain_p99_ms={:.1} \
-         blk_upgrade_p50_ms={:.1} blk_upgrade_p99_ms={:.1} hang_resume_s={:.2}",
+         blk_upgrade_p50_ms={:.1} blk_upgrade_p99_ms={:.1} hang_resume_s={:.2} \
+         net_kill_p50_ms={:.1} net_kill_p99_ms={:.1}",
         at(&kills, 50),
         at(&kills, 99),
         at(&drains, 99),
         at(&upgrades, 50),
         at(&upgrades, 99),
         at(&hangs, 100) / 1e3,
+        at(&card, 50),
+        at(&card, 99),
     ))
 }
 
@@ -55,13 +63,17 @@ fn ms(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64() * 1e3
 }
 
-/// The pauses that began at these times.
+/// The pauses of the disk that began at these times.
 fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
+    pauses_in(&stand.finish()?.gaps, times)
+}
+
+/// The pauses among these gaps that began at these times.
+fn pauses_in(gaps: &[(u64, u64)], times: &[u64]) -> Result<Vec<f64>> {
     const AROUND_NS: u64 = 20_000_000;
-    let gaps = stand.finish()?.gaps;
     let pauses = times
         .iter()
-        .filter_map(|then_ns| pause_ns(&gaps, *then_ns, AROUND_NS));
+        .filter_map(|then_ns| pause_ns(gaps, *then_ns, AROUND_NS));
     let pauses: Vec<f64> = pauses.map(ms).collect();
     // A pause too short to be noted would be a good one, and is rare.
     ensure!(
@@ -76,22 +88,37 @@ fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
 /// Pauses after kills, and what of them was the wait for the I/O of the dead.
 fn kills(context: &Context) -> Result<(Vec<f64>, Vec<f64>)> {
     let stand = Stand::start(context, "kills", 60, "")?;
-    let (mut times, mut drains) = (Vec::new(), Vec::new());
+    let mut drains = Vec::new();
+    let times = kill_again_and_again(&stand, "disk0", || {
+        let events = stand.events()?;
+        let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
+        drains.extend(fenced.and_then(took_ms));
+        Ok(())
+    })?;
+    Ok((pauses(stand, &times)?, drains))
+}
+
+/// Kills the backend of this device as often as there is time for, and does something each time
+/// another one serves it; when it was killed.
+fn kill_again_and_again(
+    stand: &Stand,
+    device: &str,
+    mut replaced: impl FnMut() -> Result<()>,
+) -> Result<Vec<u64>> {
+    let mut times = Vec::new();
     let end = std::time::Instant::now() + Duration::from_secs(55);
     while times.len() < KILLS && std::time::Instant::now() < end {
         std::thread::sleep(BETWEEN);
         let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
         times.push(then_ns);
         stand.backend_after(dead)?;
-        let events = stand.events()?;
-        let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
-        drains.extend(fenced.and_then(took_ms));
+        replaced()?;
         // So that the next death is the first one again.
         std::thread::sleep(BETWEEN);
-        stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
+        stand.bulkhead_ok("restart", &[device, "--wait"])?;
     }
     ensure!(times.len() >= 20, "{} kills", times.len());
-    Ok((pauses(stand, &times)?, drains))
+    Ok(times)
 }
 
 /// How long the fence took, of the event that tells it.

@@ -10,7 +10,7 @@ use devices::virtio::queue::QueueLayout;
 use loadgen::connection::QueueFds;
 use loadgen::disk::{Queue, QueueOptions};
 use loadgen::memory::Memory;
-use loadgen::ring::RingOptions;
+use loadgen::ring::{Ring, RingOptions};
 use vmm::virtio::Device;
 
 use crate::{BLOCK_BYTES, Script};
@@ -60,7 +60,6 @@ pub(crate) fn start(
     queues: u16,
     script: &Script,
 ) -> Result<Driver> {
-    let device = device.device();
     let options = QueueOptions {
         ring: RingOptions {
             size: script.queue_size,
@@ -74,24 +73,40 @@ pub(crate) fn start(
     };
     let queues = (0..queues).map(|_| Queue::new(memory, options));
     let queues = queues.collect::<Result<Vec<_>, _>>()?;
-    let active = (0..).zip(&queues).map(|(index, queue)| {
-        let [descriptors, driver, used] = queue.ring.addresses();
-        let layout = QueueLayout::new(script.queue_size, descriptors, driver, used);
+    let rings: Vec<_> = queues
+        .iter()
+        .map(|queue| (&queue.ring, &queue.fds))
+        .collect();
+    activate(device, DRIVER_FEATURES, &rings)?;
+    Ok(Driver { queues })
+}
+
+/// Lets the device run with these of its queues, the first ones, and as many of these features as it
+/// has.
+pub(crate) fn activate(
+    device: &Device,
+    features: u64,
+    queues: &[(&Ring, &Arc<QueueFds>)],
+) -> Result<()> {
+    let device = device.device();
+    let active = (0..).zip(queues).map(|(index, (ring, fds))| {
+        let [descriptors, driver, used] = ring.addresses();
+        let layout = QueueLayout::new(ring.options().size, descriptors, driver, used);
         Ok(ActiveQueue {
             index: QueueIndex(index),
             layout: layout.context("a queue that cannot be")?,
             events: Arc::new(QueueEvents {
-                kick: queue.fds.kick.try_clone()?,
-                call: queue.fds.call.try_clone()?,
+                kick: fds.kick.try_clone()?,
+                call: fds.call.try_clone()?,
             }),
         })
     });
     let active = active.collect::<Result<Vec<_>>>()?;
-    let fds = queues.iter().map(|queue| Arc::clone(&queue.fds));
+    let fds = queues.iter().map(|(_, fds)| Arc::clone(fds));
     device.activate(Activation {
-        features: device.features() & DRIVER_FEATURES,
+        features: device.features() & features,
         queues: active,
         signals: Arc::new(Signals(fds.collect())),
     });
-    Ok(Driver { queues })
+    Ok(())
 }

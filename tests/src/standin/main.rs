@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `vmm-standin`: takes the place of the vmm where no processor can run a guest. Everything is real
 //! but the guest: the jailer starts it as a vmm, its devices are the vmm's own with their threads and
-//! filters, and instead of vCPUs a driver in this process loads and checks the first disk.
+//! filters, and instead of vCPUs a driver in this process loads and checks the first device if that is a
+//! disk, or sends back what comes if it is a network card.
 //!
-//! What the driver is to do is said on the kernel command line: `seconds=`, `depth=`, `blocks=` (of
+//! What the driver of a disk is to do is said on the kernel command line: `seconds=`, `depth=`, `blocks=` (of
 //! 4 KiB), `queue-size=`, `seed=`. What came of it is said on the console: `STANDIN ready` when the
 //! driver begins, a line `GAP from=… to=…` for each time without a completion, a line `S block n` or
 //! `A block n` for each write that was submitted or acknowledged, and `STANDIN done …`.
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use launch::clock::monotonic_ns;
 use launch::control::{Channel, Ending, FromVmm, ToVmm};
 use launch::health::{self, HealthPage};
@@ -27,6 +28,7 @@ use loadgen::memory::Memory;
 use loadgen::verify::{self, Log, Verify};
 use vmm::virtio::Device;
 
+mod card;
 mod driver;
 mod record;
 
@@ -62,12 +64,20 @@ fn run() -> Result<()> {
     Device::wait_until_connected(&devices)?;
     channel.send(&FromVmm::Started)?;
     let script = Script::of(&record.cmdline);
-    let is_disk = |kind: &DeviceKind| matches!(kind, DeviceKind::Block);
-    let disk = record.devices.iter().position(|d| is_disk(&d.kind));
-    let disk = disk.context("there is no disk")?;
-    let queues = record.devices[disk].queues;
-    let mut driver = driver::start(&devices[disk], &mut memory, queues, &script)?;
-    let worker = std::thread::spawn(move || drive(&memory, &mut driver, &script, console));
+    let first = record.devices.first().zip(devices.first());
+    let (first, device) = first.context("there is no device")?;
+    let worker = match first.kind {
+        DeviceKind::Block => {
+            let mut driver = driver::start(device, &mut memory, first.queues, &script)?;
+            std::thread::spawn(move || drive(&memory, &mut driver, &script, console))
+        }
+        DeviceKind::Net(_) => {
+            let mut card = card::start(device, &mut memory)?;
+            writeln!(&console, "STANDIN ready")?;
+            std::thread::spawn(move || card.echo())
+        }
+        _ => bail!("the first device is neither a disk nor a network card"),
+    };
     serve(&channel, &devices, &worker)?;
     let outcome = worker.join();
     outcome.map_err(|_| anyhow::anyhow!("the driver panicked"))??;
