@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the inner host boots from: kernel, initramfs, root image, guests' image. All of it is cached.
+//! What the inner host boots from: emulator, kernel, initramfs, root image, guests' image. All of it
+//! is cached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use super::emulator::Emulator;
 use crate::apt::{Release, transport_settings};
 use crate::command::{command, program, quiet};
 use crate::cpio::Archive;
@@ -51,8 +53,9 @@ const LEFT_OUT: &[&str] = &[
 /// Modules that the inner host needs before it has its root.
 const EARLY_MODULES: &[&str] = &["virtio_blk", "squashfs", "overlay"];
 
-/// Paths of everything QEMU is given.
+/// QEMU, and the paths of everything it is given.
 pub(crate) struct Images {
+    pub(crate) emulator: Emulator,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) root: PathBuf,
@@ -85,6 +88,7 @@ pub(crate) fn ready() -> Result<Images> {
         })
     })?;
     Ok(Images {
+        emulator: Emulator::ready()?,
         kernel,
         initramfs: initramfs.join("initramfs.cpio"),
         root: root.join("root.squashfs"),

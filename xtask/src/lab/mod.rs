@@ -6,6 +6,7 @@
 //! guests to test with by a third, cached one.
 
 mod channels;
+mod emulator;
 mod images;
 mod payload;
 mod qemu;

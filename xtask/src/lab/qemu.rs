@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use super::channels::Report;
 use super::images::Images;
 use super::{Finished, Job, channels, payload, terminal};
-use crate::command::program;
 use crate::scratch::Scratch;
 use crate::{progress, signals};
 
@@ -84,16 +83,13 @@ struct Machine {
 
 impl Machine {
     fn start(images: &Images, dir: &Path, extra: &str) -> Result<Self> {
-        // The kernel ends QEMU with us, whatever ends us.
-        let mut qemu = Command::new(program("setpriv"));
-        qemu.args(["--pdeathsig", "KILL", "--"])
-            .arg(program("qemu-system-x86_64"));
+        let mut qemu = images.emulator.command();
         qemu.args(arguments(images, dir, extra));
         let log = fs::File::create(dir.join("qemu.log"))?;
         qemu.stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let qemu = qemu.spawn().context("cannot start qemu-system-x86_64")?;
+        let qemu = qemu.spawn().context("cannot start QEMU")?;
         Ok(Self { qemu, began: false })
     }
 
