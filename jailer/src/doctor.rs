@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use spec::HugePages;
 
 use crate::host::Host;
-use crate::janitor;
+use crate::janitor::{self, rehearsal};
 use crate::outcome::{Outcome, Status};
 
 mod probe;
@@ -25,16 +25,17 @@ struct Finding {
 
 /// Looks at everything; the lines are for standard output.
 pub fn examine(host: &Host) -> (Vec<String>, Outcome) {
-    let mut findings = vec![
-        needed("KVM", kvm(host)),
-        needed("jails", janitor::rehearse()),
+    let mut findings = vec![needed("KVM", kvm(host))];
+    findings.extend(probe::namespaces().map(|(what, has)| needed(what, has)));
+    findings.extend([
+        needed("jails", rehearsal::rehearse()),
         needed("seccomp", probe::seccomp()),
-        optional("users of a VM's own", janitor::rehearse_users()),
+        optional("users of a VM's own", rehearsal::rehearse_users()),
         optional("Landlock", probe::landlock()),
         optional("MDWE", probe::mdwe()),
         optional("core scheduling", probe::core_scheduling()),
         optional("io_uring", io_uring()),
-    ];
+    ]);
     findings.extend(cgroups());
     for (what, pages) in [
         ("huge pages of 2M", HugePages::Size2M),

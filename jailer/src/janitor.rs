@@ -29,6 +29,7 @@ mod nics;
 mod notify;
 mod passt;
 mod pty;
+pub(crate) mod rehearsal;
 mod resources;
 mod signals;
 mod state;
@@ -175,45 +176,6 @@ pub(crate) fn sweep(name: &VmName, state_dir: Option<&Path>) -> Result<Outcome, 
     let state = StateDir::acquire(&base, name).map_err(refused)?;
     notice(&state, name);
     Ok(Outcome::ok())
-}
-
-/// Builds the jail of a supervisor and nothing in it: whether that is possible, and if not, why.
-pub(crate) fn rehearse() -> Result<String, String> {
-    let range = rehearse_range().ok();
-    let has_range = range.is_some();
-    let range = range.map(|claim| claim.range);
-    let (told, tell) = std::io::pipe().map_err(|e| e.to_string())?;
-    let born = birth::bear(range, None, move |_| {
-        use std::io::Write as _;
-        if let Err(error) = crate::supervisor::rehearse(has_range) {
-            let _ = (&tell).write_all(error.as_bytes());
-        }
-        std::process::exit(0)
-    });
-    let born = born.map_err(|e| launch::log::chain(&e))?;
-    let mut reason = String::new();
-    let heard = std::io::Read::read_to_string(&mut &told, &mut reason);
-    let _ = nix::sys::wait::waitpid(born.pid, None);
-    match heard {
-        Ok(0) => Ok("namespaces of all kinds, an empty root, no capabilities".into()),
-        Ok(_) => Err(reason),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-/// Whether a VM gets users of its own.
-pub(crate) fn rehearse_users() -> Result<String, String> {
-    match geteuid().is_root() {
-        true => rehearse_range()
-            .map(|claim| format!("such as {}", claim.range))
-            .map_err(|e| e.to_string()),
-        false => Err(format!("{ROOTLESS}: start VMs as root to have them")),
-    }
-}
-
-fn rehearse_range() -> Result<uids::Claim, SpecError> {
-    let vm = Vm::try_from(VmSpec::new("none"))?;
-    claim_users(&vm)?.ok_or_else(|| SpecError::new("uid-range", "", ROOTLESS))
 }
 
 /// What control groups this host has, and which it lacks.

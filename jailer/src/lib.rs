@@ -31,3 +31,11 @@ pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcom
 pub fn run(args: &args::Args, host: &host::Host) -> outcome::Outcome {
     janitor::run(args, host).unwrap_or_else(|refused| refused)
 }
+
+/// Runs `act` in the jail of a supervisor, in its place, and waits for its end; an `Err` says why
+/// there is no jail. For tests of the jail: `act` has the supervisor's rights and no more.
+pub fn in_place_of_a_supervisor(
+    act: impl FnOnce() -> std::convert::Infallible,
+) -> Result<nix::sys::wait::WaitStatus, String> {
+    janitor::rehearsal::stand_in(act)
+}

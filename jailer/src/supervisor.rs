@@ -116,6 +116,14 @@ pub(crate) fn rehearse(has_range: bool) -> Result<(), String> {
     confined.map(drop).map_err(|e| launch::log::chain(&e))
 }
 
+/// The same with only the standard descriptors, and behind the supervisor's filter.
+pub(crate) fn rehearse_with_filter(has_range: bool) -> Result<(), String> {
+    confine::keep_only(&[], 0, 2).map_err(|e| launch::log::chain(&e))?;
+    rehearse(has_range)?;
+    let filtered = crate::seccomp::SUPERVISOR.install(launch::seccomp::Mode::Kill);
+    filtered.map_err(|e| launch::log::chain(&e))
+}
+
 #[derive(Debug)]
 struct Supervisor {
     kit: Kit,

@@ -4,11 +4,68 @@
 #![allow(unsafe_code)]
 
 use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 const GET_MDWE: libc::c_int = 66;
 const SCHED_CORE: libc::c_int = 62;
 const SCHED_CORE_GET: libc::c_ulong = 0;
 const LANDLOCK_VERSION: libc::c_uint = 1;
+
+/// The kinds of namespaces, by what a process has of its own in them.
+const NAMESPACES: [(&str, libc::c_int, &str); 7] = [
+    ("user namespaces", 0, "CONFIG_USER_NS"),
+    ("mount namespaces", libc::CLONE_NEWNS, "CONFIG_NAMESPACES"),
+    ("pid namespaces", libc::CLONE_NEWPID, "CONFIG_PID_NS"),
+    ("net namespaces", libc::CLONE_NEWNET, "CONFIG_NET_NS"),
+    ("ipc namespaces", libc::CLONE_NEWIPC, "CONFIG_IPC_NS"),
+    ("uts namespaces", libc::CLONE_NEWUTS, "CONFIG_UTS_NS"),
+    ("cgroup namespaces", libc::CLONE_NEWCGROUP, "CONFIG_CGROUPS"),
+];
+
+/// Each kind of namespace, and whether a process can have one of its own.
+pub(super) fn namespaces() -> impl Iterator<Item = (&'static str, Result<String, String>)> {
+    NAMESPACES.into_iter().map(|(what, flag, option)| {
+        let has = match unshared(libc::CLONE_NEWUSER | flag) {
+            Ok(()) => Ok("one for each process".into()),
+            Err(Errno::EINVAL) => Err(format!("this kernel was built without {option}")),
+            Err(Errno::ENOSPC | Errno::EUSERS) => {
+                let kind = what.split(' ').next().unwrap_or(what);
+                let kind = if flag == libc::CLONE_NEWNS {
+                    "mnt"
+                } else {
+                    kind
+                };
+                Err(format!(
+                    "there are too many: sysctl user.max_{kind}_namespaces"
+                ))
+            }
+            Err(errno) => Err(format!("{}: {FORBIDDEN}", errno.desc())),
+        };
+        (what, has)
+    })
+}
+
+const FORBIDDEN: &str = "user namespaces are forbidden here: sysctl \
+    kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0, or be \
+    root outside of a container";
+
+/// Whether a child of ours could leave for new namespaces.
+fn unshared(flags: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: the child makes two system calls and runs nothing of this process's.
+    let child = unsafe { libc::fork() };
+    if Errno::result(child)? == 0 {
+        // SAFETY: unshare takes no pointers.
+        let errno = Errno::result(unsafe { libc::unshare(flags) }).err();
+        // SAFETY: _exit takes no pointers and never returns.
+        unsafe { libc::_exit(errno.map_or(0, |errno| errno as libc::c_int)) }
+    }
+    match waitpid(Pid::from_raw(child), None)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Exited(_, errno) => Err(Errno::from_raw(errno)),
+        _ => Err(Errno::EPERM),
+    }
+}
 
 /// Whether a filter can end a process.
 pub(super) fn seccomp() -> Result<String, String> {

@@ -11,6 +11,7 @@ mod disk;
 mod disk_refused;
 mod evil;
 mod fs;
+mod jail;
 mod kills;
 mod lifecycle;
 mod net;
@@ -105,6 +106,7 @@ impl Case {
 pub fn all() -> Vec<Case> {
     [
         audit::cases(),
+        jail::cases(),
         bad_input::cases(),
         kills::cases(),
         tiny::cases(),

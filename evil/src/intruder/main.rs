@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `intruder`: executed in the place of a process of ours, in its jail, with its descriptors. It does
+//! none of the work and tries what a compromised process would: first every system call there is,
+//! then, once somebody has switched the filters off, what the rest of the jail must refuse alone.
+//!
+//! Its argv[0] is the role it plays; `intruder supervisor` enters the jail of a supervisor itself. What
+//! it finds is on the log, a line each: `INTRUDER role calls filter: name…` are the calls that a filter
+//! let through, `INTRUDER role reach what: granted` or an error tells what became of the rest.
+
+mod calls;
+mod filters;
+mod gate;
+mod reach;
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+
+use launch::control::{Channel, FromBackend, FromVmm};
+use launch::fd;
+use nix::poll::{PollTimeout, poll};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    let role = args.next().unwrap_or_default();
+    if args.next().as_deref() != Some("supervisor") {
+        greet(&role);
+        intrude(&role);
+    }
+    match jailer::in_place_of_a_supervisor(|| intrude("supervisor")) {
+        Ok(status) => eprintln!("intruder: the supervisor's stand-in ended: {status:?}"),
+        Err(error) => eprintln!("intruder: {error}"),
+    }
+    ExitCode::FAILURE
+}
+
+/// Says what the supervisor waits for.
+fn greet(role: &str) {
+    let Ok(control) = fd::claim(fd::CONTROL).map(Channel::from) else {
+        return;
+    };
+    let _ = match role {
+        "vmm" => control.send(&FromVmm::Started),
+        _ => control.send(&FromBackend::Serving),
+    };
+    // It stays open: without it, we would be gone.
+    std::mem::forget(control);
+}
+
+fn intrude(role: &str) -> Infallible {
+    for (name, filter) in filters::of(role) {
+        let through = calls::let_through(filter);
+        let names: Vec<&str> = through.iter().map(String::as_str).collect();
+        say(&format!("{role} calls {name}: {}", names.join(" ")));
+    }
+    say(&format!("{role} gates: {}", calls::gates().join(" ")));
+    say(&format!("{role} waits"));
+    wait_for_signal();
+    for (what, outcome) in reach::everywhere(role) {
+        let outcome = match outcome {
+            Ok(()) => "granted".to_owned(),
+            Err(errno) => format!("{errno:?}"),
+        };
+        say(&format!("{role} reach {what}: {outcome}"));
+    }
+    say(&format!("{role} done"));
+    loop {
+        let _ = poll(&mut [], PollTimeout::NONE);
+    }
+}
+
+/// A line of its own, even if others write to the same log.
+fn say(line: &str) {
+    let line = format!("INTRUDER {line}\n");
+    let _ = nix::unistd::write(std::io::stderr(), line.as_bytes());
+}
+
+#[allow(unsafe_code)]
+fn wait_for_signal() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = SigHandler::Handler(nothing);
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    let handled = unsafe { sigaction(Signal::SIGUSR1, &action) };
+    if handled.is_ok() {
+        while poll(&mut [], PollTimeout::NONE).is_ok() {}
+    }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The jail of a supervisor with no VM in it: whether this host can build it, and a place from which
+//! a test tries to break out.
+
+use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, geteuid};
+use spec::{SpecError, Vm, VmSpec};
+
+use super::{ROOTLESS, birth, claim_users, uids};
+
+/// Builds the jail and nothing in it: whether that is possible, and if not, why.
+pub(crate) fn rehearse() -> Result<String, String> {
+    let (mut told, tell) = std::io::pipe().map_err(|e| e.to_string())?;
+    let born = bear(move |has_range| {
+        if let Err(error) = crate::supervisor::rehearse(has_range) {
+            let _ = (&tell).write_all(error.as_bytes());
+        }
+        std::process::exit(0)
+    })?;
+    let mut reason = String::new();
+    let heard = told.read_to_string(&mut reason);
+    let _ = waitpid(born, None);
+    match heard {
+        Ok(0) => Ok("an empty root, no capabilities".into()),
+        Ok(_) => Err(reason),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Runs `act` as a supervisor: in its jail, behind its filter, with descriptor 0 also as 1, and 2.
+/// Returns when it has ended.
+pub(crate) fn stand_in(act: impl FnOnce() -> Infallible) -> Result<WaitStatus, String> {
+    let born = bear(move |has_range| {
+        match crate::supervisor::rehearse_with_filter(has_range) {
+            Ok(()) => drop(act()),
+            Err(error) => crate::outcome::say(&error),
+        }
+        std::process::exit(1)
+    })?;
+    waitpid(born, None).map_err(|e| e.to_string())
+}
+
+fn bear(live: impl FnOnce(bool) -> Infallible) -> Result<Pid, String> {
+    let claim = range().ok();
+    let range = claim.as_ref().map(|claim| claim.range);
+    let born = birth::bear(range, None, move |_| live(range.is_some()));
+    born.map(|born| born.pid)
+        .map_err(|e| launch::log::chain(&e))
+}
+
+/// Whether a VM gets users of its own.
+pub(crate) fn rehearse_users() -> Result<String, String> {
+    match geteuid().is_root() {
+        true => range()
+            .map(|claim| format!("such as {}", claim.range))
+            .map_err(|e| e.to_string()),
+        false => Err(format!("{ROOTLESS}: start VMs as root to have them")),
+    }
+}
+
+fn range() -> Result<uids::Claim, SpecError> {
+    let vm = Vm::try_from(VmSpec::new("none"))?;
+    claim_users(&vm)?.ok_or_else(|| SpecError::new("uid-range", "", ROOTLESS))
+}
