@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail};
 use backend::program::own_health;
 use backend::serve::Service;
 use backend::{listener, pin};
-use blk_backend::config::Disk;
-use blk_backend::device::Device;
-use blk_backend::serve::{self, Given, Source};
 use launch::disk::Access;
 use launch::fd::blk;
 
+use crate::config::Disk;
+use crate::device::Device;
 use crate::options::{DiskOption, EngineOption, Options};
+use crate::serve::{self, Given, Source};
 
 /// Starts the disk, to serve one frontend.
 pub(crate) fn start(options: &Options) -> Result<Service<Device>> {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use backend::serve::Service;
-use blk_backend::config::Disk;
-use blk_backend::device::Device;
-use blk_backend::serve::{self, Given, Source};
 use launch::fd::{blk, claim};
 use launch::health::HealthPage;
 use launch::record::{BlkEngine, BlkRecord};
+
+use crate::config::Disk;
+use crate::device::Device;
+use crate::serve::{self, Given, Source};
 
 /// Starts the disk.
 pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {

@@ -6,12 +6,16 @@
 //! it alive if the process dies, [`device`] speaks to the frontend, [`serve`] puts it together for a
 //! process that was born in a jail or one that runs alone.
 
+mod alone;
 pub mod config;
 pub mod device;
 pub mod engine;
 mod failpoint;
 pub mod inflight;
 pub mod io;
+mod launched;
+mod options;
+pub mod program;
 pub mod queue;
 pub mod request;
 mod seccomp;

@@ -50,7 +50,7 @@ it dies are lost to the guest.
 
 /// The command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Options {
+pub struct Options {
     pub(crate) socket_path: Option<PathBuf>,
     pub(crate) fd: Option<RawFd>,
     pub(crate) disk: Option<DiskOption>,

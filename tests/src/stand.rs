@@ -32,6 +32,8 @@ pub struct Stand {
     runtime_dir: PathBuf,
     state: PathBuf,
     child: Child,
+    /// When the driver ends.
+    until: Instant,
 }
 
 /// How a VM ended.
@@ -102,8 +104,9 @@ impl Stand {
             name,
             dir,
             child,
+            until: Instant::now() + Duration::from_secs(seconds),
         };
-        stand.wait_for("STANDIN ready")?;
+        stand.wait_for("STANDIN ready", PATIENCE)?;
         Ok(stand)
     }
 
@@ -111,10 +114,10 @@ impl Stand {
         fs::read_to_string(self.dir.join("console")).unwrap_or_default()
     }
 
-    fn wait_for(&self, marker: &str) -> Result<()> {
+    fn wait_for(&self, marker: &str, patience: Duration) -> Result<()> {
         let begun = Instant::now();
         while !self.console().contains(marker) {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > patience {
                 let log = fs::read_to_string(self.dir.join("log"));
                 bail!("no {marker:?}: {}", log.unwrap_or_default());
             }
@@ -233,7 +236,8 @@ impl Stand {
     /// # Errors
     /// When a request failed, or a block does not hold what it must.
     pub fn finish(mut self) -> Result<Summary> {
-        self.wait_for("STANDIN done")?;
+        let left = self.until.saturating_duration_since(Instant::now());
+        self.wait_for("STANDIN done", left + PATIENCE)?;
         let status = self.child.wait()?;
         let console = self.console();
         let done = console

@@ -25,6 +25,10 @@ pub(super) fn cases() -> Vec<Case> {
             format!("upgrade_on_{engine}_costs_a_pause_and_nothing_else"),
             move |context| upgraded(context, engine, 20),
         ));
+        cases.push(Case::native(
+            format!("upgrade_on_{engine}_to_a_program_that_dies_is_rolled_back"),
+            move |context| rolled_back(context, engine, "backend-that-dies", 3),
+        ));
         cases.push(
             Case::native(
                 format!("upgrade_500_times_on_{engine}_loses_nothing"),
@@ -34,6 +38,10 @@ pub(super) fn cases() -> Vec<Case> {
         );
     }
     cases.extend([
+        Case::native(
+            "upgrade_to_a_program_that_hangs_is_rolled_back",
+            |context| rolled_back(context, "uring", "backend-that-hangs", 1),
+        ),
         Case::native("backend_stopped_is_found_and_replaced", stopped),
         Case::native(
             "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
@@ -113,6 +121,36 @@ fn upgraded(context: &Context, engine: &str, times: u32) -> Result<()> {
         "{program:?}"
     );
     stand.finish().map(drop)
+}
+
+/// The new program is found fit, takes over, and completes nothing.
+fn rolled_back(context: &Context, engine: &str, faulty: &str, times: usize) -> Result<()> {
+    let stand = Stand::start(context, "rolledback", 8, &disk(engine))?;
+    let binary = context.program(faulty).display().to_string();
+    let own = std::fs::read_link(format!("/proc/{}/exe", stand.backend()?))?;
+    for _ in 0..times {
+        std::thread::sleep(Duration::from_millis(200));
+        let before = stand.backend()?;
+        let output = stand.bulkhead("upgrade", &["disk0", "--binary", &binary])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(1) && said.contains("the new backend"),
+            "{said}"
+        );
+        let after = stand.backend()?;
+        ensure!(after != before, "the new program never had its turn");
+        let program = std::fs::read_link(format!("/proc/{after}/exe"))?;
+        ensure!(program == own, "served by {program:?}");
+    }
+    let rolled = count(&stand, "upgrade-rolled-back")?;
+    ensure!(rolled == times, "{:?}", stand.events()?);
+    let gaps = stand.finish()?.gaps;
+    let longest_ns = gaps.iter().map(|(from, to)| to - from).max().unwrap_or(0);
+    println!(
+        "SEEN rolled-back program={faulty} times={times} longest_pause_ms={}",
+        longest_ns / 1_000_000
+    );
+    Ok(())
 }
 
 fn stopped(context: &Context) -> Result<()> {

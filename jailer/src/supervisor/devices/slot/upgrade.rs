@@ -25,6 +25,9 @@ const PROBE_NS: u64 = 5_000_000_000;
 const LOOK_NS: u64 = 5_000_000;
 /// If the driver waits for nothing for so long, there will be no first completion to wait for.
 const IDLE_NS: u64 = 2_500_000_000;
+/// If it waits for so long, the old program is to show whether it can do better. Slow storage alone
+/// is no fault of the new one, but nobody could tell.
+const TRIAL_NS: u64 = 10_000_000_000;
 
 /// A backend that may become the next one.
 #[derive(Debug)]
@@ -249,6 +252,10 @@ impl Slot {
                 let idle = now_ns >= *since_ns + IDLE_NS && !life.watch.is_waited_for();
                 if self.connected && (idle || life.backend.has_completed()) {
                     self.commit();
+                } else if now_ns >= *since_ns + TRIAL_NS {
+                    *look_ns = u64::MAX;
+                    life.backend.kill();
+                    self.note(EventKind::BackendLost, "it has completed nothing for 10 s");
                 }
             }
             _ => {}

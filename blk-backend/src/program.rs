@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The program as a whole: see `--help`.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use backend::program::{Program, Wanted};
+use backend::serve::Service;
+use launch::health::HealthPage;
+use launch::record::BlkRecord;
+
+use crate::device::Device;
+use crate::options::{self, Options};
+use crate::{alone, launched};
+
+/// `blk-backend`.
+#[derive(Debug)]
+pub struct BlkBackend;
+
+impl Program for BlkBackend {
+    const NAME: &'static str = "blk-backend";
+    const ROLE: &'static str = "blk";
+    type Device = Device;
+    type Record = BlkRecord;
+    type Options = Options;
+
+    fn parse(args: Vec<OsString>) -> Result<Wanted<Options>, String> {
+        options::parse(args)
+    }
+
+    fn launched(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
+        launched::start(record, health)
+    }
+
+    fn alone(options: Options) -> Result<Service<Device>> {
+        alone::start(&options)
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `backend-that-dies`: a disk backend that is killed when it begins its first request.
+
+use std::process::ExitCode;
+
+use seccompiler::SeccompAction;
+
+fn main() -> ExitCode {
+    tests::faulty::main(SeccompAction::KillProcess)
+}
