@@ -23,6 +23,8 @@ use launch::record::{BlkEngine, BlkRecord, Record as _, RecordError, VERSION};
 use launch::ring::{RingError, RingWatch};
 use launch::seccomp::Mode;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 /// A backend cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -229,6 +231,12 @@ impl Generation {
     /// took after its end; `None` if it is not over within two minutes.
     pub fn kill(self) -> io::Result<Option<Duration>> {
         self.kill_behind(Fence::Whole)
+    }
+
+    /// Sends the signal that ends it, and waits for nothing.
+    pub fn end(&self) -> io::Result<()> {
+        let pid = i32::try_from(self.child.id()).map_err(io::Error::other)?;
+        Ok(nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL)?)
     }
 
     /// Kills it, and waits for as much of it as the fence says.

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use loadgen::histogram::Histogram;
 use loadgen::supervised::Fence;
-use loadgen::torture::{Stand, StandOptions, killed, make_image, poison, stale, suppressed};
+use loadgen::torture::{
+    Stand, StandOptions, killed, make_image, poison, stale, stores, suppressed,
+};
 
 /// The size of images that are made here.
 const IMAGE_BYTES: u64 = 64 << 20;
@@ -101,6 +103,12 @@ enum Torment {
     },
     /// Give it a request that kills it.
     Poison,
+    /// Let it die after the first, second, … store to memory that outlives it, on one queue.
+    Stores {
+        /// How many requests it is given at once.
+        #[arg(long, default_value_t = 8)]
+        batch: u16,
+    },
 }
 
 /// Does it, and says what came of it; an error if that breaks the contract.
@@ -121,14 +129,18 @@ fn torture(options: &TortureOptions, dir: &Path) -> Result<()> {
             image
         }
     };
+    let (queues, depth) = match options.torment {
+        Torment::Stores { batch } => (1, batch),
+        _ => (options.queues, options.depth),
+    };
     let stand = StandOptions {
         binary: options.binary.clone(),
         dir: dir.into(),
         image,
         direct: !options.buffered,
         threads: options.engine == Engine::Threads,
-        queues: options.queues,
-        depth: options.depth,
+        queues,
+        depth,
         sealed: !matches!(options.torment, Torment::Poison),
     };
     let mut stand = Stand::new(&stand)?;
@@ -160,6 +172,7 @@ fn torture(options: &TortureOptions, dir: &Path) -> Result<()> {
             Ok(())
         }
         Torment::Poison => poisoned(&mut stand),
+        Torment::Stores { .. } => stored(&mut stand),
     }
 }
 
@@ -243,6 +256,26 @@ fn poisoned(stand: &mut Stand) -> Result<()> {
     ensure!(outcome.deaths <= 3, "it killed too many");
     ensure!(outcome.poison == Some(1), "it was not answered with IOERR");
     ensure!(outcome.good == outcome.others, "it took others with it");
+    Ok(())
+}
+
+fn stored(stand: &mut Stand) -> Result<()> {
+    let outcome = stores::run(stand)?;
+    println!(
+        "SEEN stores engine={} batch={} deaths={} requests={} wrong={} instructions={}",
+        engine(stand),
+        stand.options.depth,
+        outcome.deaths,
+        outcome.requests,
+        outcome.wrong,
+        outcome.steps,
+    );
+    // Fetching, answering and settling a request take three at the least.
+    ensure!(
+        outcome.deaths >= 3 * u32::from(stand.options.depth),
+        "so few stores are not all of them"
+    );
+    ensure!(outcome.wrong == 0, "a write was lost");
     Ok(())
 }
 

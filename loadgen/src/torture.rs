@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything that may befall a disk's backend, done to the real process on purpose while a driver
 //! watches: killed under load, away for long, dead with stale notification settings left behind, on
-//! storage that finishes a dead process's requests late, crashed by a request.
+//! storage that finishes a dead process's requests late, crashed by a request, dead after any one store.
 //!
 //! Each module does one thing and says what came of it; the caller decides whether that is good.
 
@@ -25,6 +25,8 @@ use crate::verify::{self, Log, Verify, check_image};
 pub mod killed;
 pub mod poison;
 pub mod stale;
+mod stepper;
+pub mod stores;
 pub mod suppressed;
 
 /// How long anything may take that no test is about.

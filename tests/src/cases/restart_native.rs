@@ -43,6 +43,16 @@ pub(super) fn cases() -> Vec<Case> {
             .soak(SOAK),
             case("away", "is_waited_for", "away --seconds 5"),
             case("away_for_long", "is_waited_for", "away --seconds 120").soak(SOAK),
+            case(
+                "dead_after_any_store_of_a_request",
+                "loses_nothing",
+                "stores --batch 1",
+            ),
+            case(
+                "dead_after_any_store_of_a_batch",
+                "loses_nothing",
+                "stores --batch 8",
+            ),
             case("given_a_poison_request", "dies_three_times", "poison"),
             case(
                 "dead_with_kicks_suppressed",
