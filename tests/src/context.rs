@@ -22,6 +22,8 @@ pub struct Places {
     pub bin: PathBuf,
     /// The directory with guest kernels and initrds, if there is one.
     pub assets: Option<PathBuf>,
+    /// The directory with the same programs of another version, if there is one.
+    pub previous: Option<PathBuf>,
 }
 
 /// The surroundings of one case.
@@ -121,6 +123,24 @@ impl Context {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.places.bin.join(name)
+    }
+
+    /// Where our binaries are.
+    #[must_use]
+    pub fn bin(&self) -> &Path {
+        &self.places.bin
+    }
+
+    /// Where those of another version are.
+    ///
+    /// # Errors
+    /// [`Skip`] when there are none.
+    pub fn previous(&self) -> Result<&Path> {
+        let previous = self.places.previous.as_deref();
+        Ok(
+            previous
+                .ok_or_else(|| Skip("no other version: --previous was not given".to_owned()))?,
+        )
     }
 
     /// A guest kernel or initrd.

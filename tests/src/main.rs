@@ -28,6 +28,9 @@ struct PlaceFlags {
     /// The directory with guest kernels and initrds
     #[arg(long, global = true, value_name = "DIR")]
     assets: Option<PathBuf>,
+    /// The directory with bulkhead and all it starts of another version
+    #[arg(long, global = true, value_name = "DIR")]
+    previous: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -116,6 +119,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let selection = Selection {
                 group,
                 soak,
+                previous: places.previous.is_some(),
                 filter,
                 from,
                 for_machine,
@@ -163,6 +167,7 @@ impl PlaceFlags {
         Ok(Places {
             bin,
             assets: self.assets,
+            previous: self.previous,
         })
     }
 }

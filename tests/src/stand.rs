@@ -16,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::context::Context;
 use crate::vm::PATIENCE;
 
-/// The length of the image.
-const IMAGE_BYTES: u64 = 64 << 20;
+mod start;
+
+pub use start::Setup;
+
 /// The length of a block of the load.
 const BLOCK_BYTES: u32 = 4096;
 
@@ -29,6 +30,7 @@ const BLOCK_BYTES: u32 = 4096;
 pub struct Stand {
     name: String,
     dir: PathBuf,
+    image: PathBuf,
     runtime_dir: PathBuf,
     state: PathBuf,
     child: Child,
@@ -46,70 +48,6 @@ pub struct Summary {
 }
 
 impl Stand {
-    /// Starts a VM that loads its disk for so many seconds; `disk` is what `--disk` says behind the
-    /// path, such as `,queues=2`.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn start(context: &Context, name: &str, seconds: u64, disk: &str) -> Result<Self> {
-        Self::start_with(context, name, seconds, |dir| {
-            let path = dir.join("image");
-            Ok(("--disk", format!("path={}{disk}", path.display())))
-        })
-    }
-
-    /// The same, with any flag for the device, of the directory in which the image is.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn start_with(
-        context: &Context,
-        name: &str,
-        seconds: u64,
-        device: impl FnOnce(&Path) -> Result<(&'static str, String)>,
-    ) -> Result<Self> {
-        let dir = context.dir().join(name);
-        fs::create_dir(&dir)?;
-        for (program, takes) in [
-            ("bulkhead", "bulkhead"),
-            ("jailer", "jailer"),
-            ("blk-backend", "blk-backend"),
-            ("net-backend", "net-backend"),
-            ("vmm-standin", "vmm"),
-        ] {
-            fs::copy(context.program(program), dir.join(takes)).context(program)?;
-        }
-        fs::write(dir.join("kernel"), b"none")?;
-        let image = dir.join("image");
-        fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
-        let name = context.name_of(name);
-        let mut command = Command::new(dir.join("bulkhead"));
-        context.prepare(&mut command);
-        command.args(["run", "--name", &name, "--mem", "64M", "--kernel"]);
-        command.arg(dir.join("kernel"));
-        command
-            .arg("--cmdline")
-            .arg(format!("seconds={seconds} blocks=4096"));
-        let (flag, value) = device(&dir)?;
-        command.arg(flag).arg(value);
-        command
-            .arg("--console")
-            .arg(format!("file={}", dir.join("console").display()));
-        let log = fs::File::create(dir.join("log"))?;
-        command.stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().context("cannot start bulkhead")?;
-        let stand = Self {
-            state: crate::context::state_root(context.dir()).join(&name),
-            runtime_dir: context.dir().to_owned(),
-            name,
-            dir,
-            child,
-            until: Instant::now() + Duration::from_secs(seconds),
-        };
-        stand.wait_for("STANDIN ready", PATIENCE)?;
-        Ok(stand)
-    }
-
     fn console(&self) -> String {
         fs::read_to_string(self.dir.join("console")).unwrap_or_default()
     }
@@ -247,8 +185,8 @@ impl Stand {
         println!("{done}");
         let clean = done.ends_with("errors=0 mismatches=0");
         ensure!(status.success() && clean, "{status}: {done}");
-        let (console, image) = (self.dir.join("console"), self.dir.join("image"));
-        let (checked, mismatches) = check_image(&console, &image, BLOCK_BYTES)?;
+        let console = self.dir.join("console");
+        let (checked, mismatches) = check_image(&console, &self.image, BLOCK_BYTES)?;
         ensure!(mismatches.is_empty(), "the image: {:?}", mismatches.first());
         ensure!(checked > 0, "nothing was written");
         Ok(Summary {

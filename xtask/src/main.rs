@@ -17,6 +17,7 @@ mod guests;
 mod host;
 mod lab;
 mod packages;
+mod previous;
 mod progress;
 mod scratch;
 mod seccomp;
@@ -93,6 +94,9 @@ struct TestFlags {
     soak: bool,
     #[command(flatten)]
     place: PlaceFlags,
+    /// With the cases that run this version beside that of another revision, which is built first
+    #[arg(long, value_name = "REVISION")]
+    previous: Option<String>,
     /// Only end-to-end cases whose name contains this; leaves out style and unit tests
     filter: Option<String>,
 }

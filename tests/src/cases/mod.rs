@@ -22,6 +22,7 @@ mod restart_guest;
 mod restart_native;
 mod restart_slow;
 mod tiny;
+mod versions;
 
 use std::fmt;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Case {
     pub group: Group,
     /// Only with `--soak`.
     pub soak: bool,
+    /// Only with another version to run beside this one.
+    pub previous: bool,
     /// When it counts as hung.
     pub limit: Duration,
     /// What it does.
@@ -75,6 +78,7 @@ impl Case {
             name: name.into(),
             group,
             soak: false,
+            previous: false,
             limit,
             run: Box::new(run),
         }
@@ -86,6 +90,12 @@ impl Case {
 
     fn guest(name: impl Into<String>, run: impl Fn(&Context) -> Result<()> + 'static) -> Self {
         Self::new(Group::Guest, name, run)
+    }
+
+    /// Takes programs of another version.
+    fn beside_previous(mut self) -> Self {
+        self.previous = true;
+        self
     }
 
     /// Takes longer than others.
@@ -126,6 +136,7 @@ pub fn all() -> Vec<Case> {
         net_changes::cases(),
         net_launch::cases(),
         restart::cases(),
+        versions::cases(),
     ]
     .into_iter()
     .flatten()

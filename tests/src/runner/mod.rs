@@ -45,6 +45,8 @@ pub struct Selection {
     pub group: Option<Group>,
     /// The long ones too.
     pub soak: bool,
+    /// Those too that need another version.
+    pub previous: bool,
     /// Only those whose name contains this.
     pub filter: Option<String>,
     /// Only this one and those behind it.
@@ -140,6 +142,7 @@ impl Selection {
     fn selects(&self, case: &Case) -> bool {
         self.group.is_none_or(|group| group == case.group)
             && (self.soak || !case.soak)
+            && (self.previous || !case.previous)
             && self
                 .filter
                 .as_ref()

@@ -34,6 +34,9 @@ pub(super) fn run(case: &Case, places: &Places) -> Result<(Verdict, String)> {
     if let Some(assets) = &places.assets {
         command.arg("--assets").arg(assets);
     }
+    if let Some(previous) = &places.previous {
+        command.arg("--previous").arg(previous);
+    }
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_case};
 use crate::guests::{self, Kernels};
-use crate::{TestFlags, compile, lab, progress, signals};
+use crate::{TestFlags, compile, lab, previous, progress, signals};
 
 /// For one boot of the inner host with all cases in it; each case has a limit of its own.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
@@ -72,6 +72,9 @@ pub(crate) fn natively(
         command
             .arg("--assets")
             .arg(guests::ready(&Kernels::ready()?)?);
+    }
+    if let Some(revision) = &flags.previous {
+        command.arg("--previous").arg(previous::ready(revision)?);
     }
     let mut child = command
         .stdin(Stdio::null())
