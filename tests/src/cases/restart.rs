@@ -109,7 +109,7 @@ fn upgraded(context: &Context, engine: &str, times: u32) -> Result<()> {
         ensure!(stand.backend()? != before, "it is the same process");
         done += 1;
     }
-    println!("{done} upgrades");
+    println!("SEEN upgraded engine={engine} times={done}");
     ensure!(done >= times.min(5), "{done} upgrades only");
     // Gone from the disk, it still is the program of the next backend.
     std::fs::remove_file(&new)?;
