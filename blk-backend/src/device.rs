@@ -216,9 +216,8 @@ impl VhostUserBackend for Device {
 
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
         self.gate.pass(Visitor::Protocol);
-        self.shared.memory.touch();
         // Asleep workers have nothing in flight that would notice; they look before they take.
-        Ok(())
+        self.shared.memory.replaced()
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {

@@ -173,8 +173,7 @@ impl VhostUserBackend for Device {
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
         self.gate.pass(Visitor::Protocol);
         // Asleep workers look before they touch anything.
-        self.shared.memory.touch();
-        Ok(())
+        self.shared.memory.replaced()
     }
 
     /// A worker has its pair, and the first one the last queue too.
