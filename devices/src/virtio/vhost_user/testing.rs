@@ -21,7 +21,7 @@ use crate::virtio::device::{
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::queue::QueueLayout;
 use crate::virtio::vhost_user::device::VhostUserDevice;
-use crate::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
+use crate::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, PeerFault};
 use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 use crate::virtio::vhost_user::testing::backend::{AtWork, Backend, FEATURES};
@@ -192,5 +192,13 @@ impl Bench {
             assert!(Instant::now() < deadline, "the reset does not end");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// What a backend was dropped for.
+pub(super) fn lost(event: DeviceEvent) -> PeerFault {
+    match event {
+        DeviceEvent::Lost(fault) => fault,
+        other => panic!("{other:?}"),
     }
 }

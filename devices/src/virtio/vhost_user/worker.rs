@@ -269,7 +269,11 @@ impl Worker {
 }
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod nic_tests;
+#[cfg(test)]
+mod reset_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

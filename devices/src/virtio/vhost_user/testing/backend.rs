@@ -259,3 +259,9 @@ fn send(
         _ => stream.write_all(&reply).is_ok(),
     }
 }
+
+/// The messages of a code, as their second word: the value told for each queue.
+pub(in crate::virtio::vhost_user) fn values(messages: &[Message], code: FrontendReq) -> Vec<u32> {
+    let of_code = messages.iter().filter(|message| message.is(code));
+    of_code.map(|message| message.word(1)).collect()
+}

@@ -10,16 +10,9 @@ use crate::virtio::features::VHOST_USER_PROTOCOL;
 use crate::virtio::vhost_user::events::{HostFault, Unfit};
 use crate::virtio::vhost_user::spec::{DeviceSpec, Origin};
 use crate::virtio::vhost_user::testing::backend::{
-    ALL, Backend, FEATURES, Message, Mischief, PROTOCOL,
+    ALL, Backend, FEATURES, Mischief, PROTOCOL, values,
 };
 use crate::virtio::vhost_user::testing::{Bench, spec};
-
-fn bases(messages: &[Message]) -> Vec<u32> {
-    let of_code = messages
-        .iter()
-        .filter(|message| message.is(FrontendReq::SET_VRING_BASE));
-    of_code.map(|message| message.word(1)).collect()
-}
 
 /// A device that runs on its first backend.
 fn running() -> (Bench, impl Sized) {
@@ -42,7 +35,10 @@ fn backend_judged_fit_takes_over_where_the_old_one_stopped() {
     assert!(matches!(bench.report(), DeviceEvent::Drained));
     bench.device.switch();
     bench.expect_running();
-    assert_eq!(bases(&new.messages()), [42, 42]);
+    assert_eq!(
+        values(&new.messages(), FrontendReq::SET_VRING_BASE),
+        [42, 42]
+    );
 }
 
 #[test]
