@@ -189,16 +189,16 @@ impl Hookups {
                 set.map_err(|errno| odd("net.mtu", &mtu, errno))?;
             }
         }
-        if let Some(bridge) = &tap.bridge {
+        if let Some(named) = &tap.bridge {
             let at_fault = |errno| match errno {
                 Errno::EBUSY => SpecError::new("net.tap", name, "is a port of another bridge"),
-                errno => odd("net.bridge", bridge, errno),
+                errno => odd("net.bridge", named, errno),
             };
-            let master = self::interface(bridge.as_str()).map_err(at_fault)?;
-            if !master.ports().map_err(at_fault)?.contains(&index) {
-                let debt = || Debt::Port(name.to_string(), bridge.to_string());
+            let bridge = self::interface(named.as_str()).map_err(at_fault)?;
+            if !bridge.ports().map_err(at_fault)?.contains(&index) {
+                let debt = || Debt::Port(name.to_string(), named.to_string());
                 self.owe(existed.then(debt))?;
-                master.add_port(index).map_err(at_fault)?;
+                bridge.add_port(index).map_err(at_fault)?;
             }
         }
         if !interface.is_up().map_err(on_tap)? {
