@@ -8,11 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use launch::clock::monotonic_ns;
-use launch::control::{DeviceNews, FromVmm, ToVmm};
 use launch::memfd::MemfdError;
 use launch::record::{Record as _, RecordError};
 use nix::poll::PollFlags;
-use spec::api::{EventKind, ExitStats};
+use spec::api::ExitStats;
 
 use crate::outcome::{Outcome, Status};
 use crate::profile;
@@ -24,6 +23,7 @@ mod console;
 mod devices;
 mod endowment;
 mod farewell;
+mod hearing;
 mod jails;
 mod janitor;
 mod journal;
@@ -45,16 +45,13 @@ pub(crate) use nursery::Nursery;
 use devices::{BeginError, Devices, Means};
 use endowment::Pids;
 use jails::Jails;
-use janitor::{Janitor, News};
+use janitor::Janitor;
 use journal::Journal;
-use lifecycle::{Fate, Lifecycle, Next, Order};
+use lifecycle::Lifecycle;
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
 use service::Waiting;
-use vmm::{Heard, Parts, SpawnError, Vmm};
-
-/// How often a dead vmm is listened to: more than its socket can hold.
-const HEARINGS_MAX: u32 = 64;
+use vmm::{Parts, SpawnError, Vmm};
 
 /// The supervisor cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -288,130 +285,5 @@ impl Supervisor {
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
-    }
-
-    fn obey(&mut self, order: Order) {
-        let Some(vmm) = &self.vmm else {
-            return self.obey_without_vmm(order);
-        };
-        match order {
-            Order::Nothing => {}
-            Order::Kill => vmm.kill(),
-            Order::Tell(message) => tell(vmm, message),
-            Order::WakeAndPress => {
-                tell(vmm, ToVmm::Resume);
-                tell(vmm, ToVmm::PowerButton);
-            }
-        }
-    }
-
-    fn hear_janitor(&mut self) {
-        for news in self.kit.janitor.news() {
-            let order = match news {
-                News::Signal(libc::SIGHUP) => self.lifecycle.end_at_once(),
-                News::Signal(_) => self.lifecycle.asked_by_signal(),
-                // Nobody is left to tell anything, and what is below us goes with us.
-                News::Gone => std::process::exit(1),
-            };
-            log::info!("asked to end: {news:?}");
-            self.obey(order);
-        }
-    }
-
-    /// Hears what the vmm has to say; whether it said anything.
-    fn hear_vmm(&mut self, now_ns: u64) -> bool {
-        let heard = self.vmm.as_mut().map(Vmm::listen).unwrap_or_default();
-        let said = !heard.is_empty();
-        for heard in heard {
-            match heard {
-                Heard::Message(message) => self.hear_message(message, now_ns),
-                Heard::Rubbish(what) => {
-                    let order = self.lifecycle.heard_rubbish(what, now_ns);
-                    self.obey(order);
-                }
-                Heard::HungUp => self.lifecycle.hung_up(now_ns),
-            }
-        }
-        said
-    }
-
-    fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
-        self.note(&message);
-        if message == FromVmm::Started {
-            self.kit.janitor.tell_started();
-        }
-        if let FromVmm::Device(index, news) = &message {
-            self.hear_of_device(*index, news, now_ns);
-        }
-        let order = self.lifecycle.heard(message, now_ns);
-        self.obey(order);
-        self.answer_waiting(now_ns);
-    }
-
-    /// What the vmm says goes to the journal or at least to the log, but for what it says every
-    /// second.
-    fn note(&mut self, message: &FromVmm) {
-        let kind = match message {
-            FromVmm::Started => EventKind::Started,
-            FromVmm::Paused => EventKind::Paused,
-            FromVmm::Resumed => EventKind::Resumed,
-            FromVmm::Device(_, DeviceNews::Outstanding(_)) => return,
-            other => return log::info!("the vmm says {other:?}"),
-        };
-        self.journal.note(kind, None, "");
-    }
-
-    /// The vmm has exited: what it said is heard first.
-    fn reap(&mut self, now_ns: u64) -> Result<(), SupervisorError> {
-        // Bounded: somebody else may hold its end of the socket, and go on talking.
-        for _ in 0..HEARINGS_MAX {
-            if !self.hear_vmm(now_ns) {
-                break;
-            }
-        }
-        let Some(vmm) = &mut self.vmm else {
-            return Ok(());
-        };
-        let Some(death) = vmm.reap() else {
-            return Ok(());
-        };
-        self.past_exits = self.exits();
-        log::info!("the vmm {death}");
-        match self.lifecycle.died(death, now_ns) {
-            Next::Respawn => {
-                self.journal.note(EventKind::Rebooted, None, "");
-                // Its successor follows when what the backends had in flight has ended.
-                self.vmm = None;
-                self.devices.retire();
-            }
-            Next::End(fate) => self.outcome = Some(self.verdict(fate)),
-        }
-        self.fail_waiting(now_ns);
-        Ok(())
-    }
-
-    fn verdict(&self, fate: Fate) -> Outcome {
-        let evidence = verdict::Evidence {
-            vm: &self.kit.identity.vm,
-            crash: self
-                .vmm
-                .as_ref()
-                .map_or(launch::health::Crash::None, Vmm::crash),
-            log: self
-                .vmm
-                .as_ref()
-                .map(|vmm| vmm.log_tail(&self.kit.log.reader))
-                .unwrap_or_default(),
-        };
-        match (&self.doom, &fate) {
-            (Some(line), fate) if *fate != Fate::Stopped => verdict::with_log(line, &evidence),
-            _ => verdict::outcome(fate, &evidence),
-        }
-    }
-}
-
-fn tell(vmm: &Vmm, message: ToVmm) {
-    if let Err(error) = vmm.tell(message) {
-        log::warn!("{}", launch::log::chain(&error));
     }
 }

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a VM comes to, event by event.
+
+use super::*;
+
+const EXITED: Death = Death::Exited(0);
+
+fn started() -> Lifecycle {
+    let mut vm = Lifecycle::new(OnReboot::Restart, 0);
+    assert_eq!(vm.heard(FromVmm::Started, 0), Order::Nothing);
+    vm
+}
+
+fn ended(mut vm: Lifecycle, ending: Ending) -> Next {
+    assert_eq!(vm.heard(FromVmm::Ended(ending), 0), Order::Nothing);
+    vm.died(EXITED, 0)
+}
+
+#[test]
+fn guest_that_ends_decides_how_the_vm_ends() {
+    for (ending, fate) in [
+        (Ending::PowerOff, Fate::Finished),
+        (Ending::Panic, Fate::Panicked),
+        (Ending::Crash, Fate::Crashed),
+    ] {
+        assert_eq!(ended(started(), ending), Next::End(fate));
+    }
+}
+
+#[test]
+fn guest_that_reboots_is_respawned_or_ends_as_the_spec_says() {
+    assert_eq!(ended(started(), Ending::Reboot), Next::Respawn);
+    let exits = Lifecycle::new(OnReboot::Exit, 0);
+    assert_eq!(ended(exits, Ending::Reboot), Next::End(Fate::Finished));
+    let mut asked = started();
+    asked.press_power_button();
+    assert_eq!(ended(asked, Ending::Reboot), Next::End(Fate::Finished));
+}
+
+#[test]
+fn fifth_short_run_in_a_row_is_a_storm_and_a_long_one_breaks_the_row() {
+    let mut vm = started();
+    let mut reboot = |now| {
+        vm.heard(FromVmm::Ended(Ending::Reboot), now);
+        vm.died(EXITED, now)
+    };
+    let long = 100 * SECOND_NS;
+    for now in [1, 2, 3, 4, long, long + 1, long + 2, long + 3, long + 4] {
+        assert_eq!(reboot(now), Next::Respawn, "{now}");
+    }
+    assert_eq!(reboot(long + 5), Next::End(Fate::Storm(5)));
+}
+
+#[test]
+fn first_signal_presses_the_button_and_the_second_ends() {
+    let mut vm = started();
+    assert_eq!(vm.asked_by_signal(), Order::Tell(ToVmm::PowerButton));
+    assert_eq!(vm.state(), VmState::Stopping);
+    assert_eq!(vm.asked_by_signal(), Order::Kill);
+    let killed = Death::Signalled(nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(vm.died(killed, 0), Next::End(Fate::Stopped));
+}
+
+#[test]
+fn signal_to_a_paused_guest_wakes_it_to_power_off_and_the_second_ends() {
+    let mut vm = started();
+    vm.heard(FromVmm::Paused, 0);
+    assert_eq!(vm.asked_by_signal(), Order::WakeAndPress);
+    assert_eq!(vm.state(), VmState::Stopping);
+    assert_eq!(vm.asked_by_signal(), Order::Kill);
+}
+
+#[test]
+fn button_pressed_again_by_the_api_does_not_end_the_vm() {
+    let mut vm = started();
+    for _ in 0..2 {
+        assert_eq!(vm.press_power_button(), Order::Tell(ToVmm::PowerButton));
+    }
+}
+
+#[test]
+fn vmm_that_says_it_ends_and_stays_is_killed_and_believed() {
+    let mut vm = started();
+    vm.heard(FromVmm::Ended(Ending::PowerOff), 7);
+    vm.hung_up(9);
+    assert_eq!(vm.deadline_ns(), Some(7 + EXIT_DEADLINE_NS));
+    assert_eq!(vm.tick(EXIT_DEADLINE_NS), Order::Nothing);
+    assert_eq!(vm.tick(7 + EXIT_DEADLINE_NS), Order::Kill);
+    assert_eq!(vm.deadline_ns(), None);
+    assert_eq!(vm.died(Death::Exited(9), 0), Next::End(Fate::Finished));
+}
+
+#[test]
+fn vmm_that_dies_without_a_word_is_told_by_its_death() {
+    let death = Death::Exited(4);
+    assert_eq!(started().died(death, 0), Next::End(Fate::Died(death)));
+}
+
+#[test]
+fn words_after_the_last_ones_change_nothing() {
+    let mut vm = started();
+    vm.heard(FromVmm::Ended(Ending::Panic), 0);
+    vm.heard(FromVmm::Ended(Ending::PowerOff), 0);
+    vm.heard(FromVmm::Paused, 0);
+    assert_eq!(vm.running(), VmState::Running);
+    assert_eq!(vm.heard_rubbish("noise".into(), 0), Order::Kill);
+    assert_eq!(vm.died(EXITED, 0), Next::End(Fate::Panicked));
+}
+
+#[test]
+fn rubbish_kills_the_vmm_and_is_what_is_told() {
+    let mut vm = started();
+    assert_eq!(vm.heard_rubbish("noise".into(), 0), Order::Kill);
+    assert_eq!(vm.died(EXITED, 0), Next::End(Fate::Rubbish("noise".into())));
+}
+
+#[test]
+fn state_follows_what_the_vmm_says() {
+    let mut vm = Lifecycle::new(OnReboot::Restart, 0);
+    assert_eq!(vm.state(), VmState::Starting);
+    for (message, state) in [
+        (FromVmm::Started, VmState::Running),
+        (FromVmm::Paused, VmState::Paused),
+        (FromVmm::Resumed, VmState::Running),
+    ] {
+        vm.heard(message, 0);
+        assert_eq!(vm.state(), state);
+    }
+}
