@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use spec::{
-    ByteSize, Console, DiskSpec, HugePages, NetSpec, OnReboot, Seccomp, UidRange, VhostUserSpec,
-    VmName,
+    ByteSize, Console, DiskSpec, HugePages, LimitsSpec, NetSpec, OnReboot, Seccomp, UidRange,
+    VhostUserSpec, VmName,
 };
 
 use crate::stats::Form;
@@ -336,6 +336,11 @@ pub(crate) struct RunArgs {
     /// The user ids that the VM's processes run as, for this VM alone [default: a free range]
     #[arg(long, value_name = "FIRST:COUNT")]
     pub(crate) uid_range: Option<UidRange>,
+    /// What control groups hold processes to: of=vm|supervisor|vmm|ID, and any of memory=SIZE (of vm),
+    /// cpu=PERCENT, pids=N, read-bps=SIZE, write-bps=SIZE, read-iops=N, write-iops=N (of a disk),
+    /// separated by commas; can be given several times
+    #[arg(long, value_name = "LIMITS")]
+    pub(crate) limits: Vec<LimitsSpec>,
     /// A group, by number, whose members may use the VM's API and console, too
     #[arg(long, value_name = "GID")]
     pub(crate) api_gid: Option<u32>,
@@ -346,6 +351,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
         "nets", "vhost_user", "on_reboot", "seccomp", "uid_range",
+        "limits",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

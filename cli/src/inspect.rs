@@ -82,7 +82,9 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         .iter()
         .map(|d| ("vhost-user", d.to_string()));
     let nets = spec.nets.iter().map(|net| ("net", net.to_string()));
+    let limits = spec.limits.iter().map(|l| ("limits", l.to_string()));
     let fields = fields.into_iter().chain(disks).chain(nets).chain(others);
+    let fields = fields.chain(limits);
     let fields: Vec<_> = fields
         .map(|(field, value)| vec![field.to_string(), value])
         .collect();
@@ -134,7 +136,10 @@ mod tests {
         let info = VmInfo {
             name: "web".parse().unwrap(),
             state: VmState::Paused,
-            spec: VmSpec::new("/k"),
+            spec: VmSpec {
+                limits: vec!["of=vm,cpu=150".parse().unwrap()],
+                ..VmSpec::new("/k")
+            },
             cmdline: "console=ttyS0".into(),
             pty: None,
             reboots: 2,
@@ -162,6 +167,7 @@ mod tests {
             "kernel     /k\n",
             "cmdline    console=ttyS0\n",
             "console    stdio /run/bulkhead/web/console.sock\n",
+            "limits     of=vm,cpu=150\n",
             "vmm   77   1m01s  4         5          6\n",
             "disk0   blk disk0  stalled  5\n",
         ] {

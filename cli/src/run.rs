@@ -93,6 +93,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),
         uid_range: args.uid_range,
+        limits: args.limits.clone(),
         ..defaults
     }
 }
@@ -132,6 +133,7 @@ mod tests {
             "--on-reboot=exit",
             "--seccomp=log",
             "--uid-range=70000:8",
+            "--limits=of=vm,memory=2G,cpu=150",
         ]);
         let document = VmSpec::from_json(
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
@@ -139,7 +141,8 @@ mod tests {
             "seccomp":"log","uid_range":"70000:8","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
             "nets":[{"tap":"tap0","queues":2,"bridge":"br0","ipv4":["10.0.0.2","10.0.0.3"]},
             {"user":true,"any_mac":true,"forward":["tcp:8080:80"]}],
-            "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}]}"#,
+            "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}],
+            "limits":[{"of":"vm","memory":"2G","cpu":150}]}"#,
         );
         assert_eq!(flags.unwrap(), document.unwrap());
     }

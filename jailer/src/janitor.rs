@@ -85,7 +85,8 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
         vm,
         started_ns,
     };
-    let (cgroups, missing) = make_cgroups(&identity, &state)?;
+    let images: Vec<_> = resources.devices.images.iter().map(|i| &i.file).collect();
+    let (cgroups, missing) = make_cgroups(&identity, &state, &images)?;
     let mut endowment = endow(identity, resources, log, &state, client)?;
     endowment.devices.taps = taps;
     endowment.devices.streams.splice(0..0, streams);
@@ -235,11 +236,16 @@ fn endow(
 }
 
 /// Makes the VM's control groups, after it was written down where, and says what there is not.
-fn make_cgroups(identity: &Identity, state: &StateDir) -> Result<(Cgroups, Vec<String>), Outcome> {
+fn make_cgroups(
+    identity: &Identity,
+    state: &StateDir,
+    images: &[&std::fs::File],
+) -> Result<(Cgroups, Vec<String>), Outcome> {
     let name = identity.name.as_str();
     let (mut cgroups, mut missing) = Cgroups::plan(&identity.vm, name, Pid::this());
     state.write_cgroups(cgroups.dirs()).map_err(refused)?;
     missing.extend(cgroups.make());
+    cgroups.limit(&identity.vm, images).map_err(refused)?;
     Ok((cgroups, missing))
 }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::check_unique;
 use crate::{
-    ByteSize, Console, Disk, DiskSpec, HugePages, Memory, Net, NetSpec, SpecError, UidRange,
-    VhostUser, VhostUserSpec, VmName,
+    ByteSize, Console, Disk, DiskSpec, HugePages, Limits, LimitsSpec, Memory, Net, NetSpec,
+    SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -135,6 +135,9 @@ pub struct VmSpec {
     /// root has no other than their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid_range: Option<UidRange>,
+    /// What control groups hold the VM and its processes to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitsSpec>,
 }
 
 fn default_cpus() -> u32 {
@@ -164,6 +167,7 @@ impl VmSpec {
             on_reboot: OnReboot::default(),
             seccomp: Seccomp::default(),
             uid_range: None,
+            limits: Vec::new(),
         }
     }
 }
@@ -199,6 +203,8 @@ pub struct Vm {
     /// The users that its processes run as, at least [`Vm::users`]; by default a free range is
     /// found.
     pub uid_range: Option<UidRange>,
+    /// What control groups hold it to, nobody twice.
+    pub limits: Vec<Limits>,
 }
 
 impl Vm {
@@ -283,13 +289,15 @@ impl TryFrom<VmSpec> for Vm {
             check_path("initrd", initrd)?;
         }
         let (disks, nets, vhost_user) = check_devices(spec.disks, &spec.nets, spec.vhost_user)?;
+        let memory = Memory::new(spec.mem, spec.hugepages, spec.prefault)?;
         let vm = Self {
             name,
             kernel: spec.kernel,
             initrd: spec.initrd,
             cmdline,
             cpus,
-            memory: Memory::new(spec.mem, spec.hugepages, spec.prefault)?,
+            memory,
+            limits: Limits::check_all(&spec.limits, memory, &disks, &nets)?,
             disks,
             nets,
             vhost_user,

@@ -7,16 +7,17 @@
 //! parent.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
-use spec::Vm;
+use spec::{Held, SpecError, Vm};
 
 mod host;
+mod limits;
 mod remove;
 
 pub(crate) use remove::sweep;
@@ -135,6 +136,67 @@ impl Cgroups {
             }
         });
         missing
+    }
+
+    /// Sets the limits that the spec asks for, in groups that are made; `images` are those of its disks.
+    pub(crate) fn limit(&self, vm: &Vm, images: &[&File]) -> Result<(), SpecError> {
+        for limits in &vm.limits {
+            let drive = match limits.held {
+                Held::Disk(index) if !limits.io.is_empty() => {
+                    let disk = &vm.disks[index];
+                    let drive = images.get(index).map(|image| limits::drive_of(image));
+                    let error = |e| {
+                        SpecError::new(
+                            "limits.of",
+                            &disk.id,
+                            format!("{e}: reads and writes cannot be counted"),
+                        )
+                    };
+                    drive.transpose().map_err(error)?
+                }
+                _ => None,
+            };
+            let user = limits::user(limits.held, vm.disks.len());
+            let leaf = user.and_then(|user| self.leaves.get(user));
+            for version in [Version::One, Version::Two] {
+                for setting in limits::settings(limits, version, drive) {
+                    self.set(version, leaf, &setting)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a setting of this version, if the controller is one of this version.
+    fn set(
+        &self,
+        version: Version,
+        leaf: Option<&Leaf>,
+        setting: &limits::Setting,
+    ) -> Result<(), SpecError> {
+        let error = |reason| Err(SpecError::new(setting.field, &setting.value, reason));
+        let controller = setting.controller;
+        let holds = |group: &&Group| group.hierarchy.controllers.contains(&controller);
+        let Some(group) = self.groups.iter().find(holds) else {
+            let reason = format!(
+                "there is no {controller} controller for us: `bulkhead doctor` tells which there are"
+            );
+            return error(reason);
+        };
+        if group.hierarchy.version != version {
+            return Ok(());
+        }
+        let dir = match leaf {
+            Some(leaf) => group.dir.join(&leaf.name),
+            None => group.dir.clone(),
+        };
+        let file = dir.join(setting.file);
+        // A file that is not there is not to be made: it would be one of another file system.
+        let opened = fs::OpenOptions::new().write(true).open(&file);
+        match opened.and_then(|mut file| file.write_all(setting.content.as_bytes())) {
+            Ok(()) => Ok(()),
+            Err(e) => error(format!("cannot be set: {} ({e})", file.display())),
+        }
     }
 
     /// The group that the supervisor can be born into, where there is such a thing.

@@ -14,6 +14,7 @@ mod fs;
 mod jail;
 mod kills;
 mod lifecycle;
+mod limits;
 mod net;
 mod net_changes;
 mod net_launch;
@@ -132,6 +133,7 @@ pub fn all() -> Vec<Case> {
         restart_slow::cases(),
         restart_guest::cases(),
         lifecycle::cases(),
+        limits::cases(),
         net::cases(),
         net_changes::cases(),
         net_launch::cases(),

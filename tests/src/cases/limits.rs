@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Limits that a spec sets: they are in force in the control groups of whatever version this host has,
+//! or the VM does not start.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::Case;
+use super::bad_input::{ERROR, complains};
+use crate::context::{Context, need_root};
+use crate::tiny_kernel::TinyKernel;
+use crate::vm::PATIENCE;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::native("limits_of_a_vm_and_its_processes_hold", hold),
+        Case::native("limits_that_cannot_be_had_are_refused", refused),
+    ]
+}
+
+/// The control group of a process in the hierarchy that has this controller, and whether that is one
+/// of version 1.
+fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let find = |wanted: &dyn Fn(&str) -> bool| {
+        own.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (names, path) = (parts.next()?, parts.next()?);
+            wanted(names).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    let top = PathBuf::from("/sys/fs/cgroup");
+    if let Some(path) = find(&|names| names.split(',').any(|name| name == controller)) {
+        return Ok((top.join(controller).join(path), true));
+    }
+    let path = find(&str::is_empty).context("no control group")?;
+    Ok((top.join(path), false))
+}
+
+fn hold(context: &Context) -> Result<()> {
+    need_root()?;
+    let kernel = TinyKernel::new().say("spinning\n").spin();
+    let mut vm = context
+        .vm("held")
+        .boots_tiny(&kernel)
+        .arg("--limits", "of=vm,memory=80M,cpu=90")
+        .arg("--limits", "of=vmm,cpu=20,pids=40")
+        .start()?;
+    vm.wait_for("spinning", PATIENCE)?;
+    let info: Value = serde_json::from_str(&context.run_ok(&["inspect", vm.name(), "--json"])?)?;
+    let processes = info["processes"].as_array().context("no processes")?;
+    let vmm = processes.iter().find(|process| process["role"] == "vmm");
+    let pid = vmm.and_then(|vmm| vmm["pid"].as_i64()).context("no vmm")?;
+    let text = context.run_ok(&["inspect", vm.name()])?;
+    ensure!(text.contains("of=vmm,cpu=20,pids=40"), "inspect: {text}");
+
+    // Processes are put into their groups soon after they were started.
+    let begun = Instant::now();
+    let (cpu, is_old) = loop {
+        let (dir, is_old) = group(pid, "cpu")?;
+        if dir.ends_with("vmm") {
+            break (dir, is_old);
+        }
+        ensure!(begun.elapsed() < PATIENCE, "it stays in {}", dir.display());
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let (pids, _) = group(pid, "pids")?;
+    let (memory, memory_is_old) = group(pid, "memory")?;
+    let memory = match memory.ends_with("vmm") {
+        true => memory.parent().context("no group above")?.to_owned(),
+        false => memory,
+    };
+    let whole = cpu.parent().context("no group above")?;
+    let (cpu_file, of_vmm, of_vm) = match is_old {
+        true => ("cpu.cfs_quota_us", "20000", "90000"),
+        false => ("cpu.max", "20000 100000", "90000 100000"),
+    };
+    let memory_file = match memory_is_old {
+        true => "memory.limit_in_bytes",
+        false => "memory.max",
+    };
+    for (file, content) in [
+        (cpu.join(cpu_file), of_vmm),
+        (whole.join(cpu_file), of_vm),
+        (pids.join("pids.max"), "40"),
+        (memory.join(memory_file), "83886080"),
+    ] {
+        let found = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        println!("{}: {}", file.display(), found.trim());
+        ensure!(found.trim() == content, "it is not {content}");
+    }
+    // The guest turns in circles, so the vmm asks for more than it may have.
+    let begun = Instant::now();
+    while throttled(&cpu)? == 0 {
+        ensure!(begun.elapsed() < PATIENCE, "nobody was held back");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    context.run_ok(&["stop", "--force", vm.name()])?;
+    vm.wait_exit(PATIENCE).map(drop)
+}
+
+/// In how many periods a group had to wait.
+fn throttled(group: &std::path::Path) -> Result<u64> {
+    let stat = fs::read_to_string(group.join("cpu.stat"))?;
+    let line = stat.lines().find_map(|l| l.strip_prefix("nr_throttled "));
+    match line {
+        Some(number) => Ok(number.trim().parse()?),
+        None => bail!("{stat}"),
+    }
+}
+
+fn refused(context: &Context) -> Result<()> {
+    need_root()?;
+    let shm = tempfile::NamedTempFile::new_in("/dev/shm").context("a file in memory")?;
+    shm.as_file().set_len(1 << 20)?;
+    let disk = format!("path={},engine=threads", shm.path().display());
+    for (limits, words) in [
+        ("of=nobody,cpu=1", ["limits.of", "\"nobody\"", "vmm"]),
+        ("of=vmm,memory=1G", ["limits.memory", "\"1G\"", "of=vm"]),
+        (
+            "of=vm,memory=16M",
+            ["limits.memory", "\"16M\"", "more than"],
+        ),
+        ("of=vmm,cpu=0", ["limits.cpu", "\"0\"", "zero"]),
+        (
+            "of=disk0,read-bps=1M",
+            ["limits.of", "\"disk0\"", "no drive"],
+        ),
+    ] {
+        let kernel = TinyKernel::new().spin();
+        let builder = context.vm("bad").boots_tiny(&kernel);
+        let builder = builder.arg("--disk", &disk).arg("--limits", limits);
+        complains(&mut builder.command()?, ERROR, &words)?;
+    }
+    Ok(())
+}
