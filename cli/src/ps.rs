@@ -8,14 +8,15 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
+use spec::api::DeviceInfo;
 use spec::{ByteSize, VmName};
 
 use crate::client::{self, ClientError};
 use crate::error::Error;
-use crate::inspect::{age, now_ns, state};
+use crate::inspect::{now_ns, state};
 use crate::jailer;
 use crate::output;
-use crate::table::align;
+use crate::table::{align, span};
 
 /// How long a jailer may take from the making of its directory to its lock on it.
 const STARTING: Duration = Duration::from_secs(5);
@@ -36,8 +37,10 @@ struct Alive {
     pid: i32,
     cpus: u32,
     mem: ByteSize,
-    #[serde(skip)]
-    age: String,
+    /// For how long its jailer has been there.
+    age_s: u64,
+    reboots: u32,
+    devices: Vec<DeviceInfo>,
 }
 
 /// Lists the VMs.
@@ -71,7 +74,9 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
                 pid: jailer.pid,
                 cpus: info.spec.cpus,
                 mem: info.spec.mem,
-                age: age(jailer, now_ns()),
+                age_s: now_ns().saturating_sub(jailer.spawned_ns) / 1_000_000_000,
+                reboots: info.reboots,
+                devices: info.devices,
             }),
         }),
         Err(ClientError::Unknown(..)) if !base.join(name.as_str()).exists() => None,
@@ -114,7 +119,7 @@ fn describe(entries: &[Entry]) -> String {
                 alive.cpus.to_string(),
                 alive.mem.to_string(),
                 alive.pid.to_string(),
-                alive.age.clone(),
+                span(alive.age_s),
             ]);
         }
         rows.push(row);
