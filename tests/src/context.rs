@@ -104,6 +104,15 @@ impl Context {
         Ok(output)
     }
 
+    /// Runs `bulkhead` with `args` to its end and says nothing of it.
+    ///
+    /// # Errors
+    /// When it cannot be started; a failure of its own is in the output.
+    pub fn run_quietly(&self, args: &[&str]) -> Result<Output> {
+        let output = self.bulkhead().args(args).output();
+        output.context("cannot run bulkhead")
+    }
+
     /// Runs `bulkhead` with `args`, which must succeed; returns its standard output.
     ///
     /// # Errors

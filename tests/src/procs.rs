@@ -150,6 +150,14 @@ pub fn has_ended(pid: Pid) -> bool {
     }
 }
 
+/// The memory of a process that is its own alone: neither files nor shared.
+#[must_use]
+pub fn anonymous_kib(pid: Pid) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn read(pid: i32) -> Option<Process> {
     parse(
         Pid::from_raw(pid),

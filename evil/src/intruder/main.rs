@@ -10,6 +10,7 @@
 mod calls;
 mod filters;
 mod gate;
+mod gossip;
 mod reach;
 
 use std::convert::Infallible;
@@ -43,6 +44,11 @@ fn greet(role: &str) {
         "vmm" => control.send(&FromVmm::Started),
         _ => control.send(&FromBackend::Serving),
     };
+    if let ("vmm", Some((count, seed))) = (role, gossip::asked()) {
+        gossip::spread(&control, count, seed);
+        say("vmm has said everything");
+        rest();
+    }
     // It stays open: without it, we would be gone.
     std::mem::forget(control);
 }
@@ -64,6 +70,10 @@ fn intrude(role: &str) -> Infallible {
         say(&format!("{role} reach {what}: {outcome}"));
     }
     say(&format!("{role} done"));
+    rest()
+}
+
+fn rest() -> ! {
     loop {
         let _ = poll(&mut [], PollTimeout::NONE);
     }

@@ -163,18 +163,10 @@ fn watch(vm: &mut Vm, log_file: &Path) -> Result<(i32, u64, String)> {
         }
         for process in procs::living_descendants() {
             if process.name == "vmm" {
-                most_kib = most_kib.max(anonymous_kib(process.pid.as_raw()).unwrap_or(0));
+                most_kib = most_kib.max(procs::anonymous_kib(process.pid).unwrap_or(0));
             }
         }
     }
-}
-
-fn anonymous_kib(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A process that is killed when it is not needed any more.

@@ -41,6 +41,8 @@ const TABLES: [(&str, &str); 4] = [
         include_str!("../../../net-backend/seccomp.json"),
     ),
 ];
+/// What a supervisor may have of its own, however much it is told.
+const SUPERVISOR_MAX_KIB: u64 = 8 << 10;
 /// What the tests listen on, outside of all jails.
 const HOST_SOCKET: &str = "bulkhead-intruder";
 
@@ -48,6 +50,14 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::native("jail_of_each_process_holds_an_intruder", processes),
         Case::native("jail_of_the_supervisor_holds_an_intruder", supervisor),
+        Case::native("jail_with_a_vmm_that_says_anything_goes_on", |context| {
+            gossip(context, 20_000)
+        }),
+        Case::native(
+            "jail_with_a_vmm_that_says_anything_for_long_goes_on",
+            |context| gossip(context, 1_000_000),
+        )
+        .soak(Duration::from_secs(900)),
     ]
 }
 
@@ -116,6 +126,65 @@ fn processes(context: &Context) -> Result<()> {
         judge(&report, role)?;
     }
     context.run_ok(&["stop", "--force", &name]).map(drop)
+}
+
+/// An intruder in place of a vmm sends its supervisor so many messages of all kinds, and listens to
+/// none; a disk and its backend are real. Whoever asks the supervisor is answered meanwhile.
+fn gossip(context: &Context, count: u32) -> Result<()> {
+    let dir = context.dir();
+    for name in ["bulkhead", "jailer", "blk-backend"] {
+        fs::copy(context.program(name), dir.join(name)).context(name)?;
+    }
+    fs::copy(context.program("intruder"), dir.join("vmm")).context("intruder")?;
+    let kernel = context.file("kernel", b"none")?;
+    let image = context.sparse_file("image", 1 << 20)?;
+    let name = context.name_of("gossip");
+    let mut command = Command::new(dir.join("bulkhead"));
+    context.prepare(&mut command);
+    command.args(["run", "--name", &name, "--mem", "64M", "--cmdline"]);
+    command.arg(format!("gossip={count} seed=7"));
+    command.arg("--kernel").arg(kernel);
+    command
+        .arg("--disk")
+        .arg(format!("path={}", image.display()));
+    let mut vm = Killed(command.stdout(Stdio::null()).spawn().context("bulkhead")?);
+    let log = context.state_dir("gossip").join("log");
+    let read = || anyhow::Ok(fs::read_to_string(&log).unwrap_or_default());
+    let all_said = || anyhow::Ok(read()?.contains("has said everything"));
+
+    let (mut asked, mut most_kib) = (0, 0);
+    let begun = Instant::now();
+    while !all_said()? {
+        ensure!(vm.0.try_wait()?.is_none(), "the VM has ended: {}", read()?);
+        ensure!(begun.elapsed() < 14 * PATIENCE, "it talks and talks");
+        let Ok(info) = context.run_quietly(&["inspect", &name, "--json"]) else {
+            continue;
+        };
+        asked += u32::from(info.status.success());
+        // Refused or not, whatever the intruder claims to be doing.
+        context.run_quietly(&["restart", &name, "disk0"])?;
+        context.run_quietly(&["events", &name])?;
+        most_kib = most_kib.max(supervisor_kib());
+    }
+    let len = fs::metadata(&log)?.len();
+    println!(
+        "SEEN gossip messages={count} answers={asked} supervisor_kib={most_kib} log_bytes={len}"
+    );
+    ensure!(asked > 0, "nobody was answered");
+    ensure!(!read()?.contains("panicked"), "somebody panicked");
+    ensure!(most_kib < SUPERVISOR_MAX_KIB, "the supervisor grew");
+    context.run_ok(&["stop", "--force", &name])?;
+    let status = vm.0.wait()?;
+    ensure!(status.success(), "bulkhead: {status}");
+    Ok(())
+}
+
+/// What the supervisor below this process has of its own.
+fn supervisor_kib() -> u64 {
+    let all = procs::living_descendants();
+    let found = all.iter().find(|process| process.name == "supervisor");
+    let kib = found.and_then(|process| procs::anonymous_kib(process.pid));
+    kib.unwrap_or(0)
 }
 
 fn supervisor(context: &Context) -> Result<()> {
