@@ -94,6 +94,25 @@ fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
     executables(&String::from_utf8_lossy(&messages))
 }
 
+/// The tests of a package that run its program.
+pub(crate) fn process_tests(package: &str) -> Result<Vec<PathBuf>> {
+    let mut cargo = cargo()?;
+    cargo.args([
+        "test",
+        "--quiet",
+        "--no-run",
+        "--test",
+        "process",
+        "--package",
+    ]);
+    cargo.args([package, "--message-format=json-render-diagnostics"]);
+    let built = cargo.stderr(std::process::Stdio::inherit()).output()?;
+    ensure!(built.status.success(), "the build failed");
+    let mut tests = executables(&String::from_utf8_lossy(&built.stdout))?;
+    tests.retain(|path| file_name(path).starts_with("process-"));
+    Ok(tests)
+}
+
 /// The programs that a build made, from what cargo said about it.
 pub(crate) fn executables(messages: &str) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();

@@ -71,7 +71,11 @@ enum Chore {
         place: PlaceFlags,
     },
     /// How many system calls each filter allows
-    Seccomp,
+    Seccomp {
+        /// Run the tests under strace, and list the rules that none of them needs; takes root
+        #[arg(long)]
+        unused: bool,
+    },
     /// Static release binaries in dist/
     Dist,
 }
@@ -137,7 +141,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             action: LabAction::Run { command },
         } => lab::run_command(&command),
         Chore::Bench { name, place } => bench::run(name, place),
-        Chore::Seccomp => seccomp::run(),
+        Chore::Seccomp { unused: false } => seccomp::run(),
+        Chore::Seccomp { unused: true } => seccomp::list_unused(),
         Chore::Dist => dist::run(),
     }
 }

@@ -58,6 +58,9 @@ pub(crate) const BENCH_BLK: &[Needed] = &[
     needed("qemu-storage-daemon", "qemu-system-common"),
 ];
 
+/// What seeing each system call takes.
+pub(crate) const STRACE: &[Needed] = &[needed("strace", "strace")];
+
 /// What the inner host takes.
 pub(crate) const LAB: &[Needed] = &[
     needed("qemu-system-x86_64", "qemu-system-x86"),

@@ -11,6 +11,11 @@ use serde_json::Value;
 
 use crate::compile;
 
+mod trace;
+mod unused;
+
+pub(crate) use unused::run as list_unused;
+
 /// The tables: crate, filter, the most calls it may allow.
 const FILTERS: &[(&str, &str, usize)] = &[
     ("vmm", "vcpu", 14),
