@@ -23,6 +23,8 @@ pub(crate) enum Name {
     Blk,
     /// Our network backend beside bare writes to and reads from a tap; takes root
     Net,
+    /// From `bulkhead run` to the first KVM_RUN, with up to 8 disks and 50 at once
+    Launch,
     /// Pauses of a disk whose backend is killed, upgraded or hangs
     Restart,
 }
@@ -33,7 +35,8 @@ pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
         Name::Boot => boot(host::choose(place)),
         Name::Blk => blk(),
         Name::Net => net(),
-        Name::Restart => restart(),
+        Name::Launch => native("launch"),
+        Name::Restart => native("restart"),
     }
 }
 
@@ -70,10 +73,10 @@ fn net() -> Result<ExitCode> {
 }
 
 /// Without a guest, so on this machine in any case.
-fn restart() -> Result<ExitCode> {
+fn native(name: &str) -> Result<ExitCode> {
     let binaries = compile::all()?;
     let status = Command::new(compile::runner(&binaries)?)
-        .args(["bench", "restart"])
+        .args(["bench", name])
         .stdin(Stdio::null())
         .status()?;
     ensure!(status.success(), "the measurement failed");

@@ -80,17 +80,17 @@ pub(super) fn resident_kib() -> Result<u64> {
 fn resident_of(pid: Pid) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps");
     let smaps = fs::read_to_string(&path).with_context(|| path.clone())?;
-    Ok(resident_in(&smaps))
+    Ok(sum_in(&smaps, "Rss:"))
 }
 
-/// Sums `Rss` over all mappings but those of guest memory, the memfd whose name says so.
-fn resident_in(smaps: &str) -> u64 {
+/// Sums a field over all mappings but those of guest memory, the memfd whose name says so.
+pub(super) fn sum_in(smaps: &str, field: &str) -> u64 {
     let mut guest_memory = false;
     let mut sum = 0;
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         match words.next() {
-            Some("Rss:") if !guest_memory => {
+            Some(word) if word == field && !guest_memory => {
                 sum += words
                     .next()
                     .and_then(|kib| kib.parse::<u64>().ok())
@@ -116,6 +116,6 @@ mod tests {
                      7f02-7f03 rw-s 0 00:01 9 /memfd:guest-ram (deleted)\nRss: 4096 kB\n\
                      7f04-7f05 r-xp 0 00:00 7 /vmm\nRss: 8 kB\n";
 
-        assert_eq!(resident_in(smaps), 20);
+        assert_eq!(sum_in(smaps, "Rss:"), 20);
     }
 }

@@ -3,6 +3,7 @@
 
 mod boot;
 mod footprint;
+mod launch;
 mod restart;
 
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ pub enum Name {
     Boot,
     /// Of a hand-made kernel: exec to the first KVM_RUN, resident memory of the vmm
     Footprint,
+    /// From `bulkhead run` to the first KVM_RUN, alone and many at once; memory of all processes
+    Launch,
     /// Pauses of a disk whose backend is killed, upgraded or hangs
     Restart,
 }
@@ -34,6 +37,7 @@ pub fn run(name: Name, places: Places) -> Result<ExitCode> {
     let result = match name {
         Name::Boot => boot::run(&context)?,
         Name::Footprint => footprint::run(&context)?,
+        Name::Launch => launch::run(&context)?,
         Name::Restart => restart::run(&context)?,
     };
     println!("RESULT {result}");

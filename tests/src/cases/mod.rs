@@ -18,6 +18,7 @@ mod limits;
 mod net;
 mod net_changes;
 mod net_launch;
+mod pause;
 mod restart;
 mod restart_guest;
 mod restart_native;
@@ -136,6 +137,7 @@ pub fn all() -> Vec<Case> {
         limits::cases(),
         net::cases(),
         net_changes::cases(),
+        pause::cases(),
         net_launch::cases(),
         restart::cases(),
         versions::cases(),
