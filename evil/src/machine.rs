@@ -22,6 +22,7 @@ use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
 use devices::virtio::vhost_user::inflight::InflightRegion;
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 use launch::memfd::{Backing, shared};
+use nix::sys::resource::{UsageWho, getrusage};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -226,9 +227,9 @@ impl Machine {
                     if seen.stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let begun = Instant::now();
+                    let (begun, waits) = (Instant::now(), waits());
                     access(&bus, &function, turn);
-                    seen.note(begun.elapsed());
+                    seen.note(begun.elapsed(), waits);
                     if turn % 64 == 0 {
                         // Two processors have to do for everyone here.
                         std::thread::sleep(Duration::from_micros(200));
@@ -271,9 +272,20 @@ struct Seen {
     longest_us: AtomicU64,
 }
 
+/// How often this thread has waited for anything but its turn on a processor.
+fn waits() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD);
+    usage.map_or(0, |usage| usage.voluntary_context_switches())
+}
+
 impl Seen {
-    fn note(&self, time: Duration) {
+    /// An access took so long, and began when its thread had waited so often.
+    fn note(&self, time: Duration, waits_before: i64) {
         self.accesses.fetch_add(1, Ordering::Relaxed);
+        // Who did not wait was in the way of nobody: others had the processor.
+        if time > STALL && waits() == waits_before {
+            return;
+        }
         self.stalls
             .fetch_add(u64::from(time > STALL), Ordering::Relaxed);
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -289,7 +301,8 @@ pub(crate) struct Vcpu {
 
 impl Vcpu {
     /// How long its longest access took and how many took longer than a guest should notice; an
-    /// error when that cannot be put down to other programs on this machine.
+    /// error when that is more than the machine can be blamed for. Time in which others had its
+    /// processor does not count.
     pub(crate) fn finish(mut self) -> Result<String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let joined = self.thread.take().map(JoinHandle::join);

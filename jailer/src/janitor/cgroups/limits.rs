@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn image_in_memory_is_on_no_drive() {
-        let file = File::from(nix::sys::memfd::memfd_create(c"x", Default::default()).unwrap());
-        assert!(drive_of(&file).is_err());
+        use launch::memfd::{Backing, shared};
+        let image = shared("image", 4096, Backing::Shmem).unwrap();
+        assert!(drive_of(&File::from(image)).is_err());
     }
 }
