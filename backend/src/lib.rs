@@ -22,6 +22,7 @@ pub mod memory;
 pub mod pin;
 pub mod polling;
 pub mod program;
+pub mod relay;
 pub mod ring;
 pub mod serve;
 pub mod vring;

@@ -11,7 +11,7 @@ mod rights;
 use serde::{Deserialize, Serialize};
 
 pub use channel::{Channel, ControlError};
-pub use rights::receive_with_one;
+pub use rights::{receive_with_one, receive_with_several};
 
 /// The longest message in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 4096;

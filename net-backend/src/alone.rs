@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use anyhow::{Context, Result, bail};
 use backend::program::own_health;
 use backend::serve::Service;
-use backend::{listener, pin};
+use backend::{listener, pin, relay};
 use launch::fd::net;
 use launch::tap;
 use net_backend::config::Nic;
@@ -52,7 +52,7 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
     };
     Ok(serve::start(Given {
         nic,
-        listener,
+        listener: relay::behind(listener).context("cannot wait for the frontend")?,
         taps,
         state: None,
         link_up: true,

@@ -167,12 +167,12 @@ impl Nic {
         bits.iter().fold(protocol, |all, bit| all | 1 << bit)
     }
 
-    /// The features of the vhost-user protocol.
+    /// The features of the vhost-user protocol. Not memory region by region (CONFIGURE_MEM_SLOTS): QEMU
+    /// before 8.2 adds every region once for each pair of queues.
     pub fn protocol_features() -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 

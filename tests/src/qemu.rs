@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! QEMU as the VMM, with our disk backend running alone.
+//! QEMU as the VMM, with our backends running alone.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::context::Context;
-use crate::vm::{PATIENCE, Vm};
+use crate::vm::{GuestDoes, PATIENCE, Vm};
 
 /// A QEMU without anything but memory that can be shared and a console on standard input and output.
 #[must_use]
@@ -22,7 +22,19 @@ pub fn command(mem_mib: u32) -> Command {
     command
 }
 
-/// Starts our backend alone for `--disk disk`; returns it, and what makes QEMU use it.
+/// Has QEMU boot the newer stock kernel, whose init does what `does` says.
+///
+/// # Errors
+/// When there is none on this machine.
+pub fn boots(context: &Context, command: &mut Command, does: &'static str) -> Result<()> {
+    for (flag, name) in [("-kernel", "vmlinuz-6.12"), ("-initrd", "initrd-6.12.cpio")] {
+        command.arg(flag).arg(context.asset(name)?);
+    }
+    command.arg("-append").arg(GuestDoes(does).to_string());
+    Ok(())
+}
+
+/// Starts our disk backend alone for `--disk disk`; returns it, and what makes QEMU use it.
 ///
 /// # Errors
 /// When it does not come up.
@@ -44,6 +56,32 @@ pub fn backend(context: &Context, disk: &str) -> Result<(Vm, Vec<String>)> {
         "vhost-user-blk-pci,chardev=disk,num-queues=2,bootindex=1".to_owned(),
     ];
     Ok((process, arguments))
+}
+
+/// Starts our network backend alone for `--tap tap`, with two pairs of queues; returns it, and what
+/// makes QEMU use it.
+///
+/// # Errors
+/// When it does not come up.
+pub fn card(context: &Context, tap: &str) -> Result<(Vm, Vec<String>)> {
+    let socket = context.dir().join("net.sock");
+    let mut command = Command::new(context.program("net-backend"));
+    command
+        .arg("--socket-path")
+        .arg(&socket)
+        .args(["--tap", tap, "--queues", "2"]);
+    let process = Vm::spawn(context.name_of("backend"), &mut command)?;
+    wait_for(&socket)?;
+    let chardev = format!("socket,id=card,path={}", socket.display());
+    let arguments = [
+        "-chardev",
+        &chardev,
+        "-netdev",
+        "vhost-user,id=net,chardev=card,queues=2",
+        "-device",
+        "virtio-net-pci,netdev=net,mq=on,vectors=6,romfile=,mac=02:77:00:00:00:03",
+    ];
+    Ok((process, arguments.map(str::to_owned).to_vec()))
 }
 
 /// Waits until a program listens on its socket.

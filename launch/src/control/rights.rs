@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Receiving from a socket whose peer may send a descriptor along (SCM_RIGHTS).
+//! Receiving from a socket whose peer may send descriptors along (SCM_RIGHTS).
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -13,12 +13,30 @@ pub fn receive_with_one(
     bytes: &mut [u8],
     flags: MsgFlags,
 ) -> nix::Result<(usize, Option<OwnedFd>)> {
-    let mut room = nix::cmsg_space!([RawFd; 1]);
+    let room = nix::cmsg_space!([RawFd; 1]);
+    let (count, descriptors) = receive(socket, bytes, room, flags)?;
+    Ok((count, descriptors.into_iter().next()))
+}
+
+/// Receives once: how many bytes, and the descriptors that came with them, at most eight.
+pub fn receive_with_several(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    flags: MsgFlags,
+) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    receive(socket, bytes, nix::cmsg_space!([RawFd; 8]), flags)
+}
+
+fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    mut room: Vec<u8>,
+    flags: MsgFlags,
+) -> nix::Result<(usize, Vec<OwnedFd>)> {
     let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let mut parts = [IoSliceMut::new(bytes)];
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
-    let descriptor = descriptors_of(&message).into_iter().next();
-    Ok((message.bytes, descriptor))
+    Ok((message.bytes, descriptors_of(&message)))
 }
 
 /// Takes ownership of the descriptors that came with a message.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our disk backend alone, with QEMU as the VMM.
+//! Our backends alone, with QEMU as the VMM.
 
 use anyhow::{Result, ensure};
 
@@ -7,12 +7,16 @@ use super::Case;
 use super::debian::clean;
 use crate::boot_sector;
 use crate::context::Context;
+use crate::network::{BRIDGE, HOST, Network, ip, noise};
 use crate::qemu;
 use crate::vm::{DEBIAN, PATIENCE, Vm};
 
 /// The size of the image with a boot sector.
 const IMAGE_BYTES: u64 = 1 << 20;
 const SECTOR_BYTES: usize = 512;
+const TAP: &str = "alone0";
+/// What is fetched, in MiB.
+const FILE_MIB: usize = 4;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = ["uring", "threads"]
@@ -23,6 +27,10 @@ pub(super) fn cases() -> Vec<Case> {
         })
         .collect();
     cases.push(Case::guest("alone_backend_serves_a_debian_in_qemu", debian));
+    cases.push(Case::guest(
+        "alone_net_backend_serves_a_guest_in_qemu",
+        card,
+    ));
     cases
 }
 
@@ -59,12 +67,7 @@ fn debian(context: &Context) -> Result<()> {
     let (mut backend, device) = qemu::backend(context, &disk)?;
     let mut command = qemu::command(512);
     command.args(["-accel", "kvm", "-smp", "2"]).args(device);
-    for (flag, name) in [("-kernel", "vmlinuz-6.12"), ("-initrd", "initrd-6.12.cpio")] {
-        command.arg(flag).arg(context.asset(name)?);
-    }
-    command
-        .arg("-append")
-        .arg(format!("console=ttyS0 quiet panic=1 guest.do={DEBIAN}"));
+    qemu::boots(context, &mut command, DEBIAN)?;
     let mut vm = Vm::spawn(context.name_of("qemu"), &mut command)?;
 
     vm.log_in()?;
@@ -77,4 +80,41 @@ fn debian(context: &Context) -> Result<()> {
     let ended = backend.wait_exit(PATIENCE)?;
     ensure!(ended == 0, "the backend ended with {ended}");
     clean(&root)
+}
+
+/// The same with a network card: a guest gets an address, and a file that is what was served.
+fn card(context: &Context) -> Result<()> {
+    let files = context.dir().join("files");
+    std::fs::create_dir(&files)?;
+    let sum = noise(&files.join("noise"), FILE_MIB)?;
+    let _network = Network::make(context, &files)?;
+    let (mut backend, device) = qemu::card(context, TAP)?;
+    ip(&format!("link set {TAP} master {BRIDGE} up"))?;
+    let mut command = qemu::command(256);
+    command.args(["-accel", "kvm", "-smp", "2"]).args(device);
+    qemu::boots(context, &mut command, "net")?;
+    let mut vm = Vm::spawn(context.name_of("qemu"), &mut command)?;
+
+    vm.wait_for("GUEST mac=02:77:00:00:00:03", PATIENCE)?;
+    vm.line()?;
+    let vectors = vm.sh("grep -c 'PCI-MSIX.*virtio0-\\(in\\|out\\)put' /proc/interrupts")?;
+    ensure!(vectors == "4", "{vectors} vectors for two pairs of queues");
+    vm.sh("dhcp")?;
+    vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))?;
+    let fetched = vm.sh(&format!(
+        "busybox wget -q -O - http://{HOST}/noise | sha256sum | cut -d' ' -f1"
+    ))?;
+    ensure!(fetched == sum, "what was fetched is not what was served");
+    vm.sh(
+        "cd /sys/bus/virtio/drivers/virtio_net && echo virtio0 > unbind && echo virtio0 > bind && \
+         ip link set eth0 up && dhcp",
+    )?;
+    vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))?;
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)?;
+
+    let ended = backend.wait_exit(PATIENCE)?;
+    ensure!(ended == 0, "the backend ended with {ended}");
+    ensure!(ip(&format!("link show {TAP}")).is_err(), "the tap is left");
+    Ok(())
 }

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stands between a frontend and the daemon of vhost-user-backend, and puts requests into the order
+//! that the daemon insists on.
+//!
+//! QEMU enables the rings of a network card before it says which features it takes. The daemon hangs
+//! up on that: "This request should be sent only when `VHOST_USER_F_PROTOCOL_FEATURES` has been
+//! negotiated" (vhost-user specification, `VHOST_USER_SET_VRING_ENABLE`). Such requests are answered
+//! here, if they want to be, and wait for the features: no ring can have started before. Everything
+//! else passes as it comes, both ways, on a thread for each; guest memory
+//! and the queues do not come by here.
+//!
+//! Only in a process that runs alone: our own frontend keeps the order.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use launch::control::receive_with_several;
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
+use nix::unistd::mkdtemp;
+
+use crate::pin;
+
+/// The stack of a thread that does little.
+const STACK_BYTES: usize = 64 << 10;
+/// Request, flags and size, each of four bytes.
+const HEADER_BYTES: usize = 12;
+/// The longest payload that is passed on.
+const PAYLOAD_MAX_BYTES: usize = 4096;
+/// The flags: the protocol's version; this is an answer; the frontend waits for one.
+const VERSION: u32 = 1;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+const SET_FEATURES: u32 = 2;
+const SET_VRING_ENABLE: u32 = 18;
+const RESET_DEVICE: u32 = 34;
+/// `VHOST_USER_F_PROTOCOL_FEATURES`
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// More rings than any device here has.
+const EARLY_MAX: usize = 64;
+
+/// Waits for the frontend, and gives a listener to which it seems to have connected.
+pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
+    let (frontend, _) = UnixListener::from(listener).accept()?;
+    let (listener, daemon) = connection()?;
+    let frontend = pin::above_table(frontend.into())?;
+    let daemon = pin::above_table(daemon.into())?;
+    let (to_frontend, to_daemon) = (frontend.try_clone()?, daemon.try_clone()?);
+    spawn("requests", move || {
+        let _ = pass_requests(frontend.as_fd(), to_daemon.as_fd());
+        // The other side learns that there is nobody any more.
+        let _ = shutdown(to_daemon.as_raw_fd(), Shutdown::Both);
+    })?;
+    spawn("replies", move || {
+        let _ = pass_replies(daemon.as_fd(), to_frontend.as_fd());
+        let _ = shutdown(to_frontend.as_raw_fd(), Shutdown::Both);
+    })?;
+    Ok(pin::above_table(listener.into())?)
+}
+
+/// A listener, and the only connection there will ever be to it: nobody else may enter the directory.
+fn connection() -> io::Result<(UnixListener, UnixStream)> {
+    let dir = mkdtemp(&std::env::temp_dir().join("vhost-user-XXXXXX"))?;
+    let path = dir.join("socket");
+    let made = UnixListener::bind(&path).and_then(|listener| {
+        let stream = UnixStream::connect(&path)?;
+        Ok((listener, stream))
+    });
+    let _ = std::fs::remove_file(&path);
+    let _ = std::fs::remove_dir(&dir);
+    made
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.stack_size(STACK_BYTES).spawn(run).map(drop)
+}
+
+/// A request as it came.
+#[derive(Debug)]
+struct Request {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Request {
+    /// The next one, none if the frontend has hung up.
+    fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let mut request = Self {
+            bytes: vec![0; HEADER_BYTES],
+            descriptors: Vec::new(),
+        };
+        if !request.fill(socket, 0)? {
+            return Ok(None);
+        }
+        let size = usize::try_from(request.word(8)).unwrap_or(usize::MAX);
+        if size > PAYLOAD_MAX_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        request.bytes.resize(HEADER_BYTES + size, 0);
+        let whole = request.fill(socket, HEADER_BYTES)?;
+        Ok(whole.then_some(request))
+    }
+
+    /// Receives the bytes from `start` to the end; false if there are no more.
+    fn fill(&mut self, socket: BorrowedFd<'_>, start: usize) -> io::Result<bool> {
+        let mut filled = start;
+        while let Some(room @ [_, ..]) = self.bytes.get_mut(filled..) {
+            let (count, descriptors) = receive_with_several(socket, room, MsgFlags::empty())?;
+            if count == 0 {
+                return Ok(false);
+            }
+            filled += count;
+            self.descriptors.extend(descriptors);
+        }
+        Ok(true)
+    }
+
+    fn word(&self, offset: usize) -> u32 {
+        let bytes = self.bytes.get(offset..).and_then(<[u8]>::first_chunk);
+        bytes.copied().map_or(0, u32::from_le_bytes)
+    }
+
+    /// The features, of a request that says which.
+    fn features(&self) -> Option<u64> {
+        let bytes = self.bytes.get(HEADER_BYTES..).and_then(<[u8]>::first_chunk);
+        let features = bytes.copied().map(u64::from_le_bytes);
+        features.filter(|_| self.word(0) == SET_FEATURES)
+    }
+
+    fn enables_a_ring(&self) -> bool {
+        self.word(0) == SET_VRING_ENABLE
+    }
+
+    /// What the frontend waits for, if it does: that the request was done. From here on it does not.
+    fn take_answer(&mut self) -> Option<Vec<u8>> {
+        let flags = self.word(4);
+        if flags & NEED_REPLY == 0 {
+            return None;
+        }
+        let quiet = (flags & !NEED_REPLY).to_le_bytes();
+        self.bytes.get_mut(4..8)?.copy_from_slice(&quiet);
+        let header = [self.word(0), VERSION | REPLY, 8].map(u32::to_le_bytes);
+        Some([header.as_flattened(), &0_u64.to_le_bytes()].concat())
+    }
+}
+
+/// What has to wait.
+#[derive(Debug, Default)]
+struct Order {
+    featured: bool,
+    early: Vec<Request>,
+}
+
+impl Order {
+    /// Whether this request has to wait.
+    fn is_early(&self, request: &Request) -> bool {
+        !self.featured && request.enables_a_ring() && self.early.len() < EARLY_MAX
+    }
+
+    /// What can be passed on, now that this request has come.
+    fn after(&mut self, request: Request) -> Vec<Request> {
+        let features = request.features();
+        // With it the daemon forgets the features.
+        self.featured &= request.word(0) != RESET_DEVICE;
+        let mut ready = vec![request];
+        if let Some(features) = features {
+            self.featured = true;
+            let early = std::mem::take(&mut self.early);
+            // Without them, all rings are enabled anyway.
+            if features & PROTOCOL_FEATURES != 0 {
+                ready.extend(early);
+            }
+        }
+        ready
+    }
+}
+
+fn pass_requests(frontend: BorrowedFd<'_>, daemon: BorrowedFd<'_>) -> io::Result<()> {
+    let mut order = Order::default();
+    while let Some(mut request) = Request::receive(frontend)? {
+        if order.is_early(&request) {
+            if let Some(answer) = request.take_answer() {
+                send(frontend, &answer, &[])?;
+            }
+            order.early.push(request);
+            continue;
+        }
+        for request in order.after(request) {
+            send(daemon, &request.bytes, &request.descriptors)?;
+        }
+    }
+    Ok(())
+}
+
+fn pass_replies(daemon: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> io::Result<()> {
+    let mut bytes = [0; PAYLOAD_MAX_BYTES];
+    loop {
+        let (count, descriptors) = receive_with_several(daemon, &mut bytes, MsgFlags::empty())?;
+        match bytes.get(..count) {
+            None | Some([]) => return Ok(()),
+            Some(bytes) => send(frontend, bytes, &descriptors)?,
+        }
+    }
+}
+
+/// Sends all of it, the descriptors with the first byte.
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+    let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let mut rights = if numbers.is_empty() {
+        &rights[..0]
+    } else {
+        &rights
+    };
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let parts = [IoSlice::new(rest)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None)?;
+        rest = rest.get(sent..).unwrap_or_default();
+        rights = &[];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::MetadataExt;
+
+    fn bytes(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+        let size = u32::try_from(payload.len()).unwrap();
+        let header = [request, flags, size].map(u32::to_le_bytes).concat();
+        [&header, payload].concat()
+    }
+
+    fn enable(ring: u32) -> Vec<u8> {
+        bytes(
+            SET_VRING_ENABLE,
+            1,
+            &[ring, 1].map(u32::to_le_bytes).concat(),
+        )
+    }
+
+    fn features(features: u64) -> Vec<u8> {
+        bytes(SET_FEATURES, 1, &features.to_le_bytes())
+    }
+
+    /// What a daemon gets of these requests, and what the frontend is answered here.
+    fn passed(requests: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+        let (mut frontend, near) = UnixStream::pair().unwrap();
+        let (far, mut daemon) = UnixStream::pair().unwrap();
+        frontend.write_all(&requests.concat()).unwrap();
+        frontend.shutdown(std::net::Shutdown::Write).unwrap();
+        pass_requests(near.as_fd(), far.as_fd()).unwrap();
+        drop((near, far));
+        let (mut got, mut answered) = (Vec::new(), Vec::new());
+        daemon.read_to_end(&mut got).unwrap();
+        frontend.read_to_end(&mut answered).unwrap();
+        (got, answered)
+    }
+
+    #[test]
+    fn rings_enabled_early_are_enabled_behind_the_features() {
+        let all = features(PROTOCOL_FEATURES | 1);
+        let come = [
+            bytes(3, 1, &[]),
+            enable(0),
+            enable(1),
+            all.clone(),
+            enable(2),
+        ];
+        let expected = [bytes(3, 1, &[]), all, enable(0), enable(1), enable(2)];
+        assert_eq!(passed(&come), (expected.concat(), Vec::new()));
+    }
+
+    #[test]
+    fn rings_enabled_after_a_reset_wait_for_the_features_again() {
+        let (all, reset) = (features(PROTOCOL_FEATURES), bytes(RESET_DEVICE, 1, &[]));
+        let come = [all.clone(), reset.clone(), enable(0), all.clone()];
+        let expected = [all.clone(), reset, all, enable(0)];
+        assert_eq!(passed(&come).0, expected.concat());
+    }
+
+    #[test]
+    fn rings_enabled_early_without_protocol_features_are_enabled_by_the_features() {
+        assert_eq!(passed(&[enable(0), features(1)]).0, features(1));
+    }
+
+    #[test]
+    fn ring_whose_enabling_is_to_be_answered_is_answered_once() {
+        let ring = [0, 1].map(u32::to_le_bytes).concat();
+        let request = bytes(SET_VRING_ENABLE, VERSION | NEED_REPLY, &ring);
+        let all = features(PROTOCOL_FEATURES);
+        let (got, answered) = passed(&[request, all.clone()]);
+        assert_eq!(got, [all, enable(0)].concat());
+        assert_eq!(answered, bytes(SET_VRING_ENABLE, VERSION | REPLY, &[0; 8]));
+    }
+
+    #[test]
+    fn request_too_long_ends_the_connection() {
+        let (mut frontend, near) = UnixStream::pair().unwrap();
+        let (far, _daemon) = UnixStream::pair().unwrap();
+        let header = [1, 1, 4097_u32].map(u32::to_le_bytes).concat();
+        frontend.write_all(&header).unwrap();
+        assert!(pass_requests(near.as_fd(), far.as_fd()).is_err());
+    }
+
+    #[test]
+    fn descriptors_pass_with_their_request() {
+        let (frontend, near) = UnixStream::pair().unwrap();
+        let (far, daemon) = UnixStream::pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        let request = bytes(5, 1, &[0; 40]);
+        send(
+            frontend.as_fd(),
+            &request,
+            &[file.try_clone().unwrap().into()],
+        )
+        .unwrap();
+        drop(frontend);
+        pass_requests(near.as_fd(), far.as_fd()).unwrap();
+        let got = Request::receive(daemon.as_fd()).unwrap().unwrap();
+        assert_eq!(got.bytes, request);
+        let [descriptor] = <[OwnedFd; 1]>::try_from(got.descriptors).unwrap();
+        let (there, here) = (File::from(descriptor).metadata(), file.metadata());
+        assert_eq!(there.unwrap().rdev(), here.unwrap().rdev());
+    }
+
+    #[test]
+    fn frontend_and_daemon_talk_through_it_and_end_together() {
+        let dir = mkdtemp("/tmp/relay-test-XXXXXX").unwrap();
+        let path = dir.join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut frontend = UnixStream::connect(&path).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let listener = UnixListener::from(behind(listener.into()).unwrap());
+        let (mut daemon, _) = listener.accept().unwrap();
+
+        frontend.write_all(&features(7)).unwrap();
+        let mut got = vec![0; features(7).len()];
+        daemon.read_exact(&mut got).unwrap();
+        assert_eq!(got, features(7));
+        daemon.write_all(b"answer").unwrap();
+        let mut answer = [0; 6];
+        frontend.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"answer");
+        drop(frontend);
+        assert_eq!(daemon.read(&mut got).unwrap(), 0);
+    }
+}
