@@ -6,7 +6,7 @@
 
 use launch::seccomp::{Filter, Mode, call_name};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::gate;
@@ -45,8 +45,7 @@ pub(crate) fn gates() -> Vec<&'static str> {
 
 /// Whether a child behind `filter` survives this, or dies of anything but the filter.
 fn is_let_through(filter: Option<Filter>, act: impl FnOnce()) -> bool {
-    // SAFETY: this process has one thread, so the child may do whatever this one might.
-    match unsafe { libc::fork() } {
+    match fork() {
         -1 => true,
         0 => {
             // The standard library's handler would make calls of its own.
@@ -60,8 +59,21 @@ fn is_let_through(filter: Option<Filter>, act: impl FnOnce()) -> bool {
             unsafe { libc::_exit(0) }
         }
         child => !matches!(
-            waitpid(Pid::from_raw(child), None),
+            waitid(Id::Pid(Pid::from_raw(child)), WaitPidFlag::WEXITED),
             Ok(WaitStatus::Signaled(_, Signal::SIGSYS, _))
         ),
     }
+}
+
+/// A child that is a copy of this process: 0 in the child itself, -1 if there is none. By a call that
+/// processes of ours may make, which the C library's is not.
+fn fork() -> libc::pid_t {
+    // SAFETY: clone_args is plain integers, for which zeroes are valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    let (args, len) = (&raw mut args, size_of::<libc::clone_args>());
+    // SAFETY: args is a clone_args of the size given. Without CLONE_VM the child runs on its own copy
+    // of this stack; this process has one thread, so the child may do whatever this one might.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args, len) };
+    libc::pid_t::try_from(pid).unwrap_or(-1)
 }
