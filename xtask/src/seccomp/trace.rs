@@ -112,6 +112,11 @@ impl Trace {
         let pid = *self.process_of.get(&tid)?;
         if flags & CLONE_THREAD != 0 {
             self.process_of.insert(child, pid);
+            // It may have been heard of before the call that made it returned.
+            if let Some(early) = self.processes.remove(&child) {
+                let process = self.processes.entry(pid).or_default();
+                process.calls.extend(early.calls);
+            }
         } else {
             self.process_of.insert(child, child);
             if self.below.contains(&pid) {
