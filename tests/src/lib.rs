@@ -15,6 +15,7 @@ pub mod procs;
 pub mod qemu;
 pub mod runner;
 pub mod stand;
+pub mod storage;
 pub mod tiny_kernel;
 pub mod traffic;
 pub mod transcript;

@@ -23,6 +23,7 @@ mod restart;
 mod restart_guest;
 mod restart_native;
 mod restart_slow;
+mod restart_storage;
 mod tiny;
 mod versions;
 
@@ -132,6 +133,7 @@ pub fn all() -> Vec<Case> {
         evil::cases(),
         restart_native::cases(),
         restart_slow::cases(),
+        restart_storage::cases(),
         restart_guest::cases(),
         lifecycle::cases(),
         limits::cases(),

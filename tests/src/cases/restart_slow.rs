@@ -2,14 +2,14 @@
 //! Backends on storage that takes its time: what a dead one had begun must be over before the next
 //! one serves, and slow storage is no reason to kill anybody.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
-use crate::context::{Context, Skip, need_root};
+use crate::context::Context;
+use crate::storage::{FAST, Storage};
 use crate::vm::{PATIENCE, Stock};
 
 const SOAK: Duration = Duration::from_secs(60 * 60);
@@ -17,8 +17,6 @@ const SOAK: Duration = Duration::from_secs(60 * 60);
 const DELAY_MS: u32 = 500;
 /// The same where it must be longer than the next generation takes to be there.
 const LONG_DELAY_MS: u32 = 1500;
-/// Its size, in sectors.
-const SECTORS: u32 = 64 << 11;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -58,85 +56,6 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// A disk in memory behind a device-mapper target; gone when it is dropped.
-struct Storage {
-    name: String,
-    path: PathBuf,
-    delay_ms: u32,
-}
-
-/// The disk in memory itself.
-const FAST: &str = "/dev/ram0";
-
-impl Storage {
-    /// Delays everything.
-    fn slow(name: &str, delay_ms: u32) -> Result<Self> {
-        let delay = format!("{FAST} 0 {delay_ms}");
-        let mut storage = Self::new(name, &format!("delay {delay} {delay}"))?;
-        storage.delay_ms = delay_ms;
-        Ok(storage)
-    }
-
-    /// Delays nothing, until it is suspended.
-    fn quick(name: &str) -> Result<Self> {
-        Self::new(name, &format!("linear {FAST} 0"))
-    }
-
-    fn new(name: &str, target: &str) -> Result<Self> {
-        need_root()?;
-        let kib = format!("rd_size={}", SECTORS / 2);
-        for module in [&["brd", "rd_nr=1", &kib][..], &["dm-mod"], &["dm-delay"]] {
-            let loaded = Command::new("modprobe").args(module).status();
-            if !loaded.is_ok_and(|status| status.success()) {
-                return Err(Skip(format!("there is no module {}", module[0])).into());
-            }
-        }
-        let name = format!("e2e-{}-{name}", std::process::id());
-        let table = format!("0 {SECTORS} {target}");
-        dmsetup(&["create", &name, "--table", &table])?;
-        let mut storage = Self {
-            name,
-            path: PathBuf::new(),
-            delay_ms: 0,
-        };
-        // Nobody makes the names below /dev/mapper here.
-        let columns = ["info", "--columns", "--noheadings", "--options", "minor"];
-        let minor = dmsetup(&[&columns[..], &[&storage.name]].concat())?;
-        storage.path = PathBuf::from(format!("/dev/dm-{}", minor.trim()));
-        Ok(storage)
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn suspend(&self) -> Result<()> {
-        dmsetup(&["suspend", "--noflush", "--nolockfs", &self.name]).map(drop)
-    }
-
-    fn resume(&self) -> Result<()> {
-        dmsetup(&["resume", &self.name]).map(drop)
-    }
-}
-
-impl Drop for Storage {
-    fn drop(&mut self) {
-        let _ = self.resume();
-        let _ = dmsetup(&["remove", "--retry", &self.name]);
-        let _ = Command::new("rmmod").arg("brd").status();
-    }
-}
-
-fn dmsetup(arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new("dmsetup");
-    // There may be no udev to wait for.
-    command.arg("--noudevsync").args(arguments);
-    let output = command.output().context("dmsetup")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "dmsetup {arguments:?}: {said}");
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
 /// Kills backends with requests in flight to slow storage, and looks what these still do.
 fn stale(
     context: &Context,
@@ -154,7 +73,7 @@ fn stale(
         .arg(slow.path())
         .args(["stale", "--fast", FAST, "--fence", fence])
         .args(["--rounds", &rounds.to_string()])
-        .args(["--delay-ms", &slow.delay_ms.to_string()])
+        .args(["--delay-ms", &slow.delay_ms().to_string()])
         .env("TMPDIR", context.dir());
     let output = command.output().context("loadgen")?;
     print!("{}", String::from_utf8_lossy(&output.stdout));
