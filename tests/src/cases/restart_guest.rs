@@ -3,13 +3,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use super::Case;
 use crate::context::Context;
+use crate::procs;
 use crate::vm::{PATIENCE, Stock, Vm};
 
 const IMAGE_BYTES: u64 = 16 << 20;
@@ -17,10 +19,16 @@ const IMAGE_BYTES: u64 = 16 << 20;
 const REBINDS: u32 = 3;
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::guest(
-        "driver_rebound_and_guest_rebooted_under_load_see_no_stale_replay",
-        let_go,
-    )]
+    vec![
+        Case::guest(
+            "driver_rebound_and_guest_rebooted_under_load_see_no_stale_replay",
+            let_go,
+        ),
+        Case::guest(
+            "interrupts_masked_while_the_backend_dies_come_when_unmasked",
+            masked,
+        ),
+    ]
 }
 
 fn start(context: &Context, name: &str, does: &'static str) -> Result<Vm> {
@@ -121,4 +129,47 @@ fn let_go(context: &Context) -> Result<()> {
     vm.expect_exit(0)?;
     ensure!(rebooted == 1 && ended <= 1, "{events:#?}");
     Ok(())
+}
+
+/// The driver's interrupts are masked as a whole, by the function mask of MSI-X, when requests complete
+/// and the backend dies; and when the next one takes over.
+fn masked(context: &Context) -> Result<()> {
+    let mut vm = start(context, "masked", "shell")?;
+    prepare(&mut vm)?;
+    for line in [
+        // The capability's number is 17; the mask is in the byte three behind it.
+        "P=$(readlink -f /sys/block/vda/device)/../config; byte() { dd if=$P bs=1 skip=$1 count=1 2>/dev/null | od -An -tu1 | tr -d ' '; }",
+        "C=$(byte 52); while [ $(byte $C) != 17 ]; do C=$(byte $((C + 1))); done; M=$((C + 3))",
+        "control() { printf \"$1\" | dd of=$P bs=1 seek=$M conv=notrunc 2>/dev/null; }",
+        "control '\\300'; [ $(byte $M) = 192 ]",
+        "(fill vda new 0; : > /tmp/filled) & sleep 1; [ ! -e /tmp/filled ]",
+    ] {
+        sh(&mut vm, line)?;
+    }
+    let backends = procs::living_descendants().into_iter();
+    let mut killed = 0;
+    for process in backends.filter(|process| process.name == "blk-backend") {
+        kill(process.pid, Signal::SIGKILL)?;
+        killed += 1;
+    }
+    ensure!(killed == 1, "{killed} backends");
+    let begun = Instant::now();
+    let connected = |events: &[Value]| {
+        let all = events.iter();
+        all.filter(|event| event["kind"] == "backend-connected")
+            .count()
+    };
+    while connected(&events(context, "masked")?) < 2 {
+        ensure!(begun.elapsed() < PATIENCE, "no backend follows");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    sh(&mut vm, "sleep 0.5; [ ! -e /tmp/filled ]")?;
+    sh(
+        &mut vm,
+        "control '\\200'; until [ -e /tmp/filled ]; do sleep 0.05; done; holds vda new 0",
+    )?;
+    sh(&mut vm, "clean")?;
+    println!("SEEN masked kills={killed}");
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)
 }
