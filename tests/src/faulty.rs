@@ -9,11 +9,14 @@ use anyhow::Result;
 use blk_backend::program::BlkBackend;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-/// By which an engine has its first request done.
-const ENGINES: [libc::c_long; 3] = [
+/// By which engines have requests done. libc makes preadv of preadv2 without flags, and likewise.
+pub const ENGINES: [libc::c_long; 6] = [
     libc::SYS_io_uring_enter,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
     libc::SYS_preadv2,
     libc::SYS_pwritev2,
+    libc::SYS_fdatasync,
 ];
 
 /// What `main` does; `first` is what comes of the first I/O.

@@ -42,6 +42,11 @@ pub(super) fn cases() -> Vec<Case> {
             "upgrade_to_a_program_that_hangs_is_rolled_back",
             |context| rolled_back(context, "uring", "backend-that-hangs", 1),
         ),
+        // Threads wait, and not the worker, which would be found hung.
+        Case::native(
+            "upgrade_to_a_program_that_waits_for_ever_is_rolled_back",
+            |context| rolled_back(context, "threads,direct", "backend-that-waits", 1),
+        ),
         Case::native("backend_stopped_is_found_and_replaced", stopped),
         Case::native(
             "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
@@ -125,7 +130,7 @@ fn upgraded(context: &Context, engine: &str, times: u32) -> Result<()> {
 
 /// The new program is found fit, takes over, and completes nothing.
 fn rolled_back(context: &Context, engine: &str, faulty: &str, times: usize) -> Result<()> {
-    let stand = Stand::start(context, "rolledback", 8, &disk(engine))?;
+    let stand = Stand::start(context, "rolledback", 16, &disk(engine))?;
     let binary = context.program(faulty).display().to_string();
     let own = std::fs::read_link(format!("/proc/{}/exe", stand.backend()?))?;
     for _ in 0..times {
