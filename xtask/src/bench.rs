@@ -21,7 +21,8 @@ pub(crate) enum Name {
     Boot,
     /// Our disk backend beside QEMU's storage daemon, and beside fio on the file itself
     Blk,
-    /// Our network backend beside bare writes to and reads from a tap; takes root
+    /// Our network backend beside bare writes to and reads from a tap, and guests of ours beside
+    /// QEMU's; takes root
     Net,
     /// From `bulkhead run` to the first KVM_RUN, with up to 8 disks and 50 at once
     Launch,
@@ -34,7 +35,7 @@ pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
     match name {
         Name::Boot => boot(host::choose(place)),
         Name::Blk => blk(),
-        Name::Net => net(),
+        Name::Net => net(host::choose(place)),
         Name::Launch => native("launch"),
         Name::Restart => native("restart"),
     }
@@ -60,15 +61,16 @@ fn blk() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Without a guest too, in a network namespace made for it.
-fn net() -> Result<ExitCode> {
+/// Without a guest on this machine, in a network namespace made for it; then with guests.
+fn net(place: Place) -> Result<ExitCode> {
     let binaries = compile::all()?;
-    let status = Command::new(program(&binaries, "loadgen")?)
-        .args(["bench-net", "--backend"])
-        .arg(program(&binaries, "net-backend")?)
-        .stdin(Stdio::null())
-        .status()?;
-    ensure!(status.success(), "the measurement failed");
+    let mut native = Command::new(program(&binaries, "loadgen")?);
+    native.args(["bench-net", "--backend"]);
+    native.arg(program(&binaries, "net-backend")?);
+    let bare = result(&captured(&mut native)?)?;
+    progress::say("with a stock guest, in turns with QEMU's");
+    let guests = with_guests("net", place, binaries, packages::BENCH_NET)?;
+    println!("RESULT {bare} {}", result(&guests)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -95,29 +97,7 @@ fn boot(place: Place) -> Result<ExitCode> {
     let mut native = Command::new(&runner);
     let footprint = result(&captured(native.args(["bench", "footprint"]))?)?;
     progress::say("with a stock kernel, in turns with QEMU's microvm");
-    let boot = match place {
-        Place::Native => {
-            packages::ensure(packages::LAB)?;
-            let guests = guests::ready(&Kernels::ready()?)?;
-            let mut native = Command::new(&runner);
-            captured(native.args(["bench", "boot", "--assets"]).arg(guests))?
-        }
-        Place::Lab => {
-            let words = [compile::RUNNER, "bench", "boot", "--assets", lab::GUESTS];
-            let command = words.map(str::to_owned).to_vec();
-            let show = |line: &str| !line.starts_with("RESULT ");
-            let finished = lab::run(
-                &lab::Job {
-                    command,
-                    binaries,
-                    limit: LIMIT,
-                },
-                show,
-            )?;
-            ensure!(finished.status? == 0, "the measurement failed");
-            finished.stdout
-        }
-    };
+    let boot = with_guests("boot", place, binaries, packages::LAB)?;
     // Both measure the resident memory; that of a real guest counts.
     let first_run = footprint
         .split(' ')
@@ -128,6 +108,36 @@ fn boot(place: Place) -> Result<ExitCode> {
         first_run.unwrap_or_default()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has the runner measure with stock guests, here with these packages or in the lab; shows what it
+/// says but for its result.
+fn with_guests(
+    name: &str,
+    place: Place,
+    binaries: Vec<PathBuf>,
+    wanted: &[packages::Needed],
+) -> Result<String> {
+    let words = ["bench", name, "--assets"];
+    match place {
+        Place::Native => {
+            packages::ensure(wanted)?;
+            let guests = guests::ready(&Kernels::ready()?)?;
+            let mut native = Command::new(compile::runner(&binaries)?);
+            captured(native.args(words).arg(guests))
+        }
+        Place::Lab => {
+            let words = [&[compile::RUNNER], &words[..], &[lab::GUESTS]].concat();
+            let job = lab::Job {
+                command: words.into_iter().map(str::to_owned).collect(),
+                binaries,
+                limit: LIMIT,
+            };
+            let finished = lab::run(&job, |line| !line.starts_with("RESULT "))?;
+            ensure!(finished.status? == 0, "the measurement failed");
+            Ok(finished.stdout)
+        }
+    }
 }
 
 /// Runs a measurement here; shows what it says but for its result.

@@ -61,6 +61,16 @@ pub(crate) const BENCH_BLK: &[Needed] = &[
 /// What seeing each system call takes.
 pub(crate) const STRACE: &[Needed] = &[needed("strace", "strace")];
 
+/// What guests are measured with on a network, beside QEMU's.
+pub(crate) const BENCH_NET: &[Needed] = &[
+    needed("qemu-system-x86_64", "qemu-system-x86"),
+    needed("busybox", "busybox-static"),
+    needed("dnsmasq", "dnsmasq-base"),
+    needed("iperf3", "iperf3"),
+    needed("ip", "iproute2"),
+    needed("modprobe", "kmod"),
+];
+
 /// What the inner host takes.
 pub(crate) const LAB: &[Needed] = &[
     needed("qemu-system-x86_64", "qemu-system-x86"),

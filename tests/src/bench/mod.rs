@@ -4,6 +4,7 @@
 mod boot;
 mod footprint;
 mod launch;
+mod net;
 mod restart;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ pub enum Name {
     Footprint,
     /// From `bulkhead run` to the first KVM_RUN, alone and many at once; memory of all processes
     Launch,
+    /// A TCP stream between a guest and its host, beside QEMU with vhost-net and without
+    Net,
     /// Pauses of a disk whose backend is killed, upgraded or hangs
     Restart,
 }
@@ -38,6 +41,7 @@ pub fn run(name: Name, places: Places) -> Result<ExitCode> {
         Name::Boot => boot::run(&context)?,
         Name::Footprint => footprint::run(&context)?,
         Name::Launch => launch::run(&context)?,
+        Name::Net => net::run(&context)?,
         Name::Restart => restart::run(&context)?,
     };
     println!("RESULT {result}");
