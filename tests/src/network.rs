@@ -42,9 +42,7 @@ impl Network {
     /// # Errors
     /// When a part of it cannot be made; [`crate::context::Skip`] when not root.
     pub fn make(context: &Context, files: &Path) -> Result<Self> {
-        need_root()?;
-        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
-        ip("link set lo up")?;
+        enter_empty()?;
         ip(&format!("link add {BRIDGE} type bridge"))?;
         ip(&format!("link set {BRIDGE} address 02:77:00:00:00:01 up"))?;
         ip(&format!("link set {BRIDGE} mtu {MTU}"))?;
@@ -85,6 +83,16 @@ impl Network {
             .push(child.with_context(|| format!("cannot start {}", name.display()))?);
         Ok(())
     }
+}
+
+/// Leaves for a network namespace with nothing in it, from which all that is started here follows.
+///
+/// # Errors
+/// When there is none to be had; [`crate::context::Skip`] when not root.
+pub fn enter_empty() -> Result<()> {
+    need_root()?;
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+    ip("link set lo up")
 }
 
 /// Runs `ip` with these words.

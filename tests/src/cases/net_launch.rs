@@ -7,13 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Case;
 use super::bad_input::{ERROR, complains};
-use crate::context::{Context, need_root};
+use crate::context::Context;
+use crate::network::{enter_empty, ip};
 use crate::procs;
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Stock, Vm};
@@ -38,13 +38,6 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Leaves for a network namespace with nothing in it, from which all that is started here follows.
-fn enter_namespace() -> Result<()> {
-    need_root()?;
-    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
-    ip("link set lo up")
-}
-
 fn run(program: &str, arguments: &str) -> Result<String> {
     let output = Command::new(program)
         .args(arguments.split_whitespace())
@@ -53,10 +46,6 @@ fn run(program: &str, arguments: &str) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {arguments}: {said}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    run("ip", arguments).map(drop)
 }
 
 /// What `ip` says of an interface; `None` if there is none.
@@ -105,7 +94,7 @@ fn refused(context: &Context, net: &str, words: &[&str]) -> Result<()> {
 }
 
 fn wrong_taps(context: &Context) -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     ip("tuntap add single mode tap")?;
     ip("tuntap add multi mode tap multi_queue")?;
     ip("tuntap add tun mode tun")?;
@@ -147,7 +136,7 @@ fn wrong_taps(context: &Context) -> Result<()> {
 }
 
 fn busy(context: &Context) -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     let vm = spinning(context, "first", "tap=t0")?;
     refused(context, "tap=t0", &["net.tap", "\"t0\"", "in use"])?;
     ensure!(link("t0").is_some(), "the tap of the first is gone");
@@ -155,7 +144,7 @@ fn busy(context: &Context) -> Result<()> {
 }
 
 fn made(context: &Context) -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     ip("link add br0 type bridge")?;
     ip("link set br0 up")?;
     let ((up, upped), (down, downed)) = (noting(context, "up", 0)?, noting(context, "down", 0)?);
@@ -184,7 +173,7 @@ fn made(context: &Context) -> Result<()> {
 
 /// An existing tap, as it is when nobody has touched it.
 fn existing() -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     ip("link add br0 type bridge")?;
     ip("tuntap add t0 mode tap")
 }
@@ -244,7 +233,7 @@ fn swept(context: &Context) -> Result<()> {
 }
 
 fn no_passt(context: &Context) -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     let taken = std::net::TcpListener::bind("0.0.0.0:0")?;
     let port = taken.local_addr()?.port();
     let fake = context.dir().join("path");
@@ -304,7 +293,7 @@ fn expect_carrier(vm: &mut Vm, carrier: &str) -> Result<()> {
 }
 
 fn bridged(context: &Context) -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     ip("link add br0 type bridge")?;
     ip("addr add 192.0.2.1/24 dev br0")?;
     ip("link set br0 up")?;
@@ -373,7 +362,7 @@ impl Drop for Outside {
 }
 
 fn passt(context: &Context) -> Result<()> {
-    enter_namespace()?;
+    enter_empty()?;
     let outside = Outside::new()?;
     let server = format!(
         "-n -t {} socat TCP-LISTEN:7000,fork EXEC:cat",

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What /proc tells of the processes of a VM, as text that is the same at every run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The namespaces that no two processes of a VM share with anybody.
+pub(super) const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// All of it, for each process by its role.
+pub(super) fn record(processes: &[(String, u64)]) -> Result<String> {
+    let namespaces = |pid: u64| -> Result<BTreeMap<&str, String>> {
+        let mut all = BTreeMap::new();
+        for kind in NAMESPACES {
+            let link = fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
+            all.insert(kind, link.display().to_string());
+        }
+        Ok(all)
+    };
+    let all: Vec<_> = processes
+        .iter()
+        .map(|(_, pid)| namespaces(*pid))
+        .collect::<Result<_>>()?;
+    let (_, supervisor) = processes.get(1).context("no supervisor")?;
+    let first_user = user(*supervisor)?;
+    let mut text = String::new();
+    for ((role, pid), mine) in processes.iter().zip(&all).skip(1) {
+        let shared = |kind: &&str| {
+            all.iter()
+                .filter(|theirs| theirs[kind] == mine[kind])
+                .count()
+                > 1
+        };
+        let shared: Vec<_> = NAMESPACES.into_iter().filter(shared).collect();
+        writeln!(text, "{role}")?;
+        writeln!(
+            text,
+            "  user          first + {}",
+            user(*pid)?.wrapping_sub(first_user)
+        )?;
+        writeln!(text, "  namespaces    shared: {shared:?}")?;
+        for line in status(*pid)? {
+            writeln!(text, "  {line}")?;
+        }
+        writeln!(text, "  dumpable      {}", dumpable(*pid)?)?;
+        writeln!(text, "  guest memory  {}", guest_memory(*pid)?)?;
+        let environment = fs::read(format!("/proc/{pid}/environ"))?;
+        let environment = environment.iter().filter(|byte| **byte != 0).count();
+        writeln!(text, "  environment   {environment} bytes")?;
+        writeln!(text, "  root          {}", root(*pid)?)?;
+        writeln!(text, "  limits        {}", limits(*pid)?)?;
+        writeln!(
+            text,
+            "  badness       {}",
+            read(*pid, "oom_score_adj")?.trim()
+        )?;
+        writeln!(text, "  cgroups       {}", cgroups(*pid)?)?;
+        writeln!(text, "  descriptors   {}", descriptors(*pid)?)?;
+    }
+    Ok(text)
+}
+
+fn read(pid: u64, file: &str) -> Result<String> {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("/proc/{pid}/{file}"))
+}
+
+/// The one user and group that a process is; it has no other.
+pub(super) fn user(pid: u64) -> Result<u32> {
+    let status = read(pid, "status")?;
+    let mut numbers = BTreeSet::new();
+    for field in ["Uid:", "Gid:", "Groups:"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.with_context(|| format!("no {field}"))?;
+        for number in line.split_whitespace() {
+            numbers.insert(number.parse::<u32>()?);
+        }
+    }
+    ensure!(
+        numbers.len() == 1,
+        "process {pid} is more than one user: {numbers:?}"
+    );
+    numbers.first().copied().context("no user")
+}
+
+fn status(pid: u64) -> Result<Vec<String>> {
+    const FIELDS: [&str; 8] = [
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+    ];
+    let status = read(pid, "status")?;
+    let line = |field: &str| {
+        let begin = format!("{field}:");
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix(begin.as_str()))?;
+        Some(
+            format!("{field:<13} {}", value.trim())
+                .trim_end()
+                .to_string(),
+        )
+    };
+    let shorten = |line: String| line.replace("Seccomp_filters", "Filters      ");
+    Ok(FIELDS
+        .iter()
+        .filter_map(|field| line(field))
+        .map(shorten)
+        .collect())
+}
+
+/// The kernel gives what belongs to a process that may be looked at to its user, and everything
+/// else to root.
+fn dumpable(pid: u64) -> Result<&'static str> {
+    let owner = fs::metadata(format!("/proc/{pid}/environ"))?.uid();
+    Ok(if owner == user(pid)? { "yes" } else { "no" })
+}
+
+/// Whether guest memory is mapped, and whether it would be in a core dump.
+fn guest_memory(pid: u64) -> Result<&'static str> {
+    let maps = read(pid, "smaps")?;
+    let mut lines = maps.lines();
+    let mut found = "not mapped";
+    while lines.any(|line| line.contains("/memfd:guest-ram")) {
+        let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"));
+        let mut flags = flags.context("no VmFlags")?.split_whitespace();
+        if !flags.any(|flag| flag == "dd") {
+            return Ok("mapped, to be dumped");
+        }
+        found = "mapped, not to be dumped";
+    }
+    Ok(found)
+}
+
+fn root(pid: u64) -> Result<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/root/"))?.count();
+    let mounts = read(pid, "mountinfo")?;
+    let options = |line: &str| line.split(' ').nth(5).unwrap_or("?").to_string();
+    let mounts: Vec<_> = mounts.lines().map(options).collect();
+    Ok(format!("{entries} entries, mounts {mounts:?}"))
+}
+
+fn limits(pid: u64) -> Result<String> {
+    let limits = read(pid, "limits")?;
+    let one = |name: &str| {
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or("");
+        let both: Vec<_> = line.split_whitespace().take(2).collect();
+        both.join("/")
+    };
+    let (core, files) = (one("Max core file size"), one("Max open files"));
+    Ok(format!(
+        "core {core}, descriptors {files}, file size {}",
+        one("Max file size")
+    ))
+}
+
+/// The last part of its group in each hierarchy that has one of ours; `vm` for the VM's own.
+fn cgroups(pid: u64) -> Result<String> {
+    let mut groups = BTreeSet::new();
+    for line in read(pid, "cgroup")?.lines() {
+        let (hierarchy, path) = line.split_once(":/").context("an odd cgroup")?;
+        let names = hierarchy.split_once(':').map_or("", |(_, names)| names);
+        if let Some((_, below)) = path.split_once("bulkhead/") {
+            let leaf = below.split_once('/').map_or("vm", |(_, leaf)| leaf);
+            groups.insert(format!(
+                "{}={leaf}",
+                if names.is_empty() { "v2" } else { names }
+            ));
+        }
+    }
+    Ok(groups.into_iter().collect::<Vec<_>>().join(" "))
+}
+
+/// What its descriptors lead to, and how many to each.
+fn descriptors(pid: u64) -> Result<String> {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let Ok(target) = fs::read_link(entry?.path()) else {
+            continue;
+        };
+        let target = target.display().to_string();
+        let target = target.trim_end_matches(" (deleted)");
+        let kind = match target.rsplit_once('/') {
+            Some((_, "")) => "procfs".to_string(),
+            Some((_, name)) => name.replace(':', "-"),
+            // `socket:[1234]`, but `anon_inode:[eventfd]` or `anon_inode:kvm-vm`.
+            None => match target.strip_prefix("anon_inode:") {
+                Some(name) => name.replace(['[', ']'], ""),
+                None => target.split(':').next().unwrap_or(target).to_string(),
+            },
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let each = kinds.iter().map(|(kind, count)| format!("{kind}*{count}"));
+    Ok(each.collect::<Vec<_>>().join(" "))
+}
