@@ -12,21 +12,22 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use launch::control::{FromBackend, QueueSample, ToDevice};
-use launch::health::Crash;
+use launch::control::ToDevice;
 use nix::poll::PollFlags;
 use spec::SpecError;
-use spec::api::{DeviceInfo, DeviceState, EventKind, ProcessInfo};
+use spec::api::EventKind;
 
-use super::backend::{Backend, Heard};
+use super::backend::Backend;
 use super::fence::Fence;
 use super::kind::{BackendError, How, Kind, Means, Remains};
 use super::restarts::{Restarts, Verdict};
-use super::watch::{Finding, Watch};
+use super::watch::Watch;
 use super::{BeginError, Link};
 use crate::supervisor::poll::{Interests, Token, earlier};
-use crate::supervisor::process::Death;
 
+mod account;
+mod hearing;
+mod succession;
 mod tally;
 mod upgrade;
 
@@ -151,6 +152,11 @@ impl Slot {
         std::mem::take(&mut self.outbox)
     }
 
+    /// The part of the spec that is at fault if no backend of it can live.
+    pub(crate) fn fault(&self, reason: String) -> SpecError {
+        self.kind.fault(reason)
+    }
+
     fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
         self.outbox.push(News::Event(kind, detail.into()));
     }
@@ -259,112 +265,6 @@ impl Slot {
         earlier(own, earlier(upgrade, self.deadline_ns))
     }
 
-    /// A backend says something.
-    pub(crate) fn listen(&mut self) {
-        let id = self.kind.id();
-        if let Phase::Alive(life) = &mut self.phase {
-            self.hung_up |= hear(id, &mut life.backend);
-        }
-        if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
-            hear(id, candidate);
-        }
-    }
-
-    /// The vmm has found the backend fit.
-    pub(crate) fn connected(&mut self, now_ns: u64) {
-        let Phase::Alive(life) = &mut self.phase else {
-            return;
-        };
-        life.watch.begin(now_ns);
-        self.connected = true;
-        self.deadline_ns = None;
-        self.note(EventKind::BackendConnected, "");
-        if !self.planned && self.upgrade.is_none() {
-            self.outbox.push(News::Answer(Ok(())));
-        }
-    }
-
-    /// The vmm can do nothing with the backend. Said of one that was not connected yet it may be
-    /// about the one before: then the deadline decides.
-    pub(crate) fn lost(&mut self, why: &str) {
-        if let (Phase::Alive(life), true) = (&self.phase, self.connected) {
-            // Of one that was killed by somebody else the vmm often hears before we do.
-            life.backend.dismiss();
-            if !self.planned {
-                self.note(EventKind::BackendLost, why);
-            }
-        }
-    }
-
-    /// The vmm tells what the driver waits for.
-    pub(crate) fn waits(&mut self, samples: &[QueueSample]) {
-        if let (Phase::Alive(life), true) = (&mut self.phase, self.connected) {
-            let Life {
-                backend,
-                remains,
-                watch,
-            } = &mut **life;
-            let busy = |queue| remains.is_busy(queue);
-            let finding = watch.sample(samples, backend.health(), busy);
-            self.follow(finding);
-        }
-    }
-
-    fn follow(&mut self, finding: Finding) {
-        let Phase::Alive(life) = &mut self.phase else {
-            return;
-        };
-        match finding {
-            Finding::Fine => {}
-            Finding::Ping(number) => life.backend.ping(number),
-            Finding::Hung(how) => {
-                life.backend.kill();
-                self.note(EventKind::BackendHung, how);
-            }
-            Finding::Slow(how) => self.note(EventKind::Slow, how),
-            Finding::SlowNoMore => self.note(EventKind::SlowNoMore, ""),
-        }
-    }
-
-    /// A backend's process has ended.
-    pub(crate) fn exited(&mut self, now_ns: u64) {
-        self.listen();
-        self.leaving.retain_mut(|backend| backend.reap().is_none());
-        self.candidate_exited();
-        let Phase::Alive(life) = &mut self.phase else {
-            return;
-        };
-        let Some(death) = life.backend.reap() else {
-            return;
-        };
-        let how = told(death, life.backend.crash());
-        let murdered = life.backend.was_murdered(death);
-        let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return;
-        };
-        (self.deadline_ns, self.connected) = (None, false);
-        let planned = std::mem::take(&mut self.planned);
-        let died = !(self.retiring || self.hung_up || planned);
-        self.tally.ended(life.backend.health(), died);
-        self.phase = Phase::Fencing(Fence::new(life.remains, now_ns));
-        if self.retiring {
-            log::info!(device_id = self.kind.id(); "the backend {how}");
-        } else if self.upgrade_goes_on(planned, &how, now_ns) {
-            // What follows is decided.
-        } else if self.hung_up {
-            self.note(EventKind::BackendDied, "because the vmm hung up");
-            (self.next, self.after_crash) = (Verdict::At(now_ns + HANGUP_PAUSE_NS), true);
-        } else if planned {
-            self.note(EventKind::BackendDied, "as asked");
-            (self.next, self.after_crash) = (Verdict::At(now_ns), false);
-        } else {
-            self.note(EventKind::BackendDied, how.clone());
-            // A request that sees three crashes fails, and it must have had a part in them.
-            (self.next, self.after_crash) = (self.restarts.crashed(now_ns), !murdered);
-            self.outbox.push(News::Died(how));
-        }
-    }
-
     /// Time has passed.
     pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
         if self.deadline_ns.is_some_and(|deadline| deadline <= now_ns) {
@@ -389,112 +289,6 @@ impl Slot {
         }
         if matches!(self.phase, Phase::Resting { until_ns } if until_ns <= now_ns) {
             self.respawn(means, now_ns);
-        }
-    }
-
-    /// What the dead backend had begun has ended.
-    fn fenced(&mut self, took_us: u64, now_ns: u64) {
-        let took = format!("{took_us} us after the end of its backend");
-        self.note(EventKind::Fenced, took);
-        if self.retiring {
-            self.phase = Phase::Idle;
-        } else if !self.switch(now_ns) {
-            match self.next {
-                Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
-                Verdict::Never => self.give_up(),
-            }
-        }
-    }
-
-    fn give_up(&mut self) {
-        let why = format!("its backends died {} times", self.restarts.total());
-        self.phase = Phase::GivenUp;
-        self.outbox.push(News::Tell(ToDevice::Fenced));
-        self.outbox.push(News::Answer(Err(why.clone())));
-        self.note(EventKind::Stalled, why);
-    }
-
-    fn respawn(&mut self, means: &Means<'_>, now_ns: u64) {
-        match self.spawn(means) {
-            Ok(stream) => {
-                self.deadline_ns = Some(now_ns + CONNECT_NS);
-                self.outbox.push(News::Attach(stream));
-            }
-            Err(error) => {
-                let error = launch::log::chain(&error);
-                self.note(EventKind::BackendDied, format!("could not be: {error}"));
-                match self.restarts.crashed(now_ns) {
-                    Verdict::At(then_ns) => {
-                        let until_ns = then_ns.max(now_ns + HANGUP_PAUSE_NS);
-                        self.phase = Phase::Resting { until_ns };
-                    }
-                    Verdict::Never => self.give_up(),
-                }
-            }
-        }
-    }
-
-    /// The part of the spec that is at fault if no backend of it can live.
-    pub(crate) fn fault(&self, reason: String) -> SpecError {
-        self.kind.fault(reason)
-    }
-
-    /// For `inspect`: its process, if it has one.
-    pub(crate) fn process(&self) -> Option<ProcessInfo> {
-        match &self.phase {
-            Phase::Alive(life) => {
-                let restarts = self.restarts.total();
-                Some(life.backend.info(self.kind.role(), restarts))
-            }
-            _ => None,
-        }
-    }
-
-    /// For `inspect`: how it is.
-    pub(crate) fn info(&self) -> DeviceInfo {
-        let state = match &self.phase {
-            Phase::Alive(_) if !self.connected => DeviceState::Connecting,
-            Phase::Alive(life) if life.watch.is_slow() => DeviceState::Slow,
-            Phase::Alive(_) => DeviceState::Serving,
-            Phase::Fencing(_) => DeviceState::Fencing,
-            Phase::Resting { .. } | Phase::Idle => DeviceState::Resting,
-            Phase::GivenUp => DeviceState::Stalled,
-        };
-        DeviceInfo {
-            id: self.kind.id().into(),
-            role: self.kind.role(),
-            state,
-            restarts: self.restarts.total(),
-            link_up: self.kind.link_up(),
-        }
-    }
-}
-
-/// Hears a backend; whether it said that the vmm hung up.
-fn hear(id: &str, backend: &mut Backend) -> bool {
-    let mut hung_up = false;
-    for heard in backend.listen() {
-        match heard {
-            Heard::Message(message) => {
-                log::info!(device_id = id; "the backend says {message:?}");
-                hung_up |= message == FromBackend::Hangup;
-            }
-            Heard::Rubbish(what) => {
-                log::error!(device_id = id; "its backend is killed: {what}");
-                backend.kill();
-            }
-        }
-    }
-    hung_up
-}
-
-fn told(death: Death, crash: Crash) -> String {
-    match crash {
-        Crash::None => death.to_string(),
-        Crash::Panic => "panicked".into(),
-        Crash::Syscall(number) => {
-            let name = launch::seccomp::call_name(number);
-            format!("was stopped by its seccomp filter, which lacks {name} ({number})")
         }
     }
 }

@@ -186,7 +186,7 @@ impl Slot {
             return;
         };
         let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
-        let how = super::told(death, crash);
+        let how = super::succession::told(death, crash);
         self.abandon(&format!("the new backend {how}"));
         if draining {
             // The old one still lives.

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `inspect` says of a device.
+
+use spec::api::{DeviceInfo, DeviceState, ProcessInfo};
+
+use super::{Phase, Slot};
+
+impl Slot {
+    /// For `inspect`: its process, if it has one.
+    pub(crate) fn process(&self) -> Option<ProcessInfo> {
+        match &self.phase {
+            Phase::Alive(life) => {
+                let restarts = self.restarts.total();
+                Some(life.backend.info(self.kind.role(), restarts))
+            }
+            _ => None,
+        }
+    }
+
+    /// For `inspect`: how it is.
+    pub(crate) fn info(&self) -> DeviceInfo {
+        let state = match &self.phase {
+            Phase::Alive(_) if !self.connected => DeviceState::Connecting,
+            Phase::Alive(life) if life.watch.is_slow() => DeviceState::Slow,
+            Phase::Alive(_) => DeviceState::Serving,
+            Phase::Fencing(_) => DeviceState::Fencing,
+            Phase::Resting { .. } | Phase::Idle => DeviceState::Resting,
+            Phase::GivenUp => DeviceState::Stalled,
+        };
+        DeviceInfo {
+            id: self.kind.id().into(),
+            role: self.kind.role(),
+            state,
+            restarts: self.restarts.total(),
+            link_up: self.kind.link_up(),
+        }
+    }
+}
