@@ -14,4 +14,6 @@ pub mod ioapic;
 pub mod legacy;
 pub mod pci;
 pub mod serial;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod virtio;

@@ -84,10 +84,15 @@ fn disk_of_a_storage_daemon_survives_its_death_and_a_reset() {
     let mut machine = Machine::new(spec());
 
     let daemon = Daemon::start(&image, &socket);
-    machine.device.attach(connect(&socket).into());
-    assert!(machine.device.wait_until_connected(Duration::from_secs(5)));
+    machine.guest.device.attach(connect(&socket).into());
+    assert!(
+        machine
+            .guest
+            .device
+            .wait_until_connected(Duration::from_secs(5))
+    );
     assert!(matches!(machine.report(), DeviceEvent::Connected));
-    assert_eq!(machine.read(0x2000, 8), 2048, "capacity in sectors");
+    assert_eq!(machine.guest.read(0x2000, 8), 2048, "capacity in sectors");
     machine.start_driver();
     assert!(matches!(machine.report(), DeviceEvent::Running));
     for sector in [0, 5, 2047] {
@@ -104,7 +109,7 @@ fn disk_of_a_storage_daemon_survives_its_death_and_a_reset() {
     // The driver goes on in the meantime; it just has to wait.
     machine.submit(0, 9);
     let daemon = Daemon::start(&image, &socket);
-    machine.device.attach(connect(&socket).into());
+    machine.guest.device.attach(connect(&socket).into());
     assert!(matches!(machine.report(), DeviceEvent::Connected));
     assert!(matches!(machine.report(), DeviceEvent::Running));
     assert_eq!(machine.complete(0), [9; 512]);

@@ -9,7 +9,6 @@
 #![allow(clippy::unwrap_used)] // a target says by panicking that something is wrong
 
 pub mod kept;
-mod machine;
 pub mod mutate;
 mod script;
 mod targets;

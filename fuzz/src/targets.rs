@@ -3,7 +3,6 @@
 
 pub(crate) mod blk;
 pub(crate) mod control;
-mod driver;
 pub(crate) mod http;
 pub(crate) mod inflight;
 pub(crate) mod ioapic;

@@ -7,22 +7,24 @@ use std::sync::Arc;
 use devices::bus::Bus;
 use devices::interrupt::MsiMessage;
 use devices::pci::root::PciFunction;
+use devices::testing::{BASE, FakeDevice, Guest, OFFERED, QUEUE_SIZES};
 use devices::virtio::eventfd;
 
-use super::driver;
-use crate::machine::{BARS, Card, QUEUE_SIZES, windows};
 use crate::script::Script;
 
-const TABLE: u64 = BARS + 0x8000;
-const PENDING: u64 = BARS + 0xc000;
+const TABLE: u64 = BASE + 0x8000;
+const PENDING: u64 = BASE + 0xc000;
 const VECTORS: u32 = 3;
 const STEPS_MAX: usize = 400;
 
+type Card = Guest<FakeDevice>;
+
 pub(crate) fn run(data: &[u8]) {
-    let memory = Arc::<Bus>::default();
-    let card = Card::new(&memory, &mut windows());
-    driver::start(&card, &memory, BARS);
-    let control = driver::msix_capability(&card) + 2;
+    let card = Card::new(Arc::default());
+    let memory = Arc::clone(&card.memory);
+    card.enable();
+    card.start(OFFERED, 64);
+    let control = card.msix() + 2;
     let mut script = Script::new(data);
     for _ in 0..STEPS_MAX {
         let Some(step) = script.next() else { break };
@@ -48,8 +50,8 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 fn map(memory: &Bus, queue: u16, vector: u16) {
-    memory.write(BARS + 22, &queue.to_le_bytes());
-    memory.write(BARS + 26, &vector.to_le_bytes());
+    memory.write(BASE + 22, &queue.to_le_bytes());
+    memory.write(BASE + 26, &vector.to_le_bytes());
 }
 
 fn call(card: &Card, queue: usize) {

@@ -3,6 +3,7 @@
 //! does anything: every register, any width, BARs onto each other.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use devices::bus::Bus;
 use devices::ioapic::{self, IoApic};
@@ -10,10 +11,9 @@ use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::{
     CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_LEN_BYTES, Ecam, PciFunction, PciRoot,
 };
+use devices::testing::{BAR_LEN, BASE, FakeDevice, Guest, OFFERED, QUEUE_SIZES, Wires, windows};
 use devices::virtio::device::QueueIndex;
 
-use super::driver;
-use crate::machine::{BAR_LEN, BARS, Card, QUEUE_SIZES, Wires, windows};
 use crate::script::Script;
 
 const ECAM: u64 = 0xe000_0000;
@@ -23,7 +23,7 @@ const STEPS_MAX: usize = 400;
 struct World {
     memory: Arc<Bus>,
     ports: Bus,
-    cards: [Card; 2],
+    cards: [Guest<FakeDevice>; 2],
 }
 
 pub(crate) fn run(data: &[u8]) {
@@ -62,7 +62,11 @@ impl World {
             .insert(IOAPIC, ioapic::LEN_BYTES, controller)
             .unwrap();
         let mut windows = windows();
-        let cards = [(); 2].map(|()| Card::new(&memory, &mut windows));
+        let cards = [BASE, BASE + BAR_LEN].map(|base| {
+            let device = FakeDevice::default();
+            device.config.store(0x0706_0504_0302_0100, SeqCst);
+            Guest::on(&memory, &mut windows, base, Arc::new(device))
+        });
         let mut root = PciRoot::default();
         root.add(Arc::new(HostBridge::default())).unwrap();
         for card in &cards {
@@ -101,16 +105,16 @@ impl World {
                     self.ports.read(port, access.room());
                 }
             }
-            0x50..0x58 => card.device.active(|activation| {
-                let queue = usize::from(script.u8());
-                if let Some(queue) = activation.queues.get(queue % QUEUE_SIZES.len()) {
-                    card.wires.call(&queue.events.call);
-                }
-            }),
+            0x50..0x58 => {
+                card.device.active(|activation| {
+                    let queue = usize::from(script.u8());
+                    if let Some(queue) = activation.queues.get(queue % QUEUE_SIZES.len()) {
+                        card.wires.call(&queue.events.call);
+                    }
+                });
+            }
             0x58..0x60 => {
-                let mut signals = None;
-                card.device
-                    .active(|activation| signals = Some(Arc::clone(&activation.signals)));
+                let signals = card.device.active(|a| Arc::clone(&a.signals));
                 if let Some(signals) = signals {
                     match script.u8() % 3 {
                         0 => signals.needs_reset(),
@@ -119,18 +123,21 @@ impl World {
                     }
                 }
             }
-            0x60..0x68 => card.device.set_slow(script.flag()),
+            0x60..0x68 => card.device.drains_slowly.store(script.flag(), SeqCst),
             0x68..0x70 => card.device.finish_reset(),
-            _ => driver::start(card, &self.memory, BARS + BAR_LEN * which as u64),
+            _ => {
+                card.enable();
+                card.start(OFFERED, 64);
+            }
         }
     }
 
     /// Somewhere interesting, mostly.
     fn address(&self, script: &mut Script<'_>) -> u64 {
         match script.u8() {
-            0..0x60 => BARS + u64::from(script.u8()),
-            0x60..0x90 => BARS + u64::from(script.u16()),
-            0x90..0xa0 => BARS + BAR_LEN + u64::from(script.u16()),
+            0..0x60 => BASE + u64::from(script.u8()),
+            0x60..0x90 => BASE + u64::from(script.u16()),
+            0x90..0xa0 => BASE + BAR_LEN + u64::from(script.u16()),
             0xa0..0xd0 => ECAM + (1 << 15) + u64::from(script.u8()),
             0xd0..0xe0 => ECAM + u64::from(script.u32() & 0xf_ffff),
             0xe0..0xf0 => IOAPIC + u64::from(script.u8()),

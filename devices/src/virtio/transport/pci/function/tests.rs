@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::testing::{BASE, COMMAND, OFFERED};
 use crate::virtio::device::QueueIndex;
-use crate::virtio::transport::pci::testing::{
-    BAR0, BASE, COMMAND, Guest, OFFERED, Random, message,
-};
+use crate::virtio::transport::pci::testing::{BAR0, Guest, Random, message};
 
 fn u32_at(guest: &Guest, offset: usize) -> u32 {
     u32::from_le_bytes(guest.config_read(offset, 4).try_into().unwrap())
@@ -17,7 +16,7 @@ fn u32_at(guest: &Guest, offset: usize) -> u32 {
 
 #[test]
 fn identity_is_that_of_a_modern_virtio_device() {
-    let guest = Guest::new();
+    let guest = Guest::fresh();
     assert_eq!(u32_at(&guest, 0), 0x1042_1af4);
     assert_eq!(u32_at(&guest, 8), 0x0100_0001);
     assert_eq!(u32_at(&guest, 0x2c), 0x1042_1af4);
@@ -25,7 +24,7 @@ fn identity_is_that_of_a_modern_virtio_device() {
 
 #[test]
 fn capabilities_hold_every_structure_within_the_bar() {
-    let guest = Guest::new();
+    let guest = Guest::fresh();
     let expected = [(1, 0, 56), (2, 0x3000, 8), (3, 0x1000, 1), (4, 0x2000, 8)];
     for (cfg_type, offset, length) in expected {
         let at = guest.vendor(cfg_type);
@@ -46,7 +45,7 @@ fn capabilities_hold_every_structure_within_the_bar() {
 
 #[test]
 fn capabilities_are_read_only_but_for_what_a_driver_may_write() {
-    let guest = Guest::new();
+    let guest = Guest::fresh();
     let before: Vec<u32> = (0x40..0x100)
         .step_by(4)
         .map(|at| u32_at(&guest, at))
@@ -85,12 +84,15 @@ fn features_show_what_the_transport_can_bear() {
 #[test]
 fn activation_carries_features_queues_and_eventfds() {
     let guest = Guest::running();
-    guest.device.active(|activation| {
-        assert_eq!((activation.features, activation.queues.len()), (OFFERED, 2));
-        let queue = &activation.queues[1];
-        assert_eq!((queue.index, queue.layout.size()), (QueueIndex(1), 64));
-        assert_eq!(queue.layout.device().0, 0x20_2000);
-    });
+    guest
+        .device
+        .active(|activation| {
+            assert_eq!((activation.features, activation.queues.len()), (OFFERED, 2));
+            let queue = &activation.queues[1];
+            assert_eq!((queue.index, queue.layout.size()), (QueueIndex(1), 64));
+            assert_eq!(queue.layout.device().0, 0x20_2000);
+        })
+        .unwrap();
     assert_eq!(guest.status(), 0xf);
 }
 
@@ -99,7 +101,7 @@ fn activation_waits_for_bus_mastering() {
     let guest = Guest::enabled();
     guest.config_write(COMMAND, &[2, 0]);
     guest.negotiate(OFFERED);
-    guest.set_up_queue(0, 0);
+    guest.set_up_queue(0, 64, 0);
     guest.write8(20, 0xf);
     assert!(guest.device.activation.lock().unwrap().is_none());
     guest.config_write(COMMAND, &[6, 0]);
@@ -109,20 +111,17 @@ fn activation_waits_for_bus_mastering() {
 #[test]
 fn doorbell_is_registered_when_its_queue_is_enabled_and_stays_over_a_reset() {
     let guest = Guest::enabled();
-    assert!(guest.machine.doorbells.lock().unwrap().is_empty());
+    assert!(guest.wires.doorbells().is_empty());
     guest.negotiate(OFFERED);
-    guest.set_up_queue(1, 0);
-    let addresses = || {
-        let doorbells = guest.machine.doorbells.lock().unwrap();
-        doorbells.keys().copied().collect::<Vec<_>>()
-    };
+    guest.set_up_queue(1, 64, 0);
+    let addresses = || guest.wires.doorbells();
     assert_eq!(addresses(), [BASE + 0x3004]);
     guest.write8(20, 0);
     assert_eq!(guest.status(), 0);
     assert_eq!(addresses(), [BASE + 0x3004]);
     guest.negotiate(OFFERED);
-    guest.set_up_queue(0, 0);
-    guest.set_up_queue(1, 0);
+    guest.set_up_queue(0, 64, 0);
+    guest.set_up_queue(1, 64, 0);
     assert_eq!(addresses(), [BASE + 0x3000, BASE + 0x3004]);
 }
 
@@ -142,20 +141,21 @@ fn bar_moved_takes_registers_and_doorbells_along() {
     let mut guest = Guest::running();
     guest.config_write(COMMAND, &[4, 0]);
     assert_eq!(guest.read(20, 1), 0xff);
-    assert!(guest.machine.doorbells.lock().unwrap().is_empty());
+    assert!(guest.wires.doorbells().is_empty());
     guest.config_write(BAR0 + 4, &0x200_u32.to_le_bytes());
     guest.config_write(COMMAND, &[6, 0]);
     guest.base = 0x200 << 32;
     assert_eq!(guest.status(), 0xf);
-    let doorbells = guest.machine.doorbells.lock().unwrap();
-    let addresses: Vec<_> = doorbells.keys().copied().collect();
-    assert_eq!(addresses, [guest.base + 0x3000, guest.base + 0x3004]);
+    assert_eq!(
+        guest.wires.doorbells(),
+        [guest.base + 0x3000, guest.base + 0x3004]
+    );
 }
 
 #[test]
 fn bar_moved_onto_another_device_does_not_answer_until_moved_away() {
     let mut guest = Guest::running();
-    let other = Guest::new();
+    let other = Guest::fresh();
     let elsewhere = 0x300_u64 << 32;
     let function = Arc::clone(&other.function.registers) as Arc<dyn BusDevice>;
     guest
@@ -165,7 +165,7 @@ fn bar_moved_onto_another_device_does_not_answer_until_moved_away() {
     guest.config_write(BAR0 + 4, &0x300_u32.to_le_bytes());
     guest.base = elsewhere;
     assert_eq!(guest.read(20, 1), 0xff);
-    assert!(guest.machine.doorbells.lock().unwrap().is_empty());
+    assert!(guest.wires.doorbells().is_empty());
     guest.config_write(BAR0 + 4, &0x400_u32.to_le_bytes());
     guest.base = 0x400 << 32;
     assert_eq!(guest.status(), 0xf);
@@ -203,17 +203,17 @@ fn reset_reads_nonzero_until_the_device_has_drained() {
     guest.device.finish_reset();
     assert_eq!(guest.status(), 0);
     guest.negotiate(OFFERED);
-    guest.set_up_queue(0, 1);
+    guest.set_up_queue(0, 64, 1);
     guest.write8(20, 0xf);
-    assert_eq!(guest.device.active(|a| a.queues.len()), 1);
+    assert_eq!(guest.device.active(|a| a.queues.len()), Some(1));
 }
 
 #[test]
 fn needs_reset_shows_in_the_status_and_interrupts() {
     let guest = Guest::running();
-    guest.device.active(|a| a.signals.needs_reset());
+    guest.device.active(|a| a.signals.needs_reset()).unwrap();
     assert_eq!(guest.status(), 0x4f);
-    assert_eq!(guest.machine.take_sent(), [message(0x40)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x40)]);
     assert_eq!(guest.read(0x1000, 1), 2);
     guest.write8(20, 0);
     assert_eq!(guest.status(), 0);
@@ -227,8 +227,8 @@ fn config_change_sets_isr_interrupts_and_changes_the_generation() {
         .device
         .config
         .store(0x1122_3344_5566_7788, Ordering::SeqCst);
-    guest.device.active(|a| a.signals.config_changed());
-    assert_eq!(guest.machine.take_sent(), [message(0x40)]);
+    guest.device.active(|a| a.signals.config_changed()).unwrap();
+    assert_eq!(guest.wires.take_sent(), [message(0x40)]);
     assert_eq!((guest.read(0x1000, 1), guest.read(0x1000, 1)), (2, 0));
     assert_eq!(guest.read(21, 1), generation);
     assert_eq!(guest.read(0x2000, 8), 0x1122_3344_5566_7788);
@@ -255,7 +255,7 @@ fn window(guest: &Guest, offset: u32, length: u32) -> usize {
 
 #[test]
 fn window_in_configuration_space_reads_and_writes_registers() {
-    let guest = Guest::new();
+    let guest = Guest::fresh();
     let data = window(&guest, 20, 1);
     guest.config_write(data, &[3]);
     assert_eq!(guest.config_read(data, 1), [3]);
@@ -268,7 +268,7 @@ fn window_in_configuration_space_reads_and_writes_registers() {
 
 #[test]
 fn window_to_nowhere_does_nothing() {
-    let guest = Guest::new();
+    let guest = Guest::fresh();
     for (offset, length) in [
         (20, 3),
         (20, 0),
@@ -329,13 +329,12 @@ fn random_schedule_leaves_a_device_that_works() {
         guest.program(1, 0x77);
         guest.mask(1, false);
         guest.negotiate(OFFERED);
-        guest.set_up_queue(0, 1);
+        guest.set_up_queue(0, 64, 1);
         guest.write8(20, 0xf);
-        guest.machine.take_sent();
+        guest.wires.take_sent();
         guest.call(0);
-        assert_eq!(guest.machine.take_sent(), [message(0x77)]);
-        let doorbells = guest.machine.doorbells.lock().unwrap();
-        assert!(doorbells.contains_key(&(BASE + 0x3000)));
+        assert_eq!(guest.wires.take_sent(), [message(0x77)]);
+        assert!(guest.wires.doorbells().contains(&(BASE + 0x3000)));
     }
 }
 
@@ -377,7 +376,7 @@ fn from_the_device(guest: &Guest, random: &mut Random) {
         (0, _) => activation.signals.needs_reset(),
         (1, _) => activation.signals.config_changed(),
         (2, Some(queue)) => activation.signals.used_buffers(queue.index),
-        (_, Some(queue)) => guest.machine.call(&queue.events.call),
+        (_, Some(queue)) => guest.wires.call(&queue.events.call),
         _ => {}
     }
 }

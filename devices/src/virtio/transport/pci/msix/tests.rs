@@ -2,21 +2,22 @@
 
 use std::sync::Arc;
 
+use crate::testing::COMMAND;
 use crate::virtio::transport::pci::layout;
-use crate::virtio::transport::pci::testing::{COMMAND, Guest, message};
+use crate::virtio::transport::pci::testing::{Guest, message};
 
 #[test]
 fn queue_interrupt_goes_through_its_vector_without_the_vmm() {
     let guest = Guest::running();
-    assert_eq!(guest.machine.assigned().len(), 2);
+    assert_eq!(guest.wires.assigned().len(), 2);
     guest.call(0);
     guest.call(1);
-    assert_eq!(guest.machine.take_sent(), [message(0x41), message(0x42)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x41), message(0x42)]);
 }
 
 #[test]
 fn table_entries_are_masked_after_power_on_and_read_back_what_is_written() {
-    let guest = Guest::new();
+    let guest = Guest::fresh();
     guest.config_write(COMMAND, &[2, 0]);
     let entry = layout::MSIX_TABLE + 16;
     assert_eq!(guest.read(entry + 12, 4), 1);
@@ -51,20 +52,17 @@ fn vector_masked_holds_the_interrupt_and_delivers_it_once_when_unmasked() {
     guest.mask(1, true);
     guest.call(0);
     guest.call(0);
-    assert_eq!(
-        (guest.machine.take_sent(), guest.pending()),
-        (vec![], 1 << 1)
-    );
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 1 << 1));
     guest.mask(1, false);
     assert_eq!(
-        (guest.machine.take_sent(), guest.pending()),
+        (guest.wires.take_sent(), guest.pending()),
         (vec![message(0x41)], 0)
     );
     // Nothing is left over for the next time.
     guest.mask(1, true);
     assert_eq!(guest.pending(), 0);
     guest.mask(1, false);
-    assert_eq!(guest.machine.take_sent(), []);
+    assert_eq!(guest.wires.take_sent(), []);
 }
 
 #[test]
@@ -72,7 +70,7 @@ fn vector_masked_with_nothing_pending_delivers_nothing() {
     let guest = Guest::running();
     guest.mask(1, true);
     guest.mask(1, false);
-    assert_eq!((guest.machine.take_sent(), guest.pending()), (vec![], 0));
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 0));
 }
 
 #[test]
@@ -81,13 +79,10 @@ fn function_mask_holds_every_interrupt() {
     guest.config_write(guest.msix() + 2, &[0, 0xc0]);
     guest.call(0);
     guest.call(1);
-    guest.device.active(|a| a.signals.config_changed());
-    assert_eq!(
-        (guest.machine.take_sent(), guest.pending()),
-        (vec![], 0b111)
-    );
+    guest.device.active(|a| a.signals.config_changed()).unwrap();
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 0b111));
     guest.config_write(guest.msix() + 2, &[0, 0x80]);
-    let mut sent = guest.machine.take_sent();
+    let mut sent = guest.wires.take_sent();
     sent.sort_by_key(|m| m.data);
     assert_eq!(sent, [message(0x40), message(0x41), message(0x42)]);
     assert_eq!(guest.pending(), 0);
@@ -98,12 +93,9 @@ fn bus_master_off_holds_every_interrupt() {
     let guest = Guest::running();
     guest.config_write(COMMAND, &[2, 0]);
     guest.call(0);
-    assert_eq!(
-        (guest.machine.take_sent(), guest.pending()),
-        (vec![], 1 << 1)
-    );
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 1 << 1));
     guest.config_write(COMMAND, &[6, 0]);
-    assert_eq!(guest.machine.take_sent(), [message(0x41)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x41)]);
 }
 
 #[test]
@@ -122,7 +114,7 @@ fn message_changed_while_unmasked_is_the_one_sent() {
     let guest = Guest::running();
     guest.program(1, 0x99);
     guest.call(0);
-    assert_eq!(guest.machine.take_sent(), [message(0x99)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x99)]);
 }
 
 #[test]
@@ -134,9 +126,9 @@ fn queues_that_share_a_vector_are_pending_together() {
     guest.call(1);
     assert_eq!(guest.pending(), 1 << 1);
     guest.mask(1, false);
-    assert_eq!(guest.machine.take_sent(), [message(0x41)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x41)]);
     guest.call(0);
-    assert_eq!(guest.machine.take_sent(), [message(0x41)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x41)]);
 }
 
 #[test]
@@ -147,8 +139,9 @@ fn queue_unmapped_interrupts_no_more() {
     guest.call(0);
     guest
         .device
-        .active(|a| a.signals.used_buffers(a.queues[0].index));
-    assert_eq!((guest.machine.take_sent(), guest.pending()), (vec![], 0));
+        .active(|a| a.signals.used_buffers(a.queues[0].index))
+        .unwrap();
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 0));
 }
 
 #[test]
@@ -157,19 +150,17 @@ fn used_buffers_interrupts_once_and_waits_for_the_mask() {
     let interrupt = || {
         let (signals, queue) = guest
             .device
-            .active(|a| (Arc::clone(&a.signals), a.queues[1].index));
+            .active(|a| (Arc::clone(&a.signals), a.queues[1].index))
+            .unwrap();
         signals.used_buffers(queue);
     };
     interrupt();
-    assert_eq!(guest.machine.take_sent(), [message(0x42)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x42)]);
     guest.mask(2, true);
     interrupt();
-    assert_eq!(
-        (guest.machine.take_sent(), guest.pending()),
-        (vec![], 1 << 2)
-    );
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 1 << 2));
     guest.mask(2, false);
-    assert_eq!(guest.machine.take_sent(), [message(0x42)]);
+    assert_eq!(guest.wires.take_sent(), [message(0x42)]);
 }
 
 #[test]
@@ -178,11 +169,11 @@ fn reset_unmaps_every_event_and_forgets_what_was_pending() {
     guest.mask(0, true);
     guest.mask(1, true);
     guest.call(0);
-    guest.device.active(|a| a.signals.config_changed());
+    guest.device.active(|a| a.signals.config_changed()).unwrap();
     guest.write8(20, 0);
     assert_eq!(guest.status(), 0);
-    assert_eq!((guest.pending(), guest.machine.assigned()), (0, vec![]));
+    assert_eq!((guest.pending(), guest.wires.assigned()), (0, vec![]));
     guest.mask(0, false);
     guest.mask(1, false);
-    assert_eq!(guest.machine.take_sent(), []);
+    assert_eq!(guest.wires.take_sent(), []);
 }
