@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};
 
 use super::resources::cause;
@@ -229,7 +230,8 @@ fn prepare(socket: i32, user: Option<User>) -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
 }
 
-/// Waits until it answers a question that changes nothing.
+/// Waits until it answers a question that changes nothing: for so long altogether, however slowly
+/// the answer comes.
 fn knock(stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut stream = stream;
@@ -238,8 +240,13 @@ fn knock(stream: &UnixStream) -> io::Result<()> {
         .flat_map(|word| word.to_ne_bytes())
         .collect();
     stream.write_all(&question)?;
-    stream.read_exact(&mut [0; ANSWER_BYTES])?;
-    stream.set_read_timeout(None)
+    // One call: its timeout is for all that it waits for.
+    let mut answer = [0; ANSWER_BYTES];
+    match recv(stream.as_raw_fd(), &mut answer, MsgFlags::MSG_WAITALL)? {
+        ANSWER_BYTES => stream.set_read_timeout(None),
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Err(io::Error::other("its answer is cut short")),
+    }
 }
 
 /// Why it does not serve: the last line it said, if it said anything.

@@ -106,6 +106,13 @@ fn passt_too_old_or_that_fails_is_told_with_what_it_said() {
 }
 
 #[test]
+fn passt_that_answers_byte_by_byte_is_not_waited_for() {
+    let drips = "for n in $(seq 20); do printf '\\001' >&3; sleep 0.4; done; cat <&3 > /dev/null";
+    let error = Bench::new("user", drips).refused();
+    assert!(error.ends_with("its answer is cut short"), "{error}");
+}
+
+#[test]
 fn port_that_is_taken_and_passt_that_is_missing_are_told_before_anything_starts() {
     let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
