@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// `program` with its arguments, to be run by [`quiet`], [`output`] or [`loud`].
 pub(crate) fn command<I, S>(program: impl AsRef<OsStr>, args: I) -> Command
@@ -33,6 +33,19 @@ pub(crate) fn loud(command: &mut Command) -> Result<ExitStatus> {
     command
         .status()
         .with_context(|| format!("cannot run {}", shown(command)))
+}
+
+/// Runs `source` with its output going into `sink`, which is run by [`quiet`].
+pub(crate) fn piped(source: &mut Command, sink: &mut Command) -> Result<()> {
+    let name = shown(source);
+    let spawned = source.stdout(Stdio::piped()).spawn();
+    let mut running = spawned.with_context(|| format!("cannot run {name}"))?;
+    let output = running.stdout.take().map_or_else(Stdio::null, Stdio::from);
+    let taken = quiet(sink.stdin(output));
+    let status = running.wait()?;
+    taken?;
+    ensure!(status.success(), "{name}: {status}");
+    Ok(())
 }
 
 fn captured(command: &mut Command) -> Result<Output> {
@@ -81,4 +94,22 @@ pub(crate) fn file_name(path: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        command("sh", ["-c", script])
+    }
+
+    #[test]
+    fn pipe_whose_either_end_fails_fails() {
+        assert!(piped(&mut sh("echo 1"), &mut sh("read n && [ $n = 1 ]")).is_ok());
+        let error = piped(&mut sh("echo 1; exit 3"), &mut sh("cat > /dev/null")).unwrap_err();
+        assert_eq!(error.to_string(), "sh -c echo 1; exit 3: exit status: 3");
+        let error = piped(&mut sh("exit 0"), &mut sh("exit 4")).unwrap_err();
+        assert_eq!(error.to_string(), "sh -c exit 4: exit status: 4");
+    }
 }

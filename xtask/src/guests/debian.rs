@@ -3,13 +3,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 
 use super::{Kernels, LAB_RELEASE, modules};
 use crate::apt::{Release, transport_settings};
-use crate::command::{command, program, quiet};
+use crate::command::{command, piped, program};
 use crate::{cache, packages, progress};
 
 /// The image's name in its cache entry and among the guests.
@@ -109,19 +109,9 @@ fn pack(source: &mut Command, work: &Path, image: &Path) -> Result<()> {
     File::create(image)?
         .set_len(IMAGE_BYTES)
         .context("the image")?;
-    let mut source = source
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run mmdebstrap")?;
-    let archive = source.stdout.take();
-    let archive = archive.ok_or_else(|| anyhow!("mmdebstrap has no output"))?;
     let mut pack = command(program("fakeroot"), ["sh", "-c", PACK, "sh"]);
     // mkfs is among the administrator's programs.
     let path = std::env::var("PATH").unwrap_or_default();
     pack.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    let packed = quiet(pack.args([work, image]).stdin(archive));
-    let status = source.wait()?;
-    packed?;
-    ensure!(status.success(), "mmdebstrap: {status}");
-    Ok(())
+    piped(source, pack.args([work, image]))
 }

@@ -8,12 +8,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 
 use crate::apt::{Release, transport_settings};
-use crate::command::{command, program, quiet};
+use crate::command::{command, piped, program};
 use crate::{cache, guests, progress};
 
 const PACKAGE: &str = "qemu-system-x86";
@@ -62,25 +62,12 @@ fn unpack(dir: &Path) -> Result<()> {
         .arg(format!("--include={PACKAGE}"))
         .args([guests::LAB_RELEASE, "-"])
         .arg(release.sources());
-    progress::step(
-        "fetching QEMU for the inner host (about half a minute)",
-        || unpack_from(&mut debootstrap, dir),
-    )?;
-    fs::remove_file(settings).context("transport.conf")
-}
-
-fn unpack_from(source: &mut Command, dir: &Path) -> Result<()> {
-    let mut source = source
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run mmdebstrap")?;
-    let archive = source.stdout.take();
-    let archive = archive.ok_or_else(|| anyhow!("mmdebstrap has no output"))?;
     let mut tar = command("tar", ["--extract", "--no-same-owner", "--exclude=./dev/*"]);
     tar.args(LEFT_OUT.map(|path| format!("--exclude={path}")));
-    let unpacked = quiet(tar.arg("--directory").arg(dir).stdin(archive));
-    let status = source.wait()?;
-    unpacked?;
-    ensure!(status.success(), "mmdebstrap: {status}");
-    Ok(())
+    tar.arg("--directory").arg(dir);
+    progress::step(
+        "fetching QEMU for the inner host (about half a minute)",
+        || piped(&mut debootstrap, &mut tar),
+    )?;
+    fs::remove_file(settings).context("transport.conf")
 }

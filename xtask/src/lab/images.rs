@@ -4,13 +4,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 
 use super::emulator::Emulator;
 use crate::apt::{Release, transport_settings};
-use crate::command::{command, program, quiet};
+use crate::command::{command, piped, program, quiet};
 use crate::cpio::Archive;
 use crate::guests::{self, Kernels, modules};
 use crate::{cache, packages, progress};
@@ -148,31 +147,12 @@ fn make_root(kernels: &Kernels, dir: &Path) -> Result<()> {
     progress::step(
         "making the inner host's root file system (about a minute)",
         || {
-            let image = dir.join("root.squashfs");
-            pipe_into_squashfs(&mut debootstrap, &image)
+            let options = ["-comp", "lz4", "-quiet", "-no-progress"];
+            let mut pack = command(program("sqfstar"), options);
+            piped(&mut debootstrap, pack.arg(dir.join("root.squashfs")))
         },
     )?;
     fs::remove_file(settings).context("transport.conf")
-}
-
-fn pipe_into_squashfs(source: &mut Command, image: &Path) -> Result<()> {
-    let mut source = source
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run mmdebstrap")?;
-    let tar = source
-        .stdout
-        .take()
-        .ok_or_else(|| anyhow!("mmdebstrap has no output"))?;
-    let mut pack = command(
-        program("sqfstar"),
-        ["-comp", "lz4", "-quiet", "-no-progress"],
-    );
-    let packed = quiet(pack.arg(image).stdin(tar));
-    let status = source.wait()?;
-    packed?;
-    ensure!(status.success(), "mmdebstrap: {status}");
-    Ok(())
 }
 
 /// Packs `dir` without compression: its readers are slower than any disk.
