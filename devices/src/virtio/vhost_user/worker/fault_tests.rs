@@ -2,7 +2,6 @@
 //! Backends that are none for the device, or do what no backend does: they cost only themselves.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::FrontendReq;
 
@@ -65,12 +64,11 @@ fn backend_that_is_none_for_this_device_is_refused() {
     assert_eq!(small, PeerFault::Queues(1));
 }
 
-/// The whole of a life against a backend that does one thing wrong at one message: always a report,
-/// in time, and the next backend works.
+/// The whole of a life against a backend that does one thing wrong at one message: always a report
+/// before the test's patience ends, and the next backend works.
 fn survives(at: usize, mischief: Mischief) {
     let bench = Bench::new();
     bench.activate();
-    let begun = Instant::now();
     bench.attach(Backend::bad(at, mischief));
     let mut report = bench.report();
     let mut drained = false;
@@ -86,10 +84,6 @@ fn survives(at: usize, mischief: Mischief) {
         }
         report = bench.report();
     }
-    assert!(
-        begun.elapsed() < Duration::from_secs(4),
-        "{mischief:?} at {at}"
-    );
     bench.attach(Backend::default());
     bench.expect_running();
 }
@@ -113,12 +107,10 @@ fn backends_dying_at_every_message_of_a_reconnect_are_succeeded() {
     bench.set_used(0, 77);
     control.shutdown(std::net::Shutdown::Both).unwrap();
     lost(bench.report());
-    let begun = Instant::now();
     for at in 0..20 {
         bench.attach(Backend::bad(at, Mischief::HangUp));
         while !matches!(bench.report(), DeviceEvent::Lost(_)) {}
     }
-    assert!(begun.elapsed() < Duration::from_secs(10));
     let (_, backend) = bench.attach(Backend::default());
     bench.expect_running();
     let messages = backend.messages();
