@@ -18,10 +18,10 @@ pub(crate) struct Stand {
     pub(crate) slot: NetSlot,
     socket: PathBuf,
     memory: Memory,
-    receive: Vec<Queue>,
+    pub(crate) receive: Vec<Queue>,
     pub(crate) transmit: Vec<Queue>,
     control: ControlQueue,
-    places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
     pub(crate) interface: Interface,
     pub(crate) host: Packets,
     features: u64,
@@ -72,8 +72,18 @@ impl Stand {
     }
 
     pub(crate) fn bring_up(&mut self) {
+        let next = self.connected();
+        self.serve_with(next);
+    }
+
+    /// A backend that has shown what it offers, and serves nothing yet.
+    pub(crate) fn connected(&self) -> (NetGeneration, Connection) {
         let generation = self.slot.start().unwrap();
-        let mut connection = Connection::open(&self.socket, PATIENCE).unwrap();
+        let connection = Connection::open(&self.socket, PATIENCE).unwrap();
+        (generation, connection)
+    }
+
+    pub(crate) fn serve_with(&mut self, (generation, mut connection): (NetGeneration, Connection)) {
         connection
             .start(self.features, &self.memory, &self.places)
             .unwrap();
