@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::command::{command, piped};
 use crate::{compile, progress};
 
 /// What is needed of it.
@@ -52,23 +53,9 @@ fn unpack(commit: &str, source: &Path) -> Result<()> {
     let partial = source.with_extension("partial");
     let _ = std::fs::remove_dir_all(&partial);
     std::fs::create_dir_all(&partial)?;
-    let mut archive = Command::new("git")
-        .current_dir(compile::root()?)
-        .args(["archive", commit])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("git archive")?;
-    let stream = archive.stdout.take().context("no archive")?;
-    let unpacked = Command::new("tar")
-        .arg("-xC")
-        .arg(&partial)
-        .stdin(stream)
-        .status()
-        .context("tar")?;
-    let archived = archive.wait()?;
-    ensure!(
-        archived.success() && unpacked.success(),
-        "cannot unpack {commit}"
-    );
+    let mut archive = command("git", ["archive", commit]);
+    archive.current_dir(compile::root()?);
+    let mut tar = command("tar", ["-xC"]);
+    piped(&mut archive, tar.arg(&partial))?;
     Ok(std::fs::rename(&partial, source)?)
 }
