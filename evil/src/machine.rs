@@ -23,6 +23,7 @@ use devices::virtio::vhost_user::inflight::InflightRegion;
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 use launch::memfd::{Backing, shared};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -227,9 +228,9 @@ impl Machine {
                     if seen.stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let (begun, waits) = (Instant::now(), waits());
+                    let (begun, before) = (Instant::now(), Spent::now());
                     access(&bus, &function, turn);
-                    seen.note(begun.elapsed(), waits);
+                    seen.note(begun.elapsed(), before);
                     if turn % 64 == 0 {
                         // Two processors have to do for everyone here.
                         std::thread::sleep(Duration::from_micros(200));
@@ -272,19 +273,40 @@ struct Seen {
     longest_us: AtomicU64,
 }
 
-/// How often this thread has waited for anything but its turn on a processor.
-fn waits() -> i64 {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD);
-    usage.map_or(0, |usage| usage.voluntary_context_switches())
+/// What this thread has spent its life with, but for waiting for its turn on a processor.
+#[derive(Clone, Copy)]
+struct Spent {
+    waits: i64,
+    running_us: i64,
+}
+
+impl Spent {
+    fn now() -> Self {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD);
+        usage.map_or(
+            Self {
+                waits: 0,
+                running_us: 0,
+            },
+            |usage| Self {
+                waits: usage.voluntary_context_switches(),
+                running_us: (usage.user_time() + usage.system_time()).num_microseconds(),
+            },
+        )
+    }
 }
 
 impl Seen {
-    /// An access took so long, and began when its thread had waited so often.
-    fn note(&self, time: Duration, waits_before: i64) {
+    /// An access took so long, and began when its thread had spent so much.
+    fn note(&self, time: Duration, before: Spent) {
         self.accesses.fetch_add(1, Ordering::Relaxed);
-        // Who did not wait was in the way of nobody: others had the processor.
-        if time > STALL && waits() == waits_before {
-            return;
+        // Who neither waited nor ran was in the way of nobody: others had the processor.
+        if time > STALL {
+            let now = Spent::now();
+            let ran_us = u128::try_from(now.running_us - before.running_us).unwrap_or(0);
+            if now.waits == before.waits && ran_us < STALL.as_micros() {
+                return;
+            }
         }
         self.stalls
             .fetch_add(u64::from(time > STALL), Ordering::Relaxed);
