@@ -8,6 +8,10 @@
 //! fields it does not know. So a new field has a default that means what its absence meant, and only
 //! what an older build would get wrong raises [`READABLE_SINCE`].
 
+mod blk;
+mod net;
+mod vmm;
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -15,9 +19,11 @@ use std::os::unix::fs::FileExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Geometry;
 use crate::memfd::{self, MemfdError};
-use crate::ring::RingParams;
+
+pub use blk::{BlkEngine, BlkRecord};
+pub use net::{Guard, NetRecord};
+pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
 
 /// The version of the records this build writes.
 pub const VERSION: u32 = 1;
@@ -27,182 +33,6 @@ pub const READABLE_SINCE: u32 = 1;
 const OLDEST: u32 = 1;
 /// The longest record a child reads, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
-
-/// What a vmm is to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmmRecord {
-    /// [`VERSION`] of the build that wrote it.
-    pub version: u32,
-    /// The VM's name, for the log.
-    pub vm_id: String,
-    /// The number of vCPUs, 1 to 254.
-    pub cpus: u8,
-    /// The size of guest memory in bytes, that of the memfd at [`crate::fd::vmm::GUEST_RAM`].
-    pub mem_bytes: u64,
-    /// The pages guest memory is made of.
-    pub pages: Pages,
-    /// Whether all of guest memory is allocated before the guest starts.
-    pub prefault: bool,
-    /// The kernel command line.
-    pub cmdline: String,
-    /// Whether [`crate::fd::vmm::INITRD`] is there.
-    pub initrd: bool,
-    /// What a system call outside the filters does.
-    pub seccomp: crate::seccomp::Mode,
-    /// The virtio devices, in the order of their PCI slots; at most
-    /// [`crate::fd::vmm::DEVICES_MAX`].
-    #[serde(default)]
-    pub devices: Vec<DeviceRecord>,
-}
-
-/// A virtio device whose backend is another process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRecord {
-    /// Its name, for the log.
-    pub id: String,
-    /// Its type.
-    pub kind: DeviceKind,
-    /// The number of its virtqueues.
-    pub queues: u16,
-    /// The largest size of each, a power of two.
-    pub queue_size: u16,
-    /// Whether its backend is somebody else's program.
-    pub foreign: bool,
-    /// Whether its backends inherit an in-flight region.
-    pub inflight: bool,
-}
-
-/// The types of devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DeviceKind {
-    /// Disk.
-    Block,
-    /// Network card.
-    Net(NicRecord),
-    /// Entropy source.
-    Rng,
-    /// Socket.
-    Vsock,
-    /// File system: its tag.
-    Fs(String),
-    /// Another one: its virtio device id. It has no configuration space.
-    Other(u8),
-}
-
-/// What a vmm says of a network card without its backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NicRecord {
-    /// The MAC address, if the backend knows none.
-    pub mac: [u8; 6],
-    /// Whether the link is up.
-    pub link_up: bool,
-}
-
-/// What a disk backend is to serve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlkRecord {
-    /// [`VERSION`] of the build that wrote it.
-    pub version: u32,
-    /// The VM's name, for the log.
-    pub vm_id: String,
-    /// The disk's name, for the log.
-    pub device_id: String,
-    /// The number of queues, 1 to [`crate::fd::blk::QUEUES_MAX`].
-    pub queues: u16,
-    /// The most entries a queue may have: a power of two from 16 to 1024.
-    pub queue_size: u16,
-    /// What the guest sees as the disk's serial number, at most 20 bytes.
-    pub serial: String,
-    /// Whether writes are refused.
-    pub readonly: bool,
-    /// What the disk is; the backend cannot ask.
-    pub geometry: Geometry,
-    /// How it does its I/O.
-    pub engine: BlkEngine,
-    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
-    pub poll_us: u32,
-    /// Whether the last generation died of itself, so that what it had in flight is suspect.
-    pub after_crash: bool,
-    /// What a system call outside the filter does.
-    pub seccomp: crate::seccomp::Mode,
-}
-
-/// How a disk backend does its I/O.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BlkEngine {
-    /// The rings from [`crate::fd::blk::RING`] on, one for each queue.
-    Uring(Vec<RingParams>),
-    /// Threads, and the image at [`crate::fd::blk::DISK`].
-    Threads,
-}
-
-/// What a network backend is to serve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetRecord {
-    /// [`VERSION`] of the build that wrote it.
-    pub version: u32,
-    /// The VM's name, for the log.
-    pub vm_id: String,
-    /// The device's name, for the log.
-    pub device_id: String,
-    /// The pairs of queues, 1 to [`crate::fd::net::PAIRS_MAX`]; as many queues of the tap from
-    /// [`crate::fd::net::TAP`] on.
-    pub pairs: u16,
-    /// The most entries a queue may have: a power of two from 64 to 1024.
-    pub queue_size: u16,
-    /// The MAC address.
-    pub mac: [u8; 6],
-    /// The largest packet that the driver may send, if it is to be told.
-    pub mtu: Option<u16>,
-    /// Whether the tap can do UDP segmentation.
-    pub uso: bool,
-    /// Whether the link is up.
-    pub link_up: bool,
-    /// What the guest may not send.
-    pub guard: Guard,
-    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
-    pub poll_us: u32,
-    /// What a system call outside the filter does.
-    pub seccomp: crate::seccomp::Mode,
-}
-
-/// What a guest may not send: each check can be switched off, the lists are empty if every address
-/// is allowed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Guard {
-    /// Frames come from the device's own MAC address, which the driver cannot change.
-    pub mac: bool,
-    /// No DHCP server, no router advertisements.
-    pub services: bool,
-    /// The IPv4 addresses it may use, in packets and in ARP.
-    pub ipv4: Vec<std::net::Ipv4Addr>,
-    /// The IPv6 addresses it may use, in packets and in neighbour discovery.
-    pub ipv6: Vec<std::net::Ipv6Addr>,
-}
-
-impl Default for Guard {
-    fn default() -> Self {
-        Self {
-            mac: true,
-            services: true,
-            ipv4: Vec::new(),
-            ipv6: Vec::new(),
-        }
-    }
-}
-
-/// The pages guest memory is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Pages {
-    /// Base pages.
-    Base,
-    /// Base pages that the kernel may merge into huge ones.
-    Transparent,
-    /// hugetlb pages of 2 MiB.
-    Huge2M,
-    /// hugetlb pages of 1 GiB.
-    Huge1G,
-}
 
 /// A record could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -243,30 +73,6 @@ pub trait BackendRecord: Record {
     fn vm_id(&self) -> &str;
     /// The device's name, for the log.
     fn device_id(&self) -> &str;
-}
-
-impl Record for VmmRecord {}
-impl Record for BlkRecord {}
-impl Record for NetRecord {}
-
-impl BackendRecord for BlkRecord {
-    fn vm_id(&self) -> &str {
-        &self.vm_id
-    }
-
-    fn device_id(&self) -> &str {
-        &self.device_id
-    }
-}
-
-impl BackendRecord for NetRecord {
-    fn vm_id(&self) -> &str {
-        &self.vm_id
-    }
-
-    fn device_id(&self) -> &str {
-        &self.device_id
-    }
 }
 
 fn write(record: &impl Serialize) -> Result<OwnedFd, RecordError> {

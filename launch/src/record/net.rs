@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a network backend is to serve.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{BackendRecord, Record};
+use crate::seccomp::Mode;
+
+/// What a network backend is to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetRecord {
+    /// [`VERSION`](super::VERSION) of the build that wrote it.
+    pub version: u32,
+    /// The VM's name, for the log.
+    pub vm_id: String,
+    /// The device's name, for the log.
+    pub device_id: String,
+    /// The pairs of queues, 1 to [`crate::fd::net::PAIRS_MAX`]; as many queues of the tap from
+    /// [`crate::fd::net::TAP`] on.
+    pub pairs: u16,
+    /// The most entries a queue may have: a power of two from 64 to 1024.
+    pub queue_size: u16,
+    /// The MAC address.
+    pub mac: [u8; 6],
+    /// The largest packet that the driver may send, if it is to be told.
+    pub mtu: Option<u16>,
+    /// Whether the tap can do UDP segmentation.
+    pub uso: bool,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// What the guest may not send.
+    pub guard: Guard,
+    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
+    pub poll_us: u32,
+    /// What a system call outside the filter does.
+    pub seccomp: Mode,
+}
+
+/// What a guest may not send: each check can be switched off, the lists are empty if every address
+/// is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Frames come from the device's own MAC address, which the driver cannot change.
+    pub mac: bool,
+    /// No DHCP server, no router advertisements.
+    pub services: bool,
+    /// The IPv4 addresses it may use, in packets and in ARP.
+    pub ipv4: Vec<Ipv4Addr>,
+    /// The IPv6 addresses it may use, in packets and in neighbour discovery.
+    pub ipv6: Vec<Ipv6Addr>,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            mac: true,
+            services: true,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+        }
+    }
+}
+
+impl Record for NetRecord {}
+
+impl BackendRecord for NetRecord {
+    fn vm_id(&self) -> &str {
+        &self.vm_id
+    }
+
+    fn device_id(&self) -> &str {
+        &self.device_id
+    }
+}

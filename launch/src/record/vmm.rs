@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a vmm is to run.
+
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::seccomp::Mode;
+
+/// What a vmm is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmRecord {
+    /// [`VERSION`](super::VERSION) of the build that wrote it.
+    pub version: u32,
+    /// The VM's name, for the log.
+    pub vm_id: String,
+    /// The number of vCPUs, 1 to 254.
+    pub cpus: u8,
+    /// The size of guest memory in bytes, that of the memfd at [`crate::fd::vmm::GUEST_RAM`].
+    pub mem_bytes: u64,
+    /// The pages guest memory is made of.
+    pub pages: Pages,
+    /// Whether all of guest memory is allocated before the guest starts.
+    pub prefault: bool,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// Whether [`crate::fd::vmm::INITRD`] is there.
+    pub initrd: bool,
+    /// What a system call outside the filters does.
+    pub seccomp: Mode,
+    /// The virtio devices, in the order of their PCI slots; at most
+    /// [`crate::fd::vmm::DEVICES_MAX`].
+    #[serde(default)]
+    pub devices: Vec<DeviceRecord>,
+}
+
+/// A virtio device whose backend is another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Its name, for the log.
+    pub id: String,
+    /// Its type.
+    pub kind: DeviceKind,
+    /// The number of its virtqueues.
+    pub queues: u16,
+    /// The largest size of each, a power of two.
+    pub queue_size: u16,
+    /// Whether its backend is somebody else's program.
+    pub foreign: bool,
+    /// Whether its backends inherit an in-flight region.
+    pub inflight: bool,
+}
+
+/// The types of devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// Disk.
+    Block,
+    /// Network card.
+    Net(NicRecord),
+    /// Entropy source.
+    Rng,
+    /// Socket.
+    Vsock,
+    /// File system: its tag.
+    Fs(String),
+    /// Another one: its virtio device id. It has no configuration space.
+    Other(u8),
+}
+
+/// What a vmm says of a network card without its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicRecord {
+    /// The MAC address, if the backend knows none.
+    pub mac: [u8; 6],
+    /// Whether the link is up.
+    pub link_up: bool,
+}
+
+/// The pages guest memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pages {
+    /// Base pages.
+    Base,
+    /// Base pages that the kernel may merge into huge ones.
+    Transparent,
+    /// hugetlb pages of 2 MiB.
+    Huge2M,
+    /// hugetlb pages of 1 GiB.
+    Huge1G,
+}
+
+impl Record for VmmRecord {}
