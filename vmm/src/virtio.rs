@@ -3,6 +3,7 @@
 //! backend. The device model itself is in the backend's process.
 
 mod pace;
+mod reporter;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -11,11 +12,10 @@ use std::time::Duration;
 
 use devices::virtio::device::DeviceType;
 use devices::virtio::vhost_user::device::{DeviceError, VhostUserDevice};
-use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, Outstanding};
 use devices::virtio::vhost_user::inflight::{InflightError, InflightRegion};
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 use devices::virtio::vhost_user::worker::Worker;
-use launch::control::{Channel, DeviceNews, FromVmm, QueueSample, ToDevice};
+use launch::control::{Channel, ToDevice};
 use launch::fd::{self, FdError};
 use launch::record::{DeviceKind, DeviceRecord};
 use launch::seccomp::Mode;
@@ -23,7 +23,7 @@ use log::{error, warn};
 
 use crate::memory::GuestMemory;
 use crate::seccomp;
-use pace::Pace;
+use reporter::Reporter;
 
 /// How long the backends of a VM that starts may take to connect. The supervisor has started them
 /// before us.
@@ -75,66 +75,6 @@ pub enum VirtioError {
 pub struct Device {
     id: String,
     device: Arc<VhostUserDevice>,
-}
-
-/// Reports to the supervisor, and to the log.
-struct Reporter {
-    index: u8,
-    id: String,
-    supervisor: Arc<Channel>,
-    runs: Pace,
-    faults: Pace,
-}
-
-impl Reporter {
-    fn new(index: u8, id: &str, supervisor: &Arc<Channel>) -> Self {
-        Self {
-            index,
-            id: id.to_owned(),
-            supervisor: Arc::clone(supervisor),
-            runs: Pace::default(),
-            faults: Pace::default(),
-        }
-    }
-
-    /// Whether an event is to be reported. A driver that resets its device in a loop brings some of
-    /// them about as often as it likes; they must not crowd out those that the supervisor acts on.
-    fn is_due(&self, event: &DeviceEvent) -> bool {
-        let pace = match event {
-            DeviceEvent::Running => &self.runs,
-            DeviceEvent::Guest(_) => &self.faults,
-            _ => return true,
-        };
-        pace.take(launch::clock::monotonic_ns())
-    }
-}
-
-impl DeviceEvents for Reporter {
-    fn report(&self, event: DeviceEvent) {
-        if !self.is_due(&event) {
-            return;
-        }
-        let id = &self.id;
-        let news = match event {
-            DeviceEvent::Connected => DeviceNews::Connected,
-            DeviceEvent::Running => DeviceNews::Running,
-            DeviceEvent::Drained => DeviceNews::Drained,
-            DeviceEvent::Lost(fault) => DeviceNews::Lost(launch::log::chain(&fault)),
-            DeviceEvent::Failed(fault) => DeviceNews::Failed(launch::log::chain(&fault)),
-            DeviceEvent::Fit => DeviceNews::Fit,
-            DeviceEvent::Unfit(fault) => DeviceNews::Unfit(launch::log::chain(&fault)),
-            DeviceEvent::Outstanding(queues) => DeviceNews::Outstanding(samples(&queues)),
-            DeviceEvent::Guest(fault) => DeviceNews::Guest(launch::log::chain(&fault)),
-        };
-        match &news {
-            DeviceNews::Lost(why) | DeviceNews::Guest(why) => warn!(device_id = id; "{why}"),
-            DeviceNews::Failed(why) => error!(device_id = id; "{why}"),
-            _ => {}
-        }
-        if let Err(e) = self.supervisor.send(&FromVmm::Device(self.index, news)) {
-            error!(device_id = id; "{}", launch::log::chain(&e));
-        }
-    }
 }
 
 impl Device {
@@ -234,15 +174,6 @@ impl Device {
     }
 }
 
-fn samples(queues: &[Outstanding]) -> Vec<QueueSample> {
-    let samples = queues.iter().map(|sample| QueueSample {
-        queue: sample.queue.0,
-        avail: sample.avail,
-        used: sample.used,
-    });
-    samples.collect()
-}
-
 fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
     let body = move || match seccomp::DEVICE.install(mode) {
         Ok(()) => worker.run(),
@@ -291,36 +222,5 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use devices::virtio::device::QueueIndex;
-    use devices::virtio::vhost_user::events::{GuestFault, PeerFault};
-
-    #[test]
-    fn driver_that_resets_in_a_loop_does_not_crowd_out_other_news() {
-        let (vmm, supervisor) = Channel::pair().unwrap();
-        let reporter = Reporter::new(3, "disk0", &Arc::new(vmm));
-        for _ in 0..100_000 {
-            reporter.report(DeviceEvent::Running);
-            let fault = GuestFault::QueueOutsideMemory(QueueIndex(0));
-            reporter.report(DeviceEvent::Guest(fault));
-        }
-        reporter.report(DeviceEvent::Lost(PeerFault::Closed));
-        drop(reporter);
-
-        let mut heard = 0;
-        loop {
-            let message = supervisor.receive().unwrap().unwrap();
-            if matches!(message, FromVmm::Device(3, DeviceNews::Lost(_))) {
-                break;
-            }
-            heard += 1;
-        }
-        // Two kinds, once a second each, for as long as this took.
-        assert!(heard < 100, "{heard} messages");
     }
 }

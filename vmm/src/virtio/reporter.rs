@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a device's thread has to say, as news for the supervisor and lines for the log.
+
+use std::sync::Arc;
+
+use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, Outstanding};
+use launch::control::{Channel, DeviceNews, FromVmm, QueueSample};
+use log::{error, warn};
+
+use super::pace::Pace;
+
+/// Reports to the supervisor, and to the log.
+pub(super) struct Reporter {
+    index: u8,
+    id: String,
+    supervisor: Arc<Channel>,
+    runs: Pace,
+    faults: Pace,
+}
+
+impl Reporter {
+    pub(super) fn new(index: u8, id: &str, supervisor: &Arc<Channel>) -> Self {
+        Self {
+            index,
+            id: id.to_owned(),
+            supervisor: Arc::clone(supervisor),
+            runs: Pace::default(),
+            faults: Pace::default(),
+        }
+    }
+
+    /// Whether an event is to be reported. A driver that resets its device in a loop brings some of
+    /// them about as often as it likes; they must not crowd out those that the supervisor acts on.
+    fn is_due(&self, event: &DeviceEvent) -> bool {
+        let pace = match event {
+            DeviceEvent::Running => &self.runs,
+            DeviceEvent::Guest(_) => &self.faults,
+            _ => return true,
+        };
+        pace.take(launch::clock::monotonic_ns())
+    }
+}
+
+impl DeviceEvents for Reporter {
+    fn report(&self, event: DeviceEvent) {
+        if !self.is_due(&event) {
+            return;
+        }
+        let id = &self.id;
+        let news = match event {
+            DeviceEvent::Connected => DeviceNews::Connected,
+            DeviceEvent::Running => DeviceNews::Running,
+            DeviceEvent::Drained => DeviceNews::Drained,
+            DeviceEvent::Lost(fault) => DeviceNews::Lost(launch::log::chain(&fault)),
+            DeviceEvent::Failed(fault) => DeviceNews::Failed(launch::log::chain(&fault)),
+            DeviceEvent::Fit => DeviceNews::Fit,
+            DeviceEvent::Unfit(fault) => DeviceNews::Unfit(launch::log::chain(&fault)),
+            DeviceEvent::Outstanding(queues) => DeviceNews::Outstanding(samples(&queues)),
+            DeviceEvent::Guest(fault) => DeviceNews::Guest(launch::log::chain(&fault)),
+        };
+        match &news {
+            DeviceNews::Lost(why) | DeviceNews::Guest(why) => warn!(device_id = id; "{why}"),
+            DeviceNews::Failed(why) => error!(device_id = id; "{why}"),
+            _ => {}
+        }
+        if let Err(e) = self.supervisor.send(&FromVmm::Device(self.index, news)) {
+            error!(device_id = id; "{}", launch::log::chain(&e));
+        }
+    }
+}
+
+fn samples(queues: &[Outstanding]) -> Vec<QueueSample> {
+    let samples = queues.iter().map(|sample| QueueSample {
+        queue: sample.queue.0,
+        avail: sample.avail,
+        used: sample.used,
+    });
+    samples.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use devices::virtio::device::QueueIndex;
+    use devices::virtio::vhost_user::events::{GuestFault, PeerFault};
+
+    #[test]
+    fn driver_that_resets_in_a_loop_does_not_crowd_out_other_news() {
+        let (vmm, supervisor) = Channel::pair().unwrap();
+        let reporter = Reporter::new(3, "disk0", &Arc::new(vmm));
+        for _ in 0..100_000 {
+            reporter.report(DeviceEvent::Running);
+            let fault = GuestFault::QueueOutsideMemory(QueueIndex(0));
+            reporter.report(DeviceEvent::Guest(fault));
+        }
+        reporter.report(DeviceEvent::Lost(PeerFault::Closed));
+        drop(reporter);
+
+        let mut heard = 0;
+        loop {
+            let message = supervisor.receive().unwrap().unwrap();
+            if matches!(message, FromVmm::Device(3, DeviceNews::Lost(_))) {
+                break;
+            }
+            heard += 1;
+        }
+        // Two kinds, once a second each, for as long as this took.
+        assert!(heard < 100, "{heard} messages");
+    }
+}
