@@ -40,7 +40,8 @@ impl Slot {
             // What follows is decided.
         } else if self.hung_up {
             self.note(EventKind::BackendDied, "because the vmm hung up");
-            (self.next, self.after_crash) = (Verdict::At(now_ns + HANGUP_PAUSE_NS), true);
+            // It is the backend that says so: if that is all it ever does, there is an end to it, too.
+            (self.next, self.after_crash) = (self.crashed_slowly(now_ns), true);
         } else if planned {
             self.note(EventKind::BackendDied, "as asked");
             (self.next, self.after_crash) = (Verdict::At(now_ns), false);
@@ -83,14 +84,20 @@ impl Slot {
             Err(error) => {
                 let error = launch::log::chain(&error);
                 self.note(EventKind::BackendDied, format!("could not be: {error}"));
-                match self.restarts.crashed(now_ns) {
-                    Verdict::At(then_ns) => {
-                        let until_ns = then_ns.max(now_ns + HANGUP_PAUSE_NS);
-                        self.phase = Phase::Resting { until_ns };
-                    }
+                match self.crashed_slowly(now_ns) {
+                    Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
                     Verdict::Never => self.give_up(),
                 }
             }
+        }
+    }
+
+    /// What follows a death that may be followed by the vmm's, or by another one for the same reason:
+    /// never anything at once.
+    fn crashed_slowly(&mut self, now_ns: u64) -> Verdict {
+        match self.restarts.crashed(now_ns) {
+            Verdict::At(then_ns) => Verdict::At(then_ns.max(now_ns + HANGUP_PAUSE_NS)),
+            Verdict::Never => Verdict::Never,
         }
     }
 }
