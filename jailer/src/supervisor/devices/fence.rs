@@ -5,7 +5,7 @@
 use super::kind::Remains;
 
 const MS_NS: u64 = 1_000_000;
-/// After this time it is said that somebody waits for the storage.
+/// After this time it is said that somebody waits for the storage, and only the kernel's word counts.
 const PATIENCE_NS: u64 = 5_000 * MS_NS;
 
 /// What a dead and reaped backend has left behind.
@@ -45,6 +45,7 @@ impl Fence {
         if waited_ns >= PATIENCE_NS && !self.told {
             self.told = true;
             log::error!(device_id = id; "stalled: the storage does not finish a dead backend's I/O");
+            self.remains.distrust();
         }
         // Often at first, when it is about to happen, and never so often that it costs anything.
         self.next_ns = now_ns + (waited_ns / 8).clamp(MS_NS, 500 * MS_NS);
@@ -55,6 +56,30 @@ impl Fence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Says that it is there until it is not believed.
+    #[derive(Debug)]
+    struct Liar(bool);
+
+    impl Remains for Liar {
+        fn are_gone(&mut self, _id: &str) -> bool {
+            self.0
+        }
+
+        fn distrust(&mut self) {
+            self.0 = true;
+        }
+    }
+
+    #[test]
+    fn fence_of_a_liar_falls_when_patience_is_over() {
+        let mut fence = Fence::new(Box::new(Liar(false)), 7);
+        while fence.deadline_ns() < 7 + PATIENCE_NS {
+            assert_eq!(fence.ended("d", fence.deadline_ns()), None);
+        }
+        assert_eq!(fence.ended("d", fence.deadline_ns()), None);
+        assert!(fence.ended("d", fence.deadline_ns()).is_some());
+    }
 
     /// Gone at the look of this number.
     #[derive(Debug)]

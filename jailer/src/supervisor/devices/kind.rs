@@ -141,6 +141,10 @@ pub(crate) trait Remains: Debug {
     /// device's name, for the log.
     fn are_gone(&mut self, id: &str) -> bool;
 
+    /// It takes long: whatever the backend could have written, to seem alive for ever, is not to be
+    /// believed any more. What counts then may be slower to tell.
+    fn distrust(&mut self) {}
+
     /// Of a backend that lives: whether the kernel has something to do for this queue of it, if that
     /// can be seen.
     fn is_busy(&self, _queue: u16) -> Option<bool> {

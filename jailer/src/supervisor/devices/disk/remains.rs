@@ -2,8 +2,8 @@
 //! When the I/O of a dead disk backend has ended.
 //!
 //! Of a backend with rings, the rings tell; they outlive it. Of one with threads, or with rings
-//! whose counters make no sense, its opening of the image tells: it carries a mark that goes with
-//! its last user, in the kernel or outside.
+//! whose counters make no sense or have not moved for long, its opening of the image tells: it carries
+//! a mark that goes with its last user, in the kernel or outside.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -67,6 +67,11 @@ impl Remains for DiskRemains {
         Some(ring.watch.unfinished() != 0)
     }
 
+    fn distrust(&mut self) {
+        // Closing them is the end of those that have nothing to do.
+        self.rings.clear();
+    }
+
     fn are_gone(&mut self, id: &str) -> bool {
         let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
         match unfinished.max() {
@@ -125,6 +130,32 @@ mod tests {
         let watch = RingWatch::new(&fd, &params).unwrap();
         let rings = vec![Ring { watch, fd }];
         assert!(DiskRemains::new(image, rings, 16, fresh_mark(Pid::this())).are_gone("d"));
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn remains_of_a_ring_that_never_ends_are_gone_with_their_opening_once_it_is_not_believed() {
+        let (image, opening) = image();
+        let mark = fresh_mark(Pid::this());
+        disk::mark_byte(&opening, mark).unwrap();
+        // A read of a pipe that nobody writes to.
+        let (file, _writer) = nix::unistd::pipe().unwrap();
+        let (fd, params) = launch::ring::create(16, file.as_fd()).unwrap();
+        let mut user = launch::ring::adopt(fd.try_clone().unwrap(), &params).unwrap();
+        let byte = Box::leak(Box::new(0_u8));
+        let file = io_uring::types::Fixed(launch::ring::FILE);
+        let read = io_uring::opcode::Read::new(file, byte, 1).build();
+        // SAFETY: the buffer lives for ever.
+        unsafe { user.submission().push(&read) }.unwrap();
+        user.submit().unwrap();
+        drop(user);
+        let watch = RingWatch::new(&fd, &params).unwrap();
+        let mut remains = DiskRemains::new(image, vec![Ring { watch, fd }], 16, mark);
+        assert!(!remains.are_gone("d"));
+        remains.distrust();
+        assert!(!remains.are_gone("d"), "somebody has the opening");
+        drop(opening);
+        assert!(remains.are_gone("d"));
     }
 
     #[test]
