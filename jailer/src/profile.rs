@@ -6,8 +6,8 @@ pub(crate) mod blk;
 pub(crate) mod net;
 pub(crate) mod vmm;
 
-/// What a process may write to the log, whatever else it writes.
-const LOG_BYTES_MAX: u64 = 256 << 20;
+/// What a process may write to the log, whatever else it writes; a log that became longer is cut.
+pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
 
 /// What of a jail depends on the kind of process in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

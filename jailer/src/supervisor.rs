@@ -28,6 +28,7 @@ mod jails;
 mod janitor;
 mod journal;
 mod lifecycle;
+mod logfile;
 mod nursery;
 mod outlet;
 mod poll;
@@ -48,6 +49,7 @@ use jails::Jails;
 use janitor::Janitor;
 use journal::Journal;
 use lifecycle::Lifecycle;
+use logfile::Cutter;
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
 use service::Waiting;
@@ -130,6 +132,7 @@ struct Supervisor {
     console: Outlet,
     lifecycle: Lifecycle,
     journal: Journal,
+    cutter: Cutter,
     // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
     devices: Devices,
@@ -188,6 +191,7 @@ impl Supervisor {
             console,
             lifecycle,
             journal: Journal::default(),
+            cutter: Cutter::default(),
             vmm: None,
             devices,
             past_exits: ExitStats::default(),
@@ -271,6 +275,7 @@ impl Supervisor {
             self.api.deadline_ns(),
             self.console.deadline_ns(),
             self.waiting_deadline_ns(),
+            Some(self.cutter.deadline_ns()),
             self.kit.janitor.has_early_news().then_some(0),
         ];
         let deadline = deadlines.into_iter().fold(None, earlier);
@@ -285,5 +290,6 @@ impl Supervisor {
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
+        self.cutter.tick(&self.kit.log, now_ns);
     }
 }

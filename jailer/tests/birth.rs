@@ -58,8 +58,8 @@ fn vmm_has_no_environment_no_blocked_signals_and_a_session_of_its_own() {
     assert_eq!(read("cmdline"), "vmm\0");
     let status = read("status");
     assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
-    // Rust's start-up ignores SIGPIPE, and nothing else.
-    assert!(status.contains("SigIgn:\t0000000000001000"), "{status}");
+    // Rust's start-up ignores SIGPIPE, the supervisor SIGXFSZ, and nobody anything else.
+    assert!(status.contains("SigIgn:\t0000000001001000"), "{status}");
     let stat = read("stat");
     let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap();
     assert_eq!(session, pid.to_string());

@@ -4,6 +4,7 @@
 mod stage;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
@@ -165,6 +166,42 @@ fn jailer_killed_takes_the_vmm_along_and_the_next_sweeps() {
     stage.sweep().assert_told(0, &["name \"vm\": swept /"]);
     stage.assert_clean();
     stage.sweep().assert_told(0, &[]);
+}
+
+/// What a process may write to the log, and how much of one that is too long is kept.
+const LOG_MAX_BYTES: u64 = 256 << 20;
+const LOG_KEPT_BYTES: u64 = 1 << 20;
+
+#[test]
+fn log_that_somebody_has_filled_ends_nobody() {
+    let stage = Stage::new();
+    let vm = stage.start("started console");
+    let mut console = vm.connect("console.sock");
+    vm.log().set_len(LOG_MAX_BYTES).unwrap();
+    console.write_all(b"log=one-too-many\noff\n").unwrap();
+    vm.wait().assert_told(0, &[]);
+    stage.assert_clean();
+}
+
+#[test]
+fn log_that_grows_without_end_is_cut_to_its_beginning() {
+    let stage = Stage::new();
+    let vm = stage.start("started log=the-beginning console");
+    let mut console = vm.connect("console.sock");
+    vm.reach("running");
+    let log = vm.log();
+    log.set_len(LOG_MAX_BYTES + 1).unwrap();
+    let len = || log.metadata().unwrap().len();
+    eventually(|| (len() <= LOG_KEPT_BYTES + 4096).then_some(()));
+    console.write_all(b"log=the-end\n").unwrap();
+    let text = || {
+        let mut bytes = vec![0; len().try_into().unwrap()];
+        log.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    eventually(|| text().contains("the-end").then_some(()));
+    assert!(text().contains("the-beginning"));
+    assert!(text().contains("was cut"));
 }
 
 #[test]

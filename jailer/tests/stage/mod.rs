@@ -184,6 +184,13 @@ impl Running {
         eventually(|| (self.info()["state"] == state).then_some(()));
     }
 
+    /// Its log, as those write it who have it open.
+    pub(crate) fn log(&self) -> fs::File {
+        let path = self.state.join("log");
+        let mut options = fs::File::options();
+        eventually(|| options.read(true).append(true).open(&path).ok())
+    }
+
     pub(crate) fn vmm_pid(&self) -> i64 {
         self.info()["processes"][2]["pid"].as_i64().unwrap()
     }

@@ -203,7 +203,9 @@ fn place_fds(ready: &Ready) -> bool {
     }
 }
 
-/// Every disposition at its default, nothing blocked.
+/// Every disposition at its default but one, nothing blocked. The log is everybody's: one process may
+/// have written it to the length at which another's line is one too many. Such a line is lost, and not
+/// the process with it.
 fn reset_signals(_: &Ready) -> bool {
     // The kernel's sigaction and sigset_t of zeroes: SIG_DFL, no flags, an empty mask. The C library
     // would not touch the signals it uses itself, which may be ignored as any other.
@@ -215,6 +217,13 @@ fn reset_signals(_: &Ready) -> bool {
         // one is not asked for.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGSET_BYTES) };
     }
+    let mut ignored = zeroes;
+    ignored[0] = libc::SIG_IGN as u64;
+    // SAFETY: as above; its first word is the handler.
+    unsafe {
+        let (signal, new) = (libc::SIGXFSZ, ignored.as_ptr());
+        libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGSET_BYTES)
+    };
     let how = libc::SIG_SETMASK;
     // SAFETY: the mask is longer than SIGSET_BYTES and empty, the old one is not asked for.
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, SIGSET_BYTES) == 0 }
