@@ -6,12 +6,16 @@
 //! Its argv[0] is the role it plays; `intruder supervisor` enters the jail of a supervisor itself. What
 //! it finds is on the log, a line each: `INTRUDER role calls filter: name…` are the calls that a filter
 //! let through, `INTRUDER role reach what: granted` or an error tells what became of the rest.
+//!
+//! A vmm whose kernel command line asks for gossip, or a disk's backend whose device bears the name of
+//! some malice, does that instead: [`gossip`], [`turncoat`].
 
 mod calls;
 mod filters;
 mod gate;
 mod gossip;
 mod reach;
+mod turncoat;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -25,6 +29,11 @@ fn main() -> ExitCode {
     let mut args = std::env::args();
     let role = args.next().unwrap_or_default();
     if args.next().as_deref() != Some("supervisor") {
+        if role == "blk-backend"
+            && let Some(malice) = turncoat::asked()
+        {
+            return turncoat::serve(malice);
+        }
         greet(&role);
         intrude(&role);
     }

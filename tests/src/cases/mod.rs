@@ -25,6 +25,7 @@ mod restart_native;
 mod restart_slow;
 mod restart_storage;
 mod tiny;
+mod turncoat;
 mod versions;
 
 use std::fmt;
@@ -123,6 +124,7 @@ pub fn all() -> Vec<Case> {
         bad_input::cases(),
         kills::cases(),
         tiny::cases(),
+        turncoat::cases(),
         control::cases(),
         boot::cases(),
         disk::cases(),

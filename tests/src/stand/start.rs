@@ -26,6 +26,8 @@ pub struct Setup<'a> {
     pub blocks: u64,
     /// The disk, if there is one already.
     pub image: Option<&'a Path>,
+    /// Further words for `bulkhead run`.
+    pub more: &'a [String],
 }
 
 impl<'a> Setup<'a> {
@@ -37,6 +39,7 @@ impl<'a> Setup<'a> {
             seconds,
             blocks: 4096,
             image: None,
+            more: &[],
         }
     }
 }
@@ -107,7 +110,7 @@ impl Stand {
             .arg("--cmdline")
             .arg(format!("seconds={} blocks={}", setup.seconds, setup.blocks));
         let (flag, value) = device(&image)?;
-        command.arg(flag).arg(value);
+        command.arg(flag).arg(value).args(setup.more);
         command
             .arg("--console")
             .arg(format!("file={}", dir.join("console").display()));

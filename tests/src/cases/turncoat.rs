@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Backends that were taken over, in a VM with one that was not: each does something else to what it
+//! shares with the supervisor. The supervisor goes on, answers and does not grow; the disk beside them
+//! loses nothing; there is an end to each of them that dies again and again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Pid;
+
+use super::Case;
+use crate::context::Context;
+use crate::procs;
+use crate::stand::{Setup, Stand};
+
+/// What a supervisor may have of its own, whatever it is told.
+const SUPERVISOR_MAX_KIB: u64 = 8 << 10;
+/// To what length the log may have grown before it is cut: as long as the longest file that a backend
+/// may write.
+const LOG_MAX_BYTES: u64 = SHOUTERS_IMAGE_BYTES + (1 << 20);
+const IMAGE_BYTES: u64 = 1 << 20;
+/// More than a log may ever be.
+const SHOUTERS_IMAGE_BYTES: u64 = 1 << 29;
+/// Those that go on for ever, and are served for ever.
+const STAY: [&str; 3] = ["talks", "makes-excuses", "shouts"];
+/// Those that die, or are found hung, again and again.
+const FALL: [&str; 4] = ["babbles", "leaves", "hangs-up", "turns-away"];
+/// Those of which only the supervisor's health matters here.
+const OTHERS: [&str; 1] = ["lies"];
+/// One whose remains seem to be there for ever.
+const CLINGS: &str = "clings";
+
+pub(super) fn cases() -> Vec<Case> {
+    let limit = Duration::from_secs(900);
+    vec![
+        Case::native("backends_taken_over_do_no_harm_to_others", |context| {
+            taken_over(context, 40)
+        }),
+        Case::native("backends_taken_over_for_long_do_no_harm_to_others", |c| {
+            taken_over(c, 600)
+        })
+        .soak(limit),
+    ]
+}
+
+/// All programs, with an intruder in the place of the disk's backend.
+fn programs(context: &Context) -> Result<PathBuf> {
+    let bin = context.dir().join("programs");
+    fs::create_dir(&bin)?;
+    for name in ["bulkhead", "jailer", "net-backend", "vmm-standin"] {
+        fs::copy(context.program(name), bin.join(name)).context(name)?;
+    }
+    fs::copy(context.program("intruder"), bin.join("blk-backend")).context("intruder")?;
+    Ok(bin)
+}
+
+fn taken_over(context: &Context, seconds: u64) -> Result<()> {
+    let bin = programs(context)?;
+    let mut more = Vec::new();
+    for id in STAY.iter().chain(&FALL).chain(&OTHERS).chain([&CLINGS]) {
+        let len = match *id {
+            "shouts" => SHOUTERS_IMAGE_BYTES,
+            _ => IMAGE_BYTES,
+        };
+        let image = context.sparse_file(id, len)?;
+        more.extend([
+            "--disk".to_owned(),
+            format!("path={},id={id}", image.display()),
+        ]);
+    }
+    let setup = Setup {
+        bin: &bin,
+        more: &more,
+        ..Setup::new(context, seconds)
+    };
+    let stand = Stand::start_as(context, "taken", setup, ",id=honest")?;
+    let supervisor = supervisor()?;
+    let log = context.state_dir("taken").join("log");
+    let before = descriptors(supervisor);
+
+    let (begun, mut seen) = (Instant::now(), Seen::default());
+    while begun.elapsed() < Duration::from_secs(seconds - 5) {
+        let info = stand.info()?;
+        stand.events()?;
+        // Refused or not, somebody is answered.
+        stand.bulkhead("stats", &["--json"])?;
+        stand.bulkhead("restart", &["talks"])?;
+        for device in info["devices"].as_array().context("no devices")? {
+            let id = device["id"].as_str().unwrap_or_default().to_owned();
+            let state = device["state"].as_str().unwrap_or_default().to_owned();
+            let restarts = device["restarts"].as_u64().unwrap_or_default();
+            seen.devices.insert(id, (state, restarts));
+        }
+        seen.rounds += 1;
+        let kib = procs::anonymous_kib(supervisor).context("the supervisor is gone")?;
+        seen.most_kib = seen.most_kib.max(kib);
+        seen.log_bytes = seen.log_bytes.max(fs::metadata(&log)?.len());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let after = descriptors(supervisor);
+    let mut text = Vec::new();
+    File::open(&log)?.take(1 << 20).read_to_end(&mut text)?;
+    let gaps = stand.finish()?.gaps;
+
+    let pause = gaps.iter().map(|(from, to)| (to - from) / 1_000_000).max();
+    println!("SEEN taken over {seen:?} descriptors={before}..{after} longest_pause_ms={pause:?}");
+    ensure!(seen.most_kib < SUPERVISOR_MAX_KIB, "the supervisor grew");
+    ensure!(after <= before, "the supervisor has more descriptors");
+    ensure!(seen.log_bytes <= LOG_MAX_BYTES, "nobody cut the log");
+    let text = String::from_utf8_lossy(&text);
+    ensure!(!text.contains("panicked"), "somebody panicked");
+    seen.judge()
+}
+
+/// What was seen of it.
+#[derive(Debug, Default)]
+struct Seen {
+    rounds: u32,
+    most_kib: u64,
+    log_bytes: u64,
+    /// The last state and the number of restarts of each device.
+    devices: BTreeMap<String, (String, u64)>,
+}
+
+impl Seen {
+    fn judge(&self) -> Result<()> {
+        let of = |id: &str| self.devices.get(id).context(format!("no device {id}"));
+        let (state, restarts) = of("honest")?;
+        ensure!(
+            state == "serving" && *restarts == 0,
+            "the honest one: {state} after {restarts}"
+        );
+        for id in STAY {
+            let (state, _) = of(id)?;
+            ensure!(state == "serving" || state == "connecting", "{id}: {state}");
+        }
+        for id in FALL {
+            let (state, restarts) = of(id)?;
+            ensure!(state == "stalled", "{id}: {state} after {restarts}");
+        }
+        let (state, restarts) = of(CLINGS)?;
+        ensure!(*restarts > 1, "{CLINGS}: {state} after {restarts}");
+        Ok(())
+    }
+}
+
+/// The supervisor below this process.
+fn supervisor() -> Result<Pid> {
+    let all = procs::living_descendants();
+    let found = all.iter().find(|process| process.name == "supervisor");
+    Ok(found.context("there is no supervisor")?.pid)
+}
+
+fn descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
