@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -26,6 +26,7 @@ pub struct Threads {
     event: File,
     direct: bool,
     inline: Vec<Completion>,
+    pool: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -73,13 +74,14 @@ impl Threads {
             work: Condvar::new(),
             event: event.try_clone()?,
         });
-        for _ in 0..POOL {
+        let spawn = |_| {
             let shared = shared.clone();
             thread::Builder::new()
                 .name("disk".into())
                 .stack_size(64 << 10)
-                .spawn(move || shared.run())?;
-        }
+                .spawn(move || shared.run())
+        };
+        let pool = (0..POOL).map(spawn).collect::<io::Result<_>>()?;
         // Until all of them sleep for work: what a thread does to start is over then.
         let starting = |state: &mut State| state.started < POOL;
         drop(shared.work.wait_while(shared.lock(), starting));
@@ -88,6 +90,7 @@ impl Threads {
             event,
             direct,
             inline: Vec::new(),
+            pool,
         })
     }
 
@@ -136,10 +139,15 @@ impl AsFd for Threads {
     }
 }
 
+/// No operation outlives its engine: what has begun ends here.
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.work.notify_all();
+        for thread in self.pool.drain(..) {
+            // One that panicked has ended, too.
+            let _ = thread.join();
+        }
     }
 }
 
