@@ -185,6 +185,7 @@ fn run_verify(options: &VerifyOptions) -> Result<()> {
         block_bytes: options.block,
         depth: options.depth,
         duration: Duration::from_secs_f64(options.seconds),
+        requests: 0,
         blocks: span / u64::from(options.block),
         seed: options.seed,
         patience: verify::PATIENCE,

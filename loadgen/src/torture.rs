@@ -252,6 +252,7 @@ impl Stand {
             block_bytes: BLOCK_BYTES,
             depth: self.options.depth,
             duration: Duration::MAX / 4,
+            requests: 0,
             blocks: span / u64::from(BLOCK_BYTES),
             seed,
             patience,

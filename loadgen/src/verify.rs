@@ -30,8 +30,10 @@ pub struct Verify {
     pub block_bytes: u32,
     /// How many requests each queue has outstanding.
     pub depth: u16,
-    /// For how long.
+    /// For how long at least.
     pub duration: Duration,
+    /// How many requests each queue does at least, however long they take.
+    pub requests: u64,
     /// The number of blocks, from the beginning of the disk.
     pub blocks: u64,
     /// Where the random numbers begin.
@@ -176,13 +178,16 @@ impl Lane<'_> {
         let deadline = Instant::now() + self.verify.duration;
         let mut idle: Vec<u16> = (0..self.verify.depth).rev().collect();
         let mut last = Instant::now();
+        let mut sent = 0;
         loop {
-            let over = Instant::now() >= deadline || self.verify.stop.load(Ordering::Relaxed);
+            let done = sent >= self.verify.requests && Instant::now() >= deadline;
+            let over = done || self.verify.stop.load(Ordering::Relaxed);
             if over && idle.len() == usize::from(self.verify.depth) {
                 return Ok(self.outcome);
             }
             while !over && let Some(slot) = idle.pop() {
                 self.send(slot);
+                sent += 1;
             }
             self.queue.show()?;
             let patience = self.verify.patience;

@@ -26,6 +26,7 @@ fn verify(name: &str, options: &str, shape: Shape) {
         block_bytes: 4096,
         depth: shape.depth,
         duration: Duration::from_secs(1),
+        requests: 1500,
         blocks: IMAGE_BYTES / 4096 / 8,
         seed: 1,
         patience: verify::PATIENCE,

@@ -153,6 +153,7 @@ fn drive(
         block_bytes: BLOCK_BYTES,
         depth: script.depth,
         duration: Duration::from_secs(script.seconds),
+        requests: 0,
         blocks: script.blocks,
         seed: script.seed,
         patience: verify::PATIENCE,
