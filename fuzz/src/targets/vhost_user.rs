@@ -8,6 +8,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use devices::virtio::device::{
@@ -52,7 +53,7 @@ pub(crate) fn run(data: &[u8]) {
         0 => Origin::Own,
         _ => Origin::Foreign,
     };
-    let (device, reports) = device(origin);
+    let (device, worker, reports) = device(origin);
     let answers = answers(&mut script, origin);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
@@ -73,9 +74,10 @@ pub(crate) fn run(data: &[u8]) {
     // Dropping it ends its thread, which is what a test can see of its health from here.
     drop(device);
     assert!(reports.recv_timeout(Duration::from_secs(20)).is_err());
+    worker.join().unwrap();
 }
 
-fn device(origin: Origin) -> (VhostUserDevice, Receiver<DeviceEvent>) {
+fn device(origin: Origin) -> (VhostUserDevice, JoinHandle<()>, Receiver<DeviceEvent>) {
     let spec = DeviceSpec {
         device_type: DeviceType::BLOCK,
         queue_max_sizes: vec![16, 16],
@@ -93,8 +95,8 @@ fn device(origin: Origin) -> (VhostUserDevice, Receiver<DeviceEvent>) {
     let (sender, reports) = channel();
     let reporter = Arc::new(Reporter(Mutex::new(sender)));
     let (device, worker) = VhostUserDevice::new(spec, memory, None, reporter).unwrap();
-    std::thread::spawn(move || worker.run());
-    (device, reports)
+    let worker = std::thread::spawn(move || worker.run());
+    (device, worker, reports)
 }
 
 fn activation() -> Activation {
