@@ -3,15 +3,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::config::Nic;
+use crate::device::Device;
+use crate::serve::{self, Given};
 use anyhow::{Context, Result, bail};
 use backend::program::own_health;
 use backend::serve::Service;
 use backend::{listener, pin, relay};
 use launch::fd::net;
 use launch::tap;
-use net_backend::config::Nic;
-use net_backend::device::Device;
-use net_backend::serve::{self, Given};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::options::Options;

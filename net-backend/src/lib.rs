@@ -8,6 +8,7 @@
 //! dies, [`device`] speaks to the frontend, [`serve`] puts it together for a process that was born
 //! in a jail or one that runs alone.
 
+mod alone;
 pub mod commander;
 pub mod config;
 pub mod control;
@@ -16,6 +17,9 @@ pub mod filter;
 pub mod gather;
 pub mod guard;
 pub mod header;
+mod launched;
+mod options;
+pub mod program;
 pub mod receive;
 pub mod scatter;
 mod seccomp;

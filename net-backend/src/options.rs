@@ -7,9 +7,9 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::filter::Mac;
 use backend::program::{Seccomp, Wanted};
 use launch::record::Guard;
-use net_backend::filter::Mac;
 
 /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
 pub(crate) const CAPABILITIES: &str = r#"{"type": "net"}
@@ -54,7 +54,7 @@ killed and replaced while the guest runs. Alone it has the rights it was started
 
 /// The command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Options {
+pub struct Options {
     pub(crate) socket_path: Option<PathBuf>,
     pub(crate) fd: Option<RawFd>,
     pub(crate) tap: Option<String>,

@@ -6,6 +6,7 @@ pub mod boot_sector;
 pub mod cases;
 pub mod context;
 pub mod demo;
+pub mod exchange;
 pub mod faulty;
 pub mod hang;
 pub mod hold_kvm;

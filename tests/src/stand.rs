@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A VM in which everything is real but the guest: `vmm-standin` takes the place of the vmm, so that
-//! disks can be loaded, checked and have their backends replaced where no guest runs.
+//! devices can be loaded, checked and have their backends replaced where no guest runs.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -16,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::exchange::{Exchange, Seen};
 use crate::vm::PATIENCE;
 
 mod start;
 
-pub use start::Setup;
+pub use start::{DEVICES, Device, Setup};
 
 /// The length of a block of the load.
 const BLOCK_BYTES: u32 = 4096;
@@ -34,7 +35,9 @@ pub struct Stand {
     runtime_dir: PathBuf,
     state: PathBuf,
     child: Child,
-    /// When the driver ends.
+    /// With a network card.
+    exchange: Option<Exchange>,
+    /// When the driver of a disk ends.
     until: Instant,
 }
 
@@ -45,6 +48,8 @@ pub struct Summary {
     pub gaps: Vec<(u64, u64)>,
     /// Blocks of the image that were checked.
     pub checked: u64,
+    /// Frames that were exchanged.
+    pub frames: Seen,
 }
 
 impl Stand {
@@ -122,20 +127,40 @@ impl Stand {
         Ok(serde_json::from_str(body)?)
     }
 
-    /// The process of the first device's backend.
+    /// How often something has happened.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn count(&self, kind: &str) -> Result<u32> {
+        let events = self.events()?;
+        let count = events.iter().filter(|event| event["kind"] == kind).count();
+        Ok(u32::try_from(count)?)
+    }
+
+    /// The process of the first device's backend, if one serves it.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn process(&self) -> Result<Option<Pid>> {
+        let info = self.info()?;
+        let device = &info["devices"][0];
+        let mut processes = info["processes"].as_array().into_iter().flatten();
+        let backend = processes.find(|process| process["role"] == device["role"]);
+        let pid = backend.and_then(|process| process["pid"].as_i64());
+        let pid = pid.map(i32::try_from).transpose()?;
+        let serves = device["state"] == "serving";
+        Ok(pid.filter(|_| serves).map(Pid::from_raw))
+    }
+
+    /// The same, as soon as there is one.
     ///
     /// # Errors
     /// When there is none for long.
     pub fn backend(&self) -> Result<Pid> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            let info = self.info()?;
-            let device = &info["devices"][0];
-            let serves = device["state"] == "serving";
-            let processes = info["processes"].as_array().cloned().unwrap_or_default();
-            let backend = processes.iter().find(|p| p["role"] == device["role"]);
-            if let (true, Some(pid)) = (serves, backend.and_then(|p| p["pid"].as_i64())) {
-                return Ok(Pid::from_raw(i32::try_from(pid)?));
+            if let Some(pid) = self.process()? {
+                return Ok(pid);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -169,11 +194,27 @@ impl Stand {
         Ok((pid, now_ns))
     }
 
-    /// Waits for the end, and checks all that was written.
+    /// Waits for the end, and checks all that was written; with a network card, ends the exchange.
     ///
     /// # Errors
-    /// When a request failed, or a block does not hold what it must.
+    /// When a request failed, or a block does not hold what it must, or no frame came back.
     pub fn finish(mut self) -> Result<Summary> {
+        match self.exchange.take() {
+            Some(exchange) => {
+                let (frames, gaps) = exchange.finish()?;
+                println!("{frames:?}");
+                self.stop()?;
+                Ok(Summary {
+                    gaps,
+                    frames,
+                    checked: 0,
+                })
+            }
+            None => self.check(),
+        }
+    }
+
+    fn check(&mut self) -> Result<Summary> {
         let left = self.until.saturating_duration_since(Instant::now());
         self.wait_for("STANDIN done", left + PATIENCE)?;
         let status = self.child.wait()?;
@@ -192,10 +233,21 @@ impl Stand {
         Ok(Summary {
             gaps: self.gaps(),
             checked,
+            frames: Seen::default(),
         })
     }
 
-    /// The times without a completion so far.
+    /// Ends a VM whose driver would go on for ever.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        self.bulkhead_ok("stop", &["--force"])?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// The times without a completion of the disk so far.
     #[must_use]
     pub fn gaps(&self) -> Vec<(u64, u64)> {
         let text = self.console();

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long a disk pauses when its backend is killed, replaced by another program, or hangs: as a
-//! driver with 32 requests outstanding sees it; and how long a network card does when its backend is
-//! killed: as a host sees it whose frames come back. Everything is real but the guest.
-
-mod card;
+//! How long a device pauses when its backend is killed, replaced by another program, or hangs. A disk:
+//! as a driver with 32 requests outstanding sees it. A network card: as a host sees it whose frames
+//! come back. Everything is real but the guest.
 
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::context::Context;
-use crate::stand::{Stand, pause_ns};
+use crate::stand::{Device, Stand, pause_ns};
 
 /// How often a backend is killed.
 const KILLS: usize = 200;
@@ -20,34 +18,40 @@ const KILLS: usize = 200;
 const UPGRADES: usize = 50;
 /// How often it is stopped.
 const HANGS: usize = 3;
-/// How long the disk is served before it happens again.
+/// How long the device is served before it happens again.
 const BETWEEN: Duration = Duration::from_millis(40);
 
 /// Kills, upgrades and stops backends under load; the pauses.
 pub(super) fn run(context: &Context) -> Result<String> {
-    let (kills, drains) = kills(context)?;
-    let upgrades = upgrades(context)?;
+    let disk = Device::Disk("");
+    let (kills, drains) = killed(context, disk)?;
+    let upgrades = upgraded(context, disk)?;
     let hangs = hangs(context)?;
-    let card = card::kills(context)?;
+    let (net_kills, _) = killed(context, Device::Card)?;
+    let net_upgrades = upgraded(context, Device::Card)?;
     println!(
-        "{} kills, {} upgrades, {} hangs; {} kills of a network card",
+        "{} kills, {} upgrades, {} hangs; of a network card {} kills, {} upgrades",
         kills.len(),
         upgrades.len(),
         hangs.len(),
-        card.len(),
+        net_kills.len(),
+        net_upgrades.len(),
     );
     Ok(format!(
         "blk_kill_p50_ms={:.1} blk_kill_p99_ms={:.1} blk_drain_p99_ms={:.1} \
          blk_upgrade_p50_ms={:.1} blk_upgrade_p99_ms={:.1} hang_resume_s={:.2} \
-         net_kill_p50_ms={:.1} net_kill_p99_ms={:.1}",
+         net_kill_p50_ms={:.1} net_kill_p99_ms={:.1} \
+         net_upgrade_p50_ms={:.1} net_upgrade_p99_ms={:.1}",
         at(&kills, 50),
         at(&kills, 99),
         at(&drains, 99),
         at(&upgrades, 50),
         at(&upgrades, 99),
         at(&hangs, 100) / 1e3,
-        at(&card, 50),
-        at(&card, 99),
+        at(&net_kills, 50),
+        at(&net_kills, 99),
+        at(&net_upgrades, 50),
+        at(&net_upgrades, 99),
     ))
 }
 
@@ -63,17 +67,13 @@ fn ms(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64() * 1e3
 }
 
-/// The pauses of the disk that began at these times.
+/// The pauses of a device that began at these times.
 fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
-    pauses_in(&stand.finish()?.gaps, times)
-}
-
-/// The pauses among these gaps that began at these times.
-fn pauses_in(gaps: &[(u64, u64)], times: &[u64]) -> Result<Vec<f64>> {
     const AROUND_NS: u64 = 20_000_000;
+    let gaps = stand.finish()?.gaps;
     let pauses = times
         .iter()
-        .filter_map(|then_ns| pause_ns(gaps, *then_ns, AROUND_NS));
+        .filter_map(|then_ns| pause_ns(&gaps, *then_ns, AROUND_NS));
     let pauses: Vec<f64> = pauses.map(ms).collect();
     // A pause too short to be noted would be a good one, and is rare.
     ensure!(
@@ -86,39 +86,24 @@ fn pauses_in(gaps: &[(u64, u64)], times: &[u64]) -> Result<Vec<f64>> {
 }
 
 /// Pauses after kills, and what of them was the wait for the I/O of the dead.
-fn kills(context: &Context) -> Result<(Vec<f64>, Vec<f64>)> {
-    let stand = Stand::start(context, "kills", 60, "")?;
-    let mut drains = Vec::new();
-    let times = kill_again_and_again(&stand, "disk0", || {
-        let events = stand.events()?;
-        let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
-        drains.extend(fenced.and_then(took_ms));
-        Ok(())
-    })?;
-    Ok((pauses(stand, &times)?, drains))
-}
-
-/// Kills the backend of this device as often as there is time for, and does something each time
-/// another one serves it; when it was killed.
-fn kill_again_and_again(
-    stand: &Stand,
-    device: &str,
-    mut replaced: impl FnMut() -> Result<()>,
-) -> Result<Vec<u64>> {
-    let mut times = Vec::new();
+fn killed(context: &Context, device: Device) -> Result<(Vec<f64>, Vec<f64>)> {
+    let stand = Stand::start(context, &format!("kills-{}", device.id()), 60, device)?;
+    let (mut times, mut drains) = (Vec::new(), Vec::new());
     let end = std::time::Instant::now() + Duration::from_secs(55);
     while times.len() < KILLS && std::time::Instant::now() < end {
         std::thread::sleep(BETWEEN);
         let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
         times.push(then_ns);
         stand.backend_after(dead)?;
-        replaced()?;
+        let events = stand.events()?;
+        let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
+        drains.extend(fenced.and_then(took_ms));
         // So that the next death is the first one again.
         std::thread::sleep(BETWEEN);
-        stand.bulkhead_ok("restart", &[device, "--wait"])?;
+        stand.bulkhead_ok("restart", &[device.id(), "--wait"])?;
     }
     ensure!(times.len() >= 20, "{} kills", times.len());
-    Ok(times)
+    Ok((pauses(stand, &times)?, drains))
 }
 
 /// How long the fence took, of the event that tells it.
@@ -127,15 +112,15 @@ fn took_ms(event: &Value) -> Option<f64> {
     Some(us / 1e3)
 }
 
-fn upgrades(context: &Context) -> Result<Vec<f64>> {
-    let stand = Stand::start(context, "upgrades", 25, "")?;
-    let binary = stand.dir().join("blk-backend");
+fn upgraded(context: &Context, device: Device) -> Result<Vec<f64>> {
+    let stand = Stand::start(context, &format!("upgrades-{}", device.id()), 25, device)?;
+    let binary = stand.dir().join(device.program());
     let binary = binary.display().to_string();
     let end = std::time::Instant::now() + Duration::from_secs(20);
     let mut asked = 0;
     while asked < UPGRADES && std::time::Instant::now() < end {
         std::thread::sleep(BETWEEN);
-        stand.bulkhead_ok("upgrade", &["disk0", "--binary", &binary])?;
+        stand.bulkhead_ok("upgrade", &[device.id(), "--binary", &binary])?;
         asked += 1;
     }
     let events = stand.events()?;
@@ -161,7 +146,7 @@ fn upgrades(context: &Context) -> Result<Vec<f64>> {
 }
 
 fn hangs(context: &Context) -> Result<Vec<f64>> {
-    let stand = Stand::start(context, "hangs", 20, "")?;
+    let stand = Stand::start(context, "hangs", 20, Device::Disk(""))?;
     let mut times = Vec::new();
     for _ in 0..HANGS {
         std::thread::sleep(Duration::from_millis(700));

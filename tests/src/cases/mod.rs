@@ -26,6 +26,7 @@ mod restart_slow;
 mod restart_storage;
 mod tiny;
 mod turncoat;
+mod upgrade;
 mod versions;
 
 use std::fmt;
@@ -144,6 +145,7 @@ pub fn all() -> Vec<Case> {
         pause::cases(),
         net_launch::cases(),
         restart::cases(),
+        upgrade::cases(),
         versions::cases(),
     ]
     .into_iter()

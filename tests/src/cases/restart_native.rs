@@ -7,16 +7,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use launch::clock::monotonic_ns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::Case;
-use crate::context::{Context, need_root};
-use crate::hang;
+use crate::context::Context;
 use crate::procs;
-use crate::stand::{Stand, pause_ns};
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm};
 
@@ -79,10 +76,6 @@ pub(super) fn cases() -> Vec<Case> {
         ]);
     }
     cases.push(Case::native(
-        "backend_in_a_loop_is_found_and_replaced",
-        in_a_loop,
-    ));
-    cases.push(Case::native(
         "backends_dying_in_a_storm_stall_and_leak_nothing",
         storm,
     ));
@@ -99,27 +92,6 @@ fn torture(context: &Context, engine: &str, torment: &str) -> Result<()> {
         .env("TMPDIR", context.dir());
     let status = command.status().context("loadgen")?;
     ensure!(status.success(), "loadgen torture {torment}: {status}");
-    Ok(())
-}
-
-/// A worker that never comes back, in a process that otherwise lives.
-fn in_a_loop(context: &Context) -> Result<()> {
-    need_root()?;
-    let stand = Stand::start(context, "loop", 8, ",engine=uring")?;
-    std::thread::sleep(Duration::from_millis(300));
-    let hung = stand.backend()?;
-    let then_ns = monotonic_ns();
-    hang::run_in_circles(hung, "vring_worker")?;
-    stand.backend_after(hung)?;
-    let events = stand.events()?;
-    let found = events.iter().any(|event| event["kind"] == "backend-hung");
-    let gaps = stand.finish()?.gaps;
-    let pause_ns = pause_ns(&gaps, then_ns, 500_000_000).context("there was no pause")?;
-    println!("SEEN in-a-loop resumed_ms={}", pause_ns / 1_000_000);
-    ensure!(found, "nobody found it hung: {events:?}");
-    ensure!(pause_ns > 1_000_000_000, "it was in no loop");
-    // The contract says 3 s; a busy host may add to it.
-    ensure!(pause_ns < 4_000_000_000, "resumed after {pause_ns} ns only");
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::Case;
 use crate::context::Context;
-use crate::stand::{Setup, Stand};
+use crate::stand::{Device, Setup, Stand};
 use crate::storage::Storage;
 
 const SOAK: Duration = Duration::from_secs(30 * 60);
@@ -59,7 +59,7 @@ fn fenced(context: &Context, engine: &str, rounds: u64) -> Result<()> {
         ..Setup::new(context, 10 + 5 * rounds)
     };
     let disk = format!(",direct,queues=2,engine={engine}");
-    let stand = Stand::start_as(context, "fenced", setup, &disk)?;
+    let stand = Stand::start_as(context, "fenced", setup, Device::Disk(&disk))?;
     let mut waits_ms = Vec::new();
     for _ in 0..rounds {
         // Time enough for requests to be anywhere on their way.
@@ -101,7 +101,7 @@ fn stalled(context: &Context, engine: &str, seconds: u64) -> Result<()> {
         ..Setup::new(context, seconds + 8)
     };
     let disk = format!(",direct,queues=2,engine={engine}");
-    let stand = Stand::start_as(context, "stands", setup, &disk)?;
+    let stand = Stand::start_as(context, "stands", setup, Device::Disk(&disk))?;
     std::thread::sleep(Duration::from_secs(1));
     let before = stand.backend()?;
     storage.suspend()?;

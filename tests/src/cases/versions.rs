@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs of two versions in one VM: its backends are upgraded from one to the other and back, and
-//! killed, under a driver that checks the disk. Each version's supervisor and vmm once.
+//! killed, while their device is loaded. Each version's supervisor and vmm once.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,25 +10,25 @@ use nix::sys::signal::Signal;
 
 use super::Case;
 use crate::context::Context;
-use crate::stand::{Setup, Stand};
+use crate::stand::{DEVICES, Device, Setup, Stand};
 
-/// For how long the disk is loaded.
+/// For how long the device is loaded.
 const SECONDS: u64 = 20;
 /// So many changes of version at the least.
 const CHANGES_MIN: u32 = 6;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for engine in ["uring", "threads"] {
+    for (name, device) in DEVICES {
         cases.extend([
             Case::native(
-                format!("versions_of_backends_change_on_{engine}_under_this_supervisor"),
-                move |context| change(context, context.bin(), engine),
+                format!("versions_of_backends_change_on_{name}_under_this_supervisor"),
+                move |context| change(context, context.bin(), name, device),
             )
             .beside_previous(),
             Case::native(
-                format!("versions_of_backends_change_on_{engine}_under_the_previous_supervisor"),
-                move |context| change(context, context.previous()?, engine),
+                format!("versions_of_backends_change_on_{name}_under_the_previous_supervisor"),
+                move |context| change(context, context.previous()?, name, device),
             )
             .beside_previous(),
         ]);
@@ -37,40 +37,39 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Programs are known by the name of their file.
-fn copy(stand: &Stand, from: &Path, name: &str) -> Result<PathBuf> {
+fn copy(stand: &Stand, from: &Path, program: &str, name: &str) -> Result<PathBuf> {
     let path = stand.dir().join(name);
-    std::fs::copy(from.join("blk-backend"), &path)?;
+    std::fs::copy(from.join(program), &path)?;
     Ok(path)
 }
 
-fn change(context: &Context, supervisor: &Path, engine: &str) -> Result<()> {
-    let disk = format!(",queues=2,engine={engine}");
+fn change(context: &Context, supervisor: &Path, name: &str, device: Device) -> Result<()> {
     let setup = Setup {
         bin: supervisor,
         ..Setup::new(context, SECONDS)
     };
-    let stand = Stand::start_as(context, "versions", setup, &disk)?;
+    let stand = Stand::start_as(context, "versions", setup, device)?;
     let programs = [
-        copy(&stand, context.previous()?, "blk-backend-previous")?,
-        copy(&stand, context.bin(), "blk-backend-this")?,
+        copy(&stand, context.previous()?, device.program(), "previous")?,
+        copy(&stand, context.bin(), device.program(), "this")?,
     ];
     let until = Instant::now() + Duration::from_secs(SECONDS - 4);
-    let mut changes = 0;
+    let mut changes = 0_u32;
     for program in programs.iter().cycle() {
         if Instant::now() >= until {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));
         let binary = program.display().to_string();
-        stand.bulkhead_ok("upgrade", &["disk0", "--binary", &binary])?;
+        stand.bulkhead_ok("upgrade", &[device.id(), "--binary", &binary])?;
         let runs = std::fs::read_link(format!("/proc/{}/exe", stand.backend()?))?;
-        ensure!(runs == *program, "{} serves the disk", runs.display());
+        ensure!(runs == *program, "{} serves the device", runs.display());
         changes += 1;
-        // Its successor finds what it leaves in the in-flight region, and then the other version.
+        // Its successor finds what it leaves behind, and then the other version.
         let (dead, _) = stand.signal(Signal::SIGKILL)?;
         stand.backend_after(dead)?;
     }
-    println!("SEEN versions engine={engine} changes={changes} kills={changes}");
+    println!("SEEN versions device={name} changes={changes} kills={changes}");
     ensure!(changes >= CHANGES_MIN, "{changes} changes only");
-    stand.finish().map(drop)
+    stand.finish()?.frames.explained_by(changes.into())
 }

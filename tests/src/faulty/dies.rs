@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `backend-that-dies`: a disk backend that is killed when it begins its first request.
+//! `backend-that-dies`: a backend that is killed when it begins its first request, or looks for its
+//! first frame.
 
 use std::process::ExitCode;
 

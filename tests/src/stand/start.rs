@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starting a VM whose guest is a driver: of which programs, on which disk, for how long.
+//! Starting a VM whose guest is a driver: of which programs, with which device, for how long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,51 @@ use anyhow::{Context as _, Result};
 
 use super::Stand;
 use crate::context::Context;
+use crate::exchange::Exchange;
+use crate::exchange::wires::{Frames, MAC, TAP};
+use crate::network::enter_empty;
 use crate::vm::PATIENCE;
 
 /// The length of the image.
 const IMAGE_BYTES: u64 = 64 << 20;
+
+/// A device, and what loads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device<'a> {
+    /// A disk that the driver writes to and reads; what `--disk` says behind the path, such as
+    /// `,queues=2`.
+    Disk(&'a str),
+    /// A network card on a tap, in a network of its own, whose driver sends back what comes. Bare
+    /// frames are exchanged with it.
+    Card,
+}
+
+/// One of each kind, and what it is called in the names of cases.
+pub const DEVICES: [(&str, Device); 3] = [
+    ("uring", Device::Disk(",queues=2,engine=uring")),
+    ("threads", Device::Disk(",queues=2,engine=threads")),
+    ("card", Device::Card),
+];
+
+impl Device<'_> {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "disk0",
+            Self::Card => "net0",
+        }
+    }
+
+    /// The program that serves it.
+    #[must_use]
+    pub fn program(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "blk-backend",
+            Self::Card => "net-backend",
+        }
+    }
+}
 
 /// What a stand is made of.
 #[derive(Debug, Clone, Copy)]
@@ -45,26 +86,44 @@ impl<'a> Setup<'a> {
 }
 
 impl Stand {
-    /// Starts a VM that loads its disk for so many seconds; `disk` is what `--disk` says behind the
-    /// path, such as `,queues=2`.
+    /// Starts a VM whose device is loaded: a disk for so many seconds, a network card until it has
+    /// been enough.
     ///
     /// # Errors
-    /// When it does not start.
-    pub fn start(context: &Context, name: &str, seconds: u64, disk: &str) -> Result<Self> {
-        Self::start_as(context, name, Setup::new(context, seconds), disk)
+    /// When it does not start; [`crate::context::Skip`] when it is a card, and we are not root.
+    pub fn start(context: &Context, name: &str, seconds: u64, device: Device) -> Result<Self> {
+        Self::start_as(context, name, Setup::new(context, seconds), device)
     }
 
     /// The same, of anything.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start_as(context: &Context, name: &str, setup: Setup, disk: &str) -> Result<Self> {
-        Self::run(context, name, setup, |image| {
-            Ok(("--disk", format!("path={}{disk}", image.display())))
+    pub fn start_as(context: &Context, name: &str, setup: Setup, device: Device) -> Result<Self> {
+        match device {
+            Device::Disk(options) => Self::run(context, name, setup, |image| {
+                Ok(("--disk", format!("path={}{options}", image.display())))
+            }),
+            Device::Card => {
+                let mut stand = Self::start_card(context, name, setup)?;
+                stand.exchange = Some(Exchange::start(Frames::new()?));
+                Ok(stand)
+            }
+        }
+    }
+
+    /// A VM with a network card with which nothing is exchanged.
+    ///
+    /// # Errors
+    /// When it does not start; [`crate::context::Skip`] when we are not root.
+    pub fn start_card(context: &Context, name: &str, setup: Setup) -> Result<Self> {
+        enter_empty()?;
+        Self::run(context, name, setup, |_| {
+            Ok(("--net", format!("tap={TAP},mac={MAC}")))
         })
     }
 
-    /// The same, with any flag for the device, of the directory in which the image is.
+    /// With any flag for the device, of the directory in which the image is.
     ///
     /// # Errors
     /// When it does not start.
@@ -124,6 +183,7 @@ impl Stand {
             dir,
             image,
             child,
+            exchange: None,
             until: Instant::now() + Duration::from_secs(setup.seconds),
         };
         stand.wait_for("STANDIN ready", PATIENCE)?;

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The driver of a network card: whatever comes it sends back to where it came from.
+//! The driver of a network card, a mirror: whatever comes goes back to where it came from, as if from
+//! where it was sent. So a host's TCP and UDP can talk to themselves across the card.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use loadgen::memory::Memory;
 use loadgen::net::{Direction, HEADER_BYTES, Queue};
 use loadgen::ring::RingOptions;
@@ -11,32 +15,47 @@ use vmm::virtio::Device;
 
 use crate::driver::activate;
 
-/// VERSION_1, EVENT_IDX, MRG_RXBUF.
-const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 15;
-/// The entries of a queue, and the length of a buffer.
+/// VERSION_1, EVENT_IDX, MRG_RXBUF; CSUM and GUEST_CSUM; segmentation of TCP and UDP both ways.
+const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 15 | 0b11 | 0b11 << 7 | 0b11 << 11 | 0b111 << 54;
+/// The entries of a queue, and the length of a buffer: to receive into, and for what is sent, which
+/// may be segmented later.
 const SIZE: u16 = 128;
-const BUFFER_BYTES: u32 = 2048;
-/// The length of a MAC address: the receiver's and the sender's are at the beginning of a frame.
-const MAC: usize = 6;
+const RECEIVE_BYTES: u32 = 2048;
+const TRANSMIT_BYTES: u32 = 68 << 10;
+/// Addresses in a frame: two of Ethernet, at its beginning; its type; two of IPv4.
+const MACS: std::ops::Range<usize> = 0..12;
+const KIND: std::ops::Range<usize> = 12..14;
+const IPV4: [u8; 2] = [8, 0];
+const IPS: std::ops::Range<usize> = 26..34;
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM
+const NEEDS_CSUM: u8 = 1;
+/// After so long without a frame the driver sends one of its own.
+const SILENCE: Duration = Duration::from_millis(100);
+/// How long the device may leave no room.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The queues that the driver uses.
 #[derive(Debug)]
 pub(crate) struct Card {
+    mac: [u8; 6],
     receive: Queue,
     transmit: Queue,
+    /// Kinds of segmentation that were seen.
+    segmented: BTreeSet<u8>,
 }
 
 /// Puts one pair of queues into memory and lets the device run.
-pub(crate) fn start(device: &Device, memory: &mut Memory) -> Result<Card> {
+pub(crate) fn start(device: &Device, memory: &mut Memory, mac: [u8; 6]) -> Result<Card> {
     let options = RingOptions {
         size: SIZE,
         event_idx: true,
         start: 0,
     };
-    let mut queue = |direction| Queue::new(memory, options, BUFFER_BYTES, direction);
     let card = Card {
-        receive: queue(Direction::Receive)?,
-        transmit: queue(Direction::Transmit)?,
+        mac,
+        receive: Queue::new(memory, options, RECEIVE_BYTES, Direction::Receive)?,
+        transmit: Queue::new(memory, options, TRANSMIT_BYTES, Direction::Transmit)?,
+        segmented: BTreeSet::new(),
     };
     let rings = [&card.receive, &card.transmit].map(|queue| (&queue.ring, &queue.fds));
     activate(device, FEATURES, &rings)?;
@@ -45,24 +64,66 @@ pub(crate) fn start(device: &Device, memory: &mut Memory) -> Result<Card> {
 
 impl Card {
     /// Sends back what comes, for ever.
-    pub(crate) fn echo(&mut self) -> Result<()> {
+    pub(crate) fn mirror(&mut self, mut console: File) -> Result<()> {
         loop {
-            self.receive.wait(Duration::ZERO, Duration::from_secs(1));
+            if !self.receive.wait(Duration::ZERO, SILENCE) {
+                self.send(&self.sign_of_life())?;
+            }
             while let Some(mut frame) = self.receive.receive()? {
                 self.receive.offer_room(SIZE);
                 self.receive.show();
-                let Some((header, body)) = frame.split_at_mut_checked(HEADER_BYTES) else {
+                let Some((header, body)) = frame.split_first_chunk_mut::<HEADER_BYTES>() else {
                     continue;
                 };
-                header.fill(0);
-                if let Some(addresses) = body.get_mut(..2 * MAC) {
-                    addresses.rotate_left(MAC);
+                if self.segmented.insert(header[1]) {
+                    writeln!(console, "STANDIN segmentation={}", header[1])?;
                 }
-                self.transmit.reap()?;
-                // Without room it is lost, as frames are.
-                let _ = self.transmit.offer(&frame);
-                self.transmit.show();
+                turn_header(header);
+                turn(body);
+                self.send(&frame)?;
             }
         }
+    }
+
+    /// A frame to everybody, of a type for experiments.
+    fn sign_of_life(&self) -> Vec<u8> {
+        let mut frame = vec![0; HEADER_BYTES];
+        frame.extend([0xff; 6]);
+        frame.extend(self.mac);
+        frame.extend([0x88, 0xb6]);
+        frame.resize(HEADER_BYTES + 60, 0);
+        frame
+    }
+
+    /// Sends a frame, as soon as there is room.
+    fn send(&mut self, frame: &[u8]) -> Result<()> {
+        self.transmit.reap()?;
+        while !self.transmit.offer(frame) {
+            let room = self.transmit.wait(Duration::ZERO, PATIENCE);
+            ensure!(room, "the device sends nothing");
+            self.transmit.reap()?;
+        }
+        self.transmit.show();
+        Ok(())
+    }
+}
+
+/// Makes the header of a received frame one of a frame to be sent.
+fn turn_header(header: &mut [u8; HEADER_BYTES]) {
+    let [flags, .., low, high] = header;
+    // Sums that were checked are not to be said.
+    *flags &= NEEDS_CSUM;
+    (*low, *high) = (0, 0);
+}
+
+/// Exchanges sender and receiver. No sum changes.
+fn turn(frame: &mut [u8]) {
+    if frame.get(KIND) == Some(&IPV4)
+        && let Some(addresses) = frame.get_mut(IPS)
+    {
+        addresses.rotate_left(4);
+    }
+    if let Some(addresses) = frame.get_mut(MACS) {
+        addresses.rotate_left(6);
     }
 }

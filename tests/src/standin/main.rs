@@ -71,10 +71,10 @@ fn run() -> Result<()> {
             let mut driver = driver::start(device, &mut memory, first.queues, &script)?;
             std::thread::spawn(move || drive(&memory, &mut driver, &script, console))
         }
-        DeviceKind::Net(_) => {
-            let mut card = card::start(device, &mut memory)?;
+        DeviceKind::Net(nic) => {
+            let mut card = card::start(device, &mut memory, nic.mac)?;
             writeln!(&console, "STANDIN ready")?;
-            std::thread::spawn(move || card.echo())
+            std::thread::spawn(move || card.mirror(console))
         }
         _ => bail!("the first device is neither a disk nor a network card"),
     };

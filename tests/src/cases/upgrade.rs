@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Backends that are replaced by another program while their device is loaded: by one that serves, by
+//! one that is not fit, and by one that is found fit and then does not serve. Everything is real but
+//! the guest.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Case;
+use crate::context::Context;
+use crate::stand::{DEVICES, Device, Stand};
+use crate::vm::PATIENCE;
+
+/// A program that is found fit, takes over, and completes nothing.
+#[derive(Debug, Clone, Copy)]
+struct Faulty {
+    program: &'static str,
+    /// How often it is tried.
+    times: u32,
+    /// We stop it as soon as it has taken over.
+    stopped: bool,
+    /// It is found hung, since its worker does not answer.
+    found: bool,
+}
+
+const DIES: Faulty = Faulty {
+    program: "backend-that-dies",
+    times: 3,
+    stopped: false,
+    found: false,
+};
+const HANGS: Faulty = Faulty {
+    program: "backend-that-hangs",
+    times: 1,
+    ..DIES
+};
+const WAITS: Faulty = Faulty {
+    program: "backend-that-waits",
+    ..HANGS
+};
+const LOOPS: Faulty = Faulty {
+    program: "backend-that-loops",
+    found: true,
+    ..HANGS
+};
+/// It would be waited for, if it were not stopped.
+const STOPPED: Faulty = Faulty {
+    stopped: true,
+    found: true,
+    ..HANGS
+};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, device) in DEVICES {
+        cases.extend([
+            Case::native(
+                format!("upgrade_on_{name}_costs_a_pause_and_nothing_else"),
+                move |context| upgraded(context, name, device, 20),
+            ),
+            Case::native(
+                format!("upgrade_500_times_on_{name}_loses_nothing"),
+                move |context| upgraded(context, name, device, 500),
+            )
+            .soak(Duration::from_secs(600)),
+            Case::native(
+                format!("upgrade_on_{name}_to_a_program_that_dies_is_rolled_back"),
+                move |context| rolled_back(context, device, DIES),
+            ),
+        ]);
+    }
+    // Threads of a disk hang or wait on their own, without its worker.
+    let patient = Device::Disk(",queues=2,engine=threads,direct");
+    let card_waits = Faulty {
+        found: true,
+        ..WAITS
+    };
+    for (name, device, what, faulty) in [
+        ("threads", patient, "waits_for_ever", WAITS),
+        ("card", Device::Card, "waits_for_ever", card_waits),
+    ]
+    .into_iter()
+    .chain(worker_faults())
+    {
+        cases.push(Case::native(
+            format!("upgrade_on_{name}_to_a_program_that_{what}_is_rolled_back"),
+            move |context| rolled_back(context, device, faulty),
+        ));
+    }
+    cases.extend([
+        Case::native(
+            "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
+            |context| {
+                let disk = Device::Disk(",queues=2");
+                let stand = Stand::start(context, "refused", 8, disk)?;
+                let before = refused(context, &stand, disk)?;
+                shrunk(context, &stand, disk, before)?;
+                stand.finish().map(drop)
+            },
+        ),
+        Case::native(
+            "upgrade_of_a_card_that_cannot_be_is_refused_and_the_old_one_goes_on",
+            |context| {
+                let stand = Stand::start(context, "refused", 8, Device::Card)?;
+                refused(context, &stand, Device::Card)?;
+                stand.finish()?.frames.explained_by(0)
+            },
+        ),
+    ]);
+    cases
+}
+
+/// Faults of the worker itself, in either kind of backend.
+fn worker_faults() -> impl Iterator<Item = (&'static str, Device<'static>, &'static str, Faulty)> {
+    let faults = [("hangs", HANGS), ("loops", LOOPS), ("is_stopped", STOPPED)];
+    let devices = DEVICES.into_iter().filter(|(name, _)| *name != "threads");
+    devices.flat_map(move |(name, device)| {
+        let faults = faults.into_iter();
+        faults.map(move |(what, faulty)| (name, device, what, faulty))
+    })
+}
+
+/// Asks for another program, which is refused or fails; what is said of it.
+fn fails(stand: &Stand, device: Device, binary: &str) -> Result<String> {
+    let output = stand.bulkhead("upgrade", &[device.id(), "--binary", binary])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    println!("{said}");
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    Ok(said)
+}
+
+fn upgraded(context: &Context, name: &str, device: Device, times: u32) -> Result<()> {
+    let seconds = if times > 100 { 240 } else { 10 };
+    let stand = Stand::start(context, "upgraded", seconds, device)?;
+    let new = stand.dir().join("backend-new");
+    std::fs::copy(stand.dir().join(device.program()), &new)?;
+    let until = Instant::now() + Duration::from_secs(seconds - 3);
+    let mut done = 0;
+    while done < times && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(30));
+        let before = stand.backend()?;
+        stand.bulkhead_ok(
+            "upgrade",
+            &[device.id(), "--binary", &new.display().to_string()],
+        )?;
+        ensure!(stand.backend()? != before, "it is the same process");
+        done += 1;
+    }
+    println!("SEEN upgraded device={name} times={done}");
+    ensure!(done >= times.min(5), "{done} upgrades only");
+    // Gone from the disk, it still is the program of the next backend.
+    std::fs::remove_file(&new)?;
+    let (dead, _) = stand.signal(Signal::SIGKILL)?;
+    let pid = stand.backend_after(dead)?;
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    ensure!(
+        program.display().to_string().contains("backend-new"),
+        "{program:?}"
+    );
+    // Those that ended in good order have lost no frame.
+    stand.finish()?.frames.explained_by(1)
+}
+
+fn rolled_back(context: &Context, device: Device, faulty: Faulty) -> Result<()> {
+    let stand = Stand::start(context, "rolledback", 16, device)?;
+    let binary = context.program(faulty.program).display().to_string();
+    let own = std::fs::read_link(format!("/proc/{}/exe", stand.backend()?))?;
+    for _ in 0..faulty.times {
+        std::thread::sleep(Duration::from_millis(200));
+        let before = stand.backend()?;
+        let said = std::thread::scope(|scope| {
+            let stops = faulty
+                .stopped
+                .then(|| scope.spawn(|| stop_after(&stand, before)));
+            let said = fails(&stand, device, &binary)?;
+            match stops.map(std::thread::ScopedJoinHandle::join) {
+                Some(Ok(stopped)) => stopped?,
+                Some(Err(_)) => anyhow::bail!("a thread panicked"),
+                None => {}
+            }
+            anyhow::Ok(said)
+        })?;
+        ensure!(said.contains("the new backend"), "{said}");
+        let after = stand.backend()?;
+        ensure!(after != before, "the new program never had its turn");
+        let program = std::fs::read_link(format!("/proc/{after}/exe"))?;
+        ensure!(program == own, "served by {program:?}");
+    }
+    let (rolled, hung) = (
+        stand.count("upgrade-rolled-back")?,
+        stand.count("backend-hung")?,
+    );
+    ensure!(rolled == faulty.times, "{:?}", stand.events()?);
+    ensure!(!faulty.found || hung > 0, "{:?}", stand.events()?);
+    let summary = stand.finish()?;
+    let gaps = summary.gaps.iter().map(|(from, to)| to - from);
+    println!(
+        "SEEN rolled-back program={} times={} longest_pause_ms={}",
+        faulty.program,
+        faulty.times,
+        gaps.max().unwrap_or(0) / 1_000_000
+    );
+    // What was lost, if anything, the faulty ones had taken.
+    summary.frames.explained_by(faulty.times.into())
+}
+
+/// Stops the backend that follows this one.
+fn stop_after(stand: &Stand, old: Pid) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let pid = stand.process()?.filter(|pid| *pid != old);
+        if let Some(pid) = pid {
+            return Ok(kill(pid, Signal::SIGSTOP)?);
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{old} still serves the device");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Programs that cannot take over; who served the device before them, and still does.
+fn refused(context: &Context, stand: &Stand, device: Device) -> Result<Pid> {
+    let before = stand.backend()?;
+    let kernel = stand.dir().join("kernel").display().to_string();
+    let standin = context.program("vmm-standin").display().to_string();
+    for (binary, why) in [
+        // It gives up at once: that is no device it could serve.
+        (standin, "the new backend"),
+        (kernel, "the new backend"),
+        ("/nonexistent".into(), "No such file"),
+    ] {
+        let said = fails(stand, device, &binary)?;
+        ensure!(said.contains(why), "{said}");
+        ensure!(stand.backend()? == before, "the old one is gone");
+    }
+    Ok(before)
+}
+
+/// A disk that shrank is not the guest's any more.
+fn shrunk(context: &Context, stand: &Stand, disk: Device, before: Pid) -> Result<()> {
+    let image = std::fs::File::options()
+        .write(true)
+        .open(stand.dir().join("image"))?;
+    let len = image.metadata()?.len();
+    image.set_len(len / 2)?;
+    let binary = context.program(disk.program()).display().to_string();
+    let said = fails(stand, disk, &binary);
+    image.set_len(len)?;
+    let said = said?;
+    ensure!(said.contains("configuration"), "{said}");
+    ensure!(stand.backend()? == before, "the old one is gone");
+    Ok(())
+}
