@@ -57,7 +57,11 @@ impl Stand {
         fs::read_to_string(self.dir.join("console")).unwrap_or_default()
     }
 
-    fn wait_for(&self, marker: &str, patience: Duration) -> Result<()> {
+    /// Waits until its driver has said something.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_for(&self, marker: &str, patience: Duration) -> Result<()> {
         let begun = Instant::now();
         while !self.console().contains(marker) {
             if begun.elapsed() > patience {

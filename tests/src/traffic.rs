@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Traffic between the host and a guest while something happens to the guest's network card: one TCP
 //! connection, on which the host sends a stream that the guest checks and sends back, and the host
-//! checks again.
+//! checks again. Where there is no guest, the host talks to itself across the card.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -76,9 +76,27 @@ impl Traffic {
             "(({TOOL} stream {host}:{port} --seed {SEED} --echo > {SAID} 2>&1; echo status $? >> {SAID}) &)"
         ))?;
         let (peer, _) = joined(accepting)?;
+        Self::between(peer.try_clone()?, peer, Duration::ZERO)
+    }
+
+    /// Has the host connect to an address whose packets a driver sends back to this address of its
+    /// own; it pauses so long after each piece that it sends.
+    ///
+    /// # Errors
+    /// When nothing comes back.
+    pub fn across(own: &str, driver: &str, pause: Duration) -> Result<Self> {
+        let listener = TcpListener::bind((own, 0)).context("a server")?;
+        let port = listener.local_addr()?.port();
+        let accepting = thread::spawn(move || listener.accept());
+        let sending = TcpStream::connect((driver, port)).context("connecting across the card")?;
+        let (receiving, _) = joined(accepting)?;
+        Self::between(sending, receiving, pause)
+    }
+
+    fn between(sending: TcpStream, receiving: TcpStream, pause: Duration) -> Result<Self> {
         let shared = Arc::<Shared>::default();
-        let sender = send(peer.try_clone()?, Arc::clone(&shared));
-        let checker = check(peer, Arc::clone(&shared));
+        let sender = send(sending, Arc::clone(&shared), pause);
+        let checker = check(receiving, Arc::clone(&shared));
         let traffic = Self {
             shared,
             sender,
@@ -103,23 +121,33 @@ impl Traffic {
         Ok(())
     }
 
-    /// Ends it, and sees to it that both sides got every byte right. What came back to the host.
+    /// Ends it, and sees to it that the host got every byte right. What came back.
     ///
     /// # Errors
-    /// When they did not.
-    pub fn finish(self, vm: &mut Vm) -> Result<Outcome> {
+    /// When it did not.
+    pub fn end(self) -> Result<Outcome> {
         self.shared.stop.store(true, Relaxed);
         let (bytes, sum) = joined(self.sender).context("sending")?;
         let back = joined(self.checker).context("receiving")?;
-        let said = vm.sh(&format!(
-            "until grep -q status {SAID}; do sleep 0.1; done; cat {SAID}"
-        ))?;
-        println!("sent {bytes} bytes, sum {sum:016x}; the guest says {said}; back came {back:?}");
+        println!("sent {bytes} bytes, sum {sum:016x}; back came {back:?}");
         ensure!(
             (back.bytes, back.sum, back.wrong) == (bytes, sum, 0),
             "what came back is not what was sent"
         );
-        let guests = format!("bytes={bytes} wrong=0 sum={sum:016x}");
+        Ok(back)
+    }
+
+    /// The same, and the guest got every byte right, too.
+    ///
+    /// # Errors
+    /// When one of them did not.
+    pub fn finish(self, vm: &mut Vm) -> Result<Outcome> {
+        let back = self.end()?;
+        let said = vm.sh(&format!(
+            "until grep -q status {SAID}; do sleep 0.1; done; cat {SAID}"
+        ))?;
+        println!("the guest says {said}");
+        let guests = format!("bytes={} wrong=0 sum={:016x}", back.bytes, back.sum);
         ensure!(
             said.contains(&guests) && said.ends_with("status 0"),
             "what came to the guest is not what was sent"
@@ -128,8 +156,17 @@ impl Traffic {
     }
 }
 
-fn send(peer: TcpStream, shared: Arc<Shared>) -> JoinHandle<std::io::Result<(u64, u64)>> {
-    thread::spawn(move || stream::send(&peer, SEED, || !shared.stop.load(Relaxed)))
+fn send(
+    peer: TcpStream,
+    shared: Arc<Shared>,
+    pause: Duration,
+) -> JoinHandle<std::io::Result<(u64, u64)>> {
+    thread::spawn(move || {
+        stream::send(&peer, SEED, || {
+            thread::sleep(pause);
+            !shared.stop.load(Relaxed)
+        })
+    })
 }
 
 fn check(peer: TcpStream, shared: Arc<Shared>) -> JoinHandle<std::io::Result<Outcome>> {

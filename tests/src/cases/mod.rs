@@ -5,6 +5,7 @@ mod alone;
 mod audit;
 mod bad_input;
 mod boot;
+mod card_killed;
 mod control;
 mod debian;
 mod disk;
@@ -145,6 +146,7 @@ pub fn all() -> Vec<Case> {
         pause::cases(),
         net_launch::cases(),
         restart::cases(),
+        card_killed::cases(),
         upgrade::cases(),
         versions::cases(),
     ]

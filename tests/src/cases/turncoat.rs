@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use super::Case;
 use crate::context::Context;
 use crate::procs;
-use crate::stand::{Setup, Stand};
+use crate::stand::{Device, Setup, Stand};
 
 /// What a supervisor may have of its own, whatever it is told.
 const SUPERVISOR_MAX_KIB: u64 = 8 << 10;
@@ -77,7 +77,7 @@ fn taken_over(context: &Context, seconds: u64) -> Result<()> {
         more: &more,
         ..Setup::new(context, seconds)
     };
-    let stand = Stand::start_as(context, "taken", setup, ",id=honest")?;
+    let stand = Stand::start_as(context, "taken", setup, Device::Disk(",id=honest"))?;
     let supervisor = supervisor()?;
     let log = context.state_dir("taken").join("log");
     let before = descriptors(supervisor);

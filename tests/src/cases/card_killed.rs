@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Backends of a network card that are killed again and again under TCP and under UDP, segmented
+//! later where the tap can. Everything is real but the guest: its driver is a mirror, across which the
+//! host's TCP and UDP talk to themselves.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use launch::tap;
+use loadgen::net::host::Interface;
+use nix::sys::signal::Signal;
+
+use super::Case;
+use crate::context::Context;
+use crate::exchange::Exchange;
+use crate::exchange::wires::{Datagrams, GUEST_IP, HOST_IP, TAP, address_tap};
+use crate::stand::{Device, Setup, Stand};
+use crate::traffic::Traffic;
+use crate::vm::PATIENCE;
+
+/// How long a backend serves before it is killed.
+const SERVICE: Duration = Duration::from_millis(40);
+/// The stream is to be there when backends die, not to keep the host busy.
+const PAUSE: Duration = Duration::from_millis(2);
+const SOAK: Duration = Duration::from_secs(20 * 60);
+/// Kinds of segmentation (virtio 1.2, §5.1.6): of TCP over IPv4, of UDP.
+const TCPV4: u8 = 1;
+const UDP_L4: u8 = 5;
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, traffic) in [("tcp", tcp as Body), ("udp", udp)] {
+        cases.extend([
+            Case::native(
+                format!("card_killed_under_{name}_loses_no_more_than_was_in_flight"),
+                move |context| traffic(context, 20),
+            ),
+            Case::native(
+                format!(
+                    "card_killed_a_thousand_times_under_{name}_loses_no_more_than_was_in_flight"
+                ),
+                move |context| traffic(context, 1000),
+            )
+            .soak(SOAK),
+        ]);
+    }
+    cases
+}
+
+type Body = fn(&Context, u64) -> Result<()>;
+
+/// A VM with a card that the host's IP can reach.
+fn start(context: &Context) -> Result<Stand> {
+    let stand = Stand::start_card(context, "killed", Setup::new(context, 0))?;
+    address_tap()?;
+    Ok(stand)
+}
+
+/// Kills backends, of which every other one dies by the supervisor's own hand, which forgives those
+/// before it. How many.
+fn kill(stand: &Stand, times: u64, mut each: impl FnMut() -> Result<()>) -> Result<u64> {
+    let (tap, mut killed) = (Interface::of(TAP)?, 0);
+    while killed < times {
+        std::thread::sleep(SERVICE);
+        let (dead, _) = stand.signal(Signal::SIGKILL)?;
+        ensure!(tap.has_carrier()?, "the link went down");
+        stand.backend_after(dead)?;
+        std::thread::sleep(SERVICE);
+        stand.bulkhead_ok("restart", &[Device::Card.id(), "--wait"])?;
+        killed += 2;
+        each()?;
+    }
+    Ok(killed)
+}
+
+fn tcp(context: &Context, times: u64) -> Result<()> {
+    let mut stand = start(context)?;
+    let traffic = Traffic::across(HOST_IP, GUEST_IP, PAUSE)?;
+    segmented(&stand, TCPV4)?;
+    let killed = kill(&stand, times, || traffic.goes_on())?;
+    let back = traffic.end()?;
+    stand.stop()?;
+    println!(
+        "SEEN killed under=tcp kills={killed} bytes={} pauses_ms={}",
+        back.bytes, back.pauses
+    );
+    Ok(())
+}
+
+fn udp(context: &Context, times: u64) -> Result<()> {
+    let mut stand = start(context)?;
+    let exchange = Exchange::start(Datagrams::new()?);
+    if taps_segment_udp()? {
+        segmented(&stand, UDP_L4)?;
+    }
+    let killed = kill(&stand, times, || Ok(()))?;
+    let (seen, _) = exchange.finish()?;
+    stand.stop()?;
+    println!(
+        "SEEN killed under=udp kills={killed} frames={} lost={} repeated={}",
+        seen.sent, seen.lost, seen.repeated
+    );
+    seen.explained_by(killed)
+}
+
+/// Waits until the driver has seen a frame that is to be segmented so.
+fn segmented(stand: &Stand, kind: u8) -> Result<()> {
+    stand.wait_for(&format!("STANDIN segmentation={kind}\n"), PATIENCE)
+}
+
+/// Whether this host's taps know UDP segmentation.
+fn taps_segment_udp() -> Result<bool> {
+    let queues = tap::open("probe0", 1)?;
+    Ok(queues.iter().all(|queue| tap::has_uso(queue.as_fd())))
+}
