@@ -2,18 +2,16 @@
 //! The thread of a launched process that answers the supervisor.
 
 use std::io;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 
 use launch::control::{Channel, ToBackend};
 
-use crate::serve::{Device, STACK_BYTES};
+use crate::serve::Device;
+use crate::started;
 
 /// Starts it; it ends the process when the supervisor is gone.
 pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Result<()> {
-    let started = Arc::new(Barrier::new(2));
-    let here = started.clone();
-    let run = move || {
-        here.wait();
+    started::spawn("control", move || {
         // The call that could bring a descriptor, though none is expected: the filter has it anyway.
         while let Ok(Some((message, _))) = control.receive_with() {
             match message {
@@ -23,10 +21,5 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
         }
         // It has died, or talks nonsense: nobody is left who could want this process.
         std::process::exit(0);
-    };
-    let thread = std::thread::Builder::new().name("control".into());
-    thread.stack_size(STACK_BYTES).spawn(run)?;
-    // The filter has no room for what a thread does to start.
-    started.wait();
-    Ok(())
+    })
 }

@@ -25,6 +25,7 @@ pub mod program;
 pub mod relay;
 pub mod ring;
 pub mod serve;
+mod started;
 pub mod vring;
 pub mod window;
 

@@ -19,10 +19,8 @@ use launch::control::receive_with_several;
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::unistd::mkdtemp;
 
-use crate::pin;
+use crate::{pin, started};
 
-/// The stack of a thread that does little.
-const STACK_BYTES: usize = 64 << 10;
 /// Request, flags and size, each of four bytes.
 const HEADER_BYTES: usize = 12;
 /// The longest payload that is passed on.
@@ -46,12 +44,12 @@ pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
     let frontend = pin::above_table(frontend.into())?;
     let daemon = pin::above_table(daemon.into())?;
     let (to_frontend, to_daemon) = (frontend.try_clone()?, daemon.try_clone()?);
-    spawn("requests", move || {
+    started::spawn("requests", move || {
         let _ = pass_requests(frontend.as_fd(), to_daemon.as_fd());
         // The other side learns that there is nobody any more.
         let _ = shutdown(to_daemon.as_raw_fd(), Shutdown::Both);
     })?;
-    spawn("replies", move || {
+    started::spawn("replies", move || {
         let _ = pass_replies(daemon.as_fd(), to_frontend.as_fd());
         let _ = shutdown(to_frontend.as_raw_fd(), Shutdown::Both);
     })?;
@@ -69,11 +67,6 @@ fn connection() -> io::Result<(UnixListener, UnixStream)> {
     let _ = std::fs::remove_file(&path);
     let _ = std::fs::remove_dir(&dir);
     made
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name(name.into());
-    thread.stack_size(STACK_BYTES).spawn(run).map(drop)
 }
 
 /// A request as it came.
