@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The flags of `bulkhead run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use spec::{
+    ByteSize, Console, DiskSpec, HugePages, LimitsSpec, NetSpec, OnReboot, Seccomp, UidRange,
+    VhostUserSpec, VmName,
+};
+
+/// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The VM's name [default: vm- and this process's id]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<VmName>,
+    /// The guest kernel: bzImage, or ELF with a PVH entry
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel command line, in place of the default one (`bulkhead inspect` shows it)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) cmdline: Option<String>,
+    /// The number of vCPUs, 1 to 254 [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) cpus: Option<u32>,
+    /// The guest's memory, such as 512M or 4G [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) mem: Option<ByteSize>,
+    /// The page size guest memory comes in: none, thp, 2M or 1G [default: none]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) hugepages: Option<HugePages>,
+    /// Allocate all guest memory before the guest starts
+    #[arg(long)]
+    pub(crate) prefault: bool,
+    /// A disk, served by a process of its own: path=F, and any of id=ID, readonly, queues=1..16,
+    /// queue-size=16..1024, engine=uring|threads, direct, serial=TEXT, poll-us=N, separated by
+    /// commas; can be given several times
+    #[arg(long = "disk", value_name = "DISK")]
+    pub(crate) disks: Vec<DiskSpec>,
+    /// A network card: tap=NAME, and any of id=ID, mac=ADDRESS, mtu=N, queues=1..8,
+    /// queue-size=64..1024, bridge=NAME, up=PROGRAM, down=PROGRAM, any-mac, any-service,
+    /// ipv4=ADDRESS..., ipv6=ADDRESS..., separated by commas; or user, and any of id=ID, mac=ADDRESS,
+    /// forward=tcp|udp:HOST:GUEST...; can be given several times
+    #[arg(long = "net", value_name = "CARD")]
+    pub(crate) nets: Vec<NetSpec>,
+    /// A device of another program that serves vhost-user: type=fs|vsock|rng|blk|net|ID,socket=F,
+    /// and any of id=ID, tag=TAG, queues=N, queue-size=N; can be given several times
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) vhost_user: Vec<VhostUserSpec>,
+    /// Where COM1 leads: stdio, pty, socket, file=F or none [default: stdio]
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) console: Option<Console>,
+    /// What a guest reboot does: restart or exit [default: restart]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) on_reboot: Option<OnReboot>,
+    /// What a system call outside the filters does: on kills, log names the call first
+    /// [default: on]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) seccomp: Option<Seccomp>,
+    /// The user ids that the VM's processes run as, for this VM alone [default: a free range]
+    #[arg(long, value_name = "FIRST:COUNT")]
+    pub(crate) uid_range: Option<UidRange>,
+    /// What control groups hold processes to: of=vm|supervisor|vmm|ID, and any of memory=SIZE (of vm),
+    /// cpu=PERCENT, pids=N, read-bps=SIZE, write-bps=SIZE, read-iops=N, write-iops=N (of a disk),
+    /// separated by commas; can be given several times
+    #[arg(long, value_name = "LIMITS")]
+    pub(crate) limits: Vec<LimitsSpec>,
+    /// A group, by number, whose members may use the VM's API and console, too
+    #[arg(long, value_name = "GID")]
+    pub(crate) api_gid: Option<u32>,
+    /// Return when the guest has started, and print the VM's name
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// The VM as a JSON file; --name and --console go before what it says
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
+        "nets", "vhost_user", "on_reboot", "seccomp", "uid_range",
+        "limits",
+    ])]
+    pub(crate) config: Option<PathBuf>,
+}
