@@ -176,6 +176,7 @@ pub(crate) fn sweep(name: &VmName, state_dir: Option<&Path>) -> Result<Outcome, 
     let base = state::base_dir(state_dir).map_err(refused)?;
     let state = StateDir::acquire(&base, name).map_err(refused)?;
     notice(&state, name);
+    cgroups::sweep_forgotten();
     Ok(Outcome::ok())
 }
 
@@ -241,6 +242,7 @@ fn make_cgroups(
     state: &StateDir,
     images: &[&std::fs::File],
 ) -> Result<(Cgroups, Vec<String>), Outcome> {
+    cgroups::sweep_forgotten();
     let name = identity.name.as_str();
     let (mut cgroups, mut missing) = Cgroups::plan(&identity.vm, name, Pid::this());
     state.write_cgroups(cgroups.dirs()).map_err(refused)?;

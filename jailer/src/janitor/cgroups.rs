@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
 use spec::{Held, SpecError, Vm};
 
@@ -56,6 +58,17 @@ fn parent(hierarchy: &Hierarchy) -> &Path {
         // Processes and groups do not go together below the root of version 2.
         Version::Two if geteuid().is_root() => &hierarchy.mount,
         _ => &hierarchy.own,
+    }
+}
+
+/// Removes what VMs have left of which nothing else is there any more, where this one would make its
+/// groups.
+pub(crate) fn sweep_forgotten() {
+    let (hierarchies, _) = host::hierarchies();
+    for hierarchy in &hierarchies {
+        remove::forgotten(&parent(hierarchy).join(TOP), |janitor| {
+            kill(janitor, None) != Err(Errno::ESRCH)
+        });
     }
 }
 

@@ -38,6 +38,10 @@ pub(super) fn cases() -> Vec<Case> {
             "janitor_killed_at_any_moment_is_swept_by_the_next_command",
             janitor,
         ),
+        Case::native(
+            "vm_killed_and_its_state_removed_by_hand_is_swept_by_the_next",
+            forgotten,
+        ),
     ]
 }
 
@@ -161,4 +165,28 @@ fn janitor(context: &Context) -> Result<()> {
         nothing_is_left(context, round, &mounts)?;
     }
     Ok(())
+}
+
+/// Everything that could tell of a VM is gone, but for its control groups: the next one removes them.
+fn forgotten(context: &Context) -> Result<()> {
+    need_root()?;
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut lost = start(context, 0)?;
+    lost.wait_for("hello", PATIENCE)?;
+    ensure!(strike("jailer"), "there was no janitor");
+    lost.wait_exit(PATIENCE)?;
+    let living = procs::wait_for_none(Duration::from_secs(5));
+    ensure!(living.is_empty(), "it lives on: {living:?}");
+    fs::remove_dir_all(context.state_dir(&victim(0)))?;
+    let left = cgroups(&context.name_of(&victim(0)));
+    ensure!(!left.is_empty(), "there is nothing to be swept");
+
+    let mut next = start(context, 1)?;
+    next.wait_for("hello", PATIENCE)?;
+
+    let left = cgroups(&context.name_of(&victim(0)));
+    ensure!(left.is_empty(), "control groups are left: {left:?}");
+    next.signal(Signal::SIGHUP)?;
+    next.wait_exit(PATIENCE)?;
+    nothing_is_left(context, 1, &mounts)
 }

@@ -59,17 +59,41 @@ pub(crate) fn sweep(dirs: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends every process in a group and those in it.
-fn end(dir: &Path) {
-    let inner = fs::read_dir(dir).into_iter().flatten().flatten();
-    let inner = inner.map(|entry| entry.path().join("cgroup.procs"));
-    for file in inner.chain([dir.join("cgroup.procs")]) {
-        let processes = fs::read_to_string(file).unwrap_or_default();
-        for pid in processes.lines().filter_map(|pid| pid.parse().ok()) {
-            // It may have gone since.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+/// Removes the groups that nobody remembers, because the state directory of their VM is gone, too. Each
+/// bears the number of its janitor; one with a process in it is somebody's all the same, and stays.
+pub(super) fn forgotten(top: &Path, is_alive: impl Fn(Pid) -> bool) {
+    for entry in fs::read_dir(top).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let janitor = name.to_str().and_then(|name| name.rsplit_once('-'));
+        let janitor = janitor.and_then(|(_, pid)| pid.parse().ok());
+        let is_dead = janitor.is_some_and(|pid| !is_alive(Pid::from_raw(pid)));
+        if is_dead && processes(&entry.path()).is_empty() {
+            // Another user's cannot be removed.
+            let _ = attempt(&entry.path());
         }
     }
+    // Others are below it: then it stays.
+    let _ = fs::remove_dir(top);
+}
+
+/// Ends every process in a group and those in it.
+fn end(dir: &Path) {
+    for pid in processes(dir) {
+        // It may have gone since.
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
+
+/// The processes in a group and in those in it.
+fn processes(dir: &Path) -> Vec<Pid> {
+    let inner = fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = inner.map(|entry| entry.path()).chain([dir.to_owned()]);
+    let lists = dirs.map(|dir| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default());
+    let pids = lists.flat_map(|list| {
+        let pids = list.lines().filter_map(|pid| pid.parse().ok());
+        pids.map(Pid::from_raw).collect::<Vec<_>>()
+    });
+    pids.collect()
 }
 
 #[cfg(test)]
@@ -89,5 +113,21 @@ mod tests {
         sweep(&text).unwrap();
         assert!(!ours.exists() && others.exists());
         assert!(!dir.path().join(TOP).exists());
+    }
+
+    #[test]
+    fn group_is_forgotten_only_if_its_janitor_is_dead_and_nobody_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let group = dir.path().join(name);
+            fs::create_dir_all(group.join("vmm")).unwrap();
+            group
+        };
+        let (forgotten, living) = (make("vm-7"), make("a-vm-8"));
+        let (inhabited, foreign) = (make("vm-9"), make("other"));
+        fs::write(inhabited.join("vmm/cgroup.procs"), "1\n").unwrap();
+        super::forgotten(dir.path(), |pid| pid.as_raw() == 8);
+        assert!(!forgotten.exists());
+        assert!(living.exists() && inhabited.join("vmm").exists() && foreign.exists());
     }
 }
