@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     target("pci", targets::pci::run),
     target("record", targets::record::run),
     target("spec", targets::spec::run),
+    target("supervisor", targets::supervisor::run),
     target("transport", targets::transport::run),
     target("vhost-user", targets::vhost_user::run),
 ];

@@ -12,5 +12,6 @@ pub(crate) mod net;
 pub(crate) mod pci;
 pub(crate) mod record;
 pub(crate) mod spec;
+pub(crate) mod supervisor;
 pub(crate) mod transport;
 pub(crate) mod vhost_user;

@@ -51,6 +51,7 @@ replays! {
     pci_survives_its_inputs: "pci",
     record_survives_its_inputs: "record",
     spec_survives_its_inputs: "spec",
+    supervisor_survives_its_inputs: "supervisor",
     transport_survives_its_inputs: "transport",
     vhost_user_survives_its_inputs: "vhost-user",
 }

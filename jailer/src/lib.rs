@@ -22,6 +22,9 @@ mod supervisor;
 pub use supervisor::api::http;
 pub use supervisor::api::route::{ROUTES, Route};
 
+#[cfg(feature = "testing")]
+pub use supervisor::testing;
+
 /// Removes what is left of a VM whose jailer was killed.
 pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcome::Outcome {
     janitor::sweep(name, state_dir).unwrap_or_else(|refused| refused)

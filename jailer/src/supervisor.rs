@@ -35,6 +35,8 @@ mod poll;
 mod process;
 mod service;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod turnover;
 mod verdict;
 mod vmm;

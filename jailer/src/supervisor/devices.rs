@@ -34,6 +34,15 @@ pub(crate) use nic::TapParts;
 pub(crate) use rendezvous::connect;
 pub(crate) use slot::News;
 
+/// What a world of a test's own is made of.
+#[cfg(feature = "testing")]
+pub(crate) mod script {
+    pub(crate) use super::BeginError;
+    pub(crate) use super::backend::Backend;
+    pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
+    pub(crate) use super::slot::{News, Slot};
+}
+
 use disk::Disk;
 use foreign::{Face, Foreign};
 use kind::BackendError;

@@ -39,6 +39,39 @@ impl fmt::Display for Death {
     }
 }
 
+/// A backend's process, as far as its device is concerned.
+pub(crate) trait Actor: fmt::Debug {
+    /// Its process id on the host; 0 if that is not known.
+    fn pid(&self) -> Pid;
+
+    /// Readable once it has ended.
+    fn exit_fd(&self) -> BorrowedFd<'_>;
+
+    /// Ends it; it is still to be reaped.
+    fn kill(&self);
+
+    /// How it ended, if it has; then it is reaped.
+    fn reap(&mut self) -> Option<Death>;
+}
+
+impl Actor for Process {
+    fn pid(&self) -> Pid {
+        self.pid()
+    }
+
+    fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn kill(&self) {
+        self.kill();
+    }
+
+    fn reap(&mut self) -> Option<Death> {
+        self.reap()
+    }
+}
+
 /// A child that has not been reaped.
 #[derive(Debug)]
 pub(crate) struct Process {

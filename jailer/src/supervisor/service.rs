@@ -17,7 +17,7 @@ const ANSWER_NS: u64 = 5_000_000_000;
 const STOP_PAUSED: &str = "the guest is paused and would not notice its power button: \
                            resume it first, or stop it by force";
 /// How long a device may take to get another backend: its storage may be slow.
-const DEVICE_NS: u64 = 50_000_000_000;
+pub(super) const DEVICE_NS: u64 = 50_000_000_000;
 
 /// A request that is answered when what it asks for has been done.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use spec::api::ProcessInfo;
 use super::kind::{BackendError, Means};
 use crate::profile::Profile;
 use crate::supervisor::child::Plan;
-use crate::supervisor::process::{Death, Process};
+use crate::supervisor::process::{Actor, Death, Process};
 
 /// How many messages are read at once before others get their turn.
 const MESSAGES_AT_ONCE: usize = 16;
@@ -49,7 +49,7 @@ pub(crate) struct Outfit<'a> {
 /// A backend that was started and has not been reaped.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    process: Process,
+    process: Box<dyn Actor>,
     control: Option<Channel>,
     health: HealthPage,
     spawned_ns: u64,
@@ -65,9 +65,7 @@ impl Backend {
         outfit: Outfit<'_>,
     ) -> Result<Self, BackendError> {
         let (control, its_control) = Channel::pair()?;
-        fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let page = health::create()?;
-        let health = HealthPage::map(&page)?;
         let mut fds = vec![
             (0, means.null),
             (1, means.null),
@@ -88,10 +86,21 @@ impl Backend {
         };
         let process = Process::start(&plan, means.jails, means.janitor)?;
         log::info!(device_id = id; "started a backend, pid {}", process.pid());
+        Self::of(Box::new(process), spawned_ns, control, &page)
+    }
+
+    /// Takes charge of a process behind the other end of this socket, which writes this page.
+    pub(crate) fn of(
+        process: Box<dyn Actor>,
+        spawned_ns: u64,
+        control: Channel,
+        page: &OwnedFd,
+    ) -> Result<Self, BackendError> {
+        fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self {
             process,
             control: Some(control),
-            health,
+            health: HealthPage::map(page)?,
             spawned_ns,
             condemned: Cell::new(false),
         })
@@ -104,7 +113,7 @@ impl Backend {
 
     /// Readable once the process has ended.
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
+        self.process.exit_fd()
     }
 
     /// Readable when it says something; `None` once it has hung up.

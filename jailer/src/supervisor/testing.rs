@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A device of ours and the life of its VM in a world without processes and without time: whatever
+//! happens, happens because a script says so. The device, its watch, its upgrades and the lifecycle
+//! are the supervisor's own; what is played is the vmm, the backends and the kernel behind them.
+//!
+//! What must hold whatever happens is checked at every step; it panics if it does not.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use launch::control::{Channel, DeviceNews, FromBackend, FromVmm, ToDevice};
+use launch::seccomp::Mode;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use spec::OnReboot;
+use spec::api::{DeviceState, EventKind, VmState};
+
+use super::devices::script::{Means, News, Slot};
+use super::endowment::Log;
+use super::jails::Jails;
+use super::janitor::Janitor;
+use super::lifecycle::{Fate, Lifecycle, Next, Order};
+use super::process::Death;
+use super::service::DEVICE_NS;
+
+mod actor;
+
+use actor::{Cast, Part, Role, behind};
+
+const MS_NS: u64 = 1_000_000;
+const MINUTE_NS: u64 = 60_000 * MS_NS;
+/// So many backends, of its own accord, a device may have within a minute: the first, and one after
+/// each death but the last that is allowed.
+const BIRTHS_MAX: usize = 5;
+/// So much time, of a world in which everybody does what he should, is enough for anything.
+const ENOUGH_NS: u64 = 5 * MINUTE_NS;
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// So many milliseconds pass.
+    Pass(u16),
+    /// A backend, counted from the youngest, exits with this status or is killed by somebody.
+    Dies(u8, Option<u8>),
+    /// It says something.
+    Says(u8, FromBackend),
+    /// It answers its pings.
+    Beats(u8),
+    /// It claims so much.
+    Claims(u8, u64, u32),
+    /// The kernel is done with what it began, or not any more.
+    Settles(u8, bool),
+    /// The vmm says something.
+    Heard(FromVmm),
+    /// The vmm dies.
+    VmmDies,
+    /// The API is asked for another backend, and waits.
+    Restart,
+    /// The API is asked for another program, and waits.
+    Upgrade,
+    /// The API is asked to end the VM.
+    Stop {
+        /// At once.
+        force: bool,
+    },
+}
+
+/// What is there in every world, and nobody looks at.
+struct Scenery {
+    null: File,
+    log: Log,
+    jails: Jails,
+    janitor: Janitor,
+}
+
+impl Scenery {
+    fn new() -> Self {
+        let null = || {
+            File::options()
+                .append(true)
+                .read(true)
+                .open("/dev/null")
+                .unwrap()
+        };
+        Self {
+            null: null(),
+            log: Log {
+                reader: null(),
+                writer: null(),
+            },
+            jails: Jails::new(File::open("/proc").unwrap().into(), false),
+            janitor: Janitor::new(Channel::pair().unwrap().0),
+        }
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means {
+            vm_id: "played",
+            blk: None,
+            net: None,
+            null: self.null.as_fd(),
+            log: &self.log,
+            jails: &self.jails,
+            janitor: &self.janitor,
+            owner: Pid::this(),
+            seccomp: Mode::Kill,
+        }
+    }
+}
+
+thread_local! {
+    static SCENERY: &'static Scenery = Box::leak(Box::new(Scenery::new()));
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct World {
+    now_ns: u64,
+    slot: Slot,
+    lifecycle: Lifecycle,
+    cast: Cast,
+    /// The vmm, if there is one; how it died, if it has.
+    vmm: Option<Option<Death>>,
+    /// What the vmm has been told and has not done.
+    told: VecDeque<ToDevice>,
+    /// Whom the vmm has judged last.
+    probed: Option<usize>,
+    /// Until when requests of the API are waited for.
+    waiting_ns: Vec<u64>,
+    asked: u32,
+    answered: u32,
+    /// Those who were told that it takes long.
+    late: usize,
+    /// An upgrade has come to nothing, and whoever asked for it was not told yet.
+    refused: bool,
+    /// When the device took a backend since somebody gave it another chance.
+    births_ns: VecDeque<u64>,
+    fate: Option<Fate>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// A VM whose guest is about to start.
+    pub fn new() -> Self {
+        let cast = Cast::default();
+        let mut world = Self {
+            now_ns: 1,
+            slot: Slot::new(Role(Rc::clone(&cast))),
+            lifecycle: Lifecycle::new(OnReboot::Restart, 1),
+            cast,
+            vmm: None,
+            told: VecDeque::new(),
+            probed: None,
+            waiting_ns: Vec::new(),
+            asked: 0,
+            answered: 0,
+            late: 0,
+            refused: false,
+            births_ns: VecDeque::new(),
+            fate: None,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let link = SCENERY.with(|scenery| self.slot.begin(&scenery.means()));
+        self.vmm = Some(None);
+        // It is born with the first backend's stream.
+        self.told = [ToDevice::Attach].into();
+        self.births_ns.clear();
+        self.give(&link.unwrap().stream);
+        self.hear_slot();
+    }
+
+    /// Something happens, and the supervisor sees to it.
+    pub fn step(&mut self, event: Event) {
+        if self.fate.is_some() {
+            return;
+        }
+        match event {
+            Event::Pass(ms) => self.now_ns += u64::from(ms) * MS_NS,
+            Event::Dies(which, how) => self.part(which, |part| {
+                let killed = Death::Signalled(Signal::SIGKILL);
+                part.die(how.map_or(killed, |status| Death::Exited(status.into())));
+            }),
+            Event::Says(which, message) => {
+                self.part(which, |part| part.say(&message));
+                self.slot.listen();
+            }
+            Event::Beats(which) => self.part(which, |part| part.beat()),
+            Event::Claims(which, requests, flags) => {
+                self.part(which, |part| part.claim(requests, flags));
+            }
+            // What is dead begins nothing more.
+            Event::Settles(which, busy) => {
+                self.part(which, |part| part.busy = busy && part.death.is_none());
+            }
+            Event::Heard(message) => self.hear_vmm(message),
+            Event::VmmDies => self.vmm_dies(),
+            Event::Restart => {
+                let accepted = self.slot.restart(self.now_ns);
+                self.wait_for(accepted.is_ok());
+            }
+            Event::Upgrade => {
+                let accepted = SCENERY.with(|scenery| {
+                    let program = scenery.null.try_clone().unwrap().into();
+                    let means = scenery.means();
+                    self.slot.upgrade(&means, program, self.now_ns)
+                });
+                self.wait_for(accepted.is_ok());
+            }
+            Event::Stop { force } => {
+                let order = match force {
+                    true => self.lifecycle.end_at_once(),
+                    false => self.lifecycle.press_power_button(),
+                };
+                self.obey(order);
+            }
+        }
+        self.turn();
+    }
+
+    /// The same turn as the supervisor's.
+    fn turn(&mut self) {
+        self.bury();
+        let order = self.lifecycle.tick(self.now_ns);
+        self.obey(order);
+        if self.lifecycle.running() == VmState::Paused {
+            self.slot.rest(self.now_ns);
+        }
+        SCENERY.with(|scenery| self.slot.tick(&scenery.means(), self.now_ns));
+        self.hear_slot();
+        let waiting = self.waiting_ns.len();
+        self.waiting_ns.retain(|until_ns| *until_ns > self.now_ns);
+        self.late += waiting - self.waiting_ns.len();
+        self.answer(waiting - self.waiting_ns.len());
+        if let Some(Some(death)) = self.vmm {
+            match self.lifecycle.died(death, self.now_ns) {
+                Next::Respawn => {
+                    self.vmm = None;
+                    self.slot.retire();
+                }
+                Next::End(fate) => self.fate = Some(fate),
+            }
+            self.answer_all();
+        }
+        if self.vmm.is_none() && self.fate.is_none() && self.slot.is_idle() {
+            self.begin();
+        }
+    }
+
+    /// Whoever is dead when the supervisor looks is reaped then, or poll would never wait again.
+    fn bury(&mut self) {
+        let parts = self.cast.borrow().len();
+        let dead = |number: &usize| self.cast.borrow()[*number].is_to_be_reaped();
+        let dead: Vec<usize> = (0..parts).filter(dead).collect();
+        if !dead.is_empty() {
+            self.slot.exited(self.now_ns);
+        }
+        for number in dead {
+            let reaped = self.cast.borrow()[number].reaped;
+            assert!(reaped, "{number} is dead and not reaped: {self:?}");
+        }
+    }
+
+    fn part(&mut self, which: u8, act: impl FnOnce(&mut Part)) {
+        let mut cast = self.cast.borrow_mut();
+        let count = cast.len();
+        if let Some(part) = count.checked_sub(1 + usize::from(which)) {
+            act(&mut cast[part]);
+        }
+    }
+
+    fn hear_vmm(&mut self, message: FromVmm) {
+        if self.vmm != Some(None) {
+            return;
+        }
+        let paused = self.lifecycle.running() == VmState::Paused;
+        if let FromVmm::Device(_, news) = &message {
+            match news {
+                DeviceNews::Connected => self.slot.connected(self.now_ns),
+                DeviceNews::Lost(why) => self.slot.lost(why),
+                DeviceNews::Drained => self.slot.drained(),
+                DeviceNews::Fit => self.slot.fit(),
+                DeviceNews::Unfit(why) => self.slot.unfit(why),
+                DeviceNews::Outstanding(samples) if !paused => self.slot.waits(samples),
+                _ => {}
+            }
+        }
+        let order = self.lifecycle.heard(message, self.now_ns);
+        self.obey(order);
+    }
+
+    fn obey(&mut self, order: Order) {
+        match (order, self.vmm) {
+            (Order::Nothing | Order::Tell(_) | Order::WakeAndPress, Some(_)) => {}
+            (Order::Kill, Some(_)) => self.vmm_dies(),
+            (Order::Nothing, None) => {}
+            (_, None) => {
+                self.fate.get_or_insert(Fate::Stopped);
+                self.answer_all();
+            }
+        }
+    }
+
+    fn vmm_dies(&mut self) {
+        if self.vmm == Some(None) {
+            self.vmm = Some(Some(Death::Signalled(Signal::SIGKILL)));
+        }
+    }
+
+    fn hear_slot(&mut self) {
+        for news in self.slot.news() {
+            match news {
+                News::Attach(stream) => {
+                    self.give(&stream);
+                    self.told.push_back(ToDevice::Attach);
+                }
+                News::Probe(stream) => {
+                    self.probed = behind(&self.cast, &stream);
+                    self.told.push_back(ToDevice::Probe);
+                }
+                News::Tell(message) => {
+                    match (message, self.probed) {
+                        (ToDevice::Switch, Some(probed)) => self.give_to(probed),
+                        (ToDevice::Switch, None) => panic!("nobody was judged: {self:?}"),
+                        (ToDevice::Fenced, _) => self.assert_none_serves_but(None),
+                        _ => {}
+                    }
+                    self.told.push_back(message);
+                }
+                News::Died(_) if self.lifecycle.running() == VmState::Starting => self.vmm_dies(),
+                News::Died(_) => {}
+                News::Event(kind, _) => self.note(kind),
+                News::Answer(outcome) => {
+                    let is_no = std::mem::take(&mut self.refused);
+                    assert!(!is_no || outcome.is_err(), "refused with success: {self:?}");
+                    self.answer_all();
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, kind: EventKind) {
+        match kind {
+            EventKind::BackendStarted => {
+                let now_ns = self.now_ns;
+                self.births_ns.push_back(now_ns);
+                self.births_ns.retain(|then| now_ns < then + MINUTE_NS);
+                let births = self.births_ns.len();
+                assert!(births <= BIRTHS_MAX, "{births} within a minute: {self:?}");
+            }
+            EventKind::UpgradeRefused => self.refused = true,
+            EventKind::UpgradeRolledBack => {
+                self.refused = true;
+                // The old program follows, whatever was before.
+                self.births_ns.clear();
+            }
+            EventKind::UpgradeDone => self.births_ns.clear(),
+            _ => {}
+        }
+    }
+
+    fn give(&mut self, stream: &OwnedFd) {
+        let number = behind(&self.cast, stream);
+        self.give_to(number.expect("somebody has the other end"));
+    }
+
+    fn give_to(&mut self, number: usize) {
+        self.assert_none_serves_but(Some(number));
+        self.cast.borrow_mut()[number].served = true;
+    }
+
+    /// Of all backends that ever had the device none lives, and nothing that it began is under way.
+    fn assert_none_serves_but(&self, number: Option<usize>) {
+        for (other, part) in self.cast.borrow().iter().enumerate() {
+            let is_another = part.served && Some(other) != number;
+            let is_over = part.death.is_some() && part.reaped && !part.busy;
+            assert!(!is_another || is_over, "{other} and {number:?}: {self:?}");
+        }
+    }
+
+    fn wait_for(&mut self, accepted: bool) {
+        self.asked += 1;
+        if accepted {
+            self.waiting_ns.push(self.now_ns + DEVICE_NS);
+            self.births_ns.clear();
+        } else {
+            self.answer(1);
+        }
+    }
+
+    fn answer(&mut self, count: usize) {
+        self.answered += u32::try_from(count).unwrap();
+    }
+
+    fn answer_all(&mut self) {
+        let count = self.waiting_ns.drain(..).count();
+        self.answer(count);
+    }
+
+    /// From now on everybody does what he should. The device comes to rest, everybody has been
+    /// answered once, and a VM that is told to end does.
+    pub fn finish(mut self) {
+        let enough_ns = self.now_ns + ENOUGH_NS;
+        self.waiting_ns.fill(self.now_ns + DEVICE_NS);
+        self.late = 0;
+        while !self.is_at_rest() {
+            assert!(self.now_ns < enough_ns, "it never comes to rest: {self:?}");
+            for part in self.cast.borrow_mut().iter_mut() {
+                part.busy = false;
+                part.beat();
+                part.claim(1, 0);
+            }
+            let heard = match self.told.pop_front() {
+                Some(ToDevice::Attach | ToDevice::Switch) => device(DeviceNews::Connected),
+                Some(ToDevice::Probe) => device(DeviceNews::Fit),
+                Some(ToDevice::Drain) => device(DeviceNews::Drained),
+                _ if self.lifecycle.running() == VmState::Starting => FromVmm::Started,
+                _ => device(DeviceNews::Outstanding(Vec::new())),
+            };
+            self.step(Event::Heard(heard));
+            self.step(Event::Pass(100));
+        }
+        self.step(Event::Stop { force: true });
+        self.step(Event::Pass(0));
+        assert!(self.fate.is_some(), "it does not end: {self:?}");
+        assert_eq!((self.asked, self.late), (self.answered, 0), "{self:?}");
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let state = self.slot.info().state;
+        let rests = matches!(
+            state,
+            DeviceState::Serving | DeviceState::Slow | DeviceState::Stalled
+        );
+        let idle = self.waiting_ns.is_empty() && self.told.is_empty();
+        self.fate.is_some() || (rests && idle && self.vmm == Some(None))
+    }
+}
+
+fn device(news: DeviceNews) -> FromVmm {
+    FromVmm::Device(0, news)
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Backends that are nobody: what a device has of a process, in the hands of a script.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use launch::control::{Channel, FromBackend, ToBackend};
+use launch::health::{self, HealthPage};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::fstat;
+use nix::unistd::Pid;
+use spec::SpecError;
+use spec::api::DeviceKind;
+
+use super::super::devices::script::{
+    Backend, BackendError, BeginError, Birth, How, Kind, Means, Remains,
+};
+use super::super::process::{Actor, Death};
+
+/// The queues of the device.
+pub(super) const QUEUES: u16 = 2;
+
+/// One backend, from its birth to after its death.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// How it ended, once it has.
+    pub(super) death: Option<Death>,
+    pub(super) reaped: bool,
+    /// The kernel still does something for it.
+    pub(super) busy: bool,
+    /// The device was given to it.
+    pub(super) served: bool,
+    /// Its end of its stream, by which the other end is known.
+    stream: u64,
+    control: Option<Channel>,
+    page: HealthPage,
+}
+
+impl Part {
+    /// Ends, unless it has.
+    pub(super) fn die(&mut self, death: Death) {
+        if self.death.is_none() {
+            self.death = Some(death);
+            self.control = None;
+        }
+    }
+
+    pub(super) fn is_to_be_reaped(&self) -> bool {
+        self.death.is_some() && !self.reaped
+    }
+
+    pub(super) fn say(&self, message: &FromBackend) {
+        if let Some(control) = &self.control {
+            // If nobody listens, nobody does.
+            let _ = control.send(message);
+        }
+    }
+
+    /// Answers the last ping, of its own accord if there was none.
+    pub(super) fn beat(&self) {
+        let Some(control) = &self.control else { return };
+        let quiet = nix::poll::PollTimeout::ZERO;
+        let pinged = || {
+            let mut fds = [nix::poll::PollFd::new(
+                control.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
+            nix::poll::poll(&mut fds, quiet).is_ok_and(|ready| ready > 0)
+        };
+        while pinged() {
+            let Ok(Some(ToBackend::Ping(ping))) = control.receive() else {
+                return;
+            };
+            for queue in &self.page.queues {
+                queue.heartbeat.store(ping, Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn claim(&self, requests: u64, flags: u32) {
+        self.page.queues[0].requests.store(requests, Relaxed);
+        self.page.queues[0].flags.store(flags, Relaxed);
+    }
+}
+
+/// All of them, in the order of their births.
+pub(super) type Cast = Rc<RefCell<Vec<Part>>>;
+
+/// Which of them has the other end of this stream.
+pub(super) fn behind(cast: &Cast, stream: &OwnedFd) -> Option<usize> {
+    let number = fstat(stream).ok()?.st_ino;
+    let cast = cast.borrow();
+    cast.iter().position(|part| part.stream == number)
+}
+
+/// The device whose backends they are.
+#[derive(Debug)]
+pub(super) struct Role(pub(super) Cast);
+
+impl Kind for Role {
+    fn id(&self) -> &'static str {
+        "played"
+    }
+
+    fn role(&self) -> String {
+        "blk played".into()
+    }
+
+    fn fault(&self, reason: String) -> SpecError {
+        SpecError::new("disk", "played", reason)
+    }
+
+    fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        Ok(None)
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Disk
+    }
+
+    fn queues(&self) -> u16 {
+        QUEUES
+    }
+
+    fn spawn(&mut self, _: &Means<'_>, _: How<'_>) -> Result<Birth, BackendError> {
+        let (ours, theirs) = Channel::pair()?;
+        let page = health::create()?;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (stream, exit) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+        let number = self.0.borrow().len();
+        self.0.borrow_mut().push(Part {
+            death: None,
+            reaped: false,
+            busy: false,
+            served: false,
+            stream: fstat(&stream)?.st_ino,
+            control: Some(theirs),
+            page: HealthPage::map(&page)?,
+        });
+        let player = |cast| Player { cast, number, exit };
+        Ok(Birth {
+            backend: Backend::of(Box::new(player(Rc::clone(&self.0))), 0, ours, &page)?,
+            stream,
+            remains: Box::new(Left(Rc::clone(&self.0), number)),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Player {
+    cast: Cast,
+    number: usize,
+    /// Never readable: who is dead is known.
+    exit: OwnedFd,
+}
+
+impl Actor for Player {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.number).unwrap_or(0) + 2)
+    }
+
+    fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.exit.as_fd()
+    }
+
+    fn kill(&self) {
+        let mut cast = self.cast.borrow_mut();
+        cast[self.number].die(Death::Signalled(Signal::SIGKILL));
+    }
+
+    fn reap(&mut self) -> Option<Death> {
+        let part = &mut self.cast.borrow_mut()[self.number];
+        part.reaped |= part.death.is_some();
+        part.death
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.kill();
+        self.reap();
+    }
+}
+
+#[derive(Debug)]
+struct Left(Cast, usize);
+
+impl Remains for Left {
+    fn are_gone(&mut self, _: &str) -> bool {
+        !self.0.borrow()[self.1].busy
+    }
+
+    fn is_busy(&self, _: u16) -> Option<bool> {
+        Some(self.0.borrow()[self.1].busy)
+    }
+}
