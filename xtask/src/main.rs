@@ -19,6 +19,8 @@ mod lab;
 mod packages;
 mod previous;
 mod progress;
+#[cfg(test)]
+mod proofs_tests;
 mod scratch;
 mod seccomp;
 mod signals;
