@@ -18,7 +18,7 @@ pub use lock::{is_marked, lock, mark, mark_byte};
 /// For how long an image that is locked may become free.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// How often to look.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// The unit of virtio's capacity and offsets.
 pub const SECTOR_BYTES: u64 = 512;

@@ -24,7 +24,8 @@ pub(crate) enum Name {
     /// Our network backend beside bare writes to and reads from a tap, and guests of ours beside
     /// QEMU's; takes root
     Net,
-    /// From `bulkhead run` to the first KVM_RUN, with up to 8 disks and 50 at once
+    /// From `bulkhead run` to the first KVM_RUN, with a disk and a network card, with up to 8 disks
+    /// and 50 at once; takes root
     Launch,
     /// Pauses of a disk whose backend is killed, upgraded or hangs
     Restart,

@@ -22,7 +22,8 @@ pub enum Name {
     Boot,
     /// Of a hand-made kernel: exec to the first KVM_RUN, resident memory of the vmm
     Footprint,
-    /// From `bulkhead run` to the first KVM_RUN, alone and many at once; memory of all processes
+    /// From `bulkhead run` to the first KVM_RUN, alone and many at once; memory of all processes;
+    /// takes root
     Launch,
     /// A TCP stream between a guest and its host, beside QEMU with vhost-net and without
     Net,
