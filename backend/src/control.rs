@@ -12,10 +12,17 @@ use crate::started;
 /// Starts it; it ends the process when the supervisor is gone.
 pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Result<()> {
     started::spawn("control", move || {
+        let mut settled = false;
         // The call that could bring a descriptor, though none is expected: the filter has it anyway.
         while let Ok(Some((message, _))) = control.receive_with() {
             match message {
-                ToBackend::Ping(ping) => device.ping(ping),
+                ToBackend::Ping(ping) => {
+                    // Nobody is pinged while it starts.
+                    if !std::mem::replace(&mut settled, true) {
+                        launch::residue::let_go();
+                    }
+                    device.ping(ping);
+                }
                 ToBackend::Link(up) => device.set_link(up),
             }
         }

@@ -234,8 +234,17 @@ pub(crate) fn attach(base: &Path, vm: &VmName) -> Result<(), Error> {
 
 /// Waits for one of the descriptors.
 pub(crate) fn wait(fds: &mut [PollFd<'_>]) -> Result<(), TerminalError> {
-    match poll(fds, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
+    wait_until(fds, PollTimeout::NONE).map(drop)
+}
+
+/// Waits for one of the descriptors, but not longer than that; whether something has happened.
+pub(crate) fn wait_until(
+    fds: &mut [PollFd<'_>],
+    timeout: PollTimeout,
+) -> Result<bool, TerminalError> {
+    match poll(fds, timeout) {
+        Ok(0) => Ok(false),
+        Ok(_) | Err(Errno::EINTR) => Ok(true),
         Err(e) => Err(TerminalError::Poll(e)),
     }
 }

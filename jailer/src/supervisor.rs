@@ -57,6 +57,9 @@ use poll::{Interests, Token, earlier};
 use service::Waiting;
 use vmm::{Parts, SpawnError, Vmm};
 
+/// So long after its birth a VM's start is over.
+const SETTLING_NS: u64 = 500_000_000;
+
 /// The supervisor cannot go on.
 #[derive(Debug, thiserror::Error)]
 enum SupervisorError {
@@ -129,6 +132,8 @@ pub(crate) fn rehearse_with_filter(has_range: bool) -> Result<(), String> {
 struct Supervisor {
     kit: Kit,
     born_ns: u64,
+    /// Until its own start is over.
+    settles_ns: Option<u64>,
     api: api::Server,
     waiting: Vec<Waiting>,
     console: Outlet,
@@ -170,7 +175,8 @@ impl Supervisor {
         janitor: Rc<Janitor>,
         pids: Pids,
     ) -> Result<Self, SupervisorError> {
-        let lifecycle = Lifecycle::new(endowment.identity.vm.on_reboot, monotonic_ns());
+        let born_ns = monotonic_ns();
+        let lifecycle = Lifecycle::new(endowment.identity.vm.on_reboot, born_ns);
         let console = Outlet::new(endowment.console);
         let parts = endowment.devices;
         let (vm, name) = (&endowment.identity.vm, &endowment.identity.name);
@@ -187,7 +193,8 @@ impl Supervisor {
                 pids,
                 log: endowment.log,
             },
-            born_ns: monotonic_ns(),
+            born_ns,
+            settles_ns: Some(born_ns + SETTLING_NS),
             api: api::Server::new(endowment.api),
             waiting: Vec::new(),
             console,
@@ -278,6 +285,7 @@ impl Supervisor {
             self.console.deadline_ns(),
             self.waiting_deadline_ns(),
             Some(self.cutter.deadline_ns()),
+            self.settles_ns,
             self.kit.janitor.has_early_news().then_some(0),
         ];
         let deadline = deadlines.into_iter().fold(None, earlier);
@@ -293,5 +301,8 @@ impl Supervisor {
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
         self.cutter.tick(&self.kit.log, now_ns);
+        if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
+            launch::residue::let_go();
+        }
     }
 }

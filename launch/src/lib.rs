@@ -19,6 +19,7 @@ pub mod log;
 pub mod memfd;
 pub mod process;
 pub mod record;
+pub mod residue;
 pub mod ring;
 pub mod seccomp;
 pub mod tap;

@@ -14,10 +14,13 @@ use spec::VmSpec;
 
 use super::child::{self, Start};
 use super::{Host, RunError};
-use crate::console::{End, Proxy, wait};
+use crate::console::{End, Proxy, wait, wait_until};
 use crate::error::Error;
 use crate::escape::Wish;
 use crate::signals;
+
+/// When nothing has happened for so long, the start is over.
+const SETTLING_MS: u16 = 500;
 
 /// Runs a VM; with `stdio`, its console is on our standard input and output.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Error> {
@@ -53,12 +56,13 @@ fn follow(
 ) -> Result<ExitStatus, Error> {
     let mut proxy = console.map(Proxy::new).transpose()?;
     let mut ended = None;
+    let mut settled = false;
     loop {
         let done = proxy.as_ref().is_none_or(Proxy::is_done);
         if let (true, Some(status)) = (done, ended) {
             return Ok(status);
         }
-        for end in ready(signals, proxy.as_ref())? {
+        for end in ready(signals, proxy.as_ref(), &mut settled)? {
             if let Some(proxy) = &mut proxy
                 && proxy.ready(end) == Some(Wish::Quit)
             {
@@ -76,8 +80,8 @@ fn follow(
     }
 }
 
-/// Waits; the proxy's ends that are ready.
-fn ready(signals: &SignalFd, proxy: Option<&Proxy>) -> Result<Vec<End>, Error> {
+/// Waits; the proxy's ends that are ready. Once nothing happens for a while the start is over.
+fn ready(signals: &SignalFd, proxy: Option<&Proxy>, settled: &mut bool) -> Result<Vec<End>, Error> {
     let interests = proxy.map(Proxy::interests).unwrap_or_default();
     let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     fds.extend(
@@ -85,7 +89,12 @@ fn ready(signals: &SignalFd, proxy: Option<&Proxy>) -> Result<Vec<End>, Error> {
             .iter()
             .map(|(_, fd, events)| PollFd::new(*fd, *events)),
     );
-    wait(&mut fds)?;
+    if *settled {
+        wait(&mut fds)?;
+    } else if !wait_until(&mut fds, SETTLING_MS.into())? {
+        launch::residue::let_go();
+        *settled = true;
+    }
     let ends = interests.iter().zip(&fds[1..]);
     let ends = ends.filter(|(_, fd)| fd.any().unwrap_or(false));
     Ok(ends.map(|((end, ..), _)| *end).collect())

@@ -256,6 +256,9 @@ impl Vigil {
             let error = launch::log::chain(&error);
             log::warn!("cgroup: process {pid} stays in its parent's group: {error}");
         }
+        if self.unplaced.is_empty() {
+            launch::residue::let_go();
+        }
     }
 
     /// The supervisor has ended, or is ended now; with it goes everything in its pid namespace.
