@@ -14,9 +14,9 @@ pub fn take_name(name: &CStr) {
 const SET_MDWE: libc::c_int = 65;
 const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
 
-/// What of its jail a process can only build itself, because executing a program undoes it: nobody
-/// of the same user may look into it, and no memory that could be written becomes executable. Where
-/// the kernel has no such thing, it is done without.
+/// What of its jail each process builds itself: nobody of the same user may look into it, which
+/// executing a program undoes; and no memory that could be written becomes executable, which it hands
+/// down. Where the kernel has no such thing, it is done without.
 #[allow(unsafe_code)]
 pub fn harden() {
     // Cannot fail.

@@ -14,6 +14,7 @@ mod calls;
 mod filters;
 mod gate;
 mod gossip;
+mod memory;
 mod reach;
 mod turncoat;
 

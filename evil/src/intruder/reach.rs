@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a process without a filter would reach for: files, mounts, namespaces, other processes, the
-//! network, rights it was not given, and the seals and limits of what it was given.
+//! What a process without a filter would reach for: code of its own, files, mounts, namespaces, other
+//! processes, the network, rights it was not given, and the seals and limits of what it was given.
 
 #![allow(unsafe_code)]
 
@@ -20,8 +20,10 @@ use nix::sys::signal::kill;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Pid, Uid, chroot, pivot_root, setgroups, setresgid, setresuid};
 
+use crate::memory;
+
 type Outcome = Result<(), Errno>;
-type Attempt = (&'static str, fn() -> Outcome);
+pub(crate) type Attempt = (&'static str, fn() -> Outcome);
 
 /// Where a host that lets itself be reached listens: an abstract address.
 const HOST_SOCKET: &str = "bulkhead-intruder";
@@ -35,7 +37,7 @@ pub(crate) fn everywhere(role: &str) -> Vec<(&'static str, Outcome)> {
         "blk-backend" | "net-backend" => OF_BACKEND,
         _ => &[],
     };
-    let all = ALL.iter().chain(of_role);
+    let all = memory::ALL.iter().chain(ALL).chain(of_role);
     all.map(|(what, attempt)| (*what, attempt())).collect()
 }
 
@@ -245,7 +247,7 @@ fn open_by_handle() -> Outcome {
     called(unsafe { libc::syscall(libc::SYS_open_by_handle_at, here, handle, flags) })
 }
 
-fn called(returned: libc::c_long) -> Outcome {
+pub(crate) fn called(returned: libc::c_long) -> Outcome {
     Errno::result(returned).map(drop)
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     }
     step("drop its capabilities", raw::drop_capabilities())?;
     step("set no_new_privs", nix::sys::prctl::set_no_new_privs())?;
-    step("become undumpable", nix::sys::prctl::set_dumpable(false))?;
+    launch::process::harden();
     Ok(processes)
 }
 

@@ -3,7 +3,7 @@
 //! place of each process of ours. What gets through is what is meant to, call for call.
 //!
 //! Filters are switched off for the second half, by a tracer that only the host's root can be: what is
-//! refused then is refused by namespaces, users, Landlock, seals and limits alone.
+//! refused then is refused by namespaces, users, Landlock, MDWE, seals and limits alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -271,9 +271,22 @@ const GRANTED_TO_SUPERVISOR: &[&str] = &[
     "have a user namespace",
     "mount a tmpfs with the rights of that",
 ];
+/// What a kernel before Linux 6.3 refuses nobody.
+const IN_MEMORY: &[&str] = &[
+    "map memory to write and execute",
+    "make written memory executable",
+];
 /// Calls that the kernel lets past every filter, because it makes them itself, from pages that it has
 /// put into programs; from anywhere else they do nothing.
 const BEYOND_FILTERS: [&str; 2] = ["uprobe", "uretprobe"];
+
+/// Whether this kernel can keep what is executed apart from what is written.
+#[allow(unsafe_code)] // nobody wraps it
+fn kernel_keeps_memory_apart() -> bool {
+    const GET_MDWE: libc::c_int = 66;
+    // SAFETY: PR_GET_MDWE takes integers.
+    (unsafe { libc::prctl(GET_MDWE, 0_u64, 0_u64, 0_u64, 0_u64) }) >= 0
+}
 
 fn judge(report: &str, role: &str) -> Result<()> {
     let begin = format!("INTRUDER {role} ");
@@ -314,6 +327,10 @@ fn judge(report: &str, role: &str) -> Result<()> {
     let meant = match role {
         "supervisor" => GRANTED_TO_SUPERVISOR,
         _ => GRANTED,
+    };
+    let meant = match kernel_keeps_memory_apart() {
+        true => meant.to_vec(),
+        false => [IN_MEMORY, meant].concat(),
     };
     ensure!(
         granted == meant,
