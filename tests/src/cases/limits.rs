@@ -3,7 +3,8 @@
 //! or the VM does not start.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,15 +12,34 @@ use serde_json::Value;
 
 use super::Case;
 use super::bad_input::{ERROR, complains};
-use crate::context::{Context, need_root};
+use crate::context::{Context, Skip, need_root};
+use crate::stand::{Device, Setup, Stand};
+use crate::storage::Storage;
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::native("limits_of_a_vm_and_its_processes_hold", hold),
+        Case::native("limits_of_a_disk_ration_its_requests", ration),
+        // With the guests, because the lab's inner host has version 2 alone.
+        Case::guest("limits_under_version_2_hold", |context| {
+            need_version_2()?;
+            hold(context)
+        }),
+        Case::guest("limits_under_version_2_ration_requests", |context| {
+            need_version_2()?;
+            ration(context)
+        }),
         Case::native("limits_that_cannot_be_had_are_refused", refused),
     ]
+}
+
+fn need_version_2() -> Result<()> {
+    match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        true => Ok(()),
+        false => Err(Skip("this host has control groups of version 1".to_owned()).into()),
+    }
 }
 
 /// The control group of a process in the hierarchy that has this controller, and whether that is one
@@ -41,6 +61,19 @@ fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
     Ok((top.join(path), false))
 }
 
+/// The same, once the process has been put into the group of this name, which is soon after its start.
+fn settled(pid: i64, controller: &str, name: &str) -> Result<(PathBuf, bool)> {
+    let begun = Instant::now();
+    loop {
+        let (dir, is_old) = group(pid, controller)?;
+        if dir.ends_with(name) {
+            return Ok((dir, is_old));
+        }
+        ensure!(begun.elapsed() < PATIENCE, "it stays in {}", dir.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn hold(context: &Context) -> Result<()> {
     need_root()?;
     let kernel = TinyKernel::new().say("spinning\n").spin();
@@ -58,16 +91,7 @@ fn hold(context: &Context) -> Result<()> {
     let text = context.run_ok(&["inspect", vm.name()])?;
     ensure!(text.contains("of=vmm,cpu=20,pids=40"), "inspect: {text}");
 
-    // Processes are put into their groups soon after they were started.
-    let begun = Instant::now();
-    let (cpu, is_old) = loop {
-        let (dir, is_old) = group(pid, "cpu")?;
-        if dir.ends_with("vmm") {
-            break (dir, is_old);
-        }
-        ensure!(begun.elapsed() < PATIENCE, "it stays in {}", dir.display());
-        std::thread::sleep(Duration::from_millis(10));
-    };
+    let (cpu, is_old) = settled(pid, "cpu", "vmm")?;
     let (pids, _) = group(pid, "pids")?;
     let (memory, memory_is_old) = group(pid, "memory")?;
     let memory = match memory.ends_with("vmm") {
@@ -104,13 +128,66 @@ fn hold(context: &Context) -> Result<()> {
 }
 
 /// In how many periods a group had to wait.
-fn throttled(group: &std::path::Path) -> Result<u64> {
+fn throttled(group: &Path) -> Result<u64> {
     let stat = fs::read_to_string(group.join("cpu.stat"))?;
     let line = stat.lines().find_map(|l| l.strip_prefix("nr_throttled "));
     match line {
         Some(number) => Ok(number.trim().parse()?),
         None => bail!("{stat}"),
     }
+}
+
+/// A driver that asks for as much as it can get is served as often as it may be.
+fn ration(context: &Context) -> Result<()> {
+    const PER_S: u64 = 50;
+    need_root()?;
+    // A file system in memory is on no drive.
+    let on_drive = libc::major(fs::metadata(context.dir())?.dev()) != 0;
+    let storage = match on_drive {
+        true => None,
+        false => Some(Storage::quick("rationed")?),
+    };
+    let limits = format!("of=disk0,read-iops={PER_S},write-iops={PER_S}");
+    let setup = Setup {
+        image: storage.as_ref().map(Storage::path),
+        more: &["--limits".to_owned(), limits],
+        ..Setup::new(context, 8)
+    };
+    let disk = Device::Disk(",direct,queues=2");
+    let stand = Stand::start_as(context, "rationed", setup, disk)?;
+    let pid = stand.backend()?.as_raw();
+    // What version 2 calls io.
+    let (group, is_old) = settled(pid.into(), "blkio", "blk-disk0")?;
+    let (before, begun) = (requests(&group, is_old)?, Instant::now());
+    std::thread::sleep(Duration::from_secs(4));
+    let served = requests(&group, is_old)? - before;
+    // Reads and writes each have their share; one second's more, for what the kernel hands out ahead.
+    let may_be = 2 * PER_S * (begun.elapsed().as_secs() + 2);
+    println!("SEEN rationed version_1={is_old} served={served} may_be={may_be}");
+    ensure!(served > 0, "no request was counted in {}", group.display());
+    ensure!(served <= may_be, "{served} requests, not {may_be}");
+    stand.finish().map(drop)
+}
+
+/// How many reads and writes have been begun in a group.
+fn requests(group: &Path, is_old: bool) -> Result<u64> {
+    let (file, keys): (_, &[&str]) = match is_old {
+        true => ("blkio.throttle.io_serviced", &["Read ", "Write "]),
+        false => ("io.stat", &["rios=", "wios="]),
+    };
+    let text = fs::read_to_string(group.join(file))?;
+    let after = |key: &&str| {
+        text.split(*key)
+            .skip(1)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let numbers = keys.iter().flat_map(after);
+    let numbers = numbers.map(|rest| {
+        let number = rest.split_whitespace().next().unwrap_or_default();
+        number.parse::<u64>().with_context(|| text.clone())
+    });
+    numbers.sum()
 }
 
 fn refused(context: &Context) -> Result<()> {
