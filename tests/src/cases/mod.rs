@@ -19,6 +19,7 @@ mod limits;
 mod net;
 mod net_changes;
 mod net_launch;
+mod net_passt;
 mod pause;
 mod restart;
 mod restart_guest;
@@ -145,6 +146,7 @@ pub fn all() -> Vec<Case> {
         net_changes::cases(),
         pause::cases(),
         net_launch::cases(),
+        net_passt::cases(),
         restart::cases(),
         card_killed::cases(),
         upgrade::cases(),
