@@ -2,8 +2,7 @@
 //! The vmm's half without KVM: memory, a PCI function over a vhost-user device, the device's thread,
 //! and a vCPU that notices when a register access takes long.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +10,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use devices::bus::{Bus, Doorbells};
-use devices::interrupt::{InterruptFabric, MsiMessage, MsiVectors, PINS};
-use devices::pci::bar::Windows;
+use devices::bus::Bus;
 use devices::pci::root::PciFunction;
+use devices::testing::{BASE, Guest};
 use devices::virtio::device::DeviceType;
-use devices::virtio::transport::pci::function::{Host, VirtioPci};
+use devices::virtio::features::VERSION_1;
+use devices::virtio::transport::pci::function::VirtioPci;
 use devices::virtio::vhost_user::device::VhostUserDevice;
 use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
 use devices::virtio::vhost_user::inflight::InflightRegion;
@@ -25,47 +24,14 @@ use launch::memfd::{Backing, shared};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::message::QUEUES;
 
-const BAR: u64 = 1 << 40;
 const RAM_LEN: u64 = 4 << 20;
 pub(crate) const QUEUE_SIZE: u16 = 8;
 const STATUS: u64 = 20;
 /// Longer than this is a stall, as a guest sees it.
 const STALL: Duration = Duration::from_millis(10);
-
-/// What KVM does with doorbells and interrupts; here it only has to accept them.
-#[derive(Default)]
-struct Wires(Mutex<BTreeMap<u16, MsiMessage>>);
-
-impl Doorbells for Wires {
-    fn register(&self, _: u64, _: &EventFd) -> io::Result<()> {
-        Ok(())
-    }
-    fn unregister(&self, _: u64, _: &EventFd) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MsiVectors for Wires {
-    fn assign(&self, vector: u16, message: MsiMessage, _: &EventFd) -> io::Result<()> {
-        let mut assigned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        assigned.insert(vector, message);
-        Ok(())
-    }
-    fn deassign(&self, vector: u16, _: &EventFd) -> io::Result<()> {
-        let mut assigned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        assigned.remove(&vector);
-        Ok(())
-    }
-}
-
-impl InterruptFabric for Wires {
-    fn send(&self, _: MsiMessage) {}
-    fn watch_level_pins(&self, _: &[Option<MsiMessage>; PINS]) {}
-}
 
 struct Reporter(Mutex<Sender<DeviceEvent>>);
 
@@ -78,14 +44,10 @@ impl DeviceEvents for Reporter {
 
 /// The machine.
 pub(crate) struct Machine {
-    pub(crate) device: VhostUserDeviceHandle,
     pub(crate) memory: GuestMemoryMmap<()>,
-    function: Arc<VirtioPci>,
-    bus: Arc<Bus>,
+    guest: Guest<VhostUserDevice>,
     reports: Receiver<DeviceEvent>,
 }
-
-type VhostUserDeviceHandle = Arc<VhostUserDevice>;
 
 /// A disk with two queues. `inflight` is the region that its backends would inherit.
 pub(crate) fn machine(
@@ -113,34 +75,28 @@ pub(crate) fn machine(
     std::thread::Builder::new()
         .name("device".into())
         .spawn(move || worker.run())?;
-    let (device, bus, wires) = (
-        Arc::new(device),
-        Arc::<Bus>::default(),
-        Arc::<Wires>::default(),
-    );
-    let host = Host {
-        memory_space: Arc::clone(&bus),
-        doorbells: Arc::clone(&wires) as _,
-        interrupts: Arc::clone(&wires) as _,
-        vectors: wires,
-    };
-    let mut windows = Windows::new((0xc000_0000, 1 << 20), (BAR, 1 << 30))?;
-    let function = Arc::new(VirtioPci::new(
-        Arc::clone(&device) as _,
-        host,
-        &mut windows,
-    )?);
-    function.config_write(4, &[6, 0]);
     Ok(Machine {
-        device,
         memory,
-        function,
-        bus,
+        guest: Guest::new(Arc::new(device)),
         reports,
     })
 }
 
 impl Machine {
+    /// The device.
+    pub(crate) fn device(&self) -> &VhostUserDevice {
+        &self.guest.device
+    }
+
+    /// Connects the device to a backend that is honest so far, and lets a driver start on it.
+    pub(crate) fn start_on(&self, backend: OwnedFd, limit: Duration) -> Result<()> {
+        self.device().attach(backend);
+        ensure!(matches!(self.report(limit)?, DeviceEvent::Connected));
+        self.start_driver()?;
+        ensure!(matches!(self.settled(limit)?, DeviceEvent::Running));
+        Ok(())
+    }
+
     /// The next thing that befell the device.
     pub(crate) fn report(&self, limit: Duration) -> Result<DeviceEvent> {
         let report = self.reports.recv_timeout(limit);
@@ -157,59 +113,23 @@ impl Machine {
         }
     }
 
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.bus.write(BAR + offset, data);
-    }
-
-    fn status(&self) -> u8 {
-        let mut status = [0];
-        self.bus.read(BAR + STATUS, &mut status);
-        status[0]
-    }
-
     /// As a driver does: features, vectors, queues, go.
     pub(crate) fn start_driver(&self) -> Result<()> {
-        let mut at = [0];
-        self.function.config_read(0x34, &mut at);
-        let mut header = [0; 2];
-        self.function.config_read(usize::from(at[0]), &mut header);
-        while header[0] != 0x11 {
-            at[0] = header[1];
-            self.function.config_read(usize::from(at[0]), &mut header);
-        }
-        self.function
-            .config_write(usize::from(at[0]) + 2, &[0, 0x80]);
-        for vector in 0..3_u64 {
-            self.write(0x8000 + 16 * vector, &0xfee0_0000_u64.to_le_bytes());
-            self.write(0x8008 + 16 * vector, &(0x30 + vector).to_le_bytes());
-        }
-        self.write(STATUS, &[3]);
-        for (select, features) in [(0_u32, 0_u32), (1, 1)] {
-            self.write(8, &select.to_le_bytes());
-            self.write(12, &features.to_le_bytes());
-        }
-        self.write(STATUS, &[0xb]);
+        self.guest.enable();
         for queue in 0..QUEUES {
-            let base = ring_base(queue);
-            self.memory.write_slice(&[0; 0x3000], GuestAddress(base))?;
-            self.write(22, &queue.to_le_bytes());
-            self.write(24, &QUEUE_SIZE.to_le_bytes());
-            self.write(26, &(queue + 1).to_le_bytes());
-            for part in 0..3 {
-                self.write(32 + 8 * part, &(base + 0x1000 * part).to_le_bytes());
-            }
-            self.write(28, &[1, 0]);
+            let base = GuestAddress(ring_base(queue));
+            self.memory.write_slice(&[0; 0x3000], base)?;
         }
-        self.write(STATUS, &[0xf]);
-        ensure!(self.status() == 0xf, "the driver could not start");
+        self.guest.start(VERSION_1, QUEUE_SIZE);
+        ensure!(self.guest.status() == 0xf, "the driver could not start");
         Ok(())
     }
 
     /// Resets the device; how long it took until the driver saw the end of it.
     pub(crate) fn reset_driver(&self, limit: Duration) -> Result<Duration> {
         let begun = Instant::now();
-        self.write(STATUS, &[0]);
-        while self.status() != 0 {
+        self.guest.write8(STATUS, 0);
+        while self.guest.status() != 0 {
             ensure!(begun.elapsed() < limit, "the reset does not end");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -218,7 +138,9 @@ impl Machine {
 
     /// A vCPU that goes on touching registers.
     pub(crate) fn vcpu(&self) -> Result<Vcpu> {
-        let (bus, function) = (Arc::clone(&self.bus), Arc::clone(&self.function));
+        let guest = &self.guest;
+        let (bus, function) = (Arc::clone(&guest.memory), Arc::clone(&guest.function));
+        let wires = Arc::clone(&guest.wires);
         let shared = Arc::<Seen>::default();
         let seen = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -232,6 +154,8 @@ impl Machine {
                     access(&bus, &function, turn);
                     seen.note(begun.elapsed(), before);
                     if turn % 64 == 0 {
+                        // What interrupts it is nothing to it, but would add up.
+                        wires.take_sent();
                         // Two processors have to do for everyone here.
                         std::thread::sleep(Duration::from_micros(200));
                     }
@@ -246,7 +170,7 @@ impl Machine {
 
 /// Where a queue is in memory.
 pub(crate) fn ring_base(queue: u16) -> u64 {
-    0x10_0000 * (u64::from(queue) + 1)
+    Guest::<VhostUserDevice>::ring(queue)
 }
 
 /// One access to a register that a driver touches while a device runs; those that settle interrupts
@@ -254,13 +178,13 @@ pub(crate) fn ring_base(queue: u16) -> u64 {
 fn access(bus: &Bus, function: &VirtioPci, turn: u32) {
     let mut data = [0; 4];
     match turn % 8 {
-        0 => bus.read(BAR + STATUS, &mut data[..1]),
-        1 => bus.read(BAR + 0x2000, &mut data),
-        2 => bus.read(BAR + 0xc000, &mut data),
-        3 => bus.write(BAR + 0x3000 + 4 * u64::from(turn / 8 % 2), &[0, 0]),
-        4 => bus.write(BAR + 0x801c, &[1, 0, 0, 0]),
-        5 => bus.write(BAR + 0x801c, &[0, 0, 0, 0]),
-        6 => bus.read(BAR + 21, &mut data[..1]),
+        0 => bus.read(BASE + STATUS, &mut data[..1]),
+        1 => bus.read(BASE + 0x2000, &mut data),
+        2 => bus.read(BASE + 0xc000, &mut data),
+        3 => bus.write(BASE + 0x3000 + 4 * u64::from(turn / 8 % 2), &[0, 0]),
+        4 => bus.write(BASE + 0x801c, &[1, 0, 0, 0]),
+        5 => bus.write(BASE + 0x801c, &[0, 0, 0, 0]),
+        6 => bus.read(BASE + 21, &mut data[..1]),
         _ => function.config_read(4, &mut data),
     }
 }

@@ -51,10 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let machine = machine(Origin::Own, timeouts, None)?;
     let backends = Backends::start()?;
-    machine.device.attach(backends.next(Plan::HONEST)?.into());
-    ensure!(matches!(machine.report(LIMIT)?, DeviceEvent::Connected));
-    machine.start_driver()?;
-    ensure!(matches!(machine.settled(LIMIT)?, DeviceEvent::Running));
+    machine.start_on(backends.next(Plan::HONEST)?.into(), LIMIT)?;
     let vcpu = machine.vcpu()?;
     let mut random = Random::new(options.seed);
     let (mut lost, mut ran) = (0_u64, 0_u64);
@@ -76,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             at: random.below(ANSWERS),
             seed: random.number(),
         };
-        machine.device.attach(backends.next(plan)?.into());
+        machine.device().attach(backends.next(plan)?.into());
         match machine.settled(LIMIT)? {
             DeviceEvent::Lost(_) => lost += 1,
             DeviceEvent::Running => ran += 1,
@@ -99,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Memory and descriptors with an honest backend connected, so that both counts are of the same.
 fn at_rest(machine: &Machine, backends: &Backends) -> Result<(u64, usize)> {
-    machine.device.attach(backends.next(Plan::HONEST)?.into());
+    machine.device().attach(backends.next(Plan::HONEST)?.into());
     let mut runs = false;
     // Reports of those before it may still come.
     loop {

@@ -65,7 +65,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut region = Some(InflightRegion::map(inflight)?);
     for origin in [Origin::Own, Origin::Foreign] {
         let machine = machine(origin, timeouts, region.take())?;
-        machine.device.attach(hostile(&deeds, options.seed)?.into());
+        machine
+            .device()
+            .attach(hostile(&deeds, options.seed)?.into());
         ensure!(matches!(machine.report(LIMIT)?, DeviceEvent::Connected));
         machine.start_driver()?;
         let vcpu = machine.vcpu()?;
@@ -103,15 +105,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// starts the device, the backend is replaced, all of memory is read.
 fn life(machine: &Machine, deeds: &Arc<Deeds>, seed: u64) -> Result<Duration> {
     std::thread::sleep(Duration::from_millis(3));
-    machine.device.attach(hostile(deeds, seed)?.into());
+    machine.device().attach(hostile(deeds, seed)?.into());
     std::thread::sleep(Duration::from_millis(3));
     // What it did may have cost it the connection; then a reset ends once it is fenced.
-    machine.device.fenced();
+    machine.device().fenced();
     let took = machine.reset_driver(LIMIT)?;
-    machine.device.attach(hostile(deeds, !seed)?.into());
+    machine.device().attach(hostile(deeds, !seed)?.into());
     machine.start_driver()?;
-    machine.device.drain();
-    machine.device.resume();
+    machine.device().drain();
+    machine.device().resume();
     let mut all = vec![0; 1 << 20];
     for part in 0..4 {
         machine

@@ -27,10 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // The device's own patience: that it is short enough is what has to be seen.
     let machine = machine(Origin::Own, Timeouts::default(), None)?;
     let backends = Backends::start()?;
-    machine.device.attach(backends.next(Plan::HONEST)?.into());
-    ensure!(matches!(machine.report(LIMIT)?, DeviceEvent::Connected));
-    machine.start_driver()?;
-    ensure!(matches!(machine.settled(LIMIT)?, DeviceEvent::Running));
+    machine.start_on(backends.next(Plan::HONEST)?.into(), LIMIT)?;
     let vcpu = machine.vcpu()?;
     let (mut tried, mut longest) = (0, Duration::ZERO);
     for at in (0..18).step_by(options.every.max(1)) {
@@ -41,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 seed: 1,
             };
             let begun = Instant::now();
-            machine.device.attach(backends.next(plan)?.into());
+            machine.device().attach(backends.next(plan)?.into());
             let outcome = machine.settled(LIMIT)?;
             ensure!(
                 matches!(outcome, DeviceEvent::Lost(_)),
@@ -51,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             tried += 1;
         }
     }
-    machine.device.attach(backends.next(Plan::HONEST)?.into());
+    machine.device().attach(backends.next(Plan::HONEST)?.into());
     ensure!(matches!(machine.settled(LIMIT)?, DeviceEvent::Running));
     let vcpu = vcpu.finish()?;
     drop(machine);

@@ -7,8 +7,8 @@
 //! it finds is on the log, a line each: `INTRUDER role calls filter: name…` are the calls that a filter
 //! let through, `INTRUDER role reach what: granted` or an error tells what became of the rest.
 //!
-//! A vmm whose kernel command line asks for gossip, or a disk's backend whose device bears the name of
-//! some malice, does that instead: [`gossip`], [`turncoat`].
+//! A vmm whose kernel command line asks for gossip, or a backend whose device bears the name of some
+//! malice, does that instead: [`gossip`], [`turncoat`].
 
 mod calls;
 mod filters;
@@ -30,10 +30,8 @@ fn main() -> ExitCode {
     let mut args = std::env::args();
     let role = args.next().unwrap_or_default();
     if args.next().as_deref() != Some("supervisor") {
-        if role == "blk-backend"
-            && let Some(malice) = turncoat::asked()
-        {
-            return turncoat::serve(malice);
+        if let Some(malice) = turncoat::asked(&role) {
+            return turncoat::serve(&role, malice);
         }
         greet(&role);
         intrude(&role);

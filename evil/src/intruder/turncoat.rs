@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk's backend that has been taken over: it serves as ever, behind its own filter, and a thread of
+//! A backend that has been taken over: it serves as ever, behind its own filter, and a thread of
 //! it does what its device is called to whatever it shares with the supervisor.
 
 #![allow(unsafe_code)]
@@ -17,8 +17,9 @@ use launch::clock::monotonic_ns;
 use launch::control::{Channel, FromBackend, ToBackend};
 use launch::fd;
 use launch::health::{self, HealthPage, THROTTLED};
-use launch::record::{BlkRecord, Record as _};
+use launch::record::{BackendRecord, BlkRecord, NetRecord, Record as _};
 use loadgen::random::Random;
+use net_backend::program::NetBackend;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::sys::stat::fstat;
@@ -47,17 +48,26 @@ const MALICES: [(&str, Option<Malice>); 10] = [
     ("clings", Some(cling)),
 ];
 
-/// What this process is asked to be, if its device has one of the names.
-pub(crate) fn asked() -> Option<Option<Malice>> {
-    let record = BlkRecord::read(copy(fd::RECORD)?).ok()?;
+/// A network card's name begins so, and ends in that of the malice.
+const CARD: &str = "n-";
+
+/// What this process is asked to be, if it is a backend and its device has one of the names.
+pub(crate) fn asked(role: &str) -> Option<Option<Malice>> {
+    let fd = copy(fd::RECORD)?;
+    let id = match role {
+        "blk-backend" => BlkRecord::read(fd).ok()?.device_id().to_owned(),
+        "net-backend" => NetRecord::read(fd).ok()?.device_id().to_owned(),
+        _ => return None,
+    };
+    let id = id.strip_prefix(CARD).unwrap_or(&id);
     let mut all = MALICES.iter();
-    let found = all.find(|(name, _)| *name == record.device_id)?;
+    let found = all.find(|(name, _)| *name == id)?;
     Some(found.1)
 }
 
-/// Serves the disk, and does it.
-pub(crate) fn serve(malice: Option<Malice>) -> ExitCode {
-    if let (Some(malice), Some(loot)) = (malice, Loot::grab()) {
+/// Serves the device, and does it.
+pub(crate) fn serve(role: &str, malice: Option<Malice>) -> ExitCode {
+    if let (Some(malice), Some(loot)) = (malice, Loot::grab(role)) {
         std::thread::spawn(move || {
             while loot.page.queues[0].heartbeat.load(Ordering::Relaxed) < PINGS {
                 std::thread::park_timeout(PAUSE);
@@ -65,28 +75,35 @@ pub(crate) fn serve(malice: Option<Malice>) -> ExitCode {
             malice(&loot)
         });
     }
-    backend::program::main::<BlkBackend>()
+    match role {
+        "net-backend" => backend::program::main::<NetBackend>(),
+        _ => backend::program::main::<BlkBackend>(),
+    }
 }
 
 /// Copies of what the backend shares with the supervisor.
 pub(crate) struct Loot {
     control: Channel,
     page: HealthPage,
-    /// The page again, and the in-flight region: words that mean nothing here.
+    /// The page again, and the in-flight region or a card's state: words that mean nothing here.
     words: Vec<&'static [AtomicU32]>,
-    /// The counters of the first ring.
-    ring: &'static [AtomicU32],
+    /// The counters of a disk's first ring.
+    ring: Option<&'static [AtomicU32]>,
 }
 
 impl Loot {
-    fn grab() -> Option<Self> {
-        let (page, region) = (copy(fd::HEALTH)?, copy(fd::blk::INFLIGHT)?);
+    fn grab(role: &str) -> Option<Self> {
+        let (region, ring) = match role {
+            "net-backend" => (fd::net::STATE, None),
+            _ => (fd::blk::INFLIGHT, Some(fd::blk::RING)),
+        };
+        let (page, region) = (copy(fd::HEALTH)?, copy(region)?);
         let len = usize::try_from(fstat(&region).ok()?.st_size).ok()?;
         Some(Self {
             control: copy(fd::CONTROL)?.into(),
             words: vec![map(&page, health::LEN_BYTES)?, map(&region, len)?],
             page: HealthPage::map(page).ok()?,
-            ring: map(copy(fd::blk::RING)?, health::LEN_BYTES)?,
+            ring: ring.and_then(|number| map(copy(number)?, health::LEN_BYTES)),
         })
     }
 }
@@ -200,7 +217,8 @@ fn shout(_: &Loot) -> ! {
 /// Lets its ring look as if the kernel still had something to do for it, and ends.
 fn cling(loot: &Loot) -> ! {
     // The submission queue's head, which the kernel writes and never reads.
-    loot.ring[0].fetch_add(1, Ordering::Relaxed);
+    let head = loot.ring.and_then(<[_]>::first);
+    head.map(|head| head.fetch_add(1, Ordering::Relaxed));
     std::process::exit(0)
 }
 

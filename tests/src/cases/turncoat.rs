@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::Case;
 use crate::context::Context;
+use crate::network::enter_empty;
 use crate::procs;
 use crate::stand::{Device, Setup, Stand};
 
@@ -26,11 +27,24 @@ const IMAGE_BYTES: u64 = 1 << 20;
 /// More than a log may ever be.
 const SHOUTERS_IMAGE_BYTES: u64 = 1 << 29;
 /// Those that go on for ever, and are served for ever.
-const STAY: [&str; 3] = ["talks", "makes-excuses", "shouts"];
+const STAY: [&str; 5] = [
+    "talks",
+    "makes-excuses",
+    "shouts",
+    "n-talks",
+    "n-makes-excuses",
+];
 /// Those that die, or are found hung, again and again.
-const FALL: [&str; 4] = ["babbles", "leaves", "hangs-up", "turns-away"];
+const FALL: [&str; 6] = [
+    "babbles",
+    "leaves",
+    "hangs-up",
+    "turns-away",
+    "n-babbles",
+    "n-leaves",
+];
 /// Those of which only the supervisor's health matters here.
-const OTHERS: [&str; 1] = ["lies"];
+const OTHERS: [&str; 2] = ["lies", "n-lies"];
 /// One whose remains seem to be there for ever.
 const CLINGS: &str = "clings";
 
@@ -47,30 +61,38 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// All programs, with an intruder in the place of the disk's backend.
+/// All programs, with an intruder in the place of the backends.
 fn programs(context: &Context) -> Result<PathBuf> {
     let bin = context.dir().join("programs");
     fs::create_dir(&bin)?;
-    for name in ["bulkhead", "jailer", "net-backend", "vmm-standin"] {
+    for name in ["bulkhead", "jailer", "vmm-standin"] {
         fs::copy(context.program(name), bin.join(name)).context(name)?;
     }
-    fs::copy(context.program("intruder"), bin.join("blk-backend")).context("intruder")?;
+    for name in ["blk-backend", "net-backend"] {
+        fs::copy(context.program("intruder"), bin.join(name)).context("intruder")?;
+    }
     Ok(bin)
 }
 
 fn taken_over(context: &Context, seconds: u64) -> Result<()> {
+    // Where nobody else has taps.
+    enter_empty()?;
     let bin = programs(context)?;
     let mut more = Vec::new();
-    for id in STAY.iter().chain(&FALL).chain(&OTHERS).chain([&CLINGS]) {
-        let len = match *id {
-            "shouts" => SHOUTERS_IMAGE_BYTES,
-            _ => IMAGE_BYTES,
-        };
-        let image = context.sparse_file(id, len)?;
-        more.extend([
-            "--disk".to_owned(),
-            format!("path={},id={id}", image.display()),
-        ]);
+    let all = STAY.iter().chain(&FALL).chain(&OTHERS).chain([&CLINGS]);
+    for (number, id) in all.enumerate() {
+        more.extend(match id.starts_with("n-") {
+            true => ["--net".to_owned(), format!("tap=t{number},id={id}")],
+            false => {
+                let len = match *id {
+                    "shouts" => SHOUTERS_IMAGE_BYTES,
+                    _ => IMAGE_BYTES,
+                };
+                let image = context.sparse_file(id, len)?;
+                let disk = format!("path={},id={id}", image.display());
+                ["--disk".to_owned(), disk]
+            }
+        });
     }
     let setup = Setup {
         bin: &bin,
