@@ -12,28 +12,27 @@
 )]
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use launch::control::{Channel, DeviceNews, FromBackend, FromVmm, ToDevice};
-use launch::seccomp::Mode;
+use launch::control::{DeviceNews, FromVmm, ToDevice};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
-use super::devices::script::{Means, News, Slot};
-use super::endowment::Log;
-use super::jails::Jails;
-use super::janitor::Janitor;
+use super::devices::script::{News, Slot};
 use super::lifecycle::{Fate, Lifecycle, Next, Order};
 use super::process::Death;
 use super::service::DEVICE_NS;
 
 mod actor;
+mod event;
+mod scenery;
+
+pub use event::Event;
 
 use actor::{Cast, Part, Role, behind};
+use scenery::SCENERY;
 
 const MS_NS: u64 = 1_000_000;
 const MINUTE_NS: u64 = 60_000 * MS_NS;
@@ -42,83 +41,6 @@ const MINUTE_NS: u64 = 60_000 * MS_NS;
 const BIRTHS_MAX: usize = 5;
 /// So much time, of a world in which everybody does what he should, is enough for anything.
 const ENOUGH_NS: u64 = 5 * MINUTE_NS;
-
-/// Something that happens.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// So many milliseconds pass.
-    Pass(u16),
-    /// A backend, counted from the youngest, exits with this status or is killed by somebody.
-    Dies(u8, Option<u8>),
-    /// It says something.
-    Says(u8, FromBackend),
-    /// It answers its pings.
-    Beats(u8),
-    /// It claims so much.
-    Claims(u8, u64, u32),
-    /// The kernel is done with what it began, or not any more.
-    Settles(u8, bool),
-    /// The vmm says something.
-    Heard(FromVmm),
-    /// The vmm dies.
-    VmmDies,
-    /// The API is asked for another backend, and waits.
-    Restart,
-    /// The API is asked for another program, and waits.
-    Upgrade,
-    /// The API is asked to end the VM.
-    Stop {
-        /// At once.
-        force: bool,
-    },
-}
-
-/// What is there in every world, and nobody looks at.
-struct Scenery {
-    null: File,
-    log: Log,
-    jails: Jails,
-    janitor: Janitor,
-}
-
-impl Scenery {
-    fn new() -> Self {
-        let null = || {
-            File::options()
-                .append(true)
-                .read(true)
-                .open("/dev/null")
-                .unwrap()
-        };
-        Self {
-            null: null(),
-            log: Log {
-                reader: null(),
-                writer: null(),
-            },
-            jails: Jails::new(File::open("/proc").unwrap().into(), false),
-            janitor: Janitor::new(Channel::pair().unwrap().0),
-        }
-    }
-
-    fn means(&self) -> Means<'_> {
-        Means {
-            vm_id: "played",
-            blk: None,
-            net: None,
-            null: self.null.as_fd(),
-            log: &self.log,
-            jails: &self.jails,
-            janitor: &self.janitor,
-            owner: Pid::this(),
-            seccomp: Mode::Kill,
-        }
-    }
-}
-
-thread_local! {
-    static SCENERY: &'static Scenery = Box::leak(Box::new(Scenery::new()));
-}
 
 /// The world.
 #[derive(Debug)]
@@ -236,7 +158,13 @@ impl World {
 
     /// The same turn as the supervisor's.
     fn turn(&mut self) {
-        self.bury();
+        let mut told = false;
+        for part in self.cast.borrow_mut().iter_mut() {
+            told |= part.is_told();
+        }
+        if told {
+            self.slot.exited(self.now_ns);
+        }
         let order = self.lifecycle.tick(self.now_ns);
         self.obey(order);
         if self.lifecycle.running() == VmState::Paused {
@@ -260,20 +188,6 @@ impl World {
         }
         if self.vmm.is_none() && self.fate.is_none() && self.slot.is_idle() {
             self.begin();
-        }
-    }
-
-    /// Whoever is dead when the supervisor looks is reaped then, or poll would never wait again.
-    fn bury(&mut self) {
-        let parts = self.cast.borrow().len();
-        let dead = |number: &usize| self.cast.borrow()[*number].is_to_be_reaped();
-        let dead: Vec<usize> = (0..parts).filter(dead).collect();
-        if !dead.is_empty() {
-            self.slot.exited(self.now_ns);
-        }
-        for number in dead {
-            let reaped = self.cast.borrow()[number].reaped;
-            assert!(reaped, "{number} is dead and not reaped: {self:?}");
         }
     }
 

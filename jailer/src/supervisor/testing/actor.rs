@@ -23,12 +23,19 @@ use super::super::process::{Actor, Death};
 /// The queues of the device.
 pub(super) const QUEUES: u16 = 2;
 
+/// So often is enough to hear of an end: of one that was killed for another's end, once more.
+const TOLD_MAX: u32 = 3;
+
 /// One backend, from its birth to after its death.
 #[derive(Debug)]
 pub(super) struct Part {
     /// How it ended, once it has.
     pub(super) death: Option<Death>,
     pub(super) reaped: bool,
+    /// Nobody waits for its end any more.
+    released: bool,
+    /// How often its end was told.
+    told: u32,
     /// The kernel still does something for it.
     pub(super) busy: bool,
     /// The device was given to it.
@@ -48,8 +55,12 @@ impl Part {
         }
     }
 
-    pub(super) fn is_to_be_reaped(&self) -> bool {
-        self.death.is_some() && !self.reaped
+    /// Whether poll would tell of its end, as it does for as long as it is asked.
+    pub(super) fn is_told(&mut self) -> bool {
+        let told = self.death.is_some() && !self.released;
+        self.told += u32::from(told);
+        assert!(self.told <= TOLD_MAX, "poll never waits again: {self:?}");
+        told
     }
 
     pub(super) fn say(&self, message: &FromBackend) {
@@ -134,6 +145,8 @@ impl Kind for Role {
         self.0.borrow_mut().push(Part {
             death: None,
             reaped: false,
+            released: false,
+            told: 0,
             busy: false,
             served: false,
             stream: fstat(&stream)?.st_ino,
@@ -182,6 +195,7 @@ impl Drop for Player {
     fn drop(&mut self) {
         self.kill();
         self.reap();
+        self.cast.borrow_mut()[self.number].released = true;
     }
 }
 
