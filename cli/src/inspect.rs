@@ -110,16 +110,22 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
 
 fn devices(info: &VmInfo) -> Vec<Vec<String>> {
     let mut rows = vec![
-        ["DEVICE", "BACKEND", "STATE", "RESTARTS"]
+        ["DEVICE", "BACKEND", "STATE", "RESTARTS", "LINK"]
             .map(String::from)
             .to_vec(),
     ];
     rows.extend(info.devices.iter().map(|device| {
+        let link = match device.link_up {
+            Some(true) => "up",
+            Some(false) => "down",
+            None => "-",
+        };
         vec![
             device.id.clone(),
             device.role.clone(),
             device.state.as_str().into(),
             device.restarts.to_string(),
+            link.into(),
         ]
     }));
     rows
@@ -152,13 +158,22 @@ mod tests {
                 pio_exits: 5,
                 mmio_exits: 6,
             }],
-            devices: vec![DeviceInfo {
-                id: "disk0".into(),
-                role: "blk disk0".into(),
-                state: DeviceState::Stalled,
-                restarts: 5,
-                link_up: None,
-            }],
+            devices: vec![
+                DeviceInfo {
+                    id: "disk0".into(),
+                    role: "blk disk0".into(),
+                    state: DeviceState::Stalled,
+                    restarts: 5,
+                    link_up: None,
+                },
+                DeviceInfo {
+                    id: "out".into(),
+                    role: "net.user \"out\"".into(),
+                    state: DeviceState::Serving,
+                    restarts: 0,
+                    link_up: Some(false),
+                },
+            ],
         };
         let text = describe(&info, Path::new("/run/bulkhead/web"), 61_000_000_000);
         for part in [
@@ -169,7 +184,8 @@ mod tests {
             "console    stdio /run/bulkhead/web/console.sock\n",
             "limits     of=vm,cpu=150\n",
             "vmm   77   1m01s  4         5          6\n",
-            "disk0   blk disk0  stalled  5\n",
+            "disk0   blk disk0       stalled  5         -\n",
+            "out     net.user \"out\"  serving  0         down\n",
         ] {
             assert!(text.contains(part), "{text}");
         }

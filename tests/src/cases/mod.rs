@@ -5,6 +5,7 @@ mod alone;
 mod audit;
 mod bad_input;
 mod boot;
+mod card_foreign;
 mod card_killed;
 mod control;
 mod debian;
@@ -149,6 +150,7 @@ pub fn all() -> Vec<Case> {
         net_passt::cases(),
         restart::cases(),
         card_killed::cases(),
+        card_foreign::cases(),
         upgrade::cases(),
         versions::cases(),
     ]

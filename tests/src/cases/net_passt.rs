@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::Case;
 use super::bad_input::{ERROR, complains};
@@ -114,6 +115,15 @@ fn passt(context: &Context) -> Result<()> {
         .spawn()?;
     let mut vm = guest(context, "user,forward=tcp:8080:80")?;
     vm.sh("dhcp")?;
+    let inspected: Value =
+        serde_json::from_str(&context.run_ok(&["inspect", vm.name(), "--json"])?)?;
+    let card = &inspected["devices"][0];
+    ensure!(
+        card["role"] == "net.user \"net0\""
+            && card["state"] == "serving"
+            && card["link_up"] == true,
+        "{card}"
+    );
     let addresses = vm.sh("ip addr show dev eth0")?;
     ensure!(addresses.contains("192.0.2.2/24"), "{addresses}");
     let echoed = vm.sh("echo from the guest | nc -w 10 192.0.2.1 7000")?;
