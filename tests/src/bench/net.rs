@@ -94,7 +94,8 @@ impl Guest {
         vm.console().wait_for("login: ", 0, BOOT)?;
         vm.log_in()?;
         let address = address(&mut vm)?;
-        vm.sh("iperf3 -s -D")?;
+        // Its daemon is there before it listens; 5201 is its port.
+        vm.sh("iperf3 -s -D; until grep -q ':1451 .* 0A ' /proc/net/tcp6 /proc/net/tcp; do sleep 0.1; done")?;
         Ok(Self {
             server,
             vm,
