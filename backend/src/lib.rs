@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod allocator;
 pub mod bell;
+pub mod bytes;
 pub mod chain;
 pub mod config_space;
 

@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use backend::GuestMemory;
 use backend::chain::Buffer;
+use backend::{GuestMemory, bytes};
 use nix::errno::Errno;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 /// How much of a frame and its header is copied, if it is long: all that is ever checked.
 pub const HEAD_BYTES: usize = 256;
@@ -92,9 +92,7 @@ impl Gather {
             let len = buffer.len_bytes as usize;
             let copied = len.min(head_bytes - self.head_bytes);
             let room = &mut self.head[self.head_bytes..self.head_bytes + copied];
-            memory
-                .read_slice(room, buffer.address)
-                .map_err(|_| FrameFault::Outside)?;
+            bytes::read(memory, room, buffer.address).map_err(|_| FrameFault::Outside)?;
             self.head_bytes += copied;
             self.refer(memory, buffer.address, copied, len)?;
         }
@@ -159,6 +157,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
+    use vm_memory::Bytes;
 
     fn memory() -> Arc<GuestMemory> {
         let ranges = [

@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use backend::GuestMemory;
 use backend::chain::Buffer;
+use backend::{GuestMemory, bytes};
 use nix::errno::Errno;
-use vm_memory::{Bytes, GuestMemoryBackend};
+use vm_memory::GuestMemoryBackend;
 
 /// What does not fit into the guest's first buffers: the longest frame with its header.
 const SPILL_BYTES: usize = 68 << 10;
@@ -151,7 +151,7 @@ impl Scatter {
         let (guest, own) = bytes.split_at_mut(direct);
         self.each_part(0, guest.len(), |memory, buffer, at| {
             let part = &mut guest[at..at + buffer.len_bytes as usize];
-            let _ = memory.read_slice(part, buffer.address);
+            let _ = bytes::read(memory, part, buffer.address);
         });
         let len = own.len();
         own.copy_from_slice(&self.spill[..len]);
@@ -169,7 +169,7 @@ impl Scatter {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         self.each_part(offset, bytes.len(), |memory, buffer, at| {
             let part = &bytes[at..at + buffer.len_bytes as usize];
-            let _ = memory.write_slice(part, buffer.address);
+            let _ = bytes::write(memory, part, buffer.address);
         });
     }
 
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
-    use vm_memory::GuestAddress;
+    use vm_memory::{Bytes, GuestAddress};
 
     fn buffer(address: u64, len_bytes: u32) -> Buffer {
         let address = GuestAddress(address);
