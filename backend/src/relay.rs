@@ -11,6 +11,9 @@
 //!
 //! Only in a process that runs alone: our own frontend keeps the order.
 
+mod order;
+mod request;
+
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,22 +23,11 @@ use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::unistd::mkdtemp;
 
 use crate::{pin, started};
+use order::Order;
+use request::Request;
 
-/// Request, flags and size, each of four bytes.
-const HEADER_BYTES: usize = 12;
 /// The longest payload that is passed on.
 const PAYLOAD_MAX_BYTES: usize = 4096;
-/// The flags: the protocol's version; this is an answer; the frontend waits for one.
-const VERSION: u32 = 1;
-const REPLY: u32 = 1 << 2;
-const NEED_REPLY: u32 = 1 << 3;
-const SET_FEATURES: u32 = 2;
-const SET_VRING_ENABLE: u32 = 18;
-const RESET_DEVICE: u32 = 34;
-/// `VHOST_USER_F_PROTOCOL_FEATURES`
-const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// More rings than any device here has.
-const EARLY_MAX: usize = 64;
 
 /// Waits for the frontend, and gives a listener to which it seems to have connected.
 pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
@@ -69,106 +61,6 @@ fn connection() -> io::Result<(UnixListener, UnixStream)> {
     made
 }
 
-/// A request as it came.
-#[derive(Debug)]
-struct Request {
-    bytes: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Request {
-    /// The next one, none if the frontend has hung up.
-    fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let mut request = Self {
-            bytes: vec![0; HEADER_BYTES],
-            descriptors: Vec::new(),
-        };
-        if !request.fill(socket, 0)? {
-            return Ok(None);
-        }
-        let size = usize::try_from(request.word(8)).unwrap_or(usize::MAX);
-        if size > PAYLOAD_MAX_BYTES {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        request.bytes.resize(HEADER_BYTES + size, 0);
-        let whole = request.fill(socket, HEADER_BYTES)?;
-        Ok(whole.then_some(request))
-    }
-
-    /// Receives the bytes from `start` to the end; false if there are no more.
-    fn fill(&mut self, socket: BorrowedFd<'_>, start: usize) -> io::Result<bool> {
-        let mut filled = start;
-        while let Some(room @ [_, ..]) = self.bytes.get_mut(filled..) {
-            let (count, descriptors) = receive_with_several(socket, room, MsgFlags::empty())?;
-            if count == 0 {
-                return Ok(false);
-            }
-            filled += count;
-            self.descriptors.extend(descriptors);
-        }
-        Ok(true)
-    }
-
-    fn word(&self, offset: usize) -> u32 {
-        let bytes = self.bytes.get(offset..).and_then(<[u8]>::first_chunk);
-        bytes.copied().map_or(0, u32::from_le_bytes)
-    }
-
-    /// The features, of a request that says which.
-    fn features(&self) -> Option<u64> {
-        let bytes = self.bytes.get(HEADER_BYTES..).and_then(<[u8]>::first_chunk);
-        let features = bytes.copied().map(u64::from_le_bytes);
-        features.filter(|_| self.word(0) == SET_FEATURES)
-    }
-
-    fn enables_a_ring(&self) -> bool {
-        self.word(0) == SET_VRING_ENABLE
-    }
-
-    /// What the frontend waits for, if it does: that the request was done. From here on it does not.
-    fn take_answer(&mut self) -> Option<Vec<u8>> {
-        let flags = self.word(4);
-        if flags & NEED_REPLY == 0 {
-            return None;
-        }
-        let quiet = (flags & !NEED_REPLY).to_le_bytes();
-        self.bytes.get_mut(4..8)?.copy_from_slice(&quiet);
-        let header = [self.word(0), VERSION | REPLY, 8].map(u32::to_le_bytes);
-        Some([header.as_flattened(), &0_u64.to_le_bytes()].concat())
-    }
-}
-
-/// What has to wait.
-#[derive(Debug, Default)]
-struct Order {
-    featured: bool,
-    early: Vec<Request>,
-}
-
-impl Order {
-    /// Whether this request has to wait.
-    fn is_early(&self, request: &Request) -> bool {
-        !self.featured && request.enables_a_ring() && self.early.len() < EARLY_MAX
-    }
-
-    /// What can be passed on, now that this request has come.
-    fn after(&mut self, request: Request) -> Vec<Request> {
-        let features = request.features();
-        // With it the daemon forgets the features.
-        self.featured &= request.word(0) != RESET_DEVICE;
-        let mut ready = vec![request];
-        if let Some(features) = features {
-            self.featured = true;
-            let early = std::mem::take(&mut self.early);
-            // Without them, all rings are enabled anyway.
-            if features & PROTOCOL_FEATURES != 0 {
-                ready.extend(early);
-            }
-        }
-        ready
-    }
-}
-
 fn pass_requests(frontend: BorrowedFd<'_>, daemon: BorrowedFd<'_>) -> io::Result<()> {
     let mut order = Order::default();
     while let Some(mut request) = Request::receive(frontend)? {
@@ -176,7 +68,7 @@ fn pass_requests(frontend: BorrowedFd<'_>, daemon: BorrowedFd<'_>) -> io::Result
             if let Some(answer) = request.take_answer() {
                 send(frontend, &answer, &[])?;
             }
-            order.early.push(request);
+            order.keep(request);
             continue;
         }
         for request in order.after(request) {
@@ -219,6 +111,8 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use super::order::{PROTOCOL_FEATURES, RESET_DEVICE};
+    use super::request::{NEED_REPLY, REPLY, SET_FEATURES, SET_VRING_ENABLE, VERSION};
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
