@@ -27,19 +27,15 @@ const IMAGE_BYTES: u64 = 1 << 20;
 /// More than a log may ever be.
 const SHOUTERS_IMAGE_BYTES: u64 = 1 << 29;
 /// Those that go on for ever, and are served for ever.
-const STAY: [&str; 5] = [
+const STAY: [&str; 3] = ["makes-excuses", "shouts", "n-makes-excuses"];
+/// Those that die, are killed for what they say, or are found hung, again and again.
+const FALL: [&str; 8] = [
     "talks",
-    "makes-excuses",
-    "shouts",
-    "n-talks",
-    "n-makes-excuses",
-];
-/// Those that die, or are found hung, again and again.
-const FALL: [&str; 6] = [
     "babbles",
     "leaves",
     "hangs-up",
     "turns-away",
+    "n-talks",
     "n-babbles",
     "n-leaves",
 ];
@@ -108,9 +104,9 @@ fn taken_over(context: &Context, seconds: u64) -> Result<()> {
     while begun.elapsed() < Duration::from_secs(seconds - 5) {
         let info = stand.info()?;
         stand.events()?;
-        // Refused or not, somebody is answered.
+        // Refused, but answered; to be asked for would keep a device's malice from beginning.
         stand.bulkhead("stats", &["--json"])?;
-        stand.bulkhead("restart", &["talks"])?;
+        stand.bulkhead("restart", &["nobody"])?;
         for device in info["devices"].as_array().context("no devices")? {
             let id = device["id"].as_str().unwrap_or_default().to_owned();
             let state = device["state"].as_str().unwrap_or_default().to_owned();

@@ -22,6 +22,10 @@ use crate::supervisor::process::{Actor, Death, Process};
 /// How many messages are read at once before others get their turn.
 const MESSAGES_AT_ONCE: usize = 16;
 
+/// So many messages are many times what a backend has to say in its life. One that says more costs
+/// whoever listens time, and means to.
+const MESSAGES_MAX: usize = 64;
+
 /// What the backend said.
 #[derive(Debug)]
 pub(crate) enum Heard {
@@ -51,6 +55,8 @@ pub(crate) struct Outfit<'a> {
 pub(crate) struct Backend {
     process: Box<dyn Actor>,
     control: Option<Channel>,
+    /// How many messages were heard.
+    heard: usize,
     health: HealthPage,
     spawned_ns: u64,
     /// We have killed it, and had a reason.
@@ -100,6 +106,7 @@ impl Backend {
         Ok(Self {
             process,
             control: Some(control),
+            heard: 0,
             health: HealthPage::map(page)?,
             spawned_ns,
             condemned: Cell::new(false),
@@ -128,7 +135,15 @@ impl Backend {
             && all.len() < MESSAGES_AT_ONCE
         {
             match control.receive() {
-                Ok(Some(message)) => all.push(Heard::Message(message)),
+                Ok(Some(_)) if self.heard == MESSAGES_MAX => {
+                    self.control = None;
+                    let what = format!("it has said more than {MESSAGES_MAX} things");
+                    all.push(Heard::Rubbish(what));
+                }
+                Ok(Some(message)) => {
+                    self.heard += 1;
+                    all.push(Heard::Message(message));
+                }
                 Ok(None) => self.control = None,
                 Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
                 Err(error) => {
