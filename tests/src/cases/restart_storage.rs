@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use launch::clock::monotonic_ns;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::Case;
 use crate::context::Context;
@@ -19,6 +20,8 @@ use crate::storage::Storage;
 const SOAK: Duration = Duration::from_secs(30 * 60);
 /// How long the slow device delays everything.
 const DELAY_MS: u32 = 500;
+/// Longer than the counters of a dead backend's rings count.
+const UNBELIEVED: Duration = Duration::from_secs(8);
 /// Twice as many as there are requests outstanding, so that each block is soon written again.
 const BLOCKS: u64 = 128;
 
@@ -38,6 +41,10 @@ pub(super) fn cases() -> Vec<Case> {
             Case::guest(
                 format!("storage_stalled_under_{engine}_is_no_hang"),
                 move |context| stalled(context, engine, 8),
+            ),
+            Case::guest(
+                format!("storage_stalled_under_a_dead_backend_of_{engine}_is_waited_for"),
+                move |context| stalled_under_the_dead(context, engine),
             ),
             Case::guest(
                 format!("storage_stalled_for_long_under_{engine}_is_no_hang"),
@@ -126,6 +133,41 @@ fn stalled(context: &Context, engine: &str, seconds: u64) -> Result<()> {
     );
     let stood = Duration::from_nanos(longest_ns).as_secs() + 2 > seconds;
     ensure!(stood, "the storage was not stalled");
+    Ok(())
+}
+
+/// A backend dies with its storage standing still, for longer than its rings are believed: nobody
+/// follows it before the storage has done what it was asked for.
+fn stalled_under_the_dead(context: &Context, engine: &str) -> Result<()> {
+    let storage = Storage::quick("dies")?;
+    let setup = Setup {
+        blocks: BLOCKS,
+        image: Some(storage.path()),
+        ..Setup::new(context, 25)
+    };
+    let disk = format!(",direct,queues=2,engine={engine}");
+    let stand = Stand::start_as(context, "dies", setup, Device::Disk(&disk))?;
+    std::thread::sleep(Duration::from_secs(1));
+    storage.suspend()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
+    std::thread::sleep(UNBELIEVED);
+    let events = stand.events()?;
+    storage.resume()?;
+    let late = |event: &&Value| event["time_ns"].as_u64() > Some(then_ns);
+    let followed = events
+        .iter()
+        .filter(late)
+        .any(|event| event["kind"] == "backend-started");
+    ensure!(!followed, "somebody did not wait: {events:?}");
+    stand.backend_after(dead)?;
+    let waited_ms = waited_ms(&stand, then_ns)?;
+    stand.finish()?;
+    println!("SEEN stalled under the dead engine={engine} waited_ms={waited_ms}");
+    ensure!(
+        waited_ms >= UNBELIEVED.as_millis().try_into()?,
+        "{waited_ms} ms"
+    );
     Ok(())
 }
 
