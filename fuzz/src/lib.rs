@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Fuzz targets: every place where bytes of a guest, a backend, a client or a file are read. A target
-//! is a function over any bytes; it finds something by panicking.
+//! is a function over any bytes; it finds something by panicking. For `supervisor` they are what happens
+//! to a VM.
 //!
 //! `cargo xtask fuzz` runs them under libFuzzer with AddressSanitizer. A plain `cargo test` replays
 //! what is kept of earlier runs: `corpus/` reaches the code that there is, `regressions/` once found
