@@ -242,7 +242,6 @@ fn make_cgroups(
     state: &StateDir,
     images: &[&std::fs::File],
 ) -> Result<(Cgroups, Vec<String>), Outcome> {
-    cgroups::sweep_forgotten();
     let name = identity.name.as_str();
     let (mut cgroups, mut missing) = Cgroups::plan(&identity.vm, name, Pid::this());
     state.write_cgroups(cgroups.dirs()).map_err(refused)?;

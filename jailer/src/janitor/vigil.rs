@@ -17,7 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use spec::Vm;
 
 use super::birth::Born;
-use super::cgroups::Cgroups;
+use super::cgroups::{self, Cgroups};
 use super::passt::Passts;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use crate::outcome::{Outcome, Status, say};
@@ -257,6 +257,8 @@ impl Vigil {
             log::warn!("cgroup: process {pid} stays in its parent's group: {error}");
         }
         if self.unplaced.is_empty() {
+            // The start is over, and there is time for what others have left.
+            cgroups::sweep_forgotten();
             launch::residue::let_go();
         }
     }
