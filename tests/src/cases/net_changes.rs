@@ -82,6 +82,7 @@ fn changes(context: &Context) -> Result<()> {
         ("rebinds", rebinds),
         ("kills", kills),
         ("upgrades", upgrades),
+        ("roll-backs", roll_backs),
     ] {
         let begun = Instant::now();
         change(context, &mut vm, &traffic)?;
@@ -177,6 +178,19 @@ fn upgrades(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
     for _ in 0..UPGRADES {
         let arguments = ["upgrade", vm.name(), CARD, "--binary", &binary];
         quietly(context, &arguments)?;
+        traffic.goes_on()?;
+    }
+    Ok(())
+}
+
+/// New programs that are found fit, and then die or turn in circles at their first frame.
+fn roll_backs(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
+    for faulty in ["backend-that-dies", "backend-that-loops"] {
+        let binary = context.program(faulty).display().to_string();
+        let outcome = context.run(&["upgrade", vm.name(), CARD, "--binary", &binary])?;
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        let told = outcome.status.code() == Some(1) && said.contains("the new backend");
+        ensure!(told, "upgraded to {faulty}: {said}");
         traffic.goes_on()?;
     }
     Ok(())
