@@ -4,7 +4,7 @@
 //! and they are measured in turns, so that what else the machine does hits all alike.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::median;
 use crate::context::Context;
 use crate::network::{BRIDGE, Network, address, ip};
 use crate::qemu;
-use crate::vm::{DEBIAN, Stock, Vm};
+use crate::vm::{DEBIAN, PATIENCE, Stock, Vm};
 
 /// How often each is measured each way, and for how many seconds.
 const RUNS: usize = 3;
@@ -94,8 +94,7 @@ impl Guest {
         vm.console().wait_for("login: ", 0, BOOT)?;
         vm.log_in()?;
         let address = address(&mut vm)?;
-        // Its daemon is there before it listens; 5201 is its port.
-        vm.sh("iperf3 -s -D; until grep -q ':1451 .* 0A ' /proc/net/tcp6 /proc/net/tcp; do sleep 0.1; done")?;
+        vm.sh("iperf3 -s -D")?;
         Ok(Self {
             server,
             vm,
@@ -154,12 +153,25 @@ fn qemu_with_tap(context: &Context, name: &str, how: &str, number: u8) -> Result
 
 /// One run: Gbit/s, as the receiver counts.
 fn stream(address: &str, direction: &[&str]) -> Result<f64> {
-    let output = Command::new("iperf3")
-        .args(["-J", "-t", &SECONDS.to_string(), "-c", address])
-        .args(direction)
-        .output()
-        .context("cannot start iperf3")?;
-    let answer: Value = serde_json::from_slice(&output.stdout).context("iperf3's answer")?;
-    let rate = answer["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(rate.with_context(|| format!("iperf3 measured nothing: {answer}"))? / 1e9)
+    let begun = Instant::now();
+    loop {
+        let output = Command::new("iperf3")
+            .args(["-J", "-t", &SECONDS.to_string(), "-c", address])
+            .args(direction)
+            .output()
+            .context("cannot start iperf3")?;
+        let answer: Value = serde_json::from_slice(&output.stdout).context("iperf3's answer")?;
+        let rate = answer["end"]["sum_received"]["bits_per_second"].as_f64();
+        if let Some(rate) = rate {
+            return Ok(rate / 1e9);
+        }
+        // Its server listens anew for each run, some time after the one before.
+        let refused = answer["error"].as_str();
+        let refused = refused.is_some_and(|error| error.contains("Connection refused"));
+        ensure!(
+            refused && begun.elapsed() < PATIENCE,
+            "iperf3 measured nothing: {answer}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
