@@ -15,7 +15,7 @@ use crate::vm::{DEBIAN, Stock, Vm};
 /// A boot in emulation and what is done in it.
 const LIMIT: Duration = Duration::from_secs(300);
 /// For the boot alone, where the machine does other things too.
-const BOOT: Duration = Duration::from_secs(150);
+pub(super) const BOOT: Duration = Duration::from_secs(150);
 /// What is fetched, in MiB.
 const FILE_MIB: usize = 20;
 
