@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// What a socket holds until it is read: all that a card keeps back while its backend is replaced.
+const BUFFER_BYTES: usize = 8 << 20;
 
 /// Gives the calling thread, and what it starts, a network of its own with nothing in it. Takes
 /// root.
@@ -158,6 +162,7 @@ impl Interface {
     pub fn packets(&self, with_header: bool) -> io::Result<Packets> {
         let all = u16::try_from(libc::ETH_P_ALL).unwrap_or(3).to_be();
         let fd = socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(all))?;
+        setsockopt(&fd, sockopt::RcvBufForce, &BUFFER_BYTES)?;
         if with_header {
             let on: libc::c_int = 1;
             let len = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
