@@ -22,7 +22,7 @@ mod supervisor;
 pub use supervisor::api::http;
 pub use supervisor::api::route::{ROUTES, Route};
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub use supervisor::testing;
 
 /// Removes what is left of a VM whose jailer was killed.

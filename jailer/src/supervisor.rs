@@ -35,7 +35,7 @@ mod poll;
 mod process;
 mod service;
 mod stats;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod turnover;
 mod verdict;

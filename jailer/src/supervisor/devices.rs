@@ -35,7 +35,7 @@ pub(crate) use rendezvous::connect;
 pub(crate) use slot::News;
 
 /// What a world of a test's own is made of.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
     pub(crate) use super::BeginError;
     pub(crate) use super::backend::Backend;

@@ -28,6 +28,8 @@ use super::service::DEVICE_NS;
 mod actor;
 mod event;
 mod scenery;
+#[cfg(test)]
+mod tests;
 
 pub use event::Event;
 
@@ -63,6 +65,8 @@ pub struct World {
     late: usize,
     /// An upgrade has come to nothing, and whoever asked for it was not told yet.
     refused: bool,
+    /// How many upgrades were done.
+    upgraded: u32,
     /// When the device took a backend since somebody gave it another chance.
     births_ns: VecDeque<u64>,
     fate: Option<Fate>,
@@ -91,6 +95,7 @@ impl World {
             answered: 0,
             late: 0,
             refused: false,
+            upgraded: 0,
             births_ns: VecDeque::new(),
             fate: None,
         };
@@ -284,7 +289,14 @@ impl World {
                 // The old program follows, whatever was before.
                 self.births_ns.clear();
             }
-            EventKind::UpgradeDone => self.births_ns.clear(),
+            EventKind::UpgradeDone => {
+                self.births_ns.clear();
+                self.upgraded += 1;
+                let cast = self.cast.borrow();
+                let serving = cast.iter().rev().find(|part| part.served);
+                let lives = serving.is_some_and(Part::has_beaten);
+                assert!(lives, "it never showed that it lives: {self:?}");
+            }
             _ => {}
         }
     }

@@ -88,6 +88,24 @@ impl Watch {
         !self.stuck.is_empty()
     }
 
+    /// Whether every worker has answered the last ping.
+    pub(crate) fn is_answered(&self, page: &Health) -> bool {
+        self.silent(page).is_none()
+    }
+
+    /// The number of the next ping, to be sent now. For when the last one was answered.
+    pub(crate) fn ask(&mut self, now_ns: u64) -> u32 {
+        self.looks = 0;
+        self.next_ns = Some(now_ns + PING_NS);
+        self.ping = self.ping.wrapping_add(1);
+        self.ping
+    }
+
+    /// A queue whose worker has not answered the last ping.
+    fn silent(&self, page: &Health) -> Option<u16> {
+        (0..self.queues).find(|queue| of(page, *queue).heartbeat.load(Relaxed) != self.ping)
+    }
+
     /// The guest stands still: whatever is waited for is waited for anew when it runs again.
     pub(crate) fn rest(&mut self, now_ns: u64) {
         if self.next_ns.is_some() {
@@ -103,14 +121,8 @@ impl Watch {
             return Finding::Fine;
         }
         self.next_ns = Some(now_ns + PING_NS);
-        let silent = (0..self.queues).find(|queue| {
-            let heartbeat = of(page, *queue).heartbeat.load(Relaxed);
-            heartbeat != self.ping
-        });
-        let Some(queue) = silent else {
-            self.looks = 0;
-            self.ping = self.ping.wrapping_add(1);
-            return Finding::Ping(self.ping);
+        let Some(queue) = self.silent(page) else {
+            return Finding::Ping(self.ask(now_ns));
         };
         self.looks += 1;
         match self.looks >= LOOKS_MAX {

@@ -91,6 +91,14 @@ impl Part {
         }
     }
 
+    /// Whether all of its workers have answered a ping.
+    pub(super) fn has_beaten(&self) -> bool {
+        let queues = self.page.queues.iter().take(QUEUES.into());
+        queues
+            .map(|queue| queue.heartbeat.load(Relaxed))
+            .all(|beat| beat != 0)
+    }
+
     pub(super) fn claim(&self, requests: u64, flags: u32) {
         self.page.queues[0].requests.store(requests, Relaxed);
         self.page.queues[0].flags.store(flags, Relaxed);

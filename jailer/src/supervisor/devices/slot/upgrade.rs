@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Another program for a device whose backend lives: started and judged beside the old one, which
-//! then completes what it has taken and ends; the first completion by the new one decides. Whatever
-//! goes wrong before that, the old program serves the device again.
+//! then completes what it has taken and ends. The new one decides by its first completion and, after
+//! that, a sign of life from each of its workers: one of them may have begun, and hang. Whatever goes
+//! wrong before that, the old program serves the device again.
 //!
 //! ```text
-//! Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──first completion──▶ done
+//! Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──completes, answers──▶ done
 //!    │ unfit, dead     │ old one dies         │ dead              │ dead, hung, lost
 //!    └─▶ refused       └─▶ refused            └──────▶ rolled back ◀
 //! ```
@@ -46,11 +47,13 @@ pub(super) enum Upgrade {
     Draining { next: Candidate },
     /// The old one has been killed.
     Switching { next: Candidate },
-    /// The new one lives; it has completed nothing yet.
+    /// The new one lives; it has not shown yet that it serves. `asked` for a sign of life of each
+    /// worker, since it has completed something.
     Trial {
         program: OwnedFd,
         since_ns: u64,
         look_ns: u64,
+        asked: bool,
     },
 }
 
@@ -226,6 +229,7 @@ impl Slot {
                     program: next.program,
                     since_ns: now_ns,
                     look_ns: now_ns + LOOK_NS,
+                    asked: false,
                 });
                 true
             }
@@ -238,24 +242,32 @@ impl Slot {
 
     /// Time has passed for an upgrade.
     pub(super) fn tick_upgrade(&mut self, now_ns: u64) {
-        match (&mut self.upgrade, &self.phase) {
+        match (&mut self.upgrade, &mut self.phase) {
             (Some(Upgrade::Probing { until_ns, .. }), _) if *until_ns <= now_ns => {
                 self.abandon("the vmm does not judge the new backend");
             }
             (
                 Some(Upgrade::Trial {
-                    look_ns, since_ns, ..
+                    look_ns,
+                    since_ns,
+                    asked,
+                    ..
                 }),
                 Phase::Alive(life),
             ) if *look_ns <= now_ns => {
                 *look_ns = now_ns + LOOK_NS;
                 let idle = now_ns >= *since_ns + IDLE_NS && !life.watch.is_waited_for();
-                if self.connected && (idle || life.backend.has_completed()) {
+                let serves = self.connected && (idle || life.backend.has_completed());
+                let lives = life.watch.is_answered(life.backend.health());
+                if serves && lives && *asked {
                     self.commit();
+                } else if serves && lives {
+                    *asked = true;
+                    life.backend.ping(life.watch.ask(now_ns));
                 } else if now_ns >= *since_ns + TRIAL_NS {
                     *look_ns = u64::MAX;
                     life.backend.kill();
-                    self.note(EventKind::BackendLost, "it has completed nothing for 10 s");
+                    self.note(EventKind::BackendLost, "it has not served for 10 s");
                 }
             }
             _ => {}
