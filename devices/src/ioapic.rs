@@ -142,6 +142,19 @@ impl IoApic {
         self.deliver(pin);
     }
 
+    /// Raises a low line and lowers it again. One step: another thread's pulse in between would find
+    /// the line high and be no edge.
+    fn pulse(&self, pin: usize) {
+        let mut state = self.lock();
+        let Some(pin) = state.pins.get_mut(pin) else {
+            return;
+        };
+        pin.edge |= !pin.line && !pin.is_level();
+        let was_high = std::mem::replace(&mut pin.line, true);
+        self.deliver(pin);
+        pin.line = was_high;
+    }
+
     /// A local APIC saw the end of an interrupt with this vector.
     pub fn eoi(&self, vector: u8) {
         let mut state = self.lock();
@@ -257,8 +270,7 @@ impl IoApicPin {
 
 impl InterruptLine for IoApicPin {
     fn pulse(&self) {
-        self.ioapic.set_line(self.pin, true);
-        self.ioapic.set_line(self.pin, false);
+        self.ioapic.pulse(self.pin);
     }
 }
 

@@ -68,6 +68,21 @@ fn pin_edge_triggered_sends_one_message_per_edge() {
 }
 
 #[test]
+fn pulses_of_several_threads_are_an_edge_each() {
+    const THREADS: usize = 4;
+    const PULSES: usize = 20_000;
+    let (recorder, ioapic) = ioapic();
+    route(&ioapic, 4, EDGE_0X31);
+    let pin = IoApicPin::new(Arc::new(ioapic), 4);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| (0..PULSES).for_each(|_| pin.pulse()));
+        }
+    });
+    assert_eq!(recorder.take().len(), THREADS * PULSES);
+}
+
+#[test]
 fn pin_masked_holds_its_edge_until_unmasked() {
     let (recorder, ioapic) = ioapic();
     ioapic.set_line(4, true);
