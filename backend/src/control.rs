@@ -9,6 +9,9 @@ use launch::control::{Channel, ToBackend};
 use crate::serve::Device;
 use crate::started;
 
+/// By this ping, pings being half a second apart, whatever comes at once with a takeover is over.
+const SETTLED_PING: u32 = 4;
+
 /// Starts it; it ends the process when the supervisor is gone.
 pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Result<()> {
     started::spawn("control", move || {
@@ -17,8 +20,7 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
         while let Ok(Some((message, _))) = control.receive_with() {
             match message {
                 ToBackend::Ping(ping) => {
-                    // Nobody is pinged while it starts.
-                    if !std::mem::replace(&mut settled, true) {
+                    if ping >= SETTLED_PING && !std::mem::replace(&mut settled, true) {
                         launch::residue::let_go();
                     }
                     device.ping(ping);

@@ -23,6 +23,7 @@ use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Log, Nurs
 
 mod birth;
 mod cgroups;
+mod chores;
 mod config;
 mod devices;
 mod nics;
@@ -37,11 +38,12 @@ mod uids;
 mod vigil;
 
 use cgroups::Cgroups;
+use chores::{Chores, Unplaced};
 use nics::Hookups;
 use passt::Passts;
 use resources::Resources;
 use state::StateDir;
-use vigil::{Answers, Unplaced, Vigil};
+use vigil::{Answers, Vigil};
 
 /// What is said when we are not root.
 const ROOTLESS: &str =
@@ -166,7 +168,7 @@ fn begin(
         signals,
         answers,
         cgroups,
-        unplaced: supervisor.into_iter().collect(),
+        chores: Chores::new(supervisor.ok()),
         notify,
     })
 }

@@ -18,16 +18,15 @@ use spec::Vm;
 
 use super::birth::Born;
 use super::cgroups::{self, Cgroups};
+use super::chores::{Chore, Chores, Unplaced};
 use super::passt::Passts;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use crate::outcome::{Outcome, Status, say};
 use crate::supervisor::connect;
 
-/// So long nothing must have happened before processes are put into their control groups, which can
-/// take longer than a guest should wait for a backend.
-const PLACING_PAUSE_MS: u8 = 50;
-/// More than a VM has processes, restarts included.
-const UNPLACED_MAX: usize = 256;
+/// So long nothing must have happened before a chore is done, which can take longer than a guest
+/// should wait for a backend.
+const PAUSE_MS: u8 = 50;
 
 /// An image, and how it is opened again.
 #[derive(Debug)]
@@ -53,19 +52,10 @@ pub(crate) struct Vigil {
     pub(crate) signals: SignalFd,
     pub(crate) answers: Answers,
     pub(crate) cgroups: Cgroups,
-    /// Processes that are not in their control groups yet.
-    pub(crate) unplaced: Vec<Unplaced>,
+    /// What is put off until nothing else is to be done.
+    pub(crate) chores: Chores,
     /// Who wants to know that the guest has started.
     pub(crate) notify: Option<UnixDatagram>,
-}
-
-/// A process that is still in its parent's control group.
-#[derive(Debug)]
-pub(crate) struct Unplaced {
-    /// Which of the VM's users it is.
-    pub(crate) user: u8,
-    pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
 }
 
 /// What the supervisor said last.
@@ -164,13 +154,13 @@ impl Vigil {
                 PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
             ];
-            let patience = match self.unplaced.is_empty() {
-                true => PollTimeout::NONE,
-                false => PLACING_PAUSE_MS.into(),
+            let patience = match self.chores.are_left() {
+                true => PAUSE_MS.into(),
+                false => PollTimeout::NONE,
             };
             let [signalled, ended, spoken] = match poll(&mut fds, patience) {
                 Ok(0) => {
-                    self.place();
+                    self.do_a_chore();
                     continue;
                 }
                 Ok(_) => fds.each_ref().map(|fd| fd.any().unwrap_or(false)),
@@ -203,6 +193,7 @@ impl Vigil {
                     self.answer(number, question, fd);
                 }
                 Ok(Some((ToJanitor::Started, _))) => {
+                    self.chores.started();
                     if let Some(socket) = self.notify.take() {
                         // Nobody waits for it any more, or they have no room: not our trouble.
                         let _ = socket.send(b"READY=1");
@@ -239,27 +230,30 @@ impl Vigil {
         drop(told);
         if let (Question::HostPid(user), Answer::HostPid(pid), Some(pidfd)) = (question, answer, fd)
             && self.cgroups.has(user)
-            && self.unplaced.len() < UNPLACED_MAX
         {
-            self.unplaced.push(Unplaced { user, pid, pidfd });
+            self.chores.place(Unplaced { user, pid, pidfd });
         }
     }
 
-    /// Nothing else is to be done: puts a process where it belongs.
-    fn place(&mut self) {
-        let Some(Unplaced { user, pid, pidfd }) = self.unplaced.pop() else {
-            return;
-        };
+    /// Nothing else is to be done.
+    fn do_a_chore(&mut self) {
+        match self.chores.next() {
+            Some(Chore::Place(process)) => self.place(&process),
+            Some(Chore::Settle) => {
+                cgroups::sweep_forgotten();
+                launch::residue::let_go();
+            }
+            None => {}
+        }
+    }
+
+    /// Puts a process into its control groups, if it lives.
+    fn place(&self, Unplaced { user, pid, pidfd }: &Unplaced) {
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         let lives = poll(&mut fds, PollTimeout::ZERO) == Ok(0);
-        if lives && let Err(error) = self.cgroups.place(user, pid) {
+        if lives && let Err(error) = self.cgroups.place(*user, *pid) {
             let error = launch::log::chain(&error);
             log::warn!("cgroup: process {pid} stays in its parent's group: {error}");
-        }
-        if self.unplaced.is_empty() {
-            // The start is over, and there is time for what others have left.
-            cgroups::sweep_forgotten();
-            launch::residue::let_go();
         }
     }
 

@@ -26,8 +26,9 @@ use crate::vm::{PATIENCE, Vm, VmBuilder};
 
 /// One more than are counted: the first one finds cold caches.
 const RUNS: usize = 11;
-/// After that a VM with nothing to do is idle.
-const IDLE: Duration = Duration::from_millis(1500);
+/// After that a VM with nothing to do is idle, and all its processes have let go of what only their
+/// start needed.
+const IDLE: Duration = Duration::from_millis(2500);
 /// What the result is of.
 const USUAL: Load = Load { disks: 1, nics: 1 };
 const MOST: Load = Load { disks: 8, nics: 0 };

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the janitor puts off until nothing else is to be done: processes are put into their control
+//! groups, and once the VM's start is over there is time for what others have left. Pure.
+
+use std::os::fd::OwnedFd;
+
+/// More than a VM has processes, restarts included.
+const UNPLACED_MAX: usize = 256;
+
+/// Something to do when there is time for it.
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// To put a process where it belongs.
+    Place(Unplaced),
+    /// To clean up, once in a VM's life, when its start is over.
+    Settle,
+}
+
+/// A process that is still in its parent's control group.
+#[derive(Debug)]
+pub(super) struct Unplaced {
+    /// Which of the VM's users it is.
+    pub(super) user: u8,
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// How far the VM's start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    UnderWay,
+    Over,
+    Settled,
+}
+
+/// All that was put off.
+#[derive(Debug)]
+pub(super) struct Chores {
+    unplaced: Vec<Unplaced>,
+    start: Start,
+}
+
+impl Chores {
+    /// Those of a VM that is about to start.
+    pub(super) fn new(unplaced: impl IntoIterator<Item = Unplaced>) -> Self {
+        Self {
+            unplaced: unplaced.into_iter().collect(),
+            start: Start::UnderWay,
+        }
+    }
+
+    /// There is one more process; whoever makes too many of them keeps them where they are.
+    pub(super) fn place(&mut self, process: Unplaced) {
+        if self.unplaced.len() < UNPLACED_MAX {
+            self.unplaced.push(process);
+        }
+    }
+
+    /// The guest runs, for the first time or after it has rebooted.
+    pub(super) fn started(&mut self) {
+        if self.start == Start::UnderWay {
+            self.start = Start::Over;
+        }
+    }
+
+    /// Whether anything is left to do.
+    pub(super) fn are_left(&self) -> bool {
+        !self.unplaced.is_empty() || self.start == Start::Over
+    }
+
+    /// The next one, which is to be done now.
+    pub(super) fn next(&mut self) -> Option<Chore> {
+        if let Some(process) = self.unplaced.pop() {
+            return Some(Chore::Place(process));
+        }
+        (self.start == Start::Over).then(|| {
+            self.start = Start::Settled;
+            Chore::Settle
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32) -> Unplaced {
+        Unplaced {
+            user: 0,
+            pid,
+            pidfd: std::fs::File::open("/dev/null").unwrap().into(),
+        }
+    }
+
+    #[test]
+    fn vm_settles_once_however_often_it_starts_and_backends_follow() {
+        let mut chores = Chores::new([process(1)]);
+        assert!(matches!(chores.next(), Some(Chore::Place(p)) if p.pid == 1));
+        assert!(!chores.are_left() && chores.next().is_none(), "no guest");
+        chores.place(process(2));
+        chores.started();
+        assert!(matches!(chores.next(), Some(Chore::Place(p)) if p.pid == 2));
+        assert!(chores.are_left());
+        assert!(matches!(chores.next(), Some(Chore::Settle)));
+        for pid in 3..10 {
+            chores.place(process(pid));
+            chores.started();
+            assert!(matches!(chores.next(), Some(Chore::Place(p)) if p.pid == pid));
+            assert!(!chores.are_left() && chores.next().is_none());
+        }
+    }
+
+    #[test]
+    fn vm_settles_with_nothing_to_place() {
+        let mut chores = Chores::new([]);
+        assert!(!chores.are_left());
+        chores.started();
+        assert!(chores.are_left());
+        assert!(matches!(chores.next(), Some(Chore::Settle)));
+        assert!(!chores.are_left());
+    }
+
+    #[test]
+    fn processes_without_end_are_not_kept_in_mind() {
+        let mut chores = Chores::new([]);
+        (1..=1000).for_each(|pid| chores.place(process(pid)));
+        let placed = std::iter::from_fn(|| chores.next()).count();
+        assert_eq!(placed, UNPLACED_MAX);
+    }
+}
