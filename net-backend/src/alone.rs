@@ -3,9 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::config::Nic;
-use crate::device::Device;
-use crate::serve::{self, Given};
 use anyhow::{Context, Result, bail};
 use backend::program::own_health;
 use backend::serve::Service;
@@ -14,7 +11,10 @@ use launch::fd::net;
 use launch::tap;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use crate::config::Nic;
+use crate::device::Device;
 use crate::options::Options;
+use crate::serve::{self, Given};
 
 /// Starts the network card, to serve one frontend.
 pub(crate) fn start(options: Options) -> Result<Service<Device>> {

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The network card as the supervisor starts it.
 
-use crate::config::Nic;
-use crate::device::Device;
-use crate::filter::Mac;
-use crate::serve::{self, Given};
 use anyhow::Result;
 use backend::serve::Service;
 use launch::fd::{claim, net};
 use launch::health::HealthPage;
 use launch::record::NetRecord;
+
+use crate::config::Nic;
+use crate::device::Device;
+use crate::filter::Mac;
+use crate::serve::{self, Given};
 
 /// Starts the network card.
 pub(crate) fn start(record: &NetRecord, health: &'static HealthPage) -> Result<Service<Device>> {

@@ -7,9 +7,10 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::filter::Mac;
 use backend::program::{Seccomp, Wanted};
 use launch::record::Guard;
+
+use crate::filter::Mac;
 
 /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
 pub(crate) const CAPABILITIES: &str = r#"{"type": "net"}
