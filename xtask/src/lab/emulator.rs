@@ -3,8 +3,8 @@
 //! release this machine runs.
 //!
 //! It is unpacked with the libraries it needs and run by its own dynamic loader, so nothing of it is
-//! installed. The older one of Debian 12 (7.2) loses the place of a nested guest more often, which then
-//! hangs or triple-faults: in turns, 2 of 31 boots with that one, 2 of about 90 with this one.
+//! installed. The older one of Debian 12 (7.2) loses the place of a nested guest several times as often,
+//! which then hangs or triple-faults.
 
 use std::fs;
 use std::path::{Path, PathBuf};
