@@ -159,7 +159,7 @@ fn babble(loot: &Loot) -> ! {
     }
 }
 
-/// Says that the vmm hung up, which nobody holds against it, and ends.
+/// Says that the vmm hung up, as one that is not to blame would, and ends.
 fn leave(loot: &Loot) -> ! {
     let _ = loot.control.send(&FromBackend::Hangup);
     std::process::exit(0)
