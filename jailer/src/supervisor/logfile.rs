@@ -8,27 +8,32 @@ use super::endowment::Log;
 use crate::profile::LOG_BYTES_MAX;
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// How soon it is looked at again when something else has woken the supervisor: while a backend lives,
+/// its pings do.
+const SOON_NS: u64 = SECOND_NS;
+/// When nothing has. Then nobody is left but the vmm.
+const LATE_NS: u64 = 5 * SECOND_NS;
 /// What is left of a log that was cut: how it began tells more than what it was filled with.
 const KEPT_BYTES: u64 = 1 << 20;
 
 /// Looks after it.
 #[derive(Debug, Default)]
 pub(crate) struct Cutter {
-    next_ns: u64,
+    looked_ns: u64,
 }
 
 impl Cutter {
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> u64 {
-        self.next_ns
+        self.looked_ns + LATE_NS
     }
 
-    /// Cuts the log if it has become too long, once a second at the most.
+    /// Cuts the log if it has become too long.
     pub(crate) fn tick(&mut self, log: &Log, now_ns: u64) {
-        if now_ns < self.next_ns {
+        if now_ns < self.looked_ns + SOON_NS {
             return;
         }
-        self.next_ns = now_ns + SECOND_NS;
+        self.looked_ns = now_ns;
         match cut(log) {
             Ok(None) => {}
             Ok(Some(len)) => log::error!("the log was cut: it was {len} bytes long"),
