@@ -41,6 +41,9 @@ const MINUTE_NS: u64 = 60_000 * MS_NS;
 /// So many backends, of its own accord, a device may have within a minute: the first, and one after
 /// each death but the last that is allowed.
 const BIRTHS_MAX: usize = 5;
+/// For so long an upgrade may be under way, whatever the vmm does, while no kernel does anything for
+/// a backend. Time passes here in steps of up to a minute.
+const UPGRADE_NS: u64 = 10 * MINUTE_NS;
 /// So much time, of a world in which everybody does what he should, is enough for anything.
 const ENOUGH_NS: u64 = 5 * MINUTE_NS;
 
@@ -65,6 +68,8 @@ pub struct World {
     late: usize,
     /// An upgrade has come to nothing, and whoever asked for it was not told yet.
     refused: bool,
+    /// Since when an upgrade is under way, or the kernel was last busy during it.
+    upgrading_ns: Option<u64>,
     /// How many upgrades were done.
     upgraded: u32,
     /// When the device took a backend since somebody gave it another chance.
@@ -95,6 +100,7 @@ impl World {
             answered: 0,
             late: 0,
             refused: false,
+            upgrading_ns: None,
             upgraded: 0,
             births_ns: VecDeque::new(),
             fate: None,
@@ -177,6 +183,7 @@ impl World {
         }
         SCENERY.with(|scenery| self.slot.tick(&scenery.means(), self.now_ns));
         self.hear_slot();
+        self.assert_upgrade_ends();
         let waiting = self.waiting_ns.len();
         self.waiting_ns.retain(|until_ns| *until_ns > self.now_ns);
         self.late += waiting - self.waiting_ns.len();
@@ -214,7 +221,7 @@ impl World {
                 DeviceNews::Connected => self.slot.connected(self.now_ns),
                 DeviceNews::Lost(why) => self.slot.lost(why),
                 DeviceNews::Drained => self.slot.drained(),
-                DeviceNews::Fit => self.slot.fit(),
+                DeviceNews::Fit => self.slot.fit(self.now_ns),
                 DeviceNews::Unfit(why) => self.slot.unfit(why),
                 DeviceNews::Outstanding(samples) if !paused => self.slot.waits(samples),
                 _ => {}
@@ -283,14 +290,16 @@ impl World {
                 let births = self.births_ns.len();
                 assert!(births <= BIRTHS_MAX, "{births} within a minute: {self:?}");
             }
-            EventKind::UpgradeRefused => self.refused = true,
+            EventKind::UpgradeAsked => self.upgrading_ns = Some(self.now_ns),
+            EventKind::UpgradeRefused => (self.refused, self.upgrading_ns) = (true, None),
             EventKind::UpgradeRolledBack => {
-                self.refused = true;
+                (self.refused, self.upgrading_ns) = (true, None);
                 // The old program follows, whatever was before.
                 self.births_ns.clear();
             }
             EventKind::UpgradeDone => {
                 self.births_ns.clear();
+                self.upgrading_ns = None;
                 self.upgraded += 1;
                 let cast = self.cast.borrow();
                 let serving = cast.iter().rev().find(|part| part.served);
@@ -318,6 +327,17 @@ impl World {
             let is_over = part.death.is_some() && part.reaped && !part.busy;
             assert!(!is_another || is_over, "{other} and {number:?}: {self:?}");
         }
+    }
+
+    fn assert_upgrade_ends(&mut self) {
+        let Some(since_ns) = &mut self.upgrading_ns else {
+            return;
+        };
+        if self.cast.borrow().iter().any(|part| part.busy) {
+            *since_ns = self.now_ns;
+        }
+        let time_ns = self.now_ns - *since_ns;
+        assert!(time_ns <= UPGRADE_NS, "an upgrade never ends: {self:?}");
     }
 
     fn wait_for(&mut self, accepted: bool) {

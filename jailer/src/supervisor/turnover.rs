@@ -37,7 +37,7 @@ impl Supervisor {
             DeviceNews::Connected => slot.connected(now_ns),
             DeviceNews::Lost(why) => slot.lost(why),
             DeviceNews::Drained => slot.drained(),
-            DeviceNews::Fit => slot.fit(),
+            DeviceNews::Fit => slot.fit(now_ns),
             DeviceNews::Unfit(why) => slot.unfit(why),
             // A guest that is stopped may have been stopped in the middle of something.
             DeviceNews::Outstanding(samples) if !paused => slot.waits(samples),

@@ -22,6 +22,9 @@ use crate::supervisor::devices::restarts::Verdict;
 
 /// How long the vmm may take to judge a backend; it gives up earlier than that.
 const PROBE_NS: u64 = 5_000_000_000;
+/// How long it may take to have the old one complete what it has taken. Its storage may be slow; the
+/// vmm gives up earlier than that.
+const DRAIN_NS: u64 = 125_000_000_000;
 /// How often to look for the first completion.
 const LOOK_NS: u64 = 5_000_000;
 /// If the driver waits for nothing for so long, there will be no first completion to wait for.
@@ -44,7 +47,7 @@ pub(super) enum Upgrade {
     /// The vmm judges the candidate.
     Probing { next: Candidate, until_ns: u64 },
     /// The old one completes what it has taken.
-    Draining { next: Candidate },
+    Draining { next: Candidate, until_ns: u64 },
     /// The old one has been killed.
     Switching { next: Candidate },
     /// The new one lives; it has not shown yet that it serves. `asked` for a sign of life of each
@@ -60,7 +63,7 @@ pub(super) enum Upgrade {
 impl Upgrade {
     fn next(&self) -> Option<&Candidate> {
         match self {
-            Self::Probing { next, .. } | Self::Draining { next } | Self::Switching { next } => {
+            Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
                 Some(next)
             }
             Self::Trial { .. } => None,
@@ -75,7 +78,7 @@ impl Upgrade {
     /// The same, to hear it.
     pub(super) fn candidate_mut(&mut self) -> Option<&mut Backend> {
         match self {
-            Self::Probing { next, .. } | Self::Draining { next } | Self::Switching { next } => {
+            Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
                 Some(&mut next.backend)
             }
             Self::Trial { .. } => None,
@@ -85,9 +88,9 @@ impl Upgrade {
     /// When to look after it.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         match self {
-            Self::Probing { until_ns, .. } => Some(*until_ns),
+            Self::Probing { until_ns, .. } | Self::Draining { until_ns, .. } => Some(*until_ns),
             Self::Trial { look_ns, .. } => Some(*look_ns),
-            Self::Draining { .. } | Self::Switching { .. } => None,
+            Self::Switching { .. } => None,
         }
     }
 }
@@ -135,10 +138,11 @@ impl Slot {
     }
 
     /// The vmm has found the candidate fit.
-    pub(crate) fn fit(&mut self) {
+    pub(crate) fn fit(&mut self, now_ns: u64) {
         match self.upgrade.take() {
             Some(Upgrade::Probing { next, .. }) => {
-                self.upgrade = Some(Upgrade::Draining { next });
+                let until_ns = now_ns + DRAIN_NS;
+                self.upgrade = Some(Upgrade::Draining { next, until_ns });
                 self.outbox.push(News::Tell(ToDevice::Drain));
             }
             other => self.upgrade = other,
@@ -155,7 +159,7 @@ impl Slot {
     /// The queues were stopped: the old one has nothing in progress any more.
     pub(crate) fn drained(&mut self) {
         match (self.upgrade.take(), &self.phase) {
-            (Some(Upgrade::Draining { next }), Phase::Alive(life)) => {
+            (Some(Upgrade::Draining { next, .. }), Phase::Alive(life)) => {
                 life.backend.kill();
                 self.planned = true;
                 self.upgrade = Some(Upgrade::Switching { next });
@@ -170,7 +174,7 @@ impl Slot {
             None => return,
             Some(
                 Upgrade::Probing { next, .. }
-                | Upgrade::Draining { next }
+                | Upgrade::Draining { next, .. }
                 | Upgrade::Switching { next },
             ) => {
                 next.backend.kill();
@@ -188,11 +192,15 @@ impl Slot {
         let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
             return;
         };
-        let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
         let how = super::succession::told(death, crash);
-        self.abandon(&format!("the new backend {how}"));
+        self.keep_old(&format!("the new backend {how}"));
+    }
+
+    /// Gives up an upgrade while the old backend still lives: it is to go on.
+    fn keep_old(&mut self, why: &str) {
+        let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
+        self.abandon(why);
         if draining {
-            // The old one still lives.
             self.outbox.push(News::Tell(ToDevice::Resume));
         }
     }
@@ -245,6 +253,9 @@ impl Slot {
         match (&mut self.upgrade, &mut self.phase) {
             (Some(Upgrade::Probing { until_ns, .. }), _) if *until_ns <= now_ns => {
                 self.abandon("the vmm does not judge the new backend");
+            }
+            (Some(Upgrade::Draining { until_ns, .. }), _) if *until_ns <= now_ns => {
+                self.keep_old("the old backend has not completed what it has taken");
             }
             (
                 Some(Upgrade::Trial {
