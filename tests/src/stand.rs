@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::exchange::{Exchange, Seen};
+use crate::procs;
 use crate::vm::PATIENCE;
 
 mod start;
@@ -60,17 +61,26 @@ impl Stand {
     /// Waits until its driver has said something.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not, or the VM ends without.
     pub fn wait_for(&self, marker: &str, patience: Duration) -> Result<()> {
         let begun = Instant::now();
-        while !self.console().contains(marker) {
-            if begun.elapsed() > patience {
-                let log = fs::read_to_string(self.dir.join("log"));
-                bail!("no {marker:?}: {}", log.unwrap_or_default());
+        loop {
+            // Asked first: nothing is said after the end.
+            let ended = procs::has_ended(self.pid()?);
+            if self.console().contains(marker) {
+                return Ok(());
+            }
+            if ended || begun.elapsed() > patience {
+                let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                bail!("no {marker:?}, ended={ended}: {log}");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
+    }
+
+    /// The process of `bulkhead run`.
+    fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.child.id())?))
     }
 
     /// Where its files are.
@@ -196,6 +206,16 @@ impl Stand {
         let now_ns = monotonic_ns();
         kill(pid, signal)?;
         Ok((pid, now_ns))
+    }
+
+    /// Has the driver of a disk end sooner than it would.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.bulkhead_ok("stop", &[])?;
+        self.until = Instant::now();
+        Ok(())
     }
 
     /// Waits for the end, and checks all that was written; with a network card, ends the exchange.
