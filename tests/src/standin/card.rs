@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -63,9 +64,9 @@ pub(crate) fn start(device: &Device, memory: &mut Memory, mac: [u8; 6]) -> Resul
 }
 
 impl Card {
-    /// Sends back what comes, for ever.
-    pub(crate) fn mirror(&mut self, mut console: File) -> Result<()> {
-        loop {
+    /// Sends back what comes, until it is to stop.
+    pub(crate) fn mirror(&mut self, stop: &AtomicBool, mut console: File) -> Result<()> {
+        while !stop.load(Ordering::Relaxed) {
             if !self.receive.wait(Duration::ZERO, SILENCE) {
                 self.send(&self.sign_of_life())?;
             }
@@ -83,6 +84,7 @@ impl Card {
                 self.send(&frame)?;
             }
         }
+        Ok(())
     }
 
     /// A frame to everybody, of a type for experiments.

@@ -5,7 +5,7 @@
 //! disk, or sends back what comes if it is a network card.
 //!
 //! What the driver of a disk is to do is said on the kernel command line: `seconds=`, `depth=`, `blocks=` (of
-//! 4 KiB), `queue-size=`, `seed=`. What came of it is said on the console: `STANDIN ready` when the
+//! 4 KiB), `queue-size=`, `seed=`; the power button ends it sooner. What came of it is said on the console: `STANDIN ready` when the
 //! driver begins, a line `GAP from=… to=…` for each time without a completion, a line `S block n` or
 //! `A block n` for each write that was submitted or acknowledged, and `STANDIN done …`.
 
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -66,19 +66,21 @@ fn run() -> Result<()> {
     let script = Script::of(&record.cmdline);
     let first = record.devices.first().zip(devices.first());
     let (first, device) = first.context("there is no device")?;
+    let button = Arc::<AtomicBool>::default();
+    let pressed = Arc::clone(&button);
     let worker = match first.kind {
         DeviceKind::Block => {
             let mut driver = driver::start(device, &mut memory, first.queues, &script)?;
-            std::thread::spawn(move || drive(&memory, &mut driver, &script, console))
+            std::thread::spawn(move || drive(&memory, &mut driver, &script, pressed, console))
         }
         DeviceKind::Net(nic) => {
             let mut card = card::start(device, &mut memory, nic.mac)?;
             writeln!(&console, "STANDIN ready")?;
-            std::thread::spawn(move || card.mirror(console))
+            std::thread::spawn(move || card.mirror(&pressed, console))
         }
         _ => bail!("the first device is neither a disk nor a network card"),
     };
-    serve(&channel, &devices, &worker)?;
+    serve(&channel, &devices, &button, &worker)?;
     let outcome = worker.join();
     outcome.map_err(|_| anyhow::anyhow!("the driver panicked"))??;
     channel.send(&FromVmm::Ended(Ending::PowerOff))?;
@@ -89,6 +91,7 @@ fn run() -> Result<()> {
 fn serve(
     channel: &Channel,
     devices: &[Device],
+    button: &AtomicBool,
     worker: &std::thread::JoinHandle<Result<()>>,
 ) -> Result<()> {
     use nix::poll::{PollFd, PollFlags, poll};
@@ -100,7 +103,7 @@ fn serve(
         }
         let (message, stream) = channel.receive_with()?.context("the supervisor has gone")?;
         match message {
-            ToVmm::PowerButton => std::process::exit(0),
+            ToVmm::PowerButton => button.store(true, Ordering::Relaxed),
             ToVmm::Pause => channel.send(&FromVmm::Paused)?,
             ToVmm::Resume => channel.send(&FromVmm::Resumed)?,
             ToVmm::Device(index, message) => {
@@ -146,6 +149,7 @@ fn drive(
     memory: &Memory,
     driver: &mut driver::Driver,
     script: &Script,
+    stop: Arc<AtomicBool>,
     mut console: File,
 ) -> Result<()> {
     let gaps = Arc::new(Gaps::default());
@@ -157,7 +161,7 @@ fn drive(
         blocks: script.blocks,
         seed: script.seed,
         patience: verify::PATIENCE,
-        stop: Arc::default(),
+        stop,
         gaps: Some(Arc::clone(&gaps)),
     };
     let writes = record::Writes::default();
