@@ -209,14 +209,15 @@ impl Supervisor {
         })
     }
 
-    /// Starts the backends and then a vmm, the first ones or the next.
+    /// Starts a vmm and backends, the first ones or the next. The vmm has the longest way to go, and
+    /// talks to no backend before it has gone half of it: so it is the first.
     fn spawn(&mut self) -> Result<(), SupervisorError> {
         let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
         let ram = match self.kit.guest.ram.take() {
             Some(ram) => ram,
             None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
         };
-        let links = self.devices.begin(&self.kit.means())?;
+        let (births, links) = self.devices.prepare(&self.kit.means())?;
         let identity = &self.kit.identity;
         let devices = self.devices.records(&identity.vm, &identity.name);
         let record = identity.record(devices).write()?;
@@ -232,6 +233,7 @@ impl Supervisor {
             janitor: &self.kit.janitor,
             profile: profile::vmm::profile(&self.kit.identity.vm),
         })?);
+        self.devices.begin(&self.kit.means(), births)?;
         Ok(())
     }
 

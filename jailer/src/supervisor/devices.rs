@@ -38,14 +38,14 @@ pub(crate) use slot::News;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
     pub(crate) use super::BeginError;
-    pub(crate) use super::backend::Backend;
+    pub(crate) use super::backend::{Backend, Outfit};
     pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
     pub(crate) use super::slot::{News, Slot};
 }
 
 use disk::Disk;
 use foreign::{Face, Foreign};
-use kind::BackendError;
+use kind::{BackendError, Birth};
 use nic::Nic;
 use slot::Slot;
 
@@ -165,16 +165,32 @@ impl Devices {
         device.set_link(up).then_some(index)
     }
 
-    /// Starts or connects a backend for each device of a fresh vmm.
-    pub(crate) fn begin(&mut self, means: &Means<'_>) -> Result<Vec<Link>, BeginError> {
+    /// Prepares or connects a backend for each device of a fresh vmm; what the vmm gets for them.
+    pub(crate) fn prepare(
+        &mut self,
+        means: &Means<'_>,
+    ) -> Result<(Vec<Birth>, Vec<Link>), BeginError> {
+        let mut births = Vec::with_capacity(self.own.len());
         let mut links = Vec::with_capacity(self.own.len() + self.foreign.len());
         for slot in &mut self.own {
-            links.push(slot.begin(means)?);
+            let (birth, link) = slot.prepare(means)?;
+            births.push(birth);
+            links.push(link);
         }
         for device in &mut self.foreign {
             links.push(device.begin(means)?);
         }
-        Ok(links)
+        Ok((births, links))
+    }
+
+    /// Starts those that were prepared.
+    pub(crate) fn begin(
+        &mut self,
+        means: &Means<'_>,
+        births: Vec<Birth>,
+    ) -> Result<(), BeginError> {
+        let mut all = self.own.iter_mut().zip(births);
+        all.try_for_each(|(slot, birth)| slot.begin(means, birth))
     }
 
     /// Ends all backends for good.

@@ -110,7 +110,10 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let link = SCENERY.with(|scenery| self.slot.begin(&scenery.means()));
+        let link = SCENERY.with(|scenery| {
+            let (birth, link) = self.slot.prepare(&scenery.means())?;
+            self.slot.begin(&scenery.means(), birth).map(|()| link)
+        });
         self.vmm = Some(None);
         // It is born with the first backend's stream.
         self.told = [ToDevice::Attach].into();

@@ -37,15 +37,15 @@ pub(crate) enum Heard {
 
 /// What one kind of backend is started with, beside what all have.
 #[derive(Debug)]
-pub(crate) struct Outfit<'a> {
+pub(crate) struct Outfit {
     /// Its argv\[0\].
     pub(crate) name: &'static CStr,
     /// Its program.
-    pub(crate) program: BorrowedFd<'a>,
+    pub(crate) program: OwnedFd,
     /// Its launch record.
-    pub(crate) record: &'a OwnedFd,
+    pub(crate) record: OwnedFd,
     /// Its own descriptors, and their numbers.
-    pub(crate) fds: Vec<(RawFd, BorrowedFd<'a>)>,
+    pub(crate) fds: Vec<(RawFd, OwnedFd)>,
     /// What is particular about its jail.
     pub(crate) profile: Profile,
 }
@@ -68,7 +68,7 @@ impl Backend {
     pub(crate) fn start(
         means: &Means<'_>,
         id: &str,
-        outfit: Outfit<'_>,
+        outfit: &Outfit,
     ) -> Result<Self, BackendError> {
         let (control, its_control) = Channel::pair()?;
         let page = health::create()?;
@@ -80,13 +80,13 @@ impl Backend {
             (fd::CONTROL, its_control.as_fd()),
             (fd::HEALTH, page.as_fd()),
         ];
-        fds.extend(outfit.fds);
+        fds.extend(outfit.fds.iter().map(|(number, fd)| (*number, fd.as_fd())));
         let spawned_ns = monotonic_ns();
         let plan = Plan {
             name: outfit.name,
             // The same program runs alone, too, and takes its descriptors for granted only so.
             arg: Some(c"--launched"),
-            program: outfit.program,
+            program: outfit.program.as_fd(),
             fds,
             profile: outfit.profile,
         };

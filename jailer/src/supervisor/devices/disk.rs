@@ -13,8 +13,8 @@ use launch::ring::{self, RingWatch};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
-use super::backend::{Backend, Outfit};
-use super::kind::{BackendError, Birth, How, Kind, Means};
+use super::backend::Outfit;
+use super::kind::{BackendError, Birth, How, Kind, Means, program};
 use super::rendezvous::{self, Meeting};
 use super::{BeginError, Image};
 use crate::profile;
@@ -101,8 +101,16 @@ impl Kind for Disk {
         self.spec.queues
     }
 
-    fn spawn(&mut self, means: &Means<'_>, how: How<'_>) -> Result<Birth, BackendError> {
-        let inflight = self.inflight.as_ref().ok_or(nix::Error::EBADF)?;
+    fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        how: How<'_>,
+    ) -> Result<(Birth, OwnedFd), BackendError> {
+        let inflight = self
+            .inflight
+            .as_ref()
+            .ok_or(nix::Error::EBADF)?
+            .try_clone()?;
         let mark = fresh_mark(means.owner);
         // One for this backend, which will be its last user.
         let opening = means.janitor.reopen_disk(self.index);
@@ -117,29 +125,24 @@ impl Kind for Disk {
         let record = self.record(means, geometry, engine, how.after_crash);
         let record = record.write()?;
         let Meeting { listener, stream } = rendezvous::arrange()?;
-        let mut fds = vec![
-            (fd::blk::LISTENER, listener.as_fd()),
-            (fd::blk::INFLIGHT, inflight.as_fd()),
-        ];
+        let mut fds = vec![(fd::blk::LISTENER, listener), (fd::blk::INFLIGHT, inflight)];
         if self.spec.engine == DiskEngine::Threads {
-            fds.push((fd::blk::DISK, opening.as_fd()));
+            fds.push((fd::blk::DISK, opening.into()));
         }
-        fds.extend((fd::blk::RING..).zip(rings.iter().map(|ring| ring.fd.as_fd())));
+        for (number, ring) in (fd::blk::RING..).zip(&rings) {
+            fds.push((number, ring.fd.try_clone()?));
+        }
         let outfit = Outfit {
             name: c"blk-backend",
-            program: how.program.or(means.blk).ok_or(BackendError::Program)?,
-            record: &record,
+            program: program(how, means.blk)?,
+            record,
             fds,
             profile: profile::blk::profile(self.index, &self.spec, &self.image.geometry),
         };
-        let backend = Backend::start(means, self.id(), outfit)?;
         let image = Arc::clone(&self.image);
         let remains = DiskRemains::new(image, rings, self.spec.queue_size, mark);
-        Ok(Birth {
-            backend,
-            stream,
-            remains: Box::new(remains),
-        })
+        let remains = Box::new(remains);
+        Ok((Birth { outfit, remains }, stream))
     }
 }
 

@@ -16,7 +16,7 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::BeginError;
-use super::backend::Backend;
+use super::backend::{Backend, Outfit};
 use crate::supervisor::child::StartError;
 use crate::supervisor::endowment::Log;
 use crate::supervisor::jails::Jails;
@@ -49,6 +49,9 @@ pub(crate) enum BackendError {
     /// It could not be connected to the vmm, or its descriptors not prepared.
     #[error("cannot connect it to the vmm")]
     Connect(#[from] nix::Error),
+    /// A descriptor could not be duplicated.
+    #[error("cannot duplicate a file descriptor")]
+    Duplicate(#[from] std::io::Error),
     /// There is no process.
     #[error("cannot start it")]
     Start(#[from] StartError),
@@ -89,15 +92,22 @@ pub(crate) struct How<'a> {
     pub(crate) anew: bool,
 }
 
-/// A backend that was started.
+/// A backend that can be started.
 #[derive(Debug)]
 pub(crate) struct Birth {
-    /// It.
-    pub(crate) backend: Backend,
-    /// For the vmm: connected to it.
-    pub(crate) stream: OwnedFd,
+    /// What it is started with.
+    pub(crate) outfit: Outfit,
     /// What will tell, once it is dead, that nothing it began can happen any more.
     pub(crate) remains: Box<dyn Remains>,
+}
+
+/// The program of a backend: its own, or that of all devices of its kind.
+pub(crate) fn program(
+    how: How<'_>,
+    usual: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, BackendError> {
+    let program = how.program.or(usual).ok_or(BackendError::Program)?;
+    Ok(program.try_clone_to_owned()?)
 }
 
 /// One device, as far as its kind matters.
@@ -131,8 +141,18 @@ pub(crate) trait Kind: Debug {
     /// The number of its queues.
     fn queues(&self) -> u16;
 
+    /// Does what there is to do for a backend before it is started, which may take storage a while;
+    /// with it comes the vmm's end of its connection, on which the vmm can speak at once.
+    fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        how: How<'_>,
+    ) -> Result<(Birth, OwnedFd), BackendError>;
+
     /// Starts a backend.
-    fn spawn(&mut self, means: &Means<'_>, how: How<'_>) -> Result<Birth, BackendError>;
+    fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
+        Backend::start(means, self.id(), outfit)
+    }
 }
 
 /// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.

@@ -3,7 +3,7 @@
 //! so that link, bridge port and waiting packets outlive a backend; nothing a dead one began can
 //! still happen.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use launch::fd::net;
 use launch::memfd::{self, Backing};
@@ -12,8 +12,8 @@ use spec::api::DeviceKind;
 use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
 
 use super::BeginError;
-use super::backend::{Backend, Outfit};
-use super::kind::{BackendError, Birth, How, Kind, Means};
+use super::backend::Outfit;
+use super::kind::{BackendError, Birth, How, Kind, Means, program};
 use super::rendezvous::{self, Meeting};
 use crate::profile::Profile;
 
@@ -124,27 +124,26 @@ impl Kind for Nic {
         Some(self.link_up)
     }
 
-    fn spawn(&mut self, means: &Means<'_>, how: How<'_>) -> Result<Birth, BackendError> {
+    fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        how: How<'_>,
+    ) -> Result<(Birth, OwnedFd), BackendError> {
         let state = self.state.as_ref().ok_or(nix::Error::EBADF)?;
         let record = self.record(means).write()?;
         let Meeting { listener, stream } = rendezvous::arrange()?;
-        let mut fds = vec![
-            (net::LISTENER, listener.as_fd()),
-            (net::STATE, state.as_fd()),
-        ];
-        fds.extend((net::TAP..).zip(self.tap.queues.iter().map(AsFd::as_fd)));
+        let mut fds = vec![(net::LISTENER, listener), (net::STATE, state.try_clone()?)];
+        for (number, queue) in (net::TAP..).zip(&self.tap.queues) {
+            fds.push((number, queue.try_clone()?));
+        }
         let outfit = Outfit {
             name: c"net-backend",
-            program: how.program.or(means.net).ok_or(BackendError::Program)?,
-            record: &record,
+            program: program(how, means.net)?,
+            record,
             fds,
             profile: self.profile,
         };
-        let backend = Backend::start(means, &self.id, outfit)?;
-        Ok(Birth {
-            backend,
-            stream,
-            remains: Box::new(()),
-        })
+        let remains = Box::new(());
+        Ok((Birth { outfit, remains }, stream))
     }
 }

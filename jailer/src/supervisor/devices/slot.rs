@@ -19,7 +19,7 @@ use spec::api::EventKind;
 
 use super::backend::Backend;
 use super::fence::Fence;
-use super::kind::{BackendError, How, Kind, Means, Remains};
+use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
 use super::restarts::{Restarts, Verdict};
 use super::watch::Watch;
 use super::{BeginError, Link};
@@ -161,27 +161,47 @@ impl Slot {
         self.outbox.push(News::Event(kind, detail.into()));
     }
 
-    /// Starts the first backend for a fresh vmm.
-    pub(crate) fn begin(&mut self, means: &Means<'_>) -> Result<Link, BeginError> {
+    /// Prepares the first backend for a fresh vmm, and what the vmm gets for the device.
+    pub(crate) fn prepare(&mut self, means: &Means<'_>) -> Result<(Birth, Link), BeginError> {
         let inflight = self.kind.renew()?;
         self.restarts = Restarts::default();
         (self.retiring, self.after_crash) = (false, false);
-        let spawned = self.spawn(means);
-        let role = self.kind.role();
-        let stream = spawned.map_err(|source| BeginError::Backend(role, source))?;
+        let prepared = self.prepare_next(means);
+        let (birth, stream) = prepared.map_err(|error| self.unborn(error))?;
+        Ok((birth, Link { stream, inflight }))
+    }
+
+    /// Starts it.
+    pub(crate) fn begin(&mut self, means: &Means<'_>, birth: Birth) -> Result<(), BeginError> {
+        let born = self.bear(means, birth);
         self.deadline_ns = None;
-        Ok(Link { stream, inflight })
+        born.map_err(|error| self.unborn(error))
+    }
+
+    fn unborn(&self, error: BackendError) -> BeginError {
+        BeginError::Backend(self.kind.role(), error)
     }
 
     fn spawn(&mut self, means: &Means<'_>) -> Result<OwnedFd, BackendError> {
+        let (birth, stream) = self.prepare_next(means)?;
+        self.bear(means, birth)?;
+        Ok(stream)
+    }
+
+    fn prepare_next(&mut self, means: &Means<'_>) -> Result<(Birth, OwnedFd), BackendError> {
         let how = How {
             program: self.program.as_ref().map(AsFd::as_fd),
             after_crash: self.after_crash,
             anew: false,
         };
-        let birth = self.kind.spawn(means, how)?;
-        self.live(birth.backend, birth.remains);
-        Ok(birth.stream)
+        self.kind.prepare(means, how)
+    }
+
+    /// What the backend got is dropped here: it shall be the last to hold it.
+    fn bear(&mut self, means: &Means<'_>, birth: Birth) -> Result<(), BackendError> {
+        let backend = self.kind.start(means, &birth.outfit)?;
+        self.live(backend, birth.remains);
+        Ok(())
     }
 
     fn live(&mut self, backend: Backend, remains: Box<dyn Remains>) {

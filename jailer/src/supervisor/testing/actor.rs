@@ -16,9 +16,10 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::super::devices::script::{
-    Backend, BackendError, BeginError, Birth, How, Kind, Means, Remains,
+    Backend, BackendError, BeginError, Birth, How, Kind, Means, Outfit, Remains,
 };
 use super::super::process::{Actor, Death};
+use crate::profile::Profile;
 
 /// The queues of the device.
 pub(super) const QUEUES: u16 = 2;
@@ -144,8 +145,7 @@ impl Kind for Role {
         QUEUES
     }
 
-    fn spawn(&mut self, _: &Means<'_>, _: How<'_>) -> Result<Birth, BackendError> {
-        let (ours, theirs) = Channel::pair()?;
+    fn prepare(&mut self, means: &Means<'_>, _: How<'_>) -> Result<(Birth, OwnedFd), BackendError> {
         let page = health::create()?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (stream, exit) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
@@ -158,15 +158,36 @@ impl Kind for Role {
             busy: false,
             served: false,
             stream: fstat(&stream)?.st_ino,
-            control: Some(theirs),
+            control: None,
             page: HealthPage::map(&page)?,
         });
-        let player = |cast| Player { cast, number, exit };
-        Ok(Birth {
-            backend: Backend::of(Box::new(player(Rc::clone(&self.0))), 0, ours, &page)?,
-            stream,
-            remains: Box::new(Left(Rc::clone(&self.0), number)),
-        })
+        let null = || means.null.try_clone_to_owned();
+        let outfit = Outfit {
+            name: c"played",
+            program: null()?,
+            record: null()?,
+            fds: vec![(0, exit), (1, page)],
+            profile: Profile {
+                user: 0,
+                descriptors_max: 0,
+                file_bytes_max: 0,
+                oom_score_adj: 0,
+            },
+        };
+        let remains = Box::new(Left(Rc::clone(&self.0), number));
+        Ok((Birth { outfit, remains }, stream))
+    }
+
+    fn start(&self, _: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
+        let (ours, theirs) = Channel::pair()?;
+        let number = self.0.borrow().len() - 1;
+        self.0.borrow_mut()[number].control = Some(theirs);
+        let player = Player {
+            cast: Rc::clone(&self.0),
+            number,
+            exit: outfit.fds[0].1.try_clone()?,
+        };
+        Backend::of(Box::new(player), 0, ours, &outfit.fds[1].1)
     }
 }
 

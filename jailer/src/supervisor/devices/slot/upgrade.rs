@@ -119,21 +119,21 @@ impl Slot {
             after_crash: false,
             anew: true,
         };
-        let birth = self.kind.spawn(means, how);
-        let birth = birth.map_err(|error| launch::log::chain(&error))?;
-        self.note(
-            EventKind::UpgradeAsked,
-            format!("pid {}", birth.backend.pid()),
-        );
+        let born = self.kind.prepare(means, how).and_then(|(birth, stream)| {
+            let backend = self.kind.start(means, &birth.outfit)?;
+            Ok((backend, birth.remains, stream))
+        });
+        let (backend, remains, stream) = born.map_err(|error| launch::log::chain(&error))?;
+        self.note(EventKind::UpgradeAsked, format!("pid {}", backend.pid()));
         self.upgrade = Some(Upgrade::Probing {
             next: Candidate {
-                backend: birth.backend,
-                remains: birth.remains,
+                backend,
+                remains,
                 program,
             },
             until_ns: now_ns + PROBE_NS,
         });
-        self.outbox.push(News::Probe(birth.stream));
+        self.outbox.push(News::Probe(stream));
         Ok(())
     }
 
