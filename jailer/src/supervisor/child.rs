@@ -22,12 +22,11 @@ mod inside;
 
 use inside::{PARKING, Ready, STEPS};
 
-/// Everything there is but time: no call of a child's is about clocks that could be moved.
+/// With those that a child makes for itself, everything there is but time: no call of a child's is
+/// about clocks that could be moved.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 

@@ -12,6 +12,9 @@ use nix::errno::Errno;
 /// Descriptors below this number are for children; while a child is put together, what it will get
 /// waits above, so that no step can overwrite what a later step needs.
 pub(super) const PARKING: RawFd = 64;
+/// Namespaces that take the kernel longer to make than all the rest of a process: the supervisor need
+/// not wait for them.
+const SLOW_NAMESPACES: libc::c_int = libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
 /// The highest signal number.
 const SIGNALS: libc::c_int = 64;
 /// The length of the kernel's sigset_t, in bytes.
@@ -26,8 +29,9 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const SECUREBITS: libc::c_ulong = 0b1110_1111;
 
 /// The steps of a child that can fail, as they are told in its report.
-pub(super) const STEPS: [&str; 9] = [
+pub(super) const STEPS: [&str; 10] = [
     "wait to be let go",
+    "make namespaces of its own",
     "leave the session",
     "limit itself",
     "give up its capabilities for good",
@@ -61,8 +65,9 @@ pub(super) struct Ready {
 
 /// The child.
 pub(super) fn enter(ready: &Ready) -> ! {
-    let steps: [fn(&Ready) -> bool; 9] = [
+    let steps: [fn(&Ready) -> bool; 10] = [
         wait_at_gate,
+        make_namespaces,
         leave_session,
         limit,
         renounce,
@@ -101,6 +106,12 @@ fn wait_at_gate(ready: &Ready) -> bool {
     let mut byte = 0_u8;
     // SAFETY: the buffer is one byte long.
     unsafe { libc::read(ready.gate, (&raw mut byte).cast(), 1) == 1 }
+}
+
+/// The last namespaces, while it may: they belong to the user namespace that it was born in.
+fn make_namespaces(_: &Ready) -> bool {
+    // SAFETY: unshare takes no pointers.
+    unsafe { libc::unshare(SLOW_NAMESPACES) == 0 }
 }
 
 /// A session of its own, so that the user's Ctrl-C is not for it; and nothing of the one before.
