@@ -2,9 +2,9 @@
 //! The VM's control groups: one for the VM, in it one for each process; of version 2, version 1, or
 //! both beside each other, whatever this host has.
 //!
-//! The janitor puts processes into their groups, by number, when nothing more urgent is to be done:
-//! the kernel may take some ten milliseconds for it. Until then they are in the group of their
-//! parent.
+//! The janitor makes the groups of processes and puts them there, by number, when nothing more urgent
+//! is to be done: the kernel may take some ten milliseconds for it. Until then they are in the group
+//! of their parent.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -94,6 +94,8 @@ struct Group {
     /// Whether processes are told apart here; memory is the whole VM's, because the page that the
     /// guest touches is charged to whoever touched it first.
     has_leaves: bool,
+    /// Whether the threads of each are limited here.
+    counts_threads: bool,
     /// The supervisor's group, for those that can be born into one.
     cradle: Option<File>,
 }
@@ -111,6 +113,7 @@ impl Cgroups {
                 dir: parent.join(TOP).join(format!("{name}-{janitor}")),
                 has_leaves: hierarchy.controllers.iter().any(|c| *c != "memory"),
                 hierarchy,
+                counts_threads: false,
                 cradle: None,
             }
         });
@@ -200,10 +203,13 @@ impl Cgroups {
             return Ok(());
         }
         let dir = match leaf {
-            Some(leaf) => group.dir.join(&leaf.name),
-            None => group.dir.clone(),
+            Some(leaf) => group.place_of(leaf),
+            None => Ok(group.dir.clone()),
         };
-        let file = dir.join(setting.file);
+        let file = match dir {
+            Ok(dir) => dir.join(setting.file),
+            Err(e) => return error(format!("cannot be set: no group can be made ({e})")),
+        };
         // A file that is not there is not to be made: it would be one of another file system.
         let opened = fs::OpenOptions::new().write(true).open(&file);
         match opened.and_then(|mut file| file.write_all(setting.content.as_bytes())) {
@@ -233,11 +239,7 @@ impl Cgroups {
             if user == 0 && group.cradle.is_some() {
                 continue;
             }
-            let dir = match group.has_leaves {
-                true => &group.dir.join(&leaf.name),
-                false => &group.dir,
-            };
-            fs::write(dir.join("cgroup.procs"), pid.to_string())?;
+            fs::write(group.place_of(leaf)?.join("cgroup.procs"), pid.to_string())?;
         }
         Ok(())
     }
@@ -269,30 +271,40 @@ impl Group {
         let has = |controller| {
             self.hierarchy.controllers.contains(&controller) && !unavailable.contains(&controller)
         };
+        self.counts_threads = has("pids");
         let threads: u64 = leaves.iter().filter_map(|leaf| leaf.threads_max).sum();
-        if has("pids") {
+        if self.counts_threads {
             fs::write(self.dir.join("pids.max"), threads.to_string())?;
         }
-        if self.has_leaves {
-            if self.hierarchy.version == Version::Two {
-                for controller in ["cpu", "pids", "io"].into_iter().filter(|c| has(c)) {
-                    enable(&self.dir, controller)?;
-                }
+        if self.has_leaves && self.hierarchy.version == Version::Two {
+            for controller in ["cpu", "pids", "io"].into_iter().filter(|c| has(c)) {
+                enable(&self.dir, controller)?;
             }
-            for leaf in leaves {
-                let dir = self.dir.join(&leaf.name);
-                fs::create_dir(&dir)?;
-                if let (Some(most), true) =
-                    (leaf.threads_max, has("pids") && leaf.name != SUPERVISOR)
-                {
-                    fs::write(dir.join("pids.max"), most.to_string())?;
-                }
-            }
-            if self.hierarchy.version == Version::Two {
-                self.cradle = File::open(self.dir.join(SUPERVISOR)).ok();
-            }
+            let cradle = self.dir.join(SUPERVISOR);
+            fs::create_dir(&cradle)?;
+            self.cradle = File::open(cradle).ok();
         }
         Ok(unavailable)
+    }
+
+    /// Where a process of the VM belongs; its group is made if it is not there yet.
+    fn place_of(&self, leaf: &Leaf) -> io::Result<PathBuf> {
+        if !self.has_leaves {
+            return Ok(self.dir.clone());
+        }
+        let dir = self.dir.join(&leaf.name);
+        match fs::create_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(dir),
+            made => made?,
+        }
+        // Others begin in the supervisor's.
+        if self.counts_threads
+            && leaf.name != SUPERVISOR
+            && let Some(most) = leaf.threads_max
+        {
+            fs::write(dir.join("pids.max"), most.to_string())?;
+        }
+        Ok(dir)
     }
 
     /// Lets the VM's group have its controllers, as far as possible; which it cannot have.
