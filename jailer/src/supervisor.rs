@@ -221,7 +221,7 @@ impl Supervisor {
         let identity = &self.kit.identity;
         let devices = self.devices.records(&identity.vm, &identity.name);
         let record = identity.record(devices).write()?;
-        self.vmm = Some(Vmm::spawn(&Parts {
+        let vmm = Vmm::spawn(&Parts {
             binaries: &self.kit.binaries,
             guest: &self.kit.guest,
             ram: ram.as_fd(),
@@ -230,10 +230,11 @@ impl Supervisor {
             console: console.as_fd(),
             links: &links,
             jails: &self.kit.jails,
-            janitor: &self.kit.janitor,
             profile: profile::vmm::profile(&self.kit.identity.vm),
-        })?);
+        })?;
+        let vmm = self.vmm.insert(vmm);
         self.devices.begin(&self.kit.means(), births)?;
+        vmm.identify(&self.kit.janitor);
         Ok(())
     }
 

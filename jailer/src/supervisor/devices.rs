@@ -183,14 +183,16 @@ impl Devices {
         Ok((births, links))
     }
 
-    /// Starts those that were prepared.
+    /// Starts those that were prepared, one after the other without a pause.
     pub(crate) fn begin(
         &mut self,
         means: &Means<'_>,
         births: Vec<Birth>,
     ) -> Result<(), BeginError> {
         let mut all = self.own.iter_mut().zip(births);
-        all.try_for_each(|(slot, birth)| slot.begin(means, birth))
+        all.try_for_each(|(slot, birth)| slot.begin(means, birth))?;
+        self.own.iter_mut().for_each(|slot| slot.introduce(means));
+        Ok(())
     }
 
     /// Ends all backends for good.

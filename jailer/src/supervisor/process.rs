@@ -41,6 +41,9 @@ impl fmt::Display for Death {
 
 /// A backend's process, as far as its device is concerned.
 pub(crate) trait Actor: fmt::Debug {
+    /// Learns its process id on the host.
+    fn identify(&mut self, janitor: &Janitor);
+
     /// Its process id on the host; 0 if that is not known.
     fn pid(&self) -> Pid;
 
@@ -55,6 +58,10 @@ pub(crate) trait Actor: fmt::Debug {
 }
 
 impl Actor for Process {
+    fn identify(&mut self, janitor: &Janitor) {
+        self.identify(janitor);
+    }
+
     fn pid(&self) -> Pid {
         self.pid()
     }
@@ -76,29 +83,30 @@ impl Actor for Process {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
+    /// Which of the VM's users it is.
+    user: u8,
     host_pid: Pid,
     reaped: bool,
 }
 
 impl Process {
     /// Starts a child and takes charge of it.
-    pub(crate) fn start(
-        plan: &Plan<'_>,
-        jails: &Jails,
-        janitor: &Janitor,
-    ) -> Result<Self, StartError> {
-        let child = child::start(plan, jails)?;
-        // Only for the eye: without it the process runs as well.
-        let host_pid = janitor.host_pid(plan.profile.user, child.pidfd.as_fd());
-        let host_pid = host_pid.unwrap_or_else(|error| {
-            log::warn!("{}", launch::log::chain(&error));
-            Pid::from_raw(0)
-        });
+    pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Self, StartError> {
         Ok(Self {
-            child,
-            host_pid,
+            child: child::start(plan, jails)?,
+            user: plan.profile.user,
+            host_pid: Pid::from_raw(0),
             reaped: false,
         })
+    }
+
+    /// Learns its process id on the host, which is for the eye and for control groups: it runs as well
+    /// without it. The janitor may take a moment to answer.
+    pub(crate) fn identify(&mut self, janitor: &Janitor) {
+        match janitor.host_pid(self.user, self.child.pidfd.as_fd()) {
+            Ok(pid) => self.host_pid = pid,
+            Err(error) => log::warn!("{}", launch::log::chain(&error)),
+        }
     }
 
     /// Its process id on the host; 0 if that is not known.

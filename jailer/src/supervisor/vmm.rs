@@ -76,7 +76,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) console: BorrowedFd<'a>,
     pub(crate) links: &'a [Link],
     pub(crate) jails: &'a Jails,
-    pub(crate) janitor: &'a Janitor,
     pub(crate) profile: Profile,
 }
 
@@ -124,15 +123,19 @@ impl Vmm {
             profile: parts.profile,
         };
         let spawned_ns = monotonic_ns();
-        let process = Process::start(&plan, parts.jails, parts.janitor)?;
-        log::info!("started a vmm, pid {}", process.pid());
         Ok(Self {
-            process,
+            process: Process::start(&plan, parts.jails)?,
             control: Some(control),
             health,
             spawned_ns,
             log_start,
         })
+    }
+
+    /// Learns its process id on the host.
+    pub(crate) fn identify(&mut self, janitor: &Janitor) {
+        self.process.identify(janitor);
+        log::info!("started a vmm, pid {}", self.process.pid());
     }
 
     /// Readable once the process has ended.

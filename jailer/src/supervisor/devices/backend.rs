@@ -17,6 +17,7 @@ use spec::api::ProcessInfo;
 use super::kind::{BackendError, Means};
 use crate::profile::Profile;
 use crate::supervisor::child::Plan;
+use crate::supervisor::janitor::Janitor;
 use crate::supervisor::process::{Actor, Death, Process};
 
 /// How many messages are read at once before others get their turn.
@@ -64,12 +65,8 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Starts a backend; `id` is its device's name, for the log.
-    pub(crate) fn start(
-        means: &Means<'_>,
-        id: &str,
-        outfit: &Outfit,
-    ) -> Result<Self, BackendError> {
+    /// Starts a backend.
+    pub(crate) fn start(means: &Means<'_>, outfit: &Outfit) -> Result<Self, BackendError> {
         let (control, its_control) = Channel::pair()?;
         let page = health::create()?;
         let mut fds = vec![
@@ -90,8 +87,7 @@ impl Backend {
             fds,
             profile: outfit.profile,
         };
-        let process = Process::start(&plan, means.jails, means.janitor)?;
-        log::info!(device_id = id; "started a backend, pid {}", process.pid());
+        let process = Process::start(&plan, means.jails)?;
         Self::of(Box::new(process), spawned_ns, control, &page)
     }
 
@@ -113,7 +109,13 @@ impl Backend {
         })
     }
 
-    /// Its process id.
+    /// Learns its process id; `id` is its device's name, for the log.
+    pub(crate) fn identify(&mut self, id: &str, janitor: &Janitor) {
+        self.process.identify(janitor);
+        log::info!(device_id = id; "started a backend, pid {}", self.pid());
+    }
+
+    /// Its process id, once it is known.
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid().as_raw()
     }

@@ -151,7 +151,7 @@ pub(crate) trait Kind: Debug {
 
     /// Starts a backend.
     fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
-        Backend::start(means, self.id(), outfit)
+        Backend::start(means, outfit)
     }
 }
 

@@ -185,6 +185,7 @@ impl Slot {
     fn spawn(&mut self, means: &Means<'_>) -> Result<OwnedFd, BackendError> {
         let (birth, stream) = self.prepare_next(means)?;
         self.bear(means, birth)?;
+        self.introduce(means);
         Ok(stream)
     }
 
@@ -204,9 +205,16 @@ impl Slot {
         Ok(())
     }
 
+    /// Makes the backend that was begun known by its process id.
+    pub(crate) fn introduce(&mut self, means: &Means<'_>) {
+        if let Phase::Alive(life) = &mut self.phase {
+            life.backend.identify(self.kind.id(), means.janitor);
+            let pid = life.backend.pid();
+            self.note(EventKind::BackendStarted, format!("pid {pid}"));
+        }
+    }
+
     fn live(&mut self, backend: Backend, remains: Box<dyn Remains>) {
-        let pid = backend.pid();
-        self.note(EventKind::BackendStarted, format!("pid {pid}"));
         self.phase = Phase::Alive(Box::new(Life {
             backend,
             remains,

@@ -18,6 +18,7 @@ use spec::api::DeviceKind;
 use super::super::devices::script::{
     Backend, BackendError, BeginError, Birth, How, Kind, Means, Outfit, Remains,
 };
+use super::super::janitor::Janitor;
 use super::super::process::{Actor, Death};
 use crate::profile::Profile;
 
@@ -200,6 +201,8 @@ struct Player {
 }
 
 impl Actor for Player {
+    fn identify(&mut self, _: &Janitor) {}
+
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.number).unwrap_or(0) + 2)
     }

@@ -120,7 +120,8 @@ impl Slot {
             anew: true,
         };
         let born = self.kind.prepare(means, how).and_then(|(birth, stream)| {
-            let backend = self.kind.start(means, &birth.outfit)?;
+            let mut backend = self.kind.start(means, &birth.outfit)?;
+            backend.identify(self.kind.id(), means.janitor);
             Ok((backend, birth.remains, stream))
         });
         let (backend, remains, stream) = born.map_err(|error| launch::log::chain(&error))?;
@@ -230,6 +231,8 @@ impl Slot {
     pub(super) fn switch(&mut self, now_ns: u64) -> bool {
         match self.upgrade.take() {
             Some(Upgrade::Switching { next }) => {
+                let pid = next.backend.pid();
+                self.note(EventKind::BackendStarted, format!("pid {pid}"));
                 self.live(next.backend, next.remains);
                 self.deadline_ns = Some(now_ns + CONNECT_NS);
                 self.outbox.push(News::Tell(ToDevice::Switch));
