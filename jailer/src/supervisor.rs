@@ -235,6 +235,7 @@ impl Supervisor {
         let vmm = self.vmm.insert(vmm);
         self.devices.begin(&self.kit.means(), births)?;
         vmm.identify(&self.kit.janitor);
+        self.devices.introduce(&self.kit.means());
         Ok(())
     }
 

@@ -183,16 +183,19 @@ impl Devices {
         Ok((births, links))
     }
 
-    /// Starts those that were prepared, one after the other without a pause.
+    /// Starts those that were prepared.
     pub(crate) fn begin(
         &mut self,
         means: &Means<'_>,
         births: Vec<Birth>,
     ) -> Result<(), BeginError> {
         let mut all = self.own.iter_mut().zip(births);
-        all.try_for_each(|(slot, birth)| slot.begin(means, birth))?;
+        all.try_for_each(|(slot, birth)| slot.begin(means, birth))
+    }
+
+    /// Makes those known that were started since.
+    pub(crate) fn introduce(&mut self, means: &Means<'_>) {
         self.own.iter_mut().for_each(|slot| slot.introduce(means));
-        Ok(())
     }
 
     /// Ends all backends for good.

@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
-use super::devices::script::{News, Slot};
+use super::devices::script::{BeginError, News, Slot};
 use super::lifecycle::{Fate, Lifecycle, Next, Order};
 use super::process::Death;
 use super::service::DEVICE_NS;
@@ -112,7 +112,9 @@ impl World {
     fn begin(&mut self) {
         let link = SCENERY.with(|scenery| {
             let (birth, link) = self.slot.prepare(&scenery.means())?;
-            self.slot.begin(&scenery.means(), birth).map(|()| link)
+            self.slot.begin(&scenery.means(), birth)?;
+            self.slot.introduce(&scenery.means());
+            Ok::<_, BeginError>(link)
         });
         self.vmm = Some(None);
         // It is born with the first backend's stream.
@@ -185,6 +187,8 @@ impl World {
             self.slot.rest(self.now_ns);
         }
         SCENERY.with(|scenery| self.slot.tick(&scenery.means(), self.now_ns));
+        self.hear_slot();
+        SCENERY.with(|scenery| self.slot.introduce(&scenery.means()));
         self.hear_slot();
         self.assert_upgrade_ends();
         let waiting = self.waiting_ns.len();

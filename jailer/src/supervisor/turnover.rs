@@ -70,6 +70,12 @@ impl Supervisor {
             self.devices.rest(now_ns);
         }
         self.devices.tick(&self.kit.means(), now_ns);
+        self.spread_news(now_ns);
+        self.devices.introduce(&self.kit.means());
+        self.spread_news(now_ns);
+    }
+
+    fn spread_news(&mut self, now_ns: u64) {
         for (index, news) in self.devices.news() {
             self.spread(index, news, now_ns);
         }

@@ -109,10 +109,12 @@ impl Backend {
         })
     }
 
-    /// Learns its process id; `id` is its device's name, for the log.
+    /// Learns its process id, unless it is known; `id` is its device's name, for the log.
     pub(crate) fn identify(&mut self, id: &str, janitor: &Janitor) {
-        self.process.identify(janitor);
-        log::info!(device_id = id; "started a backend, pid {}", self.pid());
+        if self.pid() == 0 {
+            self.process.identify(janitor);
+            log::info!(device_id = id; "started a backend, pid {}", self.pid());
+        }
     }
 
     /// Its process id, once it is known.

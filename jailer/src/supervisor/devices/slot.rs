@@ -71,6 +71,8 @@ struct Life {
     backend: Backend,
     remains: Box<dyn Remains>,
     watch: Watch,
+    /// Its process id is known, and was told.
+    introduced: bool,
 }
 
 /// A device and its backend.
@@ -185,7 +187,6 @@ impl Slot {
     fn spawn(&mut self, means: &Means<'_>) -> Result<OwnedFd, BackendError> {
         let (birth, stream) = self.prepare_next(means)?;
         self.bear(means, birth)?;
-        self.introduce(means);
         Ok(stream)
     }
 
@@ -205,9 +206,12 @@ impl Slot {
         Ok(())
     }
 
-    /// Makes the backend that was begun known by its process id.
+    /// Makes a backend that was started known by its process id, for which the janitor is to be asked:
+    /// that can wait until the vmm has its stream.
     pub(crate) fn introduce(&mut self, means: &Means<'_>) {
-        if let Phase::Alive(life) = &mut self.phase {
+        if let Phase::Alive(life) = &mut self.phase
+            && !std::mem::replace(&mut life.introduced, true)
+        {
             life.backend.identify(self.kind.id(), means.janitor);
             let pid = life.backend.pid();
             self.note(EventKind::BackendStarted, format!("pid {pid}"));
@@ -219,6 +223,7 @@ impl Slot {
             backend,
             remains,
             watch: Watch::new(self.kind.queues()),
+            introduced: false,
         }));
         (self.connected, self.hung_up, self.planned) = (false, false, false);
     }

@@ -53,6 +53,7 @@ impl Slot {
                 backend,
                 remains,
                 watch,
+                ..
             } = &mut **life;
             let busy = |queue| remains.is_busy(queue);
             let finding = watch.sample(samples, backend.health(), busy);

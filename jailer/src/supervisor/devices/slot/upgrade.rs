@@ -231,8 +231,6 @@ impl Slot {
     pub(super) fn switch(&mut self, now_ns: u64) -> bool {
         match self.upgrade.take() {
             Some(Upgrade::Switching { next }) => {
-                let pid = next.backend.pid();
-                self.note(EventKind::BackendStarted, format!("pid {pid}"));
                 self.live(next.backend, next.remains);
                 self.deadline_ns = Some(now_ns + CONNECT_NS);
                 self.outbox.push(News::Tell(ToDevice::Switch));
