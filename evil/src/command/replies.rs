@@ -16,7 +16,7 @@ use crate::process;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// When nothing was reported for so long, nothing more comes.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_secs(1);
 /// What may be kept in the end, all allocators' caches included.
 const GROWTH_MAX_KIB: u64 = 1024;
 /// The answers of one connection, up to running queues.
@@ -45,11 +45,7 @@ enum Kind {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let timeouts = Timeouts {
-        connect: Duration::from_millis(200),
-        drain: Duration::from_millis(200),
-    };
-    let machine = machine(Origin::Own, timeouts, None)?;
+    let machine = machine(Origin::Own, Timeouts::default(), None)?;
     let backends = Backends::start()?;
     machine.start_on(backends.next(Plan::HONEST)?.into(), LIMIT)?;
     let vcpu = machine.vcpu()?;
@@ -96,15 +92,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Memory and descriptors with an honest backend connected, so that both counts are of the same.
 fn at_rest(machine: &Machine, backends: &Backends) -> Result<(u64, usize)> {
-    machine.device().attach(backends.next(Plan::HONEST)?.into());
-    let mut runs = false;
     // Reports of those before it may still come.
-    loop {
-        match machine.settled(QUIET) {
-            Ok(event) => runs = matches!(event, DeviceEvent::Running),
-            Err(_) if runs => break,
-            Err(error) => return Err(error),
-        }
-    }
+    while machine.settled(QUIET).is_ok() {}
+    machine.device().attach(backends.next(Plan::HONEST)?.into());
+    while !matches!(machine.settled(LIMIT)?, DeviceEvent::Running) {}
     Ok((process::anonymous_kib()?, process::descriptors()?))
 }
