@@ -34,8 +34,9 @@ pub struct Killed {
 
 /// Kills one backend after the other.
 pub fn run(stand: &mut Stand, plan: &Plan) -> Result<Killed, TortureError> {
-    let ((pauses, drains, _), checked) =
+    let ((pauses, drains, last), checked) =
         stand.under_load(plan.seed, PATIENCE, |stand| kill_all(stand, plan))?;
+    last.0.kill()?.ok_or(TortureError::Unfenced)?;
     Ok(Killed {
         pauses,
         drains,
@@ -82,7 +83,7 @@ pub struct Absent {
 
 /// Kills the backend, and brings another only after a time.
 pub fn away(stand: &mut Stand, absence: Duration, seed: u64) -> Result<Absent, TortureError> {
-    let ((resumed, _), checked) = stand.under_load(seed, absence + PATIENCE, |stand| {
+    let ((resumed, last), checked) = stand.under_load(seed, absence + PATIENCE, |stand| {
         let start = stand.used();
         let (generation, _connection) = stand.bring_up(false)?;
         stand.wait_beyond(&start, PATIENCE)?;
@@ -97,6 +98,7 @@ pub fn away(stand: &mut Stand, absence: Duration, seed: u64) -> Result<Absent, T
         thread::sleep(Duration::from_millis(200));
         Ok((resumed, last))
     })?;
+    last.0.kill()?.ok_or(TortureError::Unfenced)?;
     Ok(Absent { resumed, checked })
 }
 
