@@ -18,6 +18,8 @@ use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm};
 
 const SOAK: Duration = Duration::from_secs(30 * 60);
+/// Half a million instructions are carried out one by one, each with two changes of the process.
+const STEPPED: Duration = Duration::from_secs(10 * 60);
 /// The VMs of a storm.
 const STORM_VMS: usize = 3;
 /// So many deaths within a minute are the last.
@@ -44,12 +46,14 @@ pub(super) fn cases() -> Vec<Case> {
                 "dead_after_any_store_of_a_request",
                 "loses_nothing",
                 "stores --batch 1",
-            ),
+            )
+            .within(STEPPED),
             case(
                 "dead_after_any_store_of_a_batch",
                 "loses_nothing",
                 "stores --batch 8",
-            ),
+            )
+            .within(STEPPED),
             case("given_a_poison_request", "dies_three_times", "poison"),
             case(
                 "dead_with_kicks_suppressed",

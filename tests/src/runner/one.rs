@@ -15,8 +15,9 @@ use crate::cases::Case;
 use crate::context::{Places, name_prefix, state_root};
 use crate::procs;
 
-/// How long what a case started may take to go once the case has ended.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long what a case started may take to go once the case has ended. What nobody ends stays for
+/// longer; what has ended may have to wait for a busy processor or disk.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// How a case went.
 #[derive(Debug)]
@@ -110,6 +111,6 @@ fn left_state(child: &Child) -> Vec<PathBuf> {
 fn names(processes: &[procs::Process]) -> Vec<String> {
     processes
         .iter()
-        .map(|process| format!("{} {}", process.name, process.pid))
+        .map(|process| format!("{} {} ({})", process.name, process.pid, process.state))
         .collect()
 }
