@@ -133,26 +133,19 @@ impl IoApic {
 
     /// Sets the level of a line. A rising one is an edge for an edge-triggered pin.
     pub fn set_line(&self, pin: usize, high: bool) {
-        let mut state = self.lock();
-        let Some(pin) = state.pins.get_mut(pin) else {
-            return;
-        };
-        pin.edge |= high && !pin.line && !pin.is_level();
-        pin.line = high;
-        self.deliver(pin);
+        if let Some(pin) = self.lock().pins.get_mut(pin) {
+            self.drive(pin, high);
+        }
     }
 
     /// Raises a low line and lowers it again. One step: another thread's pulse in between would find
     /// the line high and be no edge.
     fn pulse(&self, pin: usize) {
-        let mut state = self.lock();
-        let Some(pin) = state.pins.get_mut(pin) else {
-            return;
-        };
-        pin.edge |= !pin.line && !pin.is_level();
-        let was_high = std::mem::replace(&mut pin.line, true);
-        self.deliver(pin);
-        pin.line = was_high;
+        if let Some(pin) = self.lock().pins.get_mut(pin) {
+            let level = pin.line;
+            self.drive(pin, true);
+            self.drive(pin, level);
+        }
     }
 
     /// A local APIC saw the end of an interrupt with this vector.
@@ -166,6 +159,13 @@ impl IoApic {
             pin.entry &= !REMOTE_IRR;
             self.deliver(pin);
         }
+    }
+
+    /// What [`Self::set_line`] does, under the lock.
+    fn drive(&self, pin: &mut Pin, high: bool) {
+        pin.edge |= high && !pin.line && !pin.is_level();
+        pin.line = high;
+        self.deliver(pin);
     }
 
     fn deliver(&self, pin: &mut Pin) {
