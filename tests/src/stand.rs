@@ -289,6 +289,8 @@ impl Drop for Stand {
             let _ = self.bulkhead("stop", &["--force"]);
             let _ = self.child.wait();
         }
+        let said = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        println!("--- bulkhead run of {} said\n{said}---", self.name);
     }
 }
 

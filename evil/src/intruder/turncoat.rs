@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use blk_backend::program::BlkBackend;
@@ -68,12 +69,17 @@ pub(crate) fn asked(role: &str) -> Option<Option<Malice>> {
 /// Serves the device, and does it.
 pub(crate) fn serve(role: &str, malice: Option<Malice>) -> ExitCode {
     if let (Some(malice), Some(loot)) = (malice, Loot::grab(role)) {
+        let started = Arc::new(Barrier::new(2));
+        let here = started.clone();
         std::thread::spawn(move || {
+            here.wait();
             while loot.page.queues[0].heartbeat.load(Ordering::Relaxed) < PINGS {
                 std::thread::park_timeout(PAUSE);
             }
             malice(&loot)
         });
+        // The filter has no room for what a thread does to start.
+        started.wait();
     }
     match role {
         "net-backend" => backend::program::main::<NetBackend>(),
