@@ -19,6 +19,9 @@ use crate::procs;
 /// longer; what has ended may have to wait for a busy processor or disk.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// How the reason begins when a case took longer than it may.
+pub(super) const HUNG: &str = "hung for ";
+
 /// How a case went.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -70,7 +73,7 @@ fn judge(child: &mut Child, limit: Duration) -> Result<Verdict> {
             child.kill()?;
             child.wait()?;
             procs::kill_descendants();
-            let why = format!("hung for {} s; killed: {}", limit.as_secs(), ran.join(", "));
+            let why = format!("{HUNG}{} s; killed: {}", limit.as_secs(), ran.join(", "));
             return Ok(Verdict::Failed(why));
         }
         std::thread::sleep(Duration::from_millis(20));
