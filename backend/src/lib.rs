@@ -13,7 +13,6 @@ pub mod bell;
 pub mod bytes;
 pub mod chain;
 pub mod config_space;
-
 mod control;
 mod faults;
 pub mod gate;
@@ -26,7 +25,7 @@ pub mod program;
 pub mod relay;
 pub mod ring;
 pub mod serve;
-mod started;
+pub mod started;
 pub mod vring;
 pub mod window;
 

@@ -7,8 +7,11 @@ use std::sync::{Arc, Barrier};
 
 use crate::serve::STACK_BYTES;
 
-/// Starts a thread, and waits until it runs.
-pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+/// Starts a thread that does little, and waits until it runs.
+///
+/// # Errors
+/// When there can be no more threads.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let started = Arc::new(Barrier::new(2));
     let here = started.clone();
     let thread = std::thread::Builder::new().name(name.into());

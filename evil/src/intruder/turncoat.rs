@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use blk_backend::program::BlkBackend;
@@ -69,17 +68,15 @@ pub(crate) fn asked(role: &str) -> Option<Option<Malice>> {
 /// Serves the device, and does it.
 pub(crate) fn serve(role: &str, malice: Option<Malice>) -> ExitCode {
     if let (Some(malice), Some(loot)) = (malice, Loot::grab(role)) {
-        let started = Arc::new(Barrier::new(2));
-        let here = started.clone();
-        std::thread::spawn(move || {
-            here.wait();
+        let begun = backend::started::spawn("malice", move || {
             while loot.page.queues[0].heartbeat.load(Ordering::Relaxed) < PINGS {
                 std::thread::park_timeout(PAUSE);
             }
             malice(&loot)
         });
-        // The filter has no room for what a thread does to start.
-        started.wait();
+        if begun.is_err() {
+            return ExitCode::FAILURE;
+        }
     }
     match role {
         "net-backend" => backend::program::main::<NetBackend>(),
