@@ -71,8 +71,7 @@ impl Stand {
                 return Ok(());
             }
             if ended || begun.elapsed() > patience {
-                let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-                bail!("no {marker:?}, ended={ended}: {log}");
+                bail!("no {marker:?}, ended={ended}");
             }
             std::thread::sleep(Duration::from_millis(5));
         }

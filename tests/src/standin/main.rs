@@ -4,10 +4,11 @@
 //! filters, and instead of vCPUs a driver in this process loads and checks the first device if that is a
 //! disk, or sends back what comes if it is a network card.
 //!
-//! What the driver of a disk is to do is said on the kernel command line: `seconds=`, `depth=`, `blocks=` (of
-//! 4 KiB), `queue-size=`, `seed=`; the power button ends it sooner. What came of it is said on the console: `STANDIN ready` when the
-//! driver begins, a line `GAP from=… to=…` for each time without a completion, a line `S block n` or
-//! `A block n` for each write that was submitted or acknowledged, and `STANDIN done …`.
+//! What the driver of a disk is to do is said on the kernel command line: `seconds=`, `depth=`,
+//! `blocks=` (of 4 KiB), `queue-size=`, `seed=`; the power button ends it sooner. What came of it is
+//! said on the console: `STANDIN ready` when the driver begins, a line `GAP from=… to=…` for each time
+//! without a completion, a line `S block n` or `A block n` for each write that was submitted or
+//! acknowledged, and `STANDIN done …`.
 
 use std::fs::File;
 use std::io::Write;
