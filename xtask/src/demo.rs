@@ -12,6 +12,10 @@ use crate::guests::{self, Kernels};
 use crate::host::{self, Place};
 use crate::{PlaceFlags, compile, lab, progress};
 
+/// The exit status by which the session says that emulation may have lost its guest.
+const LOST: u8 = 75;
+/// How often it is begun then.
+const CHANCES: u32 = 3;
 const SCRIPT_LIMIT: Duration = Duration::from_secs(300);
 const SESSION_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -57,6 +61,13 @@ fn in_the_lab(binaries: Vec<PathBuf>, mut demo: Vec<String>, interactive: bool) 
     if interactive {
         progress::say("Ctrl-] leaves the inner host and everything in it");
         return lab::run_on_terminal(&job);
+    }
+    for _ in 1..CHANCES {
+        let status = lab::run(&job, |_| true)?.status?;
+        if status != LOST {
+            return Ok(status);
+        }
+        println!("demo: once more, from the beginning");
     }
     lab::run(&job, |_| true)?.status
 }

@@ -13,7 +13,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::context::{Context, Places};
 use crate::procs;
+use crate::runner::blame;
 use crate::vm::Vm;
+
+/// The exit status by which it says that emulation, if there is any, may have lost the guest.
+const LOST: u8 = 75;
+/// How long a VM that has ended may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Boots, shows the processes, moves data while backends die, powers off, and looks for anything
 /// left behind.
@@ -26,6 +32,28 @@ pub fn run(places: Places) -> Result<ExitCode> {
     let before = stage::Traces::now(&context)?;
     let (builder, image) = stage::prepare(&context)?;
     let mut vm = builder.start()?;
+    if let Err(error) = steps(&context, &mut vm) {
+        let why = format!("{error:#}");
+        // If the VM has ended, it says why.
+        vm.log().wait_for_end(LAST_WORDS);
+        let Some(sign) = blame(&why, &vm.log().text()) else {
+            return Err(error);
+        };
+        println!("{why}\nif the processor is emulated: {}", sign.how);
+        return Ok(ExitCode::from(LOST));
+    }
+    stage::check_image(&image)?;
+    println!("the file system on its disk is clean");
+    let left = procs::wait_for_none(Duration::from_secs(3));
+    ensure!(left.is_empty(), "processes were left behind: {left:?}");
+    before.compare(&stage::Traces::now(&context)?)?;
+    println!("nothing was left behind: no process, mount, cgroup, tap, socket or state");
+    vm.hush();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the guest is there for, from its login to its power-off.
+fn steps(context: &Context, vm: &mut Vm) -> Result<()> {
     vm.log_in()?;
     println!(
         "a login, {:.1} s after the start\n",
@@ -36,28 +64,21 @@ pub fn run(places: Places) -> Result<ExitCode> {
         "lsblk -no NAME,SIZE,TYPE,MOUNTPOINTS",
         "nproc",
     ] {
-        show(&mut vm, command)?;
+        show(vm, command)?;
     }
-    stage::set_up_network(&mut vm)?;
-    show(&mut vm, "ip -brief address show scope global")?;
+    stage::set_up_network(vm)?;
+    show(vm, "ip -brief address show scope global")?;
 
     println!("the processes of the VM, as the host sees them:\n");
-    map::print(&context, &vm)?;
+    map::print(context, vm)?;
 
-    minute::run(&context, &mut vm)?;
+    minute::run(context, vm)?;
 
     println!("guest# poweroff");
     vm.type_line("poweroff")?;
     vm.expect_exit(0)?;
     println!("the guest powered off; bulkhead exited with status 0");
-    stage::check_image(&image)?;
-    println!("the file system on its disk is clean");
-    let left = procs::wait_for_none(Duration::from_secs(3));
-    ensure!(left.is_empty(), "processes were left behind: {left:?}");
-    before.compare(&stage::Traces::now(&context)?)?;
-    println!("nothing was left behind: no process, mount, cgroup, tap, socket or state");
-    vm.hush();
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The same VM, its console on this terminal.

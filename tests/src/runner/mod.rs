@@ -22,10 +22,10 @@ const FIGURES: &str = "SEEN ";
 const SKIPPED: u8 = 77;
 
 /// What a failed case says when software emulation may have broken its guest.
-struct Sign {
+pub(crate) struct Sign {
     words: &'static str,
     /// How that came about.
-    how: &'static str,
+    pub(crate) how: &'static str,
     /// How often such a case is begun at most.
     begun: u32,
 }
@@ -198,7 +198,7 @@ impl Tally {
 }
 
 /// How emulation may have broken the guest of a case that failed for this reason.
-fn blame(why: &str, log: &str) -> Option<&'static Sign> {
+pub(crate) fn blame(why: &str, log: &str) -> Option<&'static Sign> {
     let says = |sign: &&Sign| log.contains(sign.words) || why.contains(sign.words);
     SIGNS.iter().find(says)
 }
