@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
@@ -40,6 +41,9 @@ pub(crate) enum ClientError {
         /// Where its state directory is.
         base: PathBuf,
     },
+    /// Its supervisor is gone, and its jailer is tidying up.
+    #[error("VM {0:?}: is ending")]
+    Ending(String),
     /// It could not be reached, or the answer could not be read.
     #[error("VM {0:?}")]
     Io(String, #[source] io::Error),
@@ -68,12 +72,22 @@ pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStre
     let dir = base.join(vm.as_str());
     UnixStream::connect(dir.join(socket)).map_err(|error| match error.kind() {
         ErrorKind::NotFound => ClientError::Unknown(vm.to_string(), base.into()),
+        ErrorKind::ConnectionRefused if is_locked(&dir) => ClientError::Ending(vm.to_string()),
         ErrorKind::ConnectionRefused => ClientError::Dead {
             vm: vm.clone(),
             base: base.into(),
         },
         _ => ClientError::Io(vm.to_string(), error),
     })
+}
+
+/// Whether the jailer that made a state directory lives: it holds the lock for as long.
+pub(crate) fn is_locked(dir: &Path) -> bool {
+    let Ok(opened) = File::open(dir) else {
+        return false;
+    };
+    let locked = Flock::lock(opened, FlockArg::LockSharedNonblock);
+    matches!(locked, Err((_, Errno::EWOULDBLOCK)))
 }
 
 /// The VM as it is now.
@@ -258,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn vm_unknown_and_vm_dead_differ() {
+    fn vm_unknown_and_vm_dead_and_vm_ending_differ() {
         let dir = tempfile::tempdir().unwrap();
         let vm: VmName = "a".parse().unwrap();
         let unknown = info(dir.path(), &vm).unwrap_err();
@@ -268,5 +282,9 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
         let dead = info(dir.path(), &vm).unwrap_err();
         assert!(matches!(dead, ClientError::Dead { .. }), "{dead}");
+        let opened = File::open(dir.path().join("a")).unwrap();
+        let _lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).unwrap();
+        let ending = info(dir.path(), &vm).unwrap_err();
+        assert!(matches!(ending, ClientError::Ending(_)), "{ending}");
     }
 }

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `bulkhead ps`: all VMs of this user.
 
-use std::fs::File;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use spec::api::DeviceInfo;
 use spec::{ByteSize, VmName};
@@ -83,6 +81,7 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
         Err(ClientError::Unknown(..)) if !is_abandoned(&base.join(name.as_str())) => {
             Some(dead(name, "starting"))
         }
+        Err(ClientError::Ending(_)) => Some(dead(name, "ending")),
         Err(ClientError::Dead { .. } | ClientError::Unknown(..)) => {
             match jailer::sweep(base, &name) {
                 true => None,
@@ -93,20 +92,12 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
     }
 }
 
-/// Whether the jailer that made a state directory without a socket is gone: it locks the directory
-/// for as long as it lives. One that was made just now is left alone, so that our look at the lock
-/// cannot be in its jailer's way.
+/// Whether the jailer that made a state directory without a socket is gone. One that was made just now
+/// is left alone, so that our look at the lock cannot be in its jailer's way.
 fn is_abandoned(dir: &Path) -> bool {
-    let Ok(opened) = File::open(dir) else {
-        return false;
-    };
-    let changed = opened.metadata().and_then(|found| found.modified());
+    let changed = fs::metadata(dir).and_then(|found| found.modified());
     let age = changed.map(|then| SystemTime::now().duration_since(then).unwrap_or_default());
-    if age.is_ok_and(|age| age < STARTING) {
-        return false;
-    }
-    let locked = Flock::lock(opened, FlockArg::LockSharedNonblock);
-    !matches!(locked, Err((_, Errno::EWOULDBLOCK)))
+    age.is_ok_and(|age| age >= STARTING) && !client::is_locked(dir)
 }
 
 fn describe(entries: &[Entry]) -> String {
@@ -131,7 +122,8 @@ fn describe(entries: &[Entry]) -> String {
 mod tests {
     use super::*;
     use crate::state::names;
-    use std::fs;
+    use nix::fcntl::{Flock, FlockArg};
+    use std::fs::File;
 
     fn listed(base: &Path) -> Vec<Entry> {
         let names = names(base).unwrap();
