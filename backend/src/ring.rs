@@ -69,6 +69,8 @@ pub struct Ring {
     avail: Window,
     used: Window,
     next_avail: u16,
+    /// The available index as it was last seen.
+    seen_avail: u16,
     /// Where the next used element goes; ahead of what is published by the batch being built.
     next_used: u16,
     /// The used index at the last decision to call the driver or not.
@@ -139,6 +141,7 @@ impl Ring {
             avail,
             used,
             next_avail,
+            seen_avail: next_avail,
             next_used: published,
             called_at: published,
         })
@@ -162,6 +165,7 @@ impl Ring {
     /// Goes on with the available entry `index`.
     pub fn set_next_avail(&mut self, index: u16) {
         self.next_avail = index;
+        self.seen_avail = index;
     }
 
     /// The used index as it is published.
@@ -184,7 +188,17 @@ impl Ring {
         Ok(ahead)
     }
 
-    /// Takes the next head; only after [`Ring::available`] has said that there is one.
+    /// How many heads are known to wait; looks for more, where the driver writes, only if there are
+    /// none.
+    pub fn known(&mut self) -> Result<u16, RingError> {
+        if self.seen_avail == self.next_avail {
+            self.seen_avail = self.next_avail.wrapping_add(self.available()?);
+        }
+        Ok(self.seen_avail.wrapping_sub(self.next_avail))
+    }
+
+    /// Takes the next head; only after [`Ring::available`] or [`Ring::known`] has said that there
+    /// is one.
     pub fn take(&mut self) -> Result<u16, RingError> {
         let slot = usize::from(self.next_avail & (self.size - 1));
         let head = self.avail.at::<AtomicU16>(HEADER_BYTES + 2 * slot);

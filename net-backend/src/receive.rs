@@ -174,7 +174,7 @@ impl Receiver {
         if enough(room) {
             return Ok(());
         }
-        let mut available = serving.ring.available()?;
+        let mut available = serving.ring.known()?;
         if available > 0 {
             serving.ring.disable_kicks();
         }

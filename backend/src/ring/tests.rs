@@ -79,6 +79,24 @@ fn available_index_further_ahead_than_the_queue_is_long_is_refused() {
 }
 
 #[test]
+fn heads_that_are_known_are_looked_for_again_only_when_they_run_out() {
+    let memory = memory();
+    write_u16(&memory, AVAIL, 2, 2);
+    let mut ring = Ring::attach(&memory, layout(false), 0).unwrap();
+    assert_eq!(ring.known().unwrap(), 2);
+    ring.take().unwrap();
+    write_u16(&memory, AVAIL, 2, 3);
+    assert_eq!(ring.known().unwrap(), 1);
+    ring.take().unwrap();
+    assert_eq!(ring.known().unwrap(), 1);
+    ring.set_next_avail(0);
+    assert_eq!(ring.known().unwrap(), 3);
+    write_u16(&memory, AVAIL, 2, 9);
+    ring.set_next_avail(0);
+    assert!(matches!(ring.known(), Err(RingError::Overrun(9))));
+}
+
+#[test]
 fn head_outside_the_table_is_refused() {
     let memory = memory();
     write_u16(&memory, AVAIL, 4, 8);
