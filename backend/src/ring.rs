@@ -191,10 +191,14 @@ impl Ring {
     /// How many heads are known to wait; looks for more, where the driver writes, only if there are
     /// none.
     pub fn known(&mut self) -> Result<u16, RingError> {
-        if self.seen_avail == self.next_avail {
-            self.seen_avail = self.next_avail.wrapping_add(self.available()?);
+        let known = self.seen_avail.wrapping_sub(self.next_avail);
+        // More than there can be: some were taken since that nobody here had seen.
+        if known > 0 && known <= self.size {
+            return Ok(known);
         }
-        Ok(self.seen_avail.wrapping_sub(self.next_avail))
+        let known = self.available()?;
+        self.seen_avail = self.next_avail.wrapping_add(known);
+        Ok(known)
     }
 
     /// Takes the next head; only after [`Ring::available`] or [`Ring::known`] has said that there

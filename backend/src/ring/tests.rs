@@ -89,6 +89,12 @@ fn heads_that_are_known_are_looked_for_again_only_when_they_run_out() {
     assert_eq!(ring.known().unwrap(), 1);
     ring.take().unwrap();
     assert_eq!(ring.known().unwrap(), 1);
+    write_u16(&memory, AVAIL, 2, 5);
+    assert_eq!(ring.available().unwrap(), 3);
+    ring.take().unwrap();
+    ring.take().unwrap();
+    assert_eq!(ring.known().unwrap(), 1);
+    write_u16(&memory, AVAIL, 2, 3);
     ring.set_next_avail(0);
     assert_eq!(ring.known().unwrap(), 3);
     write_u16(&memory, AVAIL, 2, 9);
