@@ -22,9 +22,35 @@ const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const UDP: u8 = 17;
-/// The ports of DHCP servers, for IPv4 and for IPv6.
-const DHCP_SERVER: u16 = 67;
-const DHCPV6_SERVER: u16 = 547;
+/// The ports of DHCP for IPv4 (RFC 2131 §4.1) and for IPv6 (RFC 8415 §7.2).
+const DHCP: DhcpPorts = DhcpPorts {
+    server: 67,
+    client: 68,
+};
+const DHCPV6: DhcpPorts = DhcpPorts {
+    server: 547,
+    client: 546,
+};
+
+#[derive(Debug, Clone, Copy)]
+struct DhcpPorts {
+    server: u16,
+    client: u16,
+}
+
+impl DhcpPorts {
+    /// Refuses what only a server sends. Clients take an answer from whatever port it comes, and never
+    /// speak to each other. A fragment that is not the first has no ports; nobody can put it together
+    /// without the first one.
+    fn check(self, datagram: &[u8]) -> Result<(), Offence> {
+        let ports = u16_at(datagram, 0).zip(u16_at(datagram, 2));
+        let (source, destination) = ports.ok_or(Offence::Evasive)?;
+        if source == self.server || destination == self.client {
+            return Err(Offence::Dhcp);
+        }
+        Ok(())
+    }
+}
 
 /// Why a frame is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,12 +172,11 @@ impl Rules<'_> {
         let source = Ipv4Addr::from([head[12], head[13], head[14], head[15]]);
         let first = u16::from_be_bytes([head[6], head[7]]) & 0x1fff == 0;
         let datagram = packet.get(header_bytes..).unwrap_or_default();
-        let ports = || u16_at(datagram, 0).zip(u16_at(datagram, 2));
         let udp = head[9] == UDP && first;
         if source.is_unspecified() && !self.guard.ipv4.is_empty() {
             // Who has no address yet asks a DHCP server for one, and nothing else.
-            return match ports() {
-                Some((_, DHCP_SERVER)) if udp => Ok(()),
+            return match u16_at(datagram, 2) {
+                Some(port) if udp && port == DHCP.server => Ok(()),
                 _ => Err(Offence::SourceIp),
             };
         }
@@ -159,11 +184,7 @@ impl Rules<'_> {
             return Err(Offence::SourceIp);
         }
         if self.guard.services && udp {
-            return match ports() {
-                Some((DHCP_SERVER, _)) => Err(Offence::Dhcp),
-                Some(_) => Ok(()),
-                None => Err(Offence::Evasive),
-            };
+            return DHCP.check(datagram);
         }
         Ok(())
     }

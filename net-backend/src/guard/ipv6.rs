@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::{DHCPV6_SERVER, Offence, Rules, UDP, u16_at};
+use super::{DHCPV6, Offence, Rules, UDP, u16_at};
 use crate::filter::Mac;
 
 /// More extension headers than this are a disguise.
@@ -67,11 +67,7 @@ impl Rules<'_> {
         }
         match payload(packet).ok_or(Offence::Evasive)? {
             Payload::Protocol(ICMPV6, message) => self.check_discovery(message, mac),
-            Payload::Protocol(UDP, datagram) if self.guard.services => match u16_at(datagram, 0) {
-                Some(DHCPV6_SERVER) => Err(Offence::Dhcp),
-                Some(_) => Ok(()),
-                None => Err(Offence::Evasive),
-            },
+            Payload::Protocol(UDP, datagram) if self.guard.services => DHCPV6.check(datagram),
             Payload::Protocol(..) | Payload::Later => Ok(()),
         }
     }

@@ -122,11 +122,25 @@ fn dhcp_server_is_refused_even_in_tags_and_fragments() {
         };
         assert_eq!(check(&tagged), Err(expected));
     }
-    let open = Guard {
+}
+
+/// The rules of a guest that may be a DHCP server.
+fn open() -> Guard {
+    Guard {
         services: false,
         ..strict()
-    };
-    assert_eq!(check_with(&open, &offer), Ok(()));
+    }
+}
+
+#[test]
+fn dhcp_server_is_refused_whichever_port_it_speaks_from() {
+    for ports in [[67, 68], [67, 1000], [1000, 68], [68, 68], [53, 68]] {
+        let offer = ipv4(OWN4, 0, ports);
+        assert_eq!(check(&offer), Err(Offence::Dhcp), "{ports:?}");
+        assert_eq!(check_with(&open(), &offer), Ok(()), "{ports:?}");
+    }
+    // A client renews its lease.
+    assert_eq!(check(&ipv4(OWN4, 0, [68, 67])), Ok(()));
 }
 
 #[test]
@@ -161,8 +175,28 @@ fn router_advertisement_is_refused_behind_any_header() {
 }
 
 #[test]
-fn dhcpv6_server_is_refused() {
-    assert_eq!(check(&ipv6(OWN6, UDP, &[2, 35, 2, 34])), Err(Offence::Dhcp));
+fn dhcpv6_server_is_refused_whichever_port_it_speaks_from() {
+    let datagram = |ports: [u16; 2]| {
+        let bytes = ports.map(u16::to_be_bytes).concat();
+        ipv6(OWN6, UDP, &bytes)
+    };
+    for ports in [[547, 546], [547, 1000], [1000, 546], [546, 546]] {
+        assert_eq!(check(&datagram(ports)), Err(Offence::Dhcp), "{ports:?}");
+        assert_eq!(check_with(&open(), &datagram(ports)), Ok(()), "{ports:?}");
+    }
+    assert_eq!(check(&datagram([546, 547])), Ok(()));
+}
+
+#[test]
+fn dhcpv6_server_is_refused_in_a_first_fragment() {
+    let fragment = |offset: u16, datagram: &[u8]| {
+        let [high, low] = (offset << 3 | 1).to_be_bytes();
+        let header = [UDP, 0, high, low, 0, 0, 0, 1];
+        ipv6(OWN6, 44, &[&header[..], datagram].concat())
+    };
+    assert_eq!(check(&fragment(0, &[9, 9, 2, 34])), Err(Offence::Dhcp));
+    assert_eq!(check(&fragment(0, &[9, 9])), Err(Offence::Evasive));
+    assert_eq!(check(&fragment(1, &[9, 9, 2, 34])), Ok(()));
 }
 
 #[test]
