@@ -136,6 +136,11 @@ fn describe(report: &Report) -> String {
         text.push('\n');
         text.push_str(&align(&devices(report)));
     }
+    let dropped = dropped(report);
+    if !dropped.is_empty() {
+        text.push('\n');
+        text.push_str(&align(&dropped));
+    }
     text
 }
 
@@ -183,6 +188,20 @@ fn devices(report: &Report) -> Vec<Vec<String>> {
             device.restarts.to_string(),
             flags(device),
         ]);
+    }
+    rows
+}
+
+/// What network cards did not let through; nothing if they let everything through.
+fn dropped(report: &Report) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for device in &report.devices {
+        for (reason, count) in device.dropped.iter().filter(|(_, count)| **count > 0) {
+            rows.push(vec![device.id.clone(), reason.clone(), count.to_string()]);
+        }
+    }
+    if !rows.is_empty() {
+        rows.insert(0, row(["DEVICE", "DROPPED", "COUNT"]));
     }
     rows
 }

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::memfd::{self, Backing, MemfdError};
 
@@ -74,6 +74,30 @@ pub struct Drops {
     pub command: AtomicU64,
     /// Control commands that are not allowed.
     pub refused: AtomicU64,
+}
+
+impl Drops {
+    /// How many there were, by the name of the reason.
+    pub fn by_reason(&self) -> [(&'static str, u64); 15] {
+        [
+            ("source-mac", &self.source_mac),
+            ("source-ip", &self.source_ip),
+            ("neighbour", &self.neighbour),
+            ("dhcp", &self.dhcp),
+            ("router", &self.router),
+            ("evasive", &self.evasive),
+            ("header", &self.header),
+            ("frame", &self.frame),
+            ("down", &self.down),
+            ("host", &self.host),
+            ("unwanted", &self.unwanted),
+            ("too-long", &self.too_long),
+            ("offload", &self.offload),
+            ("command", &self.command),
+            ("refused", &self.refused),
+        ]
+        .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// The queues that the page has room for.
@@ -224,7 +248,7 @@ unsafe impl Sync for HealthPage {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
+    use std::collections::BTreeSet;
 
     #[test]
     fn page_written_by_one_mapping_is_read_by_another() {
@@ -232,6 +256,19 @@ mod tests {
         let (child, supervisor) = (HealthPage::map(&fd).unwrap(), HealthPage::map(&fd).unwrap());
         child.first_run_ns.store(42, Ordering::Relaxed);
         assert_eq!(supervisor.first_run_ns.load(Ordering::Relaxed), 42);
+    }
+
+    #[test]
+    fn drops_have_each_counter_once_under_a_name_of_its_own() {
+        let page = HealthPage::map(create().unwrap()).unwrap();
+        let counters = size_of::<Drops>() / size_of::<AtomicU64>();
+        let names = page.drops.by_reason().map(|(reason, _)| reason);
+        assert_eq!(BTreeSet::from(names).len(), counters);
+        page.drops.source_mac.store(1, Ordering::Relaxed);
+        page.drops.refused.store(2, Ordering::Relaxed);
+        let counted = page.drops.by_reason();
+        assert_eq!(counted[0], ("source-mac", 1));
+        assert_eq!(counted[counters - 1], ("refused", 2));
     }
 
     #[test]

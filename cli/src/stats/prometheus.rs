@@ -270,5 +270,27 @@ fn nics(reports: &[Report]) -> Vec<Family> {
             "Packets that ended in an error.",
             nic(|d| d.total.errors),
         ),
+        counter(
+            "bulkhead_vm_nic_dropped_packets_total",
+            "Packets and control commands that went no further, by reason.",
+            dropped(reports),
+        ),
     ]
+}
+
+fn dropped(reports: &[Report]) -> Vec<(String, String)> {
+    let mut samples = Vec::new();
+    for report in reports {
+        for device in &report.devices {
+            for (reason, count) in &device.dropped {
+                let pairs = [
+                    ("vm", report.name.as_str()),
+                    ("device", device.id.as_str()),
+                    ("reason", reason.as_str()),
+                ];
+                samples.push((labels(&pairs), count.to_string()));
+            }
+        }
+    }
+    samples
 }

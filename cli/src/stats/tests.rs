@@ -22,6 +22,7 @@ pub(crate) fn report() -> Report {
                  "in_flight": 3, "oldest_age_ns": 9, "throttled": true, "backpressured": false,
                  "broken": false}]},
             {"id": "net0", "kind": "nic", "restarts": 0,
+             "dropped": {"dhcp": 0, "router": 17, "source-mac": 3},
              "total": {"requests": 9, "errors": 0, "read_bytes": 400, "written_bytes": 500},
              "queues": [
                 {"traffic": {"requests": 4, "errors": 0, "read_bytes": 400, "written_bytes": 0},
@@ -56,9 +57,19 @@ fn table_has_processes_and_devices_and_a_dash_for_what_is_hidden() {
         "blk disk\"0  12   -      -     -     1\n",
         "disk0   30        1       4.0K  8.0K     3         1         throttled\n",
         "net0    4/5       0       400B  500B     0         0\n",
+        "\nDEVICE  DROPPED     COUNT\nnet0    router      17\nnet0    source-mac  3\n",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+    assert!(!text.contains("dhcp"), "{text}");
+}
+
+#[test]
+fn table_of_a_vm_that_dropped_nothing_does_not_speak_of_it() {
+    let mut report = report();
+    report.devices[1].dropped.clear();
+    let text = describe(&report);
+    assert!(!text.contains("DROPPED"), "{text}");
 }
 
 #[test]
@@ -68,6 +79,7 @@ fn json_has_what_the_vm_and_what_the_host_says() {
     assert_eq!(value["processes"][0]["role"], "jailer");
     assert_eq!(value["processes"][1]["rss_bytes"], serde_json::Value::Null);
     assert_eq!(value["devices"][0]["queues"][0]["throttled"], true);
+    assert_eq!(value["devices"][1]["dropped"]["source-mac"], 3);
 }
 
 #[test]
@@ -86,6 +98,8 @@ fn prometheus_has_base_units_labels_and_each_family_once() {
         "bulkhead_vm_device_throttled{vm=\"web\",device=\"net0\"} 0\n",
         "bulkhead_vm_nic_sent_packets_total{vm=\"web\",device=\"net0\"} 5\n",
         "bulkhead_vm_nic_received_bytes_total{vm=\"web\",device=\"net0\"} 400\n",
+        "bulkhead_vm_nic_dropped_packets_total{vm=\"web\",device=\"net0\",reason=\"dhcp\"} 0\n",
+        "bulkhead_vm_nic_dropped_packets_total{vm=\"web\",device=\"net0\",reason=\"source-mac\"} 3\n",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }

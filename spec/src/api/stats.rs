@@ -6,6 +6,8 @@
 //! go on where the one before has ended. Processor time and memory of the processes are not among
 //! them: whoever wants those looks at `/proc` of the host, by the numbers given here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ProcessInfo, VmState};
@@ -55,6 +57,13 @@ pub struct DeviceStats {
     pub total: Traffic,
     /// Its queues, in the order of the device's specification.
     pub queues: Vec<QueueStats>,
+    /// Of a NIC: frames and control commands that went no further, by reason. Not sent, because the
+    /// guard forbids it: `source-mac`, `source-ip`, `neighbour`, `dhcp`, `router`, `evasive`; as no
+    /// frame at all: `header`, `frame`; refused by the host: `host`. Not received: `unwanted`,
+    /// `too-long`, `offload`. Neither, while tap or cable were down: `down`. Not done: `command` as
+    /// nonsense, `refused` by the guard.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// A kind of device.

@@ -2,10 +2,11 @@
 //! What a device has done, over all backends that have served it: each counts in a health page of
 //! its own, which ends with it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::health::{BACKPRESSURED, BROKEN, Health, QueueHealth, THROTTLED};
-use spec::api::{DeviceStats, QueueStats, Traffic};
+use launch::health::{BACKPRESSURED, BROKEN, Drops, Health, QueueHealth, THROTTLED};
+use spec::api::{DeviceKind, DeviceStats, QueueStats, Traffic};
 
 use super::{Phase, Slot};
 
@@ -13,14 +14,19 @@ use super::{Phase, Slot};
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     queues: Vec<Traffic>,
+    dropped: Dropped,
     deaths: u64,
 }
+
+/// What a network card's backends did not let through, by reason.
+type Dropped = BTreeMap<String, u64>;
 
 impl Tally {
     /// For a device with so many queues.
     pub(super) fn new(queues: u16) -> Self {
         Self {
             queues: vec![Traffic::default(); usize::from(queues)],
+            dropped: Dropped::new(),
             deaths: 0,
         }
     }
@@ -31,6 +37,16 @@ impl Tally {
         for (past, queue) in self.queues.iter_mut().zip(&health.queues) {
             *past = past.plus(traffic(queue));
         }
+        add(&mut self.dropped, &health.drops);
+    }
+
+    /// What was dropped, by the backend that lives as well.
+    fn dropped(&self, health: Option<&Health>) -> Dropped {
+        let mut dropped = self.dropped.clone();
+        if let Some(health) = health {
+            add(&mut dropped, &health.drops);
+        }
+        dropped
     }
 
     /// All queues, with the part of the backend that lives.
@@ -69,7 +85,19 @@ impl Slot {
             restarts: self.tally.deaths,
             total: traffic.fold(Traffic::default(), Traffic::plus),
             queues,
+            dropped: match self.kind.kind() {
+                DeviceKind::Disk => Dropped::new(),
+                DeviceKind::Nic => self.tally.dropped(health),
+            },
         }
+    }
+}
+
+/// Backends count as they like: a sum must not overflow.
+fn add(dropped: &mut Dropped, drops: &Drops) {
+    for (reason, count) in drops.by_reason() {
+        let sum = dropped.entry(reason.into()).or_default();
+        *sum = sum.saturating_add(count);
     }
 }
 
@@ -105,6 +133,7 @@ mod tests {
 
     fn page(requests: u64, written_bytes: u64) -> HealthPage {
         let page = HealthPage::map(health::create().unwrap()).unwrap();
+        page.drops.dhcp.store(requests, Relaxed);
         page.queues[1].requests.store(requests, Relaxed);
         page.queues[1].written_bytes.store(written_bytes, Relaxed);
         page
@@ -130,6 +159,8 @@ mod tests {
         assert_eq!((second.in_flight, second.oldest_age_ns), (2, 40));
         assert!(second.throttled && second.broken && !second.backpressured);
         assert_eq!(tally.deaths, 1);
+        let dropped = tally.dropped(Some(&living));
+        assert_eq!((dropped["dhcp"], dropped["router"]), (12, 0));
     }
 
     #[test]
@@ -138,13 +169,16 @@ mod tests {
         tally.ended(&page(3, 512), true);
         let queues = tally.queues(None, 100);
         assert_eq!((queues[1].traffic.requests, queues[1].in_flight), (3, 0));
+        assert_eq!(tally.dropped(None)["dhcp"], 3);
     }
 
     #[test]
     fn counters_that_lie_do_not_overflow() {
         let mut tally = Tally::new(2);
         tally.ended(&page(u64::MAX, u64::MAX), true);
-        let queues = tally.queues(Some(&page(u64::MAX, 1)), 0);
+        let living = page(u64::MAX, 1);
+        let queues = tally.queues(Some(&living), 0);
         assert_eq!(queues[1].traffic.requests, u64::MAX);
+        assert_eq!(tally.dropped(Some(&living))["dhcp"], u64::MAX);
     }
 }
