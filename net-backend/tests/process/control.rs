@@ -20,9 +20,12 @@ fn frames_for_others_come_only_in_promiscuous_mode() {
     stand.host.send(&other).unwrap();
     assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, other);
     assert_eq!(stand.command(&[0, 0, 0]), OK);
+    let before = stand.dropped("unwanted");
     stand.host.send(&other).unwrap();
     stand.host.send(&own).unwrap();
     assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, own);
+    // The host's own network may have said something, too.
+    assert!(stand.dropped("unwanted") > before);
     let table = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 9, 0, 0, 0, 0];
     assert_eq!(stand.command(&table), OK);
     stand.host.send(&other).unwrap();
@@ -86,6 +89,7 @@ fn commands_that_make_no_sense_are_answered_and_harmless() {
     for command in commands {
         assert_eq!(stand.command(command), ERR, "{command:?}");
     }
+    stand.expect_dropped(&[("command", 8)]);
     assert_eq!(stand.command(&vec![0; 8000]), OK);
     let sent = frame(GUEST, HOST, 1, 100);
     stand.host.send(&sent).unwrap();
@@ -98,6 +102,7 @@ fn address_that_is_guarded_cannot_be_changed() {
     let mut stand = Stand::new("guarded-address", &arguments, SHAPE);
     assert_eq!(stand.command(&[1, 1, 2, 0, 0, 0, 0, 9]), ERR);
     assert_eq!(stand.command(&[1, 1, 2, 0, 0, 0, 0, 1]), OK);
+    stand.expect_dropped(&[("refused", 1)]);
 }
 
 /// Which pair each of many flows comes on: how many of them on each.

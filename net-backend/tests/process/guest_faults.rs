@@ -34,6 +34,7 @@ fn headers_that_make_no_sense_cost_the_frame() {
         stand.settle();
     }
     assert_eq!(stand.host_sees(MOMENT), None);
+    stand.expect_dropped(&[("header", 7)]);
     still_works(&mut stand);
 }
 
@@ -64,6 +65,7 @@ fn frames_too_short_too_long_or_from_nowhere_cost_the_frame() {
         }
     }
     assert_eq!(stand.host_sees(MOMENT), None);
+    stand.expect_dropped(&[("frame", 7)]);
     still_works(&mut stand);
 }
 

@@ -2,11 +2,13 @@
 //! What the tests share: a network namespace with a tap, a backend on it, queues of a driver, and a
 //! socket that sees the tap's other side.
 
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use launch::health::HealthPage;
 use loadgen::connection::{Connection, Place};
 use loadgen::memory::Memory;
 use loadgen::net::host::{Interface, Packets, enter_namespace};
@@ -172,6 +174,34 @@ impl Stand {
             queue.wait(Duration::ZERO, Duration::from_millis(20));
         }
         None
+    }
+
+    /// Sees to it that this was counted, so often, and nothing else was dropped of what is sent or
+    /// asked for. What is received has the host's own network among it.
+    pub(crate) fn expect_dropped(&self, expected: &[(&str, u64)]) {
+        let dropped = self.health().drops.by_reason();
+        let of_driver = dropped.into_iter().filter(|(reason, count)| {
+            *count > 0 && !["unwanted", "too-long", "offload"].contains(reason)
+        });
+        assert_eq!(of_driver.collect::<Vec<_>>(), expected);
+    }
+
+    /// How often something was dropped for this reason.
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        let dropped = self.health().drops.by_reason();
+        let found = dropped.iter().find(|(name, _)| *name == reason);
+        found.unwrap().1
+    }
+
+    /// The health page of a backend that runs alone, which nobody but itself was given.
+    fn health(&self) -> HealthPage {
+        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let maps = std::fs::read_to_string(process.join("maps")).unwrap();
+        let line = maps.lines().find(|line| line.contains("memfd:health"));
+        let (range, _) = line.unwrap().split_once(' ').unwrap();
+        let file = process.join("map_files").join(range);
+        let page = OpenOptions::new().read(true).write(true).open(file);
+        HealthPage::map(page.unwrap()).unwrap()
     }
 
     pub(crate) fn command(&mut self, bytes: &[u8]) -> u8 {
