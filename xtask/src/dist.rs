@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask dist`: static release binaries in `dist/`, with man pages and what shells need to
-//! complete the command line.
+//! `cargo xtask dist`: static release binaries, man pages and what shells need to complete the command
+//! line, in `dist/` as they lie below `/usr/local`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -11,27 +12,40 @@ use anyhow::{Context, Result, ensure};
 use crate::command::file_name;
 use crate::compile;
 
+/// What shells complete the command line by: which shell, and where it looks.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "share/bash-completion/completions/bulkhead"),
+    ("zsh", "share/zsh/site-functions/_bulkhead"),
+    ("fish", "share/fish/vendor_completions.d/bulkhead.fish"),
+];
+
 /// Builds them and says where they are.
 pub(crate) fn run() -> Result<ExitCode> {
     let dist = compile::root()?.join("dist");
     let binaries = compile::shipped()?;
-    fs::create_dir_all(&dist).with_context(|| format!("cannot make {}", dist.display()))?;
+    // Removed first: a running program cannot be written to, and nothing of before is to be shipped.
+    match fs::remove_dir_all(&dist) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot remove {}", dist.display()));
+        }
+        _ => {}
+    }
+    let bin = dist.join("bin");
+    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
     for binary in binaries {
-        let target = dist.join(file_name(&binary));
-        // Removed first: a running program cannot be written to.
-        let _ = fs::remove_file(&target);
+        let target = bin.join(file_name(&binary));
         let size = fs::copy(&binary, &target)
             .with_context(|| format!("cannot write {}", target.display()))?;
-        println!("dist/{} ({} KiB)", file_name(&target), size / 1024);
+        println!("dist/bin/{} ({} KiB)", file_name(&target), size / 1024);
     }
     document(&dist)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the command says of itself, where packages expect it.
+/// What the command says of itself.
 fn document(dist: &Path) -> Result<()> {
     let bulkhead = |args: &[&str]| -> Result<Vec<u8>> {
-        let program = dist.join("bulkhead");
+        let program = dist.join("bin/bulkhead");
         let output = Command::new(&program).args(args).output();
         let output = output.with_context(|| format!("cannot run {}", program.display()))?;
         ensure!(
@@ -41,17 +55,13 @@ fn document(dist: &Path) -> Result<()> {
         );
         Ok(output.stdout)
     };
-    let man = dist.join("man");
-    bulkhead(&["man", &man.display().to_string()])?;
-    let completions = dist.join("completions");
-    fs::create_dir_all(&completions)?;
-    for (shell, file) in [
-        ("bash", "bulkhead"),
-        ("zsh", "_bulkhead"),
-        ("fish", "bulkhead.fish"),
-    ] {
-        fs::write(completions.join(file), bulkhead(&["completions", shell])?)?;
+    bulkhead(&["man", &dist.join("share/man/man1").display().to_string()])?;
+    println!("dist/share/man/man1");
+    for (shell, file) in COMPLETIONS {
+        let path = dist.join(file);
+        fs::create_dir_all(path.parent().unwrap_or(dist))?;
+        fs::write(&path, bulkhead(&["completions", shell])?)?;
+        println!("dist/{file}");
     }
-    println!("dist/man, dist/completions (bash, zsh, fish)");
     Ok(())
 }

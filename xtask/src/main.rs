@@ -78,7 +78,7 @@ enum Chore {
         #[arg(long)]
         unused: bool,
     },
-    /// Static release binaries in dist/
+    /// Static release binaries, man pages and completions in dist/, to be copied to /usr/local
     Dist,
 }
 
