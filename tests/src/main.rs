@@ -76,7 +76,7 @@ enum Action {
     Demo {
         /// Give its console to this terminal instead
         #[arg(long)]
-        session: bool,
+        shell: bool,
     },
     /// Measure something
     Bench {
@@ -141,8 +141,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Action::HoldKvm => tests::hold_kvm::run().map(|()| ExitCode::SUCCESS),
         Action::WithoutIoUring { command } => tests::without_io_uring::run(&command),
-        Action::Demo { session: true } => demo::session(places),
-        Action::Demo { session: false } => demo::run(places),
+        Action::Demo { shell: true } => demo::shell(places),
+        Action::Demo { shell: false } => demo::run(places),
         Action::Bench { name } => bench::run(name, places),
     }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask demo`: a stock Debian guest under `bulkhead run`.
 
-use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -17,20 +16,19 @@ const LOST: u8 = 75;
 /// How often it is begun then.
 const CHANCES: u32 = 3;
 const SCRIPT_LIMIT: Duration = Duration::from_secs(300);
-const SESSION_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const SHELL_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// A console for the user, or a scripted session where there is no terminal.
-pub(crate) fn run(place: PlaceFlags) -> Result<ExitCode> {
+/// A session that checks itself; or, with `shell`, the guest's console for the user.
+pub(crate) fn run(place: PlaceFlags, shell: bool) -> Result<ExitCode> {
     let place = host::choose(place);
     let binaries = compile::all()?;
-    let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut demo = vec!["demo".to_owned(), "--assets".to_owned()];
-    demo.extend(interactive.then(|| "--session".to_owned()));
+    demo.extend(shell.then(|| "--shell".to_owned()));
     let status = match place {
         Place::Native => here(&binaries, demo)?,
-        Place::Lab => in_the_lab(binaries, demo, interactive)?,
+        Place::Lab => in_the_lab(binaries, demo, shell)?,
     };
-    if !interactive && status == 0 {
+    if !shell && status == 0 {
         println!("demo: every step held");
     }
     Ok(ExitCode::from(status))
@@ -45,20 +43,16 @@ fn here(binaries: &[PathBuf], mut demo: Vec<String>) -> Result<u8> {
     Ok(code.unwrap_or(1))
 }
 
-fn in_the_lab(binaries: Vec<PathBuf>, mut demo: Vec<String>, interactive: bool) -> Result<u8> {
+fn in_the_lab(binaries: Vec<PathBuf>, mut demo: Vec<String>, shell: bool) -> Result<u8> {
     demo.insert(2, lab::GUESTS.to_owned());
     demo.insert(0, compile::RUNNER.to_owned());
-    let limit = if interactive {
-        SESSION_LIMIT
-    } else {
-        SCRIPT_LIMIT
-    };
+    let limit = if shell { SHELL_LIMIT } else { SCRIPT_LIMIT };
     let job = lab::Job {
         command: demo,
         binaries,
         limit,
     };
-    if interactive {
+    if shell {
         progress::say("Ctrl-] leaves the inner host and everything in it");
         return lab::run_on_terminal(&job);
     }

@@ -44,9 +44,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Build, and start a stock Debian guest: an interactive console on a terminal, a scripted
-    /// session that checks itself anywhere else
+    /// Build, boot a stock Debian guest, show its processes, kill and upgrade them under load, and
+    /// look for what is left: every step is checked
     Demo {
+        /// Give the guest's console to this terminal instead
+        #[arg(long)]
+        shell: bool,
         #[command(flatten)]
         place: PlaceFlags,
     },
@@ -133,7 +136,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     signals::install()?;
     match cli.chore {
-        Chore::Demo { place } => demo::run(place),
+        Chore::Demo { shell, place } => demo::run(place, shell),
         Chore::Test(flags) => test::run(&flags),
         Chore::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
         Chore::Lab {

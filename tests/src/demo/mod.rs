@@ -85,7 +85,7 @@ fn steps(context: &Context, vm: &mut Vm) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn session(places: Places) -> Result<ExitCode> {
+pub fn shell(places: Places) -> Result<ExitCode> {
     let context = Context::new(places)?;
     let (builder, _image) = stage::prepare(&context)?;
     println!("log in as root, password bulkhead; poweroff ends the guest, Ctrl-a x leaves");
