@@ -95,6 +95,16 @@ pub fn enter_empty() -> Result<()> {
     ip("link set lo up")
 }
 
+/// The names of all interfaces of the network that this thread is in.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn interfaces() -> Result<Vec<String>> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    let named = table.lines().filter_map(|line| line.split_once(':'));
+    Ok(named.map(|(name, _)| name.trim().to_owned()).collect())
+}
+
 /// Runs `ip` with these words.
 ///
 /// # Errors

@@ -9,19 +9,24 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use super::Case;
-use crate::context::{Context, need_root};
+use crate::context::Context;
+use crate::network::{enter_empty, interfaces};
 use crate::procs;
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
 /// So often in a normal run.
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 24;
 /// So often with `--soak`.
 const SOAK_ROUNDS: u32 = 200;
+/// While a VM starts, somebody is killed before this; it is about as long as a start takes.
+const STARTED_US: u32 = 15_000;
 /// The last moment at which somebody is killed: a VM is up long before.
 const LATEST_US: u32 = 150_000;
 /// Whom to kill; the janitor is another case, because what it leaves is swept by others.
-const VICTIMS: [&str; 3] = ["supervisor", "vmm", "blk-backend"];
+const VICTIMS: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
+/// Those without which a VM goes on.
+const BACKENDS: [&str; 2] = ["blk-backend", "net-backend"];
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -45,12 +50,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Another moment at each call, somewhere before [`LATEST_US`].
-fn moment() -> Duration {
+/// Another moment at each call, somewhere before `latest_us`.
+fn moment(latest_us: u32) -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.map_or(0, |now| now.subsec_nanos());
     // The low digits are the ones that differ; spread them.
-    Duration::from_micros(u64::from(nanos.wrapping_mul(2_654_435_761) % LATEST_US))
+    Duration::from_micros(u64::from(nanos.wrapping_mul(2_654_435_761) % latest_us))
 }
 
 /// What the VM of a round is called in its case.
@@ -63,6 +68,7 @@ fn start(context: &Context, round: u32) -> Result<crate::vm::Vm> {
     let kernel = TinyKernel::new().say("hello\n").spin();
     let vm = context.vm(&victim(round)).boots_tiny(&kernel);
     vm.arg("--disk", format!("path={}", image.display()))
+        .arg("--net", "tap=t0")
         .start()
 }
 
@@ -97,50 +103,71 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
     found
 }
 
-fn nothing_is_left(context: &Context, round: u32, mounts: &str) -> Result<()> {
+/// What a VM could change of its host's.
+#[derive(Debug, PartialEq, Eq)]
+struct Scene {
+    mounts: String,
+    interfaces: Vec<String>,
+}
+
+impl Scene {
+    fn look() -> Result<Self> {
+        Ok(Self {
+            mounts: fs::read_to_string("/proc/self/mounts")?,
+            interfaces: interfaces()?,
+        })
+    }
+}
+
+fn nothing_is_left(context: &Context, round: u32, before: &Scene) -> Result<()> {
     let living = procs::wait_for_none(Duration::from_secs(5));
     ensure!(living.is_empty(), "processes are left: {living:?}");
     let state = context.state_dir(&victim(round));
     ensure!(!state.exists(), "{} is left", state.display());
     let groups = cgroups(&context.name_of(&victim(round)));
     ensure!(groups.is_empty(), "control groups are left: {groups:?}");
-    let now = fs::read_to_string("/proc/self/mounts")?;
-    ensure!(now == mounts, "mounts are left: {now}");
+    let now = Scene::look()?;
+    ensure!(now == *before, "not as before: {now:?}");
     Ok(())
 }
 
 fn kills(context: &Context, rounds: u32) -> Result<()> {
-    need_root()?;
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    // Where nobody else has taps.
+    enter_empty()?;
+    let before = Scene::look()?;
     let (mut struck, mut while_starting) = (0, 0);
-    for (round, name) in (0..rounds).zip(VICTIMS.into_iter().cycle()) {
+    // Each is killed while the VM starts, then at any time, and so on.
+    let turns = [STARTED_US, LATEST_US].map(|latest_us| VICTIMS.map(|name| (latest_us, name)));
+    for (round, (latest_us, name)) in (0..rounds).zip(turns.into_iter().flatten().cycle()) {
         let mut vm = start(context, round)?;
-        let moment = moment();
+        let moment = moment(latest_us);
         std::thread::sleep(moment);
         let started = vm.console().text().contains("hello");
         let hit = strike(name);
         println!("round {round}: {name} after {moment:?}, hit {hit}, guest ran {started}");
         struck += u32::from(hit);
         while_starting += u32::from(hit && !started);
-        if name == "blk-backend" || !hit {
+        if BACKENDS.contains(&name) || !hit {
             // The VM goes on without it, or without having been hit.
             std::thread::sleep(Duration::from_millis(20));
             vm.signal(Signal::SIGHUP)?;
         }
         vm.wait_exit(PATIENCE)?;
-        nothing_is_left(context, round, &mounts)?;
+        nothing_is_left(context, round, &before)?;
     }
     println!("{struck} of {rounds} were hit, {while_starting} of them before the guest ran");
     ensure!(struck >= rounds / 4, "hardly anybody was hit");
+    ensure!(while_starting > 0, "nobody was hit during a start");
     Ok(())
 }
 
 fn janitor(context: &Context) -> Result<()> {
-    need_root()?;
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    // Where nobody else has taps.
+    enter_empty()?;
+    let before = Scene::look()?;
     for round in 0..5 {
         let mut vm = start(context, round)?;
-        std::thread::sleep(moment());
+        std::thread::sleep(moment(LATEST_US));
         let hit = strike("jailer");
         let begun = Instant::now();
         if !hit {
@@ -162,15 +189,16 @@ fn janitor(context: &Context) -> Result<()> {
             told == had_state,
             "there was something: {had_state}; it was told: {told}"
         );
-        nothing_is_left(context, round, &mounts)?;
+        nothing_is_left(context, round, &before)?;
     }
     Ok(())
 }
 
 /// Everything that could tell of a VM is gone, but for its control groups: the next one removes them.
 fn forgotten(context: &Context) -> Result<()> {
-    need_root()?;
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    // Where nobody else has taps.
+    enter_empty()?;
+    let before = Scene::look()?;
     let mut lost = start(context, 0)?;
     lost.wait_for("hello", PATIENCE)?;
     ensure!(strike("jailer"), "there was no janitor");
@@ -199,5 +227,5 @@ fn forgotten(context: &Context) -> Result<()> {
     }
     next.signal(Signal::SIGHUP)?;
     next.wait_exit(PATIENCE)?;
-    nothing_is_left(context, 1, &mounts)
+    nothing_is_left(context, 1, &before)
 }
