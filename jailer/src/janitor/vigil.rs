@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use spec::Vm;
 
 use super::birth::Born;
@@ -86,8 +87,10 @@ impl Answers {
         })
     }
 
+    /// The answer to a question of `supervisor`, which sent this descriptor with it.
     fn answer(
         &self,
+        supervisor: Pid,
         question: Question,
         fd: Option<&OwnedFd>,
     ) -> Result<(Answer, Option<OwnedFd>), Errno> {
@@ -100,7 +103,11 @@ impl Answers {
             Question::ConnectForeign(index) => self.connect(usize::from(index)).map(opened),
             Question::HostPid(_) => {
                 let pid = host_pid(fd.ok_or(Errno::EBADF)?.as_fd())?;
-                Ok((Answer::HostPid(pid), None))
+                match parent_of(pid)? == supervisor {
+                    true => Ok((Answer::HostPid(pid), None)),
+                    // Anybody could have sent it that one, by a socket.
+                    false => Err(Errno::EPERM),
+                }
             }
         }
     }
@@ -142,6 +149,15 @@ fn host_pid(pidfd: BorrowedFd<'_>) -> Result<i32, Errno> {
         .and_then(|number| number.trim().parse().ok())
         .ok_or(Errno::EBADF)?;
     if pid > 0 { Ok(pid) } else { Err(Errno::ESRCH) }
+}
+
+/// The parent of a process.
+fn parent_of(pid: i32) -> Result<Pid, Errno> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = status.map_err(|_| Errno::ESRCH)?;
+    let number = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let pid = number.and_then(|number| number.trim().parse().ok());
+    pid.map(Pid::from_raw).ok_or(Errno::ESRCH)
 }
 
 impl Vigil {
@@ -217,7 +233,7 @@ impl Vigil {
     }
 
     fn answer(&mut self, number: u32, question: Question, fd: Option<OwnedFd>) {
-        let (answer, opened) = match self.answers.answer(question, fd.as_ref()) {
+        let (answer, opened) = match self.answers.answer(self.born.pid, question, fd.as_ref()) {
             Ok(answered) => answered,
             Err(errno) => (Answer::Refused(errno as i32), None),
         };
@@ -295,3 +311,6 @@ fn kill(pidfd: BorrowedFd<'_>) {
         )
     };
 }
+
+#[cfg(test)]
+mod tests;
