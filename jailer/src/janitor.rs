@@ -5,6 +5,7 @@
 //! started, holds the state directory, gives birth to the supervisor, which takes all of it with
 //! it, waits, and cleans up after it. Single-threaded, and the only process that sees the host.
 
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -49,8 +50,13 @@ use vigil::{Answers, Vigil};
 const ROOTLESS: &str =
     "not started by root: the VM's processes are all one user, the one that started it";
 
-/// Runs one VM; an `Err` is what was refused before anything was started.
-pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
+/// Runs one VM, of which `live` is the supervisor's whole life; an `Err` is what was refused before
+/// anything was started.
+pub(crate) fn run(
+    args: &Args,
+    host: &Host,
+    live: impl FnOnce(Nursery, Pid) -> Infallible,
+) -> Result<Outcome, Outcome> {
     let started_ns = monotonic_ns();
     let signals = signals::take_over().map_err(refused)?;
     let spec = config::read(&args.config).map_err(refused)?;
@@ -96,7 +102,7 @@ pub(crate) fn run(args: &Args, host: &Host) -> Result<Outcome, Outcome> {
     if range.is_none() {
         endowment.missing.push(ROOTLESS.into());
     }
-    let vigil = begin(endowment, signals, range, cgroups, passts)?;
+    let vigil = begin(endowment, signals, range, cgroups, passts, live)?;
     // Nobody of the same user has business with a process that sees the host.
     let _ = nix::sys::prctl::set_dumpable(false);
     let outcome = vigil.keep();
@@ -139,6 +145,7 @@ fn begin(
     range: Option<UidRange>,
     cgroups: Cgroups,
     passts: Passts,
+    live: impl FnOnce(Nursery, Pid) -> Infallible,
 ) -> Result<Vigil, Outcome> {
     let images = endowment.devices.images.iter().map(|image| &image.file);
     let answers = Answers::new(&endowment.identity.vm, images, passts).map_err(refused)?;
@@ -155,7 +162,7 @@ fn begin(
     };
     let log = nursery.endowment.log.writer.try_clone().map_err(refused)?;
     let name = nursery.endowment.identity.name.to_string();
-    let born = birth::bear(range, cgroups.cradle(), |pid| nursery.live(pid)).map_err(refused)?;
+    let born = birth::bear(range, cgroups.cradle(), |pid| live(nursery, pid)).map_err(refused)?;
     launch::log::init_to(log, "janitor", &name, log::LevelFilter::Info);
     let supervisor = born.pidfd.try_clone().map(|pidfd| Unplaced {
         user: 0,

@@ -9,11 +9,16 @@
 //! Between them is one socket and the few messages of `link`. Both are single-threaded, and nothing
 //! in them waits for a guest, a client or a child except in one poll.
 
+use std::convert::Infallible;
+
+use launch::control::Channel;
+use supervisor::Nursery;
+
 pub mod args;
 pub mod doctor;
 pub mod host;
 pub mod janitor;
-mod link;
+pub mod link;
 pub mod outcome;
 mod profile;
 mod seccomp;
@@ -32,13 +37,24 @@ pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcom
 
 /// Runs one VM from start to end.
 pub fn run(args: &args::Args, host: &host::Host) -> outcome::Outcome {
-    janitor::run(args, host).unwrap_or_else(|refused| refused)
+    janitor::run(args, host, Nursery::live).unwrap_or_else(|refused| refused)
+}
+
+/// The same, but all that the supervisor does in its jail is `act`, with its end of the link to the
+/// janitor. For tests of the janitor.
+pub fn run_with_supervisor(
+    args: &args::Args,
+    host: &host::Host,
+    act: impl FnOnce(&Channel, &spec::Vm) -> Infallible,
+) -> outcome::Outcome {
+    let live = |nursery: Nursery, _| nursery.stand_in(act);
+    janitor::run(args, host, live).unwrap_or_else(|refused| refused)
 }
 
 /// Runs `act` in the jail of a supervisor, in its place, and waits for its end; an `Err` says why
 /// there is no jail. For tests of the jail: `act` has the supervisor's rights and no more.
 pub fn in_place_of_a_supervisor(
-    act: impl FnOnce() -> std::convert::Infallible,
+    act: impl FnOnce() -> Infallible,
 ) -> Result<nix::sys::wait::WaitStatus, String> {
     janitor::rehearsal::stand_in(act)
 }

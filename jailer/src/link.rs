@@ -16,7 +16,7 @@ pub(crate) const LINES_MAX: usize = 64;
 
 /// What the supervisor tells or asks the janitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ToJanitor {
+pub enum ToJanitor {
     /// The guest has started.
     Started,
     /// A line for the user, when the VM has ended.
@@ -29,20 +29,20 @@ pub(crate) enum ToJanitor {
 
 /// What only the janitor can do: it sees the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Question {
+pub enum Question {
     /// Open the image of the disk at this place in the spec once more.
     ReopenDisk(u8),
     /// Connect to the backend of the device of another program at this place: those that passt
     /// serves, for which it is started anew, then the vhost-user devices, as in the spec.
     ConnectForeign(u8),
-    /// What number has the process on the host whose pidfd comes with this message? It is this user
-    /// of the VM's, and is put into the control group of that name.
+    /// What number has the process on the host whose pidfd comes with this message? It is a child of
+    /// the supervisor's and this user of the VM's, and is put into the control group of that name.
     HostPid(u8),
 }
 
 /// What the janitor tells the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ToSupervisor {
+pub enum ToSupervisor {
     /// The user sent this signal.
     Signal(i32),
     /// The answer to the question of this number.
@@ -51,7 +51,7 @@ pub(crate) enum ToSupervisor {
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// Here it is, with this message.
     Opened,
     /// The number of the process.

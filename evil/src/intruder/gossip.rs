@@ -87,7 +87,7 @@ fn sample(random: &mut Random) -> QueueSample {
 }
 
 /// Letters, and what would end a line or command a terminal.
-fn text(random: &mut Random) -> String {
+pub(crate) fn text(random: &mut Random) -> String {
     let len = match random.below(16) {
         0 => random.below(TEXT_MAX / 6),
         _ => random.below(16),

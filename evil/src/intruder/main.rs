@@ -7,6 +7,8 @@
 //! it finds is on the log, a line each: `INTRUDER role calls filter: name…` are the calls that a filter
 //! let through, `INTRUDER role reach what: granted` or an error tells what became of the rest.
 //!
+//! Executed in the place of the jailer it is one with another supervisor: [`usurper`].
+//!
 //! A vmm whose kernel command line asks for gossip, or a backend whose device bears the name of some
 //! malice, does that instead: [`gossip`], [`turncoat`].
 
@@ -17,6 +19,7 @@ mod gossip;
 mod memory;
 mod reach;
 mod turncoat;
+mod usurper;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -29,6 +32,9 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 fn main() -> ExitCode {
     let mut args = std::env::args();
     let role = args.next().unwrap_or_default();
+    if role.ends_with("/jailer") {
+        return usurper::jailer();
+    }
     if args.next().as_deref() != Some("supervisor") {
         if let Some(malice) = turncoat::asked(&role) {
             return turncoat::serve(&role, malice);

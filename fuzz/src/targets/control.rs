@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Control messages: whatever a vmm, a backend or a supervisor sends is one message, or refused; and
-//! what comes behind it is received all the same.
+//! Control messages: whatever a vmm, a backend, a supervisor or a janitor sends is one message, or
+//! refused; and what comes behind it is received all the same.
 
 use std::fmt::Debug;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 
+use jailer::link::{ToJanitor, ToSupervisor};
 use launch::control::{Channel, FromBackend, FromVmm, ToBackend, ToVmm};
 use nix::sys::socket::{MsgFlags, send};
 use serde::Serialize;
@@ -13,11 +14,13 @@ use serde::de::DeserializeOwned;
 
 pub(crate) fn run(data: &[u8]) {
     let (kind, message) = data.split_first().map_or((0, data), |(k, m)| (*k, m));
-    match kind % 4 {
+    match kind % 6 {
         0 => exchange::<FromVmm>(message),
         1 => exchange::<ToVmm>(message),
         2 => exchange::<FromBackend>(message),
-        _ => exchange::<ToBackend>(message),
+        3 => exchange::<ToBackend>(message),
+        4 => exchange::<ToJanitor>(message),
+        _ => exchange::<ToSupervisor>(message),
     }
 }
 

@@ -64,6 +64,11 @@ impl Janitor {
         }
     }
 
+    /// Our end, for one who does not keep to what is said here.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// Opens the image of a disk once more.
     pub(crate) fn reopen_disk(&self, index: u8) -> Result<OwnedFd, AskError> {
         self.open(Question::ReopenDisk(index))

@@ -9,6 +9,7 @@ use launch::control::Channel;
 use launch::health::{self, HealthError, HealthPage};
 use launch::seccomp::{Mode, SeccompError};
 use nix::unistd::Pid;
+use spec::Vm;
 
 use super::confine::{self, ConfineError};
 use super::endowment::{Endowment, Pids};
@@ -62,6 +63,17 @@ impl Nursery {
         };
         janitor.tell_outcome(&outcome);
         std::process::exit(0)
+    }
+
+    /// A life in which nothing is done but `act`, in the same jail.
+    pub(crate) fn stand_in(self, act: impl FnOnce(&Channel, &Vm) -> Infallible) -> Infallible {
+        launch::process::take_name(c"supervisor");
+        let janitor = Janitor::new(self.channel);
+        match confined(&self.endowment, &janitor, self.has_range) {
+            Ok(_) => drop(act(janitor.channel(), &self.endowment.identity.vm)),
+            Err(error) => crate::outcome::say(&launch::log::chain(&error)),
+        }
+        std::process::exit(1)
     }
 }
 

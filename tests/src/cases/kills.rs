@@ -80,7 +80,7 @@ fn strike(name: &str) -> bool {
 }
 
 /// Where groups of this VM are.
-fn cgroups(name: &str) -> Vec<PathBuf> {
+pub(super) fn cgroups(name: &str) -> Vec<PathBuf> {
     fn look(dir: &Path, depth: u32, name: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {

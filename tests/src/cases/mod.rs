@@ -30,6 +30,7 @@ mod restart_storage;
 mod tiny;
 mod turncoat;
 mod upgrade;
+mod usurper;
 mod versions;
 
 use std::fmt;
@@ -152,6 +153,7 @@ pub fn all() -> Vec<Case> {
         card_killed::cases(),
         card_foreign::cases(),
         upgrade::cases(),
+        usurper::cases(),
         versions::cases(),
     ]
     .into_iter()

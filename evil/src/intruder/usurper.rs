@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A supervisor that has been taken over, at its end of the link to the janitor: in its jail, behind its
+//! filter, it does what the VM's kernel command line is called.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::process::ExitCode;
+
+use jailer::args::{self, Parsed};
+use jailer::host::Host;
+use jailer::link::{Question, ToJanitor, ToSupervisor};
+use jailer::outcome::Status;
+use launch::control::{Channel, MESSAGE_MAX_BYTES};
+use loadgen::random::Random;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use spec::Vm;
+
+use crate::gossip::text;
+use crate::{rest, say};
+
+/// How many messages one that babbles sends before it rests.
+const BABBLE: u32 = 20_000;
+const SEED: u64 = 11;
+
+/// Is a jailer, whose janitor is real.
+pub(crate) fn jailer() -> ExitCode {
+    let Ok(Parsed::Run(args)) = args::parse(std::env::args_os().skip(1)) else {
+        return ExitCode::FAILURE;
+    };
+    let outcome = jailer::run_with_supervisor(&args, &Host::of_this_binary(), usurp);
+    outcome.print();
+    outcome.status.into()
+}
+
+fn usurp(link: &Channel, vm: &Vm) -> Infallible {
+    match vm.cmdline.as_str() {
+        "babbles" => babble(link),
+        "raves" => raw(link, b"{\"Ask\":[1,{\"OpenPath\":\"/etc/shadow\"}]}"),
+        "rambles" => raw(link, &[b' '; MESSAGE_MAX_BYTES + 1]),
+        "hangs-up" => drop(shutdown(link.as_fd().as_raw_fd(), Shutdown::Both)),
+        "lingers" => drop(link.send(&ToJanitor::Ended(Status::Ok))),
+        _ => say("supervisor has no such malice"),
+    }
+    rest()
+}
+
+fn raw(link: &Channel, bytes: &[u8]) {
+    let _ = send(link.as_fd().as_raw_fd(), bytes, MsgFlags::empty());
+}
+
+/// Says anything at any time, with a descriptor that does not belong there, and hears no answer; then
+/// it ends as an honest one would, when it is told to.
+fn babble(link: &Channel) {
+    let mut random = Random::new(SEED);
+    let Ok((file, _)) = std::io::pipe() else {
+        return say("supervisor has no pipe");
+    };
+    for _ in 0..BABBLE {
+        let message = any(&mut random);
+        let fd = match random.below(3) {
+            0 => Some(file.as_fd()),
+            1 => Some(link.as_fd()),
+            _ => None,
+        };
+        while tell(link, &message, fd).is_err() {
+            wait_for(link, PollFlags::POLLOUT);
+        }
+    }
+    say("supervisor has said everything");
+    loop {
+        match link.receive::<ToSupervisor>() {
+            Ok(Some(ToSupervisor::Signal(_))) => break,
+            Ok(None) => return,
+            Ok(Some(ToSupervisor::Answer(..))) => {}
+            Err(_) => wait_for(link, PollFlags::POLLIN),
+        }
+    }
+    let _ = link.send(&ToJanitor::Ended(Status::Ok));
+}
+
+fn tell(link: &Channel, message: &ToJanitor, fd: Option<BorrowedFd<'_>>) -> Result<(), ()> {
+    let told = match fd {
+        Some(fd) => link.send_with(message, fd),
+        None => link.send(message),
+    };
+    told.map_err(drop)
+}
+
+fn wait_for(link: &Channel, what: PollFlags) {
+    let _ = poll(&mut [PollFd::new(link.as_fd(), what)], PollTimeout::NONE);
+}
+
+/// Any message but the one that says goodbye.
+fn any(random: &mut Random) -> ToJanitor {
+    let number = u32::try_from(random.below(1 << 32)).unwrap_or(0);
+    match random.below(8) {
+        0 => ToJanitor::Started,
+        1 => ToJanitor::Line(text(random)),
+        _ => ToJanitor::Ask(number, question(random)),
+    }
+}
+
+fn question(random: &mut Random) -> Question {
+    let highest = if random.below(2) == 0 { 256 } else { 4 };
+    let index = u8::try_from(random.below(highest)).unwrap_or(0);
+    match random.below(3) {
+        0 => Question::ReopenDisk(index),
+        1 => Question::ConnectForeign(index),
+        _ => Question::HostPid(index),
+    }
+}
