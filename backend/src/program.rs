@@ -87,7 +87,7 @@ pub fn main<P: Program>() -> ExitCode {
 
 /// The process ends with the connection, or with the supervisor.
 fn launched<P: Program>() -> Result<()> {
-    launch::process::harden();
+    let _ = launch::process::harden();
     let record = P::Record::read(claim(fd::RECORD)?)?;
     launch::log::init(P::ROLE, record.vm_id(), log::LevelFilter::Info);
     let health = announce(HealthPage::map(claim(fd::HEALTH)?)?);

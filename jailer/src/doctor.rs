@@ -9,6 +9,7 @@ use spec::HugePages;
 
 use crate::host::Host;
 use crate::janitor::{self, rehearsal};
+use crate::lacking;
 use crate::outcome::{Outcome, Status};
 
 mod probe;
@@ -31,7 +32,7 @@ pub fn examine(host: &Host) -> (Vec<String>, Outcome) {
         needed("jails", rehearsal::rehearse()),
         needed("seccomp", probe::seccomp()),
         optional("users of a VM's own", rehearsal::rehearse_users()),
-        optional("Landlock", probe::landlock()),
+        optional("Landlock", lacking::landlock(lacking::landlock_version())),
         optional("MDWE", probe::mdwe()),
         optional("core scheduling", probe::core_scheduling()),
         optional("io_uring", io_uring()),

@@ -18,6 +18,7 @@ pub mod args;
 pub mod doctor;
 pub mod host;
 pub mod janitor;
+mod lacking;
 pub mod link;
 pub mod outcome;
 mod profile;

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let main_ns = clock::monotonic_ns();
     process::take_name(c"vmm");
     process::use_one_heap();
-    process::harden();
+    let _ = process::harden();
     match run(main_ns) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

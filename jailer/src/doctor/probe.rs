@@ -7,10 +7,11 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::lacking::NO_MDWE;
+
 const GET_MDWE: libc::c_int = 66;
 const SCHED_CORE: libc::c_int = 62;
 const SCHED_CORE_GET: libc::c_ulong = 0;
-const LANDLOCK_VERSION: libc::c_uint = 1;
 
 /// The kinds of namespaces, by what a process has of its own in them.
 const NAMESPACES: [(&str, libc::c_int, &str); 7] = [
@@ -82,33 +83,12 @@ pub(super) fn seccomp() -> Result<String, String> {
     }
 }
 
-/// Which version of Landlock there is.
-pub(super) fn landlock() -> Result<String, String> {
-    let (attr, size) = (std::ptr::null::<libc::c_void>(), 0_usize);
-    // SAFETY: with this flag the call takes no attributes.
-    let version = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            attr,
-            size,
-            LANDLOCK_VERSION,
-        )
-    };
-    match Errno::result(version) {
-        Ok(version) => Ok(format!("ABI {version}")),
-        Err(Errno::EOPNOTSUPP) => {
-            Err("it is built in but off: add landlock to lsm= at boot".into())
-        }
-        Err(_) => Err("this kernel is older than 5.13, or built without it".into()),
-    }
-}
-
 /// Whether memory can be kept from becoming executable.
 pub(super) fn mdwe() -> Result<String, String> {
     // SAFETY: PR_GET_MDWE takes integers.
     match Errno::result(unsafe { libc::prctl(GET_MDWE, 0_u64, 0_u64, 0_u64, 0_u64) }) {
         Ok(_) => Ok("written memory never becomes executable".into()),
-        Err(_) => Err("this kernel is older than 6.3".into()),
+        Err(_) => Err(NO_MDWE.into()),
     }
 }
 

@@ -11,6 +11,8 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid, setsid};
 
+use crate::lacking::{self, NO_MDWE};
+
 mod raw;
 
 /// As many descriptors as the largest VM needs, with all clients it may have.
@@ -73,7 +75,12 @@ pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     }
     step("drop its capabilities", raw::drop_capabilities())?;
     step("set no_new_privs", nix::sys::prctl::set_no_new_privs())?;
-    launch::process::harden();
+    if launch::process::harden().is_err() {
+        log::warn!("MDWE: {NO_MDWE}");
+    }
+    if let Err(lacks) = lacking::landlock(lacking::landlock_version()) {
+        log::warn!("Landlock: {lacks}");
+    }
     Ok(processes)
 }
 
