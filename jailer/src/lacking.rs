@@ -37,7 +37,11 @@ pub(crate) fn landlock_version() -> Result<i32, Errno> {
 
 /// What a kernel with this version of Landlock has, or what it lacks.
 pub(crate) fn landlock(version: Result<i32, Errno>) -> Result<String, String> {
-    let lacks = |what: &str| Err(format!("{what}: namespaces and filters alone confine processes"));
+    let lacks = |what: &str| {
+        Err(format!(
+            "{what}: namespaces and filters alone confine processes"
+        ))
+    };
     match version {
         Ok(version) => {
             let later = DENIED_SINCE.iter().filter(|(since, _)| version < *since);
@@ -70,8 +74,14 @@ mod tests {
         let all = "truncating files, TCP, ioctls of devices, abstract sockets and signals";
         assert_eq!(undenied(1), all);
         assert_eq!(undenied(2), all);
-        assert_eq!(undenied(3), "TCP, ioctls of devices, abstract sockets and signals");
-        assert_eq!(undenied(4), "ioctls of devices, abstract sockets and signals");
+        assert_eq!(
+            undenied(3),
+            "TCP, ioctls of devices, abstract sockets and signals"
+        );
+        assert_eq!(
+            undenied(4),
+            "ioctls of devices, abstract sockets and signals"
+        );
         assert_eq!(undenied(5), "abstract sockets and signals");
         assert_eq!(landlock(Ok(6)).as_deref(), Ok("ABI 6"));
         assert_eq!(landlock(Ok(7)).as_deref(), Ok("ABI 7"));
@@ -81,7 +91,10 @@ mod tests {
     fn landlock_that_is_off_or_not_there_is_told_apart() {
         let off = landlock(Err(Errno::EOPNOTSUPP)).unwrap_err();
         let none = landlock(Err(Errno::ENOSYS)).unwrap_err();
-        assert!(off.contains("lsm=") && none.contains("5.13"), "{off} {none}");
+        assert!(
+            off.contains("lsm=") && none.contains("5.13"),
+            "{off} {none}"
+        );
         for said in [off, none] {
             assert!(said.ends_with("namespaces and filters alone confine processes"));
         }

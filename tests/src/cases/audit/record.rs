@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::context::name_prefix;
 
 /// The namespaces that no two processes of a VM share with anybody.
 pub(super) const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -27,7 +30,8 @@ pub(super) fn record(processes: &[(String, u64)]) -> Result<String> {
         .collect::<Result<_>>()?;
     let (_, supervisor) = processes.get(1).context("no supervisor")?;
     let first_user = user(*supervisor)?;
-    let mut text = String::new();
+    let (_, janitor) = processes.first().context("no janitor")?;
+    let mut text = self::janitor(*janitor)?;
     for ((role, pid), mine) in processes.iter().zip(&all).skip(1) {
         let shared = |kind: &&str| {
             all.iter()
@@ -59,8 +63,40 @@ pub(super) fn record(processes: &[(String, u64)]) -> Result<String> {
             read(*pid, "oom_score_adj")?.trim()
         )?;
         writeln!(text, "  cgroups       {}", cgroups(*pid)?)?;
-        writeln!(text, "  descriptors   {}", descriptors(*pid)?)?;
+        writeln!(text, "  descriptors   {}", descriptors(*pid, |_| true)?)?;
     }
+    Ok(text)
+}
+
+/// Of the janitor what is not simply that of whoever started it, which is this process.
+fn janitor(pid: u64) -> Result<String> {
+    let this = u64::from(std::process::id());
+    let mut text = String::from("janitor\n");
+    let strange = |kind: &&str| {
+        let link = |pid| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        link(pid).ok() != link(this).ok()
+    };
+    let strange: Vec<_> = NAMESPACES.into_iter().filter(strange).collect();
+    writeln!(text, "  namespaces    not the host's: {strange:?}")?;
+    for (line, ours) in status(pid)?.into_iter().zip(status(this)?) {
+        let field = line.split(' ').next().unwrap_or_default();
+        match line == ours {
+            true => writeln!(text, "  {field:<13} as it was started")?,
+            false => writeln!(text, "  {line}")?,
+        }
+    }
+    // What belongs to root does so either way.
+    if user(pid).ok() != Some(0) {
+        writeln!(text, "  dumpable      {}", dumpable(pid)?)?;
+    }
+    writeln!(text, "  cgroups       {}", cgroups(pid)?)?;
+    // What this process was started with is handed down.
+    let own = |number: &Path| {
+        let link = |pid| fs::read_link(Path::new(&format!("/proc/{pid}/fd")).join(number));
+        let is_standard = ["0", "1", "2"].map(Path::new).contains(&number);
+        is_standard || link(pid).ok() != link(this).ok()
+    };
+    writeln!(text, "  descriptors   {}", descriptors(pid, own)?)?;
     Ok(text)
 }
 
@@ -179,21 +215,30 @@ fn cgroups(pid: u64) -> Result<String> {
             ));
         }
     }
-    Ok(groups.into_iter().collect::<Vec<_>>().join(" "))
+    match groups.is_empty() {
+        true => Ok("none".to_owned()),
+        false => Ok(groups.into_iter().collect::<Vec<_>>().join(" ")),
+    }
 }
 
-/// What its descriptors lead to, and how many to each.
-fn descriptors(pid: u64) -> Result<String> {
+/// What its descriptors that count lead to, and how many to each.
+fn descriptors(pid: u64, counts: impl Fn(&Path) -> bool) -> Result<String> {
+    let prefix = name_prefix(nix::unistd::getpid().as_raw());
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let Ok(target) = fs::read_link(entry?.path()) else {
+        let entry = entry?;
+        let Ok(target) = fs::read_link(entry.path()) else {
             continue;
         };
+        if !counts(Path::new(&entry.file_name())) {
+            continue;
+        }
         let target = target.display().to_string();
         let target = target.trim_end_matches(" (deleted)");
         let kind = match target.rsplit_once('/') {
             Some((_, "")) => "procfs".to_string(),
-            Some((_, name)) => name.replace(':', "-"),
+            // What bears the VM's name does without the part that is another one each time.
+            Some((_, name)) => name.replace(&prefix, "").replace(':', "-"),
             // `socket:[1234]`, but `anon_inode:[eventfd]` or `anon_inode:kvm-vm`.
             None => match target.strip_prefix("anon_inode:") {
                 Some(name) => name.replace(['[', ']'], ""),
