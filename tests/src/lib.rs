@@ -11,6 +11,7 @@ pub mod faulty;
 pub mod hang;
 pub mod hold_kvm;
 pub mod inspect;
+pub mod mounts;
 pub mod network;
 pub mod procs;
 pub mod qemu;

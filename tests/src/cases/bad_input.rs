@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
 use crate::context::{Context, need_root};
+use crate::mounts;
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
@@ -260,19 +261,10 @@ fn name_in_use(context: &Context) -> Result<()> {
 pub(super) fn with_mounts(context: &Context, script: &str) -> Result<Command> {
     need_root()?;
     let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
-    let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "sh",
-        "-c",
-        &format!("{script} && exec \"$@\""),
-        "sh",
-    ]);
-    command
-        .arg(context.program("bulkhead"))
-        .args(["run", "--kernel"])
-        .arg(kernel);
-    command.args(["--name", &context.name_of("bad")]);
+    let mut run = context.bulkhead();
+    run.arg("run").arg("--kernel").arg(kernel);
+    run.args(["--name", &context.name_of("bad")]);
+    let mut command = mounts::after(script, &run);
     context.prepare(&mut command);
     Ok(command)
 }

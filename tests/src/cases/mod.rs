@@ -17,6 +17,7 @@ mod jail;
 mod kills;
 mod lifecycle;
 mod limits;
+mod meagre_host;
 mod net;
 mod net_changes;
 mod net_launch;
@@ -127,6 +128,7 @@ pub fn all() -> Vec<Case> {
         audit::cases(),
         jail::cases(),
         bad_input::cases(),
+        meagre_host::cases(),
         kills::cases(),
         tiny::cases(),
         turncoat::cases(),
