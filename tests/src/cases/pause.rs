@@ -1,25 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a stock guest finds after a pause: time has passed, the time of day is right, and nothing in it
-//! believes that a processor hung.
+//! believes that a processor hung. And what may be done to its backends meanwhile.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 
+use nix::sys::signal::{Signal, kill};
+
 use super::Case;
 use crate::context::Context;
+use crate::stand::{Device, Stand};
 use crate::vm::{PATIENCE, Stock, Vm};
 
 /// How long nothing runs.
 const PAUSE: Duration = Duration::from_secs(5);
+/// For so long a backend is stopped: longer than it may be while its guest runs.
+const STOPPED: Duration = Duration::from_secs(4);
 /// Both clocks are read in whole seconds.
 const ROUNDING_S: i64 = 1;
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::guest(
-        "pause_of_a_guest_leaves_its_clock_right",
-        clock,
-    )]
+    vec![
+        Case::guest("pause_of_a_guest_leaves_its_clock_right", clock),
+        Case::native(
+            "pause_finds_no_backend_hung_and_lets_it_be_replaced",
+            replaced,
+        ),
+    ]
+}
+
+fn replaced(context: &Context) -> Result<()> {
+    let disk = Device::Disk(",queues=2");
+    let mut stand = Stand::start(context, "paused", 60, disk)?;
+    let new = stand.dir().join("backend-new");
+    std::fs::copy(stand.dir().join(disk.program()), &new)?;
+    stand.bulkhead_ok("pause", &[])?;
+
+    let (stopped, _) = stand.signal(Signal::SIGSTOP)?;
+    std::thread::sleep(STOPPED);
+    let goes_on = stand.backend()?;
+    kill(stopped, Signal::SIGCONT)?;
+    ensure!(goes_on == stopped, "{stopped} was found hung");
+
+    let (killed, _) = stand.signal(Signal::SIGKILL)?;
+    let heir = stand.backend_after(killed)?;
+    let upgrade = [disk.id(), "--binary", &new.display().to_string()];
+    stand.bulkhead_ok("upgrade", &upgrade)?;
+    ensure!(stand.backend()? != heir, "it is the same process");
+    let state = stand.info()?["state"].clone();
+    ensure!(state == "paused", "the VM is {state}");
+
+    stand.bulkhead_ok("resume", &[])?;
+    stand.press_power_button()?;
+    stand.finish().map(drop)
 }
 
 /// The answer to a command whose output is one line.
