@@ -324,7 +324,14 @@ impl World {
 
     fn give_to(&mut self, number: usize) {
         self.assert_none_serves_but(Some(number));
-        self.cast.borrow_mut()[number].served = true;
+        let part = &mut self.cast.borrow_mut()[number];
+        let on_trial = self.upgrading_ns.is_some();
+        let has_proven = self.upgraded > 0 || !part.upgraded;
+        assert!(
+            on_trial || has_proven,
+            "a program that was rolled back: {part:?}"
+        );
+        part.served = true;
     }
 
     /// Of all backends that ever had the device none lives, and nothing that it began is under way.

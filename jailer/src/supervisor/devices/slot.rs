@@ -191,8 +191,9 @@ impl Slot {
     }
 
     fn prepare_next(&mut self, means: &Means<'_>) -> Result<(Birth, OwnedFd), BackendError> {
+        let tried = self.upgrade.as_ref().and_then(Upgrade::tried);
         let how = How {
-            program: self.program.as_ref().map(AsFd::as_fd),
+            program: tried.or(self.program.as_ref()).map(AsFd::as_fd),
             after_crash: self.after_crash,
             anew: false,
         };

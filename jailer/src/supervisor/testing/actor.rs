@@ -40,6 +40,8 @@ pub(super) struct Part {
     told: u32,
     /// The kernel still does something for it.
     pub(super) busy: bool,
+    /// It is of a program that an upgrade brought.
+    pub(super) upgraded: bool,
     /// The device was given to it.
     pub(super) served: bool,
     /// Its end of its stream, by which the other end is known.
@@ -146,7 +148,11 @@ impl Kind for Role {
         QUEUES
     }
 
-    fn prepare(&mut self, means: &Means<'_>, _: How<'_>) -> Result<(Birth, OwnedFd), BackendError> {
+    fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        how: How<'_>,
+    ) -> Result<(Birth, OwnedFd), BackendError> {
         let page = health::create()?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (stream, exit) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
@@ -157,6 +163,7 @@ impl Kind for Role {
             released: false,
             told: 0,
             busy: false,
+            upgraded: how.program.is_some(),
             served: false,
             stream: fstat(&stream)?.st_ino,
             control: None,

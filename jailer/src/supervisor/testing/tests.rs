@@ -17,6 +17,22 @@ fn found_fit() -> World {
     world
 }
 
+/// An upgrade of a device that has stalled, whose new program has been given the device.
+fn stalled_and_upgraded() -> World {
+    let mut world = World::new();
+    for heard in [device(DeviceNews::Connected), FromVmm::Started] {
+        world.step(Event::Heard(heard));
+    }
+    while world.slot.info().state != DeviceState::Stalled {
+        world.step(Event::Dies(0, None));
+        world.step(Event::Pass(1000));
+    }
+    world.step(Event::Upgrade);
+    world.step(Event::Heard(device(DeviceNews::Connected)));
+    assert_eq!(world.waiting_ns.len(), 1, "told before it has served");
+    world
+}
+
 /// An upgrade whose new program has taken over and completed something.
 fn taken_over() -> World {
     let mut world = found_fit();
@@ -66,5 +82,33 @@ fn program_that_completes_and_shows_no_life_is_rolled_back() {
     }
     assert_eq!(world.upgraded, 0);
     assert!(world.waiting_ns.is_empty(), "whoever asked was told");
+    world.finish();
+}
+
+#[test]
+fn stalled_device_keeps_its_program_if_the_new_one_is_no_better() {
+    let mut world = stalled_and_upgraded();
+    world.step(Event::Dies(0, Some(1)));
+    world.step(Event::Pass(1000));
+    assert!(world.waiting_ns.is_empty(), "whoever asked was told");
+    assert_eq!(world.upgraded, 0);
+    let serving = world.cast.borrow().last().map(|part| part.upgraded);
+    assert_eq!(serving, Some(false), "the old program is gone");
+    world.finish();
+}
+
+#[test]
+fn stalled_device_gets_a_program_that_serves_it() {
+    let mut world = stalled_and_upgraded();
+    world.step(Event::Claims(0, 1, 0));
+    for _ in 0..4 {
+        world.step(Event::Beats(0));
+        world.step(Event::Pass(10));
+    }
+    assert_eq!(world.upgraded, 1);
+    world.step(Event::Dies(0, None));
+    world.step(Event::Pass(1000));
+    let serving = world.cast.borrow().last().map(|part| part.upgraded);
+    assert_eq!(serving, Some(true), "later ones are of the new program");
     world.finish();
 }

@@ -84,6 +84,7 @@ impl Slot {
             Err(error) => {
                 let error = launch::log::chain(&error);
                 self.note(EventKind::BackendDied, format!("could not be: {error}"));
+                self.abandon(&format!("the new backend could not be: {error}"));
                 match self.crashed_slowly(now_ns) {
                     Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
                     Verdict::Never => self.give_up(),

@@ -2,12 +2,14 @@
 //! Another program for a device whose backend lives: started and judged beside the old one, which
 //! then completes what it has taken and ends. The new one decides by its first completion and, after
 //! that, a sign of life from each of its workers: one of them may have begun, and hang. Whatever goes
-//! wrong before that, the old program serves the device again.
+//! wrong before that, the old program serves the device again. A stalled device, which has no old
+//! one to go on meanwhile, is tried with the new one at once.
 //!
 //! ```text
+//! stalled ──────────────────────────────────────────────────────┐
 //! Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──completes, answers──▶ done
 //!    │ unfit, dead     │ old one dies         │ dead              │ dead, hung, lost
-//!    └─▶ refused       └─▶ refused            └──────▶ rolled back ◀
+//!    └─▶ refused       └─▶ refused            └──────▶ rolled back ◀┘
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,8 +52,8 @@ pub(super) enum Upgrade {
     Draining { next: Candidate, until_ns: u64 },
     /// The old one has been killed.
     Switching { next: Candidate },
-    /// The new one lives; it has not shown yet that it serves. `asked` for a sign of life of each
-    /// worker, since it has completed something.
+    /// The new one has the device; it has not shown yet that it serves. `asked` for a sign of life of
+    /// each worker, since it has completed something.
     Trial {
         program: OwnedFd,
         since_ns: u64,
@@ -67,6 +69,24 @@ impl Upgrade {
                 Some(next)
             }
             Self::Trial { .. } => None,
+        }
+    }
+
+    /// A trial of this program, which begins now.
+    fn trial(program: OwnedFd, now_ns: u64) -> Self {
+        Self::Trial {
+            program,
+            since_ns: now_ns,
+            look_ns: now_ns + LOOK_NS,
+            asked: false,
+        }
+    }
+
+    /// The program on trial.
+    pub(super) fn tried(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Trial { program, .. } => Some(program),
+            _ => None,
         }
     }
 
@@ -107,9 +127,11 @@ impl Slot {
             return Err("it is being upgraded already".into());
         }
         if matches!(self.phase, Phase::GivenUp) {
-            // Nothing is lost by trying.
-            self.program = Some(program);
-            return self.restart(now_ns);
+            self.note(EventKind::UpgradeAsked, "of a stalled device");
+            self.restarts.forgive();
+            self.upgrade = Some(Upgrade::trial(program, now_ns));
+            self.phase = Phase::Resting { until_ns: now_ns };
+            return Ok(());
         }
         if self.retiring || self.planned || !self.connected {
             return Err("it has no backend that could be succeeded now".into());
@@ -234,12 +256,7 @@ impl Slot {
                 self.live(next.backend, next.remains);
                 self.deadline_ns = Some(now_ns + CONNECT_NS);
                 self.outbox.push(News::Tell(ToDevice::Switch));
-                self.upgrade = Some(Upgrade::Trial {
-                    program: next.program,
-                    since_ns: now_ns,
-                    look_ns: now_ns + LOOK_NS,
-                    asked: false,
-                });
+                self.upgrade = Some(Upgrade::trial(next.program, now_ns));
                 true
             }
             other => {
