@@ -200,7 +200,7 @@ pub(crate) fn attach(base: &Path, vm: &VmName) -> Result<(), Error> {
         Err(ClientError::Unknown(..)) => return Err(no_socket(base, vm)?.into()),
         other => other?,
     };
-    let signals = signals::take_over()?;
+    let signals = signals::take_over(&[])?;
     let mut proxy = Proxy::new(socket)?;
     while !proxy.is_done() {
         let ready = {

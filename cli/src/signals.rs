@@ -6,17 +6,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::terminal::TerminalError;
 
-/// Blocks what ends us, and what tells of children and of windows; both are read from what is returned.
-pub(crate) fn take_over() -> Result<SignalFd, TerminalError> {
-    let signals = [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGCHLD,
-        Signal::SIGWINCH,
-    ];
-    let mask: SigSet = signals.into_iter().collect();
+/// What ends us, and what tells of children.
+const USUAL: [Signal; 5] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGCHLD,
+];
+
+/// Blocks what ends us, what tells of children, and `more`; all are read from what is returned.
+pub(crate) fn take_over(more: &[Signal]) -> Result<SignalFd, TerminalError> {
+    let mask: SigSet = USUAL.iter().chain(more).copied().collect();
     mask.thread_set_mask().map_err(TerminalError::Signals)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     SignalFd::with_flags(&mask, flags).map_err(TerminalError::Signals)

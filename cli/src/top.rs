@@ -40,7 +40,7 @@ pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
         // A name that is wrong is told, and not waited for.
         crate::client::stats(base, vm)?;
     }
-    let signals = signals::take_over()?;
+    let signals = signals::take_over(&[Signal::SIGWINCH])?;
     let sampler = Sampler::start(base, vms).map_err(TerminalError::Socket)?;
     let mut model = Model::default();
     let mut keys = Keys::default();

@@ -87,6 +87,22 @@ fn terminal_is_raw_while_the_vm_runs_and_as_before_after() {
 }
 
 #[test]
+fn window_of_another_size_ends_nothing() {
+    let stage = Stage::new();
+    let started = stage.start("started say=up console", &["--detach"]);
+    started.wait().assert_told(0, &[]);
+    let mut terminal = Terminal::new();
+    let console = terminal.run(stage.bulkhead(&["console", "vm"]));
+    terminal.until_raw();
+    console.signal(Signal::SIGWINCH);
+    terminal.user.write_all(b"say=still there\n").unwrap();
+    terminal.expect("still there");
+    terminal.user.write_all(b"\x01x").unwrap();
+    console.wait().assert_told(0, &[]);
+    stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+}
+
+#[test]
 fn escape_ends_the_vm_and_restores_the_terminal() {
     let stage = Stage::new();
     let mut terminal = Terminal::new();

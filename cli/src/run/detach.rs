@@ -26,7 +26,7 @@ use crate::{output, signals};
 
 /// Starts a VM and returns when its guest has started, or with what the jailer says.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
-    let signals = signals::take_over()?;
+    let signals = signals::take_over(&[])?;
     let (ear, address) = ear().map_err(RunError::Socket)?;
     let flags = OFlag::O_CLOEXEC;
     let (stderr, its_stderr) = pipe2(flags).map_err(RunError::Socket)?;

@@ -24,7 +24,7 @@ const SETTLING_MS: u16 = 500;
 
 /// Runs a VM; with `stdio`, its console is on our standard input and output.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Error> {
-    let signals = signals::take_over()?;
+    let signals = signals::take_over(&[])?;
     let (ours, its) = match stdio {
         true => console_pair().map_err(RunError::Socket)?,
         false => (None, None),
