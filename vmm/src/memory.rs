@@ -88,6 +88,7 @@ pub fn map(memfd: OwnedFd, regions: &[Region], how: Mapping) -> Result<GuestMemo
         mapped.push(map_region(
             FileOffset::from_arc(file.clone(), offset),
             *region,
+            how.pages,
         )?);
         offset += region.len_bytes;
     }
@@ -98,7 +99,11 @@ pub fn map(memfd: OwnedFd, regions: &[Region], how: Mapping) -> Result<GuestMemo
     Ok(memory)
 }
 
-fn map_region(file: FileOffset, region: Region) -> Result<GuestRegionMmap<()>, MemoryError> {
+fn map_region(
+    file: FileOffset,
+    region: Region,
+    pages: Pages,
+) -> Result<GuestRegionMmap<()>, MemoryError> {
     let Region { base, len_bytes } = region;
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| MemoryError::Map {
         base,
@@ -106,9 +111,14 @@ fn map_region(file: FileOffset, region: Region) -> Result<GuestRegionMmap<()>, M
         source,
     };
     let len = usize::try_from(len_bytes).map_err(|e| failed(e.into()))?;
+    // Huge pages are few: they are set aside now, for good, or there is no VM.
+    let flags = match pages {
+        Pages::Huge2M | Pages::Huge1G => libc::MAP_SHARED,
+        Pages::Base | Pages::Transparent => libc::MAP_SHARED | libc::MAP_NORESERVE,
+    };
     let mapping = MmapRegionBuilder::new(len)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .with_mmap_flags(flags)
         .with_file_offset(file)
         .build()
         .map_err(|e| failed(e.into()))?;
@@ -204,6 +214,19 @@ mod tests {
                 expected: 0x20_0000
             }
         ));
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_missed_at_the_start() {
+        // More than any machine has; as a file it costs nothing.
+        let len_bytes = 1 << 42;
+        let memfd = shared("ram", len_bytes, Backing::Huge2M).unwrap();
+        let how = Mapping {
+            pages: Pages::Huge2M,
+            prefault: false,
+        };
+        let error = map(memfd, &[Region { base: 0, len_bytes }], how).unwrap_err();
+        assert!(matches!(error, MemoryError::Map { base: 0, .. }), "{error}");
     }
 
     #[test]
