@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The jail of a vmm.
 
-use spec::{Console, Vm};
+use spec::{Console, NetKind, Vm};
 
 use super::{LOG_BYTES_MAX, Profile};
 
@@ -16,7 +16,13 @@ const DESCRIPTORS_PER_CPU: u64 = 2;
 pub(crate) fn profile(vm: &Vm) -> Profile {
     let disks = vm.disks.iter().map(|disk| disk.queues);
     let others = vm.vhost_user.iter().map(|device| device.queues);
-    let queues: u64 = disks.chain(others).map(u64::from).sum();
+    // Those of a card are pairs, and there is one that controls them.
+    let cards = vm.nets.iter().map(|net| match &net.kind {
+        NetKind::Tap(tap) => 2 * tap.pairs + 1,
+        NetKind::User(_) => 2,
+    });
+    let queues = disks.chain(others).chain(cards);
+    let queues: u64 = queues.map(u64::from).sum();
     Profile {
         user: 1,
         descriptors_max: DESCRIPTORS
@@ -48,5 +54,12 @@ mod tests {
         let large = profile(&Vm::try_from(spec).unwrap());
         assert_eq!(large.descriptors_max, DESCRIPTORS + 16 + 8);
         assert_eq!(large.file_bytes_max, u64::MAX);
+        let cards = "tap=t,queues=8".parse();
+        let spec = VmSpec {
+            nets: vec![cards.unwrap()],
+            ..VmSpec::new("/k")
+        };
+        let wide = profile(&Vm::try_from(spec).unwrap());
+        assert_eq!(wide.descriptors_max, DESCRIPTORS + 17 * 4 + 2);
     }
 }
