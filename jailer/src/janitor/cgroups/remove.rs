@@ -84,13 +84,15 @@ fn end(dir: &Path) {
     }
 }
 
-/// The processes in a group and in those in it.
+/// The processes in a group and in those in it. What this process cannot see has the number 0, which
+/// would mean this process's own.
 fn processes(dir: &Path) -> Vec<Pid> {
     let inner = fs::read_dir(dir).into_iter().flatten().flatten();
     let dirs = inner.map(|entry| entry.path()).chain([dir.to_owned()]);
     let lists = dirs.map(|dir| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default());
     let pids = lists.flat_map(|list| {
         let pids = list.lines().filter_map(|pid| pid.parse().ok());
+        let pids = pids.filter(|pid| *pid > 0);
         pids.map(Pid::from_raw).collect::<Vec<_>>()
     });
     pids.collect()
@@ -113,6 +115,13 @@ mod tests {
         sweep(&text).unwrap();
         assert!(!ours.exists() && others.exists());
         assert!(!dir.path().join(TOP).exists());
+    }
+
+    #[test]
+    fn processes_that_cannot_be_seen_from_here_are_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.procs"), "0\n12\n0\n").unwrap();
+        assert_eq!(processes(dir.path()), [Pid::from_raw(12)]);
     }
 
     #[test]
