@@ -54,9 +54,13 @@ pub(crate) struct StateDir {
 pub(crate) fn base_dir(chosen: Option<&Path>) -> Result<PathBuf, SpecError> {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = spec::state::base(chosen, geteuid().is_root(), runtime_dir.as_deref())?;
-    let made = DirBuilder::new().mode(0o700).recursive(true).create(&base);
-    made.and_then(|()| fs::canonicalize(&base))
-        .map_err(|e| SpecError::new("state-dir", base.display(), e))
+    let made = make(&base).and_then(|()| fs::canonicalize(&base));
+    made.map_err(|e| SpecError::new("state-dir", base.display(), e))
+}
+
+/// Makes a directory that is this user's alone, if there is none.
+pub(super) fn make(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(dir)
 }
 
 enum Attempt {

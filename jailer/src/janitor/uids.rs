@@ -35,7 +35,7 @@ pub(crate) struct Claim {
 pub(crate) fn claim(vm: &Vm, dir: &Path) -> Result<Claim, SpecError> {
     let path = dir.join(FILE);
     let odd = |e: io::Error| SpecError::new("state-dir", path.display(), e);
-    let lock = std::fs::create_dir_all(dir).and_then(|()| {
+    let lock = super::state::make(dir).and_then(|()| {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).mode(0o600);
         options.custom_flags(libc::O_NOFOLLOW).open(&path)
@@ -107,6 +107,7 @@ fn is_mapped(range: UidRange, map: &str) -> bool {
 mod tests {
     use super::*;
     use spec::VmSpec;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn vm(range: Option<&str>) -> Vm {
         let mut spec = VmSpec::new("/k");
@@ -125,6 +126,15 @@ mod tests {
         assert!(error.reason.contains("another VM"), "{error}");
         drop(first);
         assert!(claim(&vm(Some(&inside)), dir.path()).is_ok());
+    }
+
+    #[test]
+    fn directory_that_is_made_for_it_is_root_s_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("run/bulkhead");
+        claim(&vm(None), &base).unwrap();
+        let mode = std::fs::metadata(&base).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
     }
 
     #[test]
