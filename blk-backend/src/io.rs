@@ -7,11 +7,13 @@
 use backend::GuestMemory;
 use backend::chain::Buffer;
 use launch::disk::Geometry;
+use vm_memory::Bytes;
 use vm_memory::volatile_memory::VolatileSlice;
-use vm_memory::{Bytes, GuestAddress};
 
 /// The page of zeroes that write-zeroes falls back to is written this many times at most.
 const ZEROES_BYTES: usize = 64 << 10;
+/// As aligned as any device wants it.
+const ALIGN_BYTES: usize = 4096;
 /// The most vectors of one call, in Linux.
 const VECTORS_MAX: usize = 1024;
 /// The longest request that is copied because its buffers are not aligned for direct I/O.
@@ -53,13 +55,12 @@ unsafe impl Send for Io {}
 /// A copy of a request's data that is aligned as direct I/O needs it.
 #[derive(Debug)]
 struct Bounce {
-    pages: Vec<Page>,
+    /// Longer than needed, so that it has an aligned address in it.
+    bytes: Vec<u8>,
+    /// Where that is.
+    start: usize,
     buffers: Vec<Buffer>,
 }
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(4096))]
-struct Page([u8; 4096]);
 
 #[repr(C, align(4096))]
 struct Zeroes([u8; ZEROES_BYTES]);
@@ -158,19 +159,42 @@ impl Io {
             return Err(TooLarge);
         }
         let len = usize::try_from(self.len_bytes).map_err(|_| TooLarge)?;
-        let mut pages = vec![Page([0; 4096]); len.div_ceil(4096)];
+        let mut bytes = vec![0; len + ALIGN_BYTES];
+        let start = bytes.as_ptr().align_offset(ALIGN_BYTES);
+        let aligned = bytes.get_mut(start..).and_then(|rest| rest.get_mut(..len));
+        let aligned = aligned.ok_or(TooLarge)?;
         if self.op == Op::Write {
-            let bytes = pages.iter_mut().flat_map(|page| page.0.iter_mut());
-            gather(bytes, buffers, memory)?;
+            let mut rest = &mut *aligned;
+            for buffer in buffers {
+                let (part, behind) = rest.split_at_mut(buffer.len_bytes as usize);
+                let read = memory.read_slice(part, buffer.address);
+                read.map_err(|_| TooLarge)?;
+                rest = behind;
+            }
         }
         self.vectors.clear();
         self.vectors.push(libc::iovec {
-            iov_base: pages.as_mut_ptr().cast(),
+            iov_base: aligned.as_mut_ptr().cast(),
             iov_len: len,
         });
         let buffers = buffers.to_vec();
-        self.bounce = Some(Box::new(Bounce { pages, buffers }));
+        self.bounce = Some(Box::new(Bounce {
+            bytes,
+            start,
+            buffers,
+        }));
         Ok(())
+    }
+
+    /// How much of this process's memory the copy takes, if there is one.
+    pub fn bounced_bytes(&self) -> u64 {
+        let bounce = self.bounce.as_ref();
+        bounce.map_or(0, |bounce| bounce.bytes.len() as u64)
+    }
+
+    /// Lets go of the copy, if there is one: the operation has failed.
+    pub fn forget_bounce(&mut self) {
+        self.bounce = None;
     }
 
     /// After a read: brings what was read to where the guest wants it.
@@ -181,11 +205,12 @@ impl Io {
         if self.op != Op::Read {
             return;
         }
-        let mut bytes = bounce.pages.iter().flat_map(|page| page.0);
+        let mut rest = &bounce.bytes[bounce.start..];
         for buffer in &bounce.buffers {
-            let part: Vec<u8> = bytes.by_ref().take(buffer.len_bytes as usize).collect();
+            let (part, behind) = rest.split_at(buffer.len_bytes as usize);
             // The buffers were in this memory when the request was parsed.
-            let _ = memory.write_slice(&part, buffer.address);
+            let _ = memory.write_slice(part, buffer.address);
+            rest = behind;
         }
     }
 
@@ -210,22 +235,4 @@ impl Io {
         self.durable = false;
         self.op = Op::Flush;
     }
-}
-
-fn gather<'a>(
-    mut to: impl Iterator<Item = &'a mut u8>,
-    buffers: &[Buffer],
-    memory: &GuestMemory,
-) -> Result<(), TooLarge> {
-    for buffer in buffers {
-        let mut part = vec![0; buffer.len_bytes as usize];
-        let address: GuestAddress = buffer.address;
-        memory
-            .read_slice(&mut part, address)
-            .map_err(|_| TooLarge)?;
-        for (to, from) in to.by_ref().zip(part) {
-            *to = from;
-        }
-    }
-    Ok(())
 }

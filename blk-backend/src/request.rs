@@ -283,6 +283,14 @@ pub fn judge(io: &mut Io, result: i32) -> Answer {
     }
 }
 
+/// Why an operation failed, in words, by what the engine says of it.
+pub fn failure(io: &Io, result: i32) -> String {
+    match result {
+        ..0 => std::io::Error::from_raw_os_error(-result).to_string(),
+        done => format!("{done} of {} bytes at {}", io.len_bytes(), io.offset()),
+    }
+}
+
 /// The number of bytes the device has written to the chain, for its used element.
 pub fn written_bytes(io: &Io, status: Status) -> u32 {
     match (io.op(), status) {

@@ -113,6 +113,9 @@ impl Worker {
         if !self.suspects.is_empty() {
             return self.try_suspect();
         }
+        if self.slots.are_full() {
+            return Ok(false);
+        }
         let available = serving.queue.available()?;
         if available == 0 {
             return Ok(false);
@@ -127,7 +130,7 @@ impl Worker {
                 self.engine.submit();
                 submit_at = 2 * submit_at + 1;
             }
-            let Some(serving) = &mut self.serving else {
+            let Some(serving) = self.serving.as_mut().filter(|_| !self.slots.are_full()) else {
                 break;
             };
             let head = serving.queue.fetch()?;
@@ -199,7 +202,8 @@ impl Worker {
             Answer::Again => self.engine.start(head, &slot.io),
             Answer::Done(status) => {
                 if status != Status::Ok {
-                    log::warn!(queue = self.index; "request at head {head} failed, errno {}", -result);
+                    let why = request::failure(&slot.io, result);
+                    log::warn!(queue = self.index; "request at head {head} failed: {why}");
                 }
                 self.slots.end(head);
                 self.complete(head, status);
@@ -213,8 +217,9 @@ impl Worker {
             return;
         };
         let slot = self.slots.at(head);
-        if status == Status::Ok {
-            slot.io.unbounce(&serving.memory);
+        match status {
+            Status::Ok => slot.io.unbounce(&serving.memory),
+            _ => slot.io.forget_bounce(),
         }
         slot.status.write(&serving.memory, status);
         let written_bytes = request::written_bytes(&slot.io, status);
@@ -228,7 +233,7 @@ impl Worker {
             return false;
         };
         let (shared, engine, seen) = (&self.shared, &mut self.engine, self.seen);
-        let takes = serving.takes() && self.suspects.is_empty();
+        let takes = serving.takes() && self.suspects.is_empty() && !self.slots.are_full();
         self.polling.look(|| {
             (takes && !matches!(serving.queue.available(), Ok(0)))
                 || engine.is_ready()
@@ -244,7 +249,7 @@ impl Worker {
         serving.queue.enable_kicks();
         let available = serving.queue.available().map(|n| n == 0);
         // An error shows again, and is dealt with, when the request is to be taken.
-        available.unwrap_or(false) || !self.suspects.is_empty()
+        available.unwrap_or(false) || !self.suspects.is_empty() || self.slots.are_full()
     }
 
     /// A guest that broke its queue has lost it until it resets the device; what is in flight ends.

@@ -6,11 +6,17 @@ use std::collections::VecDeque;
 use crate::io::Io;
 use crate::request::StatusByte;
 
+/// While so much is copied because the driver's buffers are not aligned, nothing more is taken: a guest
+/// does not decide how much memory this process needs.
+const BOUNCED_BYTES_MAX: u64 = 1 << 20;
+
 /// One for each descriptor head; used again by the next request that has it.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     slots: Vec<Slot>,
     busy: u16,
+    /// How much of what the engine has is copied.
+    bounced_bytes: u64,
     /// Heads in the order in which they were taken, with the time; those that are over are dropped
     /// when they come to the front.
     order: VecDeque<(u16, u64)>,
@@ -50,19 +56,27 @@ impl Slots {
         self.busy
     }
 
+    /// Whether an engine has so much that is copied that it gets nothing more.
+    pub(super) fn are_full(&self) -> bool {
+        self.bounced_bytes >= BOUNCED_BYTES_MAX
+    }
+
     /// An engine gets the request.
     pub(super) fn start(&mut self, head: u16) {
         let slot = &mut self.slots[usize::from(head)];
         debug_assert!(!slot.busy, "head {head} starts twice");
         slot.busy = true;
         self.busy += 1;
+        self.bounced_bytes += slot.io.bounced_bytes();
         self.order.push_back((head, slot.since_ns));
     }
 
     /// It gives it back.
     pub(super) fn end(&mut self, head: u16) {
-        self.slots[usize::from(head)].busy = false;
+        let slot = &mut self.slots[usize::from(head)];
+        slot.busy = false;
         self.busy -= 1;
+        self.bounced_bytes -= slot.io.bounced_bytes();
     }
 
     /// When the oldest request was taken; 0 if there is none.
