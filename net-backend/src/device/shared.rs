@@ -204,7 +204,9 @@ impl Shared {
 
 impl Shared {
     /// Takes the tap's queues into use or out of use, with the driver's: before the driver hears that
-    /// it may go on.
+    /// it may go on. The kernel throws away what waits in a queue that goes out of use; so where the
+    /// driver's wishes outlive this process they alone decide, not its rings, which stand still while
+    /// one process follows another.
     fn use_taps(&self, wishes: &mut Wishes) {
         if self.nic.pairs == 1 {
             return;
@@ -212,7 +214,7 @@ impl Shared {
         let counted = wishes.settings.pairs.unwrap_or(self.nic.pairs);
         for ((pair, tap), running) in (0..).zip(&self.taps).zip(&wishes.running) {
             // The first stays, so that there is always one to send to.
-            let used = pair == 0 || (*running && pair < counted);
+            let used = pair == 0 || (pair < counted && (*running || wishes.kept));
             let known = wishes.used.get_mut(usize::from(pair));
             if let Some(known) = known.filter(|known| **known != Some(used)) {
                 *known = Some(used);

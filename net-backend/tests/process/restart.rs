@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use launch::control::ToBackend;
+use loadgen::net::HEADER_BYTES;
 
 use crate::stand::{FEATURES, GUEST, HOST, MOMENT, MRG_RXBUF, PATIENCE, frame};
 use crate::supervised::Stand;
@@ -66,6 +67,54 @@ fn frames_received_around_a_death_arrive_in_order_and_at_most_one_is_lost() {
             next = number + 1;
         }
         assert!(lost <= 1, "{lost} frames were lost at one death");
+    }
+}
+
+/// Of a flow of its own, so that the tap may put it into any of its queues.
+fn of_a_flow(number: u8) -> Vec<u8> {
+    let mut packet = frame(GUEST, HOST, 0, 60);
+    packet[12..14].copy_from_slice(&[8, 0]);
+    // IPv4, UDP, from 10.0.0.2 to 10.0.0.1.
+    let header = [
+        0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1,
+    ];
+    packet[14..34].copy_from_slice(&header);
+    packet[34..42].copy_from_slice(&[7, number, 7, 7, 0, 26, 0, 0]);
+    packet
+}
+
+#[test]
+fn frames_wait_in_every_queue_of_the_tap_while_nobody_serves_it() {
+    const FLOWS: u8 = 40;
+    let mut stand = Stand::new("kill-queues", 2, FEATURES | MRG_RXBUF | 1 << 22);
+    assert_eq!(stand.command(&[4, 0, 2, 0]), Some(0));
+    for in_good_order in [false, true] {
+        if in_good_order {
+            let (_, connection) = stand.living.as_mut().unwrap();
+            for index in 0..stand.places.len() {
+                connection.stop_ring(index).unwrap();
+            }
+        }
+        stand.kill();
+        for number in 0..FLOWS {
+            stand.host.send(&of_a_flow(number)).unwrap();
+        }
+        stand.bring_up();
+        let mut came = [0, 0];
+        let deadline = Instant::now() + PATIENCE;
+        while came[0] + came[1] < FLOWS {
+            assert!(Instant::now() < deadline, "frames were lost: {came:?}");
+            for (queue, came) in stand.receive.iter_mut().zip(&mut came) {
+                while let Some(frame) = queue.receive().unwrap() {
+                    *came +=
+                        u8::from(frame.get(HEADER_BYTES + 12..HEADER_BYTES + 14) == Some(&[8, 0]));
+                    queue.offer_room(u16::MAX);
+                    queue.show();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(came[0] > 0 && came[1] > 0, "{came:?}");
     }
 }
 
