@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
+use spec::VmName;
 use spec::api::{ProcessInfo, VmInfo, VmState};
-use spec::{Console, VmName};
 
 use crate::client::{self, ClientError};
 use crate::error::Error;
@@ -51,13 +51,10 @@ pub(crate) fn age(process: &ProcessInfo, now_ns: u64) -> String {
 
 fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
     let spec = &info.spec;
-    let console = match (&spec.console, &info.pty) {
-        (Console::Pty, Some(path)) => format!("pty {path}"),
-        (Console::Stdio | Console::Socket, _) => {
-            let socket = dir.join(spec::state::CONSOLE_SOCKET);
-            format!("{} {}", spec.console, socket.display())
-        }
-        (console, _) => console.to_string(),
+    let console = match (&info.console_socket, &info.pty) {
+        (Some(socket), _) => format!("{} {}", spec.console, socket.display()),
+        (_, Some(path)) => format!("pty {path}"),
+        (None, None) => spec.console.to_string(),
     };
     let prefault = if spec.prefault { ", prefaulted" } else { "" };
     let initrd = spec.initrd.as_ref().map(|path| path.display().to_string());
@@ -147,6 +144,7 @@ mod tests {
                 ..VmSpec::new("/k")
             },
             cmdline: "console=ttyS0".into(),
+            console_socket: Some("/run/bulkhead/web/console.sock".into()),
             pty: None,
             reboots: 2,
             processes: vec![ProcessInfo {

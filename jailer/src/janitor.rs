@@ -221,6 +221,7 @@ fn endow(
         (None, Console::Stdio | Console::Socket) => ConsoleKind::Socket {
             listener: state.listen(spec::state::CONSOLE_SOCKET).map_err(refused)?,
             client,
+            path: state.path().join(spec::state::CONSOLE_SOCKET),
         },
         (None, _) => {
             let null = resources.binaries.null.try_clone();

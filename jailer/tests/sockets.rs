@@ -93,7 +93,8 @@ fn request_refused_has_a_fault() {
 fn console_relays_both_ways_and_refuses_a_second_client() {
     let stage = Stage::new();
     let vm = stage.start("started say=hello console");
-    let mut console = vm.connect("console.sock");
+    let named = vm.info()["console_socket"].clone();
+    let mut console = UnixStream::connect(named.as_str().unwrap()).unwrap();
     let mut seen = [0; 5];
     console.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"hello");
@@ -144,6 +145,7 @@ fn console_pty_is_named_and_works_both_ways() {
     let vm = stage.start_with("started console", &json!({"console": "pty"}));
     let info = vm.info();
     let path = info["pty"].as_str().unwrap();
+    assert!(info.get("console_socket").is_none(), "{info}");
     let mut terminal = fs::File::options()
         .read(true)
         .write(true)

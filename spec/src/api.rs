@@ -18,6 +18,8 @@
 //!
 //! Anything else is answered with a 4xx status and a [`Fault`].
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{VmName, VmSpec};
@@ -53,6 +55,10 @@ pub struct VmInfo {
     pub spec: VmSpec,
     /// The kernel command line in effect.
     pub cmdline: String,
+    /// The console's socket, with `console: stdio` and `console: socket`: a stream of the guest's
+    /// bytes in both directions, for one client at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_socket: Option<PathBuf>,
     /// The pseudo-terminal of the console, with `console: pty`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pty: Option<String>,

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 
 use launch::memfd::{self, Backing, MemfdError};
 use launch::record::{DeviceRecord, Pages, VERSION, VmmRecord};
@@ -109,6 +110,8 @@ pub(crate) enum ConsoleKind {
         listener: UnixListener,
         /// The first one.
         client: Option<UnixStream>,
+        /// The socket.
+        path: PathBuf,
     },
     /// To a pseudo-terminal.
     Pty {
@@ -155,7 +158,9 @@ impl Endowment {
 impl ConsoleKind {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Socket { listener, client } => {
+            Self::Socket {
+                listener, client, ..
+            } => {
                 let client = client.iter().map(AsFd::as_fd);
                 client.chain([listener.as_fd()]).collect()
             }

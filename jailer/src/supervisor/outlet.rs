@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use nix::poll::PollFlags;
 
@@ -15,7 +16,12 @@ use super::poll::{Interests, Token};
 #[derive(Debug)]
 pub(crate) enum Outlet {
     /// Relayed to the clients of a socket.
-    Hub(Hub),
+    Hub {
+        /// What relays.
+        hub: Hub,
+        /// The socket.
+        path: PathBuf,
+    },
     /// A pseudo-terminal.
     Pty {
         /// The vmm's side.
@@ -33,7 +39,14 @@ impl Outlet {
     /// Takes what the janitor opened.
     pub(crate) fn new(kind: ConsoleKind) -> Self {
         match kind {
-            ConsoleKind::Socket { listener, client } => Self::Hub(Hub::new(listener, client)),
+            ConsoleKind::Socket {
+                listener,
+                client,
+                path,
+            } => Self::Hub {
+                hub: Hub::new(listener, client),
+                path,
+            },
             ConsoleKind::Pty {
                 primary,
                 secondary,
@@ -50,7 +63,7 @@ impl Outlet {
     /// The end for a new vmm.
     pub(crate) fn for_vmm(&mut self) -> io::Result<OwnedFd> {
         match self {
-            Self::Hub(hub) => hub.connect_vmm(),
+            Self::Hub { hub, .. } => hub.connect_vmm(),
             Self::Pty { primary, .. } => primary.try_clone(),
             Self::Fixed(file) => Ok(file.try_clone()?.into()),
         }
@@ -64,9 +77,17 @@ impl Outlet {
         }
     }
 
+    /// The socket, if it is one.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Hub { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// Adds what the console waits for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        if let Self::Hub(hub) = self {
+        if let Self::Hub { hub, .. } = self {
             hub.interests(interests);
         }
     }
@@ -74,28 +95,28 @@ impl Outlet {
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         match self {
-            Self::Hub(hub) => hub.deadline_ns(),
+            Self::Hub { hub, .. } => hub.deadline_ns(),
             Self::Pty { .. } | Self::Fixed(_) => None,
         }
     }
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now_ns: u64) {
-        if let Self::Hub(hub) = self {
+        if let Self::Hub { hub, .. } = self {
             hub.tick(now_ns);
         }
     }
 
     /// A descriptor is ready.
     pub(crate) fn ready(&mut self, token: Token, events: PollFlags, now_ns: u64) {
-        if let Self::Hub(hub) = self {
+        if let Self::Hub { hub, .. } = self {
             hub.ready(token, events, now_ns);
         }
     }
 
     /// The last vmm is dead.
     pub(crate) fn end(&mut self, now_ns: u64) {
-        if let Self::Hub(hub) = self {
+        if let Self::Hub { hub, .. } = self {
             hub.end(now_ns);
         }
     }
@@ -103,7 +124,7 @@ impl Outlet {
     /// Whether everything that dead vmms wrote is where it should be.
     pub(crate) fn is_drained(&self) -> bool {
         match self {
-            Self::Hub(hub) => hub.is_drained(),
+            Self::Hub { hub, .. } => hub.is_drained(),
             Self::Pty { .. } | Self::Fixed(_) => true,
         }
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API's requests do.
 
+use std::path::Path;
+
 use launch::control::{ToDevice, ToVmm};
 use serde::Serialize;
 use spec::api::{Link, Restart, Stop, VmInfo, VmState};
@@ -137,6 +139,7 @@ impl Supervisor {
             state: self.lifecycle.state(),
             spec: identity.spec.clone(),
             cmdline: identity.vm.cmdline.clone(),
+            console_socket: self.console.socket().map(Path::to_path_buf),
             pty: self.console.pty().map(str::to_string),
             reboots: self.lifecycle.reboots(),
             processes: self.processes(),
