@@ -26,6 +26,8 @@ mod seccomp;
 mod signals;
 mod test;
 mod tools;
+#[cfg(test)]
+mod troubles_tests;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use crate::compile;
 const TITLE: &str = "## Which test proves what";
 
 /// All source of the repository: where, and what.
-fn sources(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
+pub(crate) fn sources(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
