@@ -6,6 +6,7 @@ mod audit;
 mod bad_input;
 mod boot;
 mod card_foreign;
+mod card_guarded;
 mod card_killed;
 mod control;
 mod debian;
@@ -154,6 +155,7 @@ pub fn all() -> Vec<Case> {
         restart::cases(),
         card_killed::cases(),
         card_foreign::cases(),
+        card_guarded::cases(),
         upgrade::cases(),
         usurper::cases(),
         versions::cases(),

@@ -147,3 +147,36 @@ impl Kind for Nic {
         Ok((Birth { outfit, remains }, stream))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn guard_is_strict_but_for_what_is_allowed() {
+        let strict = NetGuard {
+            any_mac: false,
+            any_service: false,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+        };
+        let default = guard(&strict);
+        assert!(default.mac && default.services);
+        assert!(default.ipv4.is_empty() && default.ipv6.is_empty());
+        let any_mac = guard(&NetGuard {
+            any_mac: true,
+            ..strict.clone()
+        });
+        assert!(!any_mac.mac && any_mac.services);
+        let addressed = guard(&NetGuard {
+            any_service: true,
+            ipv4: vec![Ipv4Addr::LOCALHOST],
+            ipv6: vec![Ipv6Addr::LOCALHOST],
+            ..strict
+        });
+        assert!(addressed.mac && !addressed.services);
+        assert_eq!(addressed.ipv4, [Ipv4Addr::LOCALHOST]);
+        assert_eq!(addressed.ipv6, [Ipv6Addr::LOCALHOST]);
+    }
+}
