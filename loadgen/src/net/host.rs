@@ -2,6 +2,7 @@
 //! The host's side of a tap: a network namespace of its own, the interface, and a socket that sees
 //! every frame on it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -195,6 +196,21 @@ impl Interface {
         Errno::result(bound)?;
         Ok(Packets(fd))
     }
+}
+
+/// A queue of a new tap, or tun, with these flags of `TUNSETIFF`.
+pub fn tap(name: &str, flags: i32) -> io::Result<OwnedFd> {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    let tap = Interface {
+        name: name.into(),
+        socket: device.into(),
+    };
+    let ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    tap.call(libc::TUNSETIFF, libc::__c_anonymous_ifr_ifru { ifru_flags })?;
+    Ok(tap.socket)
 }
 
 /// A socket that sees every frame of an interface.

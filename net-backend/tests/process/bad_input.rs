@@ -2,10 +2,10 @@
 //! A command line that cannot be served ends in one line that says why.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 
-use loadgen::net::host::enter_namespace;
+use loadgen::net::host::{enter_namespace, tap};
 
 use crate::stand::BINARY;
 
@@ -54,10 +54,26 @@ fn tap_that_cannot_be_had_is_refused_in_one_line() {
 
 #[test]
 fn descriptor_that_is_no_tap_is_refused() {
-    let null = File::open("/dev/null").unwrap();
+    refused(&File::open("/dev/null").unwrap(), "not a tap");
+}
+
+#[test]
+fn tap_inherited_with_other_flags_is_refused() {
+    enter_namespace().unwrap();
+    for (name, flags) in [
+        ("bare", libc::IFF_TAP | libc::IFF_NO_PI),
+        ("tun", libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR),
+    ] {
+        let said = format!("flags {flags:#x}: it needs tap, no_pi and vnet_hdr");
+        refused(&tap(name, flags).unwrap(), &said);
+    }
+}
+
+/// The process does not take this as a queue of a tap.
+fn refused(inherited: &(impl AsRawFd + AsFd), said: &str) {
     let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
-    nix::fcntl::fcntl(&null, flags).unwrap();
-    let (status, text) = run(&["--tap-fd", &null.as_raw_fd().to_string()]);
+    nix::fcntl::fcntl(inherited, flags).unwrap();
+    let (status, text) = run(&["--tap-fd", &inherited.as_raw_fd().to_string()]);
     assert_eq!(status, 1);
-    assert!(text.contains("not a tap"), "{text}");
+    assert!(text.contains(said), "{said}: {text}");
 }

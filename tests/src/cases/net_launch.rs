@@ -93,7 +93,8 @@ fn refused(context: &Context, net: &str, words: &[&str]) -> Result<()> {
 fn wrong_taps(context: &Context) -> Result<()> {
     enter_empty()?;
     ip("tuntap add single mode tap")?;
-    ip("tuntap add multi mode tap multi_queue")?;
+    // Without `dev` it is taken for an abbreviation.
+    ip("tuntap add dev multi mode tap multi_queue")?;
     ip("tuntap add tun mode tun")?;
     let missing = context.dir().join("missing");
     let script = format!("tap=t0,up={}", missing.display());
@@ -102,6 +103,7 @@ fn wrong_taps(context: &Context) -> Result<()> {
             "tap=single,queues=2",
             ["net.tap", "\"single\"", "one queue"],
         ),
+        ("tap=multi", ["net.tap", "\"multi\"", "say queues=2"]),
         ("tap=tun", ["net.tap", "\"tun\"", "not a tap"]),
         ("tap=lo", ["net.tap", "\"lo\"", "not a tap"]),
         (
