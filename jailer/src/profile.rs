@@ -9,10 +9,20 @@ pub(crate) mod vmm;
 /// What a process may write to the log, whatever else it writes; a log that became longer is cut.
 pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
 
+/// Who the supervisor is among the users that are mapped for it: the first of the VM's own, or the only
+/// one there is. That one is not 0, as which nobody could be mapped again without CAP_SETFCAP (since
+/// Linux 5.12), and the supervisor has no such right.
+pub(crate) fn supervisors_user(has_range: bool) -> u8 {
+    match has_range {
+        true => 0,
+        false => 1,
+    }
+}
+
 /// What of a jail depends on the kind of process in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Profile {
-    /// Which of the VM's users it is; 0 is the supervisor.
+    /// Which of the VM's users it is; the supervisor is the first, 0.
     pub(crate) user: u8,
     /// RLIMIT_NOFILE.
     pub(crate) descriptors_max: u64,

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, getegid, geteuid, pipe2};
 use spec::UidRange;
 
+use crate::profile::supervisors_user;
+
 /// Everything there is but time: no call of ours is about clocks that could be moved.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
@@ -157,8 +159,9 @@ fn write_maps(pid: Pid, range: Option<UidRange>) -> Result<(), BirthError> {
         None => {
             // Nobody but root may map a group without giving this up.
             write("setgroups", "deny".into())?;
-            write("uid_map", format!("0 {} 1", geteuid()))?;
-            write("gid_map", format!("0 {} 1", getegid()))
+            let user = supervisors_user(false);
+            write("uid_map", format!("{user} {} 1", geteuid()))?;
+            write("gid_map", format!("{user} {} 1", getegid()))
         }
     }
 }

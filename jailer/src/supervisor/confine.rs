@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid, setsid};
 
 use crate::lacking::{self, NO_MDWE};
+use crate::profile::supervisors_user;
 
 mod raw;
 
@@ -52,7 +53,8 @@ pub(crate) fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), C
 /// processes of its own pid namespace, mounted nowhere.
 pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     raw::forget_environment();
-    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    let number = supervisors_user(has_range).into();
+    let (user, group) = (Uid::from_raw(number), Gid::from_raw(number));
     if has_range {
         step("drop its groups", setgroups(&[]))?;
     }

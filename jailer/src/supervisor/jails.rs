@@ -14,7 +14,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use crate::profile::Profile;
+use crate::profile::{Profile, supervisors_user};
 
 /// The jails of one VM.
 #[derive(Debug)]
@@ -53,7 +53,10 @@ impl Jails {
     pub(crate) fn map(&self, pid: Pid, profile: &Profile) -> Result<(), MapError> {
         let user = profile.user;
         // Of one who is not root, all are the same user outside.
-        let outside = if self.has_range { user } else { 0 };
+        let outside = match self.has_range {
+            true => user,
+            false => supervisors_user(false),
+        };
         let map = format!("{user} {outside} 1");
         self.write(pid, "uid_map", &map)?;
         self.write(pid, "gid_map", &map)?;

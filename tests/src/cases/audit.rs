@@ -99,7 +99,12 @@ fn has_only_v2() -> bool {
 
 /// The processes of a VM: role and number.
 fn processes(context: &Context, vm: &Vm) -> Result<Vec<(String, u64)>> {
-    let info: Value = serde_json::from_str(&context.run_ok(&["inspect", vm.name(), "--json"])?)?;
+    roles(&context.run_ok(&["inspect", vm.name(), "--json"])?)
+}
+
+/// The same, of what `bulkhead inspect` says as JSON.
+pub(super) fn roles(info: &str) -> Result<Vec<(String, u64)>> {
+    let info: Value = serde_json::from_str(info)?;
     let listed = info["processes"].as_array().context("no processes")?;
     let one = |process: &Value| {
         let role = process["role"].as_str()?.to_string();
@@ -112,17 +117,20 @@ fn processes(context: &Context, vm: &Vm) -> Result<Vec<(String, u64)>> {
 }
 
 fn audit(context: &Context, mut vm: Vm, golden: &str) -> Result<()> {
-    let processes = processes(context, &vm)?;
-    let begun = Instant::now();
-
-    let mut found = record(&processes)?;
-    while found != golden && begun.elapsed() < SETTLING {
-        std::thread::sleep(Duration::from_millis(50));
-        found = record(&processes)?;
-    }
-
+    let audited = compare(&processes(context, &vm)?, golden);
     vm.signal(nix::sys::signal::Signal::SIGHUP)?;
     vm.wait_exit(PATIENCE)?;
+    audited
+}
+
+/// Holds what processes may do, once they have settled, against what is kept of it.
+pub(super) fn compare(processes: &[(String, u64)], golden: &str) -> Result<()> {
+    let begun = Instant::now();
+    let mut found = record(processes)?;
+    while found != golden && begun.elapsed() < SETTLING {
+        std::thread::sleep(Duration::from_millis(50));
+        found = record(processes)?;
+    }
     println!("--- found\n{found}--- kept\n{golden}---");
     for (found, kept) in found.lines().zip(golden.lines()) {
         ensure!(found == kept, "{found:?} is not {kept:?}");

@@ -29,6 +29,7 @@ mod restart_guest;
 mod restart_native;
 mod restart_slow;
 mod restart_storage;
+mod rootless;
 mod tiny;
 mod turncoat;
 mod upgrade;
@@ -131,6 +132,7 @@ pub fn all() -> Vec<Case> {
         bad_input::cases(),
         meagre_host::cases(),
         kills::cases(),
+        rootless::cases(),
         tiny::cases(),
         turncoat::cases(),
         control::cases(),
