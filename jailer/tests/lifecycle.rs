@@ -39,7 +39,7 @@ fn ending_of_the_guest_is_the_exit_status_and_nothing_is_left() {
 #[test]
 fn death_without_a_word_shows_the_log() {
     let stage = Stage::new();
-    let vm = stage.start("started log=the-reason hang");
+    let vm = stage.start("log=the-reason started hang");
     vm.reach("running");
     let pid = i32::try_from(vm.vmm_pid()).unwrap();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -186,7 +186,7 @@ fn log_that_somebody_has_filled_ends_nobody() {
 #[test]
 fn log_that_grows_without_end_is_cut_to_its_beginning() {
     let stage = Stage::new();
-    let vm = stage.start("started log=the-beginning console");
+    let vm = stage.start("log=the-beginning started console");
     let mut console = vm.connect("console.sock");
     vm.reach("running");
     let log = vm.log();
