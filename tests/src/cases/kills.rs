@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::Case;
 use crate::context::Context;
@@ -19,7 +20,7 @@ use crate::vm::PATIENCE;
 const ROUNDS: u32 = 24;
 /// So often with `--soak`.
 const SOAK_ROUNDS: u32 = 200;
-/// While a VM starts, somebody is killed before this; it is about as long as a start takes.
+/// While a VM starts, somebody is killed so soon after he was born; not even a start takes longer.
 const STARTED_US: u32 = 15_000;
 /// The last moment at which somebody is killed: a VM is up long before.
 const LATEST_US: u32 = 150_000;
@@ -72,11 +73,16 @@ fn start(context: &Context, round: u32) -> Result<crate::vm::Vm> {
         .start()
 }
 
+/// The youngest process of this name, if there is one.
+fn youngest(name: &str) -> Option<Pid> {
+    let all = procs::living_descendants();
+    let youngest = all.iter().rev().find(|process| process.name == name);
+    youngest.map(|process| process.pid)
+}
+
 /// Kills the youngest process of this name, if there is one.
 fn strike(name: &str) -> bool {
-    let all = procs::living_descendants();
-    let victim = all.iter().rev().find(|process| process.name == name);
-    victim.is_some_and(|process| kill(process.pid, Signal::SIGKILL).is_ok())
+    youngest(name).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
 }
 
 /// Where groups of this VM are.
@@ -136,11 +142,15 @@ fn kills(context: &Context, rounds: u32) -> Result<()> {
     enter_empty()?;
     let before = Scene::look()?;
     let (mut struck, mut while_starting) = (0, 0);
-    // Each is killed while the VM starts, then at any time, and so on.
-    let turns = [STARTED_US, LATEST_US].map(|latest_us| VICTIMS.map(|name| (latest_us, name)));
-    for (round, (latest_us, name)) in (0..rounds).zip(turns.into_iter().flatten().cycle()) {
+    // Each is killed soon after his birth, then at any time, and so on.
+    let turns = [true, false].map(|newborn| VICTIMS.map(|name| (newborn, name)));
+    for (round, (newborn, name)) in (0..rounds).zip(turns.into_iter().flatten().cycle()) {
         let mut vm = start(context, round)?;
-        let moment = moment(latest_us);
+        let begun = Instant::now();
+        while newborn && youngest(name).is_none() {
+            ensure!(begun.elapsed() < PATIENCE, "there is no {name}");
+        }
+        let moment = moment(if newborn { STARTED_US } else { LATEST_US });
         std::thread::sleep(moment);
         let started = vm.console().text().contains("hello");
         let hit = strike(name);
