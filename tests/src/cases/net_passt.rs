@@ -6,8 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use super::Case;
@@ -17,7 +16,13 @@ use crate::context::Context;
 use crate::network::{enter_empty, ip};
 use crate::procs;
 use crate::tiny_kernel::TinyKernel;
-use crate::vm::PATIENCE;
+use crate::vm::{PATIENCE, Vm};
+
+/// A name that the host's resolver knows, and its address.
+const NAME: &str = "host.test";
+const NAMED: &str = "192.0.2.77";
+/// What listens on the host's loopback.
+const SECRET_PORT: u16 = 7001;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -61,26 +66,41 @@ fn no_passt(context: &Context) -> Result<()> {
     )
 }
 
-/// Another host, in a network namespace of its own; gone when dropped.
-struct Outside(Child);
+/// A program that others talk to, gone when dropped.
+struct Running(Child);
+
+impl Running {
+    fn new(program: &str, arguments: &str) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments.split(' ')).stdin(Stdio::null());
+        Ok(Self(command.spawn().with_context(|| program.to_owned())?))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Another host, in a network namespace of its own.
+struct Outside(Running);
 
 impl Outside {
     /// It has 192.0.2.1, and this namespace 192.0.2.2.
     fn new() -> Result<Self> {
-        let child = Command::new("unshare")
-            .args(["-n", "sleep", "1000"])
-            .spawn()?;
-        let outside = Self(child);
+        let outside = Self(Running::new("unshare", "-n sleep 1000")?);
         let deadline = Instant::now() + PATIENCE;
         let own = std::fs::read_link("/proc/self/ns/net").ok();
-        let theirs = format!("/proc/{}/ns/net", outside.0.id());
+        let theirs = format!("/proc/{}/ns/net", outside.pid());
         while std::fs::read_link(&theirs).ok() == own {
             ensure!(Instant::now() < deadline, "there is no other namespace");
             std::thread::sleep(Duration::from_millis(10));
         }
         ip(&format!(
             "link add ext type veth peer name out netns {}",
-            outside.0.id()
+            outside.pid()
         ))?;
         outside.run("ip addr add 192.0.2.1/24 dev out")?;
         outside.run("ip link set out up")?;
@@ -90,29 +110,67 @@ impl Outside {
         Ok(outside)
     }
 
+    fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
     fn run(&self, command: &str) -> Result<String> {
-        run("nsenter", &format!("-n -t {} {command}", self.0.id()))
+        run("nsenter", &format!("-n -t {} {command}", self.pid()))
+    }
+
+    fn start(&self, command: &str) -> Result<Running> {
+        Running::new("nsenter", &format!("-n -t {} {command}", self.pid()))
     }
 }
 
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// What the host has on its loopback: its resolver, and something that is nobody's business.
+fn loopback(context: &Context) -> Result<[Running; 2]> {
+    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
+    run("mount", "--make-rprivate /")?;
+    let resolver = context.file("resolv.conf", b"nameserver 127.0.0.1\n")?;
+    let secret = context.file("secret", b"secret\n")?;
+    run(
+        "mount",
+        &format!("--bind {} /etc/resolv.conf", resolver.display()),
+    )?;
+    let names = "--keep-in-foreground --conf-file=/dev/null --user=root --pid-file --no-resolv \
+                 --no-hosts --bind-interfaces --listen-address=127.0.0.1";
+    let names = format!("{names} --address=/{NAME}/{NAMED}");
+    let files = format!(
+        "-U TCP-LISTEN:{SECRET_PORT},bind=127.0.0.1,fork OPEN:{},rdonly",
+        secret.display()
+    );
+    Ok([
+        Running::new("dnsmasq", &names)?,
+        Running::new("socat", &files)?,
+    ])
+}
+
+/// The guest finds what the host's resolver knows, and nothing else of the host's loopback.
+fn asks_for_a_name(vm: &mut Vm) -> Result<()> {
+    vm.sh(
+        "printf '#!/bin/sh\n[ $1 != bound ] || echo nameserver $dns > /etc/resolv.conf\n' \
+         > /bin/told && chmod +x /bin/told && udhcpc -i eth0 -n -q -t 10 -T 1 -s /bin/told",
+    )?;
+    let found = vm.sh(&format!("busybox nslookup -type=a {NAME}"))?;
+    ensure!(found.contains(NAMED), "{found}");
+
+    let own = run("socat", &format!("-u TCP:127.0.0.1:{SECRET_PORT} -"))?;
+    ensure!(own == "secret\n", "the host itself gets {own:?}");
+    let told = vm.sh("sed -n 's/^nameserver //p' /etc/resolv.conf")?;
+    // The gateway stands for the host where passt is not told otherwise.
+    for address in [told.as_str(), "192.0.2.1"] {
+        let (said, _) = vm.sh_status(&format!("nc -w 3 {address} {SECRET_PORT} < /dev/null"))?;
+        ensure!(!said.contains("secret"), "{address} is the host's loopback");
     }
+    Ok(())
 }
 
 fn passt(context: &Context) -> Result<()> {
     enter_empty()?;
     let outside = Outside::new()?;
-    let server = format!(
-        "-n -t {} socat TCP-LISTEN:7000,fork EXEC:cat",
-        outside.0.id()
-    );
-    let mut server = Command::new("nsenter")
-        .args(server.split(' '))
-        .stdin(Stdio::null())
-        .spawn()?;
+    let server = outside.start("socat TCP-LISTEN:7000,fork EXEC:cat")?;
+    let loopback = loopback(context)?;
     let mut vm = guest(context, "user,forward=tcp:8080:80")?;
     vm.sh("dhcp")?;
     let inspected: Value =
@@ -128,6 +186,7 @@ fn passt(context: &Context) -> Result<()> {
     ensure!(addresses.contains("192.0.2.2/24"), "{addresses}");
     let echoed = vm.sh("echo from the guest | nc -w 10 192.0.2.1 7000")?;
     ensure!(echoed == "from the guest", "{echoed:?}");
+    asks_for_a_name(&mut vm)?;
     vm.sh("(echo from inside | nc -l -p 80 > /tmp/came) > /dev/null 2>&1 &")?;
     ensure!(reached()? == "from inside\n", "another answer");
 
@@ -148,9 +207,7 @@ fn passt(context: &Context) -> Result<()> {
 
     vm.type_line("poweroff -f")?;
     vm.expect_exit(0)?;
-    let _ = kill(Pid::from_raw(i32::try_from(server.id())?), Signal::SIGTERM);
-    server.wait()?;
-    drop(outside);
+    drop((server, loopback, outside));
     ensure!(
         procs::wait_for_none(PATIENCE).is_empty(),
         "something lives on"
