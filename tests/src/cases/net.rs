@@ -2,7 +2,7 @@
 //! A network card whose device model is another process: a stock Debian on a bridge uses it as people
 //! do.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 
@@ -16,8 +16,11 @@ use crate::vm::{DEBIAN, Stock, Vm};
 const LIMIT: Duration = Duration::from_secs(300);
 /// For the boot alone, where the machine does other things too.
 pub(super) const BOOT: Duration = Duration::from_secs(150);
-/// What is fetched, in MiB.
-const FILE_MIB: usize = 20;
+/// What is fetched, in MiB: much once, and less where that would tell nothing new.
+const MUCH_MIB: usize = 100;
+const LESS_MIB: usize = 4;
+/// How far clocks may be apart, of which one was set to the second some time ago.
+const CLOCKS_MAX_S: u64 = 120;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![Case::guest("net_on_a_bridge_serves_a_debian_as_people_use_it", uses).within(LIMIT)]
@@ -26,7 +29,8 @@ pub(super) fn cases() -> Vec<Case> {
 fn uses(context: &Context) -> Result<()> {
     let files = context.dir().join("files");
     std::fs::create_dir(&files)?;
-    let sum = noise(&files.join("noise"), FILE_MIB)?;
+    let much = noise(&files.join("much"), MUCH_MIB)?;
+    let less = noise(&files.join("less"), LESS_MIB)?;
     let _network = Network::make(context, &files)?;
     let root = context.debian_root("root.img")?;
     let builder = context.vm("net").boots(Stock::DEFAULT, DEBIAN);
@@ -45,26 +49,43 @@ fn uses(context: &Context) -> Result<()> {
     );
     ensure!(vm.sh("cat /sys/class/net/eth0/address")? == "02:77:00:00:00:02");
     vm.sh(&format!("ping -q -c 5 -i 0.2 {HOST}"))?;
-    fetches(&mut vm, HOST, &sum)?;
+    fetches(&mut vm, &format!("{HOST}/much"), &much)?;
+    sets_its_clock(&mut vm)?;
     let said = ssh(&address, "hostname; echo 'in by ssh'")?;
     ensure!(said == "guest\nin by ssh", "{said:?}");
     sends_long_frames(&mut vm)?;
     takes_an_address_from_a_router(&mut vm)?;
-    fetches(&mut vm, &format!("[{HOST_V6}]"), &sum)?;
+    fetches(&mut vm, &format!("[{HOST_V6}]/less"), &less)?;
     talks_to_another_guest(context, &mut vm, &address)?;
 
     vm.type_line("systemctl poweroff")?;
     vm.expect_exit(0)
 }
 
-/// Downloads the noise from a web server.
-fn fetches(vm: &mut Vm, server: &str, sum: &str) -> Result<()> {
+/// Downloads noise from a web server.
+fn fetches(vm: &mut Vm, file: &str, sum: &str) -> Result<()> {
     let fetched = vm.sh(&format!(
-        "wget -q -T 20 -t 1 -O - http://{server}/noise | sha256sum | cut -d' ' -f1"
+        "wget -q -T 20 -t 1 -O - http://{file} | sha256sum | cut -d' ' -f1"
     ))?;
     ensure!(
         fetched == sum,
-        "what was fetched from {server} is not what was served: {fetched}"
+        "what was fetched from {file} is not what was served: {fetched}"
+    );
+    Ok(())
+}
+
+/// Takes the time from the network, after it had another.
+fn sets_its_clock(vm: &mut Vm) -> Result<()> {
+    vm.sh("date -s '2001-02-03 04:05:06'")?;
+    ensure!(vm.sh("date +%Y")? == "2001", "the clock was not set");
+    vm.sh(&format!(
+        "date -s \"$(wget -T 20 -t 1 -S --spider http://{HOST}/less 2>&1 | sed -n 's/^ *Date: //p')\""
+    ))?;
+    let guest: u64 = vm.sh("date +%s")?.parse()?;
+    let host = UNIX_EPOCH.elapsed()?.as_secs();
+    ensure!(
+        guest.abs_diff(host) < CLOCKS_MAX_S,
+        "the guest's clock is at {guest} s, the host's at {host} s"
     );
     Ok(())
 }
@@ -104,7 +125,7 @@ fn talks_to_another_guest(context: &Context, vm: &mut Vm, address: &str) -> Resu
          busybox httpd -p 80 -h /tmp/web && sha256sum < /tmp/web/noise | cut -d' ' -f1",
     )?;
     vm.sh(&format!("ping -q -c 3 -i 0.2 {OTHER}"))?;
-    fetches(vm, OTHER, &sum)?;
+    fetches(vm, &format!("{OTHER}/noise"), &sum)?;
     other.type_line("poweroff -f")?;
     other.expect_exit(0)
 }
