@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The eventfds of a queue. They are shared with the device's process, which may be hostile: it may
-//! fill them, drain them and change their flags at any time. So this process never writes one, and
-//! never reads one in a way that could wait.
+//! fill them, drain them and change their flags at any time. So this process never reads one in a way
+//! that could wait, and writes only the kicks of foreign backends, on their device's own thread.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -18,7 +18,7 @@ use crate::virtio::vhost_user::mailbox::Mailbox;
 use crate::virtio::vhost_user::memory::{MemoryError, SharedMemory};
 use crate::virtio::vhost_user::nic;
 use crate::virtio::vhost_user::reconnect::Offer;
-use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec};
+use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 use crate::virtio::vhost_user::worker::Worker;
 
 /// A device cannot be made.
@@ -164,8 +164,8 @@ impl VhostUserDevice {
         offer.is_some()
     }
 
-    /// Ends a write to a kick eventfd that the backend before, now dead, managed to block. Only before
-    /// the device's thread hears of the next one: that one's kicks must not be taken away.
+    /// Ends a write to a kick eventfd that a backend managed to block. Only before the device's thread
+    /// hears of the next one, or while the queues are being reset: nobody's kicks must be taken away.
     fn release(&self) {
         let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for events in queues.iter() {
@@ -229,6 +229,11 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn reset_done(&self) -> bool {
-        !self.0.resetting.load(Ordering::SeqCst)
+        let done = !self.0.resetting.load(Ordering::SeqCst);
+        if !done && self.0.spec.origin == Origin::Foreign {
+            // Each time the driver looks: however often such a backend blocks the device's thread.
+            self.release();
+        }
+        done
     }
 }

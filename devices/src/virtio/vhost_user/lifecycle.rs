@@ -202,7 +202,8 @@ impl Worker {
 }
 
 /// Kicks a foreign backend. If it fills the eventfd in between and makes it blocking, this thread
-/// waits, which no one else does for it; another backend being attached ends the wait.
+/// waits, for which no kernel has a remedy: there is no RWF_NOWAIT for writes to eventfds. No one else
+/// waits for it; its driver's reset, or another backend being attached, ends the wait.
 fn kick(events: &eventfd::QueueEvents) {
     if eventfd::is_writable(&events.kick) {
         let _ = events.kick.write(1);

@@ -4,6 +4,7 @@
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use vhost::vhost_user::message::FrontendReq;
 use vm_memory::GuestAddress;
 
@@ -80,6 +81,38 @@ fn reset_with_a_foreign_backend_dead_or_deaf_ends_all_the_same() {
     let (bench, _, _) = started(Backend::bad(messages, Mischief::Silent));
     bench.device.begin_reset();
     bench.reset_ends();
+}
+
+/// It fills a kick eventfd that it has made blocking between a look at it and a write to it.
+#[test]
+fn reset_ends_though_a_foreign_backend_catches_kicks() {
+    let bench = Bench::with(spec(Origin::Foreign));
+    bench.activate();
+    bench.attach(Backend::default());
+    bench.expect_running();
+    let kick = &bench.events[0].kick;
+    fcntl(eventfd::borrow(kick), FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    for _ in 0..100 {
+        std::thread::scope(|scope| {
+            let hostile = scope.spawn(|| {
+                for _ in 0..1000 {
+                    eventfd::drain(kick);
+                    kick.write(u64::MAX - 1).unwrap();
+                }
+            });
+            for _ in 0..100 {
+                bench.device.notify(QueueIndex(0));
+            }
+            bench.device.begin_reset();
+            bench.reset_ends();
+            while !hostile.is_finished() {
+                // It may have caught itself.
+                eventfd::drain(kick);
+            }
+        });
+        bench.activate();
+        assert!(matches!(bench.report(), DeviceEvent::Running));
+    }
 }
 
 #[test]
