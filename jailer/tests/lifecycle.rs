@@ -5,7 +5,7 @@ mod stage;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -91,6 +91,32 @@ fn reboot_is_a_fresh_vmm_with_fresh_memory_and_the_whole_kernel() {
     assert_eq!(info["reboots"], 1);
     assert_ne!(info["processes"][2]["pid"].as_i64(), Some(first));
     console.write_all(b"off\n").unwrap();
+    vm.wait().assert_told(0, &[]);
+    stage.assert_clean();
+}
+
+#[test]
+fn reboot_waits_for_a_backend_of_somebody_else_unless_asked_to_end() {
+    let stage = Stage::new();
+    let path = stage.at("rng");
+    let backend = UnixListener::bind(&path).unwrap();
+    let devices = json!({"vhost_user": [{"type": "rng", "socket": path}]});
+    let vm = stage.start_with("started console", &devices);
+    vm.reach("running");
+    let mut console = vm.connect("console.sock");
+    let away = |backend, console: &mut dyn Write| {
+        drop(backend);
+        std::fs::remove_file(&path).unwrap();
+        console.write_all(b"reboot\n").unwrap();
+        vm.reach("starting");
+        assert_eq!(vm.info()["devices"][0]["state"], "connecting");
+    };
+    away(backend, &mut console);
+    let backend = UnixListener::bind(&path).unwrap();
+    vm.reach("running");
+    assert_eq!(vm.info()["reboots"], 1);
+    away(backend, &mut console);
+    vm.signal(Signal::SIGTERM);
     vm.wait().assert_told(0, &[]);
     stage.assert_clean();
 }

@@ -143,35 +143,41 @@ impl Passts {
         self.cards.len()
     }
 
-    /// Starts all of them; the result is connected to them, in order.
+    /// Starts all of them, and waits until they answer; the result is connected to them, in order.
     pub(crate) fn start_all(&self) -> Result<Vec<OwnedFd>, SpecError> {
-        (0..self.cards.len())
-            .map(|index| self.start(index))
-            .collect()
+        let all = self.cards.iter();
+        all.map(|card| self.start_first(card)).collect()
     }
 
-    /// Starts the one for this card in the place of the one before.
-    pub(crate) fn start(&self, index: usize) -> Result<OwnedFd, SpecError> {
-        let (Some(card), Some(program)) = (self.cards.get(index), &self.program) else {
-            return Err(SpecError::new("net.user", index, "there is no such card"));
-        };
+    /// Starts the one for the card at this place in the place of the one before. Nobody waits for it:
+    /// whether it answers is for the vmm to find out, which speaks to it.
+    pub(crate) fn start_again(&self, index: usize) -> io::Result<OwnedFd> {
+        let card = self.cards.get(index);
+        let card = card.ok_or(io::Error::from_raw_os_error(libc::ENODEV))?;
+        self.start(card).map(OwnedFd::from)
+    }
+
+    fn start_first(&self, card: &Card) -> Result<OwnedFd, SpecError> {
+        let before = self.log.reader.metadata().map_or(0, |found| found.len());
+        let answers = self.start(card).and_then(|stream| {
+            knock(&stream)?;
+            Ok(stream.into())
+        });
+        answers.map_err(|error| {
+            let program = self.program.as_deref().unwrap_or("passt".as_ref());
+            let reason = explain(&error, &self.said_since(before), program);
+            SpecError::new("net.user", &card.id, reason)
+        })
+    }
+
+    fn start(&self, card: &Card) -> io::Result<UnixStream> {
+        let program = self.program.as_deref();
+        let program = program.ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
         // Its ports must be free again.
         card.serving.borrow_mut().take();
-        let before = self.log.reader.metadata().map_or(0, |found| found.len());
-        let outcome = spawn(program, card, &self.log.writer).and_then(|(passt, stream)| {
-            knock(&stream)?;
-            Ok((passt, stream))
-        });
-        match outcome {
-            Ok((passt, stream)) => {
-                *card.serving.borrow_mut() = Some(passt);
-                Ok(stream.into())
-            }
-            Err(error) => {
-                let reason = explain(&error, &self.said_since(before), program);
-                Err(SpecError::new("net.user", &card.id, reason))
-            }
-        }
+        let (passt, stream) = spawn(program, card, &self.log.writer)?;
+        *card.serving.borrow_mut() = Some(passt);
+        Ok(stream)
     }
 
     fn said_since(&self, offset: u64) -> String {

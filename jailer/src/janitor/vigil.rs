@@ -22,7 +22,7 @@ use super::cgroups::{self, Cgroups};
 use super::chores::{Chore, Chores, Unplaced};
 use super::passt::Passts;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
-use crate::outcome::{Outcome, Status, say};
+use crate::outcome::{Outcome, Status};
 use crate::supervisor::connect;
 
 /// So long nothing must have happened before a chore is done, which can take longer than a guest
@@ -114,14 +114,11 @@ impl Answers {
 }
 
 impl Answers {
-    /// Connects to the backend of a device of another program: passt's are the first, and are
-    /// started anew.
+    /// Connects to the backend of a device of another program, and waits for none: passt's are the
+    /// first, and are started anew.
     fn connect(&self, index: usize) -> Result<OwnedFd, Errno> {
         match index.checked_sub(self.passts.len()) {
-            None => self.passts.start(index).map_err(|error| {
-                say(&error.to_string());
-                Errno::ECONNREFUSED
-            }),
+            None => self.passts.start_again(index).map_err(|e| errno(&e)),
             Some(index) => connect(self.sockets.get(index).ok_or(Errno::ENODEV)?),
         }
     }
@@ -135,8 +132,11 @@ fn reopen(image: &Image) -> Result<OwnedFd, Errno> {
         .write(!image.readonly)
         .custom_flags(libc::O_NONBLOCK | direct)
         .open(format!("/proc/self/fd/{}", image.file.as_raw_fd()));
-    let errno = |e: io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    opened.map(OwnedFd::from).map_err(errno)
+    opened.map(OwnedFd::from).map_err(|e| errno(&e))
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// The number of the process that a pidfd leads to; an error if it is no pidfd, or the process is

@@ -13,7 +13,6 @@ use launch::record::DeviceRecord;
 use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 
-use super::janitor::AskError;
 use super::poll::{Interests, earlier};
 use crate::profile;
 
@@ -63,9 +62,9 @@ pub(crate) enum BeginError {
     /// Its backend could not be started.
     #[error("{0}: its backend")]
     Backend(String, #[source] BackendError),
-    /// Another program's backend is not there any more.
-    #[error("{0}: cannot connect again")]
-    Connect(String, #[source] AskError),
+    /// Another program's backend is not there.
+    #[error("{0}: nobody listens")]
+    Connect(String),
 }
 
 /// An image that was opened and locked.
@@ -165,7 +164,7 @@ impl Devices {
         device.set_link(up).then_some(index)
     }
 
-    /// Prepares or connects a backend for each device of a fresh vmm; what the vmm gets for them.
+    /// Prepares a backend for each device of a fresh vmm; what the vmm gets for them.
     pub(crate) fn prepare(
         &mut self,
         means: &Means<'_>,
@@ -178,7 +177,7 @@ impl Devices {
             links.push(link);
         }
         for device in &mut self.foreign {
-            links.push(device.begin(means)?);
+            links.push(device.begin()?);
         }
         Ok((births, links))
     }
@@ -199,14 +198,16 @@ impl Devices {
     }
 
     /// Ends all backends for good.
-    pub(crate) fn retire(&mut self) {
+    pub(crate) fn retire(&mut self, now_ns: u64) {
         self.own.iter_mut().for_each(Slot::retire);
-        self.foreign.iter_mut().for_each(Foreign::retire);
+        let foreign = self.foreign.iter_mut();
+        foreign.for_each(|device| device.retire(now_ns));
     }
 
-    /// Whether nothing runs and nothing is in flight, so that a fresh vmm may follow.
-    pub(crate) fn are_idle(&self) -> bool {
-        self.own.iter().all(Slot::is_idle)
+    /// Whether a fresh vmm may follow: of ours nothing runs and nothing is in flight, and all others
+    /// are there.
+    pub(crate) fn are_ready(&self) -> bool {
+        self.own.iter().all(Slot::is_idle) && self.foreign.iter().all(Foreign::is_ready)
     }
 
     /// The device at this place in the record, if it is one of ours.
@@ -255,7 +256,7 @@ impl Devices {
             slot.tick(means, now_ns);
         }
         for device in &mut self.foreign {
-            device.tick(means, now_ns);
+            device.tick(means.janitor, now_ns);
         }
     }
 

@@ -24,7 +24,7 @@ impl Supervisor {
     /// The last output reaches the client, unless the client does not take it or somebody insists.
     fn drain_console(&mut self) -> Result<(), SupervisorError> {
         self.vmm = None;
-        self.devices.retire();
+        self.devices.retire(monotonic_ns());
         self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();

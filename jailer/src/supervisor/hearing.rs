@@ -107,7 +107,7 @@ impl Supervisor {
                 self.journal.note(EventKind::Rebooted, None, "");
                 // Its successor follows when what the backends had in flight has ended.
                 self.vmm = None;
-                self.devices.retire();
+                self.devices.retire(now_ns);
             }
             Next::End(fate) => self.outcome = Some(self.verdict(fate)),
         }

@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 use crate::link::{Answer, Question, ToJanitor, ToSupervisor, clip};
 use crate::outcome::Outcome;
 
-/// How long the janitor may take to answer: it opens things, and storage may be slow.
+/// How long the janitor may take to answer: it waits for nobody, but it opens things, and storage may
+/// be slow.
 const ANSWER_NS: u64 = 10_000_000_000;
 
 /// The janitor did not do what it was asked for.

@@ -128,9 +128,9 @@ impl Supervisor {
         }
     }
 
-    /// Starts the next vmm as soon as nothing of the last one is left.
+    /// Starts the next vmm as soon as nothing of the last one is left and each device can be had.
     pub(super) fn follow_up(&mut self) -> Result<(), SupervisorError> {
-        match self.vmm.is_none() && self.outcome.is_none() && self.devices.are_idle() {
+        match self.vmm.is_none() && self.outcome.is_none() && self.devices.are_ready() {
             true => self.spawn(),
             false => Ok(()),
         }

@@ -82,14 +82,22 @@ fn passt_that_answers_is_served_by_until_dropped_and_then_gone() {
 #[test]
 fn passt_started_again_takes_the_place_of_the_one_before() {
     let bench = Bench::new("user", SERVES);
-    let _first = bench.passts.start(0).unwrap();
+    let _first = bench.passts.start_all().unwrap();
     let (first, _) = bench.last();
     fs::remove_file(bench.dir.path().join("pid")).unwrap();
-    let _second = bench.passts.start(0).unwrap();
+    let second = bench.passts.start_again(0).unwrap();
+    knock(&second.try_clone().unwrap().into()).unwrap();
     let (second, _) = bench.last();
     assert!(kill(first, None).is_err());
     assert!(kill(second, None).is_ok());
-    assert!(bench.passts.start(1).is_err());
+    assert!(bench.passts.start_again(1).is_err());
+}
+
+#[test]
+fn passt_started_again_is_not_waited_for_even_if_it_is_silent() {
+    let bench = Bench::new("user", "sleep 2; touch spoken; cat <&3 > /dev/null");
+    let _stream = bench.passts.start_again(0).unwrap();
+    assert!(!bench.dir.path().join("spoken").exists());
 }
 
 #[test]

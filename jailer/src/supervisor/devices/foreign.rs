@@ -8,9 +8,9 @@ use launch::inflight;
 use spec::VhostUserKind;
 use spec::api::{DeviceInfo, DeviceState, EventKind};
 
-use super::kind::Means;
 use super::slot::News;
 use super::{BeginError, Link};
+use crate::supervisor::janitor::Janitor;
 
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, … attempt to connect; the last one repeats.
@@ -35,8 +35,10 @@ pub(crate) struct Foreign {
     face: Face,
     /// Its place among the devices of other programs.
     index: u8,
-    /// For the first vmm; each later one gets its own.
+    /// For the next vmm.
     stream: Option<OwnedFd>,
+    /// There is no vmm for now.
+    retired: bool,
     connected: bool,
     /// When to connect again, and how often that was in vain.
     retry_ns: Option<u64>,
@@ -52,6 +54,7 @@ impl Foreign {
             face,
             index,
             stream: Some(stream),
+            retired: true,
             connected: false,
             retry_ns: None,
             attempts: 0,
@@ -86,14 +89,15 @@ impl Foreign {
         self.outbox.push(News::Event(kind, detail.into()));
     }
 
+    /// Whether somebody listens for the next vmm.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// The connection for a fresh vmm.
-    pub(crate) fn begin(&mut self, means: &Means<'_>) -> Result<Link, BeginError> {
-        let stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => means
-                .janitor
-                .connect_foreign(self.index)
-                .map_err(|error| BeginError::Connect(self.face.named.clone(), error))?,
+    pub(crate) fn begin(&mut self) -> Result<Link, BeginError> {
+        let Some(stream) = self.stream.take() else {
+            return Err(BeginError::Connect(self.face.named.clone()));
         };
         let region = self
             .face
@@ -102,13 +106,15 @@ impl Foreign {
         let inflight = region
             .transpose()
             .map_err(|source| BeginError::Inflight(self.face.id.clone(), source))?;
-        (self.retry_ns, self.attempts, self.outages) = (None, 0, 0);
+        (self.retired, self.outages) = (false, 0);
+        (self.retry_ns, self.attempts) = (None, 0);
         Ok(Link { stream, inflight })
     }
 
-    /// There is no vmm for now.
-    pub(crate) fn retire(&mut self) {
-        (self.retry_ns, self.connected) = (None, false);
+    /// There is no vmm for now; the next one waits until somebody listens again.
+    pub(crate) fn retire(&mut self, now_ns: u64) {
+        (self.retired, self.connected) = (true, false);
+        (self.retry_ns, self.attempts) = (Some(now_ns), 0);
     }
 
     /// The vmm has found it fit.
@@ -139,18 +145,26 @@ impl Foreign {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+    pub(crate) fn tick(&mut self, janitor: &Janitor, now_ns: u64) {
         if self.retry_ns.is_none_or(|then_ns| now_ns < then_ns) {
             return;
         }
-        match means.janitor.connect_foreign(self.index) {
+        match janitor.connect_foreign(self.index) {
             Ok(stream) => {
                 self.retry_ns = None;
                 self.note(EventKind::BackendStarted, "somebody listens again");
-                self.outbox.push(News::Attach(stream));
+                match self.retired {
+                    true => self.stream = Some(stream),
+                    false => self.outbox.push(News::Attach(stream)),
+                }
             }
             Err(error) => {
-                log::debug!(device_id = self.face.id.as_str(); "{}", launch::log::chain(&error));
+                let error = launch::log::chain(&error);
+                log::debug!(device_id = self.face.id.as_str(); "{error}");
+                if self.retired && self.attempts == 0 {
+                    let why = format!("{error}: the guest's reboot waits until somebody listens");
+                    self.note(EventKind::BackendLost, why);
+                }
                 self.try_later(now_ns);
             }
         }
@@ -175,4 +189,49 @@ impl Foreign {
 /// a later backend which are left.
 pub(crate) fn is_tracked(kind: &VhostUserKind) -> bool {
     matches!(kind, VhostUserKind::Blk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{Answer, ToSupervisor};
+    use launch::control::Channel;
+    use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use std::os::fd::AsFd;
+
+    fn somebody() -> OwnedFd {
+        std::os::unix::net::UnixStream::pair().unwrap().0.into()
+    }
+
+    #[test]
+    fn reboot_waits_until_somebody_listens_again() {
+        let (ours, other) = Channel::pair().unwrap();
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let janitor = Janitor::new(ours);
+        let face = Face {
+            id: "fs0".into(),
+            named: "vhost-user \"/fs\"".into(),
+            link_up: None,
+            tracked: None,
+        };
+        let mut device = Foreign::new(0, face, somebody());
+        assert!(device.is_ready() && device.begin().is_ok());
+        device.connected();
+        device.retire(0);
+        let refused = Answer::Refused(Errno::ECONNREFUSED as i32);
+        for (number, now_ns) in (1..).zip([0, PAUSES_NS[0], PAUSES_NS[0] + PAUSES_NS[1]]) {
+            assert_eq!(device.deadline_ns(), Some(now_ns));
+            let answer = ToSupervisor::Answer(number, refused);
+            other.send(&answer).unwrap();
+            device.tick(&janitor, now_ns);
+            assert!(!device.is_ready());
+        }
+        let opened = ToSupervisor::Answer(4, Answer::Opened);
+        other.send_with(&opened, somebody().as_fd()).unwrap();
+        device.tick(&janitor, u64::MAX);
+        assert!(device.is_ready() && device.begin().is_ok());
+        let news = device.news();
+        assert!(!news.iter().any(|news| matches!(news, News::Attach(_))));
+    }
 }
