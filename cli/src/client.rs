@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
-use spec::api::{Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
+use spec::api::{DEVICE_SECONDS_MAX, Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
 use spec::state::API_SOCKET;
 
 use crate::args::LinkState;
@@ -21,7 +21,7 @@ use crate::error::Error;
 /// How long an answer may take; the jailer's own deadlines are shorter.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, where a device gets another backend.
-const DEVICE_TIMEOUT: Duration = Duration::from_secs(60);
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(DEVICE_SECONDS_MAX + TIMEOUT.as_secs());
 /// The longest answer, in bytes.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 /// The most headers of an answer.
@@ -150,15 +150,13 @@ pub(crate) fn link(base: &Path, vm: &VmName, nic: &str, state: LinkState) -> Res
     let up = state == LinkState::Up;
     let body = serde_json::to_string(&Link { up });
     let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
-    let target = format!("/v1/vm/devices/{nic}/link");
-    let asked = Asked {
-        method: "PUT",
-        target: &target,
-        body: &body,
-        descriptor: None,
-        timeout: DEVICE_TIMEOUT,
-    };
-    asked.of(base, vm)?;
+    request(
+        base,
+        vm,
+        "PUT",
+        &format!("/v1/vm/devices/{nic}/link"),
+        &body,
+    )?;
     Ok(())
 }
 

@@ -153,6 +153,10 @@ pub struct Stop {
     pub force: bool,
 }
 
+/// How long the answer to a request for another backend of a device may take, in seconds: as long as
+/// all that an upgrade may wait for on its way.
+pub const DEVICE_SECONDS_MAX: u64 = 150;
+
 /// The body of `PUT /v1/vm/devices/ID/restart`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use launch::control::{ToDevice, ToVmm};
 use serde::Serialize;
-use spec::api::{Link, Restart, Stop, VmInfo, VmState};
+use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, VmInfo, VmState};
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
 use super::api::{Command, ConnectionId};
+use super::devices::UPGRADE_NS;
 use super::lifecycle::Order;
 use super::poll::earlier;
 
@@ -19,7 +20,11 @@ const ANSWER_NS: u64 = 5_000_000_000;
 const STOP_PAUSED: &str = "the guest is paused and would not notice its power button: \
                            resume it first, or stop it by force";
 /// How long a device may take to get another backend: its storage may be slow.
-pub(super) const DEVICE_NS: u64 = 50_000_000_000;
+pub(super) const DEVICE_NS: u64 = DEVICE_SECONDS_MAX * 1_000_000_000;
+const _: () = assert!(
+    UPGRADE_NS < DEVICE_NS,
+    "told that it failed, and then it does not"
+);
 
 /// A request that is answered when what it asks for has been done.
 #[derive(Debug)]

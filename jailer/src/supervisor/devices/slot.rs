@@ -32,6 +32,7 @@ mod tally;
 mod upgrade;
 
 use tally::Tally;
+pub(crate) use upgrade::UPGRADE_NS;
 use upgrade::Upgrade;
 
 /// How long the vmm may take to find a restarted backend fit; it gives up earlier than that.

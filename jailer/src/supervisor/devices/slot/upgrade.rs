@@ -34,6 +34,8 @@ const IDLE_NS: u64 = 2_500_000_000;
 /// If it waits for so long, the old program is to show whether it can do better. Slow storage alone
 /// is no fault of the new one, but nobody could tell.
 const TRIAL_NS: u64 = 10_000_000_000;
+/// How long all of it may take, but for what the kernel still does for the old one.
+pub(crate) const UPGRADE_NS: u64 = PROBE_NS + DRAIN_NS + CONNECT_NS + TRIAL_NS;
 
 /// A backend that may become the next one.
 #[derive(Debug)]
