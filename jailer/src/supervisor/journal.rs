@@ -6,6 +6,10 @@ use std::collections::VecDeque;
 use launch::clock::monotonic_ns;
 use spec::api::{EVENTS_MAX, Event, EventKind, Events};
 
+/// How much of a detail is kept, in bytes. A vmm may say more, and all events are to fit into what is
+/// held for one client.
+const DETAIL_MAX_BYTES: usize = 400;
+
 /// The last events.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
@@ -18,6 +22,7 @@ impl Journal {
     pub(crate) fn note(&mut self, kind: EventKind, device: Option<&str>, detail: &str) {
         let level = level(kind);
         let what = kind.as_str();
+        let detail = tidy(detail);
         match device {
             Some(id) => log::log!(level, device_id = id; "{what}: {detail}"),
             None => log::log!(level, "{what}: {detail}"),
@@ -31,7 +36,7 @@ impl Journal {
             time_ns: monotonic_ns(),
             kind,
             device: device.map(str::to_owned),
-            detail: detail.into(),
+            detail,
         });
     }
 
@@ -46,6 +51,13 @@ impl Journal {
             events: self.events.iter().cloned().collect(),
         }
     }
+}
+
+/// One line that is not too long.
+fn tidy(detail: &str) -> String {
+    let clipped = &detail[..detail.floor_char_boundary(DETAIL_MAX_BYTES)];
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    clipped.chars().map(printable).collect()
 }
 
 fn level(kind: EventKind) -> log::Level {

@@ -229,6 +229,22 @@ fn follower_that_does_not_read_is_dropped_and_the_others_are_served() {
 }
 
 #[test]
+fn follower_is_given_all_events_that_are_kept_however_long_their_details_are() {
+    let mut scene = Scene::new();
+    for filler in ["\u{1}", "\"", "\\", "\u{10ffff}", "\u{7f}"] {
+        let detail = filler.repeat(4096 / filler.len());
+        for _ in 0..EVENTS_MAX {
+            let kind = EventKind::UpgradeRolledBack;
+            scene.journal.note(kind, Some(&"d".repeat(32)), &detail);
+        }
+        let client = scene.follower();
+        assert_eq!(scene.server.followers.len(), 1, "{filler:?}");
+        drop(client);
+        scene.settle();
+    }
+}
+
+#[test]
 fn followers_too_many_are_told_and_leave_room_for_requests() {
     let mut scene = Scene::new();
     let followers: Vec<_> = (0..FOLLOWERS_MAX).map(|_| scene.follower()).collect();
