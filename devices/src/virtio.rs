@@ -70,8 +70,8 @@
 //! ```
 //!
 //! Later, by order of the supervisor: `attach` for each new backend, once the old one is killed,
-//! reaped and fenced; `fenced` if there is none for now; `drain`, then `attach` or `resume`, for an
-//! upgrade; `give_up` if only the guest can help.
+//! reaped and fenced; `fenced` if there is none for now; `probe`, `drain`, then `switch` or `resume`,
+//! for an upgrade; `set_link` for a network card.
 
 pub mod device;
 pub mod eventfd;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the supervisor and a vmm say to each other: JSON messages over one SOCK_SEQPACKET socket.
+//! What the supervisor and a vmm, and the supervisor and a backend, say to each other: JSON messages
+//! over one SOCK_SEQPACKET socket for each pair.
 //!
 //! Neither end trusts the other to be sane: a message has a bounded length, sending never blocks, and
-//! the supervisor receives no descriptors (the kernel closes what a vmm attaches). A vmm whose end of
-//! the socket closes ends at once.
+//! the supervisor receives no descriptors (the kernel closes what another end attaches). A vmm whose
+//! end of the socket closes ends at once.
 
 mod channel;
 mod rights;
@@ -46,8 +47,6 @@ pub enum ToDevice {
     Probe,
     /// Go on with the backend that was judged. The one before is gone and its I/O fenced.
     Switch,
-    /// Ask the driver to reset the device.
-    GiveUp,
     /// Of a network card: the link is up, or down.
     Link(bool),
 }
@@ -152,8 +151,6 @@ pub enum About {
     Kernel,
     /// `initrd`
     Initrd,
-    /// `cmdline`
-    Cmdline,
     /// `mem`
     Mem,
     /// `cpus`

@@ -110,11 +110,6 @@ impl Scatter {
         self.room_bytes
     }
 
-    /// How much fits into the first.
-    pub fn first_bytes(&self) -> usize {
-        self.heads.front().map_or(0, |head| head.len_bytes)
-    }
-
     /// Reads a frame: into the guest's buffers for at least `reach_bytes` if there are as many, then
     /// into our own. Returns its length.
     #[allow(unsafe_code)]

@@ -168,7 +168,6 @@ impl Device {
             (ToDevice::Fenced, _) => self.device.fenced(),
             (ToDevice::Drain, _) => self.device.drain(),
             (ToDevice::Resume, _) => self.device.resume(),
-            (ToDevice::GiveUp, _) => self.device.give_up(),
             (ToDevice::Link(up), _) => self.device.set_link(up),
         }
     }

@@ -75,7 +75,6 @@ fn failed(failure: &Failure, vm: &Vm) -> String {
             let initrd = vm.initrd.as_deref().unwrap_or("".as_ref());
             about("initrd", initrd.display().to_string())
         }
-        Some(About::Cmdline) => about("cmdline", vm.cmdline.clone()),
         Some(About::Mem) => about("mem", ByteSize(vm.memory.size_bytes()).to_string()),
         Some(About::Cpus) => about("cpus", vm.cpus.to_string()),
         Some(About::Kvm) => about("kvm", "/dev/kvm".into()),
@@ -130,7 +129,6 @@ mod tests {
         for (about, start) in [
             (Some(About::Kernel), "kernel \"/boot/kernel\": not a"),
             (Some(About::Initrd), "initrd \"/boot/initrd\": not a"),
-            (Some(About::Cmdline), "cmdline \"console=ttyS0 panic=1\": "),
             (Some(About::Mem), "mem \"512M\": "),
             (Some(About::Cpus), "cpus \"1\": "),
             (Some(About::Kvm), "kvm \"/dev/kvm\": "),

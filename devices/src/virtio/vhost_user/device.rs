@@ -139,11 +139,6 @@ impl VhostUserDevice {
         self.0.mailbox.leave(|mail| mail.switch = true);
     }
 
-    /// Gives the device up until its driver resets it: DEVICE_NEEDS_RESET.
-    pub fn give_up(&self) {
-        self.0.mailbox.leave(|mail| mail.give_up = true);
-    }
-
     /// Plugs a network card's cable in, or pulls it; the driver sees it in the card's status
     /// (VIRTIO_NET_F_STATUS), whatever backend there is.
     pub fn set_link(&self, up: bool) {

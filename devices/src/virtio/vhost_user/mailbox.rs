@@ -34,8 +34,6 @@ pub(super) struct Mail {
     pub(super) reset: bool,
     /// The queues are to be stopped for a while, or to go on.
     pub(super) drain: Option<bool>,
-    /// The driver is to be told to reset the device.
-    pub(super) give_up: bool,
     /// The driver is to be told that its configuration space reads otherwise.
     pub(super) config_changed: bool,
     /// Queues that the driver notified by the slow way.

@@ -154,9 +154,6 @@ impl Worker {
         if let Some(stream) = mail.probe {
             self.probe(stream);
         }
-        if mail.give_up {
-            self.fail();
-        }
         if let (true, Some(life)) = (mail.config_changed, &self.life) {
             life.activation.signals.config_changed();
         }

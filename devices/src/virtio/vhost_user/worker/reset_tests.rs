@@ -147,17 +147,3 @@ fn queue_outside_memory_is_the_guest_s_fault() {
     bench.activate();
     assert!(matches!(bench.report(), DeviceEvent::Running));
 }
-
-#[test]
-fn device_given_up_needs_a_reset_and_works_after_it() {
-    let bench = Bench::new();
-    bench.activate();
-    bench.attach(Backend::default());
-    bench.expect_running();
-    bench.device.give_up();
-    bench.device.begin_reset();
-    bench.reset_ends();
-    assert_eq!(*bench.signals.needs_reset.lock().unwrap(), 1);
-    bench.activate();
-    assert!(matches!(bench.report(), DeviceEvent::Running));
-}
