@@ -210,7 +210,6 @@ fn dropped(report: &Report) -> Vec<Vec<String>> {
 pub(crate) fn flags(device: &DeviceStats) -> String {
     let any = |has: fn(&spec::api::QueueStats) -> bool| device.queues.iter().any(has);
     let flags = [
-        (any(|q| q.throttled), "throttled"),
         (any(|q| q.backpressured), "backpressured"),
         (any(|q| q.broken), "broken"),
     ];

@@ -109,7 +109,7 @@ pub const QUEUES: usize = 16;
 pub struct QueueHealth {
     /// The number of the last ping this worker has answered.
     pub heartbeat: AtomicU32,
-    /// [`THROTTLED`], [`BACKPRESSURED`] and [`BROKEN`].
+    /// [`BACKPRESSURED`] and [`BROKEN`].
     pub flags: AtomicU32,
     /// The available index up to which requests were fetched.
     pub last_avail: AtomicU32,
@@ -131,8 +131,6 @@ pub struct QueueHealth {
     pub written_bytes: AtomicU64,
 }
 
-/// A rate limit holds requests back.
-pub const THROTTLED: u32 = 1;
 /// The peer behind the backend takes no more for now.
 pub const BACKPRESSURED: u32 = 2;
 /// The guest broke the rules of virtio; the queue stands still until the device is reset.

@@ -199,11 +199,6 @@ fn devices(reports: &[Report]) -> Vec<Family> {
             all(|d| d.queues.iter().map(|q| u64::from(q.in_flight)).sum()),
         ),
         gauge(
-            "bulkhead_vm_device_throttled",
-            "1 while a rate limit holds requests back.",
-            flagged(|q| q.throttled),
-        ),
-        gauge(
             "bulkhead_vm_device_backpressured",
             "1 while what is behind the backend takes no more.",
             flagged(|q| q.backpressured),

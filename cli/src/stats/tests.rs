@@ -19,17 +19,17 @@ pub(crate) fn report() -> Report {
              "total": {"requests": 30, "errors": 1, "read_bytes": 4096, "written_bytes": 8192},
              "queues": [
                 {"traffic": {"requests": 30, "errors": 1, "read_bytes": 4096, "written_bytes": 8192},
-                 "in_flight": 3, "oldest_age_ns": 9, "throttled": true, "backpressured": false,
+                 "in_flight": 3, "oldest_age_ns": 9, "backpressured": true,
                  "broken": false}]},
             {"id": "net0", "kind": "nic", "restarts": 0,
              "dropped": {"dhcp": 0, "router": 17, "source-mac": 3},
              "total": {"requests": 9, "errors": 0, "read_bytes": 400, "written_bytes": 500},
              "queues": [
                 {"traffic": {"requests": 4, "errors": 0, "read_bytes": 400, "written_bytes": 0},
-                 "in_flight": 0, "oldest_age_ns": 0, "throttled": false, "backpressured": false,
+                 "in_flight": 0, "oldest_age_ns": 0, "backpressured": false,
                  "broken": false},
                 {"traffic": {"requests": 5, "errors": 0, "read_bytes": 0, "written_bytes": 500},
-                 "in_flight": 0, "oldest_age_ns": 0, "throttled": false, "backpressured": false,
+                 "in_flight": 0, "oldest_age_ns": 0, "backpressured": false,
                  "broken": false}]}
         ]
     }"#;
@@ -55,7 +55,7 @@ fn table_has_processes_and_devices_and_a_dash_for_what_is_hidden() {
         "mmio exits  8\n",
         "jailer      10   1.02s  3.0M  1.5M  0\n",
         "blk disk\"0  12   -      -     -     1\n",
-        "disk0   30        1       4.0K  8.0K     3         1         throttled\n",
+        "disk0   30        1       4.0K  8.0K     3         1         backpressured\n",
         "net0    4/5       0       400B  500B     0         0\n",
         "\nDEVICE  DROPPED     COUNT\nnet0    router      17\nnet0    source-mac  3\n",
     ] {
@@ -78,7 +78,7 @@ fn json_has_what_the_vm_and_what_the_host_says() {
     assert_eq!(value["processes"][0]["cpu_ns"], 1_020_000_000);
     assert_eq!(value["processes"][0]["role"], "jailer");
     assert_eq!(value["processes"][1]["rss_bytes"], serde_json::Value::Null);
-    assert_eq!(value["devices"][0]["queues"][0]["throttled"], true);
+    assert_eq!(value["devices"][0]["queues"][0]["backpressured"], true);
     assert_eq!(value["devices"][1]["dropped"]["source-mac"], 3);
 }
 
@@ -95,7 +95,7 @@ fn prometheus_has_base_units_labels_and_each_family_once() {
          process=\"blk disk\\\"0\"} 2.500000000\n",
         "bulkhead_vm_disk_written_bytes_total{vm=\"web\",device=\"disk0\"} 8192\n",
         "bulkhead_vm_device_in_flight_requests{vm=\"web\",device=\"disk0\"} 3\n",
-        "bulkhead_vm_device_throttled{vm=\"web\",device=\"net0\"} 0\n",
+        "bulkhead_vm_device_backpressured{vm=\"web\",device=\"net0\"} 0\n",
         "bulkhead_vm_nic_sent_packets_total{vm=\"web\",device=\"net0\"} 5\n",
         "bulkhead_vm_nic_received_bytes_total{vm=\"web\",device=\"net0\"} 400\n",
         "bulkhead_vm_nic_dropped_packets_total{vm=\"web\",device=\"net0\",reason=\"dhcp\"} 0\n",

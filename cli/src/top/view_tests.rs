@@ -68,7 +68,7 @@ fn screen_of_80_by_24_has_everything() {
         "jailer 10 25.5 1.5M 0 uid 100007 SNP"
     );
     assert_eq!(row(&lines, "blk disk"), "blk disk\"0 12 - - 1 -");
-    assert_eq!(row(&lines, "disk0"), "disk0 1234 0B 0B 3 1 1 throttled");
+    assert_eq!(row(&lines, "disk0"), "disk0 1234 0B 0B 3 1 1 backpressured");
     assert_eq!(row(&lines, "net0"), "net0 0/0 0B 0B 0 0 0");
     let graphs = row(&lines, "CPU%");
     assert!(graphs.starts_with("CPU% 25.5 max 25.5"), "{graphs}");

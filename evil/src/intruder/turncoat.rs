@@ -16,7 +16,7 @@ use blk_backend::program::BlkBackend;
 use launch::clock::monotonic_ns;
 use launch::control::{Channel, FromBackend, ToBackend};
 use launch::fd;
-use launch::health::{self, HealthPage, THROTTLED};
+use launch::health::{self, BACKPRESSURED, HealthPage};
 use launch::record::{BackendRecord, BlkRecord, NetRecord, Record as _};
 use loadgen::random::Random;
 use net_backend::program::NetBackend;
@@ -201,7 +201,7 @@ fn make_excuses(loot: &Loot) -> ! {
         };
         for queue in &loot.page.queues {
             queue.heartbeat.store(ping, Ordering::Relaxed);
-            queue.flags.store(THROTTLED, Ordering::Relaxed);
+            queue.flags.store(BACKPRESSURED, Ordering::Relaxed);
             queue.in_flight.store(u32::MAX, Ordering::Relaxed);
         }
     }

@@ -114,8 +114,6 @@ pub struct QueueStats {
     pub in_flight: u32,
     /// For how long the oldest of them has been there, in ns; 0 if there is none.
     pub oldest_age_ns: u64,
-    /// A rate limit holds requests back.
-    pub throttled: bool,
     /// What is behind the backend takes no more for now.
     pub backpressured: bool,
     /// The guest broke the rules of virtio; the queue stands still until the device is reset.

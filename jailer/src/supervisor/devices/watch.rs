@@ -9,7 +9,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use launch::control::QueueSample;
-use launch::health::{BACKPRESSURED, BROKEN, Health, QueueHealth, THROTTLED};
+use launch::health::{BACKPRESSURED, BROKEN, Health, QueueHealth};
 
 const MS_NS: u64 = 1_000_000;
 /// How often a ping is sent, or its answer looked for.
@@ -185,7 +185,7 @@ fn compare(
     let Some(old) = old.filter(|old| old.used == now.used && old.fetched == now.fetched) else {
         return now;
     };
-    let excuses = THROTTLED | BACKPRESSURED | BROKEN;
+    let excuses = BACKPRESSURED | BROKEN;
     let excused = claims.flags.load(Relaxed) & excuses != 0;
     let in_flight = claims.in_flight.load(Relaxed) != 0;
     if excused {
@@ -294,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn queue_that_moves_throttles_or_is_broken_is_not_hung() {
+    fn queue_that_moves_is_held_up_or_is_broken_is_not_hung() {
         let (page, mut watch) = (page(), Watch::new(1));
         let mut sample = waits();
         for used in 0..10 {
             sample[0].used = used;
             assert_eq!(watch.sample(&sample, &page, |_| None), Finding::Fine);
         }
-        for flag in [THROTTLED, BACKPRESSURED, BROKEN] {
+        for flag in [BACKPRESSURED, BROKEN] {
             page.queues[0].flags.store(flag, Relaxed);
             for _ in 0..10 {
                 assert_eq!(watch.sample(&sample, &page, |_| None), Finding::Fine);

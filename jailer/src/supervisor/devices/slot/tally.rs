@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::health::{BACKPRESSURED, BROKEN, Drops, Health, QueueHealth, THROTTLED};
+use launch::health::{BACKPRESSURED, BROKEN, Drops, Health, QueueHealth};
 use spec::api::{DeviceKind, DeviceStats, QueueStats, Traffic};
 
 use super::{Phase, Slot};
@@ -120,7 +120,6 @@ fn queue(queue: &QueueHealth, now_ns: u64) -> QueueStats {
             0 => 0,
             _ => now_ns.saturating_sub(oldest_ns),
         },
-        throttled: flags & THROTTLED != 0,
         backpressured: flags & BACKPRESSURED != 0,
         broken: flags & BROKEN != 0,
     }
@@ -147,7 +146,7 @@ mod tests {
         let living = page(5, 1);
         living.queues[1].in_flight.store(2, Relaxed);
         living.queues[1].oldest_ns.store(60, Relaxed);
-        living.queues[1].flags.store(THROTTLED | BROKEN, Relaxed);
+        living.queues[1].flags.store(BROKEN, Relaxed);
         let [first, second] = tally.queues(Some(&living), 100)[..] else {
             unreachable!("there are two queues");
         };
@@ -157,7 +156,7 @@ mod tests {
             (12, 1025)
         );
         assert_eq!((second.in_flight, second.oldest_age_ns), (2, 40));
-        assert!(second.throttled && second.broken && !second.backpressured);
+        assert!(second.broken && !second.backpressured);
         assert_eq!(tally.deaths, 1);
         let dropped = tally.dropped(Some(&living));
         assert_eq!((dropped["dhcp"], dropped["router"]), (12, 0));
