@@ -14,6 +14,7 @@ Starts one VM, supervises it, and stays until it has ended.
 
 Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
        jailer --sweep NAME [--state-dir DIR]
+       jailer --doctor
 
   --config FILE     the VM, as JSON (`bulkhead schema` describes it)
   --state-dir DIR   where the VM's state directory is made, instead of /run/bulkhead

@@ -17,9 +17,9 @@ pub(crate) enum Token {
     Exit,
     /// The vmm has something to say.
     Control,
-    /// The backend of a disk has exited.
+    /// The backend of a device of ours has exited.
     BackendExit(u8),
-    /// The backend of a disk has something to say.
+    /// The backend of a device of ours has something to say.
     BackendControl(u8),
     /// A new API client.
     ApiListener,
