@@ -44,7 +44,7 @@ pub fn examine(host: &Host) -> (Vec<String>, Outcome) {
     ] {
         findings.push(optional(what, pool(host, pages)));
     }
-    findings.push(optional("passt", passt()));
+    findings.push(optional("passt", passt(host)));
     let lines = findings.iter().map(Finding::line).collect();
     let fatal = findings.iter().filter(|f| f.needed && f.has.is_err());
     let fatal: Vec<_> = fatal.map(|f| f.what).collect();
@@ -137,10 +137,8 @@ fn pool(host: &Host, pages: HugePages) -> Result<String, String> {
     }
 }
 
-fn passt() -> Result<String, String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut all = std::env::split_paths(&path).map(|dir| dir.join("passt"));
-    match all.find(|file| file.is_file()) {
+fn passt(host: &Host) -> Result<String, String> {
+    match &host.passt {
         Some(file) => Ok(file.display().to_string()),
         None => Err("it is not in PATH: install passt for networks without privileges".into()),
     }
@@ -149,6 +147,18 @@ fn passt() -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passt_is_the_one_that_vms_are_started_with() {
+        let mut host = Host::of_this_binary();
+        for (there, verdict) in [(Some("/opt/passt"), "has "), (None, "has not ")] {
+            host.passt = there.map(Into::into);
+            let (lines, _) = examine(&host);
+            let passt = lines.iter().find(|line| line.contains("passt")).unwrap();
+            assert!(passt.starts_with(verdict), "{passt}");
+            assert!(passt.contains(there.unwrap_or("not in PATH")), "{passt}");
+        }
+    }
 
     #[test]
     fn host_without_kvm_can_run_nothing_and_is_told_what_to_do() {
