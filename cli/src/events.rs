@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use launch::clock::monotonic_ns;
 use spec::VmName;
 use spec::api::{Event, Fault};
 use spec::state::API_SOCKET;
 
 use crate::client::{self, ClientError};
 use crate::error::Error;
-use crate::inspect::now_ns;
 use crate::output;
 
 /// The longest line of an answer's head or of a chunk, in bytes.
@@ -38,7 +38,7 @@ fn line(event: &Event, json: bool) -> Result<String, Error> {
         let text = serde_json::to_string(event);
         return Ok(text.map_err(|e| Error::Output(e.into()))? + "\n");
     }
-    let age = Duration::from_nanos(now_ns().saturating_sub(event.time_ns));
+    let age = Duration::from_nanos(monotonic_ns().saturating_sub(event.time_ns));
     let time = SystemTime::now().checked_sub(age);
     Ok(describe(event, time.unwrap_or(SystemTime::UNIX_EPOCH)))
 }

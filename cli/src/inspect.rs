@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use nix::time::{ClockId, clock_gettime};
+use launch::clock::monotonic_ns;
 use spec::VmName;
 use spec::api::{ProcessInfo, VmInfo, VmState};
 
@@ -20,7 +20,7 @@ pub(crate) fn inspect(base: &Path, vm: &VmName, json: bool) -> Result<(), Error>
             let text = serde_json::to_string_pretty(&info);
             text.map_err(|e| ClientError::Io(vm.to_string(), e.into()))? + "\n"
         }
-        false => describe(&info, &base.join(vm.as_str()), now_ns()),
+        false => describe(&info, &base.join(vm.as_str()), monotonic_ns()),
     };
     output::print(&text)
 }
@@ -33,15 +33,6 @@ pub(crate) fn state(state: VmState) -> &'static str {
         VmState::Paused => "paused",
         VmState::Stopping => "stopping",
     }
-}
-
-/// CLOCK_MONOTONIC in nanoseconds: the clock of all times in the API.
-pub(crate) fn now_ns() -> u64 {
-    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
 }
 
 /// How long a process has been there.

@@ -19,7 +19,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 
 /// Says in one line what went wrong, with its causes.
 pub(crate) fn complain(error: &dyn std::error::Error) {
-    complain_line(&chain(error));
+    complain_line(&launch::log::chain(error));
 }
 
 /// Says one line, whatever is in it.
@@ -29,15 +29,4 @@ pub(crate) fn complain_line(line: &str) {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     let _ = io::stderr().write_all(format!("bulkhead: {line}\n").as_bytes());
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

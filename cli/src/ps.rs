@@ -5,13 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use launch::clock::monotonic_ns;
 use serde::Serialize;
 use spec::api::DeviceInfo;
 use spec::{ByteSize, VmName};
 
 use crate::client::{self, ClientError};
 use crate::error::Error;
-use crate::inspect::{now_ns, state};
+use crate::inspect::state;
 use crate::jailer;
 use crate::output;
 use crate::table::{align, span};
@@ -72,7 +73,7 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
                 pid: jailer.pid,
                 cpus: info.spec.cpus,
                 mem: info.spec.mem,
-                age_s: now_ns().saturating_sub(jailer.spawned_ns) / 1_000_000_000,
+                age_s: monotonic_ns().saturating_sub(jailer.spawned_ns) / 1_000_000_000,
                 reboots: info.reboots,
                 devices: info.devices,
             }),
