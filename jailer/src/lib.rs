@@ -22,6 +22,7 @@ pub mod janitor;
 mod lacking;
 pub mod link;
 pub mod outcome;
+mod pidfd;
 mod profile;
 mod seccomp;
 mod supervisor;

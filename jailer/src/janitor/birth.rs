@@ -7,13 +7,14 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 use nix::unistd::{Pid, getegid, geteuid, pipe2};
 use spec::UidRange;
 
+use crate::pidfd;
 use crate::profile::supervisors_user;
 
 /// Everything there is but time: no call of ours is about clocks that could be moved.
@@ -24,8 +25,6 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
-/// Since Linux 5.7; beyond what an int can hold.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// The status of a supervisor that panicked, or whose janitor was gone at its birth.
 const STILLBORN: libc::c_int = 101;
 
@@ -81,7 +80,9 @@ pub(crate) fn bear(
     live: impl FnOnce(Pid) -> Infallible,
 ) -> Result<Born, BirthError> {
     let (gate, opener) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(BirthError::Pipe)?;
-    let (pid, pidfd) = match clone(cradle).map_err(BirthError::Clone)? {
+    // SAFETY: the janitor is single-threaded.
+    let cloned = unsafe { pidfd::clone(NAMESPACES, cradle) };
+    let (pid, pidfd) = match cloned.map_err(BirthError::Clone)? {
         Some(born) => born,
         None => {
             // The janitor's end must be the only one, or its death would go unnoticed here.
@@ -114,35 +115,6 @@ fn await_gate(gate: OwnedFd) -> io::Result<Pid> {
     let mut number = [0; 4];
     File::from(gate).read_exact(&mut number)?;
     Ok(Pid::from_raw(i32::from_ne_bytes(number)))
-}
-
-/// The new process and its pidfd; `None` in the new process itself.
-fn clone(cradle: Option<BorrowedFd<'_>>) -> nix::Result<Option<(Pid, OwnedFd)>> {
-    let mut pidfd: RawFd = -1;
-    // SAFETY: clone_args is plain integers, for which zeroes are valid.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    let flags = NAMESPACES | libc::CLONE_PIDFD;
-    args.flags = u64::from(flags.cast_unsigned());
-    if let Some(cradle) = cradle {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = u64::from(cradle.as_raw_fd().cast_unsigned());
-    }
-    args.pidfd = (&raw mut pidfd).addr() as u64;
-    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-    let args_ptr = &raw mut args;
-    // SAFETY: args is a clone_args of the size given; pidfd outlives the call. Without CLONE_VM the
-    // new process has its own copy of everything. The janitor is single-threaded, so no lock is held
-    // by a thread that does not exist in the copy.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, args_ptr, size_of_val(&args)) };
-    match Errno::result(pid)? {
-        0 => Ok(None),
-        pid => {
-            let pid = i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?;
-            // SAFETY: clone3 succeeded, so with CLONE_PIDFD it stored a new descriptor there.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Some((Pid::from_raw(pid), pidfd)))
-        }
-    }
 }
 
 /// Maps the users and groups of the new process: those of the range, or ours alone.

@@ -23,6 +23,7 @@ use super::chores::{Chore, Chores, Unplaced};
 use super::passt::Passts;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use crate::outcome::{Outcome, Status};
+use crate::pidfd;
 use crate::supervisor::connect;
 
 /// So long nothing must have happened before a chore is done, which can take longer than a guest
@@ -276,7 +277,7 @@ impl Vigil {
     /// The supervisor has ended, or is ended now; with it goes everything in its pid namespace.
     fn end(&self, words: Words) -> Outcome {
         // If it has said its last there is nothing left for it to do.
-        kill(self.born.pidfd.as_fd());
+        pidfd::kill(self.born.pidfd.as_fd());
         let death = loop {
             match waitid(Id::PIDFd(self.born.pidfd.as_fd()), WaitPidFlag::WEXITED) {
                 Err(Errno::EINTR) => {}
@@ -294,22 +295,6 @@ impl Vigil {
         let line = format!("the supervisor {how}, and the VM with it");
         Outcome::new(Status::Error, words.lines.into_iter().chain([line]))
     }
-}
-
-#[allow(unsafe_code)]
-fn kill(pidfd: BorrowedFd<'_>) {
-    let no_info: *const libc::siginfo_t = std::ptr::null();
-    let pidfd = pidfd.as_raw_fd();
-    // SAFETY: the descriptor is open (it is borrowed), and a null siginfo is allowed.
-    unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd,
-            libc::SIGKILL,
-            no_info,
-            0,
-        )
-    };
 }
 
 #[cfg(test)]

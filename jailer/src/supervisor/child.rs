@@ -16,6 +16,7 @@ use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Pid, pipe2, write};
 
 use super::jails::{Jails, MapError, deny_all_but};
+use crate::pidfd;
 use crate::profile::Profile;
 
 mod inside;
@@ -154,27 +155,10 @@ fn park(fd: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
 }
 
 fn clone_into(ready: &Ready) -> Result<(Pid, OwnedFd), Errno> {
-    let mut pidfd: RawFd = -1;
-    // SAFETY: clone_args is plain integers, for which zeroes are valid.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    let flags = NAMESPACES | libc::CLONE_PIDFD;
-    args.flags = u64::from(flags.cast_unsigned());
-    args.pidfd = (&raw mut pidfd).addr() as u64;
-    args.exit_signal = libc::SIGCHLD.cast_unsigned().into();
-    let args_ptr = &raw mut args;
-    // SAFETY: args is a clone_args of the size given; pidfd outlives the call. Without CLONE_VM the
-    // child runs on its own copy of this stack. The process is single-threaded, and the child calls
-    // only `enter`, which does not return.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, args_ptr, size_of_val(&args)) };
-    match pid {
-        0 => inside::enter(ready),
-        -1 => Err(Errno::last()),
-        _ => {
-            // SAFETY: clone3 succeeded, so with CLONE_PIDFD it stored a new descriptor there.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            let pid = i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?;
-            Ok((Pid::from_raw(pid), pidfd))
-        }
+    // SAFETY: the child calls only `enter`, which is made for that, and does not return.
+    match unsafe { pidfd::clone(NAMESPACES, None) }? {
+        Some(child) => Ok(child),
+        None => inside::enter(ready),
     }
 }
 

@@ -2,7 +2,7 @@
 //! A running child: signalled, waited for and reaped through its pidfd, never through its number.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::child::{self, Child, Plan, StartError};
 use super::jails::Jails;
 use super::janitor::Janitor;
+use crate::pidfd;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,8 +117,7 @@ impl Process {
 
     /// Ends it; it is still to be reaped.
     pub(crate) fn kill(&self) {
-        // It may be dead already, which is what was wanted.
-        let _ = send_signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+        pidfd::kill(self.child.pidfd.as_fd());
     }
 
     /// How it ended, if it has; then it is reaped.
@@ -154,13 +154,4 @@ impl Drop for Process {
             let _ = self.wait(WaitPidFlag::WEXITED);
         }
     }
-}
-
-#[allow(unsafe_code)]
-fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result<()> {
-    let no_info: *const libc::siginfo_t = std::ptr::null();
-    let (pidfd, signal) = (pidfd.as_raw_fd(), signal as libc::c_int);
-    // SAFETY: the descriptor is open (it is borrowed), and a null siginfo is allowed.
-    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, no_info, 0) };
-    Errno::result(sent).map(drop)
 }

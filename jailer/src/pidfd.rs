@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes of ours, known by a descriptor from their first moment and ended through it: a number
+//! may be another process's by then.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// Since Linux 5.7; beyond what an int can hold.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes a copy of this process in new namespaces, born into the control group `cradle` if there is
+/// one: its number and its pidfd; `None` in the copy.
+///
+/// # Safety
+///
+/// Unless this process is single-threaded, the copy must do nothing but async-signal-safe calls: a
+/// lock may be held by a thread that does not exist in it.
+pub(crate) unsafe fn clone(
+    namespaces: libc::c_int,
+    cradle: Option<BorrowedFd<'_>>,
+) -> nix::Result<Option<(Pid, OwnedFd)>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers, for which zeroes are valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from((namespaces | libc::CLONE_PIDFD).cast_unsigned());
+    if let Some(cradle) = cradle {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cradle.as_raw_fd().cast_unsigned());
+    }
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    let args_ptr = &raw mut args;
+    // SAFETY: args is a clone_args of the size given; pidfd outlives the call. Without CLONE_VM the
+    // copy has its own copy of everything, this stack included. What it may do is the caller's care.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args_ptr, size_of_val(&args)) };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => {
+            // SAFETY: clone3 succeeded, so with CLONE_PIDFD it stored a new descriptor there.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?;
+            Ok(Some((Pid::from_raw(pid), pidfd)))
+        }
+    }
+}
+
+/// Ends a process, which is still to be reaped. It may be dead already, which is what was wanted.
+pub(crate) fn kill(pidfd: BorrowedFd<'_>) {
+    let no_info: *const libc::siginfo_t = std::ptr::null();
+    let (call, pidfd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
+    // SAFETY: the descriptor is open (it is borrowed), and a null siginfo is allowed.
+    unsafe { libc::syscall(call, pidfd, libc::SIGKILL, no_info, 0) };
+}
