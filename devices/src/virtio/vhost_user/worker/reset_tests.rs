@@ -92,7 +92,7 @@ fn reset_ends_though_a_foreign_backend_catches_kicks() {
     bench.expect_running();
     let kick = &bench.events[0].kick;
     fcntl(eventfd::borrow(kick), FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    for _ in 0..100 {
+    for _ in 0..300 {
         std::thread::scope(|scope| {
             let hostile = scope.spawn(|| {
                 for _ in 0..1000 {
@@ -100,7 +100,10 @@ fn reset_ends_though_a_foreign_backend_catches_kicks() {
                     kick.write(u64::MAX - 1).unwrap();
                 }
             });
-            for _ in 0..100 {
+            for _ in 0..10_000 {
+                if hostile.is_finished() {
+                    break;
+                }
                 bench.device.notify(QueueIndex(0));
             }
             bench.device.begin_reset();
