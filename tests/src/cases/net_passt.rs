@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use super::Case;
@@ -190,10 +191,7 @@ fn passt(context: &Context) -> Result<()> {
     vm.sh("(echo from inside | nc -l -p 80 > /tmp/came) > /dev/null 2>&1 &")?;
     ensure!(reached()? == "from inside\n", "another answer");
 
-    let passt = procs::living_descendants()
-        .into_iter()
-        .find(|p| p.name.starts_with("passt"));
-    let passt = passt.context("there is no passt")?;
+    let passt = living()?;
     let status = std::fs::read_to_string(format!("/proc/{}/status", passt.pid))?;
     ensure!(!status.contains("Uid:\t0\t"), "passt is root: {status}");
 
@@ -204,6 +202,11 @@ fn passt(context: &Context) -> Result<()> {
     ensure!(procs::has_ended(passt.pid), "the passt before lives on");
     vm.sh("dhcp")?;
     ensure!(vm.sh("echo again | nc -w 10 192.0.2.1 7000")? == "again");
+    // So does one whose passt dies.
+    kill(living()?.pid, Signal::SIGKILL)?;
+    let echoed = vm.sh("n=0; until [ -n \"$came\" ] || [ $((n += 1)) -gt 20 ]; do \
+         came=$(echo once more | nc -w 2 192.0.2.1 7000); done; echo $came")?;
+    ensure!(echoed == "once more", "{echoed:?}");
 
     vm.type_line("poweroff -f")?;
     vm.expect_exit(0)?;
@@ -213,6 +216,13 @@ fn passt(context: &Context) -> Result<()> {
         "something lives on"
     );
     Ok(())
+}
+
+/// The passt of the VM.
+fn living() -> Result<procs::Process> {
+    let mut all = procs::living_descendants().into_iter();
+    let found = all.find(|process| process.name.starts_with("passt"));
+    found.context("there is no passt")
 }
 
 /// What the guest answers on the forwarded port, as soon as it listens.
