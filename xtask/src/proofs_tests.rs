@@ -47,6 +47,7 @@ fn names(proof: &str) -> Vec<(&str, &str)> {
 fn exists(root: &Path, sources: &[(PathBuf, String)], name: &str) -> bool {
     let has = |text: &str| sources.iter().any(|(_, source)| source.contains(text));
     if let Some(module) = name.strip_suffix("::tests") {
+        let module = module.replace("::", "/");
         let (file, dir) = (format!("{module}.rs"), format!("{module}/tests.rs"));
         return sources.iter().any(|(path, source)| {
             path.ends_with(&dir) || (path.ends_with(&file) && source.contains("mod tests"))
