@@ -14,7 +14,7 @@ use crate::{PlaceFlags, compile, lab, progress};
 /// The exit status by which the session says that emulation may have lost its guest.
 const LOST: u8 = 75;
 /// How often it is begun then.
-const CHANCES: u32 = 3;
+const CHANCES: u32 = 5;
 const SCRIPT_LIMIT: Duration = Duration::from_secs(300);
 const SHELL_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
