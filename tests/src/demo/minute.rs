@@ -2,6 +2,7 @@
 //! The minute in which backends die: the guest writes and verifies a file and downloads another over
 //! TCP, and sees pauses.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -57,10 +58,12 @@ pub(super) fn run(context: &Context, vm: &mut Vm) -> Result<()> {
             &["upgrade", vm.name(), device, "--binary", &binary],
         )?;
     }
-    let (sent, sum) = server
-        .join()
-        .map_err(|_| anyhow!("the server panicked"))?
-        .context("serving the stream")?;
+    let served = server.join().map_err(|_| anyhow!("the server panicked"))?;
+    let (sent, sum) = served.map_err(|error| match error.kind() {
+        // A socket's deadline.
+        ErrorKind::WouldBlock => anyhow!("the time ran out waiting for the guest to read"),
+        _ => anyhow::Error::new(error).context("serving the stream"),
+    })?;
     vm.sh("while pidof loadgen > /dev/null; do sleep 1; done")?;
     let file = vm.sh("cat /run/file")?;
     let received = vm.sh("cat /run/stream")?;
