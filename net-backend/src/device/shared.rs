@@ -11,8 +11,9 @@ use backend::memory::Memory;
 use backend::window::Window;
 use launch::health::{Drops, HealthPage, QueueHealth};
 use launch::tap;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 
-use crate::config::Nic;
+use crate::config::{Nic, has};
 use crate::control::{Command, CommandFault};
 use crate::settings::Settings;
 use crate::state::State;
@@ -208,10 +209,14 @@ impl Shared {
     /// driver's wishes outlive this process they alone decide, not its rings, which stand still while
     /// one process follows another.
     fn use_taps(&self, wishes: &mut Wishes) {
-        if self.nic.pairs == 1 {
+        // While one process follows another nobody has said yet what the driver is.
+        let unknown = wishes.kept && !has(wishes.features, VIRTIO_F_VERSION_1);
+        if self.nic.pairs == 1 || unknown {
             return;
         }
-        let counted = wishes.settings.pairs.unwrap_or(self.nic.pairs);
+        // A driver that has no way to say how many has one; or it says so to a frontend of somebody else.
+        let unsaid = if wishes.kept { 1 } else { self.nic.pairs };
+        let counted = wishes.settings.pairs.unwrap_or(unsaid);
         for ((pair, tap), running) in (0..).zip(&self.taps).zip(&wishes.running) {
             // The first stays, so that there is always one to send to.
             let used = pair == 0 || (pair < counted && (*running || wishes.kept));
