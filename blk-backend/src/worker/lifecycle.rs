@@ -98,9 +98,11 @@ impl Worker {
         for replay in replays {
             self.slots.at(replay.head).since_ns = monotonic_ns();
             match replay.deaths {
-                0..DEATHS_SUSPECT => self.begin(replay.head)?,
+                DEATHS_MAX.. => self.retire(replay.head)?,
                 DEATHS_SUSPECT => self.suspects.push_back(replay),
-                _ => self.retire(replay.head)?,
+                // The driver may have changed what it asks for, so that it has to be copied.
+                _ if self.slots.are_full() => self.suspects.push_back(replay),
+                _ => self.begin(replay.head)?,
             }
         }
         self.engine.submit();
