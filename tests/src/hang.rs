@@ -1,52 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Makes a thread of another process run in circles for ever, as a bug would.
+//! Makes threads of another process run in circles for ever, as a bug would.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 /// `jmp` to itself.
 const LOOP: [u8; 2] = [0xeb, 0xfe];
-/// The numbers of epoll_wait(2) and epoll_pwait(2).
-const EPOLL: [&str; 2] = ["232", "281"];
-/// How long the thread may take to sleep.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The type of a program's first instruction in the auxiliary vector. (`<linux/auxvec.h>`)
+const AT_ENTRY: u64 = 9;
 
-/// Waits until the thread with this name sleeps in its event loop, and puts an instruction that
-/// leads to itself where it will wake up.
+/// Sends the threads with this name, whatever they do, to an instruction that leads to itself. It takes
+/// the place of the program's first: nobody else comes there any more.
 ///
 /// # Errors
 /// When there is no such thread, or we may not do that to it.
-pub fn run_in_circles(pid: Pid, thread: &str) -> Result<()> {
-    let task = format!("/proc/{pid}/task/{}", find(pid, thread)?);
+pub fn run_in_circles(pid: Pid, threads: &str) -> Result<()> {
+    let place = entry(pid)?;
     let memory = fs::File::options()
         .write(true)
         .open(format!("/proc/{pid}/mem"))
         .context("its memory")?;
-    let begun = Instant::now();
-    loop {
-        let call = fs::read_to_string(format!("{task}/syscall")).context("what it does")?;
-        let words: Vec<&str> = call.split_whitespace().collect();
-        let place = words.last().and_then(|word| word.strip_prefix("0x"));
-        if let (Some(place), true) = (place, words.first().is_some_and(|n| EPOLL.contains(n))) {
-            let place = u64::from_str_radix(place, 16)?;
-            return memory.write_all_at(&LOOP, place).context("its code");
-        }
-        ensure!(begun.elapsed() < PATIENCE, "{thread} never sleeps: {call}");
-        std::thread::sleep(Duration::from_micros(200));
+    memory.write_all_at(&LOOP, place).context("its code")?;
+    let found = named(pid, threads)?;
+    ensure!(!found.is_empty(), "process {pid} has no thread {threads}");
+    for thread in found {
+        send(thread, place).context("to send it there")?;
     }
+    Ok(())
 }
 
-fn find(pid: Pid, name: &str) -> Result<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("its threads")?;
-    for task in tasks.flatten() {
+/// Has a thread go on somewhere else.
+fn send(thread: Pid, place: u64) -> Result<()> {
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    ptrace::interrupt(thread)?;
+    waitpid(thread, Some(WaitPidFlag::__WALL))?;
+    let mut registers = ptrace::getregs(thread)?;
+    registers.rip = place;
+    // In no system call, which the kernel would otherwise take up again.
+    registers.orig_rax = u64::MAX;
+    ptrace::setregs(thread, registers)?;
+    Ok(ptrace::detach(thread, None)?)
+}
+
+/// Where a process began.
+fn entry(pid: Pid) -> Result<u64> {
+    let auxv = fs::read(format!("/proc/{pid}/auxv")).context("its auxiliary vector")?;
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    let words: Vec<u64> = auxv.chunks_exact(8).map(word).collect();
+    let found = words.chunks_exact(2).find(|pair| pair[0] == AT_ENTRY);
+    found.map(|pair| pair[1]).context("it began nowhere")
+}
+
+fn named(pid: Pid, name: &str) -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("its threads")? {
+        let task = task?;
         let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         if comm.trim() == name {
-            return Ok(task.file_name().to_string_lossy().into_owned());
+            let number = task.file_name().to_string_lossy().parse()?;
+            found.push(Pid::from_raw(number));
         }
     }
-    Err(anyhow!("process {pid} has no thread {name}"))
+    Ok(found)
 }
