@@ -8,7 +8,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-mod allocator;
 pub mod bell;
 pub mod bytes;
 pub mod chain;

@@ -18,7 +18,7 @@ use launch::record::{BackendRecord, Record as _};
 use launch::seccomp::Mode;
 
 use crate::serve::{Device, Service};
-use crate::{allocator, control, health};
+use crate::{control, health};
 
 /// One of the programs.
 pub trait Program {
@@ -58,7 +58,6 @@ pub enum Wanted<O> {
 
 /// What `main` does: serves one frontend.
 pub fn main<P: Program>() -> ExitCode {
-    allocator::keep_simple();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     // The supervisor passes exactly this; nobody else has what it needs.
     let outcome = if args == ["--launched"] {

@@ -4,6 +4,10 @@
 use std::process::ExitCode;
 
 use blk_backend::program::BlkBackend;
+use launch::heap::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     backend::program::main::<BlkBackend>()

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use launch::heap::Heap;
 
 mod args;
 mod client;
@@ -31,6 +32,9 @@ mod usage;
 
 use args::{Cli, Verb};
 use error::Error;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

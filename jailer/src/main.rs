@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
 use jailer::outcome::{Outcome, Status};
+use launch::heap::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os().skip(1)) {

@@ -14,6 +14,7 @@ pub mod control;
 pub mod disk;
 pub mod fd;
 pub mod health;
+pub mod heap;
 pub mod inflight;
 pub mod log;
 pub mod memfd;

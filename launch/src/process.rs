@@ -30,11 +30,3 @@ pub fn harden() -> nix::Result<()> {
     let set = unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0_u64, 0_u64, 0_u64) };
     Errno::result(set).map(drop)
 }
-
-/// Makes malloc use one heap for all threads. A heap for each would grow by mprotect, which the
-/// filters need not allow, and would cost memory in processes that are measured by the page.
-#[allow(unsafe_code)]
-pub fn use_one_heap() {
-    // SAFETY: mallopt only sets a parameter of the allocator; no other thread runs yet.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-}

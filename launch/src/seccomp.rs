@@ -14,6 +14,13 @@ mod report;
 
 pub use report::{call_name, report_violations};
 
+/// The C library that this program is linked with, as rules name it that are for one alone.
+pub const LIBC: &str = if cfg!(target_env = "musl") {
+    "musl"
+} else {
+    "gnu"
+};
+
 /// What a system call outside the filter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {

@@ -3,7 +3,11 @@
 
 use std::process::ExitCode;
 
+use launch::heap::Heap;
 use net_backend::program::NetBackend;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     backend::program::main::<NetBackend>()

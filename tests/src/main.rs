@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use launch::heap::Heap;
 use tests::cases::{self, Group};
 use tests::context::Places;
 use tests::runner::{self, Selection};
@@ -92,6 +93,9 @@ enum GroupName {
     /// Boots stock guests
     Guest,
 }
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {

@@ -8,14 +8,17 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use launch::control::{Channel, FromVmm};
 use launch::health::{self, Crash, HealthPage};
+use launch::heap::Heap;
 use launch::record::{Record as _, VmmRecord};
 use launch::{clock, fd, log, process};
 use vmm::control::ControlLoopError;
 
+#[global_allocator]
+static HEAP: Heap = Heap;
+
 fn main() -> ExitCode {
     let main_ns = clock::monotonic_ns();
     process::take_name(c"vmm");
-    process::use_one_heap();
     let _ = process::harden();
     match run(main_ns) {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::command::file_name;
-use crate::progress;
+use crate::{progress, target};
 
 /// The end-to-end runner.
 pub(crate) const RUNNER: &str = "e2e";
@@ -82,6 +82,7 @@ pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
 
 fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo()?;
+    target::build_for(&mut cargo);
     cargo
         .args(["build", "--quiet", "--release", "--bins"])
         .args(packages);
@@ -97,6 +98,7 @@ fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
 /// The tests of a package that run its program.
 pub(crate) fn process_tests(package: &str) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo()?;
+    target::build_for(&mut cargo);
     cargo.args([
         "test",
         "--quiet",

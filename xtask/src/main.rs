@@ -24,6 +24,7 @@ mod proofs_tests;
 mod scratch;
 mod seccomp;
 mod signals;
+mod target;
 mod test;
 mod tools;
 #[cfg(test)]

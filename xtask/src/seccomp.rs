@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::compile;
+use crate::target::Libc;
 
 mod trace;
 mod unused;
@@ -66,15 +67,27 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// A line for each filter, and whether it is as it has to be.
 pub(crate) fn filters() -> Result<Vec<(String, bool)>> {
-    FILTERS.iter().map(|filter| judge(*filter)).collect()
+    let judged = |libc| FILTERS.iter().map(move |filter| judge(*filter, libc));
+    [Libc::Musl, Libc::Glibc]
+        .into_iter()
+        .flat_map(judged)
+        .collect()
 }
 
-fn judge((package, filter, most): (&str, &str, usize)) -> Result<(String, bool)> {
+/// Whether programs with this C library have this rule.
+fn concerns(rule: &Value, libc: Libc) -> bool {
+    rule["libc"]
+        .as_str()
+        .is_none_or(|whose| whose == libc.name())
+}
+
+fn judge((package, filter, most): (&str, &str, usize), libc: Libc) -> Result<(String, bool)> {
     let path = compile::root()?.join(package).join("seccomp.json");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let table: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let rules = table[filter]["filter"].as_array();
     let rules = rules.with_context(|| format!("{package} has no filter {filter}"))?;
+    let rules: Vec<&Value> = rules.iter().filter(|rule| concerns(rule, libc)).collect();
     let calls: BTreeSet<&str> = rules
         .iter()
         .filter_map(|rule| rule["syscall"].as_str())
@@ -87,7 +100,8 @@ fn judge((package, filter, most): (&str, &str, usize)) -> Result<(String, bool)>
     let good = calls.len() <= most && !calls.is_empty() && forbidden.is_empty();
     let word = if good { "ok      " } else { "FAILED  " };
     let mut line = format!(
-        "{word} seccomp {package} {filter}: {} system calls of at most {most}, {} rules",
+        "{word} seccomp {package} {filter}, {}: {} system calls of at most {most}, {} rules",
+        libc.name(),
         calls.len(),
         rules.len()
     );

@@ -191,21 +191,23 @@ impl Job {
         }
     }
 
-    #[allow(unsafe_code)]
     fn read(&self, disk: &File, flags: libc::c_int) -> i32 {
-        let fd = disk.as_raw_fd();
-        // SAFETY: `count` vectors at `vectors` that point into mapped guest memory, all of it left
-        // as it is until this operation has completed (contract of Engine::start).
-        let n = unsafe { libc::preadv2(fd, self.vectors, self.count, self.offset, flags) };
-        errno(n)
+        self.transfer(libc::SYS_preadv2, disk, flags)
     }
 
-    #[allow(unsafe_code)]
     fn write(&self, disk: &File) -> i32 {
         let flags = if self.durable { libc::RWF_DSYNC } else { 0 };
-        let fd = disk.as_raw_fd();
-        // SAFETY: as for `read`.
-        let n = unsafe { libc::pwritev2(fd, self.vectors, self.count, self.offset, flags) };
+        self.transfer(libc::SYS_pwritev2, disk, flags)
+    }
+
+    /// preadv2 or pwritev2, which C libraries may replace by others that the filter does not have. An
+    /// offset of 64 bits is one argument, and its upper half, the next one, of no meaning.
+    #[allow(unsafe_code)]
+    fn transfer(&self, call: libc::c_long, disk: &File, flags: libc::c_int) -> i32 {
+        let (fd, count) = (disk.as_raw_fd(), libc::c_long::from(self.count));
+        // SAFETY: `count` vectors at `vectors` that point into mapped guest memory, all of it left
+        // as it is until this operation has completed (contract of Engine::start).
+        let n = unsafe { libc::syscall(call, fd, self.vectors, count, self.offset, 0, flags) };
         errno(n)
     }
 
@@ -221,19 +223,19 @@ mod sys {
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
-    pub(super) fn fdatasync(file: &File) -> isize {
+    pub(super) fn fdatasync(file: &File) -> libc::c_long {
         // SAFETY: the descriptor is open; no memory is involved.
-        (unsafe { libc::fdatasync(file.as_raw_fd()) }) as isize
+        libc::c_long::from(unsafe { libc::fdatasync(file.as_raw_fd()) })
     }
 
-    pub(super) fn fallocate(file: &File, mode: i32, offset: i64, len: i64) -> isize {
+    pub(super) fn fallocate(file: &File, mode: i32, offset: i64, len: i64) -> libc::c_long {
         // SAFETY: the descriptor is open; no memory is involved.
-        (unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }) as isize
+        libc::c_long::from(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })
     }
 }
 
 /// The result of a call: what it returned, or the negative errno.
-fn errno(returned: isize) -> i32 {
+fn errno(returned: libc::c_long) -> i32 {
     if returned < 0 {
         return -io::Error::last_os_error()
             .raw_os_error()

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::Resource;
 use nix::unistd::{Pid, pipe2, write};
 
 use super::jails::{Jails, MapError, deny_all_but};
@@ -104,9 +105,9 @@ pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Child, StartError>
         user: plan.profile.user.into(),
         has_groups: jails.has_range(),
         limits: [
-            (libc::RLIMIT_NOFILE, plan.profile.descriptors_max),
-            (libc::RLIMIT_FSIZE, plan.profile.file_bytes_max),
-            (libc::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_NOFILE, plan.profile.descriptors_max),
+            (Resource::RLIMIT_FSIZE, plan.profile.file_bytes_max),
+            (Resource::RLIMIT_CORE, 0),
         ],
         argv: [plan.name.as_ptr(), arg, std::ptr::null()],
         envp: [std::ptr::null()],

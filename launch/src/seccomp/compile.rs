@@ -3,6 +3,7 @@
 //! compiled when a process starts.
 
 use std::collections::BTreeSet;
+use std::env::{VarError, var};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -15,6 +16,9 @@ pub enum CompileError {
     /// A file could not be read or written.
     #[error("cannot use {0}")]
     File(String, #[source] std::io::Error),
+    /// Cargo did not say what it builds for: this is no build script.
+    #[error("cargo does not say for what it builds")]
+    Target(#[from] VarError),
     /// The table is not JSON.
     #[error("the table is not JSON")]
     Json(#[from] serde_json::Error),
@@ -29,13 +33,19 @@ pub enum CompileError {
     Architecture(#[from] seccompiler::BackendError),
 }
 
-/// Compiles `table` for the target architecture `arch` (as cargo names it) and writes one constant
-/// of type [`super::Filter`] for each filter to `output`.
-pub fn compile(table: &Path, arch: &str, output: &Path) -> Result<(), CompileError> {
+/// Compiles `table` for the target that cargo builds for and writes one constant of type
+/// [`super::Filter`] for each filter to `output`, a file's name in cargo's directory for such.
+///
+/// A rule with a `"libc"` is for programs linked with that one only, `"musl"` or `"gnu"`: the same
+/// function of another C library may make another call.
+pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
+    println!("cargo::rerun-if-changed={}", table.display());
+    let output = &Path::new(&var("OUT_DIR")?).join(output);
     let named = |path: &Path| path.display().to_string();
     let text = std::fs::read_to_string(table).map_err(|e| CompileError::File(named(table), e))?;
-    let filters: Map<String, Value> = serde_json::from_str(&text)?;
-    let arch = TargetArch::try_from(arch)?;
+    let mut filters: Map<String, Value> = serde_json::from_str(&text)?;
+    leave_out_others(&mut filters, &var("CARGO_CFG_TARGET_ENV")?)?;
+    let arch = TargetArch::try_from(var("CARGO_CFG_TARGET_ARCH")?.as_str())?;
     let kill = compile_from_json(with_action(&filters, "kill_process")?.as_bytes(), arch)?;
     let trap = compile_from_json(with_action(&filters, "trap")?.as_bytes(), arch)?;
     let mut source = String::new();
@@ -53,6 +63,28 @@ pub fn compile(table: &Path, arch: &str, output: &Path) -> Result<(), CompileErr
         );
     }
     std::fs::write(output, source).map_err(|e| CompileError::File(named(output), e))
+}
+
+/// Leaves out the rules of other C libraries than `libc`.
+fn leave_out_others(filters: &mut Map<String, Value>, libc: &str) -> Result<(), CompileError> {
+    for (name, filter) in filters {
+        let shape = |fault| CompileError::Shape(name.clone(), fault);
+        let rules = filter["filter"].as_array_mut();
+        let rules = rules.ok_or_else(|| shape("has no rules"))?;
+        let mut kept = Vec::with_capacity(rules.len());
+        for mut rule in rules.drain(..) {
+            let keep = match rule.as_object_mut().and_then(|rule| rule.remove("libc")) {
+                None => true,
+                Some(whose) if whose == "gnu" || whose == "musl" => whose == libc,
+                Some(_) => return Err(shape("has a rule for an unknown \"libc\"")),
+            };
+            if keep {
+                kept.push(rule);
+            }
+        }
+        *rules = kept;
+    }
+    Ok(())
 }
 
 /// The table with `action` for every call that no rule allows.

@@ -81,7 +81,7 @@ impl Interface {
 
     fn call(
         &self,
-        request: libc::Ioctl,
+        request: libc::c_ulong,
         value: libc::__c_anonymous_ifr_ifru,
     ) -> io::Result<libc::ifreq> {
         let mut name = [0; libc::IFNAMSIZ];
@@ -92,9 +92,10 @@ impl Interface {
             ifr_name: name,
             ifr_ifru: value,
         };
+        let (socket, argument_at) = (self.socket.as_raw_fd(), &raw mut argument);
         #[allow(unsafe_code)]
         // SAFETY: every request that is used here reads and writes one `ifreq`.
-        let outcome = unsafe { libc::ioctl(self.socket.as_raw_fd(), request, &raw mut argument) };
+        let outcome = unsafe { libc::syscall(libc::SYS_ioctl, socket, request, argument_at) };
         Errno::result(outcome)?;
         Ok(argument)
     }
@@ -198,6 +199,9 @@ impl Interface {
     }
 }
 
+/// `<linux/if_tun.h>`; the C libraries' crate gives it another type on each.
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+
 /// A queue of a new tap, or tun, with these flags of `TUNSETIFF`.
 pub fn tap(name: &str, flags: i32) -> io::Result<OwnedFd> {
     let device = File::options()
@@ -209,7 +213,7 @@ pub fn tap(name: &str, flags: i32) -> io::Result<OwnedFd> {
         socket: device.into(),
     };
     let ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
-    tap.call(libc::TUNSETIFF, libc::__c_anonymous_ifr_ifru { ifru_flags })?;
+    tap.call(TUNSETIFF, libc::__c_anonymous_ifr_ifru { ifru_flags })?;
     Ok(tap.socket)
 }
 

@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use launch::clock::monotonic_ns;
 use launch::control::{Channel, Ending, FromVmm, ToVmm};
 use launch::health::{self, HealthPage};
+use launch::heap::Heap;
 use launch::record::{DeviceKind, Record as _, VmmRecord};
 use launch::seccomp::Mode;
 use launch::{fd, log};
@@ -36,8 +37,10 @@ mod record;
 /// The length of a block of the load.
 const BLOCK_BYTES: u32 = 4096;
 
+#[global_allocator]
+static HEAP: Heap = Heap;
+
 fn main() -> ExitCode {
-    launch::process::use_one_heap();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -14,10 +14,11 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::concerns;
 use super::trace::{Call, STRACE, Trace};
 use crate::progress;
 use crate::scratch::Scratch;
-use crate::{compile, packages};
+use crate::{compile, packages, target};
 
 /// Cases that trace processes themselves, or let others take their names.
 const LEFT_OUT: [&str; 2] = ["jail_", "evil_backend"];
@@ -119,7 +120,8 @@ fn tables() -> Result<BTreeMap<String, Vec<Value>>> {
         let table: Value = serde_json::from_str(&text)?;
         for (filter, content) in table.as_object().context("no table")? {
             let rules = content["filter"].as_array().context("no rules")?;
-            tables.insert(format!("{package} {filter}"), rules.clone());
+            let ours = rules.iter().filter(|rule| concerns(rule, target::libc()));
+            tables.insert(format!("{package} {filter}"), ours.cloned().collect());
         }
     }
     Ok(tables)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::tally::{Tally, of_doctests, of_nextest};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
-use crate::{compile, fuzz, packages, progress};
+use crate::{compile, fuzz, packages, progress, target};
 
 /// How long each target is fuzzed.
 const FUZZ_TIME: Duration = Duration::from_secs(4);
@@ -19,6 +19,7 @@ pub(crate) fn style() -> Result<Tally> {
     let mut format = compile::cargo()?;
     format.args(["fmt", "--all", "--check"]);
     let mut lints = compile::cargo()?;
+    target::build_for(&mut lints);
     lints.args([
         "clippy",
         "--quiet",
@@ -64,6 +65,7 @@ pub(crate) fn unit_tests() -> Result<Tally> {
     let nextest = NEXTEST.ready()?;
     let mut units = Command::new(nextest);
     units.current_dir(compile::root()?);
+    target::build_for(&mut units);
     units.args([
         "nextest",
         "run",
@@ -75,6 +77,7 @@ pub(crate) fn unit_tests() -> Result<Tally> {
     units.args(["--status-level", "fail", "--cargo-quiet"]);
     let mut tally = counted("unit tests", &mut units, of_nextest)?;
     let mut docs = compile::cargo()?;
+    target::build_for(&mut docs);
     docs.args(["test", "--quiet", "--workspace", "--doc"]);
     tally += counted("documentation tests", &mut docs, of_doctests)?;
     Ok(tally)

@@ -8,6 +8,7 @@
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
+use nix::sys::resource::Resource;
 
 /// Descriptors below this number are for children; while a child is put together, what it will get
 /// waits above, so that no step can overwrite what a later step needs.
@@ -56,7 +57,7 @@ pub(super) struct Ready {
     pub(super) user: libc::uid_t,
     /// Whether there are groups to be dropped and a right to do that.
     pub(super) has_groups: bool,
-    pub(super) limits: [(libc::__rlimit_resource_t, u64); 3],
+    pub(super) limits: [(Resource, u64); 3],
     pub(super) argv: [*const libc::c_char; 3],
     pub(super) envp: [*const libc::c_char; 1],
     /// For each number below PARKING, where its descriptor waits; -1 for none.
@@ -125,19 +126,20 @@ fn leave_session(_: &Ready) -> bool {
 
 fn limit(ready: &Ready) -> bool {
     ready.limits.iter().all(|(resource, most)| {
+        let resource = *resource as libc::c_long;
         let mut limit = libc::rlimit64 {
             rlim_cur: 0,
             rlim_max: 0,
         };
         let (now, new) = (&raw mut limit, std::ptr::null::<libc::rlimit64>());
         // SAFETY: the old limit is written to a structure of its size, no new one is read.
-        let read = unsafe { libc::syscall(libc::SYS_prlimit64, 0, *resource, new, now) };
+        let read = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, now) };
         // Nobody may raise what the host has lowered.
         limit.rlim_max = limit.rlim_max.min(*most);
         limit.rlim_cur = limit.rlim_max;
         let (new, old) = (&raw const limit, std::ptr::null_mut::<libc::rlimit64>());
         // SAFETY: the new limit is read from a structure of its size, the old one is not asked for.
-        let set = unsafe { libc::syscall(libc::SYS_prlimit64, 0, *resource, new, old) };
+        let set = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, old) };
         read == 0 && set == 0
     })
 }
@@ -206,10 +208,11 @@ fn place_fds(ready: &Ready) -> bool {
     let first = PARKING.cast_unsigned();
     // SAFETY: close_range takes no pointers.
     unsafe {
-        libc::close_range(
+        libc::syscall(
+            libc::SYS_close_range,
             first,
             libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
+            libc::CLOSE_RANGE_CLOEXEC,
         ) == 0
     }
 }
