@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What it takes to start a VM: from `bulkhead run` to the first KVM_RUN, alone with some devices and
 //! many VMs at once, and what all processes of an idle one hold of memory that is not the guest's. In
-//! a network namespace of its own, in which taps come and go with their VMs.
+//! a network namespace of its own, in which taps come and go with their VMs, and with the VMs' state in
+//! memory, where a host has /run.
 //!
 //! There is no way to start these processes without their jails, and there shall be none. So what a
 //! jail costs is measured by itself: a supervisor's, built around a copy of this process and left at
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use launch::clock::monotonic_ns;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{footprint, median};
-use crate::context::Context;
+use crate::context::{Context, state_root};
 use crate::network::enter_empty;
 use crate::procs;
 use crate::tiny_kernel::TinyKernel;
@@ -63,6 +66,7 @@ struct Row {
 /// Tables and medians; the result is of VMs with one disk and one network card.
 pub(super) fn run(context: &Context) -> Result<String> {
     enter_empty()?;
+    keep_state_in_memory(context)?;
     forget_programs(context)?;
     println!("disks  cards  wall ms  cpu ms  PSS KiB  private dirty KiB");
     let bare = measured(context, Load { disks: 0, nics: 0 })?.typical;
@@ -91,6 +95,24 @@ pub(super) fn run(context: &Context) -> Result<String> {
         usual.cpu_ms,
         p99_ms / bound_ms,
     ))
+}
+
+/// Mounts a tmpfs, which nobody else sees, where VMs keep their state.
+fn keep_state_in_memory(context: &Context) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
+    let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(none, "/", none, private, none).context("to keep mounts to ourselves")?;
+    let dir = state_root(context.dir());
+    fs::create_dir_all(&dir)?;
+    let options = Some("mode=0700");
+    mount(
+        Some("state"),
+        &dir,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        options,
+    )
+    .context("a tmpfs")
 }
 
 /// The medians of some starts, and what the last VM holds when it is idle; printed.
