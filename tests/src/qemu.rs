@@ -3,12 +3,15 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use crate::context::Context;
 use crate::vm::{GuestDoes, PATIENCE, Vm};
+
+/// How long a QEMU whose guest has crashed takes to end.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A QEMU without anything but memory that can be shared and a console on standard input and output.
 #[must_use]
@@ -32,6 +35,19 @@ pub fn boots(context: &Context, command: &mut Command, does: &'static str) -> Re
     }
     command.arg("-append").arg(GuestDoes(does).to_string());
     Ok(())
+}
+
+/// What is done with a guest of QEMU's that never resets itself. With `-no-reboot` QEMU ends without an
+/// error and without a word when its guest is reset all the same, and a runner should know why.
+///
+/// # Errors
+/// Those of what is done.
+pub fn with_guest<T>(vm: &mut Vm, does: impl FnOnce(&mut Vm) -> Result<T>) -> Result<T> {
+    does(vm).inspect_err(|_| {
+        if vm.wait_exit(MOMENT).is_ok_and(|status| status == 0) {
+            println!("QEMU ended by itself: the guest crashed: a triple fault, or reset itself");
+        }
+    })
 }
 
 /// Starts our disk backend alone for `--disk disk`; returns it, and what makes QEMU use it.

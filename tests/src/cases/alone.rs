@@ -17,6 +17,9 @@ const SECTOR_BYTES: usize = 512;
 const TAP: &str = "alone0";
 /// What is fetched, in MiB.
 const FILE_MIB: usize = 4;
+/// Takes the card from its driver and gives it back.
+const REBIND: &str = "cd /sys/bus/virtio/drivers/virtio_net && echo virtio0 > unbind && \
+     echo virtio0 > bind && ip link set eth0 up && dhcp";
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = ["uring", "threads"]
@@ -70,10 +73,12 @@ fn debian(context: &Context) -> Result<()> {
     qemu::boots(context, &mut command, DEBIAN)?;
     let mut vm = Vm::spawn(context.name_of("qemu"), &mut command)?;
 
-    vm.log_in()?;
-    ensure!(vm.sh("lsblk -dnro NAME,SERIAL")? == "vda alone");
-    ensure!(vm.sh("grep -c 'PCI-MSIX.*virtio0-req' /proc/interrupts")? == "2");
-    vm.sh("dd if=/dev/urandom of=/root/file bs=1M count=8 conv=fsync status=none")?;
+    qemu::with_guest(&mut vm, |vm| {
+        vm.log_in()?;
+        ensure!(vm.sh("lsblk -dnro NAME,SERIAL")? == "vda alone");
+        ensure!(vm.sh("grep -c 'PCI-MSIX.*virtio0-req' /proc/interrupts")? == "2");
+        vm.sh("dd if=/dev/urandom of=/root/file bs=1M count=8 conv=fsync status=none")
+    })?;
     vm.type_line("systemctl poweroff")?;
     vm.expect_exit(0)?;
 
@@ -95,21 +100,20 @@ fn card(context: &Context) -> Result<()> {
     qemu::boots(context, &mut command, "net")?;
     let mut vm = Vm::spawn(context.name_of("qemu"), &mut command)?;
 
-    vm.wait_for("GUEST mac=02:77:00:00:00:03", PATIENCE)?;
-    vm.line()?;
-    let vectors = vm.sh("grep -c 'PCI-MSIX.*virtio0-\\(in\\|out\\)put' /proc/interrupts")?;
-    ensure!(vectors == "4", "{vectors} vectors for two pairs of queues");
-    vm.sh("dhcp")?;
-    vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))?;
-    let fetched = vm.sh(&format!(
-        "busybox wget -q -O - http://{HOST}/noise | sha256sum | cut -d' ' -f1"
-    ))?;
-    ensure!(fetched == sum, "what was fetched is not what was served");
-    vm.sh(
-        "cd /sys/bus/virtio/drivers/virtio_net && echo virtio0 > unbind && echo virtio0 > bind && \
-         ip link set eth0 up && dhcp",
-    )?;
-    vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))?;
+    qemu::with_guest(&mut vm, |vm| {
+        vm.wait_for("GUEST mac=02:77:00:00:00:03", PATIENCE)?;
+        vm.line()?;
+        let vectors = vm.sh("grep -c 'PCI-MSIX.*virtio0-\\(in\\|out\\)put' /proc/interrupts")?;
+        ensure!(vectors == "4", "{vectors} vectors for two pairs of queues");
+        vm.sh("dhcp")?;
+        vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))?;
+        let fetched = vm.sh(&format!(
+            "busybox wget -q -O - http://{HOST}/noise | sha256sum | cut -d' ' -f1"
+        ))?;
+        ensure!(fetched == sum, "what was fetched is not what was served");
+        vm.sh(REBIND)?;
+        vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))
+    })?;
     vm.type_line("poweroff -f")?;
     vm.expect_exit(0)?;
 
