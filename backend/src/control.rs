@@ -21,7 +21,7 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
             match message {
                 ToBackend::Ping(ping) => {
                     if ping >= SETTLED_PING && !std::mem::replace(&mut settled, true) {
-                        launch::residue::let_go();
+                        launch::image::let_go();
                     }
                     device.ping(ping);
                 }

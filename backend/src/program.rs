@@ -58,6 +58,7 @@ pub enum Wanted<O> {
 
 /// What `main` does: serves one frontend.
 pub fn main<P: Program>() -> ExitCode {
+    launch::image::seal();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     // The supervisor passes exactly this; nobody else has what it needs.
     let outcome = if args == ["--launched"] {

@@ -37,6 +37,7 @@ use error::Error;
 static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
+    launch::image::seal();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage::show(&error),

@@ -13,6 +13,7 @@ use launch::heap::Heap;
 static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
+    launch::image::seal();
     let outcome = match args::parse(std::env::args_os().skip(1)) {
         Ok(Parsed::Run(args)) => jailer::run(&args, &Host::of_this_binary()),
         Ok(Parsed::Sweep { name, state_dir }) => jailer::sweep(&name, state_dir.as_deref()),

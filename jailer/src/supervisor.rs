@@ -306,7 +306,7 @@ impl Supervisor {
         self.tick_waiting(now_ns);
         self.cutter.tick(&self.kit.log, now_ns);
         if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
-            launch::residue::let_go();
+            launch::image::let_go();
         }
     }
 }

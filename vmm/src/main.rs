@@ -10,7 +10,7 @@ use launch::control::{Channel, FromVmm};
 use launch::health::{self, Crash, HealthPage};
 use launch::heap::Heap;
 use launch::record::{Record as _, VmmRecord};
-use launch::{clock, fd, log, process};
+use launch::{clock, fd, image, log, process};
 use vmm::control::ControlLoopError;
 
 #[global_allocator]
@@ -18,6 +18,7 @@ static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     let main_ns = clock::monotonic_ns();
+    image::seal();
     process::take_name(c"vmm");
     let _ = process::harden();
     match run(main_ns) {

@@ -152,7 +152,7 @@ pub fn start(
     let kicks = start_vcpus(record, &vm, entry, &shared)?;
     let console = Console::new(fds.console, machine.serial());
     Device::wait_until_connected(&devices)?;
-    launch::residue::let_go();
+    launch::image::let_go();
     seccomp::MAIN.install(record.seccomp)?;
     Ok(Control {
         console,

@@ -92,7 +92,7 @@ fn ready(signals: &SignalFd, proxy: Option<&Proxy>, settled: &mut bool) -> Resul
     if *settled {
         wait(&mut fds)?;
     } else if !wait_until(&mut fds, SETTLING_MS.into())? {
-        launch::residue::let_go();
+        launch::image::let_go();
         *settled = true;
     }
     let ends = interests.iter().zip(&fds[1..]);

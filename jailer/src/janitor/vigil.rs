@@ -258,7 +258,7 @@ impl Vigil {
             Some(Chore::Place(process)) => self.place(&process),
             Some(Chore::Settle) => {
                 cgroups::sweep_forgotten();
-                launch::residue::let_go();
+                launch::image::let_go();
             }
             None => {}
         }

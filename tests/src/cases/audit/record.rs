@@ -51,6 +51,7 @@ pub(super) fn record(processes: &[(String, u64)]) -> Result<String> {
             writeln!(text, "  {line}")?;
         }
         writeln!(text, "  dumpable      {}", dumpable(*pid)?)?;
+        writeln!(text, "  relocations   {}", relocations(*pid)?)?;
         writeln!(text, "  guest memory  {}", guest_memory(*pid)?)?;
         let environment = fs::read(format!("/proc/{pid}/environ"))?;
         let environment = environment.iter().filter(|byte| **byte != 0).count();
@@ -89,6 +90,7 @@ fn janitor(pid: u64) -> Result<String> {
     if user(pid).ok() != Some(0) {
         writeln!(text, "  dumpable      {}", dumpable(pid)?)?;
     }
+    writeln!(text, "  relocations   {}", relocations(pid)?)?;
     writeln!(text, "  cgroups       {}", cgroups(pid)?)?;
     // What this process was started with is handed down.
     let own = |number: &Path| {
@@ -174,6 +176,43 @@ fn guest_memory(pid: u64) -> Result<&'static str> {
         found = "mapped, not to be dumped";
     }
     Ok(found)
+}
+
+/// The permissions of what only the relocation of the program writes, such as tables of functions.
+fn relocations(pid: u64) -> Result<String> {
+    // From <elf.h>: the sizes of the file's header and a program's, and what is where in them.
+    const PT_GNU_RELRO: u64 = 0x6474_e552;
+    let exe = format!("/proc/{pid}/exe");
+    let program = fs::read(&exe)?;
+    let number = |at: usize, bytes: usize| -> Result<u64> {
+        let field = program.get(at..at + bytes).context("no program")?;
+        Ok(field
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let (first, count) = (number(32, 8)?, number(56, 2)?);
+    let headers = (0..count).map(|index| usize::try_from(first + index * 56));
+    let mut relro = None;
+    for header in headers {
+        let header = header?;
+        if number(header, 4)? == PT_GNU_RELRO {
+            relro = Some(number(header + 16, 8)?);
+        }
+    }
+    let inode = fs::metadata(&exe)?.ino().to_string();
+    let maps = read(pid, "maps")?;
+    let mut program = maps.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (from, to) = words.first()?.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        (words.get(4)? == &inode).then_some((number(from)?, number(to)?, *words.get(1)?))
+    });
+    let (base, ..) = program.clone().next().context("no program in memory")?;
+    let place = base + relro.context("nothing is to be read-only")?;
+    let found = program.find(|(from, to, _)| (*from..*to).contains(&place));
+    let (.., permissions) = found.context("no relocations in memory")?;
+    Ok(permissions.to_owned())
 }
 
 fn root(pid: u64) -> Result<String> {
