@@ -7,6 +7,7 @@
 
 use seccompiler::sock_filter;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[cfg(feature = "seccomp-compiler")]
 pub mod compile;
@@ -20,6 +21,12 @@ pub const LIBC: &str = if cfg!(target_env = "musl") {
 } else {
     "gnu"
 };
+
+/// Whether programs linked with `libc` have this rule of a table.
+#[must_use]
+pub fn concerns(rule: &Value, libc: &str) -> bool {
+    rule.get("libc").is_none_or(|whose| whose == libc)
+}
 
 /// What a system call outside the filter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

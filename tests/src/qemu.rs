@@ -38,15 +38,16 @@ pub fn boots(context: &Context, command: &mut Command, does: &'static str) -> Re
 }
 
 /// What is done with a guest of QEMU's that never resets itself. With `-no-reboot` QEMU ends without an
-/// error and without a word when its guest is reset all the same, and a runner should know why.
+/// error and without a word when its guest is reset all the same; the error of what is done says so.
 ///
 /// # Errors
 /// Those of what is done.
 pub fn with_guest<T>(vm: &mut Vm, does: impl FnOnce(&mut Vm) -> Result<T>) -> Result<T> {
-    does(vm).inspect_err(|_| {
-        if vm.wait_exit(MOMENT).is_ok_and(|status| status == 0) {
-            println!("QEMU ended by itself: the guest crashed: a triple fault, or reset itself");
+    does(vm).map_err(|e| match vm.wait_exit(MOMENT) {
+        Ok(0) => {
+            e.context("QEMU ended by itself: the guest crashed: a triple fault, or reset itself")
         }
+        _ => e,
     })
 }
 
@@ -115,4 +116,30 @@ pub fn wait_for(socket: &Path) -> Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    /// The error of something that fails while a program runs `script`.
+    fn error_under(script: &str) -> String {
+        let mut vm = Vm::spawn("stand-in".into(), Command::new("sh").args(["-c", script])).unwrap();
+        let failed: Result<()> = with_guest(&mut vm, |_| Err(anyhow!("no prompt came")));
+        format!("{:#}", failed.unwrap_err())
+    }
+
+    #[test]
+    fn error_says_that_a_guest_was_reset() {
+        let words = "QEMU ended by itself: the guest crashed: a triple fault, or reset itself";
+        assert_eq!(error_under("exit 0"), format!("{words}: no prompt came"));
+    }
+
+    #[test]
+    fn error_is_left_alone_when_the_guest_was_not_reset() {
+        assert_eq!(error_under("exit 1"), "no prompt came");
+        assert_eq!(error_under("sleep 60"), "no prompt came");
+    }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use launch::seccomp::concerns;
 use serde_json::Value;
 
 use crate::compile;
@@ -74,20 +75,16 @@ pub(crate) fn filters() -> Result<Vec<(String, bool)>> {
         .collect()
 }
 
-/// Whether programs with this C library have this rule.
-fn concerns(rule: &Value, libc: Libc) -> bool {
-    rule["libc"]
-        .as_str()
-        .is_none_or(|whose| whose == libc.name())
-}
-
 fn judge((package, filter, most): (&str, &str, usize), libc: Libc) -> Result<(String, bool)> {
     let path = compile::root()?.join(package).join("seccomp.json");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let table: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let rules = table[filter]["filter"].as_array();
     let rules = rules.with_context(|| format!("{package} has no filter {filter}"))?;
-    let rules: Vec<&Value> = rules.iter().filter(|rule| concerns(rule, libc)).collect();
+    let rules: Vec<&Value> = rules
+        .iter()
+        .filter(|rule| concerns(rule, libc.name()))
+        .collect();
     let calls: BTreeSet<&str> = rules
         .iter()
         .filter_map(|rule| rule["syscall"].as_str())

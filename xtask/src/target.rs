@@ -2,7 +2,7 @@
 //! What programs are built for: this machine, with musl.
 //!
 //! Every program is static, and the C library in it starts before the program does. glibc begins with
-//! some forty CPUID instructions, each of which leaves the guest where we run in one; musl has none.
+//! CPUID instructions, dozens of them, each of which leaves the guest where we run in one; musl has none.
 //! rustup has Rust's standard library for musl; where it cannot be had, programs are linked with the
 //! glibc of this machine, which everything works with, too.
 

@@ -10,6 +10,8 @@ use std::path::Path;
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
 use serde_json::{Map, Value};
 
+use super::concerns;
+
 /// A table could not be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -67,22 +69,22 @@ pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
 
 /// Leaves out the rules of other C libraries than `libc`.
 fn leave_out_others(filters: &mut Map<String, Value>, libc: &str) -> Result<(), CompileError> {
+    let known = ["gnu", "musl"];
     for (name, filter) in filters {
         let shape = |fault| CompileError::Shape(name.clone(), fault);
         let rules = filter["filter"].as_array_mut();
         let rules = rules.ok_or_else(|| shape("has no rules"))?;
-        let mut kept = Vec::with_capacity(rules.len());
-        for mut rule in rules.drain(..) {
-            let keep = match rule.as_object_mut().and_then(|rule| rule.remove("libc")) {
-                None => true,
-                Some(whose) if whose == "gnu" || whose == "musl" => whose == libc,
-                Some(_) => return Err(shape("has a rule for an unknown \"libc\"")),
-            };
-            if keep {
-                kept.push(rule);
-            }
+        if !rules
+            .iter()
+            .all(|rule| known.iter().any(|it| concerns(rule, it)))
+        {
+            return Err(shape("has a rule for an unknown \"libc\""));
         }
-        *rules = kept;
+        rules.retain(|rule| concerns(rule, libc));
+        // What compiles the table does not know the key.
+        for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
+            rule.remove("libc");
+        }
     }
     Ok(())
 }

@@ -8,7 +8,8 @@
 //! jail costs is measured by itself: a supervisor's, built around a copy of this process and left at
 //! once. A VM has another one for its vmm and one for each backend.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,8 @@ fn keep_state_in_memory(context: &Context) -> Result<()> {
     let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     mount(none, "/", none, private, none).context("to keep mounts to ourselves")?;
     let dir = state_root(context.dir());
-    fs::create_dir_all(&dir)?;
+    // As the command line makes it: it stays.
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
     let options = Some("mode=0700");
     mount(
         Some("state"),

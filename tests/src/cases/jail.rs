@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use launch::seccomp;
+use launch::seccomp::{LIBC, concerns};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -361,12 +361,7 @@ fn unconditional(table: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let filters = table.as_object().context("no table")?;
     let calls = |filter: &Value| {
         let rules = filter["filter"].as_array().into_iter().flatten();
-        let ours = |rule: &&Value| {
-            rule["libc"]
-                .as_str()
-                .is_none_or(|libc| libc == seccomp::LIBC)
-        };
-        let rules = rules.filter(ours).filter(|rule| rule["args"].is_null());
+        let rules = rules.filter(|rule| concerns(rule, LIBC) && rule["args"].is_null());
         let names = rules.filter_map(|rule| rule["syscall"].as_str());
         names.map(str::to_owned).collect()
     };

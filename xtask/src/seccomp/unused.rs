@@ -120,7 +120,9 @@ fn tables() -> Result<BTreeMap<String, Vec<Value>>> {
         let table: Value = serde_json::from_str(&text)?;
         for (filter, content) in table.as_object().context("no table")? {
             let rules = content["filter"].as_array().context("no rules")?;
-            let ours = rules.iter().filter(|rule| concerns(rule, target::libc()));
+            let ours = rules
+                .iter()
+                .filter(|rule| concerns(rule, target::libc().name()));
             tables.insert(format!("{package} {filter}"), ours.cloned().collect());
         }
     }
