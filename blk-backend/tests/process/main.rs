@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on must end
 
 mod bad_input;
+mod copied;
 mod guest_faults;
 mod protocol;
 mod restart;

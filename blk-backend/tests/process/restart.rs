@@ -20,17 +20,17 @@ use crate::stand::{BINARY, Dir, PATIENCE, SHAPE, Shape, places};
 
 const IMAGE_BYTES: u64 = 16 << 20;
 
-struct Stand {
-    dir: Dir,
+pub(crate) struct Stand {
+    pub(crate) dir: Dir,
     slot: DiskSlot,
-    memory: Memory,
-    queues: Vec<Queue>,
+    pub(crate) memory: Memory,
+    pub(crate) queues: Vec<Queue>,
     places: Vec<Place>,
     shape: Shape,
 }
 
 impl Stand {
-    fn new(name: &str, shape: Shape, direct: bool) -> Self {
+    pub(crate) fn new(name: &str, shape: Shape, direct: bool) -> Self {
         let dir = Dir::new(name);
         let image = dir.image(IMAGE_BYTES);
         let access = Access {
@@ -52,7 +52,7 @@ impl Stand {
         }
     }
 
-    fn bring_up(&self, after_crash: bool) -> (Generation, Connection) {
+    pub(crate) fn bring_up(&self, after_crash: bool) -> (Generation, Connection) {
         let generation = self.slot.start(after_crash).unwrap();
         let mut connection = Connection::open(&self.dir.path("blk.sock"), PATIENCE).unwrap();
         let features = self.shape.features();
@@ -183,7 +183,7 @@ fn ring_stopped_drains_and_says_where_it_is() {
 
 /// Writes what a dead backend has left in the in-flight region: it had taken these heads, in this
 /// order, and given each to its engine; each had been there at so many deaths before.
-fn leave_in_flight(stand: &Stand, heads: &[(u16, u8)]) {
+pub(crate) fn leave_in_flight(stand: &Stand, heads: &[(u16, u8)]) {
     let region = Window::of_file(stand.slot.inflight(), 64).unwrap();
     region.at::<AtomicU16>(10).store(128, Ordering::Relaxed);
     region.at::<AtomicU16>(8).store(1, Ordering::Relaxed);

@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written is there, whatever the engine and the shape of the queue.
 
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loadgen::disk::{Kind, Queue, QueueOptions, Request};
 use loadgen::exercise::{self, Known};
-use loadgen::memory::Memory;
-use loadgen::ring::{Descriptor, NEXT, RingOptions, WRITE};
 use loadgen::verify::{self, Log, Verify, check_image};
-use vm_memory::GuestAddress;
 
-use crate::stand::{Backend, Dir, FEATURES, PATIENCE, SHAPE, Shape, places};
+use crate::stand::{Backend, Dir, SHAPE, Shape, places};
 
 const IMAGE_BYTES: u64 = 32 << 20;
 
@@ -108,65 +103,6 @@ fn disk_whose_indices_wrap_keeps_what_is_written() {
             ..SHAPE
         },
     );
-}
-
-/// A small guest can ask for as much as it likes, because its buffers may be the same memory.
-#[test]
-fn requests_that_have_to_be_copied_take_little_memory_however_many_there_are() {
-    const LEN_BYTES: u32 = 8 << 20;
-    const MOST_KIB: u64 = 64 << 10;
-    let dir = Dir::new("copied");
-    let image = dir.image(IMAGE_BYTES);
-    let file = std::fs::File::options().write(true).open(&image).unwrap();
-    file.write_all_at(&[0x5a; 4096], 0).unwrap();
-    let backend = Backend::start(&dir, &format!("path={},direct", image.display()));
-    let mut connection = backend.connect();
-    let mut memory = Memory::new(16 << 20).unwrap();
-    let ring = RingOptions {
-        size: 128,
-        event_idx: true,
-        start: 0,
-    };
-    let options = QueueOptions {
-        ring,
-        depth: 32,
-        buffer_bytes: 4096,
-        segments: 1,
-        indirect: false,
-    };
-    let mut queue = Queue::new(&mut memory, options).unwrap();
-    let shared = memory.take(u64::from(LEN_BYTES) + 4096).unwrap();
-    // Aligned for nothing.
-    let address = GuestAddress(shared.0 + 1);
-    let place = [queue.place()];
-    connection.start(FEATURES, &memory, &place).unwrap();
-    for slot in 0..options.depth {
-        let request = Request {
-            kind: Kind::Read,
-            sector: 0,
-            len_bytes: 512,
-        };
-        queue.prepare(&memory, slot, request);
-        let head = queue.head(slot);
-        let data = Descriptor {
-            address,
-            len_bytes: LEN_BYTES,
-            flags: NEXT | WRITE,
-            next: head + 2,
-        };
-        queue.ring.describe(head + 1, data);
-    }
-    queue.show().unwrap();
-    for _ in 0..options.depth {
-        assert!(queue.wait(Duration::ZERO, PATIENCE), "no answer");
-        let done = queue.reap().unwrap().unwrap();
-        assert_eq!((done.status, done.written_bytes), (0, LEN_BYTES + 1));
-    }
-    let mut read = [0; 4097];
-    memory.read(&mut read, address);
-    assert_eq!((read[0], read[4095], read[4096]), (0x5a, 0x5a, 0));
-    let peak_kib = backend.peak_kib();
-    assert!(peak_kib < MOST_KIB, "{peak_kib} KiB");
 }
 
 /// Every kind of request; the serial number that came of it.
