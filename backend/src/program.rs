@@ -15,7 +15,7 @@ use launch::control::{Channel, Failure, FromBackend};
 use launch::fd::{self, claim};
 use launch::health::HealthPage;
 use launch::record::{BackendRecord, Record as _};
-use launch::seccomp::Mode;
+use launch::seccomp::{Mode, SeccompError};
 
 use crate::serve::{Device, Service};
 use crate::{control, health};
@@ -95,13 +95,17 @@ fn launched<P: Program>() -> Result<()> {
     let outcome = serve::<P>(&record, &control, health);
     let last = match &outcome {
         Ok(()) => FromBackend::Hangup,
-        Err(e) => FromBackend::Failed(Failure {
-            about: None,
-            reason: format!("{e:#}"),
-        }),
+        Err(e) => failed(e),
     };
     let _ = control.send(&last);
     outcome
+}
+
+fn failed(error: &anyhow::Error) -> FromBackend {
+    FromBackend::Failed(Failure {
+        about: None,
+        reason: format!("{error:#}"),
+    })
 }
 
 fn serve<P: Program>(
@@ -111,15 +115,35 @@ fn serve<P: Program>(
 ) -> Result<()> {
     let service = P::launched(record, health)?;
     control::answer(control.clone(), service.device()).context("cannot start a thread")?;
-    let serving = service.accept()?;
-    log::info!(device_id = record.device_id(); "serving");
-    let _ = control.send(&FromBackend::Serving);
-    Ok(serving.wait()?)
+    let (control, device_id) = (control.clone(), record.device_id().to_owned());
+    let confined = move |outcome: Result<(), SeccompError>| match outcome {
+        Ok(()) => {
+            log::info!(device_id = &*device_id; "serving");
+            let _ = control.send(&FromBackend::Serving);
+        }
+        Err(e) => {
+            let error = e.into();
+            let _ = control.send(&failed(&error));
+            end_unconfined(&error)
+        }
+    };
+    Ok(service.serve(confined)?)
+}
+
+/// The process ends at once, whoever else waits in it.
+fn end_unconfined(error: &anyhow::Error) -> ! {
+    log::error!("{error:#}");
+    std::process::exit(1)
 }
 
 fn alone<P: Program>(options: P::Options) -> Result<()> {
     launch::log::init(P::NAME, "", log::LevelFilter::Info);
-    Ok(P::alone(options)?.accept()?.wait()?)
+    let confined = |outcome: Result<(), SeccompError>| {
+        if let Err(e) = outcome {
+            end_unconfined(&e.into());
+        }
+    };
+    Ok(P::alone(options)?.serve(confined)?)
 }
 
 /// A health page for a process that nobody has given one.

@@ -8,7 +8,6 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use launch::health::HealthPage;
 use launch::seccomp::{Filter, Mode, SeccompError};
@@ -16,7 +15,7 @@ use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 
 use crate::SharedGuestMemory;
-use crate::gate::{Gate, Visitor};
+use crate::gate::Gate;
 use crate::vring::Vring;
 
 /// The stack of threads that do little.
@@ -55,9 +54,6 @@ pub enum ServeError {
     /// The handler of `--seccomp log` could not be installed.
     #[error("cannot handle SIGSYS")]
     Handler(#[source] nix::Error),
-    /// The filter could not be installed.
-    #[error(transparent)]
-    Seccomp(#[from] SeccompError),
 }
 
 /// How a process is confined.
@@ -107,64 +103,37 @@ impl<D: Device> Service<D> {
         self.device.clone()
     }
 
-    /// Waits for the frontend to connect, then confines the process. Nothing that the frontend sends
-    /// has an effect before that.
-    pub fn accept(mut self) -> Result<Serving<D>, ServeError> {
+    /// Waits for the frontend to connect, confines the process, and serves until the frontend hangs
+    /// up and what is in flight has been completed. The process must end then: the workers do not.
+    /// Nothing that the frontend sends has an effect before the process is confined. `confined` hears
+    /// whether that could be done, in any thread; if not, it must not return.
+    pub fn serve(
+        mut self,
+        confined: impl FnOnce(Result<(), SeccompError>) + Send + 'static,
+    ) -> Result<(), ServeError> {
         let Confinement { filter, health } = self.confinement;
         if matches!(filter, Some((_, Mode::Trap))) {
             launch::seccomp::report_violations(health).map_err(ServeError::Handler)?;
         }
-        let mut listener = listener(self.listener);
-        self.daemon
-            .start(&mut listener)
-            .map_err(|e| daemon_error(&e))?;
-        let (device, mut daemon) = (self.device.clone(), self.daemon);
-        let wait = move || {
-            device.gate().arrive(Visitor::Waiter);
-            let outcome = daemon.wait();
-            device.gate().end();
-            // The workers end with the process; dropping the daemon would wait for them.
-            std::mem::forget(daemon);
-            outcome.map_err(|e| match e {
-                DaemonError::HandleRequest(
-                    ProtocolError::Disconnected | ProtocolError::PartialMessage,
-                ) => None,
-                e => Some(daemon_error(&e)),
-            })
-        };
-        let thread = std::thread::Builder::new().name("wait".into());
-        let thread = thread
-            .stack_size(STACK_BYTES)
-            .spawn(wait)
-            .map_err(ServeError::Start)?;
+        let connected = self.daemon.start(&mut listener(self.listener));
+        connected.map_err(|e| daemon_error(&e))?;
         self.device.ping(0);
-        self.device.gate().confine(|| match filter {
-            Some((filter, mode)) => filter.install_in_all_threads(mode),
-            None => Ok(()),
-        })?;
-        Ok(Serving {
-            device: self.device,
-            thread,
-        })
-    }
-}
-
-/// A device that serves its frontend.
-#[derive(Debug)]
-pub struct Serving<D> {
-    device: Arc<D>,
-    thread: JoinHandle<Result<(), Option<ServeError>>>,
-}
-
-impl<D: Device> Serving<D> {
-    /// Waits until the frontend hangs up, and completes what is in flight. The process must end
-    /// then: the workers do not.
-    pub fn wait(self) -> Result<(), ServeError> {
-        let outcome = self.thread.join();
+        self.device.gate().close_behind(move || {
+            confined(match filter {
+                Some((filter, mode)) => filter.install_in_all_threads(mode),
+                None => Ok(()),
+            });
+        });
+        let outcome = self.daemon.wait();
         self.device.close();
+        // The workers end with the process; dropping the daemon would wait for them.
+        std::mem::forget(self.daemon);
         match outcome {
-            Ok(Err(Some(e))) => Err(e),
-            _ => Ok(()),
+            Ok(())
+            | Err(DaemonError::HandleRequest(
+                ProtocolError::Disconnected | ProtocolError::PartialMessage,
+            )) => Ok(()),
+            Err(e) => Err(daemon_error(&e)),
         }
     }
 }
