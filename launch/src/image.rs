@@ -5,51 +5,60 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 
 unsafe extern "C" {
-    /// The file's header, which the linker puts before everything else.
-    static __ehdr_start: libc::Elf64_Ehdr;
+    /// The first byte of the file, which the linker names; only its address is of interest.
+    static __ehdr_start: u8;
 }
 
 /// Makes what only relocation writes, such as tables of functions, read-only from now on
 /// (PT_GNU_RELRO). glibc has done so before `main`; musl does not in a static program.
 pub fn seal() {
-    for relro in headers()
-        .iter()
-        .filter(|it| it.p_type == libc::PT_GNU_RELRO)
-    {
-        let (begin, end) = bounds(relro);
-        // What comes behind it may begin on its last page.
-        let (begin, len_bytes) = pages(begin, end - end % page_bytes());
-        // Cannot fail: the pages are there, and nobody was promised to write to them.
-        // SAFETY: the linker put nothing there that is written after relocation, which is over.
-        let _ = unsafe { mprotect(begin, len_bytes, ProtFlags::PROT_READ) };
+    for relro in of_kind(libc::PT_GNU_RELRO) {
+        let Range { start, end } = place(relro);
+        // It begins where what can be written does, whose first page is nobody else's. On its last
+        // page something may begin that is written for ever.
+        let (first, len_bytes) = pages(start - start % page_bytes()..end - end % page_bytes());
+        // It could fail in a process with as many mappings as it may have; this one has a few yet.
+        // SAFETY: whole pages up to the end of what is written by relocation only, which is over.
+        let _ = unsafe { mprotect(first, len_bytes, ProtFlags::PROT_READ) };
     }
 }
 
 /// Gives back the pages of code and constants that have been used once: those of a start, when it is
 /// over. What is needed again is found in the page cache, a few pages at a time.
 pub fn let_go() {
-    let loaded = headers().iter().filter(|it| it.p_type == libc::PT_LOAD);
-    for segment in loaded.filter(|it| it.p_flags & libc::PF_W == 0) {
-        let (begin, end) = bounds(segment);
-        let (begin, len_bytes) = pages(begin, end.next_multiple_of(page_bytes()));
-        // SAFETY: private pages of the program's file that cannot be written and never were: what is
-        // dropped is read from the file again, unchanged, when touched.
-        let _ = unsafe { madvise(begin, len_bytes, MmapAdvise::MADV_DONTNEED) };
+    for segment in of_kind(libc::PT_LOAD).filter(|it| it.p_flags & libc::PF_W == 0) {
+        let Range { start, end } = place(segment);
+        // A page on which another segment begins or ends is left alone: that may be one with data.
+        let start = start.next_multiple_of(page_bytes());
+        let (first, len_bytes) = pages(start..end - end % page_bytes());
+        // SAFETY: whole pages of a segment that cannot be written, and that relocation does not
+        // write: what is dropped is read from the file again, unchanged, when touched.
+        let _ = unsafe { madvise(first, len_bytes, MmapAdvise::MADV_DONTNEED) };
     }
 }
 
+/// This program's headers of one kind.
+fn of_kind(kind: u32) -> impl Iterator<Item = &'static libc::Elf64_Phdr> {
+    headers().iter().filter(move |it| it.p_type == kind)
+}
+
 fn headers() -> &'static [libc::Elf64_Phdr] {
-    // SAFETY: the header is mapped, and nobody writes to it, for as long as the program runs.
-    let header = unsafe { &__ehdr_start };
-    let offset = usize::try_from(header.e_phoff).unwrap_or_default();
-    let first = (&raw const __ehdr_start).wrapping_byte_add(offset).cast();
-    // SAFETY: so many headers are there, says the file's, in the same segment.
-    unsafe { std::slice::from_raw_parts(first, header.e_phnum.into()) }
+    // SAFETY: getauxval takes an integer.
+    let value = |kind| unsafe { libc::getauxval(kind) };
+    let address = usize::try_from(value(libc::AT_PHDR)).unwrap_or_default();
+    let count = usize::try_from(value(libc::AT_PHNUM)).unwrap_or_default();
+    let Some(first) = NonNull::new(std::ptr::with_exposed_provenance_mut(address)) else {
+        return &[];
+    };
+    // SAFETY: the kernel says that so many are there, in a segment that nobody writes to for as long
+    // as the program runs. (getauxval(3))
+    unsafe { std::slice::from_raw_parts(first.as_ptr(), count) }
 }
 
 fn page_bytes() -> usize {
@@ -58,26 +67,31 @@ fn page_bytes() -> usize {
     usize::try_from(bytes).unwrap_or(4096)
 }
 
-/// Where in memory it begins and ends. The program may be anywhere; its first byte is the header's.
-fn bounds(header: &libc::Elf64_Phdr) -> (usize, usize) {
-    let offset = |bytes: u64| usize::try_from(bytes).unwrap_or_default();
-    let begin = (&raw const __ehdr_start).addr() + offset(header.p_vaddr);
-    (begin, begin + offset(header.p_memsz))
+/// Where in memory it is. The program may be anywhere; the segment with the file's first byte tells
+/// how far it is from where it was linked for.
+fn place(header: &libc::Elf64_Phdr) -> Range<usize> {
+    let number = |bytes: u64| usize::try_from(bytes).unwrap_or_default();
+    let linked = of_kind(libc::PT_LOAD).find(|it| it.p_offset == 0);
+    let linked = linked.map_or(0, |it| number(it.p_vaddr));
+    let offset = (&raw const __ehdr_start).addr().wrapping_sub(linked);
+    let begin = offset.wrapping_add(number(header.p_vaddr));
+    begin..begin + number(header.p_memsz)
 }
 
-/// The pages from the one that `begin` is on to `end`: address and length in bytes.
-fn pages(begin: usize, end: usize) -> (NonNull<c_void>, usize) {
-    let first = begin - begin % page_bytes();
-    let program = (&raw const __ehdr_start).cast_mut().cast::<c_void>();
-    let address = program.with_addr(first);
+/// A range of pages as system calls take it: address and length in bytes.
+fn pages(range: Range<usize>) -> (NonNull<c_void>, usize) {
+    let first = std::ptr::with_exposed_provenance_mut(range.start);
     (
-        NonNull::new(address).unwrap_or(NonNull::dangling()),
-        end.saturating_sub(first),
+        NonNull::new(first).unwrap_or(NonNull::dangling()),
+        range.end.saturating_sub(range.start),
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     /// The permissions of the page at `address`.
@@ -112,11 +126,25 @@ mod tests {
         assert_eq!(answer.answer(), 42);
     }
 
+    /// Whether the page at `address` is mapped right now. (Documentation/admin-guide/mm/pagemap.rst)
+    fn is_present(address: usize) -> bool {
+        let map = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let mut entry = [0; 8];
+        let at = u64::try_from(address / page_bytes() * 8).unwrap();
+        map.read_exact_at(&mut entry, at).unwrap();
+        u64::from_ne_bytes(entry) >> 63 == 1
+    }
+
     #[test]
     fn what_was_let_go_is_there_when_needed() {
-        let before = headers().len();
+        // So much that its middle is mapped by nobody who needs something beside it.
+        static CONSTANTS: [u8; 1 << 20] = [0x5a; 1 << 20];
+        let middle = &raw const CONSTANTS[1 << 19];
+        assert_eq!(black_box(CONSTANTS[1 << 19]), 0x5a);
+        assert!(is_present(middle.addr()));
         let_go();
-        assert_eq!(headers().len(), before);
+        assert!(!is_present(middle.addr()));
+        assert_eq!(black_box(CONSTANTS[1 << 19]), 0x5a);
         assert_eq!(permissions(let_go as *const () as usize), "r-xp");
     }
 }
