@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The moment between starting and being confined: every thread comes to the gate and waits there
-//! until the filter is installed in all of them.
+//! The moment between starting and being confined: the threads that work for a guest come to the gate
+//! and wait there until the filter is installed in all threads.
 //!
 //! A thread that is still starting makes system calls that no filter should have to allow, and one
 //! that has started must not touch what a guest sent before the filter is there.
@@ -38,7 +38,7 @@ pub enum Visitor {
 struct State {
     arrived: BTreeSet<Visitor>,
     /// What confines them all; the waiter brings it.
-    confine: Option<Box<dyn FnOnce() + Send>>,
+    confine: Option<Box<dyn FnOnce() -> bool + Send>>,
 }
 
 impl fmt::Debug for State {
@@ -58,8 +58,8 @@ impl Gate {
         }
     }
 
-    /// Comes to the gate and waits until it is open. If the frontend hangs up before that, it stays
-    /// closed, and they wait for ever.
+    /// Comes to the gate and waits until it is open. If the frontend hangs up before the protocol
+    /// thread has come, it stays closed, and they wait for ever.
     pub fn pass(&self, visitor: Visitor) {
         if self.open.load(Ordering::Acquire) {
             return;
@@ -71,15 +71,15 @@ impl Gate {
         drop(self.changed.wait_while(state, closed));
     }
 
-    /// The waiter brings what confines all threads, and goes on: it touches nothing of a guest. The
-    /// last one to come does it, while all others wait; it must not return if it fails.
-    pub fn close_behind(&self, confine: impl FnOnce() + Send + 'static) {
+    /// The waiter brings what confines all threads and says whether it could, and goes on: it touches
+    /// nothing of a guest. The last one to come does it, while the others wait.
+    pub fn close_behind(&self, confine: impl FnOnce() -> bool + Send + 'static) {
         let mut state = lock(&self.state);
         state.confine = Some(Box::new(confine));
         drop(self.admit(state, Visitor::Waiter));
     }
 
-    /// The last one confines them all, and opens the gate.
+    /// The last one confines them all, and opens the gate if that succeeds.
     fn admit<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
@@ -88,8 +88,8 @@ impl Gate {
         state.arrived.insert(visitor);
         if state.arrived.len() == self.visitors
             && let Some(confine) = state.confine.take()
+            && confine()
         {
-            confine();
             self.open.store(true, Ordering::Release);
             self.changed.notify_all();
         }
@@ -105,42 +105,83 @@ mod tests {
 
     use super::*;
 
+    const WORKERS: usize = 3;
+
+    /// A gate, and how often it was confined behind.
+    #[derive(Clone)]
+    struct Stand(Arc<Gate>, Arc<AtomicUsize>);
+
+    impl Stand {
+        fn new() -> Self {
+            Self(Arc::new(Gate::new(WORKERS)), Arc::default())
+        }
+
+        fn confined(&self) -> usize {
+            self.1.load(Ordering::Relaxed)
+        }
+
+        /// Brings what confines.
+        fn bring(&self, succeeds: bool) {
+            let count = self.1.clone();
+            self.0.close_behind(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                succeeds
+            });
+        }
+
+        /// A thread comes, and waits; it tells how often it had been confined when it passed.
+        fn send(&self, visitor: Visitor) -> thread::JoinHandle<usize> {
+            let stand = self.clone();
+            let before = lock(&self.0.state).arrived.len();
+            let thread = thread::spawn(move || {
+                stand.0.pass(visitor);
+                stand.confined()
+            });
+            while lock(&self.0.state).arrived.len() == before {
+                thread::yield_now();
+            }
+            thread
+        }
+    }
+
+    fn visitors() -> Vec<Visitor> {
+        let workers = (0..WORKERS).map(Visitor::Worker);
+        workers.chain([Visitor::Protocol]).collect()
+    }
+
     #[test]
     fn nobody_passes_before_the_last_one_has_confined_them_all() {
-        const WORKERS: usize = 3;
         // The waiter comes first, in the middle and last.
         for before in 0..=WORKERS + 1 {
-            let gate = Arc::new(Gate::new(WORKERS));
-            let confined = Arc::new(AtomicUsize::new(0));
-            let workers = (0..WORKERS).map(Visitor::Worker);
-            let visitors: Vec<_> = workers.chain([Visitor::Protocol]).collect();
-            let spawn = |visitor: Visitor| {
-                let (gate, confined) = (gate.clone(), confined.clone());
-                thread::spawn(move || {
-                    gate.pass(visitor);
-                    confined.load(Ordering::Relaxed)
-                })
-            };
-            let arrived = |count: usize| {
-                while lock(&gate.state).arrived.len() < count {
-                    thread::yield_now();
+            let stand = Stand::new();
+            let mut threads = Vec::new();
+            for (number, visitor) in visitors().into_iter().enumerate() {
+                if number == before {
+                    stand.bring(true);
                 }
-            };
-            let (early, late) = visitors.split_at(before);
-            let mut threads: Vec<_> = early.iter().copied().map(spawn).collect();
-            arrived(before);
-            assert_eq!(confined.load(Ordering::Relaxed), 0);
-            let counter = confined.clone();
-            gate.close_behind(move || {
-                counter.fetch_add(1, Ordering::Relaxed);
-            });
-            threads.extend(late.iter().copied().map(spawn));
+                assert_eq!(stand.confined(), 0, "{number} of {before}");
+                threads.push(stand.send(visitor));
+            }
+            if before > WORKERS {
+                assert_eq!(stand.confined(), 0);
+                stand.bring(true);
+            }
             for thread in threads {
                 assert_eq!(thread.join().unwrap(), 1);
             }
             // Whoever comes once more goes on.
-            gate.pass(Visitor::Protocol);
-            assert_eq!(confined.load(Ordering::Relaxed), 1);
+            stand.0.pass(Visitor::Protocol);
+            assert_eq!(stand.confined(), 1);
         }
+    }
+
+    #[test]
+    fn nobody_passes_when_they_cannot_be_confined() {
+        let stand = Stand::new();
+        let threads: Vec<_> = visitors().into_iter().map(|it| stand.send(it)).collect();
+        stand.bring(false);
+        assert_eq!(stand.confined(), 1);
+        assert!(!stand.0.open.load(Ordering::Relaxed));
+        assert!(threads.iter().all(|thread| !thread.is_finished()));
     }
 }

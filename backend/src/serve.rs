@@ -6,6 +6,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -68,7 +69,8 @@ pub struct Confinement {
 /// A device whose threads run, before its frontend has connected.
 pub struct Service<D: Device> {
     device: Arc<D>,
-    daemon: VhostUserDaemon<Arc<D>>,
+    /// Never dropped: that would wait for the workers, which end with the process.
+    daemon: ManuallyDrop<VhostUserDaemon<Arc<D>>>,
     listener: OwnedFd,
     confinement: Confinement,
 }
@@ -88,6 +90,7 @@ impl<D: Device> Service<D> {
         confinement: Confinement,
     ) -> Result<Self, ServeError> {
         let daemon = VhostUserDaemon::new("vhost-user".into(), device.clone(), device.memory())
+            .map(ManuallyDrop::new)
             .map_err(|e| daemon_error(&e))?;
         device.watch(&daemon).map_err(ServeError::Start)?;
         Ok(Self {
@@ -106,7 +109,8 @@ impl<D: Device> Service<D> {
     /// Waits for the frontend to connect, confines the process, and serves until the frontend hangs
     /// up and what is in flight has been completed. The process must end then: the workers do not.
     /// Nothing that the frontend sends has an effect before the process is confined. `confined` hears
-    /// whether that could be done, in any thread; if not, it must not return.
+    /// whether that could be done, in any thread, unless the frontend leaves first. If it could not,
+    /// the process has to end: it never will serve.
     pub fn serve(
         mut self,
         confined: impl FnOnce(Result<(), SeccompError>) + Send + 'static,
@@ -119,15 +123,16 @@ impl<D: Device> Service<D> {
         connected.map_err(|e| daemon_error(&e))?;
         self.device.ping(0);
         self.device.gate().close_behind(move || {
-            confined(match filter {
+            let outcome = match filter {
                 Some((filter, mode)) => filter.install_in_all_threads(mode),
                 None => Ok(()),
-            });
+            };
+            let is_confined = outcome.is_ok();
+            confined(outcome);
+            is_confined
         });
         let outcome = self.daemon.wait();
         self.device.close();
-        // The workers end with the process; dropping the daemon would wait for them.
-        std::mem::forget(self.daemon);
         match outcome {
             Ok(())
             | Err(DaemonError::HandleRequest(

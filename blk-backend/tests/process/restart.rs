@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The backend dies under load, again and again, and the driver sees nothing but pauses.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use backend::window::Window;
-use launch::control::ToBackend;
+use launch::control::{FromBackend, ToBackend};
 use launch::disk::Access;
 use launch::health::BROKEN;
 use loadgen::connection::{Connection, Place};
@@ -149,6 +150,32 @@ fn backend_launched_answers_pings_and_says_what_it_does() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(health.in_flight.load(Ordering::Relaxed), 0);
+}
+
+/// What the supervisor hears until the process has ended.
+fn news(generation: &Generation) -> Vec<FromBackend> {
+    let next = || generation.control.receive().unwrap();
+    std::iter::from_fn(next).collect()
+}
+
+#[test]
+fn backend_launched_says_that_it_serves_and_that_its_frontend_hung_up() {
+    let stand = Stand::new("served", SHAPE, true);
+    let (generation, connection) = stand.bring_up(false);
+    drop(connection);
+    assert_eq!(
+        news(&generation),
+        [FromBackend::Serving, FromBackend::Hangup]
+    );
+}
+
+#[test]
+fn backend_whose_frontend_says_nothing_does_not_say_that_it_serves() {
+    let stand = Stand::new("unserved", SHAPE, true);
+    let mut generation = stand.slot.start(false).unwrap();
+    drop(UnixStream::connect(stand.dir.path("blk.sock")).unwrap());
+    assert_eq!(news(&generation), [FromBackend::Hangup]);
+    assert!(generation.wait().unwrap().success());
 }
 
 #[test]
