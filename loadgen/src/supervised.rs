@@ -121,6 +121,11 @@ impl DiskSlot {
         self.geometry.capacity_bytes
     }
 
+    /// Where its frontends come to.
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
     /// The in-flight region.
     pub fn inflight(&self) -> &OwnedFd {
         &self.inflight

@@ -11,10 +11,9 @@ use loadgen::memory::Memory;
 use loadgen::ring::{Descriptor, NEXT, WRITE};
 use vm_memory::GuestAddress;
 
-use crate::restart::{Stand, leave_in_flight};
 use crate::stand::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
+use crate::supervised::{IMAGE_BYTES, Stand, leave_in_flight};
 
-const IMAGE_BYTES: u64 = 16 << 20;
 /// Of each request.
 const LEN_BYTES: u32 = 8 << 20;
 /// Of the process, where all requests together are of 256 MiB.

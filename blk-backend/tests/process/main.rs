@@ -10,3 +10,4 @@ mod protocol;
 mod restart;
 mod served;
 mod stand;
+mod supervised;

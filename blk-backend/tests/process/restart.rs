@@ -1,68 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The backend dies under load, again and again, and the driver sees nothing but pauses.
 
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use backend::window::Window;
 use launch::control::{FromBackend, ToBackend};
-use launch::disk::Access;
 use launch::health::BROKEN;
-use loadgen::connection::{Connection, Place};
-use loadgen::disk::{Kind, Queue, Request};
-use loadgen::memory::Memory;
-use loadgen::supervised::{DiskSlot, Generation};
+use loadgen::disk::{Kind, Request};
+use loadgen::supervised::Generation;
 use loadgen::verify::{self, Log, Verify, check_image};
+use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::stand::{BINARY, Dir, PATIENCE, SHAPE, Shape, places};
-
-const IMAGE_BYTES: u64 = 16 << 20;
-
-pub(crate) struct Stand {
-    pub(crate) dir: Dir,
-    slot: DiskSlot,
-    pub(crate) memory: Memory,
-    pub(crate) queues: Vec<Queue>,
-    places: Vec<Place>,
-    shape: Shape,
-}
-
-impl Stand {
-    pub(crate) fn new(name: &str, shape: Shape, direct: bool) -> Self {
-        let dir = Dir::new(name);
-        let image = dir.image(IMAGE_BYTES);
-        let access = Access {
-            readonly: false,
-            direct,
-        };
-        let (binary, socket) = (Path::new(BINARY), dir.path("blk.sock"));
-        let sizes = (shape.queues, 128);
-        let slot = DiskSlot::new(binary, &image, access, &socket, sizes).unwrap();
-        let (memory, queues) = shape.queues();
-        let places = places(&queues);
-        Self {
-            dir,
-            slot,
-            memory,
-            queues,
-            places,
-            shape,
-        }
-    }
-
-    pub(crate) fn bring_up(&self, after_crash: bool) -> (Generation, Connection) {
-        let generation = self.slot.start(after_crash).unwrap();
-        let mut connection = Connection::open(&self.dir.path("blk.sock"), PATIENCE).unwrap();
-        let features = self.shape.features();
-        connection
-            .start(features, &self.memory, &self.places)
-            .unwrap();
-        (generation, connection)
-    }
-}
+use crate::stand::{PATIENCE, SHAPE, Shape};
+use crate::supervised::{IMAGE_BYTES, Stand, leave_in_flight};
 
 /// Kills the backend every few milliseconds under a verified load.
 fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
@@ -179,6 +133,16 @@ fn backend_whose_frontend_says_nothing_does_not_say_that_it_serves() {
 }
 
 #[test]
+fn backend_that_cannot_be_reached_says_so_and_ends() {
+    let stand = Stand::new("unreached", SHAPE, true);
+    let mut generation = stand.slot.start(false).unwrap();
+    shutdown(stand.slot.listener().as_raw_fd(), Shutdown::Both).unwrap();
+    let news = news(&generation);
+    assert!(matches!(news[..], [FromBackend::Failed(_)]), "{news:?}");
+    assert_eq!(generation.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 fn backend_launched_ends_with_its_supervisor() {
     let stand = Stand::new("orphan", SHAPE, true);
     let (mut generation, _connection) = stand.bring_up(false);
@@ -206,25 +170,6 @@ fn ring_stopped_drains_and_says_where_it_is() {
     let base = connection.stop_ring(0).unwrap();
     assert_eq!(base, stand.places[0].used_idx());
     assert_eq!(u64::from(base), outcome.requests % 65536);
-}
-
-/// Writes what a dead backend has left in the in-flight region: it had taken these heads, in this
-/// order, and given each to its engine; each had been there at so many deaths before.
-pub(crate) fn leave_in_flight(stand: &Stand, heads: &[(u16, u8)]) {
-    let region = Window::of_file(stand.slot.inflight(), 64).unwrap();
-    region.at::<AtomicU16>(10).store(128, Ordering::Relaxed);
-    region.at::<AtomicU16>(8).store(1, Ordering::Relaxed);
-    let region = Window::of_file(stand.slot.inflight(), 16 + 16 * 128).unwrap();
-    for (counter, (head, deaths)) in (0..).zip(heads) {
-        let entry = 16 + 16 * usize::from(*head);
-        region.at::<AtomicU8>(entry).store(1, Ordering::Relaxed);
-        region
-            .at::<AtomicU8>(entry + 1)
-            .store(deaths << 1 | 1, Ordering::Relaxed);
-        region
-            .at::<AtomicU64>(entry + 8)
-            .store(counter, Ordering::Relaxed);
-    }
 }
 
 #[test]
