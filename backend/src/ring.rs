@@ -168,11 +168,6 @@ impl Ring {
         self.seen_avail = index;
     }
 
-    /// The used index as it is published.
-    pub fn published(&self) -> u16 {
-        u16::from_le(self.used.at::<AtomicU16>(2).load(Acquire))
-    }
-
     /// The used index as it will be once the batch is published.
     pub fn next_used(&self) -> u16 {
         self.next_used

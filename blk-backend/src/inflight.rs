@@ -2,8 +2,10 @@
 //! The in-flight region of one queue (vhost-user, "Inflight I/O tracking", split virtqueues): what
 //! the next generation of this process needs to know if this one dies now.
 //!
-//! Written by the worker that owns the queue. Read back by its successor, which trusts nothing in
-//! it: the memory is shared with the vmm, and a predecessor may have been compromised.
+//! Written by the worker that owns the queue. Read back once, by its successor, which trusts nothing
+//! in it: the memory is shared with the vmm, and a predecessor may have been compromised. From then on
+//! this process only writes it: what is in flight, and with how many deaths, it knows from memory of
+//! its own, which the vmm cannot change while the kernel reads and writes the buffers of a request.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, compiler_fence};
@@ -75,6 +77,17 @@ pub struct Region {
     window: Window,
     size: u16,
     counter: u64,
+    /// The head that was put into a batch last.
+    last_batch_head: u16,
+    /// What the entries were made to say, by head.
+    heads: Vec<Head>,
+}
+
+/// What this process knows of a head.
+#[derive(Debug, Clone, Copy, Default)]
+struct Head {
+    in_flight: bool,
+    trials: u8,
 }
 
 impl Region {
@@ -95,12 +108,15 @@ impl Region {
             window,
             size,
             counter: 0,
+            last_batch_head: 0,
+            heads: vec![Head::default(); usize::from(size)],
         };
         match region.header(header::VERSION).load(Relaxed) {
             0 => region.format(used_idx),
             VERSION => region.settle_lost_batch(used_idx)?,
             other => return Err(InflightError::Version(u16::from_le(other))),
         }
+        region.last_batch_head = u16::from_le(region.header(header::LAST_BATCH_HEAD).load(Relaxed));
         let replays = region.collect(crash)?;
         Ok((region, replays))
     }
@@ -164,6 +180,10 @@ impl Region {
             let deaths = deaths.min(DEATHS_MAX);
             self.trials(head).store(deaths << 1, Relaxed);
             failpoint::step();
+            self.heads[usize::from(head)] = Head {
+                in_flight: true,
+                trials: deaths << 1,
+            };
             found.push((counter, Replay { head, deaths }));
         }
         found.sort_unstable_by_key(|(counter, _)| *counter);
@@ -171,9 +191,10 @@ impl Region {
         Ok(found.into_iter().map(|(_, replay)| replay).collect())
     }
 
-    /// Whether a head is in flight.
+    /// Whether a head is in flight: taken, and not yet published as used. No store of the vmm to the
+    /// region changes the answer.
     pub fn is_in_flight(&self, head: u16) -> bool {
-        self.inflight(head).load(Relaxed) != 0
+        self.heads[usize::from(head)].in_flight
     }
 
     /// A head was taken from the available ring.
@@ -184,32 +205,39 @@ impl Region {
         then();
         failpoint::step();
         self.inflight(head).store(1, Relaxed);
+        self.heads[usize::from(head)] = Head {
+            in_flight: true,
+            trials: 0,
+        };
         self.counter += 1;
     }
 
     /// A head is about to be looked at: if the process dies now, it may be the reason.
-    pub fn try_out(&self, head: u16) {
-        let trials = self.trials(head);
-        trials.store(trials.load(Relaxed) | 1, Relaxed);
+    pub fn try_out(&mut self, head: u16) {
+        let trials = self.heads[usize::from(head)].trials | 1;
+        self.heads[usize::from(head)].trials = trials;
+        self.trials(head).store(trials, Relaxed);
         failpoint::step();
     }
 
     /// Puts a head that was written to the used ring into the batch: if the process dies as soon as
     /// the batch is published, the list says what was in it.
-    pub fn link(&self, head: u16) {
-        let last = self.header(header::LAST_BATCH_HEAD);
-        self.next(head).store(last.load(Relaxed), Relaxed);
+    pub fn link(&mut self, head: u16) {
+        let last = std::mem::replace(&mut self.last_batch_head, head);
+        self.next(head).store(last.to_le(), Relaxed);
         then();
         failpoint::step();
-        last.store(head.to_le(), Relaxed);
+        self.header(header::LAST_BATCH_HEAD)
+            .store(head.to_le(), Relaxed);
     }
 
     /// The batch of `heads` was published; the used index is `used_idx` now.
-    pub fn settle(&self, heads: &[u16], used_idx: u16) {
+    pub fn settle(&mut self, heads: &[u16], used_idx: u16) {
         then();
         for head in heads {
             self.inflight(*head).store(0, Relaxed);
             failpoint::step();
+            self.heads[usize::from(*head)].in_flight = false;
         }
         then();
         self.header(header::USED_IDX)

@@ -66,7 +66,8 @@ impl Queue {
     ) -> Result<(Self, Vec<Replay>), QueueError> {
         let size = attach.layout.size;
         let mut ring = Ring::attach(memory, attach.layout, attach.next_avail.unwrap_or(0))?;
-        let used_idx = ring.published();
+        // Read once, by the ring: the driver could change it between two looks.
+        let used_idx = ring.next_used();
         let (region, replays) = Region::recover(attach.region, size, used_idx, attach.after_crash)?;
         if attach.next_avail.is_none() {
             let in_flight = u16::try_from(replays.len()).unwrap_or(size);
@@ -111,7 +112,7 @@ impl Queue {
     }
 
     /// A head is about to be looked at.
-    pub fn try_out(&self, head: u16) {
+    pub fn try_out(&mut self, head: u16) {
         self.region.try_out(head);
     }
 

@@ -134,18 +134,18 @@ impl Worker {
                 break;
             };
             let head = serving.queue.fetch()?;
-            self.slots.at(head).since_ns = now_ns;
-            self.begin(head)?;
+            self.begin(head, now_ns)?;
         }
         Ok(true)
     }
 
     /// Parses the request at a head that was fetched, and starts or completes it.
-    fn begin(&mut self, head: u16) -> Result<(), QueueError> {
+    fn begin(&mut self, head: u16, now_ns: u64) -> Result<(), QueueError> {
         let Some(serving) = &mut self.serving else {
             return Ok(());
         };
-        let slot = self.slots.at(head);
+        let slot = self.slots.idle_at(head).ok_or(QueueError::Twice(head))?;
+        slot.since_ns = now_ns;
         let (chain, memory) = (&mut self.chain, &serving.memory);
         // From here on, if the process dies, this request may be the reason.
         serving.queue.try_out(head);
@@ -216,7 +216,10 @@ impl Worker {
         let Some(serving) = &mut self.serving else {
             return;
         };
-        let slot = self.slots.at(head);
+        let Some(slot) = self.slots.idle_at(head) else {
+            debug_assert!(false, "head {head} is answered while an engine has it");
+            return;
+        };
         match status {
             Status::Ok => slot.io.unbounce(&serving.memory),
             _ => slot.io.forget_bounce(),

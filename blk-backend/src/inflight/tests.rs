@@ -43,7 +43,7 @@ fn requests_in_flight_come_back_in_the_order_they_were_taken() {
 #[test]
 fn batch_published_and_not_settled_is_settled() {
     let window = busy();
-    let (region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
     region.link(5);
     let heads: Vec<u16> = recover(&window, 11)
         .unwrap()
@@ -57,7 +57,7 @@ fn batch_published_and_not_settled_is_settled() {
 #[test]
 fn deaths_that_were_nobodys_fault_are_not_counted() {
     let window = busy();
-    let (region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
     region.try_out(2);
     let (_, replays) = Region::recover(window, SIZE, 10, false).unwrap();
     assert!(replays.iter().all(|replay| replay.deaths == 0));
@@ -158,7 +158,7 @@ fn region_with_any_field_hostile_is_refused_or_makes_sense() {
 #[test]
 fn lost_batch_in_a_cycle_is_refused() {
     let window = busy();
-    let (region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
     for head in [2, 5, 2] {
         region.link(head);
     }
@@ -176,5 +176,35 @@ fn region_of_random_content_never_panics() {
             window.at::<AtomicU32>(4 * offset).store(value, Relaxed);
         }
         let _ = recover(&window, u16::try_from(random.below(32)).unwrap());
+    }
+}
+
+/// After it was recovered the region is only written: the vmm, which shares it, cannot change what
+/// this process takes for being in flight, nor what it writes of it.
+#[test]
+fn region_overwritten_while_it_is_served_changes_nothing_for_its_owner() {
+    for byte in [0, 1, 0xff] {
+        let window = busy();
+        let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+        region.fetch(3);
+        let overwrite = || {
+            for at in 0..window.len_bytes() {
+                window.at::<AtomicU8>(at).store(byte, Relaxed);
+            }
+        };
+        overwrite();
+        let in_flight = |region: &Region| (0..SIZE).filter(|h| region.is_in_flight(*h)).collect();
+        let heads: Vec<u16> = in_flight(&region);
+        assert_eq!(heads, [2, 3, 5], "byte {byte:#x}");
+        region.try_out(2);
+        assert_eq!(region.trials(2).load(Relaxed), 1, "byte {byte:#x}");
+        region.link(5);
+        overwrite();
+        region.link(3);
+        assert_eq!(region.next(3).load(Relaxed), 5_u16.to_le());
+        region.settle(&[5, 3], 12);
+        overwrite();
+        let heads: Vec<u16> = in_flight(&region);
+        assert_eq!(heads, [2], "byte {byte:#x}");
     }
 }

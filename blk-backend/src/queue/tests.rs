@@ -264,6 +264,36 @@ fn head_posted_twice_is_refused() {
     assert!(matches!(queue.fetch(), Err(QueueError::Twice(3))));
 }
 
+/// The region is shared with the vmm: what it writes there does not let a head be taken twice, which
+/// would hand the buffers of a running request to another one.
+#[test]
+fn head_posted_twice_is_refused_whatever_the_region_says_of_it() {
+    for byte in [0_u8, 1, 0xff] {
+        let mut world = World::new(0);
+        world.driver.offer(3);
+        world.driver.show();
+        let (mut queue, _) = world.attach();
+        assert_eq!(queue.fetch().unwrap(), 3);
+        let scribble = |world: &World| {
+            for at in 0..world.region.len_bytes() {
+                let cell = world.region.at::<std::sync::atomic::AtomicU8>(at);
+                cell.store(byte, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        scribble(&world);
+        world.driver.offer(3);
+        world.driver.show();
+        assert!(matches!(queue.fetch(), Err(QueueError::Twice(3))));
+        scribble(&world);
+        queue.complete(3, 1);
+        queue.publish();
+        scribble(&world);
+        world.driver.offer(3);
+        world.driver.show();
+        assert_eq!(queue.fetch().unwrap(), 3, "byte {byte:#x}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "completes twice")]
 fn head_completed_twice_is_a_bug_that_tests_find() {

@@ -96,13 +96,12 @@ impl Worker {
         });
         self.suspects.clear();
         for replay in replays {
-            self.slots.at(replay.head).since_ns = monotonic_ns();
             match replay.deaths {
                 DEATHS_MAX.. => self.retire(replay.head)?,
                 DEATHS_SUSPECT => self.suspects.push_back(replay),
                 // The driver may have changed what it asks for, so that it has to be copied.
                 _ if self.slots.are_full() => self.suspects.push_back(replay),
-                _ => self.begin(replay.head)?,
+                _ => self.begin(replay.head, monotonic_ns())?,
             }
         }
         self.engine.submit();
@@ -115,7 +114,7 @@ impl Worker {
             return Ok(false);
         }
         if let Some(replay) = self.suspects.pop_front() {
-            self.begin(replay.head)?;
+            self.begin(replay.head, monotonic_ns())?;
         }
         Ok(true)
     }
@@ -129,7 +128,8 @@ impl Worker {
         let (chain, memory) = (&mut self.chain, &serving.memory);
         serving.queue.walk(memory, head, chain)?;
         let status = StatusByte::take(chain, memory);
-        self.slots.at(head).status = status.map_err(|e| QueueError::Request(head, e))?;
+        let slot = self.slots.idle_at(head).ok_or(QueueError::Twice(head))?;
+        slot.status = status.map_err(|e| QueueError::Request(head, e))?;
         self.complete(head, Status::IoErr);
         Ok(())
     }

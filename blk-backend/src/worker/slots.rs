@@ -40,9 +40,12 @@ impl Slots {
         slots
     }
 
-    /// The slot of a head, which the ring has found to be one of its descriptors.
-    pub(super) fn at(&mut self, head: u16) -> &mut Slot {
-        &mut self.slots[usize::from(head)]
+    /// The slot of a head that no engine has. While an engine has it, the kernel reads and writes what
+    /// its `Io` points to, so nobody else gets it: this is the last check that a driver or vmm cannot
+    /// get around by posting a head twice.
+    pub(super) fn idle_at(&mut self, head: u16) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(usize::from(head))?;
+        (!slot.busy).then_some(slot)
     }
 
     /// The slot of a head that an engine has.

@@ -6,6 +6,7 @@
 mod bad_input;
 mod copied;
 mod guest_faults;
+mod hostile_vmm;
 mod protocol;
 mod restart;
 mod served;

@@ -5,6 +5,8 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use backend::GuestMemory;
@@ -43,6 +45,8 @@ struct World {
     worker: Worker,
     vring: Vring,
     memory: GuestMemory,
+    /// The in-flight region, which a hostile vmm writes to at any time.
+    region: Option<Window>,
     avail: u16,
 }
 
@@ -84,7 +88,7 @@ impl World {
         let device = Device::new(Arc::clone(&shared), Vec::new()).unwrap();
         let engine = Threads::new(Arc::new(File::from(file)), shape & 8 != 0).unwrap();
         let region = (shape & 16 != 0).then(|| region(script.bytes()));
-        let worker = Worker::new(0, shared, Engine::Threads(engine), region, 0);
+        let worker = Worker::new(0, shared, Engine::Threads(engine), region.clone(), 0);
         let memory = GuestMemory::from_ranges(&REGIONS).unwrap();
         let vring = Vring::new(device.memory(), SIZE).unwrap();
         vring.set_queue_size(SIZE);
@@ -93,6 +97,7 @@ impl World {
             worker,
             vring,
             memory,
+            region,
             avail: 0,
         };
         world.show_memory();
@@ -124,7 +129,8 @@ impl World {
                 self.avail = script.u16();
                 self.offer(script.u16());
             }
-            0xb0..0xc0 => {
+            0xb0..0xb8 => self.scribble(script),
+            0xb8..0xc0 => {
                 let (at, bytes) = (u64::from(script.u16()), script.bytes());
                 let _ = self.memory.write_slice(bytes, GuestAddress(at));
             }
@@ -144,6 +150,20 @@ impl World {
                 self.place(DESC, AVAIL, USED);
                 self.vring.set_queue_next_avail(script.u16());
             }
+        }
+    }
+
+    /// The vmm writes to the in-flight region, as it may while requests run.
+    fn scribble(&self, script: &mut Script<'_>) {
+        let Some(region) = &self.region else { return };
+        let (at, byte) = (usize::from(script.u16()), script.u8());
+        // Of the whole region as often as of one byte of it.
+        let bytes = match script.flag() {
+            true => 0..region.len_bytes(),
+            false => at % region.len_bytes()..at % region.len_bytes() + 1,
+        };
+        for at in bytes {
+            region.at::<AtomicU8>(at).store(byte, Relaxed);
         }
     }
 
@@ -227,8 +247,7 @@ impl World {
 fn region(content: &[u8]) -> Window {
     let window = Window::private(launch::inflight::queue_bytes(SIZE));
     for (at, byte) in content.iter().enumerate().take(window.len_bytes()) {
-        let cell = window.at::<std::sync::atomic::AtomicU8>(at);
-        cell.store(*byte, std::sync::atomic::Ordering::Relaxed);
+        window.at::<AtomicU8>(at).store(*byte, Relaxed);
     }
     window
 }

@@ -37,23 +37,46 @@ pub(crate) fn run(data: &[u8]) {
             .iter()
             .all(|r| r.head < size && r.deaths <= DEATHS_MAX)
     );
-    let (_, again) = Region::recover(window, size, used_idx, false).unwrap();
+    let (_, again) = Region::recover(window.clone(), size, used_idx, false).unwrap();
     assert_eq!(again, replays);
-    work(&mut region, size, &heads, used_idx);
+    let scribble = |seed: u16| {
+        // The vmm shares the region and writes to it while it is used.
+        for (at, byte) in data
+            .iter()
+            .cycle()
+            .skip(usize::from(seed))
+            .take(window.len_bytes())
+            .enumerate()
+        {
+            window.at::<AtomicU8>(at).store(*byte, Relaxed);
+        }
+    };
+    work(&mut region, size, &heads, used_idx, scribble);
 }
 
-/// Goes on from there as a worker does: whatever the region held, its invariants hold now.
-fn work(region: &mut Region, size: u16, heads: &BTreeSet<u16>, used_idx: u16) {
+/// Goes on from there as a worker does: whatever the region held, and whatever is written to it
+/// meanwhile, its invariants hold now.
+fn work(
+    region: &mut Region,
+    size: u16,
+    heads: &BTreeSet<u16>,
+    used_idx: u16,
+    scribble: impl Fn(u16),
+) {
     let done: Vec<u16> = heads.iter().copied().collect();
     for head in &done {
         region.try_out(*head);
+        scribble(*head);
+        assert!(region.is_in_flight(*head));
         region.link(*head);
     }
     let count = u16::try_from(done.len()).unwrap();
     region.settle(&done, used_idx.wrapping_add(count));
     for head in 0..size {
+        scribble(head);
         assert!(!region.is_in_flight(head));
         region.fetch(head);
+        scribble(head);
         assert!(region.is_in_flight(head));
     }
 }
