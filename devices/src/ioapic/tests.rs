@@ -67,6 +67,31 @@ fn pin_edge_triggered_sends_one_message_per_edge() {
     assert_eq!(recorder.take(), [message]);
 }
 
+/// Bit for bit, as the Intel SDM (volume 3 §11.11) has an entry become an address and a data word.
+#[test]
+fn message_has_each_field_of_the_entry_in_its_place() {
+    const ADDRESS: u64 = 0xfee0_0000;
+    const DATA: u32 = 1 << 14; // "assert"
+    let destination = (0..8).map(|bit| (1 << (24 + bit), 0, 1 << (12 + bit), 0));
+    let vector = (0..8).map(|bit| (0, 1 << bit, 0, 1 << bit));
+    let delivery_mode = (8..11).map(|bit| (0, 1 << bit, 0, 1 << bit));
+    let (logical, level) = ((0, 1 << 11, 1 << 2, 0), (0, 1 << 15, 0, 1 << 15));
+    let nothing = (0, 0, 0, 0);
+    let everything = (0xff << 24, 0x8fff, (0xff << 12) | (1 << 2), 0x87ff);
+    let fields = destination.chain(vector).chain(delivery_mode);
+    for (high, low, address, data) in fields.chain([logical, level, nothing, everything]) {
+        let (recorder, ioapic) = ioapic();
+        write_register(&ioapic, REG_REDIRECTION + 9, high);
+        write_register(&ioapic, REG_REDIRECTION + 8, low);
+        ioapic.set_line(4, true);
+        let message = MsiMessage {
+            address: ADDRESS | address,
+            data: DATA | data,
+        };
+        assert_eq!(recorder.take(), [message], "{high:#x} {low:#x}");
+    }
+}
+
 #[test]
 fn pulses_of_several_threads_are_an_edge_each() {
     const THREADS: usize = 4;
@@ -140,6 +165,77 @@ fn registers_identify_24_pins() {
     write_register(&ioapic, REG_ID, 0xffff_ffff);
     assert_eq!(read_register(&ioapic, REG_ID), 0x0f00_0000);
     assert_eq!(read_register(&ioapic, 0xff), 0);
+}
+
+#[test]
+fn registers_of_each_pin_are_its_own_and_hold_what_an_entry_can_hold() {
+    let (_, ioapic) = ioapic();
+    let written = |pin: u8| (u32::from(pin) << 24, (1 << 16) | u32::from(pin));
+    for pin in 0..PINS_U8 {
+        let (high, low) = written(pin);
+        write_register(&ioapic, REG_REDIRECTION + 2 * pin, low);
+        write_register(&ioapic, REG_REDIRECTION + 2 * pin + 1, high);
+    }
+    for pin in 0..PINS_U8 {
+        let entry = [1, 0].map(|half| read_register(&ioapic, REG_REDIRECTION + 2 * pin + half));
+        assert_eq!(<(u32, u32)>::from(entry), written(pin), "pin {pin}");
+    }
+    write_register(&ioapic, REG_REDIRECTION, 0xffff_ffff);
+    write_register(&ioapic, REG_REDIRECTION + 1, 0xffff_ffff);
+    assert_eq!(read_register(&ioapic, REG_REDIRECTION), 0x1_afff);
+    assert_eq!(read_register(&ioapic, REG_REDIRECTION + 1), 0xff00_0000);
+}
+
+#[test]
+fn registers_that_are_not_there_read_as_zero_and_take_no_write() {
+    let (recorder, ioapic) = ioapic();
+    let is_there = |register| matches!(register, REG_ID..=REG_ARBITRATION | 0x10..=0x3f);
+    for register in (0..=0xff).filter(|register| !is_there(*register)) {
+        write_register(&ioapic, register, 0xffff_ffff);
+        assert_eq!(read_register(&ioapic, register), 0, "{register:#x}");
+    }
+    assert_eq!(read_register(&ioapic, REG_ARBITRATION), 0);
+    assert!(recorder.take().is_empty());
+}
+
+#[test]
+fn read_of_fewer_or_more_bytes_than_four_is_of_the_register_and_zeros() {
+    let (_, ioapic) = ioapic();
+    write_register(&ioapic, REG_REDIRECTION, 0x1_0a31);
+    for len in 0..=8 {
+        let mut data = vec![0xa5; len];
+        ioapic.read(IOWIN, &mut data);
+        let expected = 0x1_0a31_u64.to_le_bytes();
+        assert_eq!(data, expected[..len], "{len} bytes");
+    }
+    let mut selected = [0xa5; 4];
+    ioapic.read(IOREGSEL, &mut selected);
+    assert_eq!(selected, [REG_REDIRECTION, 0, 0, 0]);
+    ioapic.read(IOEOI, &mut selected);
+    assert_eq!(selected, [0; 4]);
+}
+
+#[test]
+fn pulse_of_a_line_that_is_high_is_no_edge_and_leaves_it_high() {
+    let (recorder, ioapic) = ioapic();
+    route(&ioapic, 5, LEVEL_0X31);
+    ioapic.set_line(5, true);
+    assert_eq!(recorder.take().len(), 1);
+    ioapic.pulse(5);
+    ioapic.eoi(0x31);
+    assert_eq!(recorder.take().len(), 1);
+}
+
+#[test]
+fn eoi_of_an_edge_triggered_pin_is_of_no_consequence() {
+    let (recorder, ioapic) = ioapic();
+    route(&ioapic, 4, EDGE_0X31);
+    route(&ioapic, 5, LEVEL_0X31 + 1);
+    ioapic.set_line(4, true);
+    ioapic.set_line(5, true);
+    assert_eq!(recorder.take().len(), 2);
+    ioapic.eoi(0x31);
+    assert!(recorder.take().is_empty());
 }
 
 #[test]

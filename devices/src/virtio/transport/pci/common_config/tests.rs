@@ -83,6 +83,17 @@ fn driver_feature_reads_back_what_was_written() {
 }
 
 #[test]
+fn driver_feature_written_again_has_nothing_of_what_was_there() {
+    let mut config = config();
+    accept(&mut config, 0xa5a5_a5a5_5a5a_5a5a);
+    accept(&mut config, 0x0ff0_0ff0_f00f_f00f);
+    for (select, expected) in [(0, 0xf00f_f00f), (1, 0x0ff0_0ff0)] {
+        write32(&mut config, 8, select);
+        assert_eq!(read32(&config, 12), expected);
+    }
+}
+
+#[test]
 fn driver_feature_of_a_window_that_does_not_exist_is_ignored() {
     let mut config = config();
     write32(&mut config, 8, 7);

@@ -29,6 +29,18 @@ fn table_entries_are_masked_after_power_on_and_read_back_what_is_written() {
 }
 
 #[test]
+fn table_address_written_again_has_nothing_of_what_was_there() {
+    let guest = Guest::fresh();
+    guest.config_write(COMMAND, &[2, 0]);
+    let entry = layout::MSIX_TABLE + 16;
+    guest.write(entry, &[0xff; 8]);
+    guest.write32(entry, 0x1234_5678);
+    assert_eq!(guest.read(entry, 8), 0xffff_ffff_1234_5678);
+    guest.write32(entry + 4, 0x0fed_cba9);
+    assert_eq!(guest.read(entry, 8), 0x0fed_cba9_1234_5678);
+}
+
+#[test]
 fn table_write_misaligned_or_of_the_wrong_width_is_ignored() {
     let guest = Guest::running();
     for (offset, len) in [(0, 1), (0, 2), (2, 4), (4, 8), (1, 8), (0, 3), (12, 2)] {
