@@ -207,6 +207,39 @@ mod tests {
     }
 
     #[test]
+    fn peer_gone_with_messages_unread_reads_as_none() {
+        let (a, b) = Channel::pair().unwrap();
+        b.send(&FromVmm::Started).unwrap();
+        drop(a);
+        assert_eq!(b.receive::<ToVmm>().unwrap(), None);
+        assert_eq!(b.receive::<ToVmm>().unwrap(), None);
+    }
+
+    #[test]
+    fn receive_that_is_interrupted_is_begun_again_and_one_that_fails_is_not() {
+        let mut outcomes = [Err(nix::Error::EINTR), Err(nix::Error::EINTR), Ok(5)].into_iter();
+        assert!(matches!(retry(|| outcomes.next().unwrap()), Ok(Some(5))));
+        let mut outcomes = [Err(nix::Error::ENOMEM), Ok(5)].into_iter();
+        assert!(matches!(
+            retry(|| outcomes.next().unwrap()),
+            Err(ControlError::Receive(nix::Error::ENOMEM))
+        ));
+    }
+
+    #[test]
+    fn message_as_long_as_one_may_be_is_sent_and_a_longer_one_refused() {
+        let (a, b) = Channel::pair().unwrap();
+        let longest = "x".repeat(MESSAGE_MAX_BYTES - 2); // and two quotation marks
+        a.send(&longest).unwrap();
+        assert_eq!(b.receive().unwrap(), Some(longest.clone()));
+        a.send(&longest).unwrap();
+        let (received, _) = b.receive_with::<String>().unwrap().unwrap();
+        assert_eq!(longest, received);
+        let refused = a.send(&format!("{longest}x"));
+        assert!(matches!(refused, Err(ControlError::Encode)));
+    }
+
+    #[test]
     fn message_malformed_or_too_long_is_an_error() {
         let (a, b) = Channel::pair().unwrap();
         send_raw(&a, b"\"Dance\"");
@@ -217,6 +250,11 @@ mod tests {
         send_raw(&a, &[b'x'; MESSAGE_MAX_BYTES + 1]);
         assert!(matches!(
             b.receive::<ToVmm>(),
+            Err(ControlError::TooLong(_))
+        ));
+        send_raw(&a, &[b'x'; MESSAGE_MAX_BYTES + 1]);
+        assert!(matches!(
+            b.receive_with::<ToVmm>(),
             Err(ControlError::TooLong(_))
         ));
     }

@@ -57,3 +57,76 @@ fn descriptors_of(message: &RecvMsg<'_, '_, ()>) -> Vec<OwnedFd> {
         .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use nix::sys::socket::{
+        AddressFamily, ControlMessage, SockFlag, SockType, sendmsg, socketpair,
+    };
+    use nix::sys::stat::fstat;
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+        socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    /// `count` files; the message that brings them through the socket.
+    fn send(socket: &OwnedFd, bytes: &[u8], count: usize) -> Vec<OwnedFd> {
+        let files = (0..count).map(|_| tempfile::tempfile().unwrap().into());
+        let files: Vec<OwnedFd> = files.collect();
+        let numbers: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let parts = [IoSlice::new(bytes)];
+        sendmsg::<()>(socket.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None).unwrap();
+        files
+    }
+
+    fn inode(fd: &OwnedFd) -> u64 {
+        fstat(fd).unwrap().st_ino
+    }
+
+    fn is_close_on_exec(fd: &OwnedFd) -> bool {
+        let flags = fcntl(fd, FcntlArg::F_GETFD).unwrap();
+        FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC)
+    }
+
+    #[test]
+    fn descriptors_are_received_in_order_and_no_program_inherits_them() {
+        let (a, b) = pair();
+        let files = send(&a, b"abc", 8);
+        let mut bytes = [0; 8];
+        let (len, received) =
+            receive_with_several(b.as_fd(), &mut bytes, MsgFlags::empty()).unwrap();
+        assert_eq!((len, &bytes[..3]), (3, &b"abc"[..]));
+        let inodes = |fds: &[OwnedFd]| fds.iter().map(inode).collect::<Vec<_>>();
+        assert_eq!(inodes(&received), inodes(&files));
+        assert!(received.iter().all(is_close_on_exec));
+    }
+
+    #[test]
+    fn descriptor_is_received_alone_and_no_program_inherits_it() {
+        let (a, b) = pair();
+        let files = send(&a, b"abc", 2);
+        let mut bytes = [0; 8];
+        let (len, received) = receive_with_one(b.as_fd(), &mut bytes, MsgFlags::empty()).unwrap();
+        let received = received.unwrap();
+        assert_eq!((len, inode(&received)), (3, inode(&files[0])));
+        assert!(is_close_on_exec(&received));
+    }
+
+    #[test]
+    fn message_longer_than_its_room_has_its_length_if_that_is_asked_for() {
+        let (a, b) = pair();
+        send(&a, &[7; 12], 0);
+        let mut bytes = [0; 8];
+        let (len, received) =
+            receive_with_several(b.as_fd(), &mut bytes, MsgFlags::MSG_TRUNC).unwrap();
+        assert_eq!((len, received.len(), bytes), (12, 0, [7; 8]));
+    }
+}
