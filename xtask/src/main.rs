@@ -16,6 +16,7 @@ mod fuzz;
 mod guests;
 mod host;
 mod lab;
+mod mutants;
 mod packages;
 mod previous;
 mod progress;
@@ -65,6 +66,11 @@ enum Chore {
         /// How long each target is run
         #[arg(long, default_value_t = 1)]
         minutes: u32,
+    },
+    /// Change the code that hostile input reaches, one place at a time: some test must notice each
+    Mutants {
+        /// Only this module of those in xtask/assets/mutants.json
+        module: Option<String>,
     },
     /// The inner host: a software-emulated machine with a real /dev/kvm
     Lab {
@@ -142,6 +148,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Chore::Demo { shell, place } => demo::run(place, shell),
         Chore::Test(flags) => test::run(&flags),
         Chore::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
+        Chore::Mutants { module } => mutants::run(module.as_deref()),
         Chore::Lab {
             action: LabAction::Shell,
         } => lab::shell(),

@@ -24,6 +24,11 @@ pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
 };
+/// Changes code to see whether a test notices.
+pub(crate) const MUTANTS: Tool = Tool {
+    name: "cargo-mutants",
+    version: "27.1.0",
+};
 
 impl Tool {
     /// Where it is; builds it when it is nowhere.
