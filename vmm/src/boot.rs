@@ -20,6 +20,8 @@ pub enum Format {
     RiscvImage,
     /// Something gzip made.
     Gzip,
+    /// A PE executable that is no bzImage: an EFI program.
+    Pe,
 }
 
 /// The machine an ELF file is for: its `e_machine`.
@@ -27,6 +29,8 @@ pub enum Format {
 pub struct Machine(pub u16);
 
 impl Machine {
+    /// 32-bit x86
+    pub const I386: Self = Self(3);
     /// x86_64
     pub const X86_64: Self = Self(62);
     /// AArch64
@@ -39,6 +43,7 @@ impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
             Self::X86_64 => f.write_str("x86_64"),
+            Self::I386 => f.write_str("32-bit x86"),
             Self::AARCH64 => f.write_str("aarch64"),
             Self::RISCV => f.write_str("riscv"),
             Self(number) => write!(f, "ELF machine {number}"),
@@ -98,7 +103,16 @@ fn format_of(head: &[u8]) -> Option<Format> {
     if has(0x38, b"RSC\x05") {
         return Some(Format::RiscvImage);
     }
-    has(0, b"\x1f\x8b").then_some(Format::Gzip)
+    if has(0, b"\x1f\x8b") {
+        return Some(Format::Gzip);
+    }
+    let pe_at = head.get(0x3c..0x40).map(|at| {
+        u32::from_le_bytes([at[0], at[1], at[2], at[3]])
+            .try_into()
+            .unwrap_or(usize::MAX)
+    });
+    let is_pe = has(0, b"MZ") && pe_at.is_some_and(|at| has(at, b"PE\0\0"));
+    is_pe.then_some(Format::Pe)
 }
 
 #[cfg(test)]
@@ -122,8 +136,12 @@ mod tests {
     fn image_is_known_by_its_magic() {
         let mut elf = with_magic(0, b"\x7fELF");
         elf[18] = 183;
+        let mut pe = with_magic(0x80, b"PE\0\0");
+        pe[..2].copy_from_slice(b"MZ");
+        pe[0x3c] = 0x80;
         for (content, format) in [
             (elf, Format::Elf(Machine::AARCH64)),
+            (pe, Format::Pe),
             (with_magic(0x202, b"HdrS"), Format::BzImage),
             (with_magic(0x38, b"ARM\x64"), Format::Arm64Image),
             (with_magic(0x38, b"RSC\x05"), Format::RiscvImage),
@@ -136,7 +154,12 @@ mod tests {
     #[test]
     fn image_empty_or_unknown_is_told_apart() {
         assert!(matches!(identified(b""), Err(FormatError::Empty)));
-        for content in [&b"#!/bin/sh\n"[..], b"\x7fELF", &[0; 8192]] {
+        for content in [
+            &b"#!/bin/sh\n"[..],
+            b"\x7fELF",
+            &[0; 8192],
+            &with_magic(0, b"MZ"),
+        ] {
             assert!(matches!(identified(content), Err(FormatError::Unknown)));
         }
     }

@@ -61,12 +61,26 @@ pub enum BootError {
         /// The length its headers tell.
         expected: u64,
     },
+    /// The kernel is for boot loaders that enter it in 16-bit mode.
+    #[error(
+        "speaks boot protocol {major}.{minor:02}; 2.10 (Linux 2.6.31) or newer is needed: older \
+         kernels start in 16-bit real mode, for which there is no firmware here"
+    )]
+    Protocol {
+        /// The protocol's version.
+        major: u16,
+        /// And what is behind the dot.
+        minor: u16,
+    },
     /// The kernel's headers contradict themselves, or ask for what is not there.
     #[error("{0}")]
     Unusable(&'static str),
     /// The kernel could not be loaded.
     #[error("cannot be loaded")]
     Load(#[source] LoaderError),
+    /// The kernel could not be copied.
+    #[error("cannot be loaded")]
+    KernelLoad(#[source] GuestMemoryError),
     /// The kernel needs more memory than there is.
     #[error(
         "the kernel needs memory up to {needs_mib} MiB, there are {has_mib} below the PCI hole"
@@ -109,8 +123,10 @@ impl BootError {
             Self::Format(_)
             | Self::Architecture(_)
             | Self::Truncated { .. }
+            | Self::Protocol { .. }
             | Self::Unusable(_)
-            | Self::Load(_) => About::Kernel,
+            | Self::Load(_)
+            | Self::KernelLoad(_) => About::Kernel,
             Self::KernelRoom { .. } | Self::Structures(_) | Self::Acpi(_) => About::Mem,
             Self::InitrdRoom { .. } | Self::InitrdEmpty | Self::Initrd(_) | Self::InitrdLoad(_) => {
                 About::Initrd
@@ -178,6 +194,10 @@ fn load_kernel(memory: &GuestMemory, mut image: File) -> Result<Kernel, BootErro
         Format::RiscvImage => Err(BootError::Architecture("riscv64".into())),
         Format::Gzip => Err(BootError::Unusable(
             "is compressed by gzip: neither bzImage nor ELF",
+        )),
+        Format::Pe => Err(BootError::Unusable(
+            "is an EFI program without a Linux setup header, and there is no firmware here: of a \
+             unified kernel image take the kernel (objcopy -O binary -j .linux IMAGE KERNEL)",
         )),
     }
 }

@@ -1,35 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 //! ELF kernels with a PVH entry point (xen.git docs/misc/pvh.pandoc).
+//!
+//! linux-loader has a loader for ELF files, too. It remembers the last of several note segments alone
+//! and refuses a file with a note segment that it cannot read, both of which are legal.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::{Error as LoaderError, KernelLoader};
-use vm_memory::Address;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{BootError, HIGH_RAM, Kernel, check_room};
 use crate::memory::GuestMemory;
 
 const CLASS_64: u8 = 2;
 const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// `XEN_ELFNOTE_PHYS32_ENTRY` (xen.git xen/include/public/elfnote.h).
+const PHYS32_ENTRY: u32 = 18;
+const XEN: &[u8] = b"Xen\0";
+const NOTE_HEADER_BYTES: usize = 12;
+/// How much of one note segment is read.
+const NOTES_MAX_BYTES: u64 = 1 << 20;
 const PROGRAM_HEADER_BYTES: usize = 56;
 /// More program headers than any kernel has.
 const PROGRAM_HEADERS_MAX: u16 = 128;
 
 /// Loads the segments; the kernel is entered at its PVH entry point.
 pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, BootError> {
-    let end = check_segments(image)?;
+    let Segments { loads, end, entry } = check_segments(image)?;
     check_room(memory, end)?;
-    let loaded = Elf::load(memory, None, image, None).map_err(unusable)?;
-    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
-        return Err(BootError::Unusable(
-            "has no PVH entry point (a kernel needs CONFIG_PVH)",
-        ));
-    };
-    let entry = entry.raw_value();
+    let entry = entry.ok_or(BootError::Unusable(
+        "has no PVH entry point (a kernel needs CONFIG_PVH)",
+    ))?;
+    let entry = u64::from(entry);
     if !(HIGH_RAM..end).contains(&entry) {
         return Err(BootError::Unusable("has a PVH entry point outside itself"));
+    }
+    for load in loads {
+        image
+            .seek(SeekFrom::Start(load.offset))
+            .map_err(super::FormatError::Read)?;
+        let count = usize::try_from(load.in_file).unwrap_or(usize::MAX);
+        let copied = memory.read_exact_volatile_from(GuestAddress(load.address), image, count);
+        copied.map_err(BootError::KernelLoad)?;
     }
     Ok(Kernel {
         entry,
@@ -39,12 +53,24 @@ pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, Boo
     })
 }
 
-fn unusable(error: LoaderError) -> BootError {
-    BootError::Load(error)
+/// What the program headers say.
+struct Segments {
+    loads: Vec<Load>,
+    /// Where the last one ends in guest memory.
+    end: u64,
+    /// The PVH entry point.
+    entry: Option<u32>,
 }
 
-/// Checks that every segment is in the file and above 1 MiB; returns where the last one ends.
-fn check_segments(image: &File) -> Result<u64, BootError> {
+/// A part of the file that goes to guest memory, which is zero behind it.
+struct Load {
+    offset: u64,
+    address: u64,
+    in_file: u64,
+}
+
+/// Checks that every segment is in the file and above 1 MiB.
+fn check_segments(image: &File) -> Result<Segments, BootError> {
     let file_len = image.metadata().map_err(super::FormatError::Read)?.len();
     let truncated = |expected| BootError::Truncated {
         found: file_len,
@@ -61,7 +87,7 @@ fn check_segments(image: &File) -> Result<u64, BootError> {
     if usize::from(u16_at(&header, 54)) != PROGRAM_HEADER_BYTES || count > PROGRAM_HEADERS_MAX {
         return Err(BootError::Unusable("has malformed ELF program headers"));
     }
-    let mut end = 0;
+    let (mut loads, mut end, mut entry) = (Vec::new(), 0, None);
     for index in 0..u64::from(count) {
         let at = table.saturating_add(index * PROGRAM_HEADER_BYTES as u64);
         let mut header = [0; PROGRAM_HEADER_BYTES];
@@ -69,14 +95,63 @@ fn check_segments(image: &File) -> Result<u64, BootError> {
         image
             .read_exact_at(&mut header, at)
             .map_err(|_| truncated(past))?;
-        if u32_at(&header, 0) == PT_LOAD && u64_at(&header, 40) != 0 {
-            end = end.max(segment_end(&header, file_len)?);
+        match u32_at(&header, 0) {
+            PT_LOAD if u64_at(&header, 40) != 0 => {
+                end = end.max(segment_end(&header, file_len)?);
+                loads.push(Load {
+                    offset: u64_at(&header, 8),
+                    address: u64_at(&header, 24),
+                    in_file: u64_at(&header, 32),
+                });
+            }
+            PT_NOTE if entry.is_none() => entry = pvh_entry(image, &header, file_len)?,
+            _ => {}
         }
     }
     if end == 0 {
         return Err(BootError::Unusable("has no loadable segment"));
     }
-    Ok(end)
+    Ok(Segments { loads, end, entry })
+}
+
+/// The PVH entry point, if this note segment has it.
+fn pvh_entry(
+    image: &File,
+    header: &[u8; PROGRAM_HEADER_BYTES],
+    file_len: u64,
+) -> Result<Option<u32>, BootError> {
+    let (offset, len) = (u64_at(header, 8), u64_at(header, 32));
+    let end = offset.saturating_add(len);
+    if end > file_len {
+        return Err(BootError::Truncated {
+            found: file_len,
+            expected: end,
+        });
+    }
+    let mut notes = vec![0; usize::try_from(len.min(NOTES_MAX_BYTES)).unwrap_or(0)];
+    let read = image.read_exact_at(&mut notes, offset);
+    read.map_err(super::FormatError::Read)?;
+    // gABI: 4; segments that say 8 pad names and descriptors to that.
+    let align = if u64_at(header, 48) == 8 { 8 } else { 4 };
+    Ok(phys32_entry(&notes, align))
+}
+
+/// The descriptor of the one note that matters. What does not look like notes has none.
+fn phys32_entry(mut notes: &[u8], align: usize) -> Option<u32> {
+    while notes.len() >= NOTE_HEADER_BYTES {
+        let name_len = usize::try_from(u32_at(notes, 0)).ok()?;
+        let descriptor_len = usize::try_from(u32_at(notes, 4)).ok()?;
+        let descriptor_at = NOTE_HEADER_BYTES.checked_add(name_len)?;
+        let descriptor_at = descriptor_at.checked_next_multiple_of(align)?;
+        let name = notes.get(NOTE_HEADER_BYTES..NOTE_HEADER_BYTES.checked_add(name_len)?)?;
+        if u32_at(notes, 8) == PHYS32_ENTRY && name == XEN && descriptor_len >= size_of::<u32>() {
+            let descriptor = notes.get(descriptor_at..descriptor_at.checked_add(4)?)?;
+            return Some(u32_at(descriptor, 0));
+        }
+        let next = descriptor_at.checked_add(descriptor_len)?;
+        notes = notes.get(next.checked_next_multiple_of(align)?..)?;
+    }
+    None
 }
 
 /// Where a loadable segment ends in guest memory.
