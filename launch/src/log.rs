@@ -3,9 +3,11 @@
 //!
 //! `[  12.345678] vmm WARN the message vm_id=a device_id=disk0`
 //!
-//! Every call site may write ten lines a second and no more, whoever makes it write: what a guest or
-//! a backend can trigger cannot fill a disk.
+//! Each call site may write ten lines a second: what a guest or a backend can trigger cannot fill a
+//! disk. The first line above that is replaced by one that names the call site, and its next line
+//! says how many were dropped (`dropped=N`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -18,8 +20,9 @@ use crate::clock::monotonic_ns;
 
 /// Lines that one call site may write per second.
 const LINES_PER_SECOND: u32 = 10;
-/// Budgets; call sites that meet in one share it.
-const BUDGETS: usize = 64;
+
+/// A call site: file and line. There are as many as the program has log macros, so budgets are bounded.
+type Site = (&'static str, u32);
 
 #[derive(Debug)]
 struct Logger {
@@ -27,23 +30,48 @@ struct Logger {
     vm_id: String,
     /// Where lines go, if not to file descriptor 2.
     file: Option<File>,
-    budgets: Mutex<[Budget; BUDGETS]>,
+    budgets: Mutex<BTreeMap<Site, Budget>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What one call site has written in the current second.
+#[derive(Debug, Clone, Copy, Default)]
 struct Budget {
     second: u64,
     lines: u32,
+    /// Lines dropped since the last one that was written.
+    dropped: u32,
+}
+
+/// What becomes of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Permit {
+    /// It is written, after so many that were not.
+    Write {
+        dropped: u32,
+    },
+    /// It is the first above the budget: a notice takes its place.
+    Notice,
+    Drop,
 }
 
 impl Budget {
-    /// Whether one more line may be written in this second.
-    fn take(&mut self, second: u64) -> bool {
+    fn take(&mut self, second: u64) -> Permit {
         if self.second != second {
-            *self = Self { second, lines: 0 };
+            (self.second, self.lines) = (second, 0);
         }
-        self.lines += 1;
-        self.lines <= LINES_PER_SECOND
+        if self.lines < LINES_PER_SECOND {
+            self.lines += 1;
+            let dropped = std::mem::take(&mut self.dropped);
+            return Permit::Write { dropped };
+        }
+        self.dropped = self.dropped.saturating_add(1);
+        match self.lines == LINES_PER_SECOND {
+            true => {
+                self.lines += 1;
+                Permit::Notice
+            }
+            false => Permit::Drop,
+        }
     }
 }
 
@@ -59,17 +87,11 @@ pub fn init_to(file: File, role: &'static str, vm_id: &str, level: LevelFilter) 
 }
 
 fn start(role: &'static str, vm_id: &str, level: LevelFilter, file: Option<File>) {
-    let budgets = Mutex::new(
-        [Budget {
-            second: 0,
-            lines: 0,
-        }; BUDGETS],
-    );
     let logger = Logger {
         role,
         vm_id: vm_id.to_string(),
         file,
-        budgets,
+        budgets: Mutex::default(),
     };
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
@@ -93,14 +115,14 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         let now_us = monotonic_ns() / 1000;
         let (second, micros) = (now_us / 1_000_000, now_us % 1_000_000);
-        let file = record.file().map_or(0, str::len);
-        let site = (file * 31 + record.line().unwrap_or(0) as usize) % BUDGETS;
+        let site = (
+            record.file_static().unwrap_or_default(),
+            record.line().unwrap_or(0),
+        );
         let Ok(mut budgets) = self.budgets.lock() else {
             return;
         };
-        if !budgets[site].take(second) {
-            return;
-        }
+        let permit = budgets.entry(site).or_default().take(second);
         drop(budgets);
         let mut line = String::with_capacity(160);
         let _ = write!(
@@ -109,8 +131,23 @@ impl Log for Logger {
             self.role,
             record.level()
         );
-        let _ = write!(line, "{}", record.args());
-        let _ = record.key_values().visit(&mut Fields(&mut line));
+        match permit {
+            Permit::Drop => return,
+            Permit::Notice => {
+                let (file, number) = site;
+                let _ = write!(
+                    line,
+                    "more than {LINES_PER_SECOND} lines a second from {file}:{number}: the rest is dropped"
+                );
+            }
+            Permit::Write { dropped } => {
+                let _ = write!(line, "{}", record.args());
+                let _ = record.key_values().visit(&mut Fields(&mut line));
+                if dropped > 0 {
+                    let _ = write!(line, " dropped={dropped}");
+                }
+            }
+        }
         if !self.vm_id.is_empty() {
             let _ = write!(line, " vm_id={}", self.vm_id);
         }
@@ -148,15 +185,56 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    fn taken(budget: &mut Budget, second: u64, permit: Permit) -> usize {
+        (0..1000).filter(|_| budget.take(second) == permit).count()
+    }
+
     #[test]
     fn call_site_that_floods_is_cut_until_the_next_second() {
-        let mut budget = Budget {
-            second: 0,
-            lines: 0,
+        let write = Permit::Write { dropped: 0 };
+        assert_eq!(taken(&mut Budget::default(), 1, write), 10);
+        let mut budget = Budget::default();
+        assert_eq!(taken(&mut budget, 1, Permit::Notice), 1);
+        assert_eq!(budget.take(2), Permit::Write { dropped: 990 });
+        assert_eq!(budget.take(2), write);
+    }
+
+    /// What a logger wrote of lines from `sites`, one after the other in less than a second or two.
+    fn logged(sites: &[(&'static str, u32)]) -> String {
+        use std::io::{Read as _, Seek as _};
+        let mut file = tempfile::tempfile().unwrap();
+        let logger = Logger {
+            role: "test",
+            vm_id: String::new(),
+            file: Some(file.try_clone().unwrap()),
+            budgets: Mutex::default(),
         };
-        let written = (0..1000).filter(|_| budget.take(1)).count();
-        assert_eq!(written, LINES_PER_SECOND as usize);
-        assert!(budget.take(2));
+        for (name, line) in sites {
+            logger.log(
+                &Record::builder()
+                    .file_static(Some(name))
+                    .line(Some(*line))
+                    .args(format_args!("{name} {line}"))
+                    .build(),
+            );
+        }
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn call_site_that_floods_silences_no_other_and_says_that_it_dropped() {
+        // 64 lines apart, and files with names of one length.
+        let flood = [("a.rs", 1); 200];
+        let others = [("a.rs", 65), ("b.rs", 1), ("b.rs", 65)];
+        let text = logged(&[&flood[..], &others].concat());
+        for (name, line) in others {
+            assert!(text.contains(&format!("{name} {line}\n")), "{text}");
+        }
+        let notice = "more than 10 lines a second from a.rs:1: the rest is dropped";
+        assert!(text.contains(notice), "{text}");
     }
 
     #[test]
