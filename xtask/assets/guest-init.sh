@@ -57,9 +57,10 @@ crash() {
 	echo c > /proc/sysrq-trigger
 }
 
-# Waits for the disk, whose driver is in modules.
+# Waits for the disk, if there is one (virtio device 2), whose driver is in modules.
 vda() {
 	load virtio_pci virtio_blk
+	grep -qs 0x0002 /sys/bus/virtio/devices/*/device || return
 	tries=0
 	while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 }
@@ -76,9 +77,10 @@ root() {
 }
 
 # Says what /dev/vda is; each round writes a MiB of numbers to it, makes that durable, forgets it
-# and reads it back.
+# and reads it back. The last line is disk=ok only if there is a disk and nothing failed.
 disk() {
 	vda
+	[ -b /dev/vda ] || { echo "GUEST disk=missing"; return; }
 	for fact in size serial ro; do
 		read -r value < /sys/block/vda/$fact
 		echo "GUEST disk_$fact=$value"
@@ -98,10 +100,10 @@ disk() {
 		echo "GUEST disk_round=$round"
 	done
 	if [ "$ro" = 1 ]; then
-		dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync 2> /dev/null && echo "GUEST disk=written"
-		head -c 1048576 /dev/vda > /tmp/data || echo "GUEST disk=not read"
+		dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync 2> /dev/null && { echo "GUEST disk=written"; return; }
+		dd if=/dev/vda of=/tmp/data bs=64k count=16 2> /dev/null || { echo "GUEST disk=not read"; return; }
 	fi
-	dmesg | grep -i 'I/O error\|hung' && echo "GUEST disk=errors"
+	dmesg | grep -i 'I/O error.*vda\|hung' && { echo "GUEST disk=errors"; return; }
 	echo "GUEST disk=ok"
 }
 

@@ -47,6 +47,12 @@ fn poweroff(context: &Context) -> Result<()> {
 fn reboot(context: &Context) -> Result<()> {
     let mut vm = start(context, "ask")?;
     vm.wait_for("GUEST ready", PATIENCE)?;
+    vm.type_line("disk")?;
+    let verdict = vm.guest_value("disk")?;
+    ensure!(
+        verdict == "missing",
+        "a guest without a disk says {verdict}"
+    );
 
     vm.type_line("reboot")?;
 
