@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The user's terminal on one side, a VM's console on the other.
 //!
-//! O_NONBLOCK is never set on the user's descriptors, which others share: they are read and written
-//! after poll has said that they are ready. Nothing is buffered beyond what is being moved.
+//! O_NONBLOCK is never set on the user's descriptors, which others share: standard input is read after
+//! poll has said that it is ready, standard output is an [`Output`]. Nothing is buffered beyond what is
+//! being moved.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use launch::output::Output;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::{read, write};
+use nix::unistd::read;
 use spec::state::{CONSOLE_IN_USE, CONSOLE_SOCKET};
 use spec::{Console, VmName};
 
@@ -22,7 +24,7 @@ use crate::escape::{Escape, Wish};
 use crate::signals;
 use crate::terminal::{RawMode, TerminalError};
 
-/// How much is moved at once: what a pipe that is writable takes without blocking.
+/// How much is moved at once.
 const CHUNK_BYTES: usize = 4096;
 
 const HELP: &str =
@@ -32,6 +34,7 @@ const HELP: &str =
 #[derive(Debug)]
 pub(crate) struct Proxy {
     socket: UnixStream,
+    output: Output<'static>,
     /// Only a terminal has keys that are ours.
     escape: Option<Escape>,
     _raw: Option<RawMode>,
@@ -64,6 +67,7 @@ impl Proxy {
             .map_err(TerminalError::Socket)?;
         Ok(Self {
             socket,
+            output: Output::of(stdout()),
             escape: io::stdin().is_terminal().then(Escape::default),
             _raw: RawMode::enable()?,
             to_guest: Vec::new(),
@@ -174,12 +178,11 @@ impl Proxy {
     }
 
     fn write_user(&mut self) {
-        match write(
-            stdout(),
-            &self.to_user[..self.to_user.len().min(CHUNK_BYTES)],
-        ) {
+        let chunk = &self.to_user[..self.to_user.len().min(CHUNK_BYTES)];
+        match self.output.write(chunk) {
             Ok(len) => drop(self.to_user.drain(..len)),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // Nobody reads any more; the guest goes on without being seen.
             Err(_) => {
                 self.to_user.clear();

@@ -49,11 +49,7 @@ fn describe(event: &Event, time: SystemTime) -> String {
     let (kind, detail) = (event.kind.as_str(), &event.detail);
     // What a process said of itself is shown as text, whatever is in it.
     let line = format!("{time}  {device:8}  {kind:19} {detail}");
-    let line: String = line
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    format!("{}\n", line.trim_end())
+    format!("{}\n", launch::output::harmless(&line).trim_end())
 }
 
 /// An answer that goes on, as long as the VM does: chunks (RFC 9112, 7.1) of one event each.

@@ -22,11 +22,7 @@ pub(crate) fn complain(error: &dyn std::error::Error) {
     complain_line(&launch::log::chain(error));
 }
 
-/// Says one line, whatever is in it.
+/// Says one line.
 pub(crate) fn complain_line(line: &str) {
-    let line: String = line
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let _ = io::stderr().write_all(format!("bulkhead: {line}\n").as_bytes());
+    launch::output::say("bulkhead", line);
 }

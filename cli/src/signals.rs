@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Signals as events.
 
-use nix::sys::signal::{SigSet, Signal};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::terminal::TerminalError;
@@ -15,17 +17,39 @@ const USUAL: [Signal; 5] = [
     Signal::SIGCHLD,
 ];
 
+/// Signals that are read from a descriptor, for as long as this lives. Then they do again what they
+/// did before, so that what is written last cannot make us deaf to them.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    fd: SignalFd,
+    before: SigSet,
+}
+
 /// Blocks what ends us, what tells of children, and `more`; all are read from what is returned.
-pub(crate) fn take_over(more: &[Signal]) -> Result<SignalFd, TerminalError> {
+pub(crate) fn take_over(more: &[Signal]) -> Result<Signals, TerminalError> {
     let mask: SigSet = USUAL.iter().chain(more).copied().collect();
-    mask.thread_set_mask().map_err(TerminalError::Signals)?;
+    let before = mask.thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let before = before.map_err(TerminalError::Signals)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    SignalFd::with_flags(&mask, flags).map_err(TerminalError::Signals)
+    let fd = SignalFd::with_flags(&mask, flags).map_err(TerminalError::Signals)?;
+    Ok(Signals { fd, before })
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let _ = self.before.thread_set_mask();
+    }
 }
 
 /// The signals that have come.
-pub(crate) fn received(fd: &SignalFd) -> Vec<Signal> {
-    std::iter::from_fn(|| fd.read_signal().ok().flatten())
+pub(crate) fn received(signals: &Signals) -> Vec<Signal> {
+    std::iter::from_fn(|| signals.fd.read_signal().ok().flatten())
         .filter_map(|info| Signal::try_from(info.ssi_signo.cast_signed()).ok())
         .collect()
 }

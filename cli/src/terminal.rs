@@ -2,11 +2,13 @@
 //! The user's terminal in raw mode, and back: at the end of a scope and on a panic. Signals that
 //! end us are read from a descriptor, so that they end a scope, too.
 
-use std::io::Write;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
 
+use launch::output::Output;
 use nix::errno::Errno;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
@@ -17,6 +19,8 @@ static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
 /// To another screen, without a cursor; and back.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l";
 const LEAVE: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
+/// How long a terminal that nobody reads is waited for.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// A panic restores it.
 static HOOK: Once = Once::new();
 
@@ -68,7 +72,7 @@ impl RawMode {
         });
         *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         let guard = Self(());
-        tcsetattr(&stdin, SetArg::TCSADRAIN, &raw).map_err(TerminalError::Mode)?;
+        tcsetattr(&stdin, SetArg::TCSANOW, &raw).map_err(TerminalError::Mode)?;
         Ok(Some(guard))
     }
 }
@@ -91,10 +95,8 @@ impl FullScreen {
         FULL_SCREEN.store(true, Ordering::Relaxed);
         let screen = Self(());
         std::mem::forget(raw);
-        let written = io::stdout()
-            .write_all(ENTER)
-            .and_then(|()| io::stdout().flush());
-        written.map_err(TerminalError::Screen)?;
+        let entered = Output::of(io::stdout().as_fd()).write_within(ENTER, PATIENCE);
+        entered.map_err(TerminalError::Screen)?;
         Ok(screen)
     }
 }
@@ -107,11 +109,11 @@ impl Drop for FullScreen {
 
 fn restore() {
     if FULL_SCREEN.swap(false, Ordering::Relaxed) {
-        let mut stdout = io::stdout();
-        let _ = stdout.write_all(LEAVE).and_then(|()| stdout.flush());
+        let _ = Output::of(io::stdout().as_fd()).write_within(LEAVE, PATIENCE);
     }
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &saved);
+        // Not after what was written has been shown: nobody may be reading it.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved);
     }
 }

@@ -5,6 +5,7 @@
 //! it every second ([`sampler`]), so that one that does not answer holds up nobody.
 
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -21,10 +22,13 @@ use crate::error::Error;
 use crate::signals;
 use crate::terminal::{FullScreen, TerminalError};
 
+mod canvas;
 mod keys;
 mod model;
 mod sampler;
 mod view;
+
+use canvas::Canvas;
 
 use keys::{Key, Keys};
 use model::Model;
@@ -47,12 +51,16 @@ pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
     let theme = Theme::from_environment();
     // Goes last: the terminal is drawn to until then.
     let _screen = FullScreen::enable()?;
-    let backend = TermionBackend::new(io::stdout());
-    let mut terminal = Terminal::new(backend).map_err(Error::Output)?;
+    let stdout = io::stdout();
+    let backend = TermionBackend::new(Canvas::new(stdout.as_fd(), &signals));
+    // Never dropped: it would wait for a terminal that nobody reads, to show the cursor.
+    let mut terminal = ManuallyDrop::new(Terminal::new(backend).map_err(Error::Output)?);
     loop {
-        terminal
-            .draw(|frame| view::draw(frame, &model, theme))
-            .map_err(Error::Output)?;
+        let drawn = terminal.draw(|frame| view::draw(frame, &model, theme));
+        match drawn {
+            Err(error) if canvas::was_interrupted(&error) => return Ok(()),
+            drawn => drawn.map_err(Error::Output)?,
+        };
         let stdin = io::stdin();
         let mut fds = [
             PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
@@ -63,7 +71,7 @@ pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
         let [typed, signalled, sampled] = fds.each_ref().map(|fd| fd.any().unwrap_or(false));
         if signalled {
             let all = signals::received(&signals);
-            if all.iter().any(|signal| ends(*signal)) {
+            if all.into_iter().any(ends) {
                 return Ok(());
             }
         }

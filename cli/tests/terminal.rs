@@ -7,7 +7,9 @@ mod stage;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,6 +51,20 @@ impl Terminal {
 
     fn until_raw(&self) {
         eventually(|| self.is_raw().then_some(()));
+    }
+
+    /// Fills it, so that there is no room for what a command says. The kernel makes a little room once
+    /// more when it moves what was written to the reader's side, and wakes no writer for that.
+    fn fill(&self) {
+        let path = format!("/proc/self/fd/{}", self.line.as_raw_fd());
+        let mut options = File::options();
+        let options = options.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let mut line = options.open(path).unwrap();
+        eventually(|| {
+            while line.write(b"x").is_ok() {}
+            let mut fds = [PollFd::new(self.line.as_fd(), PollFlags::POLLOUT)];
+            (poll(&mut fds, PollTimeout::from(50_u8)).unwrap() == 0).then_some(())
+        });
     }
 
     fn expect(&mut self, text: &str) {
@@ -165,4 +181,84 @@ fn escape_on_an_attached_console_detaches_and_the_vm_goes_on() {
     }
     assert_eq!(stage.inspect().unwrap()["state"], "running");
     stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+}
+
+/// More than a terminal holds, of a guest that never stops.
+const ENDLESS: &str = "started flood=100000000000";
+
+#[test]
+fn signal_ends_a_vm_whose_terminal_nobody_reads() {
+    let stage = Stage::new();
+    for signals in [
+        &[Signal::SIGHUP][..],
+        &[Signal::SIGQUIT],
+        &[Signal::SIGTERM, Signal::SIGTERM],
+        &[Signal::SIGINT, Signal::SIGINT],
+    ] {
+        let terminal = Terminal::new();
+        let vm = terminal.run(stage.run(ENDLESS, &[]));
+        stage.reach("running");
+        terminal.fill();
+        for signal in signals {
+            vm.signal(*signal);
+            if signals.len() > 1 {
+                eventually(|| {
+                    stage
+                        .inspect()
+                        .is_none_or(|i| i["state"] == "stopping")
+                        .then_some(())
+                });
+            }
+        }
+        vm.wait().assert_told(0, &[]);
+        terminal.assert_as_before();
+        stage.assert_clean();
+    }
+}
+
+#[test]
+fn signal_ends_a_console_and_top_whose_terminal_nobody_reads() {
+    let stage = Stage::new();
+    stage
+        .start(ENDLESS, &["--detach"])
+        .wait()
+        .assert_told(0, &[]);
+
+    let terminal = Terminal::new();
+    let mut console = terminal.run(stage.bulkhead(&["console", "vm"]));
+    terminal.until_raw();
+    assert_eq!(console.0.try_wait().unwrap(), None);
+    terminal.fill();
+    console.signal(Signal::SIGTERM);
+    console.wait().assert_told(0, &[]);
+    terminal.assert_as_before();
+
+    let terminal = Terminal::new();
+    let top = terminal.run(stage.bulkhead(&["top"]));
+    terminal.until_raw();
+    terminal.fill();
+    // It draws once a second.
+    std::thread::sleep(Duration::from_millis(1500));
+    top.signal(Signal::SIGTERM);
+    top.wait().assert_told(0, &[]);
+
+    stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
+}
+
+#[test]
+fn complaint_on_a_terminal_that_nobody_reads_holds_nothing_up() {
+    let stage = Stage::new();
+    let terminal = Terminal::new();
+    terminal.fill();
+    let line = || terminal.line.try_clone().unwrap();
+    for mut command in [
+        stage.run("fail=kernel", &[]),
+        stage.run("fail=kernel", &["--detach"]),
+        stage.bulkhead(&["stop", "nothing"]),
+    ] {
+        command.stdin(line()).stdout(line()).stderr(line());
+        let ended = Running(command.spawn().unwrap()).wait();
+        assert_eq!(ended.status, Some(1));
+        stage.assert_clean();
+    }
 }

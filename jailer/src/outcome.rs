@@ -2,7 +2,6 @@
 //! How a run of the jailer ended: an exit status and what to say about it.
 
 use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
@@ -63,12 +62,7 @@ impl Outcome {
     }
 }
 
-/// One line for the user on file descriptor 2, whatever is in it: a compromised vmm must not write
-/// escape sequences to a terminal. Nobody may be listening any more: that is no error.
+/// One line for the user on file descriptor 2.
 pub fn say(line: &str) {
-    let line: String = line
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let _ = std::io::stderr().write_all(format!("jailer: {line}\n").as_bytes());
+    launch::output::say("jailer", line);
 }

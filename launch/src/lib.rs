@@ -19,6 +19,7 @@ pub mod image;
 pub mod inflight;
 pub mod log;
 pub mod memfd;
+pub mod output;
 pub mod process;
 pub mod record;
 pub mod ring;

@@ -2,15 +2,16 @@
 //! Leaving a VM alone once its guest has started.
 
 use std::ffi::OsString;
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
+use launch::output::Output;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
-use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
     bind, getsockname, recvmsg, setsockopt, socket, sockopt::PassCred,
@@ -22,7 +23,11 @@ use super::child::{self, Start};
 use super::{Host, RunError};
 use crate::console::wait;
 use crate::error::Error;
-use crate::{output, signals};
+use crate::output;
+use crate::signals::{self, Signals};
+
+/// How long what the jailer says waits for a user who does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts a VM and returns when its guest has started, or with what the jailer says.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
@@ -54,7 +59,7 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
 /// meanwhile is for the user.
 fn follow(
     child: &mut Child,
-    signals: &SignalFd,
+    signals: &Signals,
     ear: &OwnedFd,
     stderr: &OwnedFd,
 ) -> Result<Option<u8>, Error> {
@@ -97,7 +102,7 @@ fn pass_on_words(stderr: &OwnedFd) -> bool {
     let mut chunk = [0; 4096];
     match read(stderr, &mut chunk) {
         Ok(len @ 1..) => {
-            let _ = io::stderr().write_all(&chunk[..len]);
+            let _ = Output::of(io::stderr().as_fd()).write_within(&chunk[..len], PATIENCE);
             true
         }
         Err(Errno::EINTR) => true,

@@ -7,20 +7,22 @@ use std::process::{Child, ExitStatus};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
-use nix::sys::signalfd::SignalFd;
 use spec::VmSpec;
 
 use super::child::{self, Start};
 use super::{Host, RunError};
-use crate::console::{End, Proxy, wait, wait_until};
+use crate::console::{End, Proxy, wait_until};
 use crate::error::Error;
 use crate::escape::Wish;
-use crate::signals;
+use crate::signals::{self, Signals};
 
 /// When nothing has happened for so long, the start is over.
 const SETTLING_MS: u16 = 500;
+/// When a signal has ended the VM, and the user's terminal takes nothing of its output for so long, the
+/// rest is dropped.
+const READER_PATIENCE_MS: u16 = 500;
 
 /// Runs a VM; with `stdio`, its console is on our standard input and output.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Error> {
@@ -51,18 +53,33 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Erro
 
 fn follow(
     child: &mut Child,
-    signals: &SignalFd,
+    signals: &Signals,
     console: Option<UnixStream>,
 ) -> Result<ExitStatus, Error> {
     let mut proxy = console.map(Proxy::new).transpose()?;
     let mut ended = None;
-    let mut settled = false;
+    let (mut settled, mut signalled) = (false, false);
     loop {
         let done = proxy.as_ref().is_none_or(Proxy::is_done);
         if let (true, Some(status)) = (done, ended) {
             return Ok(status);
         }
-        for end in ready(signals, proxy.as_ref(), &mut settled)? {
+        let patience = match (ended, settled) {
+            (Some(_), _) if signalled => READER_PATIENCE_MS.into(),
+            (_, false) => SETTLING_MS.into(),
+            (_, true) => PollTimeout::NONE,
+        };
+        let Some(ends) = ready(signals, proxy.as_ref(), patience)? else {
+            match ended {
+                Some(status) if signalled => return Ok(status),
+                _ => {
+                    launch::image::let_go();
+                    settled = true;
+                    continue;
+                }
+            }
+        };
+        for end in ends {
             if let Some(proxy) = &mut proxy
                 && proxy.ready(end) == Some(Wish::Quit)
             {
@@ -70,6 +87,7 @@ fn follow(
             }
         }
         for signal in signals::received(signals) {
+            signalled |= signal != Signal::SIGCHLD;
             match signal {
                 Signal::SIGCHLD => ended = child.try_wait().map_err(RunError::Wait)?,
                 _ if ended.is_some() => return child.wait().map_err(|e| RunError::Wait(e).into()),
@@ -80,8 +98,12 @@ fn follow(
     }
 }
 
-/// Waits; the proxy's ends that are ready. Once nothing happens for a while the start is over.
-fn ready(signals: &SignalFd, proxy: Option<&Proxy>, settled: &mut bool) -> Result<Vec<End>, Error> {
+/// Waits; the proxy's ends that are ready. None if nothing has happened for so long.
+fn ready(
+    signals: &Signals,
+    proxy: Option<&Proxy>,
+    patience: PollTimeout,
+) -> Result<Option<Vec<End>>, Error> {
     let interests = proxy.map(Proxy::interests).unwrap_or_default();
     let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     fds.extend(
@@ -89,15 +111,12 @@ fn ready(signals: &SignalFd, proxy: Option<&Proxy>, settled: &mut bool) -> Resul
             .iter()
             .map(|(_, fd, events)| PollFd::new(*fd, *events)),
     );
-    if *settled {
-        wait(&mut fds)?;
-    } else if !wait_until(&mut fds, SETTLING_MS.into())? {
-        launch::image::let_go();
-        *settled = true;
+    if !wait_until(&mut fds, patience)? {
+        return Ok(None);
     }
     let ends = interests.iter().zip(&fds[1..]);
     let ends = ends.filter(|(_, fd)| fd.any().unwrap_or(false));
-    Ok(ends.map(|((end, ..), _)| *end).collect())
+    Ok(Some(ends.map(|((end, ..), _)| *end).collect()))
 }
 
 /// The console's first client and the jailer's end of it, which a child inherits.

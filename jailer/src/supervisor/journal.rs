@@ -56,8 +56,7 @@ impl Journal {
 /// One line that is not too long.
 fn tidy(detail: &str) -> String {
     let clipped = &detail[..detail.floor_char_boundary(DETAIL_MAX_BYTES)];
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    clipped.chars().map(printable).collect()
+    launch::output::harmless(clipped)
 }
 
 fn level(kind: EventKind) -> log::Level {
