@@ -158,3 +158,66 @@ fn chain_may_be_as_long_as_the_queue() {
     }
     assert_eq!(queue.walk().unwrap().readable.len(), 4);
 }
+
+#[test]
+fn chain_without_a_table_may_be_as_long_as_the_queue() {
+    let queue = Queue::new();
+    for (index, next) in [(0, 1), (1, 2), (2, 3)] {
+        queue.set(0x1000, index, 0x10, 1, NEXT, next);
+    }
+    queue.set(0x1000, 3, 0x10, 1, 0, 0);
+    assert_eq!(queue.walk().unwrap().readable.len(), 4);
+}
+
+#[test]
+fn chain_that_ends_in_a_table_is_counted_with_its_entries() {
+    let queue = Queue::new();
+    queue.set(0x1000, 0, 0x10, 1, NEXT, 1);
+    queue.set(0x1000, 1, TABLE, 64, INDIRECT, 0);
+    for (index, next) in [(0, 1), (1, 2), (2, 3)] {
+        queue.set(TABLE, index, 0x20, 1, NEXT, next);
+    }
+    queue.set(TABLE, 2, 0x20, 1, 0, 0);
+    assert_eq!(queue.walk().unwrap().readable.len(), 4);
+    queue.set(TABLE, 2, 0x20, 1, NEXT, 3);
+    queue.set(TABLE, 3, 0x20, 1, 0, 0);
+    assert!(matches!(queue.walk(), Err(ChainError::TooLong)));
+}
+
+#[test]
+fn chain_s_buffers_of_no_bytes_are_left_out() {
+    let queue = Queue::new();
+    queue.set(0x1000, 0, 0x10, 0, NEXT, 1);
+    queue.set(0x1000, 1, 0x20, 1, NEXT, 2);
+    queue.set(0x1000, 2, 0x30, 0, WRITE, 0);
+    let chain = queue.walk().unwrap();
+    assert_eq!(chain.readable, [buffer(0x20, 1)]);
+    assert_eq!(chain.writable, []);
+}
+
+#[test]
+fn chain_walked_after_another_has_nothing_of_it() {
+    let queue = Queue::new();
+    queue.set(0x1000, 0, 0x10, u32::MAX - 1, NEXT, 1);
+    queue.set(0x1000, 1, 0x20, 1, WRITE, 0);
+    let mut chain = Chain::default();
+    for _ in 0..2 {
+        chain.walk(&queue.ring, &queue.memory, 0, true).unwrap();
+        assert_eq!(chain.readable, [buffer(0x10, u32::MAX - 1)]);
+        assert_eq!(chain.writable, [buffer(0x20, 1)]);
+    }
+}
+
+#[test]
+fn chain_indirect_table_must_be_in_guest_memory_as_a_whole() {
+    let queue = Queue::new();
+    queue.set(0x1000, 0, 0x8fc0, 64, INDIRECT, 0);
+    queue.set(0x8fc0, 0, 0x10, 1, NEXT, 3);
+    queue.set(0x8fc0, 3, 0x20, 1, 0, 0);
+    let chain = queue.walk().unwrap();
+    assert_eq!(chain.readable, [buffer(0x10, 1), buffer(0x20, 1)]);
+    for address in [0x8fd0, 0x8fe0, 0x8ff0] {
+        queue.set(0x1000, 0, address, 64, INDIRECT, 0);
+        assert!(matches!(queue.walk(), Err(ChainError::TableOutside(_))));
+    }
+}

@@ -161,3 +161,123 @@ fn kicks_are_asked_for_from_the_next_entry_and_a_stale_flag_is_cleared() {
     assert_eq!(read_u16(&memory, USED, 0), 0);
     assert_eq!(read_u16(&memory, USED, 4 + 8 * 8), 6);
 }
+
+#[test]
+fn ring_s_parts_are_as_long_as_the_specification_has_them() {
+    let memory = memory();
+    let ring = Ring::attach(&memory, layout(true), 0).unwrap();
+    assert_eq!(ring.descriptors().len_bytes(), 16 * 8);
+    assert_eq!(ring.avail.len_bytes(), 2 + 2 + 2 * 8 + 2);
+    assert_eq!(ring.used.len_bytes(), 2 + 2 + 8 * 8 + 2);
+}
+
+#[test]
+fn ring_may_have_32768_descriptors() {
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
+    let layout = Layout {
+        size: 1 << 15,
+        desc: GuestAddress(0),
+        avail: GuestAddress(0x8_0000),
+        used: GuestAddress(0xa_0000),
+        event_idx: true,
+    };
+    let ring = Ring::attach(&Arc::new(memory), layout, 0).unwrap();
+    assert_eq!(ring.size(), 1 << 15);
+}
+
+#[test]
+fn ring_goes_on_behind_what_is_published() {
+    let memory = memory();
+    write_u16(&memory, USED, 2, 0x1234);
+    let mut ring = Ring::attach(&memory, layout(false), 7).unwrap();
+    let published = || read_u16(&memory, USED, 2);
+    let positions = |ring: &Ring| (ring.next_avail(), published(), ring.next_used());
+    assert_eq!(positions(&ring), (7, 0x1234, 0x1234));
+    assert!(!ring.needs_call(), "nothing was added");
+    ring.push_used(0, 0);
+    assert_eq!(positions(&ring), (7, 0x1234, 0x1235));
+    ring.publish();
+    assert_eq!(positions(&ring), (7, 0x1235, 0x1235));
+    ring.set_next_avail(9);
+    assert_eq!(positions(&ring), (9, 0x1235, 0x1235));
+}
+
+#[test]
+fn heads_are_taken_in_the_order_of_the_ring_across_the_index_wrap() {
+    let memory = memory();
+    let heads = [4, 7, 0, 2, 6, 1, 5, 3];
+    for (slot, head) in (0..).zip(heads) {
+        write_u16(&memory, AVAIL, 4 + 2 * slot, head);
+    }
+    let mut ring = Ring::attach(&memory, layout(false), 0xfffd).unwrap();
+    write_u16(&memory, AVAIL, 2, 5);
+    assert_eq!(ring.known().unwrap(), 8);
+    let taken: Vec<u16> = (0..8).map(|_| ring.take().unwrap()).collect();
+    assert_eq!(taken, [1, 5, 3, 4, 7, 0, 2, 6]);
+    assert_eq!((ring.next_avail(), ring.known().unwrap()), (5, 0));
+}
+
+#[test]
+fn descriptor_is_read_field_by_field() {
+    let memory = memory();
+    for index in 0..8_u16 {
+        let at = DESC.0 + 16 * u64::from(index);
+        let number = u64::from(index) + 1;
+        let put = |value: u64, offset| memory.write_obj(value, GuestAddress(at + offset));
+        put(0x0102_0304_0506_0708 * number, 0).unwrap();
+        put((0x0003 << 48) | (0x0005 << 32) | (0x1234_5600 + number), 8).unwrap();
+    }
+    let ring = Ring::attach(&memory, layout(false), 0).unwrap();
+    for index in 0..8_u16 {
+        let number = index + 1;
+        let expected = Descriptor {
+            address: 0x0102_0304_0506_0708 * u64::from(number),
+            len_bytes: 0x1234_5600 + u32::from(number),
+            flags: 5,
+            next: 3,
+        };
+        assert_eq!(Descriptor::read(ring.descriptors(), index), expected);
+    }
+}
+
+#[test]
+fn call_with_event_idx_is_due_for_each_place_that_a_batch_passes() {
+    const BATCH: u16 = 3;
+    for old in [0_u16, 5, 0xfffe, 0xffff] {
+        for (ahead, is_due) in [(0, true), (1, true), (2, true), (3, false), (0xffff, false)] {
+            let memory = memory();
+            write_u16(&memory, USED, 2, old);
+            let mut ring = Ring::attach(&memory, layout(true), 0).unwrap();
+            write_u16(&memory, AVAIL, 4 + 2 * 8, old.wrapping_add(ahead));
+            (0..BATCH).for_each(|head| ring.push_used(head, 0));
+            ring.publish();
+            assert_eq!(ring.needs_call(), is_due, "{ahead} from {old:#x}");
+        }
+    }
+}
+
+#[test]
+fn call_without_event_idx_depends_on_one_flag_alone() {
+    let memory = memory();
+    let mut ring = Ring::attach(&memory, layout(false), 0).unwrap();
+    for (flags, is_due) in [(!NO_INTERRUPT, true), (0xffff, false)] {
+        write_u16(&memory, AVAIL, 0, flags);
+        ring.push_used(0, 0);
+        assert_eq!(ring.needs_call(), is_due, "{flags:#x}");
+    }
+}
+
+#[test]
+fn kicks_are_not_asked_for_by_the_flag_only_without_event_idx() {
+    for (event_idx, flag) in [(false, NO_NOTIFY), (true, 0)] {
+        let memory = memory();
+        let ring = Ring::attach(&memory, layout(event_idx), 6).unwrap();
+        ring.disable_kicks();
+        assert_eq!(read_u16(&memory, USED, 0), flag);
+        assert_eq!(read_u16(&memory, USED, 4 + 8 * 8), 0);
+        ring.enable_kicks();
+        assert_eq!(read_u16(&memory, USED, 0), 0);
+        let event = if event_idx { 6 } else { 0 };
+        assert_eq!(read_u16(&memory, USED, 4 + 8 * 8), event);
+    }
+}

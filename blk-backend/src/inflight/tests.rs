@@ -41,6 +41,60 @@ fn requests_in_flight_come_back_in_the_order_they_were_taken() {
 }
 
 #[test]
+fn requests_taken_after_a_recovery_come_back_behind_those_before_it() {
+    let window = region();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.fetch(5);
+    region.fetch(2);
+    for (taken, expected) in [
+        (1, vec![5, 2, 1]),
+        (7, vec![5, 2, 1, 7]),
+        (0, vec![5, 2, 1, 7, 0]),
+    ] {
+        let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+        region.fetch(taken);
+        let heads: Vec<u16> = recover(&window, 10)
+            .unwrap()
+            .iter()
+            .map(|r| r.head)
+            .collect();
+        assert_eq!(heads, expected);
+    }
+}
+
+#[test]
+fn deaths_are_counted_for_what_was_looked_at_up_to_a_limit() {
+    let window = busy();
+    for death in 1..=DEATHS_MAX + 2 {
+        let (mut region, _) = Region::recover(window.clone(), SIZE, 10, false).unwrap();
+        region.try_out(5);
+        let replays = recover(&window, 10).unwrap();
+        let deaths = death.min(DEATHS_MAX);
+        let replay = |head, deaths| Replay { head, deaths };
+        assert_eq!(replays, [replay(2, 0), replay(5, deaths)]);
+    }
+}
+
+#[test]
+fn deaths_of_a_request_are_not_those_of_the_next_with_its_head() {
+    let window = busy();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.try_out(5);
+    let (mut region, replays) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    assert_eq!(replays[1].deaths, 1);
+    region.link(5);
+    region.settle(&[5], 11);
+    assert_eq!(recover(&window, 11).unwrap().len(), 1);
+    region.fetch(5);
+    let replays = recover(&window, 11).unwrap();
+    assert_eq!(replays.iter().map(|r| r.deaths).max(), Some(0));
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 11, true).unwrap();
+    region.fetch(5);
+    region.try_out(5);
+    assert_eq!(region.trials(5).load(Relaxed), 1);
+}
+
+#[test]
 fn batch_published_and_not_settled_is_settled() {
     let window = busy();
     let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
@@ -81,6 +135,29 @@ fn lost_batch_larger_than_the_queue_is_refused() {
         Err(InflightError::Batch(SIZE + 1))
     );
     assert_eq!(recover(&busy(), 9), Err(InflightError::Batch(0xffff)));
+}
+
+#[test]
+fn lost_batch_as_large_as_the_queue_is_settled() {
+    let window = region();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    (0..SIZE).for_each(|head| region.fetch(head));
+    (0..SIZE).for_each(|head| region.link(head));
+    assert_eq!(recover(&window, 10 + SIZE).unwrap(), []);
+    assert_eq!(recover(&window, 10 + SIZE).unwrap(), []);
+}
+
+#[test]
+fn batch_settled_is_not_lost() {
+    let window = busy();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.link(2);
+    region.link(5);
+    region.settle(&[2, 5], 12);
+    region.fetch(2);
+    let heads =
+        |used_idx| recover(&window, used_idx).map(|all| all.iter().map(|r| r.head).collect());
+    assert_eq!(heads(12), Ok(vec![2_u16]));
 }
 
 #[test]

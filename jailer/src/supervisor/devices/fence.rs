@@ -55,6 +55,9 @@ impl Fence {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
     /// Says that it is there until it is not believed.
@@ -103,5 +106,52 @@ mod tests {
         assert_eq!(fence.ended("d", 7), None);
         assert_eq!(fence.ended("d", 8), None, "not looked yet");
         assert!(fence.ended("d", fence.deadline_ns()).is_some());
+    }
+
+    /// Is there for ever, and counts how often it is not believed.
+    #[derive(Debug, Default)]
+    struct Endless(Rc<Cell<u32>>);
+
+    impl Remains for Endless {
+        fn are_gone(&mut self, _id: &str) -> bool {
+            false
+        }
+
+        fn distrust(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    #[test]
+    fn fence_is_looked_at_often_at_first_and_seldom_later() {
+        let mut fence = Fence::new(Box::new(Endless::default()), 7);
+        let mut next_ms = |waited_ms: u64| {
+            let now_ns = 7 + waited_ms * 1_000_000;
+            assert_eq!(fence.ended("d", now_ns), None);
+            (fence.deadline_ns() - now_ns) / 1_000_000
+        };
+        let looks = [0, 8, 80, 800, 4000, 8000, 80_000].map(&mut next_ms);
+        assert_eq!(looks, [1, 1, 10, 100, 500, 500, 500]);
+    }
+
+    #[test]
+    fn fence_that_does_not_fall_for_five_seconds_is_not_believed_once() {
+        let distrusted = Rc::new(Cell::new(0));
+        let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
+        let mut after = |waited_ns: u64| {
+            assert_eq!(fence.ended("d", 7 + waited_ns), None);
+            distrusted.get()
+        };
+        let seconds = [0, 4_999_999_999, 6_000_000_000, 7_000_000_000];
+        assert_eq!(seconds.map(&mut after), [0, 0, 1, 1]);
+        let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
+        assert_eq!(fence.ended("d", 7 + 5_000_000_000), None);
+        assert_eq!(distrusted.get(), 2, "five seconds are enough");
+    }
+
+    #[test]
+    fn fence_that_falls_tells_how_many_microseconds_it_stood() {
+        let mut fence = Fence::new(Box::new(Slow(1)), 7);
+        assert_eq!(fence.ended("d", 7 + 12_345_678), Some(12_345));
     }
 }

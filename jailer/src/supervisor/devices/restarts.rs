@@ -62,8 +62,8 @@ mod tests {
     #[test]
     fn crashes_in_a_row_are_followed_later_and_later_and_then_not() {
         let mut restarts = Restarts::default();
-        for pause_ns in PAUSES_NS {
-            assert_eq!(restarts.crashed(5), Verdict::At(5 + pause_ns));
+        for pause_ms in [0, 10, 100, 1000] {
+            assert_eq!(restarts.crashed(5), Verdict::At(5 + pause_ms * 1_000_000));
         }
         assert_eq!(restarts.crashed(5), Verdict::Never);
         assert_eq!(restarts.total(), 5);
@@ -88,5 +88,19 @@ mod tests {
             };
             assert!(then_ns <= now_ns + PAUSES_NS[2]);
         }
+    }
+
+    #[test]
+    fn crash_counts_for_a_minute_and_not_longer() {
+        const MINUTE_NS: u64 = 60_000_000_000;
+        let second_after = |ns| {
+            let mut restarts = Restarts::default();
+            restarts.crashed(5);
+            restarts.crashed(5 + ns)
+        };
+        let then_ns = 5 + MINUTE_NS;
+        assert_eq!(second_after(MINUTE_NS), Verdict::At(then_ns));
+        let then_ns = 5 + MINUTE_NS - 1 + 10_000_000;
+        assert_eq!(second_after(MINUTE_NS - 1), Verdict::At(then_ns));
     }
 }

@@ -322,4 +322,120 @@ mod tests {
             assert_eq!(finding, Finding::Fine);
         }
     }
+
+    #[test]
+    fn watch_looks_each_half_second_once_the_backend_is_fit() {
+        const HALF_NS: u64 = 500_000_000;
+        let (page, mut watch) = (page(), Watch::new(1));
+        assert_eq!(watch.deadline_ns(), None);
+        watch.rest(3);
+        assert_eq!(watch.deadline_ns(), None, "not connected yet");
+        watch.begin(5);
+        watch.begin(9);
+        assert_eq!(watch.deadline_ns(), Some(5));
+        assert_eq!(watch.tick(&page, 4), Finding::Fine);
+        assert_eq!(watch.tick(&page, 5), Finding::Ping(1));
+        assert_eq!(watch.deadline_ns(), Some(5 + HALF_NS));
+        page.queues[0].heartbeat.store(1, Relaxed);
+        assert_eq!(watch.tick(&page, 5 + HALF_NS - 1), Finding::Fine);
+        assert_eq!(watch.tick(&page, 5 + HALF_NS), Finding::Ping(2));
+        assert_eq!(watch.tick(&page, 5 + 2 * HALF_NS), Finding::Fine);
+        assert_eq!(watch.deadline_ns(), Some(5 + 3 * HALF_NS));
+        watch.rest(7 + 2 * HALF_NS);
+        assert_eq!(watch.deadline_ns(), Some(7 + 3 * HALF_NS));
+    }
+
+    #[test]
+    fn ping_asked_for_is_answered_when_each_worker_has() {
+        let (page, mut watch) = (page(), Watch::new(2));
+        assert!(watch.is_answered(&page), "nothing was asked");
+        let ping = watch.ask(7);
+        assert_eq!(ping, 1);
+        assert_eq!(watch.deadline_ns(), Some(7 + 500_000_000));
+        page.queues[0].heartbeat.store(ping, Relaxed);
+        assert!(!watch.is_answered(&page));
+        page.queues[1].heartbeat.store(ping, Relaxed);
+        assert!(watch.is_answered(&page));
+    }
+
+    #[test]
+    fn looks_in_vain_are_forgotten_when_a_ping_was_answered_or_asked_for() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        watch.begin(0);
+        let mut look = 0;
+        let mut tick = |watch: &mut Watch| {
+            look += 1;
+            watch.tick(&page, look * PING_NS)
+        };
+        assert_eq!(tick(&mut watch), Finding::Ping(1));
+        for _ in 0..10 {
+            (0..3).for_each(|_| assert_eq!(tick(&mut watch), Finding::Fine));
+            watch.ask(0);
+        }
+        assert!(matches!(
+            [0; 4].map(|_| tick(&mut watch)).last(),
+            Some(Finding::Hung(_))
+        ));
+    }
+
+    #[test]
+    fn queue_is_waited_for_and_slow_as_the_last_sample_tells() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        assert!(!watch.is_waited_for() && !watch.is_slow());
+        let mut told = Vec::new();
+        for _ in 0..5 {
+            watch.sample(&waits(), &page, |_| Some(true));
+            told.push((watch.is_waited_for(), watch.is_slow()));
+        }
+        assert_eq!(told[..3], [(true, false); 3]);
+        assert_eq!(told[3..], [(true, true); 2]);
+        watch.rest(0);
+        assert!(!watch.is_waited_for(), "the guest stands still");
+        watch.sample(&[], &page, |_| Some(true));
+        assert!(!watch.is_waited_for() && !watch.is_slow());
+    }
+
+    #[test]
+    fn queue_that_takes_requests_is_not_stuck() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        for fetched in 0..10 {
+            page.queues[0].last_avail.store(fetched, Relaxed);
+            let finding = watch.sample(&waits(), &page, |_| Some(false));
+            assert_eq!(finding, Finding::Fine);
+        }
+    }
+
+    #[test]
+    fn each_queue_is_compared_with_itself_and_its_own_claims() {
+        let (page, mut watch) = (page(), Watch::new(2));
+        page.queues[1].flags.store(BACKPRESSURED, Relaxed);
+        let sample = |queue, used| QueueSample {
+            queue,
+            avail: 5,
+            used,
+        };
+        for used in 0..10 {
+            let samples = [sample(1, 0), sample(0, used)];
+            let finding = watch.sample(&samples, &page, |_| Some(false));
+            assert_eq!(finding, Finding::Fine);
+        }
+        page.queues[1].flags.store(0, Relaxed);
+        let mut hung = (10..13).map(|used| {
+            let samples = [sample(1, 0), sample(0, used)];
+            watch.sample(&samples, &page, |_| Some(false))
+        });
+        let how = "queue 1 has requests that nobody works on".to_owned();
+        assert_eq!(hung.find(|f| *f != Finding::Fine), Some(Finding::Hung(how)));
+    }
+
+    #[test]
+    fn sample_of_the_queue_behind_the_last_is_nothing() {
+        let (page, mut watch) = (page(), Watch::new(1));
+        let mut sample = waits();
+        sample[0].queue = 1;
+        for _ in 0..5 {
+            let finding = watch.sample(&sample, &page, |_| Some(false));
+            assert_eq!((finding, watch.is_waited_for()), (Finding::Fine, false));
+        }
+    }
 }

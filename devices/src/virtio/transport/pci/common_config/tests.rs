@@ -249,6 +249,18 @@ fn queue_addresses_take_halves_in_any_order_and_whole_quadwords() {
 }
 
 #[test]
+fn queue_address_written_again_has_nothing_of_what_was_there() {
+    let mut config = negotiated();
+    for offset in [32, 40, 48] {
+        for value in [0xa5a5_a5a5_5a5a_5a5a_u64, 0x0ff0_0ff0_f00f_f00f] {
+            config.write(offset, &value.to_le_bytes(), OFFERED);
+            let at = usize::try_from(offset).unwrap();
+            assert_eq!(read(&config, at), value.to_le_bytes());
+        }
+    }
+}
+
+#[test]
 fn queue_fields_before_features_ok_or_once_enabled_are_frozen() {
     let mut config = config();
     write16(&mut config, 24, 16);
@@ -345,6 +357,16 @@ fn generation_survives_a_reset() {
     config.config_read();
     write_status(&mut config, 0);
     config.finish_reset();
+    assert_eq!(read::<1>(&config, 21), [1]);
+}
+
+#[test]
+fn generation_changes_for_what_changed_before_a_reset() {
+    let mut config = config();
+    config.config_changed();
+    write_status(&mut config, 0);
+    config.finish_reset();
+    config.config_read();
     assert_eq!(read::<1>(&config, 21), [1]);
 }
 
