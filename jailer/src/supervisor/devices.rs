@@ -39,6 +39,8 @@ pub(crate) mod script {
     pub(crate) use super::BeginError;
     pub(crate) use super::backend::{Backend, Outfit};
     pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
+    #[cfg(test)]
+    pub(crate) use super::slot::UPGRADE_NS;
     pub(crate) use super::slot::{News, Slot};
 }
 

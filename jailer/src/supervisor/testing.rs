@@ -26,10 +26,14 @@ use super::process::Death;
 use super::service::DEVICE_NS;
 
 mod actor;
+#[cfg(test)]
+mod device_tests;
 mod event;
 mod scenery;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;
 
 pub use event::Event;
 

@@ -42,6 +42,8 @@ pub(super) struct Part {
     pub(super) busy: bool,
     /// It is of a program that an upgrade brought.
     pub(super) upgraded: bool,
+    /// It follows one that died of itself.
+    pub(super) after_crash: bool,
     /// The device was given to it.
     pub(super) served: bool,
     /// Its end of its stream, by which the other end is known.
@@ -92,6 +94,29 @@ impl Part {
             for queue in &self.page.queues {
                 queue.heartbeat.store(ping, Relaxed);
             }
+        }
+    }
+
+    /// The next message that it was sent.
+    #[cfg(test)]
+    pub(super) fn next_message(&self) -> Option<ToBackend> {
+        let control = self.control.as_ref()?;
+        let mut fds = [nix::poll::PollFd::new(
+            control.as_fd(),
+            nix::poll::PollFlags::POLLIN,
+        )];
+        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap();
+        match fds[0].any() {
+            Some(true) => control.receive().unwrap(),
+            _ => None,
+        }
+    }
+
+    /// All of its workers answer this ping.
+    #[cfg(test)]
+    pub(super) fn answer(&self, ping: u32) {
+        for queue in &self.page.queues {
+            queue.heartbeat.store(ping, Relaxed);
         }
     }
 
@@ -164,6 +189,7 @@ impl Kind for Role {
             told: 0,
             busy: false,
             upgraded: how.program.is_some(),
+            after_crash: how.after_crash,
             served: false,
             stream: fstat(&stream)?.st_ino,
             control: None,
