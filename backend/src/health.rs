@@ -17,9 +17,14 @@ pub(crate) fn announce(page: &'static HealthPage) {
     PAGE.get_or_init(|| page);
     faults::are_what_they_are();
     std::panic::set_hook(Box::new(|panic| {
-        if let Some(page) = PAGE.get() {
-            page.crash.store(Crash::Panic.to_u32(), Relaxed);
-        }
+        note(Crash::Panic);
         log::error!("{panic}");
     }));
+}
+
+/// Notes what the process is about to die of.
+pub(crate) fn note(crash: Crash) {
+    if let Some(page) = PAGE.get() {
+        page.crash.store(crash.to_u32(), Relaxed);
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use launch::control::{Channel, Failure, FromBackend};
 use launch::fd::{self, claim};
-use launch::health::HealthPage;
+use launch::health::{Crash, HealthPage};
 use launch::record::{BackendRecord, Record as _};
 use launch::seccomp::{Mode, SeccompError};
 
@@ -128,6 +128,14 @@ fn serve<P: Program>(
         }
     };
     Ok(service.serve(confined)?)
+}
+
+/// Ends the process at once, from any of its threads, and says why, in the log and on the health page:
+/// it cannot go on, and its supervisor is to start another one.
+pub fn die(crash: Crash, error: &dyn std::error::Error) -> ! {
+    log::error!("{}", launch::log::chain(error));
+    health::note(crash);
+    std::process::exit(1)
 }
 
 /// The process ends at once, whoever else waits in it.

@@ -13,7 +13,7 @@ use backend::gate::{Gate, Visitor};
 use backend::memory::Memory;
 use backend::vring::Vring;
 use backend::{SharedGuestMemory, config_space, lock};
-use launch::health::{HealthPage, QueueHealth};
+use launch::health::{Crash, HealthPage, QueueHealth};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
@@ -235,7 +235,8 @@ impl VhostUserBackend for Device {
         Ok(())
     }
 
-    /// Never an error: that would end the worker for good.
+    /// Never an error: that would end the worker for good, and leave the process without it. An engine
+    /// that fails for good ends the process.
     fn handle_event(
         &self,
         event: u16,
@@ -251,7 +252,11 @@ impl VhostUserBackend for Device {
         }
         self.gate.pass(Visitor::Worker(thread));
         lock(&seat.vring).get_or_insert_with(|| vring.clone());
-        lock(&seat.worker).run(vring);
+        let outcome = lock(&seat.worker).run(vring);
+        if let Err(e) = outcome {
+            let errno = e.0.raw_os_error().unwrap_or(libc::EIO);
+            backend::program::die(Crash::Engine(errno.unsigned_abs()), &e);
+        }
         seat.progress.notify_all();
         Ok(())
     }

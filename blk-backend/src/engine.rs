@@ -8,8 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::io::Io;
 
+pub mod retry;
 pub mod threads;
 pub mod uring;
+
+pub use retry::EngineError;
 
 /// What became of an operation: its head, and the number of bytes or a negative errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,15 @@ pub struct Completion {
     pub head: u16,
     /// What read(2), write(2), fdatasync(2) or fallocate(2) would have returned.
     pub result: i32,
+}
+
+/// How much of a batch was set going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// All of it.
+    Whole,
+    /// The kernel has no room for the rest now; it may have later.
+    Partly,
 }
 
 /// One of the two engines, serving one queue.
@@ -39,11 +51,32 @@ impl Engine {
         }
     }
 
-    /// Sets the batch going. False if some of it has to wait until something completes.
-    pub fn submit(&mut self) -> bool {
+    /// Sets the batch going, as far as the kernel takes it.
+    ///
+    /// # Errors
+    /// If the engine is of no use any more: nothing that it was given and has not completed ever will
+    /// complete in this process.
+    pub fn submit(&mut self) -> Result<Submitted, EngineError> {
         match self {
             Self::Uring(engine) => engine.submit(),
-            Self::Threads(_) => true,
+            Self::Threads(_) => Ok(Submitted::Whole),
+        }
+    }
+
+    /// After a batch was not taken: whether nothing is under way whose completion would wake the
+    /// worker, so that it has to wait by [`Engine::pause`].
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Self::Uring(engine) => engine.is_idle(),
+            Self::Threads(_) => false,
+        }
+    }
+
+    /// Sleeps before the batch is submitted again, each time in a row longer, up to some 60 ms.
+    pub fn pause(&mut self) {
+        match self {
+            Self::Uring(engine) => engine.pause(),
+            Self::Threads(_) => {}
         }
     }
 

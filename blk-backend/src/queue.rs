@@ -116,6 +116,11 @@ impl Queue {
         self.region.try_out(head);
     }
 
+    /// The process ends, or stands still, for a reason that is none of its requests.
+    pub fn absolve(&mut self) {
+        self.region.absolve();
+    }
+
     /// Adds a completed head to the batch; its status was written.
     pub fn complete(&mut self, head: u16, written_bytes: u32) {
         debug_assert!(

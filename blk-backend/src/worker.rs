@@ -19,7 +19,7 @@ use launch::clock::monotonic_ns;
 use launch::health::{BROKEN, QueueHealth};
 
 use crate::device::Shared;
-use crate::engine::{Completion, Engine};
+use crate::engine::{Completion, Engine, EngineError, Submitted};
 use crate::inflight::Replay;
 use crate::queue::{Queue, QueueError};
 use crate::request::{self, Answer, Memory, Parsed, Status, StatusByte};
@@ -91,15 +91,18 @@ impl Worker {
     }
 
     /// Serves the queue until there is nothing to do.
-    pub fn run(&mut self, vring: &Vring) {
+    ///
+    /// # Errors
+    /// If the engine fails for good: the process has to end, with what is in flight left to the next.
+    pub fn run(&mut self, vring: &Vring) -> Result<(), EngineError> {
         loop {
             let ping = self.shared.ping.load(Relaxed);
             self.health().heartbeat.store(ping, Relaxed);
             self.refresh(vring);
             let outcome = self.take_requests();
-            let worked = self.outcome(outcome) | self.finish_requests();
+            let worked = self.outcome(outcome) | self.finish_requests()?;
             if !worked && !self.look_for_work(vring) && self.may_sleep() {
-                return;
+                return Ok(());
             }
         }
     }
@@ -127,7 +130,8 @@ impl Worker {
             // The disk begins with the first while the others are parsed. Each part is twice as
             // long as the one before, so that a long batch takes few system calls.
             if taken == submit_at {
-                self.engine.submit();
+                // A failure shows again when the batch is whole.
+                let _ = self.engine.submit();
                 submit_at = 2 * submit_at + 1;
             }
             let Some(serving) = self.serving.as_mut().filter(|_| !self.slots.are_full()) else {
@@ -162,9 +166,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Reaps the engine and publishes what is complete, a batch at a time. Says whether there was
-    /// anything.
-    fn finish_requests(&mut self) -> bool {
+    /// Submits, reaps the engine and publishes what is complete, a batch at a time. Says whether there
+    /// was anything, or whether to try again.
+    fn finish_requests(&mut self) -> Result<bool, EngineError> {
         let submitted = self.engine.submit();
         self.engine.reap(&mut self.done);
         let mut done = std::mem::take(&mut self.done);
@@ -178,7 +182,28 @@ impl Worker {
         self.done = done;
         self.publish();
         self.note_health();
-        reaped || !submitted
+        match submitted {
+            Ok(Submitted::Whole) => Ok(reaped),
+            // What is under way wakes this thread when it completes.
+            Ok(Submitted::Partly) if reaped || !self.engine.is_idle() => Ok(reaped),
+            Ok(Submitted::Partly) => {
+                log::warn!(queue = self.index; "the kernel has no memory for requests now");
+                self.absolve();
+                self.engine.pause();
+                Ok(true)
+            }
+            Err(e) => {
+                self.absolve();
+                Err(e)
+            }
+        }
+    }
+
+    /// No request is the reason of what follows.
+    fn absolve(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            serving.queue.absolve();
+        }
     }
 
     /// Shows the driver the batch, with one write to the used index and at most one call.

@@ -150,7 +150,13 @@ pub enum Crash {
     Panic,
     /// A system call outside the filter, reported under `--seccomp log`: its number.
     Syscall(u32),
+    /// A disk's io_uring cannot be used any more: the errno. No request is the reason.
+    Engine(u32),
 }
+
+/// What is added to the errno of [`Crash::Engine`], and to the number of [`Crash::Syscall`].
+const ENGINE: u32 = 0x4000_0000;
+const SYSCALL: u32 = 0x8000_0000;
 
 impl Crash {
     /// As it is stored in [`Health::crash`].
@@ -158,7 +164,8 @@ impl Crash {
         match self {
             Self::None => 0,
             Self::Panic => 1,
-            Self::Syscall(number) => 0x8000_0000 | number,
+            Self::Syscall(number) => SYSCALL | number,
+            Self::Engine(errno) => ENGINE | errno & !(ENGINE | SYSCALL),
         }
     }
 
@@ -166,7 +173,8 @@ impl Crash {
     pub fn from_u32(stored: u32) -> Self {
         match stored {
             1 => Self::Panic,
-            0x8000_0000.. => Self::Syscall(stored & 0x7fff_ffff),
+            SYSCALL.. => Self::Syscall(stored & !SYSCALL),
+            ENGINE.. => Self::Engine(stored & !ENGINE),
             _ => Self::None,
         }
     }
@@ -277,7 +285,12 @@ mod tests {
 
     #[test]
     fn crash_stored_reads_back_and_rubbish_is_none() {
-        for crash in [Crash::None, Crash::Panic, Crash::Syscall(257)] {
+        for crash in [
+            Crash::None,
+            Crash::Panic,
+            Crash::Syscall(257),
+            Crash::Engine(77),
+        ] {
             assert_eq!(Crash::from_u32(crash.to_u32()), crash);
         }
         assert_eq!(Crash::from_u32(7), Crash::None);

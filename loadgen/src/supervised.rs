@@ -25,6 +25,7 @@ use launch::seccomp::Mode;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// A backend cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,8 @@ pub struct DiskSlot {
     pub binary: PathBuf,
     /// Whether it does its I/O with threads instead of rings.
     pub threads: bool,
+    /// What every io_uring_enter(2) of generations started from now on fails with.
+    pub enter_errno: Option<u32>,
     /// The number of queues.
     pub queues: u16,
     /// The most entries of a queue.
@@ -99,6 +102,7 @@ impl DiskSlot {
         Ok(Self {
             binary: binary.into(),
             threads: false,
+            enter_errno: None,
             queues,
             queue_size,
             image: Arc::new(image),
@@ -163,7 +167,8 @@ impl DiskSlot {
         fds.push((fd::HEALTH, health));
         fds.push((blk::LISTENER, self.listener.as_fd().try_clone_to_owned()?));
         fds.push((blk::INFLIGHT, self.inflight.as_fd().try_clone_to_owned()?));
-        let child = spawn(&self.binary, &fds)?;
+        let filter = self.enter_errno.map(enter_fails_with).transpose()?;
+        let child = spawn(&self.binary, &fds, filter)?;
         Ok(Generation {
             child,
             control,
@@ -293,9 +298,25 @@ impl Generation {
     }
 }
 
-/// Starts a process with these descriptors, at these numbers, and no others above the third.
+/// A filter under which io_uring_enter(2) fails with `errno`, and all else is as ever.
+fn enter_fails_with(errno: u32) -> io::Result<BpfProgram> {
+    let arch = std::env::consts::ARCH.try_into();
+    let rules = [(libc::SYS_io_uring_enter, Vec::new())];
+    let (pass, fail) = (SeccompAction::Allow, SeccompAction::Errno(errno));
+    let filter = arch.and_then(|arch| SeccompFilter::new(rules.into(), pass, fail, arch));
+    filter
+        .and_then(BpfProgram::try_from)
+        .map_err(io::Error::other)
+}
+
+/// Starts a process with these descriptors, at these numbers, and no others above the third, under a
+/// filter if there is one.
 #[allow(unsafe_code)]
-pub(crate) fn spawn(binary: &Path, fds: &[(RawFd, OwnedFd)]) -> io::Result<Child> {
+pub(crate) fn spawn(
+    binary: &Path,
+    fds: &[(RawFd, OwnedFd)],
+    filter: Option<BpfProgram>,
+) -> io::Result<Child> {
     // First out of the way of each other's numbers.
     let moved: io::Result<Vec<(RawFd, RawFd)>> = fds
         .iter()
@@ -313,6 +334,10 @@ pub(crate) fn spawn(binary: &Path, fds: &[(RawFd, OwnedFd)]) -> io::Result<Child
         for (number, fd) in &numbers {
             // SAFETY: no pointers; in the child, whose numbers below 100 are the table's.
             nix::errno::Errno::result(unsafe { libc::dup2(*fd, *number) })?;
+        }
+        if let Some(filter) = &filter {
+            let failed = |_| io::Error::from(io::ErrorKind::PermissionDenied);
+            seccompiler::apply_filter(filter).map_err(failed)?;
         }
         Ok(())
     };

@@ -110,7 +110,7 @@ impl NetSlot {
             fds.push((number, tap.try_clone()?));
         }
         Ok(NetGeneration {
-            child: spawn(&self.binary, &fds)?,
+            child: spawn(&self.binary, &fds, None)?,
             control,
             health: page,
         })

@@ -11,13 +11,17 @@ use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode};
 use launch::ring::FILE;
 
-use super::{Completion, fallocate_mode};
+use super::retry::{EngineError, Pause, Refusal};
+use super::{Completion, Submitted, fallocate_mode};
 use crate::io::{Io, Op};
 
 /// The engine.
 pub struct Uring {
     ring: IoUring,
     unsubmitted: usize,
+    /// What the kernel has taken and not completed.
+    under_way: usize,
+    pause: Pause,
 }
 
 impl std::fmt::Debug for Uring {
@@ -32,6 +36,8 @@ impl Uring {
         Self {
             ring,
             unsubmitted: 0,
+            under_way: 0,
+            pause: Pause::default(),
         }
     }
 
@@ -43,8 +49,8 @@ impl Uring {
         // this head has completed (contract of Engine::start).
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
             // The ring has room for every head of the queue, so this is a batch that the kernel
-            // has not taken yet.
-            self.submit();
+            // has not taken yet. If it cannot be submitted, the worker hears that when it submits.
+            let _ = self.submit();
             // SAFETY: as above.
             let pushed = unsafe { self.ring.submission().push(&entry) };
             debug_assert!(pushed.is_ok(), "more operations than heads");
@@ -53,16 +59,33 @@ impl Uring {
     }
 
     /// See [`super::Engine::submit`].
-    pub fn submit(&mut self) -> bool {
+    pub fn submit(&mut self) -> Result<Submitted, EngineError> {
         while self.unsubmitted > 0 {
             match self.ring.submit() {
-                Ok(taken) => self.unsubmitted = self.unsubmitted.saturating_sub(taken),
-                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                // EAGAIN, EBUSY: the kernel is short of memory or wants completions reaped.
-                Err(_) => return false,
+                Ok(0) => return Ok(Submitted::Partly),
+                Ok(taken) => {
+                    self.unsubmitted = self.unsubmitted.saturating_sub(taken);
+                    self.under_way += taken;
+                    self.pause = Pause::default();
+                }
+                Err(e) => match Refusal::of(&e) {
+                    Refusal::Interrupted => {}
+                    Refusal::ForNow => return Ok(Submitted::Partly),
+                    Refusal::ForGood => return Err(EngineError(e)),
+                },
             }
         }
-        true
+        Ok(Submitted::Whole)
+    }
+
+    /// See [`super::Engine::is_idle`].
+    pub fn is_idle(&self) -> bool {
+        self.under_way == 0
+    }
+
+    /// See [`super::Engine::pause`]. By a futex: the filter has no nanosleep.
+    pub fn pause(&mut self) {
+        std::thread::park_timeout(self.pause.next());
     }
 
     /// See [`super::Engine::is_ready`].
@@ -72,7 +95,9 @@ impl Uring {
 
     /// See [`super::Engine::reap`].
     pub fn reap(&mut self, done: &mut Vec<Completion>) {
+        let under_way = &mut self.under_way;
         done.extend(self.ring.completion().filter_map(|entry| {
+            *under_way = under_way.saturating_sub(1);
             let head = u16::try_from(entry.user_data()).ok()?;
             let result = entry.result();
             Some(Completion { head, result })

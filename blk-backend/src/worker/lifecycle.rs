@@ -104,7 +104,8 @@ impl Worker {
                 _ => self.begin(replay.head, monotonic_ns())?,
             }
         }
-        self.engine.submit();
+        // A failure shows again when the worker submits what it takes from the queue.
+        let _ = self.engine.submit();
         Ok(())
     }
 

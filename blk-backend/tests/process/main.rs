@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod copied;
+mod failing_ring;
 mod guest_faults;
 mod hostile_vmm;
 mod protocol;

@@ -134,11 +134,11 @@ impl World {
                 let (at, bytes) = (u64::from(script.u16()), script.bytes());
                 let _ = self.memory.write_slice(bytes, GuestAddress(at));
             }
-            0xc0..0xe8 => self.worker.run(&self.vring),
+            0xc0..0xe8 => self.worker.run(&self.vring).unwrap(),
             0xe8..0xf0 => self.settle(),
             0xf0..0xf8 => {
                 self.vring.set_queue_ready(false);
-                self.worker.run(&self.vring);
+                self.worker.run(&self.vring).unwrap();
                 self.place(script.u64() & !15, script.u64() & !1, script.u64() & !3);
                 self.vring.set_queue_ready(true);
             }
@@ -231,7 +231,7 @@ impl World {
     /// Lets the worker do all there is, and waits for the disk.
     fn settle(&mut self) {
         loop {
-            self.worker.run(&self.vring);
+            self.worker.run(&self.vring).unwrap();
             if self.worker.is_drained(&self.vring) {
                 return;
             }

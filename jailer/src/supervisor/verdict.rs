@@ -92,8 +92,9 @@ fn died(death: Death, crash: Crash) -> String {
             "was killed by its seccomp filter (SIGSYS); --seccomp log names the system call".into()
         }
         (Crash::Panic, _) => "panicked".into(),
-        (Crash::None, Death::Exited(_)) => format!("{death} without a word"),
-        (Crash::None, _) => death.to_string(),
+        // Only a disk's backend dies of its engine.
+        (Crash::None | Crash::Engine(_), Death::Exited(_)) => format!("{death} without a word"),
+        (Crash::None | Crash::Engine(_), _) => death.to_string(),
     }
 }
 

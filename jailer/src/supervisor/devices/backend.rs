@@ -171,9 +171,11 @@ impl Backend {
         self.process.kill();
     }
 
-    /// Whether a death was somebody else's doing, so that no request can be its reason.
+    /// Whether no request can be the reason of a death: another process killed it, or the kernel
+    /// refused its io_uring.
     pub(crate) fn was_murdered(&self, death: Death) -> bool {
-        death == Death::Signalled(Signal::SIGKILL) && !self.condemned.get()
+        let killed = death == Death::Signalled(Signal::SIGKILL) && !self.condemned.get();
+        killed || matches!(self.crash(), Crash::Engine(_))
     }
 
     /// How it ended, if it has.

@@ -107,6 +107,10 @@ pub(super) fn told(death: Death, crash: Crash) -> String {
     match crash {
         Crash::None => death.to_string(),
         Crash::Panic => "panicked".into(),
+        Crash::Engine(errno) => {
+            let errno = std::io::Error::from_raw_os_error(errno.try_into().unwrap_or(0));
+            format!("could not use its io_uring any more: {errno}")
+        }
         Crash::Syscall(number) => {
             let name = launch::seccomp::call_name(number);
             format!("was stopped by its seccomp filter, which lacks {name} ({number})")

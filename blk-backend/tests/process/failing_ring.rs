@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A kernel that refuses what a backend submits to its io_uring, for a while or for good.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use launch::control::ToBackend;
+use launch::health::Crash;
+use loadgen::connection::Connection;
+use loadgen::disk::{Kind, Request};
+use loadgen::supervised::Generation;
+
+use crate::stand::{PATIENCE, SHAPE};
+use crate::supervised::Stand;
+
+const REQUESTS: u16 = 5;
+
+/// A disk whose driver waits for some writes.
+fn stand_with_requests(name: &str) -> Stand {
+    let mut stand = Stand::new(name, SHAPE, true);
+    for slot in 0..REQUESTS {
+        let request = Request {
+            kind: Kind::Write,
+            sector: u64::from(slot) * 8,
+            len_bytes: 4096,
+        };
+        stand.queues[0].prepare(&stand.memory, slot, request);
+    }
+    stand.queues[0].show().unwrap();
+    stand
+}
+
+/// The next generation completes them all.
+fn all_complete(stand: &mut Stand) {
+    stand.slot.enter_errno = None;
+    let (_generation, _connection) = stand.bring_up(true);
+    let mut answers = Vec::new();
+    while answers.len() < usize::from(REQUESTS) {
+        assert!(stand.queues[0].wait(Duration::ZERO, PATIENCE));
+        while let Some(done) = stand.queues[0].reap().unwrap() {
+            answers.push((done.slot, done.status));
+        }
+    }
+    answers.sort_unstable();
+    assert!((0..REQUESTS).eq(answers.iter().map(|(slot, _)| *slot)));
+    assert!(answers.iter().all(|(_, status)| *status == 0));
+}
+
+/// Waits for its end; a process that turns in circles has none.
+fn end_of(generation: &mut Generation) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = generation.ended().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+#[test]
+fn backend_whose_ring_fails_for_good_says_so_ends_and_loses_no_request() {
+    let mut stand = stand_with_requests("for-good");
+    // Oftener than a request may be present at a crash.
+    for errno in [
+        libc::EBADFD,
+        libc::EOPNOTSUPP,
+        libc::EINVAL,
+        libc::ENXIO,
+        libc::EBADF,
+    ] {
+        stand.slot.enter_errno = Some(errno.unsigned_abs());
+        let mut generation = stand.slot.start(true).unwrap();
+        let mut connection = Connection::open(&stand.dir.path("blk.sock"), PATIENCE).unwrap();
+        // It may end before the frontend has said everything.
+        let _ = connection.start(stand.shape.features(), &stand.memory, &stand.places);
+        assert_eq!(end_of(&mut generation), Some(1), "errno {errno}");
+        let crash = Crash::from_u32(generation.health.crash.load(Ordering::Relaxed));
+        assert_eq!(crash, Crash::Engine(errno.unsigned_abs()));
+    }
+    all_complete(&mut stand);
+}
+
+/// The processor time that a process has used, in clock ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let behind_name = stat.rsplit_once(')').unwrap().1;
+    let numbers = behind_name.split_whitespace().skip(11).take(2);
+    numbers.map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn backend_whose_ring_is_refused_for_now_waits_answers_pings_and_loses_no_request() {
+    let mut stand = stand_with_requests("for-now");
+    for errno in [libc::EAGAIN, libc::EBUSY] {
+        stand.slot.enter_errno = Some(errno.unsigned_abs());
+        let (mut generation, _connection) = stand.bring_up(true);
+        std::thread::sleep(Duration::from_millis(300));
+        let before = ticks(generation.pid());
+        std::thread::sleep(Duration::from_secs(1));
+        // One that turns in circles takes 100, or what other processes leave of that.
+        let used = ticks(generation.pid()) - before;
+        assert!(used < 10, "{used} ticks in a second");
+        generation.control.send(&ToBackend::Ping(9)).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while generation.health.queues[0]
+            .heartbeat
+            .load(Ordering::Relaxed)
+            != 9
+        {
+            assert!(Instant::now() < deadline, "no answer to a ping");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(generation.ended().unwrap(), None);
+        generation.kill().unwrap().unwrap();
+    }
+    all_complete(&mut stand);
+}
