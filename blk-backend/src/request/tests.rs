@@ -352,3 +352,158 @@ fn buffers_unaligned_for_direct_io_are_copied_there_and_back() {
     assert_eq!(after[4..516], [0; 512]);
     assert_eq!(after[516..], [7; 4]);
 }
+
+#[test]
+fn status_is_written_where_the_driver_looks_for_it() {
+    let memory = memory();
+    for status in [Status::IoErr, Status::Unsupported, Status::Ok] {
+        let mut chain = Chain::default();
+        chain.writable.push(buffer(STATUS, 1));
+        memory.write_obj(0xaa_u8, GuestAddress(STATUS)).unwrap();
+        let place = StatusByte::take(&mut chain, &memory).unwrap();
+        place.write(&memory, status);
+        let written: u8 = memory.read_obj(GuestAddress(STATUS)).unwrap();
+        assert_eq!(written, status as u8);
+    }
+}
+
+#[test]
+fn flush_is_a_flush_even_of_a_read_only_disk() {
+    for readonly in [false, true] {
+        let mut case = Case::new(VIRTIO_BLK_T_FLUSH, 0);
+        case.disk = disk(readonly, 1);
+        assert_eq!(case.parse(), Parsed::Io);
+        assert_eq!(case.io.op(), Op::Flush);
+        assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
+        assert_eq!(judge(&mut case.io, -libc::EIO), Answer::Done(Status::IoErr));
+    }
+}
+
+#[test]
+fn header_s_other_fields_do_not_matter() {
+    let mut case = Case::read(8, 512);
+    let priority = GuestAddress(HEADER + 4);
+    case.memory.write_obj(u32::MAX, priority).unwrap();
+    assert_eq!(case.parse(), Parsed::Io);
+    assert_eq!((case.io.op(), case.io.offset()), (Op::Read, 4096));
+}
+
+#[test]
+fn data_behind_a_header_begins_where_the_header_ends() {
+    let mut case = Case::new(VIRTIO_BLK_T_OUT, 0);
+    case.chain.readable = vec![buffer(HEADER, 10), buffer(HEADER + 10, 6 + 512)];
+    assert_eq!(case.parse(), Parsed::Io);
+    let data = GuestAddress(HEADER + 16);
+    let host = case.memory.get_host_address(data).unwrap();
+    assert_eq!(case.io.vectors()[0].iov_base, host.cast());
+}
+
+#[test]
+fn transfer_is_at_most_as_long_as_an_engine_takes() {
+    let mut disk = disk(false, 1);
+    disk.geometry.capacity_bytes = 4 * Io::MAX_BYTES;
+    assert_eq!(extent(&disk, 2, Io::MAX_BYTES), Ok(1024));
+    let longer = Io::MAX_BYTES + SECTOR_BYTES;
+    assert_eq!(extent(&disk, 2, longer), Err(Status::IoErr));
+}
+
+#[test]
+fn transfer_across_regions_of_memory_becomes_several_vectors() {
+    let ranges = [
+        (GuestAddress(0x1000), 0x1000),
+        (GuestAddress(0x2000), 0x8000),
+    ];
+    let memory = Arc::new(GuestMemory::from_ranges(&ranges).unwrap());
+    let mut case = Case::read(0, 1);
+    case.chain.writable[0] = buffer(0x1f00, 512);
+    case.memory = memory;
+    case.memory
+        .write_obj(VIRTIO_BLK_T_IN, GuestAddress(HEADER))
+        .unwrap();
+    assert_eq!(case.parse(), Parsed::Io);
+    let lengths: Vec<usize> = case.io.vectors().iter().map(|v| v.iov_len).collect();
+    assert_eq!(lengths, [256, 256]);
+    assert_eq!(case.io.len_bytes(), 512);
+}
+
+#[test]
+fn range_may_be_as_long_as_the_configuration_says_and_end_with_the_disk() {
+    let most = [
+        (VIRTIO_BLK_T_DISCARD, DISCARD_MAX_SECTORS),
+        (VIRTIO_BLK_T_WRITE_ZEROES, WRITE_ZEROES_MAX_SECTORS),
+    ];
+    for (kind, most) in most {
+        for (more, parsed) in [(0, Parsed::Io), (1, Parsed::Done(Status::IoErr))] {
+            let mut case = Case::range(kind, 8, most + more, 0);
+            case.disk.geometry.capacity_bytes = u64::from(u32::MAX) * SECTOR_BYTES;
+            assert_eq!(case.parse(), parsed, "{kind}");
+        }
+        let last = Case::range(kind, CAPACITY_SECTORS - 1, 1, 0).parse();
+        assert_eq!(last, Parsed::Io);
+        let beyond = Case::range(kind, CAPACITY_SECTORS - 1, 2, 0).parse();
+        assert_eq!(beyond, Parsed::Done(Status::IoErr));
+    }
+}
+
+#[test]
+fn discard_is_of_the_range_that_the_driver_names() {
+    let mut case = Case::range(VIRTIO_BLK_T_DISCARD, 8, 16, 0);
+    assert_eq!(case.parse(), Parsed::Io);
+    assert_eq!(case.io.op(), Op::Discard);
+    assert_eq!((case.io.offset(), case.io.len_bytes()), (4096, 8192));
+    assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
+    assert_eq!(judge(&mut case.io, -libc::EIO), Answer::Done(Status::IoErr));
+}
+
+#[test]
+fn serial_number_leaves_what_is_behind_it_alone() {
+    let mut case = Case::new(VIRTIO_BLK_T_GET_ID, 0);
+    case.memory
+        .write_slice(&[0xaa; 32], GuestAddress(DATA))
+        .unwrap();
+    case.chain.writable = vec![buffer(DATA, 24), buffer(DATA + 24, 8)];
+    assert_eq!(case.parse(), Parsed::Done(Status::Ok));
+    let mut after = [0; 32];
+    case.memory
+        .read_slice(&mut after, GuestAddress(DATA))
+        .unwrap();
+    assert_eq!(after[..20], disk(false, 1).serial);
+    assert_eq!(after[20..], [0xaa; 12]);
+}
+
+#[test]
+fn serial_number_outside_memory_is_an_error() {
+    let mut case = Case::new(VIRTIO_BLK_T_GET_ID, 0);
+    case.chain.writable = vec![buffer(0x8ff8, 20)];
+    assert_eq!(case.parse(), Parsed::Done(Status::IoErr));
+}
+
+#[test]
+fn write_zeroes_for_a_driver_that_flushes_is_over_when_it_is_done() {
+    let mut case = Case::range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0);
+    case.parse();
+    assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
+    assert_eq!(judge(&mut case.io, -libc::EIO), Answer::Done(Status::IoErr));
+    assert_eq!(case.io.op(), Op::WriteZeroes { unmap: false });
+}
+
+#[test]
+fn bytes_written_to_a_chain_are_the_data_read_and_the_status() {
+    let mut read = Case::read(0, 4096);
+    read.parse();
+    assert_eq!(written_bytes(&read.io, Status::Ok), 4097);
+    assert_eq!(written_bytes(&read.io, Status::IoErr), 1);
+    let mut write = Case::write(0, 4096);
+    write.parse();
+    assert_eq!(written_bytes(&write.io, Status::Ok), 1);
+}
+
+#[test]
+fn failure_is_told_by_its_errno_or_by_what_was_done() {
+    let mut case = Case::read(8, 4096);
+    case.parse();
+    let told = failure(&case.io, -libc::EIO);
+    assert_eq!(told, "Input/output error (os error 5)");
+    assert_eq!(failure(&case.io, 512), "512 of 4096 bytes at 4096");
+    assert_eq!(failure(&case.io, 0), "0 of 4096 bytes at 4096");
+}
