@@ -96,3 +96,6 @@ fn copy(serving: &Serving, buffers: &[Buffer]) -> Option<Vec<u8>> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests;

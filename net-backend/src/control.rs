@@ -262,4 +262,93 @@ mod tests {
         let own = [1, 1, 2, 0, 0, 0, 0, 1];
         assert!(obey(&nic(true), &own).is_ok());
     }
+
+    #[test]
+    fn mode_of_each_number_is_its_own_and_goes_on_and_off() {
+        let on = |number| {
+            let modes = obey(&nic(false), &[0, number, 1]).unwrap().modes.unwrap();
+            [
+                modes.promiscuous,
+                modes.all_multicast,
+                modes.all_unicast,
+                modes.no_multicast,
+                modes.no_unicast,
+                modes.no_broadcast,
+            ]
+        };
+        for number in 0..6 {
+            let mut expected = [false; 6];
+            expected[usize::from(number)] = true;
+            assert_eq!(on(number), expected);
+            let mut state = State::default();
+            for value in [1, 0] {
+                Command::parse(&[0, number, value])
+                    .unwrap()
+                    .apply(&mut state);
+            }
+            assert_eq!(state.modes, Some(Modes::default()));
+        }
+    }
+
+    #[test]
+    fn vlan_goes_in_and_out_and_no_other_with_it() {
+        let mut state = State::default();
+        let mut members = Vec::new();
+        for vlan in [0_u16, 1, 63, 64, 127, 2048, 4095] {
+            let [low, high] = vlan.to_le_bytes();
+            let add = obey(&nic(false), &[2, 0, low, high]);
+            assert_eq!(add.unwrap().vlans[usize::from(vlan / 64)], 1 << (vlan % 64));
+            (0..2).for_each(|_| Command::Vlan(vlan, true).apply(&mut state));
+            members.push(vlan);
+            let found = (0..4096_u16).filter(|vlan| {
+                let word = state.vlans[usize::from(vlan / 64)];
+                word & (1 << (vlan % 64)) != 0
+            });
+            assert_eq!(found.collect::<Vec<_>>(), members);
+        }
+        for vlan in members {
+            let [low, high] = vlan.to_le_bytes();
+            let remove = Command::parse(&[2, 1, low, high]).unwrap();
+            assert_eq!(remove, Command::Vlan(vlan, false));
+            (0..2).for_each(|_| remove.clone().apply(&mut state));
+            assert_eq!(state.vlans[usize::from(vlan / 64)] & (1 << (vlan % 64)), 0);
+        }
+        assert_eq!(state, State::default());
+    }
+
+    #[test]
+    fn command_at_a_limit_is_obeyed() {
+        let nic = nic(false);
+        for pairs in [1, 4] {
+            assert!(obey(&nic, &[4, 0, pairs, 0]).is_ok());
+        }
+        let tables = [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0x5e, 0, 0, 1, 77];
+        let state = obey(&nic, &tables).unwrap();
+        assert!(state.unicast.macs.is_empty(), "what follows is ignored");
+        assert_eq!(state.multicast.macs, [Mac([1, 0, 0x5e, 0, 0, 1])]);
+    }
+
+    #[test]
+    fn offloads_are_those_that_the_driver_acknowledged() {
+        let nic = nic(false);
+        let offloads = |bits| Command::Offloads(bits).check(&nic, 0x2);
+        assert_eq!(offloads(0), Ok(()));
+        assert_eq!(offloads(0x2), Ok(()));
+        assert_eq!(offloads(0x80), Err(CommandFault::Malformed));
+        assert_eq!(offloads(0x82), Err(CommandFault::Malformed));
+        let beyond = Command::Offloads(1 << 5).check(&nic, u64::MAX);
+        assert_eq!(
+            beyond,
+            Err(CommandFault::Malformed),
+            "not one that can be switched"
+        );
+    }
+
+    #[test]
+    fn address_of_a_card_that_has_none_is_refused_where_it_is_guarded() {
+        let mut nic = nic(true);
+        nic.mac = None;
+        let own = [1, 1, 2, 0, 0, 0, 0, 1];
+        assert_eq!(obey(&nic, &own), Err(CommandFault::Refused));
+    }
 }
