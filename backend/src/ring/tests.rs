@@ -172,6 +172,28 @@ fn ring_s_parts_are_as_long_as_the_specification_has_them() {
 }
 
 #[test]
+fn ring_must_be_aligned_for_the_guest_and_for_us() {
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0x1008), 0x4000)]).unwrap();
+    let memory = Arc::new(memory);
+    let at = |desc| {
+        let desc = GuestAddress(desc);
+        let layout = Layout {
+            desc,
+            ..layout(false)
+        };
+        Ring::attach(&memory, layout, 0).err().unwrap()
+    };
+    // The first byte of the region is at the beginning of a page of ours.
+    for desc in [0x1008, 0x1010] {
+        let misaligned = at(desc);
+        assert!(
+            matches!(misaligned, RingError::Misaligned { address, .. } if address == desc),
+            "{desc:#x}: {misaligned}"
+        );
+    }
+}
+
+#[test]
 fn ring_may_have_32768_descriptors() {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
     let layout = Layout {

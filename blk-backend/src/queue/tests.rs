@@ -9,6 +9,8 @@ use loadgen::memory::Memory;
 use loadgen::random::Random;
 use loadgen::ring::{Descriptor, Ring as DriverRing, RingOptions, WRITE};
 
+use vm_memory::Bytes;
+
 use super::*;
 use crate::failpoint::{Crash, arm};
 
@@ -328,4 +330,46 @@ fn request_present_at_every_death_is_counted_and_one_that_waited_is_not() {
         ];
         assert_eq!(replays, expected);
     }
+}
+
+#[test]
+fn chain_at_a_head_is_collected() {
+    let mut world = World::new(0);
+    let (mut queue, _) = world.attach();
+    world.drive();
+    let head = queue.fetch().unwrap();
+    let mut chain = Chain::default();
+    queue.walk(&world.memory.bytes(), head, &mut chain).unwrap();
+    let status = backend::chain::Buffer {
+        address: vm_memory::GuestAddress(0x800),
+        len_bytes: 1,
+    };
+    assert_eq!((chain.readable.len(), chain.writable), (0, vec![status]));
+}
+
+#[test]
+fn kicks_are_asked_for_or_not() {
+    let world = World::new(0);
+    let [desc, avail, used] = world.driver.addresses();
+    let layout = Layout {
+        size: SIZE,
+        desc,
+        avail,
+        used,
+        event_idx: false,
+    };
+    let attach = Attach {
+        layout,
+        region: world.region.clone(),
+        next_avail: None,
+        after_crash: true,
+        indirect: false,
+    };
+    let memory = world.memory.bytes();
+    let (queue, _) = Queue::attach(&memory, attach).unwrap();
+    let flags = || memory.read_obj::<u16>(used).unwrap();
+    queue.disable_kicks();
+    assert_eq!(flags(), 1);
+    queue.enable_kicks();
+    assert_eq!(flags(), 0);
 }
