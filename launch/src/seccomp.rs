@@ -22,10 +22,15 @@ pub const LIBC: &str = if cfg!(target_env = "musl") {
     "gnu"
 };
 
-/// Whether programs linked with `libc` have this rule of a table.
+/// Whether release builds of programs linked with `libc` have this rule of a table.
 #[must_use]
 pub fn concerns(rule: &Value, libc: &str) -> bool {
-    rule.get("libc").is_none_or(|whose| whose == libc)
+    !is_for_debug(rule) && rule.get("libc").is_none_or(|whose| whose == libc)
+}
+
+/// Whether only debug builds have this rule of a table.
+fn is_for_debug(rule: &Value) -> bool {
+    rule.get("build").is_some()
 }
 
 /// What a system call outside the filter does.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use launch::control::{Channel, ControlError, Ending, Failure, FromVmm, ToVmm};
-use log::{info, warn};
+use log::info;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
@@ -117,10 +117,7 @@ impl Control {
                 self.gate.open();
                 tell(channel, &FromVmm::Resumed)?;
             }
-            ToVmm::Device(index, message) => match self.devices.get(usize::from(index)) {
-                Some(device) => device.obey(message, fd),
-                None => warn!("there is no device {index}"),
-            },
+            ToVmm::Device(index, message) => Device::dispatch(&self.devices, index, message, fd),
         }
         info!("done: {message:?}");
         Ok(())

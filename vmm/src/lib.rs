@@ -19,3 +19,8 @@ pub mod seccomp;
 pub mod start;
 pub mod vcpu;
 pub mod virtio;
+
+/// Tests that install the filters allocate as the program does: the filters know no other heap's calls.
+#[cfg(test)]
+#[global_allocator]
+static HEAP: launch::heap::Heap = launch::heap::Heap;

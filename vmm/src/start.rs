@@ -153,7 +153,7 @@ pub fn start(
     let console = Console::new(fds.console, machine.serial());
     Device::wait_until_connected(&devices)?;
     launch::image::let_go();
-    seccomp::MAIN.install(record.seccomp)?;
+    seccomp::confine_main(record.seccomp)?;
     Ok(Control {
         console,
         wake,

@@ -88,8 +88,10 @@ enum Next {
 
 impl Vcpu {
     fn run(mut self) -> ! {
-        if let Err(e) = seccomp::VCPU.install(self.shared.seccomp) {
+        if let Err(e) = seccomp::confine_vcpu(self.shared.seccomp) {
+            // No guest runs on a thread without its filter.
             self.shared.end.decide(Reason::Host(launch::log::chain(&e)));
+            self.shared.gate.wait_for_end();
         }
         self.stop_at_gate();
         if self.id == 0 {

@@ -103,7 +103,6 @@ impl Device {
         reporter: Reporter,
         seccomp: Mode,
     ) -> Result<Self, VirtioError> {
-        let id = record.id.clone();
         let (stream, region) = fd::vmm::device(index);
         let stream = fd::claim(stream)?;
         let inflight = match record.inflight {
@@ -113,9 +112,20 @@ impl Device {
         let inflight = inflight
             .transpose()
             .map_err(|source| VirtioError::Inflight {
-                id: id.clone(),
+                id: record.id.clone(),
                 source,
             })?;
+        Self::new(record, memory, (stream, inflight), reporter, seccomp)
+    }
+
+    fn new(
+        record: &DeviceRecord,
+        memory: &GuestMemory,
+        (stream, inflight): (OwnedFd, Option<InflightRegion>),
+        reporter: Reporter,
+        seccomp: Mode,
+    ) -> Result<Self, VirtioError> {
+        let id = record.id.clone();
         let made = VhostUserDevice::new(
             spec_of(record),
             memory.clone(),
@@ -156,6 +166,14 @@ impl Device {
         }
     }
 
+    /// Does what the supervisor asks of device `index`; `stream` came with the message.
+    pub fn dispatch(devices: &[Self], index: u8, message: ToDevice, stream: Option<OwnedFd>) {
+        match devices.get(usize::from(index)) {
+            Some(device) => device.obey(message, stream),
+            None => warn!("there is no device {index}"),
+        }
+    }
+
     /// Does what the supervisor asks; `stream` came with the message.
     pub fn obey(&self, message: ToDevice, stream: Option<OwnedFd>) {
         match (message, stream) {
@@ -174,10 +192,17 @@ impl Device {
 }
 
 fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
-    let body = move || match seccomp::DEVICE.install(mode) {
-        Ok(()) => worker.run(),
+    let body = move || {
         // Without its thread the device never connects, and the VM does not start.
-        Err(e) => error!("{}", launch::log::chain(&e)),
+        if let Err(e) = seccomp::DEVICE.install(mode) {
+            return error!("{}", launch::log::chain(&e));
+        }
+        worker.run();
+        // The device is dropped while a start fails. A thread cannot end under its filter: the
+        // kernel would kill the process before the supervisor is told why.
+        loop {
+            std::thread::park();
+        }
     };
     // The kernel keeps 15 bytes of a thread's name.
     let name: String = id.chars().take(15).collect();
@@ -223,3 +248,6 @@ impl fmt::Display for Device {
         f.write_str(&self.id)
     }
 }
+
+#[cfg(test)]
+mod confined_tests;

@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg};
 
-/// Receives once: how many bytes, and the descriptor that came with them. There is room for one; the
-/// kernel closes all others.
+/// Receives once: how many bytes, and the first descriptor that came with them. The buffer is rounded
+/// up to a whole word and may hold a second descriptor, which is closed here, so the caller's seccomp
+/// filter must allow close(2); the kernel closes all others.
 pub fn receive_with_one(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],

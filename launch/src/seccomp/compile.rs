@@ -10,7 +10,7 @@ use std::path::Path;
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
 use serde_json::{Map, Value};
 
-use super::concerns;
+use super::{concerns, is_for_debug};
 
 /// A table could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -39,14 +39,16 @@ pub enum CompileError {
 /// [`super::Filter`] for each filter to `output`, a file's name in cargo's directory for such.
 ///
 /// A rule with a `"libc"` is for programs linked with that one only, `"musl"` or `"gnu"`: the same
-/// function of another C library may make another call.
+/// function of another C library may make another call. A rule with `"build": "debug"` is for programs
+/// with debug assertions only, as cargo's profiles `dev` and `test` make them.
 pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
     println!("cargo::rerun-if-changed={}", table.display());
     let output = &Path::new(&var("OUT_DIR")?).join(output);
     let named = |path: &Path| path.display().to_string();
     let text = std::fs::read_to_string(table).map_err(|e| CompileError::File(named(table), e))?;
     let mut filters: Map<String, Value> = serde_json::from_str(&text)?;
-    leave_out_others(&mut filters, &var("CARGO_CFG_TARGET_ENV")?)?;
+    let is_debug = var("PROFILE")? == "debug";
+    leave_out_others(&mut filters, &var("CARGO_CFG_TARGET_ENV")?, is_debug)?;
     let arch = TargetArch::try_from(var("CARGO_CFG_TARGET_ARCH")?.as_str())?;
     let kill = compile_from_json(with_action(&filters, "kill_process")?.as_bytes(), arch)?;
     let trap = compile_from_json(with_action(&filters, "trap")?.as_bytes(), arch)?;
@@ -67,13 +69,28 @@ pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
     std::fs::write(output, source).map_err(|e| CompileError::File(named(output), e))
 }
 
-/// Leaves out the rules of other C libraries than `libc`.
-fn leave_out_others(filters: &mut Map<String, Value>, libc: &str) -> Result<(), CompileError> {
+/// Leaves out the rules of other C libraries than `libc`, and those of debug builds unless this is one.
+fn leave_out_others(
+    filters: &mut Map<String, Value>,
+    libc: &str,
+    is_debug: bool,
+) -> Result<(), CompileError> {
     let known = ["gnu", "musl"];
     for (name, filter) in filters {
         let shape = |fault| CompileError::Shape(name.clone(), fault);
         let rules = filter["filter"].as_array_mut();
         let rules = rules.ok_or_else(|| shape("has no rules"))?;
+        if rules
+            .iter()
+            .any(|rule| is_for_debug(rule) && rule["build"] != "debug")
+        {
+            return Err(shape("has a rule for an unknown \"build\""));
+        }
+        rules.retain(|rule| is_debug || !is_for_debug(rule));
+        // What compiles the table does not know the keys.
+        for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
+            rule.remove("build");
+        }
         if !rules
             .iter()
             .all(|rule| known.iter().any(|it| concerns(rule, it)))
@@ -81,7 +98,6 @@ fn leave_out_others(filters: &mut Map<String, Value>, libc: &str) -> Result<(), 
             return Err(shape("has a rule for an unknown \"libc\""));
         }
         rules.retain(|rule| concerns(rule, libc));
-        // What compiles the table does not know the key.
         for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
             rule.remove("libc");
         }

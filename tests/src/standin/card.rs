@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use launch::seccomp::Mode;
 use loadgen::memory::Memory;
 use loadgen::net::{Direction, HEADER_BYTES, Queue};
 use loadgen::ring::RingOptions;
@@ -46,7 +47,12 @@ pub(crate) struct Card {
 }
 
 /// Puts one pair of queues into memory and lets the device run.
-pub(crate) fn start(device: &Device, memory: &mut Memory, mac: [u8; 6]) -> Result<Card> {
+pub(crate) fn start(
+    device: &Device,
+    memory: &mut Memory,
+    mac: [u8; 6],
+    seccomp: Mode,
+) -> Result<Card> {
     let options = RingOptions {
         size: SIZE,
         event_idx: true,
@@ -59,7 +65,7 @@ pub(crate) fn start(device: &Device, memory: &mut Memory, mac: [u8; 6]) -> Resul
         segmented: BTreeSet::new(),
     };
     let rings = [&card.receive, &card.transmit].map(|queue| (&queue.ring, &queue.fds));
-    activate(device, FEATURES, &rings)?;
+    activate(device, FEATURES, &rings, seccomp)?;
     Ok(card)
 }
 

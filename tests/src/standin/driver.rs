@@ -7,13 +7,14 @@ use anyhow::{Context as _, Result};
 use devices::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex, VirtioDevice};
 use devices::virtio::eventfd::QueueEvents;
 use devices::virtio::queue::QueueLayout;
+use launch::seccomp::Mode;
 use loadgen::connection::QueueFds;
 use loadgen::disk::{Queue, QueueOptions};
 use loadgen::memory::Memory;
 use loadgen::ring::{Ring, RingOptions};
 use vmm::virtio::Device;
 
-use crate::{BLOCK_BYTES, Script};
+use crate::{BLOCK_BYTES, Script, vcpu};
 
 /// What a current Linux driver takes: VERSION_1, EVENT_IDX, INDIRECT_DESC; SIZE_MAX, SEG_MAX, RO,
 /// BLK_SIZE, FLUSH, TOPOLOGY, MQ, DISCARD, WRITE_ZEROES.
@@ -59,6 +60,7 @@ pub(crate) fn start(
     memory: &mut Memory,
     queues: u16,
     script: &Script,
+    seccomp: Mode,
 ) -> Result<Driver> {
     let options = QueueOptions {
         ring: RingOptions {
@@ -77,7 +79,7 @@ pub(crate) fn start(
         .iter()
         .map(|queue| (&queue.ring, &queue.fds))
         .collect();
-    activate(device, DRIVER_FEATURES, &rings)?;
+    activate(device, DRIVER_FEATURES, &rings, seccomp)?;
     Ok(Driver { queues })
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn activate(
     device: &Device,
     features: u64,
     queues: &[(&Ring, &Arc<QueueFds>)],
+    seccomp: Mode,
 ) -> Result<()> {
     let device = device.device();
     let active = (0..).zip(queues).map(|(index, (ring, fds))| {
@@ -103,10 +106,10 @@ pub(crate) fn activate(
     });
     let active = active.collect::<Result<Vec<_>>>()?;
     let fds = queues.iter().map(|(_, fds)| Arc::clone(fds));
-    device.activate(Activation {
+    let activation = Activation {
         features: device.features() & features,
         queues: active,
         signals: Arc::new(Signals(fds.collect())),
-    });
-    Ok(())
+    };
+    vcpu::run(seccomp, move || device.activate(activation))
 }

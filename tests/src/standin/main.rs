@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `vmm-standin`: takes the place of the vmm where no processor can run a guest. Everything is real
-//! but the guest: the jailer starts it as a vmm, its devices are the vmm's own with their threads and
-//! filters, and instead of vCPUs a driver in this process loads and checks the first device if that is a
-//! disk, or sends back what comes if it is a network card.
+//! but the guest: the jailer starts it as a vmm, its devices are the vmm's own with their threads, and
+//! instead of vCPUs a driver in this process loads and checks the first device if that is a disk, or
+//! sends back what comes if it is a network card. What a vmm does on its main thread, a device's or a
+//! vCPU's is done behind the same filter here; only the driver's own threads have none.
 //!
 //! What the driver of a disk is to do is said on the kernel command line: `seconds=`, `depth=`,
 //! `blocks=` (of 4 KiB), `queue-size=`, `seed=`; the power button ends it sooner. What came of it is
@@ -33,6 +34,7 @@ use vmm::virtio::Device;
 mod card;
 mod driver;
 mod record;
+mod vcpu;
 
 /// The length of a block of the load.
 const BLOCK_BYTES: u32 = 4096;
@@ -74,16 +76,18 @@ fn run() -> Result<()> {
     let pressed = Arc::clone(&button);
     let worker = match first.kind {
         DeviceKind::Block => {
-            let mut driver = driver::start(device, &mut memory, first.queues, &script)?;
+            let mut driver =
+                driver::start(device, &mut memory, first.queues, &script, record.seccomp)?;
             std::thread::spawn(move || drive(&memory, &mut driver, &script, pressed, console))
         }
         DeviceKind::Net(nic) => {
-            let mut card = card::start(device, &mut memory, nic.mac)?;
+            let mut card = card::start(device, &mut memory, nic.mac, record.seccomp)?;
             writeln!(&console, "STANDIN ready")?;
             std::thread::spawn(move || card.mirror(&pressed, console))
         }
         _ => bail!("the first device is neither a disk nor a network card"),
     };
+    vmm::seccomp::confine_main(record.seccomp)?;
     serve(&channel, &devices, &button, &worker)?;
     let outcome = worker.join();
     outcome.map_err(|_| anyhow::anyhow!("the driver panicked"))??;

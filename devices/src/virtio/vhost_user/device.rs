@@ -103,9 +103,12 @@ impl VhostUserDevice {
 
     /// Gives the device a new backend, or its first: a stream connected to it. Whatever the one
     /// before had in progress must be over: killed, reaped, and its I/O fenced.
+    ///
+    /// A stream that was given before and that the device's thread has not taken yet is closed here,
+    /// so the caller's seccomp filter must allow close(2); the same goes for [`Self::probe`].
     pub fn attach(&self, stream: OwnedFd) {
         self.release();
-        self.0.mailbox.leave(|mail| mail.stream = Some(stream));
+        drop(self.0.mailbox.leave(|mail| mail.stream.replace(stream)));
     }
 
     /// Says that the backend is gone, its I/O fenced, and that there is no other one for now. A
@@ -130,7 +133,7 @@ impl VhostUserDevice {
     /// Has a backend judged that may become the next one; [`super::events::DeviceEvent::Fit`] or
     /// `Unfit` says what came of it. The backend that serves goes on.
     pub fn probe(&self, stream: OwnedFd) {
-        self.0.mailbox.leave(|mail| mail.probe = Some(stream));
+        drop(self.0.mailbox.leave(|mail| mail.probe.replace(stream)));
     }
 
     /// Goes on with the backend that was judged, as [`Self::attach`] does with another.

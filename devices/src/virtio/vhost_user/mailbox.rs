@@ -64,14 +64,17 @@ impl Mailbox {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves something in the mailbox.
-    pub(super) fn leave(&self, write: impl FnOnce(&mut Mail)) {
+    /// Leaves something in the mailbox; returns what `write` took out for it. A stream that is
+    /// replaced must be returned: closing it runs code of the kernel's that may take its time, and
+    /// vCPU threads wait for the lock.
+    pub(super) fn leave<R>(&self, write: impl FnOnce(&mut Mail) -> R) -> R {
         let mut mail = self.lock();
-        write(&mut mail);
+        let replaced = write(&mut mail);
         mail.fresh = true;
         drop(mail);
         // A full eventfd wakes as well. It belongs to this process alone.
         let _ = self.wake.write(1);
+        replaced
     }
 
     /// Takes everything out.
