@@ -24,7 +24,8 @@ pub trait InterruptFabric: Send + Sync {
 
     /// Tells which message each IOAPIC pin with a level-triggered interrupt sends (the others are
     /// `None`), so that the end of such an interrupt is reported to [`crate::ioapic::IoApic::eoi`].
-    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]);
+    /// After an error what was told before may still hold.
+    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()>;
 }
 
 /// One interrupt line into an interrupt controller.
@@ -39,9 +40,11 @@ pub trait InterruptLine: Send + Sync {
 pub trait MsiVectors: Send + Sync {
     /// From now on `call` becoming readable sends `message`, without this process running; if it is
     /// readable already, the message is sent now (and `call` stays readable: it is the caller that
-    /// drains it). Several eventfds may be assigned to a vector, all with the same message.
+    /// drains it). Several eventfds may be assigned to a vector, all with the same message. After an
+    /// error `call` is not assigned.
     fn assign(&self, vector: u16, message: MsiMessage, call: &EventFd) -> io::Result<()>;
 
-    /// Ends what `assign` began; when it returns, `call` sends nothing any more.
+    /// Ends what `assign` began; when it returns, `call` sends nothing any more. After an error `call`
+    /// is still assigned.
     fn deassign(&self, vector: u16, call: &EventFd) -> io::Result<()>;
 }

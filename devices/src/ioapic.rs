@@ -216,14 +216,17 @@ impl IoApic {
     }
 
     /// Tells the fabric when the messages of the level-triggered pins have changed; setting routes
-    /// is slow, and drivers write each entry several times.
+    /// is slow, and drivers write each entry several times. What the fabric could not take it is told
+    /// again at the next write.
     fn watch_level_pins(&self, state: &mut State) {
         let watched = state
             .pins
             .map(|pin| (pin.is_level() && !pin.is_masked()).then(|| pin.message()));
         if watched != state.watched {
-            state.watched = watched;
-            self.fabric.watch_level_pins(&watched);
+            match self.fabric.watch_level_pins(&watched) {
+                Ok(()) => state.watched = watched,
+                Err(error) => log::error!("cannot watch level-triggered interrupts: {error}"),
+            }
         }
     }
 }

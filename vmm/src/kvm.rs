@@ -5,6 +5,7 @@ mod eventfds;
 mod routes;
 
 use std::fmt;
+use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +15,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use log::{error, warn};
+use log::warn;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::memory::GuestMemory;
@@ -140,20 +141,20 @@ impl Vm {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_routes(&self, routes: &Routes) -> Result<(), kvm_ioctls::Error> {
-        let table = KvmIrqRouting::from_entries(&routes.entries());
-        let table = table.map_err(|_| kvm_ioctls::Error::new(libc::EINVAL))?;
-        self.vm.set_gsi_routing(&table)
+    /// Gives KVM the routes, if it has others.
+    fn give(&self, routes: &mut Routes) -> Result<(), kvm_ioctls::Error> {
+        routes.give(|entries| {
+            let table = KvmIrqRouting::from_entries(entries);
+            let table = table.map_err(|_| kvm_ioctls::Error::new(libc::EINVAL))?;
+            self.vm.set_gsi_routing(&table)
+        })
     }
 
     /// Lets `gsi` send `message`.
     fn route(&self, gsi: Gsi, message: MsiMessage) -> Result<(), kvm_ioctls::Error> {
         let mut routes = self.routes();
-        if routes.set(gsi, message) {
-            self.set_routes(&routes)
-        } else {
-            Ok(())
-        }
+        routes.set(gsi, message);
+        self.give(&mut routes)
     }
 }
 
@@ -180,13 +181,10 @@ impl InterruptFabric for Vm {
         }
     }
 
-    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) {
+    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
         let mut routes = self.routes();
-        if routes.set_pins(pins)
-            && let Err(e) = self.set_routes(&routes)
-        {
-            error!("cannot set interrupt routes: {e}");
-        }
+        routes.set_pins(pins);
+        Ok(self.give(&mut routes)?)
     }
 }
 

@@ -1,21 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::io;
+
 use super::*;
 
 #[derive(Default)]
 struct Recorder {
     sent: Mutex<Vec<MsiMessage>>,
     watched: Mutex<Vec<usize>>,
+    /// So many more times there is no memory for routes.
+    refusals: Mutex<usize>,
 }
 
 impl InterruptFabric for Recorder {
     fn send(&self, message: MsiMessage) {
         self.sent.lock().unwrap().push(message);
     }
-    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) {
+    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
+        let mut refusals = self.refusals.lock().unwrap();
+        if *refusals > 0 {
+            *refusals -= 1;
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         self.watched
             .lock()
             .unwrap()
             .push(pins.iter().flatten().count());
+        Ok(())
     }
 }
 
@@ -144,6 +154,16 @@ fn fabric_is_told_only_when_level_routes_change() {
     assert_eq!(*recorder.watched.lock().unwrap(), [1]);
     route(&ioapic, 5, 1 << 16);
     assert_eq!(*recorder.watched.lock().unwrap(), [1, 0]);
+}
+
+#[test]
+fn level_pin_that_the_host_could_not_watch_is_told_again() {
+    let (recorder, ioapic) = ioapic();
+    *recorder.refusals.lock().unwrap() = 2;
+    route(&ioapic, 5, LEVEL_0X31);
+    assert!(recorder.watched.lock().unwrap().is_empty());
+    route(&ioapic, 5, LEVEL_0X31);
+    assert_eq!(*recorder.watched.lock().unwrap(), [1]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -19,6 +20,8 @@ pub struct Wires {
     sent: Mutex<Vec<MsiMessage>>,
     assigned: Mutex<BTreeMap<RawFd, Assigned>>,
     doorbells: Mutex<BTreeMap<u64, (RawFd, EventFd)>>,
+    /// The host has no memory for anything new.
+    pub exhausted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -29,6 +32,13 @@ struct Assigned {
 }
 
 impl Wires {
+    fn allocate(&self) -> io::Result<()> {
+        match self.exhausted.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::OutOfMemory.into()),
+            false => Ok(()),
+        }
+    }
+
     /// What was sent since this was last asked.
     pub fn take_sent(&self) -> Vec<MsiMessage> {
         std::mem::take(&mut self.sent.lock().unwrap())
@@ -73,11 +83,14 @@ impl InterruptFabric for Wires {
     fn send(&self, message: MsiMessage) {
         self.sent.lock().unwrap().push(message);
     }
-    fn watch_level_pins(&self, _: &[Option<MsiMessage>; PINS]) {}
+    fn watch_level_pins(&self, _: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl MsiVectors for Wires {
     fn assign(&self, vector: u16, message: MsiMessage, call: &EventFd) -> io::Result<()> {
+        self.allocate()?;
         let assigned = Assigned {
             vector,
             message,
@@ -104,6 +117,7 @@ impl MsiVectors for Wires {
 
 impl Doorbells for Wires {
     fn register(&self, address: u64, kick: &EventFd) -> io::Result<()> {
+        self.allocate()?;
         let rung = (kick.as_raw_fd(), kick.try_clone()?);
         let before = self.doorbells.lock().unwrap().insert(address, rung);
         assert!(before.is_none(), "a doorbell was registered twice");

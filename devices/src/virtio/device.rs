@@ -76,6 +76,9 @@ pub trait DriverSignals: Send + Sync {
     fn config_changed(&self);
     /// Sets DEVICE_NEEDS_RESET: the device does nothing more until the driver has reset it.
     fn needs_reset(&self);
+    /// Tries again to route interrupts that the host refused to route. To be called every second or
+    /// so while the queues run.
+    fn retry(&self) {}
 }
 
 /// A device, whatever it is and wherever it lives.

@@ -2,6 +2,7 @@
 //! The IOAPIC: registers, lines and ends of interrupt in any order. Every message goes to the local
 //! APICs, and a level-triggered pin sends none while one of its own is in service.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use devices::bus::BusDevice;
@@ -23,8 +24,9 @@ impl InterruptFabric for Fabric {
         assert_eq!(message.address & !0xf_ffff, 0xfee0_0000, "{message:x?}");
         self.sent.lock().unwrap().push(message);
     }
-    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) {
+    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
         *self.watched.lock().unwrap() = pins.iter().flatten().count();
+        Ok(())
     }
 }
 

@@ -4,7 +4,8 @@
 //! what an irqfd sends.
 //!
 //! KVM takes the table as a whole, and taking it is slow (it waits for every vCPU to leave the old
-//! one), so it is given only when it has changed.
+//! one), so it is given only when it has changed. KVM can refuse it for want of memory and then keeps
+//! the old one: the new table stays due until KVM has taken it.
 
 use devices::interrupt::{MsiMessage, PINS};
 use kvm_bindings::{KVM_IRQ_ROUTING_MSI, kvm_irq_routing_entry, kvm_irq_routing_msi};
@@ -15,43 +16,60 @@ use super::halves;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gsi(pub u32);
 
-/// What each GSI sends.
+/// What each GSI is to send.
 #[derive(Debug)]
-pub(super) struct Routes(Vec<Option<MsiMessage>>);
+pub(super) struct Routes {
+    wanted: Vec<Option<MsiMessage>>,
+    /// KVM has another table than this one.
+    is_due: bool,
+}
 
 impl Default for Routes {
     fn default() -> Self {
-        Self(vec![None; PINS])
+        Self {
+            wanted: vec![None; PINS],
+            is_due: false,
+        }
     }
 }
 
 impl Routes {
     /// GSIs for `count` vectors, one after the other; the first of them.
     pub(super) fn allocate(&mut self, count: usize) -> Gsi {
-        let first = self.0.len();
-        self.0.resize(first + count, None);
+        let first = self.wanted.len();
+        self.wanted.resize(first + count, None);
         Gsi(u32::try_from(first).unwrap_or(u32::MAX))
     }
 
-    /// Routes the pins; whether that changed anything.
-    pub(super) fn set_pins(&mut self, pins: &[Option<MsiMessage>; PINS]) -> bool {
-        let changed = self.0[..PINS] != pins[..];
-        self.0[..PINS].copy_from_slice(pins);
-        changed
+    /// Routes the pins, once KVM is given the table.
+    pub(super) fn set_pins(&mut self, pins: &[Option<MsiMessage>; PINS]) {
+        self.is_due |= self.wanted[..PINS] != pins[..];
+        self.wanted[..PINS].copy_from_slice(pins);
     }
 
-    /// Routes a vector; whether that changed anything.
-    pub(super) fn set(&mut self, gsi: Gsi, message: MsiMessage) -> bool {
-        let Some(route) = self.0.get_mut(gsi.0 as usize) else {
-            return false;
-        };
-        route.replace(message) != Some(message)
+    /// Routes a vector, once KVM is given the table.
+    pub(super) fn set(&mut self, gsi: Gsi, message: MsiMessage) {
+        if let Some(route) = self.wanted.get_mut(gsi.0 as usize) {
+            self.is_due |= route.replace(message) != Some(message);
+        }
+    }
+
+    /// Gives KVM the table if it has another one. Whatever was set is in place when this succeeds.
+    pub(super) fn give<E>(
+        &mut self,
+        set: impl FnOnce(&[kvm_irq_routing_entry]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.is_due {
+            set(&self.entries())?;
+            self.is_due = false;
+        }
+        Ok(())
     }
 
     /// The table as KVM takes it.
-    pub(super) fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         let routed = |(gsi, route): (u32, &Option<MsiMessage>)| route.map(|m| entry(gsi, m));
-        (0..).zip(&self.0).filter_map(routed).collect()
+        (0..).zip(&self.wanted).filter_map(routed).collect()
     }
 }
 
@@ -80,23 +98,60 @@ mod tests {
         data: 0x31,
     };
 
+    /// A KVM that takes tables, and what GSIs each has.
+    #[derive(Default)]
+    struct Kvm(Vec<Vec<u32>>);
+
+    impl Kvm {
+        fn take(&mut self, table: &[kvm_irq_routing_entry]) -> Result<(), &'static str> {
+            self.0.push(table.iter().map(|entry| entry.gsi).collect());
+            Ok(())
+        }
+    }
+
     #[test]
-    fn routes_change_only_when_they_differ() {
-        let mut routes = Routes::default();
+    fn table_is_given_only_when_it_differs() {
+        let (mut kvm, mut routes) = (Kvm::default(), Routes::default());
         let first = routes.allocate(2);
         assert_eq!((first, routes.allocate(3)), (Gsi(24), Gsi(26)));
-        assert!(routes.set(first, MESSAGE));
-        assert!(!routes.set(first, MESSAGE));
         let mut pins = [None; PINS];
-        assert!(!routes.set_pins(&pins));
+        routes.set_pins(&pins);
+        routes.give(|table| kvm.take(table)).unwrap();
+        assert!(kvm.0.is_empty());
+
+        for _ in 0..2 {
+            routes.set(first, MESSAGE);
+            routes.give(|table| kvm.take(table)).unwrap();
+        }
         pins[5] = Some(MESSAGE);
-        assert!(routes.set_pins(&pins));
-        let gsis: Vec<u32> = routes.entries().iter().map(|entry| entry.gsi).collect();
-        assert_eq!(gsis, [5, 24]);
+        for _ in 0..2 {
+            routes.set_pins(&pins);
+            routes.give(|table| kvm.take(table)).unwrap();
+        }
+
+        assert_eq!(kvm.0, [vec![24], vec![5, 24]]);
+    }
+
+    #[test]
+    fn table_that_kvm_refused_is_given_again_until_it_is_taken() {
+        let (mut kvm, mut routes) = (Kvm::default(), Routes::default());
+        let vector = routes.allocate(1);
+        for _ in 0..3 {
+            routes.set(vector, MESSAGE);
+            assert_eq!(routes.give(|_| Err("no memory")), Err("no memory"));
+        }
+
+        routes.set(vector, MESSAGE);
+        routes.give(|table| kvm.take(table)).unwrap();
+
+        assert_eq!(kvm.0, [[24]]);
     }
 
     #[test]
     fn gsi_never_allocated_is_not_routed() {
-        assert!(!Routes::default().set(Gsi(24), MESSAGE));
+        let (mut kvm, mut routes) = (Kvm::default(), Routes::default());
+        routes.set(Gsi(24), MESSAGE);
+        routes.give(|table| kvm.take(table)).unwrap();
+        assert!(kvm.0.is_empty());
     }
 }

@@ -32,6 +32,7 @@ pub(super) struct Signals {
     pub(super) interrupted: Mutex<Vec<QueueIndex>>,
     pub(super) needs_reset: Mutex<usize>,
     pub(super) config_changes: Mutex<usize>,
+    pub(super) retries: Mutex<usize>,
 }
 
 impl DriverSignals for Signals {
@@ -43,6 +44,9 @@ impl DriverSignals for Signals {
     }
     fn needs_reset(&self) {
         *self.needs_reset.lock().unwrap() += 1;
+    }
+    fn retry(&self) {
+        *self.retries.lock().unwrap() += 1;
     }
 }
 

@@ -224,12 +224,15 @@ impl Worker {
         self.events.report(event);
     }
 
-    /// Once a second, tells what the driver waits for.
+    /// Once a second, sees to it that interrupts reach the driver, and tells what it waits for.
     fn count(&mut self) {
         if !self.census.is_due() {
             return;
         }
         let life = self.life.as_ref().filter(|_| self.running);
+        if let Some(life) = life {
+            life.activation.signals.retry();
+        }
         let queues = life.map_or(&[][..], |life| &life.activation.queues);
         let outstanding = queues.iter().filter_map(|queue| {
             let spec = &self.shared.spec;

@@ -3,6 +3,7 @@
 //! has its address registered. They are taken back only when the registers move, since that is slow.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use crate::bus::Doorbells;
@@ -15,6 +16,23 @@ struct Doorbell {
     events: Arc<QueueEvents>,
     wanted: bool,
     registered: Option<u64>,
+}
+
+impl Doorbell {
+    /// Registers the doorbell at `wanted` alone. Where it is afterwards is in `registered`, also when the
+    /// host refused: without one the driver's writes reach the device the slow way.
+    fn bring_to(&mut self, wanted: Option<u64>, doorbells: &dyn Doorbells) -> io::Result<()> {
+        let kick = &self.events.kick;
+        if let Some(address) = self.registered {
+            doorbells.unregister(address, kick)?;
+            self.registered = None;
+        }
+        if let Some(address) = wanted {
+            doorbells.register(address, kick)?;
+            self.registered = wanted;
+        }
+        Ok(())
+    }
 }
 
 pub(super) struct QueueDoorbells {
@@ -78,15 +96,7 @@ impl QueueDoorbells {
         if wanted == doorbell.registered {
             return;
         }
-        let kick = &doorbell.events.kick;
-        let mut outcome = Ok(());
-        if let Some(address) = doorbell.registered {
-            outcome = outcome.and(self.doorbells.unregister(address, kick));
-        }
-        if let Some(address) = wanted {
-            outcome = outcome.and(self.doorbells.register(address, kick));
-        }
-        doorbell.registered = wanted;
+        let outcome = doorbell.bring_to(wanted, &*self.doorbells);
         if let (Err(error), false) = (outcome, std::mem::replace(&mut self.faulted, true)) {
             log::error!("cannot place the doorbell of queue {index}: {error}");
         }

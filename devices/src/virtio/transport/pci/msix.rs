@@ -7,6 +7,7 @@
 //! *is* the pending bit, and assigning it again delivers it.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use crate::interrupt::{InterruptFabric, MsiMessage, MsiVectors};
@@ -49,12 +50,37 @@ struct Line {
     assigned: Option<(u16, MsiMessage)>,
 }
 
+impl Line {
+    /// Assigns the eventfd as `wanted`. What is in place afterwards is in `assigned`, also when the host
+    /// refused; an interrupt that comes meanwhile stays pending in the eventfd.
+    fn bring_to(
+        &mut self,
+        wanted: Option<(u16, MsiMessage)>,
+        vectors: &dyn MsiVectors,
+    ) -> io::Result<()> {
+        let call = &self.events.call;
+        if let Some((vector, _)) = self.assigned {
+            vectors.deassign(vector, call)?;
+            self.assigned = None;
+        }
+        if let Some((vector, message)) = wanted {
+            vectors.assign(vector, message, call)?;
+            self.assigned = wanted;
+            // What was pending has been sent by assigning it; it must not be pending again.
+            eventfd::drain(call);
+        }
+        Ok(())
+    }
+}
+
 pub(super) struct Msix {
     fabric: Fabric,
     entries: Vec<Entry>,
     lines: Vec<Line>,
     config_vector: Option<u16>,
     control: Control,
+    /// A line is not assigned as it should be: the host refused. It is tried again with every change,
+    /// and by [`Msix::retry`].
     faulted: bool,
 }
 
@@ -121,26 +147,35 @@ impl Msix {
     }
 
     fn settle_line(&mut self, index: usize) {
-        let line = &self.lines[index];
-        let wanted = line
-            .vector
-            .and_then(|vector| Some((vector, self.deliverable(vector)?)));
+        let wanted = self.wanted(index);
+        let line = &mut self.lines[index];
         if wanted == line.assigned {
             return;
         }
-        let (vectors, call) = (&self.fabric.vectors, &line.events.call);
-        let mut outcome = Ok(());
-        if let Some((vector, _)) = line.assigned {
-            outcome = outcome.and(vectors.deassign(vector, call));
+        let outcome = line.bring_to(wanted, &*self.fabric.vectors);
+        if let (Err(error), false) = (&outcome, self.faulted) {
+            log::error!("cannot route the interrupt of queue {index}, trying again: {error}");
         }
-        if let Some((vector, message)) = wanted {
-            outcome = outcome.and(vectors.assign(vector, message, call));
-            // What was pending has been sent by assigning it; it must not be pending again.
-            eventfd::drain(call);
+        self.faulted |= outcome.is_err();
+    }
+
+    /// What a queue's eventfd is to be assigned to.
+    fn wanted(&self, index: usize) -> Option<(u16, MsiMessage)> {
+        let vector = self.lines[index].vector?;
+        Some((vector, self.deliverable(vector)?))
+    }
+
+    /// Tries again what the host refused before. A driver that waits for an interrupt changes nothing
+    /// any more, so that somebody else must see to it.
+    pub(super) fn retry(&mut self) {
+        if !self.faulted {
+            return;
         }
-        self.lines[index].assigned = wanted;
-        if let (Err(error), false) = (outcome, std::mem::replace(&mut self.faulted, true)) {
-            log::error!("cannot route the interrupt of queue {index}: {error}");
+        self.settle();
+        let settled = |index: usize| self.wanted(index) == self.lines[index].assigned;
+        self.faulted = !(0..self.lines.len()).all(settled);
+        if !self.faulted {
+            log::info!("every interrupt is routed again");
         }
     }
 

@@ -60,6 +60,10 @@ impl DriverSignals for Shared {
             self.interrupt_config();
         }
     }
+
+    fn retry(&self) {
+        self.msix().retry();
+    }
 }
 
 /// A device's registers.

@@ -118,6 +118,14 @@ fn requests_that_wait_are_told_of_and_the_end_of_the_wait_is() {
     ));
 }
 
+#[test]
+fn interrupts_that_were_not_routed_are_tried_again_while_the_queues_run() {
+    let (bench, _old) = running();
+    while *bench.signals.retries.lock().unwrap() == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 /// A device of another program that runs on a backend, which then goes with a request outstanding.
 fn abandoned(spec: DeviceSpec, protocol: u64) -> (Bench, impl Sized) {
     let bench = Bench::with(spec);

@@ -126,6 +126,21 @@ fn doorbell_is_registered_when_its_queue_is_enabled_and_stays_over_a_reset() {
 }
 
 #[test]
+fn doorbell_that_the_host_cannot_place_is_placed_once_it_can() {
+    let guest = Guest::enabled();
+    guest.wires.exhausted.store(true, Ordering::SeqCst);
+    guest.start(OFFERED, 64);
+    assert!(guest.wires.doorbells().is_empty());
+    // The driver's writes arrive all the same.
+    guest.write16(0x3000, 0);
+    assert_eq!(*guest.device.notified.lock().unwrap(), [QueueIndex(0)]);
+    guest.wires.exhausted.store(false, Ordering::SeqCst);
+    guest.config_write(COMMAND, &[4, 0]);
+    guest.config_write(COMMAND, &[6, 0]);
+    assert_eq!(guest.wires.doorbells(), [BASE + 0x3000, BASE + 0x3004]);
+}
+
+#[test]
 fn notification_that_missed_the_doorbell_reaches_a_running_device_only() {
     let guest = Guest::enabled();
     guest.write16(0x3000, 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::testing::COMMAND;
 use crate::virtio::transport::pci::layout;
@@ -98,6 +99,44 @@ fn function_mask_holds_every_interrupt() {
     sent.sort_by_key(|m| m.data);
     assert_eq!(sent, [message(0x40), message(0x41), message(0x42)]);
     assert_eq!(guest.pending(), 0);
+}
+
+#[test]
+fn interrupt_that_the_host_cannot_route_stays_pending_until_it_can() {
+    let guest = Guest::running();
+    guest.mask(1, true);
+    guest.call(0);
+    guest.wires.exhausted.store(true, Ordering::SeqCst);
+    guest.mask(1, false);
+    assert_eq!((guest.wires.take_sent(), guest.pending()), (vec![], 1 << 1));
+    // Masking and unmasking what was never assigned is no fault.
+    guest.mask(1, true);
+    guest.mask(1, false);
+    assert_eq!(guest.wires.assigned(), [(2, message(0x42))]);
+    guest.wires.exhausted.store(false, Ordering::SeqCst);
+    guest.mask(2, true);
+    assert_eq!(
+        (guest.wires.take_sent(), guest.pending()),
+        (vec![message(0x41)], 0)
+    );
+}
+
+#[test]
+fn interrupt_that_the_host_cannot_route_is_routed_later_without_the_driver() {
+    let guest = Guest::running();
+    guest.mask(1, true);
+    guest.wires.exhausted.store(true, Ordering::SeqCst);
+    guest.mask(1, false);
+    guest.call(0);
+    let retry = || guest.device.active(|a| a.signals.retry()).unwrap();
+    retry();
+    assert_eq!(guest.wires.take_sent(), []);
+    guest.wires.exhausted.store(false, Ordering::SeqCst);
+    retry();
+    assert_eq!(guest.wires.take_sent(), [message(0x41)]);
+    guest.call(0);
+    retry();
+    assert_eq!(guest.wires.take_sent(), [message(0x41)]);
 }
 
 #[test]
