@@ -247,6 +247,18 @@ fn pulse_of_a_line_that_is_high_is_no_edge_and_leaves_it_high() {
 }
 
 #[test]
+fn eoi_by_the_register_is_of_its_low_byte_s_vector() {
+    let (recorder, ioapic) = ioapic();
+    route(&ioapic, 5, LEVEL_0X31);
+    ioapic.set_line(5, true);
+    assert_eq!(recorder.take().len(), 1);
+    ioapic.write(IOEOI, &0x32_u32.to_le_bytes());
+    assert!(recorder.take().is_empty());
+    ioapic.write(IOEOI, &0xffff_ff31_u32.to_le_bytes());
+    assert_eq!(recorder.take().len(), 1);
+}
+
+#[test]
 fn eoi_of_an_edge_triggered_pin_is_of_no_consequence() {
     let (recorder, ioapic) = ioapic();
     route(&ioapic, 4, EDGE_0X31);
