@@ -243,3 +243,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
