@@ -28,9 +28,16 @@ const OUTPUT_MAX_BYTES: usize = 64 << 10;
 pub struct Serial {
     port: Mutex<Port>,
     /// On its way to the console; filled by the vCPU threads, emptied by the main thread.
-    output: Mutex<VecDeque<u8>>,
+    output: Mutex<Output>,
     wake: EventFd,
     line: Arc<dyn InterruptLine>,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    bytes: VecDeque<u8>,
+    /// The console is gone or never was: output is dropped, and wakes no thread.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +64,7 @@ impl Serial {
                 uart: Uart::new(),
                 input_waits: false,
             }),
-            output: Mutex::new(VecDeque::new()),
+            output: Mutex::default(),
             wake: wake.try_clone()?,
             line,
         })
@@ -65,14 +72,22 @@ impl Serial {
 
     /// Takes the output that waits, oldest byte first.
     pub fn take_output(&self) -> VecDeque<u8> {
-        std::mem::take(&mut *lock(&self.output))
+        std::mem::take(&mut lock(&self.output).bytes)
     }
 
     /// Puts back output the console did not accept, in front of what has come since.
     pub fn return_output(&self, mut rest: VecDeque<u8>) {
-        let mut bytes = lock(&self.output);
-        rest.append(&mut bytes);
-        *bytes = newest(rest);
+        let mut output = lock(&self.output);
+        rest.append(&mut output.bytes);
+        output.bytes = newest(rest);
+    }
+
+    /// Drops output from now on: no console takes it. The main thread is not woken for it any more.
+    pub fn close_output(&self) {
+        *lock(&self.output) = Output {
+            bytes: VecDeque::new(),
+            closed: true,
+        };
     }
 
     /// How many bytes of input the port can take. If none, the main thread is woken once the guest
@@ -108,14 +123,17 @@ impl Serial {
     }
 
     fn send(&self, byte: u8) {
-        let mut bytes = lock(&self.output);
-        // The main thread takes everything at once: only the first byte needs to wake it.
-        let is_first = bytes.is_empty();
-        bytes.push_back(byte);
-        if bytes.len() > OUTPUT_MAX_BYTES {
-            bytes.pop_front();
+        let mut output = lock(&self.output);
+        if output.closed {
+            return;
         }
-        drop(bytes);
+        // The main thread takes everything at once: only the first byte needs to wake it.
+        let is_first = output.bytes.is_empty();
+        output.bytes.push_back(byte);
+        if output.bytes.len() > OUTPUT_MAX_BYTES {
+            output.bytes.pop_front();
+        }
+        drop(output);
         if is_first {
             self.wake();
         }

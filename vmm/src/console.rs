@@ -2,7 +2,8 @@
 //! Carries bytes between COM1 and the descriptor the supervisor gave us, on the main thread.
 //!
 //! The descriptor is non-blocking. A console that does not read is waited for by poll, never by a
-//! write; one that is gone is forgotten.
+//! write; one that is gone is forgotten, and /dev/null is none: what the guest writes then wakes no
+//! thread.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,6 +13,7 @@ use devices::serial::Serial;
 use launch::clock::monotonic_ns;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat, makedev};
 use nix::unistd::{read, write};
 
 /// How long the guest's last words may take to be read once the machine has ended, in ns.
@@ -31,11 +33,15 @@ pub struct Console {
 impl Console {
     /// A console on `fd`.
     pub fn new(fd: OwnedFd, serial: Arc<Serial>) -> Self {
+        let exists = !is_null(fd.as_fd());
+        if !exists {
+            serial.close_output();
+        }
         Self {
             fd,
             serial,
-            readable: true,
-            writable: true,
+            readable: exists,
+            writable: exists,
             backlog: false,
         }
     }
@@ -83,7 +89,10 @@ impl Console {
                 Ok(len) => drop(output.drain(..len)),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                Err(_) => self.writable = false,
+                Err(_) => {
+                    self.writable = false;
+                    self.serial.close_output();
+                }
             }
         }
         self.backlog = self.writable && !output.is_empty();
@@ -117,4 +126,79 @@ impl AsFd for Console {
 fn write_some(fd: BorrowedFd<'_>, output: &VecDeque<u8>) -> nix::Result<usize> {
     let (front, back) = output.as_slices();
     write(fd, if front.is_empty() { back } else { front })
+}
+
+/// Whether this is /dev/null: device 1:3 (Documentation/admin-guide/devices.txt).
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    let is_device = |kind: u32| SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFCHR;
+    fstat(fd).is_ok_and(|stat| is_device(stat.st_mode) && stat.st_rdev == makedev(1, 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    use devices::bus::BusDevice;
+    use devices::interrupt::InterruptLine;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+
+    struct Unheard;
+    impl InterruptLine for Unheard {
+        fn pulse(&self) {}
+    }
+
+    /// Has the guest write so many bytes, the main thread do what it is woken for, and counts how often
+    /// that is.
+    fn count_wakes(fd: OwnedFd, bytes: usize) -> usize {
+        let wake = EventFd::new(EFD_NONBLOCK).unwrap();
+        let serial = Arc::new(Serial::new(Arc::new(Unheard), &wake).unwrap());
+        let mut console = Console::new(fd, Arc::clone(&serial));
+        let write_and_serve = |_: &usize| {
+            serial.write(0, b"x");
+            let woken = wake.read().is_ok();
+            if woken {
+                console.serve(PollFlags::empty());
+            }
+            woken
+        };
+        (0..bytes).filter(write_and_serve).count()
+    }
+
+    #[test]
+    fn console_that_is_gone_wakes_the_main_thread_once() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert_eq!(count_wakes(ours.into(), 10_000), 1);
+    }
+
+    #[test]
+    fn console_that_is_none_never_wakes_the_main_thread() {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        assert_eq!(count_wakes(null.unwrap().into(), 10_000), 0);
+    }
+
+    #[test]
+    fn console_that_does_not_read_wakes_the_main_thread_only_until_it_is_full() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while let Ok(len) = nix::unistd::write(&ours, &[0; 4096]) {
+            filled += len;
+        }
+        assert!(filled > 0);
+        assert_eq!(count_wakes(ours.into(), 10_000), 1);
+        drop(theirs);
+    }
+
+    #[test]
+    fn console_that_reads_is_given_everything() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        assert!(count_wakes(ours.into(), 100) > 0);
+        let mut told = Vec::new();
+        std::io::Read::read_to_end(&mut &theirs, &mut told).unwrap();
+        assert_eq!(told, [b'x'; 100]);
+    }
 }
