@@ -10,17 +10,33 @@ use crate::kvm::{KvmError, failed};
 
 /// Feature bits of leaf 1.
 mod leaf1 {
+    pub(super) const ECX_DTES64: u32 = 1 << 2;
     pub(super) const ECX_MONITOR: u32 = 1 << 3;
     pub(super) const ECX_VMX: u32 = 1 << 5;
+    pub(super) const ECX_PDCM: u32 = 1 << 15;
     pub(super) const ECX_X2APIC: u32 = 1 << 21;
     pub(super) const ECX_TSC_DEADLINE: u32 = 1 << 24;
     pub(super) const ECX_HYPERVISOR: u32 = 1 << 31;
     pub(super) const EDX_SERIAL_NUMBER: u32 = 1 << 18;
+    pub(super) const EDX_DS: u32 = 1 << 21;
     pub(super) const EDX_HTT: u32 = 1 << 28;
+    /// What comes with performance counters: their capabilities, and where they store samples.
+    pub(super) const ECX_COUNTERS: u32 = ECX_DTES64 | ECX_PDCM;
+}
+
+/// Feature bits of leaf 7 that come with performance counters.
+mod leaf7 {
+    /// Last branch records (subleaf 0).
+    pub(super) const EDX_ARCH_LBR: u32 = 1 << 19;
+    /// Leaf 0x23 is there (subleaf 1).
+    pub(super) const EAX_ARCH_PERFMON_EXT: u32 = 1 << 8;
 }
 
 /// SVM, in leaf 0x8000_0001.
 const ECX_SVM: u32 = 1 << 2;
+/// Performance counters, in leaf 0x8000_0001: sampling of instructions, counters of the core, of the
+/// northbridge and of the third level of caches.
+const ECX_COUNTERS_AMD: u32 = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
 
 /// The topology of one vCPU.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +75,10 @@ pub(super) fn of_vcpu(supported: &CpuId, id: u8, cpus: u8) -> CpuId {
 }
 
 /// The processor serial number, and the topology leaves that this machine does without: an operating
-/// system reads leaf 0x1f before 0xb, and 0x80000026 before 0x8000001e.
+/// system reads leaf 0x1f before 0xb, and 0x80000026 before 0x8000001e. And leaves that exist only where
+/// there are performance counters.
 fn is_hidden(function: u32) -> bool {
-    matches!(function, 0x3 | 0x1f | 0x8000_0026)
+    matches!(function, 0x3 | 0x1c | 0x1f | 0x23 | 0x8000_0026)
 }
 
 fn adapt(entry: &mut kvm_cpuid_entry2, topology: Topology) {
@@ -69,20 +86,24 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: Topology) {
     match entry.function {
         0x1 => {
             entry.ebx = entry.ebx & 0x0000_ffff | u32::from(cpus) << 16 | u32::from(id) << 24;
-            entry.ecx &= !(leaf1::ECX_MONITOR | leaf1::ECX_VMX);
+            entry.ecx &= !(leaf1::ECX_MONITOR | leaf1::ECX_VMX | leaf1::ECX_COUNTERS);
             entry.ecx |= leaf1::ECX_HYPERVISOR | leaf1::ECX_TSC_DEADLINE | leaf1::ECX_X2APIC;
-            entry.edx &= !(leaf1::EDX_SERIAL_NUMBER | leaf1::EDX_HTT);
+            entry.edx &= !(leaf1::EDX_SERIAL_NUMBER | leaf1::EDX_HTT | leaf1::EDX_DS);
             entry.edx |= if cpus > 1 { leaf1::EDX_HTT } else { 0 };
         }
         0x4 => share_cache_intel(entry, topology),
-        // No performance counters: they would show what else runs on the host.
-        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        0x7 if entry.index == 0 => entry.edx &= !leaf7::EDX_ARCH_LBR,
+        0x7 if entry.index == 1 => entry.eax &= !leaf7::EAX_ARCH_PERFMON_EXT,
+        // No performance counters: they would show what else runs on the host. KVM is told as well
+        // (`disable_counters`), or a guest could use them without looking here. 0x8000_001b and
+        // 0x8000_0022 are AMD's.
+        0xa | 0x8000_001b | 0x8000_0022 => clear(entry),
         0xb => extended_topology(entry, topology),
-        0x8000_0001 => entry.ecx &= !ECX_SVM,
+        0x8000_0001 => entry.ecx &= !(ECX_SVM | ECX_COUNTERS_AMD),
         0x8000_0008 => {
             entry.ecx = entry.ecx & !0xf0ff | topology.core_bits() << 12 | u32::from(cpus - 1);
         }
-        0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        0x8000_000a => clear(entry),
         0x8000_001d => share_cache_amd(entry, topology),
         // APIC id; one thread per core; core id; one node.
         0x8000_001e => {
@@ -90,6 +111,10 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: Topology) {
         }
         _ => {}
     }
+}
+
+fn clear(entry: &mut kvm_cpuid_entry2) {
+    (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
 }
 
 /// Leaf 4: the first two levels belong to one core, the third to all.
@@ -163,6 +188,37 @@ mod tests {
             (leaf(&guest, 0xa, 0).eax, leaf(&guest, 0x8000_000a, 0).edx),
             (0, 0)
         );
+    }
+
+    #[test]
+    fn guest_sees_no_counters_of_either_vendor() {
+        let host = cpuid(&[
+            (1, 0),
+            (7, 0),
+            (7, 1),
+            (0xa, 0),
+            (0x1c, 0),
+            (0x23, 0),
+            (0x23, 1),
+            (0x8000_0001, 0),
+            (0x8000_001b, 0),
+            (0x8000_0022, 0),
+        ]);
+        let guest = of_vcpu(&host, 0, 1);
+        for function in [0xa, 0x8000_001b, 0x8000_0022] {
+            let entry = leaf(&guest, function, 0);
+            let registers = [entry.eax, entry.ebx, entry.ecx, entry.edx];
+            assert_eq!(registers, [0; 4], "{function:#x}");
+        }
+        let mut functions = guest.as_slice().iter().map(|entry| entry.function);
+        assert!(functions.all(|function| function != 0x1c && function != 0x23));
+        assert_eq!(leaf(&guest, 1, 0).ecx & (1 << 2 | 1 << 15), 0);
+        assert_eq!(leaf(&guest, 1, 0).edx & 1 << 21, 0);
+        let amd = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
+        // What is beside them stays.
+        assert_eq!(leaf(&guest, 7, 0).edx, !(1 << 19));
+        assert_eq!(leaf(&guest, 7, 1).eax, !(1 << 8));
+        assert_eq!(leaf(&guest, 0x8000_0001, 0).ecx, !(amd | ECX_SVM));
     }
 
     #[test]
