@@ -55,7 +55,7 @@ fn exists(root: &Path, sources: &[(PathBuf, String)], name: &str) -> bool {
     }
     let is_file = name.contains('/') || !name.contains('_');
     match name.strip_suffix('*') {
-        Some(prefix) => has(&format!("\"{prefix}")),
+        Some(prefix) => has(&format!("\"{prefix}")) || has(&format!("fn {prefix}")),
         None if is_file => root.join(name).exists(),
         None => has(&format!("fn {name}(")) || has(&format!("\"{name}\"")),
     }
