@@ -75,6 +75,51 @@ fn deaths_are_counted_for_what_was_looked_at_up_to_a_limit() {
     }
 }
 
+/// A successor of another version reads the same bytes.
+#[test]
+fn region_is_laid_out_as_the_specification_has_it() {
+    let window = region();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 0x1234, true).unwrap();
+    region.fetch(2);
+    region.fetch(5);
+    region.try_out(5);
+    region.link(5);
+    let byte = |at| window.at::<AtomicU8>(at).load(Relaxed);
+    let bytes = |at: usize, len| (at..at + len).map(byte).collect::<Vec<u8>>();
+    let (version, descriptors) = ([1, 0], [8, 0]);
+    assert_eq!(bytes(0, 8), [0; 8], "no features");
+    assert_eq!(bytes(8, 4), [version, descriptors].concat());
+    assert_eq!(bytes(12, 4), [5, 0, 0x34, 0x12], "last batch, used index");
+    let entry = |head: usize| bytes(16 + 16 * head, 16);
+    assert_eq!(entry(2), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(entry(5), [1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    region.link(2);
+    assert_eq!(entry(2)[6..8], [5, 0], "the one before it in the batch");
+    assert_eq!(entry(4), [0; 16]);
+}
+
+#[test]
+fn request_looked_at_twice_has_been_looked_at() {
+    let window = busy();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, false).unwrap();
+    (0..2).for_each(|_| region.try_out(5));
+    assert_eq!(recover(&window, 10).unwrap()[1].deaths, 1);
+}
+
+#[test]
+fn requests_absolved_keep_the_deaths_from_before() {
+    let window = busy();
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.try_out(5);
+    let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
+    region.try_out(2);
+    region.try_out(5);
+    region.absolve();
+    let replays = recover(&window, 10).unwrap();
+    let deaths: Vec<u8> = replays.iter().map(|replay| replay.deaths).collect();
+    assert_eq!(deaths, [0, 1]);
+}
+
 #[test]
 fn deaths_of_a_request_are_not_those_of_the_next_with_its_head() {
     let window = busy();

@@ -373,3 +373,15 @@ fn kicks_are_asked_for_or_not() {
     queue.enable_kicks();
     assert_eq!(flags(), 0);
 }
+
+#[test]
+fn request_absolved_has_no_part_in_a_death() {
+    let mut world = World::new(0);
+    world.drive();
+    let (mut queue, _) = world.attach();
+    let head = queue.fetch().unwrap();
+    queue.try_out(head);
+    queue.absolve();
+    let (_, replays) = world.attach();
+    assert_eq!(replays, [Replay { head, deaths: 0 }]);
+}
