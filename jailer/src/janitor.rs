@@ -27,10 +27,15 @@ mod cgroups;
 mod chores;
 mod config;
 mod devices;
+mod errands;
+mod helper;
+mod image;
 mod nics;
 mod notify;
+mod opening;
 mod passt;
 mod pty;
+mod ration;
 pub(crate) mod rehearsal;
 mod resources;
 mod signals;
@@ -40,8 +45,11 @@ mod vigil;
 
 use cgroups::Cgroups;
 use chores::{Chores, Unplaced};
+use errands::Errands;
 use nics::Hookups;
+use opening::{Drive, Ended};
 use passt::Passts;
+use ration::Ration;
 use resources::Resources;
 use state::StateDir;
 use vigil::{Answers, Vigil};
@@ -64,7 +72,7 @@ pub(crate) fn run(
     let name = name(&vm)?;
     let client = args.console_fd.map(console_client).transpose();
     let client = client.map_err(refused)?;
-    let resources = Resources::open(&vm, host);
+    let resources = Resources::open(&vm, host, &signals)?;
     let claim = claim_users(&vm);
     let state = state_dir(args, &name);
     let (mut resources, claim, state) = match (resources, claim, state) {
@@ -93,16 +101,18 @@ pub(crate) fn run(
         vm,
         started_ns,
     };
-    let images: Vec<_> = resources.devices.images.iter().map(|i| &i.file).collect();
-    let (cgroups, missing) = make_cgroups(&identity, &state, &images)?;
+    let (witnesses, images, drives) = opening::part(std::mem::take(&mut resources.devices.images));
+    let (cgroups, missing) = make_cgroups(&identity, &state, &drives)?;
     let mut endowment = endow(identity, resources, log, &state, client)?;
+    endowment.devices.images = images;
     endowment.devices.taps = taps;
     endowment.devices.streams.splice(0..0, streams);
     endowment.missing = missing;
     if range.is_none() {
         endowment.missing.push(ROOTLESS.into());
     }
-    let vigil = begin(endowment, signals, range, cgroups, passts, live)?;
+    let answers = Answers::new(&endowment.identity.vm, witnesses, passts);
+    let vigil = begin(endowment, signals, range, cgroups, answers, live)?;
     // Nobody of the same user has business with a process that sees the host.
     let _ = nix::sys::prctl::set_dumpable(false);
     let outcome = vigil.keep();
@@ -144,11 +154,9 @@ fn begin(
     signals: SignalFd,
     range: Option<UidRange>,
     cgroups: Cgroups,
-    passts: Passts,
+    answers: Answers,
     live: impl FnOnce(Nursery, Pid) -> Infallible,
 ) -> Result<Vigil, Outcome> {
-    let images = endowment.devices.images.iter().map(|image| &image.file);
-    let answers = Answers::new(&endowment.identity.vm, images, passts).map_err(refused)?;
     let notify = notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?;
     let (channel, its_channel) = Channel::pair().map_err(refused)?;
     for end in [&channel, &its_channel] {
@@ -176,6 +184,8 @@ fn begin(
         answers,
         cgroups,
         chores: Chores::new(supervisor.ok()),
+        errands: Errands::default(),
+        ration: Ration::full(monotonic_ns()),
         notify,
     })
 }
@@ -235,7 +245,7 @@ fn endow(
         guest: resources.guest,
         devices: DeviceParts {
             blk: resources.devices.blk,
-            images: resources.devices.images,
+            images: Vec::new(),
             net: resources.devices.net,
             taps: Vec::new(),
             streams: resources.devices.streams,
@@ -250,14 +260,27 @@ fn endow(
 fn make_cgroups(
     identity: &Identity,
     state: &StateDir,
-    images: &[&std::fs::File],
+    drives: &[Drive],
 ) -> Result<(Cgroups, Vec<String>), Outcome> {
     let name = identity.name.as_str();
     let (mut cgroups, mut missing) = Cgroups::plan(&identity.vm, name, Pid::this());
     state.write_cgroups(cgroups.dirs()).map_err(refused)?;
     missing.extend(cgroups.make());
-    cgroups.limit(&identity.vm, images).map_err(refused)?;
+    cgroups.limit(&identity.vm, drives).map_err(refused)?;
     Ok((cgroups, missing))
+}
+
+impl From<Ended> for Outcome {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Asked(line) => Self::new(Status::Ok, [line]),
+            Ended::Helper(error) => refused(error),
+            Ended::Died => {
+                let line = "the process that opens what the VM needs has died";
+                Self::new(Status::Error, [line])
+            }
+        }
+    }
 }
 
 fn refused<E: std::error::Error>(error: E) -> Outcome {

@@ -6,9 +6,9 @@
 //! - the supervisor is born without any privilege and opens nothing: with what the janitor gave it,
 //!   it spawns, watches and replaces the VM's processes, serves the API and relays the console.
 //!
-//! Between them is one socket and the few messages of `link`. Both are single-threaded, and once the
-//! supervisor is born nothing in them waits for a guest, a client or a child that lives except in one
-//! poll.
+//! Between them is one socket and the few messages of `link`. Both are single-threaded, and nothing
+//! in them waits for a guest, a client, a child that lives or the storage of an image except in one
+//! poll. What may block on storage is done in short-lived processes of the janitor's.
 
 use std::convert::Infallible;
 
@@ -22,6 +22,7 @@ pub mod janitor;
 mod lacking;
 pub mod link;
 pub mod outcome;
+mod parked;
 mod pidfd;
 mod profile;
 mod seccomp;

@@ -3,7 +3,9 @@
 //!
 //! The janitor has the host's privileges, so this enum is all that a compromised supervisor can
 //! ask of the host. It answers a question with one message and otherwise only passes signals on.
+//! Answers come in any order: what may wait for storage is done by a process of its own.
 
+use launch::disk::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Status;
@@ -27,11 +29,13 @@ pub enum ToJanitor {
     Ask(u32, Question),
 }
 
-/// What only the janitor can do: it sees the host.
+/// What only the janitor can do: it sees the host. An answer takes as long as the storage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Open the image of the disk at this place in the spec once more.
     ReopenDisk(u8),
+    /// Wait until the opening of that image with this mark is closed by its last user.
+    DiskReleased(u8, i64),
     /// Connect to the backend of the device of another program at this place: those that passt
     /// serves, for which it is started anew, then the vhost-user devices, as in the spec.
     ConnectForeign(u8),
@@ -41,7 +45,7 @@ pub enum Question {
 }
 
 /// What the janitor tells the supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSupervisor {
     /// The user sent this signal.
     Signal(i32),
@@ -50,14 +54,27 @@ pub enum ToSupervisor {
 }
 
 /// An answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Here it is, with this message.
     Opened,
+    /// Here is the opening of the image, with this message.
+    Reopened(Reopened),
+    /// Nobody has the opening any more.
+    Released,
     /// The number of the process.
     HostPid(i32),
     /// It cannot be had: an errno.
     Refused(i32),
+}
+
+/// What is known of an opening of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reopened {
+    /// The byte that this opening alone has marked, for [`Question::DiskReleased`].
+    pub mark: i64,
+    /// What the image is now, or why it is no disk any more.
+    pub geometry: Result<Geometry, String>,
 }
 
 /// What of a line may be told.

@@ -41,6 +41,7 @@ mod turnover;
 mod verdict;
 mod vmm;
 
+pub(crate) use confine::keep_only;
 pub(crate) use devices::{Image, TapParts, connect};
 pub(crate) use endowment::{Binaries, ConsoleKind, DeviceParts, Endowment, Guest, Identity, Log};
 pub(crate) use nursery::Nursery;
@@ -108,7 +109,6 @@ impl Kit {
             log: &self.log,
             jails: &self.jails,
             janitor: &self.janitor,
-            owner: self.pids.janitor,
             seccomp: self.identity.seccomp(),
         }
     }
@@ -246,7 +246,7 @@ impl Supervisor {
         let mut exited = false;
         for (token, events) in ready {
             match token {
-                // Whoever waits for its answer hears its news, too.
+                // It is heard below, whatever else there is.
                 Token::Janitor => {}
                 Token::Exit => exited = true,
                 Token::Control => drop(self.hear_vmm(now_ns)),
@@ -290,7 +290,6 @@ impl Supervisor {
             self.waiting_deadline_ns(),
             Some(self.cutter.deadline_ns()),
             self.settles_ns,
-            self.kit.janitor.has_early_news().then_some(0),
         ];
         let deadline = deadlines.into_iter().fold(None, earlier);
         let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));

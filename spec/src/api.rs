@@ -101,6 +101,8 @@ pub enum DeviceState {
     Connecting,
     /// Its backend is dead, and what it began is still under way.
     Fencing,
+    /// Another backend follows as soon as its storage has opened the image.
+    Opening,
     /// Another backend follows in a moment.
     Resting,
     /// It has no backend and gets none until somebody asks for it.
@@ -137,6 +139,7 @@ impl DeviceState {
             Self::Slow => "slow",
             Self::Connecting => "connecting",
             Self::Fencing => "fencing",
+            Self::Opening => "opening",
             Self::Resting => "resting",
             Self::Stalled => "stalled",
         }

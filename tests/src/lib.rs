@@ -8,6 +8,7 @@ pub mod context;
 pub mod demo;
 pub mod exchange;
 pub mod faulty;
+pub mod fuse;
 pub mod hang;
 pub mod hold_kvm;
 pub mod inspect;

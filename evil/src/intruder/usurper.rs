@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
@@ -19,8 +20,10 @@ use spec::Vm;
 use crate::gossip::text;
 use crate::{rest, say};
 
-/// How many messages one that babbles sends before it rests.
-const BABBLE: u32 = 20_000;
+/// How many messages one that babbles sends before it rests; a janitor reads a hundred in a second.
+const BABBLE: u32 = 1500;
+/// For so long one that floods asks as fast as it can.
+const FLOOD: Duration = Duration::from_secs(4);
 const SEED: u64 = 11;
 
 /// Is a jailer, whose janitor is real.
@@ -36,6 +39,7 @@ pub(crate) fn jailer() -> ExitCode {
 fn usurp(link: &Channel, vm: &Vm) -> Infallible {
     match vm.cmdline.as_str() {
         "babbles" => babble(link),
+        "floods" => flood(link),
         "raves" => raw(link, b"{\"Ask\":[1,{\"OpenPath\":\"/etc/shadow\"}]}"),
         "rambles" => raw(link, &[b' '; MESSAGE_MAX_BYTES + 1]),
         "hangs-up" => drop(shutdown(link.as_fd().as_raw_fd(), Shutdown::Both)),
@@ -49,8 +53,7 @@ fn raw(link: &Channel, bytes: &[u8]) {
     let _ = send(link.as_fd().as_raw_fd(), bytes, MsgFlags::empty());
 }
 
-/// Says anything at any time, with a descriptor that does not belong there, and hears no answer; then
-/// it ends as an honest one would, when it is told to.
+/// Says anything at any time, with a descriptor that does not belong there, and hears no answer.
 fn babble(link: &Channel) {
     let mut random = Random::new(SEED);
     let Ok((file, _)) = std::io::pipe() else {
@@ -68,6 +71,28 @@ fn babble(link: &Channel) {
         }
     }
     say("supervisor has said everything");
+    end(link);
+}
+
+/// Asks as fast as it can, and counts the answers.
+fn flood(link: &Channel) {
+    let (begun, mut asked, mut answered) = (Instant::now(), 0_u32, 0_u32);
+    while begun.elapsed() < FLOOD {
+        let question = ToJanitor::Ask(asked, Question::HostPid(0));
+        asked += u32::from(link.send(&question).is_ok());
+        while let Ok(Some(ToSupervisor::Answer(..))) = link.receive() {
+            answered += 1;
+        }
+    }
+    let ms = begun.elapsed().as_millis();
+    say(&format!(
+        "supervisor asked {asked} times and was answered answers={answered} ms={ms}"
+    ));
+    end(link);
+}
+
+/// Ends as an honest one would, when it is told to.
+fn end(link: &Channel) {
     loop {
         match link.receive::<ToSupervisor>() {
             Ok(Some(ToSupervisor::Signal(_))) => break,
@@ -104,9 +129,10 @@ fn any(random: &mut Random) -> ToJanitor {
 fn question(random: &mut Random) -> Question {
     let highest = if random.below(2) == 0 { 256 } else { 4 };
     let index = u8::try_from(random.below(highest)).unwrap_or(0);
-    match random.below(3) {
+    match random.below(4) {
         0 => Question::ReopenDisk(index),
         1 => Question::ConnectForeign(index),
+        2 => Question::DiskReleased(index, random.below(u64::MAX).cast_signed()),
         _ => Question::HostPid(index),
     }
 }

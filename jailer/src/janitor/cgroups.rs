@@ -22,8 +22,10 @@ mod host;
 mod limits;
 mod remove;
 
+pub(super) use limits::drive_of;
 pub(crate) use remove::sweep;
 
+use super::opening::Drive;
 use host::{Hierarchy, Version};
 
 /// The group that all VMs are below.
@@ -154,14 +156,15 @@ impl Cgroups {
         missing
     }
 
-    /// Sets the limits that the spec asks for, in groups that are made; `images` are those of its disks.
-    pub(crate) fn limit(&self, vm: &Vm, images: &[&File]) -> Result<(), SpecError> {
+    /// Sets the limits that the spec asks for, in groups that are made; `drives` are those that the
+    /// images of its disks are on.
+    pub(crate) fn limit(&self, vm: &Vm, drives: &[Drive]) -> Result<(), SpecError> {
         for limits in &vm.limits {
             let drive = match limits.held {
                 Held::Disk(index) if !limits.io.is_empty() => {
                     let disk = &vm.disks[index];
-                    let drive = images.get(index).map(|image| limits::drive_of(image));
-                    let error = |e| {
+                    let drive = drives.get(index).cloned();
+                    let error = |e: String| {
                         SpecError::new(
                             "limits.of",
                             &disk.id,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opening what devices are made of: images, and the sockets of other programs.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -8,11 +9,14 @@ use launch::disk::{Access, DiskError};
 use nix::errno::Errno;
 use spec::{Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
 
+use super::cgroups::drive_of;
+use super::image;
 use super::nics::{self, OpenTap};
+use super::opening::{Fault, Found, ImageReport, OpenImage};
 use super::passt;
 use super::resources::{cause, open_binary};
 use crate::host::Host;
-use crate::supervisor::{Image, connect};
+use crate::supervisor::connect;
 
 /// What was opened.
 #[derive(Debug)]
@@ -20,7 +24,7 @@ pub(crate) struct Devices {
     /// The program that serves disks, if there are any.
     pub(crate) blk: Option<OwnedFd>,
     /// The images of the disks.
-    pub(crate) images: Vec<Image>,
+    pub(crate) images: Vec<OpenImage>,
     /// The program that serves network cards, if there are any with a tap.
     pub(crate) net: Option<OwnedFd>,
     /// The taps of the network cards.
@@ -30,30 +34,15 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// Opens everything, or says all that is wrong.
-    pub(crate) fn open(vm: &Vm, host: &Host) -> Result<Self, Vec<SpecError>> {
-        let mut errors = Vec::new();
+    /// Opens all that no storage can keep us waiting for; what is wrong is added to `errors`.
+    pub(super) fn open(vm: &Vm, host: &Host, errors: &mut Vec<SpecError>) -> Self {
         let blk = match vm.disks.is_empty() {
             true => None,
             false => open_binary("blk-backend", &host.blk)
                 .map_err(|e| errors.push(e))
                 .ok(),
         };
-        let mut images = Vec::with_capacity(vm.disks.len());
-        for disk in &vm.disks {
-            match open_image(disk) {
-                Ok(image) => images.push(image),
-                Err(error) => errors.push(error),
-            }
-        }
-        let mut streams = Vec::with_capacity(vm.vhost_user.len());
-        for device in &vm.vhost_user {
-            match open_stream(device) {
-                Ok(stream) => streams.push(stream),
-                Err(error) => errors.push(error),
-            }
-        }
-        let taps = nics::open_all(vm, &mut errors);
+        let taps = nics::open_all(vm, errors);
         let net = match vm
             .nets
             .iter()
@@ -64,39 +53,48 @@ impl Devices {
                 .map_err(|e| errors.push(e))
                 .ok(),
         };
-        passt::check(vm, host.passt.as_deref(), &mut errors);
-        match errors.is_empty() {
-            true => Ok(Self {
-                blk,
-                images,
-                net,
-                taps,
-                streams,
-            }),
-            false => Err(errors),
+        passt::check(vm, host.passt.as_deref(), errors);
+        Self {
+            blk,
+            images: Vec::new(),
+            net,
+            taps,
+            streams: Vec::new(),
         }
+    }
+
+    /// Adds what a helper has opened.
+    pub(super) fn add(&mut self, found: Found) {
+        (self.images, self.streams) = (found.images, found.streams);
     }
 }
 
-fn open_image(disk: &Disk) -> Result<Image, SpecError> {
+/// Opens an image and locks it, and opens it once more for the first backend. Runs in a helper.
+pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageReport), Fault> {
     let access = Access {
         readonly: disk.readonly,
         direct: disk.direct,
     };
-    let error = |reason: String| SpecError::new("disk", disk.path.display(), reason);
-    let (file, geometry) = launch::disk::open(&disk.path, access)
-        .map_err(|e| error(remedy(&e, &disk.path, access)))?;
+    let fault = |e: DiskError| Fault::of(remedy(&e, &disk.path, access));
+    let (file, geometry) = launch::disk::open(&disk.path, access).map_err(fault)?;
     if disk.engine == DiskEngine::Uring {
         // One is made and thrown away: whether rings can be had must be known before anything runs.
-        launch::ring::create(disk.queue_size, file.as_fd()).map_err(|e| {
-            let reason = format!(
+        launch::ring::create(disk.queue_size, file.as_fd()).map_err(|e| Fault {
+            engine: true,
+            reason: format!(
                 "{}: engine=threads works without io_uring",
                 launch::log::chain(&e)
-            );
-            SpecError::new("disk.engine", disk.engine, reason)
+            ),
         })?;
     }
-    Ok(Image { file, geometry })
+    let first = image::reopen(&file, access, mark).map_err(fault)?;
+    let drive = drive_of(&file).map_err(|e| e.to_string());
+    let report = ImageReport {
+        geometry,
+        mark,
+        drive,
+    };
+    Ok((file, first, report))
 }
 
 fn remedy(error: &DiskError, path: &Path, access: Access) -> String {
@@ -115,15 +113,14 @@ fn remedy(error: &DiskError, path: &Path, access: Access) -> String {
     }
 }
 
-fn open_stream(device: &VhostUser) -> Result<OwnedFd, SpecError> {
-    connect(&device.socket).map_err(|errno| {
-        let reason = match errno {
-            Errno::ECONNREFUSED => "nobody listens there: start the backend first".into(),
-            Errno::EAGAIN => "its backend does not accept connections".into(),
-            Errno::ENAMETOOLONG => "is too long for a socket".into(),
-            errno => errno.desc().to_string(),
-        };
-        SpecError::new("vhost-user", device.socket.display(), reason)
+/// Connects to another program's backend. Runs in a helper: the path may lead through a file system
+/// that hangs.
+pub(super) fn open_stream(device: &VhostUser) -> Result<OwnedFd, String> {
+    connect(&device.socket).map_err(|errno| match errno {
+        Errno::ECONNREFUSED => "nobody listens there: start the backend first".into(),
+        Errno::EAGAIN => "its backend does not accept connections".into(),
+        Errno::ENAMETOOLONG => "is too long for a socket".into(),
+        errno => errno.desc().to_string(),
     })
 }
 

@@ -2,10 +2,14 @@
 //! Devices that cannot be had, and how it is said.
 
 use super::*;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::net::UnixListener;
 
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use spec::{DiskSpec, VhostUserSpec, VmSpec};
+
+use crate::janitor::opening::Opening;
 
 fn host() -> Host {
     // Any regular file will do as a program that is not started.
@@ -19,10 +23,13 @@ fn errors(change: impl FnOnce(&mut VmSpec)) -> Vec<String> {
     let mut spec = VmSpec::new("/k");
     change(&mut spec);
     let vm = Vm::try_from(spec).unwrap();
-    match Devices::open(&vm, &host()) {
-        Ok(_) => Vec::new(),
-        Err(errors) => errors.iter().map(ToString::to_string).collect(),
-    }
+    let mut errors = Vec::new();
+    let opening = Opening::begin(&vm).unwrap();
+    Devices::open(&vm, &host(), &mut errors);
+    let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap();
+    opening.finish(&signals, &mut errors).unwrap();
+    let errors = errors.iter().filter(|error| error.field != "kernel");
+    errors.map(ToString::to_string).collect()
 }
 
 fn threads(path: &Path) -> DiskSpec {

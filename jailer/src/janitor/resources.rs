@@ -10,9 +10,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signalfd::SignalFd;
 use spec::{ByteSize, Console, HugePages, Memory, SpecError, Vm};
 
 use super::devices::Devices;
+use super::opening::{Ended, Opening};
 use super::pty;
 use crate::host::Host;
 use crate::supervisor::{Binaries, ConsoleKind, Guest};
@@ -28,43 +30,43 @@ pub(crate) struct Resources {
 }
 
 impl Resources {
-    /// Opens everything, or says all that is wrong.
-    pub(crate) fn open(vm: &Vm, host: &Host) -> Result<Self, Vec<SpecError>> {
+    /// Opens everything, or says all that is wrong; a signal ends it at any time.
+    pub(crate) fn open(
+        vm: &Vm,
+        host: &Host,
+        signals: &SignalFd,
+    ) -> Result<Result<Self, Vec<SpecError>>, Ended> {
+        let begun = Opening::begin(vm).map_err(Ended::Helper)?;
         let mut errors = Vec::new();
         let mut had = |error| errors.push(error);
         let vmm = open_binary("vmm", &host.vmm).map_err(&mut had).ok();
         let null = open_null().map_err(&mut had).ok();
         let kvm = open_kvm(&host.kvm).map_err(&mut had).ok();
-        let kernel = open_image("kernel", &vm.kernel).map_err(&mut had).ok();
-        let initrd = open_initrd(vm).map_err(&mut had).ok();
         let ram = guest_ram(&vm.memory, host).map_err(&mut had).ok();
         let console = open_console(&vm.console).map_err(&mut had).ok();
-        let devices = Devices::open(vm, host)
-            .map_err(|all| errors.extend(all))
-            .ok();
-        match (vmm, null, kvm, kernel, initrd, ram, console, devices) {
-            (
-                Some(vmm),
-                Some(null),
-                Some(kvm),
-                Some(kernel),
-                Some(initrd),
-                Some(ram),
-                Some(console),
-                Some(devices),
-            ) => Ok(Self {
-                binaries: Binaries { vmm, null },
-                guest: Guest {
-                    kvm,
-                    kernel,
-                    initrd,
-                    ram: Some(ram),
-                },
-                console,
-                devices,
-            }),
-            _ => Err(errors),
+        let mut devices = Devices::open(vm, host, &mut errors);
+        let mut found = begun.finish(signals, &mut errors)?;
+        let (kernel, initrd) = (found.kernel.take(), found.initrd.take());
+        devices.add(found);
+        if !errors.is_empty() {
+            return Ok(Err(errors));
         }
+        Ok(match (vmm, null, kvm, kernel, ram, console) {
+            (Some(vmm), Some(null), Some(kvm), Some(kernel), Some(ram), Some(console)) => {
+                Ok(Self {
+                    binaries: Binaries { vmm, null },
+                    guest: Guest {
+                        kvm,
+                        kernel,
+                        initrd,
+                        ram: Some(ram),
+                    },
+                    console,
+                    devices,
+                })
+            }
+            _ => Err(errors),
+        })
     }
 }
 
@@ -121,35 +123,30 @@ fn kvm_remedy(error: &io::Error) -> String {
     }
 }
 
-/// A kernel or an initrd: a regular file that is not empty. What is in it, the vmm judges.
-fn open_image(field: &'static str, path: &Path) -> Result<File, SpecError> {
-    let error = |reason: String| SpecError::new(field, path.display(), reason);
+/// A kernel or an initrd: a regular file that is not empty. What is in it, the vmm judges. Runs in a
+/// helper.
+pub(super) fn open_file(path: &Path) -> Result<File, String> {
     // A FIFO would keep us waiting for its writer without O_NONBLOCK.
-    let file = open(path, true, false, OFlag::O_NONBLOCK).map_err(|e| error(cause(&e)))?;
-    let found = file.metadata().map_err(|e| error(cause(&e)))?;
+    let file = open(path, true, false, OFlag::O_NONBLOCK).map_err(|e| cause(&e))?;
+    let found = file.metadata().map_err(|e| cause(&e))?;
     match (found.is_file(), found.len()) {
         (true, 1..) => Ok(file),
-        (true, 0) => Err(error("is empty".into())),
-        (false, _) => Err(error("is not a regular file".into())),
+        (true, 0) => Err("is empty".into()),
+        (false, _) => Err("is not a regular file".into()),
     }
 }
 
-fn open_initrd(vm: &Vm) -> Result<Option<File>, SpecError> {
-    let Some(path) = &vm.initrd else {
-        return Ok(None);
-    };
-    let error = |reason: String| SpecError::new("initrd", path.display(), reason);
-    let file = open_image("initrd", path)?;
-    let len = file.metadata().map_err(|e| error(cause(&e)))?.len();
-    let mem = vm.memory.size_bytes();
-    if len >= mem {
-        let reason = format!(
-            "is {len} bytes long and does not fit into mem {}",
-            ByteSize(mem)
-        );
-        return Err(error(reason));
+/// An initrd, which must fit into so much memory. Runs in a helper.
+pub(super) fn open_initrd(path: &Path, mem_bytes: u64) -> Result<File, String> {
+    let file = open_file(path)?;
+    let len = file.metadata().map_err(|e| cause(&e))?.len();
+    if len >= mem_bytes {
+        let mem = ByteSize(mem_bytes);
+        return Err(format!(
+            "is {len} bytes long and does not fit into mem {mem}"
+        ));
     }
-    Ok(Some(file))
+    Ok(file)
 }
 
 fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {

@@ -5,9 +5,15 @@ use super::*;
 use std::fs;
 use std::path::PathBuf;
 
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::SfdFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use spec::VmSpec;
+
+fn no_signals() -> SignalFd {
+    SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap()
+}
 
 struct Scene {
     dir: tempfile::TempDir,
@@ -51,7 +57,8 @@ impl Scene {
 
     fn errors(&self, spec: VmSpec) -> Vec<String> {
         let vm = Vm::try_from(spec).unwrap();
-        let errors = Resources::open(&vm, &self.host).unwrap_err();
+        let opened = Resources::open(&vm, &self.host, &no_signals());
+        let errors = opened.unwrap().unwrap_err();
         errors.iter().map(ToString::to_string).collect()
     }
 
@@ -69,7 +76,9 @@ fn everything_there_is_opened() {
     spec.initrd = Some(scene.at("initrd"));
     spec.console = Console::File(scene.at("out"));
     let vm = Vm::try_from(spec).unwrap();
-    let resources = Resources::open(&vm, &scene.host).unwrap();
+    let resources = Resources::open(&vm, &scene.host, &no_signals())
+        .unwrap()
+        .unwrap();
     assert!(resources.guest.initrd.is_some());
     assert!(matches!(resources.console, Some(ConsoleKind::Fixed(_))));
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the janitor does while the VM runs: it waits for the end of the supervisor, passes signals
-//! on, and answers the three questions there are.
+//! on, and answers the few questions there are. It waits for no storage: a question that could is
+//! answered by a helper.
 
-use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
+use launch::clock::monotonic_ns;
 use launch::control::{Channel, ControlError};
+use launch::disk::Access;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
@@ -20,9 +20,13 @@ use spec::Vm;
 use super::birth::Born;
 use super::cgroups::{self, Cgroups};
 use super::chores::{Chore, Chores, Unplaced};
+use super::errands::Errands;
+use super::image;
 use super::passt::Passts;
+use super::ration::Ration;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use crate::outcome::{Outcome, Status};
+use crate::parked::Parked;
 use crate::pidfd;
 use crate::supervisor::connect;
 
@@ -30,12 +34,15 @@ use crate::supervisor::connect;
 /// should wait for a backend.
 const PAUSE_MS: u8 = 50;
 
+/// More messages than the socket has room for.
+const LAST_MAX: u32 = 4096;
+
 /// An image, and how it is opened again.
 #[derive(Debug)]
 struct Image {
-    file: File,
-    readonly: bool,
-    direct: bool,
+    /// The opening that is locked for the VM's whole life.
+    witness: Parked,
+    access: Access,
 }
 
 /// What questions are answered from.
@@ -56,6 +63,10 @@ pub(crate) struct Vigil {
     pub(crate) cgroups: Cgroups,
     /// What is put off until nothing else is to be done.
     pub(crate) chores: Chores,
+    /// What helpers are doing.
+    pub(super) errands: Errands,
+    /// How much the supervisor may still say.
+    pub(super) ration: Ration,
     /// Who wants to know that the guest has started.
     pub(crate) notify: Option<UnixDatagram>,
 }
@@ -68,76 +79,76 @@ struct Words {
 }
 
 impl Answers {
-    /// For a VM whose images are open; each descriptor is duplicated, and the opening shared.
-    pub(crate) fn new<'a>(
-        vm: &Vm,
-        images: impl Iterator<Item = &'a File>,
-        passts: Passts,
-    ) -> io::Result<Self> {
-        let images = vm.disks.iter().zip(images).map(|(disk, file)| {
-            Ok(Image {
-                file: file.try_clone()?,
+    /// For a VM whose images are open.
+    pub(crate) fn new(vm: &Vm, images: impl IntoIterator<Item = Parked>, passts: Passts) -> Self {
+        let images = vm.disks.iter().zip(images).map(|(disk, witness)| Image {
+            witness,
+            access: Access {
                 readonly: disk.readonly,
                 direct: disk.direct,
-            })
+            },
         });
-        Ok(Self {
-            images: images.collect::<io::Result<_>>()?,
+        Self {
+            images: images.collect(),
             passts,
             sockets: vm.vhost_user.iter().map(|d| d.socket.clone()).collect(),
-        })
+        }
     }
 
-    /// The answer to a question of `supervisor`, which sent this descriptor with it.
+    fn image(&self, index: u8) -> Result<&Image, Errno> {
+        self.images.get(usize::from(index)).ok_or(Errno::ENODEV)
+    }
+
+    /// Has a question of `supervisor` answered, which sent this descriptor with it: at once, or
+    /// `None` if a helper does it, because it may wait for storage.
     fn answer(
         &self,
+        errands: &mut Errands,
         supervisor: Pid,
-        question: Question,
+        (number, question): (u32, Question),
         fd: Option<&OwnedFd>,
-    ) -> Result<(Answer, Option<OwnedFd>), Errno> {
-        let opened = |fd| (Answer::Opened, Some(fd));
+    ) -> Result<Option<(Answer, Option<OwnedFd>)>, Errno> {
         match question {
             Question::ReopenDisk(index) => {
-                let image = self.images.get(usize::from(index));
-                reopen(image.ok_or(Errno::ENODEV)?).map(opened)
+                let Image { witness, access } = self.image(index)?;
+                let mark = image::fresh_mark();
+                errands.answer(number, question, &witness.ends(), || {
+                    image::answer_reopen(witness, *access, mark)
+                })?;
             }
-            Question::ConnectForeign(index) => self.connect(usize::from(index)).map(opened),
+            Question::DiskReleased(index, mark) => {
+                let Image { witness, .. } = self.image(index)?;
+                if !image::is_mark(mark) {
+                    return Err(Errno::EINVAL);
+                }
+                errands.answer(number, question, &witness.ends(), || {
+                    image::await_release(witness, mark)
+                })?;
+            }
+            Question::ConnectForeign(index) => {
+                let index = usize::from(index);
+                let Some(index) = index.checked_sub(self.passts.len()) else {
+                    // It must be our child; its program is on no image.
+                    let stream = self.passts.start_again(index);
+                    let stream = stream.map_err(|e| image::of(&e))?;
+                    return Ok(Some((Answer::Opened, Some(stream))));
+                };
+                let path = self.sockets.get(index).ok_or(Errno::ENODEV)?;
+                errands.answer(number, question, &[], || {
+                    connect(path).map(|stream| (Answer::Opened, Some(stream)))
+                })?;
+            }
             Question::HostPid(_) => {
                 let pid = host_pid(fd.ok_or(Errno::EBADF)?.as_fd())?;
-                match parent_of(pid)? == supervisor {
-                    true => Ok((Answer::HostPid(pid), None)),
+                if parent_of(pid)? != supervisor {
                     // Anybody could have sent it that one, by a socket.
-                    false => Err(Errno::EPERM),
+                    return Err(Errno::EPERM);
                 }
+                return Ok(Some((Answer::HostPid(pid), None)));
             }
         }
+        Ok(None)
     }
-}
-
-impl Answers {
-    /// Connects to the backend of a device of another program, and waits for none: passt's are the
-    /// first, and are started anew.
-    fn connect(&self, index: usize) -> Result<OwnedFd, Errno> {
-        match index.checked_sub(self.passts.len()) {
-            None => self.passts.start_again(index).map_err(|e| errno(&e)),
-            Some(index) => connect(self.sockets.get(index).ok_or(Errno::ENODEV)?),
-        }
-    }
-}
-
-/// Opens an image once more, whatever has become of its path.
-fn reopen(image: &Image) -> Result<OwnedFd, Errno> {
-    let direct = if image.direct { libc::O_DIRECT } else { 0 };
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(!image.readonly)
-        .custom_flags(libc::O_NONBLOCK | direct)
-        .open(format!("/proc/self/fd/{}", image.file.as_raw_fd()));
-    opened.map(OwnedFd::from).map_err(|e| errno(&e))
-}
-
-fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// The number of the process that a pidfd leads to; an error if it is no pidfd, or the process is
@@ -166,32 +177,57 @@ impl Vigil {
     pub(crate) fn keep(mut self) -> Outcome {
         let mut words = Words::default();
         loop {
-            let mut fds = [
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
-            ];
             let patience = match self.chores.are_left() {
                 true => PAUSE_MS.into(),
                 false => PollTimeout::NONE,
             };
-            let [signalled, ended, spoken] = match poll(&mut fds, patience) {
-                Ok(0) => {
+            let (signalled, ended, spoken) = match self.wait(patience) {
+                Ok(None) => {
                     self.do_a_chore();
                     continue;
                 }
-                Ok(_) => fds.each_ref().map(|fd| fd.any().unwrap_or(false)),
+                Ok(Some(ready)) => ready,
                 Err(Errno::EINTR) => continue,
                 Err(_) => return self.end(words),
             };
             if signalled {
                 self.pass_signals_on();
             }
-            let goes_on = !(spoken || ended) || self.listen(&mut words);
+            for (answer, fd) in self.errands.take() {
+                self.tell(&answer, fd.as_ref());
+            }
+            if ended {
+                self.hear_last_words(&mut words);
+            }
+            let goes_on = !spoken || self.listen(&mut words);
             if !goes_on || ended {
                 return self.end(words);
             }
         }
+    }
+
+    /// Waits until something happens: whether there is a signal, whether the supervisor has ended,
+    /// and whether it says something that is to be read now. `None` if nothing happens for so long.
+    fn wait(&mut self, patience: PollTimeout) -> nix::Result<Option<(bool, bool, bool)>> {
+        let wait_ns = self.ration.wait_ns(monotonic_ns());
+        let (heard, patience) = match wait_ns {
+            None => (PollFlags::POLLIN, patience),
+            Some(ns) => {
+                let ms = PollTimeout::try_from(ns.div_ceil(1_000_000));
+                (PollFlags::empty(), ms.unwrap_or(PollTimeout::ZERO))
+            }
+        };
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.channel.as_fd(), heard),
+        ];
+        let helpers = self.errands.fds();
+        fds.extend(helpers.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let count = poll(&mut fds, patience)?;
+        let is_ready = |index: usize| fds[index].any().unwrap_or(false);
+        let happened = count > 0 || wait_ns.is_some();
+        Ok(happened.then(|| (is_ready(0), is_ready(1), is_ready(2))))
     }
 
     fn pass_signals_on(&self) {
@@ -202,10 +238,16 @@ impl Vigil {
         }
     }
 
-    /// Hears what has been said; whether the supervisor may still say something.
+    /// Hears what has been said, as much as the supervisor may say; whether it may still say
+    /// something.
     fn listen(&mut self, words: &mut Words) -> bool {
         for _ in 0..LINES_MAX {
-            match self.channel.receive_with() {
+            if self.ration.wait_ns(monotonic_ns()).is_some() {
+                return true;
+            }
+            let said = self.channel.receive_with();
+            self.ration.take();
+            match said {
                 Ok(Some((ToJanitor::Ask(number, question), fd))) => {
                     self.answer(number, question, fd);
                 }
@@ -233,49 +275,89 @@ impl Vigil {
         true
     }
 
+    /// Hears what a supervisor that has ended had said; nobody waits for an answer any more.
+    fn hear_last_words(&self, words: &mut Words) {
+        for _ in 0..LAST_MAX {
+            match self.channel.receive() {
+                Ok(Some(ToJanitor::Line(line))) if words.lines.len() < LINES_MAX => {
+                    words.lines.push(line);
+                }
+                Ok(Some(ToJanitor::Ended(status))) => return words.status = Some(status),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
     fn answer(&mut self, number: u32, question: Question, fd: Option<OwnedFd>) {
-        let (answer, opened) = match self.answers.answer(self.born.pid, question, fd.as_ref()) {
-            Ok(answered) => answered,
+        let asked = (number, question);
+        let supervisor = self.born.pid;
+        let answered = self
+            .answers
+            .answer(&mut self.errands, supervisor, asked, fd.as_ref());
+        let (answer, opened) = match answered {
+            Ok(Some(answered)) => answered,
+            Ok(None) => return,
             Err(errno) => (Answer::Refused(errno as i32), None),
         };
-        let message = ToSupervisor::Answer(number, answer);
-        let told = match opened {
-            Some(opened) => self.channel.send_with(&message, opened.as_fd()),
-            None => self.channel.send(&message),
+        if let (Question::HostPid(user), Answer::HostPid(pid), Some(pidfd)) =
+            (question, &answer, fd)
+            && self.cgroups.has(user)
+        {
+            let pid = *pid;
+            self.chores.place(Unplaced { user, pid, pidfd });
+        }
+        self.tell(&ToSupervisor::Answer(number, answer), opened.as_ref());
+    }
+
+    fn tell(&self, message: &ToSupervisor, fd: Option<&OwnedFd>) {
+        let told = match fd {
+            Some(fd) => self.channel.send_with(message, fd.as_fd()),
+            None => self.channel.send(message),
         };
         // One that asks and does not read waits in vain, which is its own affair.
         drop(told);
-        if let (Question::HostPid(user), Answer::HostPid(pid), Some(pidfd)) = (question, answer, fd)
-            && self.cgroups.has(user)
-        {
-            self.chores.place(Unplaced { user, pid, pidfd });
-        }
     }
 
     /// Nothing else is to be done.
     fn do_a_chore(&mut self) {
-        match self.chores.next() {
-            Some(Chore::Place(process)) => self.place(&process),
+        let begun = match self.chores.next() {
+            Some(Chore::Place(process)) => self.place(process),
             Some(Chore::Settle) => {
-                cgroups::sweep_forgotten();
                 launch::image::let_go();
+                self.errands.run(|| {
+                    cgroups::sweep_forgotten();
+                    Ok(())
+                })
             }
-            None => {}
+            None => Ok(()),
+        };
+        if let Err(errno) = begun {
+            log::warn!("cgroup: nobody sees to it: {}", errno.desc());
         }
     }
 
     /// Puts a process into its control groups, if it lives.
-    fn place(&self, Unplaced { user, pid, pidfd }: &Unplaced) {
+    fn place(&mut self, process: Unplaced) -> Result<(), Errno> {
+        let Unplaced { user, pid, pidfd } = process;
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         let lives = poll(&mut fds, PollTimeout::ZERO) == Ok(0);
-        if lives && let Err(error) = self.cgroups.place(*user, *pid) {
-            let error = launch::log::chain(&error);
-            log::warn!("cgroup: process {pid} stays in its parent's group: {error}");
+        if !lives {
+            return Ok(());
         }
+        let Self {
+            errands, cgroups, ..
+        } = self;
+        errands.run(|| {
+            cgroups.place(user, pid).map_err(|error| {
+                let error = launch::log::chain(&error);
+                format!("cgroup: process {pid} stays in its parent's group: {error}")
+            })
+        })
     }
 
     /// The supervisor has ended, or is ended now; with it goes everything in its pid namespace.
-    fn end(&self, words: Words) -> Outcome {
+    fn end(self, words: Words) -> Outcome {
         // If it has said its last there is nothing left for it to do.
         pidfd::kill(self.born.pidfd.as_fd());
         let death = loop {
@@ -284,6 +366,7 @@ impl Vigil {
                 death => break death,
             }
         };
+        self.errands.end();
         if let Some(status) = words.status {
             return Outcome::new(status, words.lines);
         }

@@ -3,7 +3,6 @@
 //! first ours, whose backends are our children (disks, then network cards with a tap), then those of
 //! other programs (passt's network cards, then what `--vhost-user` names).
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use launch::disk::Geometry;
@@ -14,6 +13,7 @@ use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 
 use super::poll::{Interests, earlier};
+use crate::parked::Parked;
 use crate::profile;
 
 mod backend;
@@ -38,7 +38,7 @@ pub(crate) use slot::{News, UPGRADE_NS};
 pub(crate) mod script {
     pub(crate) use super::BeginError;
     pub(crate) use super::backend::{Backend, Outfit};
-    pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
+    pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Opened, Remains};
     #[cfg(test)]
     pub(crate) use super::slot::UPGRADE_NS;
     pub(crate) use super::slot::{News, Slot};
@@ -69,11 +69,13 @@ pub(crate) enum BeginError {
     Connect(String),
 }
 
-/// An image that was opened and locked.
+/// An image that was opened and locked. Every backend gets an opening of its own.
 #[derive(Debug)]
 pub(crate) struct Image {
-    /// For this VM's whole life; every backend gets an opening of its own.
-    pub(crate) file: File,
+    /// That of the first backend.
+    pub(crate) first: Parked,
+    /// The byte that it has marked.
+    pub(crate) mark: i64,
     /// What it is.
     pub(crate) geometry: Geometry,
 }
@@ -206,10 +208,10 @@ impl Devices {
         foreign.for_each(|device| device.retire(now_ns));
     }
 
-    /// Whether a fresh vmm may follow: of ours nothing runs and nothing is in flight, and all others
-    /// are there.
+    /// Whether a fresh vmm may follow: of ours nothing runs and nothing is in flight, what the next
+    /// backends need is open, and all others are there.
     pub(crate) fn are_ready(&self) -> bool {
-        self.own.iter().all(Slot::is_idle) && self.foreign.iter().all(Foreign::is_ready)
+        self.own.iter().all(Slot::is_ready) && self.foreign.iter().all(Foreign::is_ready)
     }
 
     /// The device at this place in the record, if it is one of ours.

@@ -143,7 +143,7 @@ impl Endowment {
         all.extend(guest.initrd.iter().map(AsFd::as_fd));
         all.extend(guest.ram.iter().map(AsFd::as_fd));
         all.extend(devices.blk.iter().map(AsFd::as_fd));
-        all.extend(devices.images.iter().map(|image| image.file.as_fd()));
+        all.extend(devices.images.iter().flat_map(|image| image.first.ends()));
         all.extend(devices.net.iter().map(AsFd::as_fd));
         let queues = devices.taps.iter().flat_map(|tap| &tap.queues);
         all.extend(queues.map(AsFd::as_fd));

@@ -35,10 +35,11 @@ impl Supervisor {
             let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
             let now_ns = monotonic_ns();
             for (token, events) in ready {
-                if token == Token::Janitor {
+                if token != Token::Janitor {
+                    self.console.ready(token, events, now_ns);
+                } else if !self.kit.janitor.listen().is_empty() {
                     return Ok(());
                 }
-                self.console.ready(token, events, now_ns);
             }
             self.console.tick(now_ns);
         }

@@ -31,7 +31,7 @@ impl Supervisor {
     }
 
     pub(super) fn hear_janitor(&mut self) {
-        for news in self.kit.janitor.news() {
+        for news in self.kit.janitor.listen() {
             let order = match news {
                 News::Signal(libc::SIGHUP) => self.lifecycle.end_at_once(),
                 News::Signal(_) => self.lifecycle.asked_by_signal(),

@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The supervisor's end of its link to the janitor: the few questions it may ask, and the signals
-//! it hears of.
+//! it hears of. Nothing here waits: an answer takes as long as the storage behind it, and is looked for
+//! when it suits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use launch::clock::monotonic_ns;
 use launch::control::{Channel, ControlError};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::link::{Answer, Question, ToJanitor, ToSupervisor, clip};
+use crate::link::{Answer, Question, Reopened, ToJanitor, ToSupervisor, clip};
 use crate::outcome::Outcome;
-
-/// How long the janitor may take to answer: it waits for nobody, but it opens things, and storage may
-/// be slow.
-const ANSWER_NS: u64 = 10_000_000_000;
 
 /// The janitor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +24,75 @@ pub(crate) enum AskError {
     /// It could not do it either.
     #[error("the janitor was refused")]
     Refused(#[source] Errno),
-    /// It is gone.
-    #[error("the janitor is gone")]
-    Gone,
-    /// It does not answer, or answers something else.
+    /// It answers something else.
     #[error("the janitor does not answer")]
     Silent,
+}
+
+/// What came, with its descriptor.
+type Answered = (Answer, Option<OwnedFd>);
+
+/// The questions that were asked and not forgotten, with the answers that have come.
+type Answers = Rc<RefCell<BTreeMap<u32, Option<Answered>>>>;
+
+/// A question that was asked. Dropped, it is forgotten, and so is the answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    number: u32,
+    answers: Answers,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.answers.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Asked {
+    /// The answer, once: `None` if it has not come.
+    fn take(&self) -> Option<Result<Answered, AskError>> {
+        let answered = self.answers.borrow_mut().get_mut(&self.number)?.take()?;
+        Some(match answered {
+            (Answer::Refused(errno), _) => Err(AskError::Refused(Errno::from_raw(errno))),
+            answered => Ok(answered),
+        })
+    }
+
+    /// The connection that was asked for, if it has come.
+    pub(crate) fn connected(&self) -> Option<Result<OwnedFd, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Opened, Some(fd))) => Ok(fd),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The opening that was asked for, if it has come.
+    pub(crate) fn reopened(&self) -> Option<Result<(Reopened, OwnedFd), AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Reopened(reopened), Some(fd))) => Ok((reopened, fd)),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Whether the opening was released, once that is known.
+    pub(crate) fn released(&self) -> Option<Result<(), AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Released, _)) => Ok(()),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The process id that was asked for, if it has come.
+    pub(crate) fn host_pid(&self) -> Option<Result<Pid, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::HostPid(pid), _)) => Ok(Pid::from_raw(pid)),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
 }
 
 /// The janitor, as the supervisor sees it.
@@ -42,8 +101,7 @@ pub(crate) struct Janitor {
     channel: Channel,
     /// How many questions were asked.
     asked: Cell<u32>,
-    /// Signals that came while an answer was waited for.
-    early: RefCell<VecDeque<i32>>,
+    answers: Answers,
 }
 
 /// Something of the janitor's own accord.
@@ -61,7 +119,7 @@ impl Janitor {
         Self {
             channel,
             asked: Cell::new(0),
-            early: RefCell::default(),
+            answers: Answers::default(),
         }
     }
 
@@ -70,26 +128,29 @@ impl Janitor {
         &self.channel
     }
 
-    /// Opens the image of a disk once more.
-    pub(crate) fn reopen_disk(&self, index: u8) -> Result<OwnedFd, AskError> {
-        self.open(Question::ReopenDisk(index))
+    /// Asks something.
+    pub(crate) fn ask(&self, question: Question) -> Result<Asked, AskError> {
+        self.ask_all(question, None)
     }
 
-    /// Connects to another program's backend.
-    pub(crate) fn connect_foreign(&self, index: u8) -> Result<OwnedFd, AskError> {
-        self.open(Question::ConnectForeign(index))
+    /// Asks what number a process, this user of the VM's, has on the host.
+    pub(crate) fn ask_host_pid(&self, user: u8, pidfd: BorrowedFd<'_>) -> Result<Asked, AskError> {
+        self.ask_all(Question::HostPid(user), Some(pidfd))
     }
 
-    /// The number on the host of a process that is this user of the VM's.
-    pub(crate) fn host_pid(&self, user: u8, pidfd: BorrowedFd<'_>) -> Result<Pid, AskError> {
-        let number = self.next_number();
-        let ask = ToJanitor::Ask(number, Question::HostPid(user));
-        self.channel.send_with(&ask, pidfd)?;
-        match self.answer(number)? {
-            (Answer::HostPid(pid), _) => Ok(Pid::from_raw(pid)),
-            (Answer::Refused(errno), _) => Err(AskError::Refused(Errno::from_raw(errno))),
-            _ => Err(AskError::Silent),
+    fn ask_all(&self, question: Question, fd: Option<BorrowedFd<'_>>) -> Result<Asked, AskError> {
+        self.asked.set(self.asked.get().wrapping_add(1));
+        let number = self.asked.get();
+        let message = ToJanitor::Ask(number, question);
+        match fd {
+            Some(fd) => self.channel.send_with(&message, fd)?,
+            None => self.channel.send(&message)?,
         }
+        self.answers.borrow_mut().insert(number, None);
+        Ok(Asked {
+            number,
+            answers: Rc::clone(&self.answers),
+        })
     }
 
     /// Says that the guest has started.
@@ -106,15 +167,18 @@ impl Janitor {
         let _ = self.send(&ToJanitor::Ended(outcome.status));
     }
 
-    /// What it says of its own accord, as far as it has been said.
-    pub(crate) fn news(&self) -> Vec<News> {
-        let early = self.early.borrow_mut().drain(..).collect::<Vec<_>>();
-        let mut news: Vec<_> = early.into_iter().map(News::Signal).collect();
+    /// Hears all that it has said: the answers are kept for whoever asked; the rest is returned.
+    pub(crate) fn listen(&self) -> Vec<News> {
+        let mut news = Vec::new();
         loop {
-            match self.channel.receive() {
-                Ok(Some(ToSupervisor::Signal(signal))) => news.push(News::Signal(signal)),
-                // An answer that came too late: nobody waits for it.
-                Ok(Some(_)) => {}
+            match self.channel.receive_with() {
+                Ok(Some((ToSupervisor::Signal(signal), _))) => news.push(News::Signal(signal)),
+                Ok(Some((ToSupervisor::Answer(number, answer), fd))) => {
+                    // Nobody waits for one that was forgotten.
+                    if let Some(place) = self.answers.borrow_mut().get_mut(&number) {
+                        *place = Some((answer, fd));
+                    }
+                }
                 Err(ControlError::Receive(Errno::EAGAIN)) => return news,
                 Ok(None) | Err(_) => {
                     news.push(News::Gone);
@@ -124,63 +188,13 @@ impl Janitor {
         }
     }
 
-    /// Whether there are news that no descriptor tells of.
-    pub(crate) fn has_early_news(&self) -> bool {
-        !self.early.borrow().is_empty()
-    }
-
     fn send(&self, message: &ToJanitor) -> Result<(), AskError> {
         Ok(self.channel.send(message)?)
-    }
-
-    fn next_number(&self) -> u32 {
-        self.asked.set(self.asked.get().wrapping_add(1));
-        self.asked.get()
-    }
-
-    fn open(&self, question: Question) -> Result<OwnedFd, AskError> {
-        let number = self.next_number();
-        self.send(&ToJanitor::Ask(number, question))?;
-        match self.answer(number)? {
-            (Answer::Opened, Some(fd)) => Ok(fd),
-            (Answer::Refused(errno), _) => Err(AskError::Refused(Errno::from_raw(errno))),
-            _ => Err(AskError::Silent),
-        }
-    }
-
-    fn answer(&self, asked: u32) -> Result<(Answer, Option<OwnedFd>), AskError> {
-        let deadline_ns = monotonic_ns() + ANSWER_NS;
-        loop {
-            match self.channel.receive_with() {
-                Ok(Some((ToSupervisor::Signal(signal), _))) => {
-                    self.early.borrow_mut().push_back(signal);
-                }
-                // One to an earlier question came too late, and is dropped.
-                Ok(Some((ToSupervisor::Answer(number, answer), fd))) if number == asked => {
-                    return Ok((answer, fd));
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(AskError::Gone),
-                Err(ControlError::Receive(Errno::EAGAIN)) => self.wait(deadline_ns)?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    fn wait(&self, deadline_ns: u64) -> Result<(), AskError> {
-        let left_ns = deadline_ns.saturating_sub(monotonic_ns());
-        let timeout = PollTimeout::try_from(left_ns.div_ceil(1_000_000));
-        let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)) {
-            Ok(0) => Err(AskError::Silent),
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(ControlError::Receive(errno).into()),
-        }
     }
 }
 
 impl AsFd for Janitor {
-    /// Readable when there are news.
+    /// Readable when it has said something.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
@@ -203,42 +217,51 @@ mod tests {
     }
 
     #[test]
-    fn signal_before_an_answer_is_news_after_it() {
+    fn answers_come_in_any_order_and_signals_between_them() {
         let (janitor, other) = pair();
-        other.send(&ToSupervisor::Signal(15)).unwrap();
-        other.send(&answer(1, Answer::Refused(2))).unwrap();
-        let refused = janitor.reopen_disk(7);
-        assert!(matches!(refused, Err(AskError::Refused(Errno::ENOENT))));
+        let first = janitor.ask(Question::ReopenDisk(7)).unwrap();
+        let second = janitor.ask(Question::ConnectForeign(0)).unwrap();
         let asked = ToJanitor::Ask(1, Question::ReopenDisk(7));
         assert_eq!(other.receive().unwrap(), Some(asked));
-        assert!(janitor.has_early_news());
-        assert_eq!(janitor.news(), [News::Signal(15)]);
+        let file = tempfile::tempfile().unwrap();
+        let opened = answer(2, Answer::Opened);
+        other.send_with(&opened, file.as_fd()).unwrap();
+        other.send(&ToSupervisor::Signal(15)).unwrap();
+        assert_eq!(janitor.listen(), [News::Signal(15)]);
+        assert!(first.reopened().is_none());
+        assert!(second.connected().unwrap().is_ok());
+        assert!(second.connected().is_none(), "it is told once");
+        other.send(&answer(1, Answer::Refused(2))).unwrap();
+        assert_eq!(janitor.listen(), []);
+        let refused = first.reopened().unwrap();
+        assert!(matches!(refused, Err(AskError::Refused(Errno::ENOENT))));
         drop(other);
-        assert_eq!(janitor.news(), [News::Gone]);
-        assert!(matches!(
-            janitor.connect_foreign(0),
-            Err(AskError::Link(_) | AskError::Gone)
-        ));
+        assert_eq!(janitor.listen(), [News::Gone]);
+        assert!(janitor.ask(Question::ConnectForeign(0)).is_err());
     }
 
     #[test]
-    fn answer_to_an_earlier_question_is_not_taken_for_this_one() {
+    fn answer_to_a_question_that_was_forgotten_is_dropped_with_its_descriptor() {
         let (janitor, other) = pair();
-        let file = tempfile::tempfile().unwrap();
-        let late = answer(0, Answer::Opened);
-        other.send_with(&late, file.as_fd()).unwrap();
-        other.send(&answer(1, Answer::Refused(5))).unwrap();
-        let refused = janitor.reopen_disk(0);
-        assert!(matches!(refused, Err(AskError::Refused(Errno::EIO))));
+        drop(janitor.ask(Question::ConnectForeign(0)).unwrap());
+        let (kept, sent) = Channel::pair().unwrap();
+        let opened = answer(1, Answer::Opened);
+        other.send_with(&opened, sent.as_fd()).unwrap();
+        drop(sent);
+        assert_eq!(janitor.listen(), []);
+        assert_eq!(kept.receive::<ToJanitor>().unwrap(), None);
     }
 
     #[test]
     fn answer_without_a_descriptor_or_of_another_kind_is_none() {
         let (janitor, other) = pair();
+        let first = janitor.ask(Question::ConnectForeign(7)).unwrap();
+        let second = janitor.ask(Question::ReopenDisk(7)).unwrap();
         other.send(&answer(1, Answer::Opened)).unwrap();
-        assert!(matches!(janitor.reopen_disk(0), Err(AskError::Silent)));
         other.send(&answer(2, Answer::HostPid(1))).unwrap();
-        assert!(matches!(janitor.connect_foreign(0), Err(AskError::Silent)));
+        assert_eq!(janitor.listen(), []);
+        assert!(matches!(first.connected(), Some(Err(AskError::Silent))));
+        assert!(matches!(second.reopened(), Some(Err(AskError::Silent))));
     }
 
     #[test]

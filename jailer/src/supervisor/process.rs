@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::child::{self, Child, Plan, StartError};
 use super::jails::Jails;
-use super::janitor::Janitor;
+use super::janitor::{Asked, Janitor};
 use crate::pidfd;
 
 /// How a process ended.
@@ -42,8 +42,9 @@ impl fmt::Display for Death {
 
 /// A backend's process, as far as its device is concerned.
 pub(crate) trait Actor: fmt::Debug {
-    /// Learns its process id on the host.
-    fn identify(&mut self, janitor: &Janitor);
+    /// Asks for its process id on the host, or looks for the answer; whether there is nothing left to
+    /// wait for.
+    fn identify(&mut self, janitor: &Janitor) -> bool;
 
     /// Its process id on the host; 0 if that is not known.
     fn pid(&self) -> Pid;
@@ -59,8 +60,8 @@ pub(crate) trait Actor: fmt::Debug {
 }
 
 impl Actor for Process {
-    fn identify(&mut self, janitor: &Janitor) {
-        self.identify(janitor);
+    fn identify(&mut self, janitor: &Janitor) -> bool {
+        self.identify(janitor)
     }
 
     fn pid(&self) -> Pid {
@@ -87,7 +88,17 @@ pub(crate) struct Process {
     /// Which of the VM's users it is.
     user: u8,
     host_pid: Pid,
+    identity: Identity,
     reaped: bool,
+}
+
+/// How far we are with its process id.
+#[derive(Debug)]
+enum Identity {
+    Unknown,
+    Asked(Asked),
+    /// It is known, or cannot be.
+    Settled,
 }
 
 impl Process {
@@ -97,17 +108,34 @@ impl Process {
             child: child::start(plan, jails)?,
             user: plan.profile.user,
             host_pid: Pid::from_raw(0),
+            identity: Identity::Unknown,
             reaped: false,
         })
     }
 
-    /// Learns its process id on the host, which is for the eye and for control groups: it runs as well
-    /// without it. The janitor may take a moment to answer.
-    pub(crate) fn identify(&mut self, janitor: &Janitor) {
-        match janitor.host_pid(self.user, self.child.pidfd.as_fd()) {
+    /// Asks for its process id on the host, or looks for the answer; whether there is nothing left to
+    /// wait for. It is for the eye and for control groups: the process runs as well without it.
+    pub(crate) fn identify(&mut self, janitor: &Janitor) -> bool {
+        let pid = match &self.identity {
+            Identity::Settled => return true,
+            Identity::Unknown => match janitor.ask_host_pid(self.user, self.child.pidfd.as_fd()) {
+                Ok(asked) => {
+                    self.identity = Identity::Asked(asked);
+                    return false;
+                }
+                Err(error) => Err(error),
+            },
+            Identity::Asked(asked) => match asked.host_pid() {
+                None => return false,
+                Some(pid) => pid,
+            },
+        };
+        match pid {
             Ok(pid) => self.host_pid = pid,
             Err(error) => log::warn!("{}", launch::log::chain(&error)),
         }
+        self.identity = Identity::Settled;
+        true
     }
 
     /// Its process id on the host; 0 if that is not known.

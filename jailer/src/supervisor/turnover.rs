@@ -69,6 +69,9 @@ impl Supervisor {
             // Nothing is hung while the guest stands still.
             self.devices.rest(now_ns);
         }
+        if let Some(vmm) = &mut self.vmm {
+            vmm.identify(&self.kit.janitor);
+        }
         self.devices.tick(&self.kit.means(), now_ns);
         self.spread_news(now_ns);
         self.devices.introduce(&self.kit.means());

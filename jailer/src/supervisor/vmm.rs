@@ -63,6 +63,8 @@ pub(crate) struct Vmm {
     health: HealthPage,
     spawned_ns: u64,
     log_start: u64,
+    /// Its process id is known, or cannot be.
+    introduced: bool,
 }
 
 /// What every generation gets, and the console end of this one.
@@ -129,13 +131,16 @@ impl Vmm {
             health,
             spawned_ns,
             log_start,
+            introduced: false,
         })
     }
 
-    /// Learns its process id on the host.
+    /// Asks for its process id on the host, or looks for the answer.
     pub(crate) fn identify(&mut self, janitor: &Janitor) {
-        self.process.identify(janitor);
-        log::info!("started a vmm, pid {}", self.process.pid());
+        if !self.introduced && self.process.identify(janitor) {
+            self.introduced = true;
+            log::info!("started a vmm, pid {}", self.process.pid());
+        }
     }
 
     /// Readable once the process has ended.

@@ -30,6 +30,7 @@ mod restart_native;
 mod restart_slow;
 mod restart_storage;
 mod rootless;
+mod storage_hangs;
 mod tiny;
 mod turncoat;
 mod upgrade;
@@ -133,6 +134,7 @@ pub fn all() -> Vec<Case> {
         meagre_host::cases(),
         kills::cases(),
         rootless::cases(),
+        storage_hangs::cases(),
         tiny::cases(),
         turncoat::cases(),
         control::cases(),

@@ -20,6 +20,9 @@ use crate::vm::PATIENCE;
 const JANITOR_MAX_KIB: u64 = 4 << 10;
 /// The descriptors that a janitor has, and those of what it puts off.
 const DESCRIPTORS_MAX: usize = 64;
+/// What a janitor answers, with a little to spare.
+const ANSWERS_AT_ONCE: u64 = 260;
+const ANSWERS_A_SECOND: u64 = 110;
 /// What it does that no janitor can make anything of, and what is said of it.
 const MALICES: [(&str, Option<&str>); 4] = [
     ("raves", Some("the supervisor was killed")),
@@ -31,6 +34,7 @@ const MALICES: [(&str, Option<&str>); 4] = [
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::native("janitor_told_anything_by_its_supervisor_goes_on", babble),
+        Case::native("janitor_flooded_with_questions_answers_a_few", flood),
         Case::native(
             "janitor_told_nonsense_ends_the_vm_and_leaves_nothing",
             nonsense,
@@ -116,6 +120,38 @@ fn babble(context: &Context) -> Result<()> {
     ensure!(status == Some(0), "the exit status is {status:?}");
     let clean = said.chars().all(|c| c == '\n' || !c.is_control());
     ensure!(clean, "the terminal was commanded");
+    Ok(())
+}
+
+/// However fast it is asked, it answers a burst and then so many a second: what a supervisor can have
+/// of the host's processors is bounded.
+fn flood(context: &Context) -> Result<()> {
+    let vm = Usurped::start(context, "floods")?;
+    let log = context.state_dir("floods").join("log");
+    let begun = Instant::now();
+    let said = loop {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        if said.contains(" ms=") {
+            break said;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "it asks and asks");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let number = |name: &str| {
+        let (_, rest) = said.split_once(name).context("no figure")?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u64>().context("no number")
+    };
+    let (answers, ms) = (number(" answers=")?, number(" ms=")?);
+
+    println!("SEEN flood answers={answers} ms={ms}");
+    let most = ANSWERS_AT_ONCE + ms * ANSWERS_A_SECOND / 1000;
+    ensure!(answers <= most, "{answers} answers in {ms} ms");
+    ensure!(answers >= ANSWERS_AT_ONCE / 2, "an honest one is held up");
+
+    kill(janitor().context("the janitor is gone")?, Signal::SIGTERM)?;
+    let (status, _) = vm.end()?;
+    ensure!(status == Some(0), "the exit status is {status:?}");
     Ok(())
 }
 

@@ -23,21 +23,31 @@ fn answers() -> Answers {
         ..DiskSpec::new(&path)
     }];
     let vm = Vm::try_from(spec).unwrap();
-    let image = File::open(&path).unwrap();
+    let image = Parked::empty().unwrap();
+    image.park(fs::File::open(&path).unwrap().as_fd()).unwrap();
     let log = Log {
         writer: fs::OpenOptions::new()
             .append(true)
             .open("/dev/null")
             .unwrap(),
-        reader: File::open("/dev/null").unwrap(),
+        reader: fs::File::open("/dev/null").unwrap(),
     };
     let passts = Passts::new(&vm, None, None, &log).unwrap();
-    Answers::new(&vm, [&image].into_iter(), passts).unwrap()
+    Answers::new(&vm, [image], passts)
+}
+
+/// What is answered at once, if anything is.
+type Answered = Result<Option<(Answer, Option<OwnedFd>)>, Errno>;
+
+/// Asks as this supervisor.
+fn ask(supervisor: Pid, question: Question, fd: Option<&OwnedFd>) -> Answered {
+    let mut errands = Errands::default();
+    answers().answer(&mut errands, supervisor, (1, question), fd)
 }
 
 /// Of this process as the supervisor, what is refused and why.
 fn refused(question: Question, fd: Option<&OwnedFd>) -> Errno {
-    answers().answer(Pid::this(), question, fd).unwrap_err()
+    ask(Pid::this(), question, fd).unwrap_err()
 }
 
 fn pidfd(pid: u32) -> OwnedFd {
@@ -58,7 +68,7 @@ fn end(mut child: Child) {
 }
 
 #[test]
-fn device_that_is_not_there_is_refused_and_the_image_that_is_can_only_be_read() {
+fn device_that_is_not_there_is_refused() {
     for index in [1, 2, u8::MAX] {
         assert_eq!(refused(Question::ReopenDisk(index), None), Errno::ENODEV);
     }
@@ -68,16 +78,37 @@ fn device_that_is_not_there_is_refused_and_the_image_that_is_can_only_be_read() 
             Errno::ENODEV
         );
     }
-    let opened = answers().answer(Pid::this(), Question::ReopenDisk(0), None);
-    let (Answer::Opened, Some(image)) = opened.unwrap() else {
-        panic!("it was not opened");
+    for mark in [0, 100, 201, (1 << 62) - 1, i64::MIN] {
+        let question = Question::DiskReleased(0, mark);
+        assert_eq!(refused(question, None), Errno::EINVAL, "{mark}");
+    }
+    let question = Question::DiskReleased(1, image::fresh_mark());
+    assert_eq!(refused(question, None), Errno::ENODEV);
+}
+
+#[test]
+fn image_is_opened_by_a_helper_and_can_only_be_read() {
+    let (answers, mut errands) = (answers(), Errands::default());
+    let asked = (7, Question::ReopenDisk(0));
+    let answered = answers.answer(&mut errands, Pid::this(), asked, None);
+    assert!(answered.unwrap().is_none(), "not by a helper");
+    let (answer, image) = loop {
+        let fds = errands.fds();
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        if let Some(answer) = errands.take().pop() {
+            break answer;
+        }
     };
-    assert_eq!(nix::unistd::write(&image, b"x"), Err(Errno::EBADF));
+    let ToSupervisor::Answer(7, Answer::Reopened(_)) = answer else {
+        panic!("it was not opened: {answer:?}");
+    };
+    assert_eq!(nix::unistd::write(image.unwrap(), b"x"), Err(Errno::EBADF));
 }
 
 #[test]
 fn descriptor_that_is_missing_or_leads_to_no_process_is_refused() {
-    let file = File::open("/dev/null").unwrap().into();
+    let file = fs::File::open("/dev/null").unwrap().into();
     let socket = Channel::pair().unwrap().0.into();
     for fd in [None, Some(&file), Some(&socket)] {
         assert_eq!(refused(Question::HostPid(1), fd), Errno::EBADF);
@@ -88,8 +119,8 @@ fn descriptor_that_is_missing_or_leads_to_no_process_is_refused() {
 fn process_is_named_only_if_it_lives_and_is_the_supervisors_own() {
     let child = child();
     let (number, its) = (child.id().cast_signed(), pidfd(child.id()));
-    let ask = |supervisor| answers().answer(supervisor, Question::HostPid(1), Some(&its));
-    let (answer, fd) = ask(Pid::this()).unwrap();
+    let ask = |supervisor| ask(supervisor, Question::HostPid(1), Some(&its));
+    let (answer, fd) = ask(Pid::this()).unwrap().unwrap();
     assert_eq!(answer, Answer::HostPid(number));
     assert!(fd.is_none());
     assert_eq!(ask(Pid::parent()).unwrap_err(), Errno::EPERM);

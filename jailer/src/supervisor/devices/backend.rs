@@ -60,6 +60,8 @@ pub(crate) struct Backend {
     heard: usize,
     health: HealthPage,
     spawned_ns: u64,
+    /// Its process id is known, or cannot be.
+    identified: bool,
     /// We have killed it, and had a reason.
     condemned: Cell<bool>,
 }
@@ -105,16 +107,19 @@ impl Backend {
             heard: 0,
             health: HealthPage::map(page)?,
             spawned_ns,
+            identified: false,
             condemned: Cell::new(false),
         })
     }
 
-    /// Learns its process id, unless it is known; `id` is its device's name, for the log.
-    pub(crate) fn identify(&mut self, id: &str, janitor: &Janitor) {
-        if self.pid() == 0 {
-            self.process.identify(janitor);
+    /// Asks for its process id, or looks for the answer; whether there is nothing left to wait for.
+    /// `id` is its device's name, for the log.
+    pub(crate) fn identify(&mut self, id: &str, janitor: &Janitor) -> bool {
+        if !self.identified && self.process.identify(janitor) {
+            self.identified = true;
             log::info!(device_id = id; "started a backend, pid {}", self.pid());
         }
+        self.identified
     }
 
     /// Its process id, once it is known.

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Disks: what their backends are started with, and the in-flight region that outlives them.
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::disk::{self, Geometry};
+use launch::disk::Geometry;
 use launch::fd;
 use launch::inflight;
 use launch::record::{BlkEngine, BlkRecord, Record as _, VERSION};
@@ -14,14 +12,16 @@ use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
 use super::backend::Outfit;
-use super::kind::{BackendError, Birth, How, Kind, Means, program};
+use super::kind::{BackendError, Birth, How, Kind, Means, Opened, program};
 use super::rendezvous::{self, Meeting};
 use super::{BeginError, Image};
+use crate::link::Question;
+use crate::parked::Parked;
 use crate::profile;
 
 mod remains;
 
-use remains::{DiskRemains, Ring, fresh_mark};
+use remains::{DiskRemains, Ring};
 
 /// A disk.
 #[derive(Debug)]
@@ -29,7 +29,10 @@ pub(crate) struct Disk {
     /// Its place in the spec.
     index: u8,
     spec: DiskSpec,
-    image: Arc<Image>,
+    /// What the guest is shown.
+    geometry: Geometry,
+    /// The opening of the first backend, and its mark.
+    first: Option<(Parked, i64)>,
     /// In-flight requests outlive the backends, not the vmm.
     inflight: Option<OwnedFd>,
 }
@@ -40,7 +43,8 @@ impl Disk {
         Self {
             index,
             spec,
-            image: Arc::new(image),
+            geometry: image.geometry,
+            first: Some((image.first, image.mark)),
             inflight: None,
         }
     }
@@ -101,33 +105,46 @@ impl Kind for Disk {
         self.spec.queues
     }
 
+    fn needs(&self) -> Option<Question> {
+        Some(Question::ReopenDisk(self.index))
+    }
+
+    fn first(&mut self) -> Option<Opened> {
+        let (parked, mark) = self.first.take()?;
+        Some(Opened {
+            file: parked.take().ok()?,
+            mark,
+            geometry: Ok(self.geometry),
+        })
+    }
+
     fn prepare(
         &mut self,
         means: &Means<'_>,
         how: How<'_>,
+        opened: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError> {
         let inflight = self
             .inflight
             .as_ref()
             .ok_or(nix::Error::EBADF)?
             .try_clone()?;
-        let mark = fresh_mark(means.owner);
-        // One for this backend, which will be its last user.
-        let opening = means.janitor.reopen_disk(self.index);
-        let opening = File::from(opening.map_err(BackendError::Reopen)?);
-        disk::mark(&opening, self.spec.readonly)?;
-        disk::mark_byte(&opening, mark)?;
-        let (engine, rings) = engine(&self.spec, &opening)?;
+        let Opened {
+            file: opening,
+            mark,
+            geometry,
+        } = opened.ok_or(BackendError::Unopened)?;
+        let (engine, rings) = engine(&self.spec, opening.as_fd())?;
         let geometry = match how.anew {
-            true => disk::examine(&opening, self.spec.direct)?,
-            false => self.image.geometry,
+            true => geometry.map_err(BackendError::Image)?,
+            false => self.geometry,
         };
         let record = self.record(means, geometry, engine, how.after_crash);
         let record = record.write()?;
         let Meeting { listener, stream } = rendezvous::arrange()?;
         let mut fds = vec![(fd::blk::LISTENER, listener), (fd::blk::INFLIGHT, inflight)];
         if self.spec.engine == DiskEngine::Threads {
-            fds.push((fd::blk::DISK, opening.into()));
+            fds.push((fd::blk::DISK, opening));
         }
         for (number, ring) in (fd::blk::RING..).zip(&rings) {
             fds.push((number, ring.fd.try_clone()?));
@@ -137,22 +154,24 @@ impl Kind for Disk {
             program: program(how, means.blk)?,
             record,
             fds,
-            profile: profile::blk::profile(self.index, &self.spec, &self.image.geometry),
+            profile: profile::blk::profile(self.index, &self.spec, &self.geometry),
         };
-        let image = Arc::clone(&self.image);
-        let remains = DiskRemains::new(image, rings, self.spec.queue_size, mark);
+        let remains = DiskRemains::new(self.index, rings, self.spec.queue_size, mark);
         let remains = Box::new(remains);
         Ok((Birth { outfit, remains }, stream))
     }
 }
 
-fn engine(disk: &DiskSpec, opening: &File) -> Result<(BlkEngine, Vec<Ring>), BackendError> {
+fn engine(
+    disk: &DiskSpec,
+    opening: BorrowedFd<'_>,
+) -> Result<(BlkEngine, Vec<Ring>), BackendError> {
     if disk.engine == DiskEngine::Threads {
         return Ok((BlkEngine::Threads, Vec::new()));
     }
     let (mut all_params, mut rings) = (Vec::new(), Vec::new());
     for _ in 0..disk.queues {
-        let (fd, params) = ring::create(disk.queue_size, opening.as_fd())?;
+        let (fd, params) = ring::create(disk.queue_size, opening)?;
         let watch = RingWatch::new(&fd, &params)?;
         rings.push(Ring { watch, fd });
         all_params.push(params);

@@ -10,7 +10,8 @@ use spec::api::{DeviceInfo, DeviceState, EventKind};
 
 use super::slot::News;
 use super::{BeginError, Link};
-use crate::supervisor::janitor::Janitor;
+use crate::link::Question;
+use crate::supervisor::janitor::{AskError, Asked, Janitor};
 
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, … attempt to connect; the last one repeats.
@@ -42,6 +43,8 @@ pub(crate) struct Foreign {
     connected: bool,
     /// When to connect again, and how often that was in vain.
     retry_ns: Option<u64>,
+    /// The janitor is to connect.
+    asked: Option<Asked>,
     attempts: usize,
     outages: u32,
     outbox: Vec<News>,
@@ -57,6 +60,7 @@ impl Foreign {
             retired: true,
             connected: false,
             retry_ns: None,
+            asked: None,
             attempts: 0,
             outages: 0,
             outbox: Vec::new(),
@@ -146,10 +150,26 @@ impl Foreign {
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, janitor: &Janitor, now_ns: u64) {
-        if self.retry_ns.is_none_or(|then_ns| now_ns < then_ns) {
-            return;
+        if self
+            .retry_ns
+            .take_if(|then_ns| *then_ns <= now_ns)
+            .is_some()
+            && self.asked.is_none()
+        {
+            match janitor.ask(Question::ConnectForeign(self.index)) {
+                Ok(asked) => self.asked = Some(asked),
+                Err(error) => self.answered(Err(error), now_ns),
+            }
         }
-        match janitor.connect_foreign(self.index) {
+        if let Some(answer) = self.asked.as_ref().and_then(Asked::connected) {
+            self.asked = None;
+            self.answered(answer, now_ns);
+        }
+    }
+
+    /// The janitor has connected, or could not.
+    fn answered(&mut self, answer: Result<OwnedFd, AskError>, now_ns: u64) {
+        match answer {
             Ok(stream) => {
                 self.retry_ns = None;
                 self.note(EventKind::BackendStarted, "somebody listens again");
@@ -222,13 +242,18 @@ mod tests {
         let refused = Answer::Refused(Errno::ECONNREFUSED as i32);
         for (number, now_ns) in (1..).zip([0, PAUSES_NS[0], PAUSES_NS[0] + PAUSES_NS[1]]) {
             assert_eq!(device.deadline_ns(), Some(now_ns));
-            let answer = ToSupervisor::Answer(number, refused);
+            device.tick(&janitor, now_ns);
+            assert_eq!(device.deadline_ns(), None, "asked, and not answered");
+            let answer = ToSupervisor::Answer(number, refused.clone());
             other.send(&answer).unwrap();
+            assert_eq!(janitor.listen(), []);
             device.tick(&janitor, now_ns);
             assert!(!device.is_ready());
         }
+        device.tick(&janitor, u64::MAX);
         let opened = ToSupervisor::Answer(4, Answer::Opened);
         other.send_with(&opened, somebody().as_fd()).unwrap();
+        assert_eq!(janitor.listen(), []);
         device.tick(&janitor, u64::MAX);
         assert!(device.is_ready() && device.begin().is_ok());
         let news = device.news();

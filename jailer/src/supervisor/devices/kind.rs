@@ -6,17 +6,17 @@ use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use launch::control::ControlError;
-use launch::disk::DiskError;
+use launch::disk::Geometry;
 use launch::health::HealthError;
 use launch::record::RecordError;
 use launch::ring::RingError;
 use launch::seccomp::Mode;
-use nix::unistd::Pid;
 use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::BeginError;
 use super::backend::{Backend, Outfit};
+use crate::link::Question;
 use crate::supervisor::child::StartError;
 use crate::supervisor::endowment::Log;
 use crate::supervisor::jails::Jails;
@@ -31,9 +31,12 @@ pub(crate) enum BackendError {
     /// The image could not be opened once more.
     #[error("cannot open the image again")]
     Reopen(#[source] AskError),
-    /// The opening could not be marked.
-    #[error(transparent)]
-    Mark(#[from] DiskError),
+    /// The image is no disk any more.
+    #[error("{0}")]
+    Image(String),
+    /// Nothing has been opened for it.
+    #[error("the image is not open")]
+    Unopened,
     /// There is no ring.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -74,8 +77,6 @@ pub(crate) struct Means<'a> {
     pub(crate) jails: &'a Jails,
     /// Who opens what we cannot.
     pub(crate) janitor: &'a Janitor,
-    /// The jailer's process id on the host.
-    pub(crate) owner: Pid,
     /// What a system call outside the filters does.
     pub(crate) seccomp: Mode,
 }
@@ -90,6 +91,16 @@ pub(crate) struct How<'a> {
     /// It is to take over from one that lives: what it serves is looked at anew, and found unfit by
     /// the vmm if it has changed.
     pub(crate) anew: bool,
+}
+
+/// An opening of an image for one backend, which will be its last user.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: OwnedFd,
+    /// The byte that it has marked.
+    pub(crate) mark: i64,
+    /// What the image is now, or why it is no disk any more.
+    pub(crate) geometry: Result<Geometry, String>,
 }
 
 /// A backend that can be started.
@@ -141,12 +152,23 @@ pub(crate) trait Kind: Debug {
     /// The number of its queues.
     fn queues(&self) -> u16;
 
-    /// Does what there is to do for a backend before it is started, which may take storage a while;
-    /// with it comes the vmm's end of its connection, on which the vmm can speak at once.
+    /// What has to be opened for each backend, of a disk.
+    fn needs(&self) -> Option<Question> {
+        None
+    }
+
+    /// What the first backend needs, which was opened before the VM began.
+    fn first(&mut self) -> Option<Opened> {
+        None
+    }
+
+    /// Does what there is to do for a backend before it is started, with what it needs; with it comes
+    /// the vmm's end of its connection, on which the vmm can speak at once.
     fn prepare(
         &mut self,
         means: &Means<'_>,
         how: How<'_>,
+        opened: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError>;
 
     /// Starts a backend.
@@ -158,8 +180,8 @@ pub(crate) trait Kind: Debug {
 /// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.
 pub(crate) trait Remains: Debug {
     /// Looks, without waiting, whether nothing of what it began can happen any more; `id` is the
-    /// device's name, for the log.
-    fn are_gone(&mut self, id: &str) -> bool;
+    /// device's name, for the log. The janitor is asked what we must not wait for.
+    fn are_gone(&mut self, id: &str, janitor: &Janitor) -> bool;
 
     /// It takes long: whatever the backend could have written, to seem alive for ever, is not to be
     /// believed any more. What counts then may be slower to tell.
@@ -174,7 +196,7 @@ pub(crate) trait Remains: Debug {
 
 /// Of a backend that begins nothing that outlives it.
 impl Remains for () {
-    fn are_gone(&mut self, _id: &str) -> bool {
+    fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
         true
     }
 }

@@ -13,7 +13,7 @@ use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
 
 use super::BeginError;
 use super::backend::Outfit;
-use super::kind::{BackendError, Birth, How, Kind, Means, program};
+use super::kind::{BackendError, Birth, How, Kind, Means, Opened, program};
 use super::rendezvous::{self, Meeting};
 use crate::profile::Profile;
 
@@ -128,6 +128,7 @@ impl Kind for Nic {
         &mut self,
         means: &Means<'_>,
         how: How<'_>,
+        _: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError> {
         let state = self.state.as_ref().ok_or(nix::Error::EBADF)?;
         let record = self.record(means).write()?;

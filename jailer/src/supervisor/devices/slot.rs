@@ -27,10 +27,12 @@ use crate::supervisor::poll::{Interests, Token, earlier};
 
 mod account;
 mod hearing;
+mod opening;
 mod succession;
 mod tally;
 mod upgrade;
 
+use opening::Opening;
 use tally::Tally;
 pub(crate) use upgrade::UPGRADE_NS;
 use upgrade::Upgrade;
@@ -72,7 +74,7 @@ struct Life {
     backend: Backend,
     remains: Box<dyn Remains>,
     watch: Watch,
-    /// Its process id is known, and was told.
+    /// It was said that it was started, with its process id.
     introduced: bool,
 }
 
@@ -86,6 +88,8 @@ pub(crate) struct Slot {
     /// The program of its backends, if it is not that of all devices of its kind.
     program: Option<OwnedFd>,
     upgrade: Option<Upgrade>,
+    /// What the next backend needs.
+    opening: Opening,
     /// Backends that were never used and have been killed.
     leaving: Vec<Backend>,
     /// The vmm has found the living backend fit.
@@ -105,7 +109,8 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// A device without a backend.
-    pub(crate) fn new(kind: impl Kind + 'static) -> Self {
+    pub(crate) fn new(mut kind: impl Kind + 'static) -> Self {
+        let first = kind.first();
         Self {
             tally: Tally::new(kind.queues()),
             kind: Box::new(kind),
@@ -113,6 +118,7 @@ impl Slot {
             restarts: Restarts::default(),
             program: None,
             upgrade: None,
+            opening: first.map_or(Opening::Unasked, Opening::Ready),
             leaving: Vec::new(),
             connected: false,
             deadline_ns: None,
@@ -192,13 +198,14 @@ impl Slot {
     }
 
     fn prepare_next(&mut self, means: &Means<'_>) -> Result<(Birth, OwnedFd), BackendError> {
+        let opened = self.take_opened()?;
         let tried = self.upgrade.as_ref().and_then(Upgrade::tried);
         let how = How {
             program: tried.or(self.program.as_ref()).map(AsFd::as_fd),
             after_crash: self.after_crash,
             anew: false,
         };
-        self.kind.prepare(means, how)
+        self.kind.prepare(means, how, opened)
     }
 
     /// What the backend got is dropped here: it shall be the last to hold it.
@@ -212,11 +219,33 @@ impl Slot {
     /// that can wait until the vmm has its stream.
     pub(crate) fn introduce(&mut self, means: &Means<'_>) {
         if let Phase::Alive(life) = &mut self.phase
+            && !life.introduced
+            && life.backend.identify(self.kind.id(), means.janitor)
+        {
+            self.note_introduction();
+        }
+    }
+
+    /// Says once of the living backend that it was started: when its process id is known, or when it
+    /// ends before that.
+    fn note_introduction(&mut self) {
+        if let Phase::Alive(life) = &mut self.phase
             && !std::mem::replace(&mut life.introduced, true)
         {
-            life.backend.identify(self.kind.id(), means.janitor);
             let pid = life.backend.pid();
             self.note(EventKind::BackendStarted, format!("pid {pid}"));
+            self.answer_once_served();
+        }
+    }
+
+    /// Whoever asked for a backend is told when it serves and is known.
+    fn answer_once_served(&mut self) {
+        if let (Phase::Alive(life), true) = (&self.phase, self.connected)
+            && life.introduced
+            && !self.planned
+            && self.upgrade.is_none()
+        {
+            self.outbox.push(News::Answer(Ok(())));
         }
     }
 
@@ -244,6 +273,11 @@ impl Slot {
     /// Whether nothing of it runs and nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.leaving.is_empty()
+    }
+
+    /// Whether the first backend of a fresh vmm may follow.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_idle() && self.is_opened()
     }
 
     /// Replaces the backend, or brings one to a stalled device. What was before is forgiven.
@@ -292,12 +326,15 @@ impl Slot {
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let own = match &self.phase {
             Phase::Fencing(fence) => Some(fence.deadline_ns()),
+            // Its storage is waited for, however long that takes.
+            Phase::Resting { .. } if self.opening.is_asked() => None,
             Phase::Resting { until_ns } => Some(*until_ns),
             Phase::Alive(life) => life.watch.deadline_ns(),
             Phase::Idle | Phase::GivenUp => None,
         };
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline_ns);
-        earlier(own, earlier(upgrade, self.deadline_ns))
+        let opening = self.opening.deadline_ns();
+        earlier(own, earlier(earlier(upgrade, opening), self.deadline_ns))
     }
 
     /// Time has passed.
@@ -309,20 +346,24 @@ impl Slot {
                 life.backend.kill();
             }
         }
-        self.tick_upgrade(now_ns);
+        self.tick_opening(means, now_ns);
+        self.tick_upgrade(means, now_ns);
         match &mut self.phase {
             Phase::Alive(life) if self.connected => {
                 let finding = life.watch.tick(life.backend.health(), now_ns);
                 self.follow(finding);
             }
             Phase::Fencing(fence) => {
-                if let Some(took_us) = fence.ended(self.kind.id(), now_ns) {
+                if let Some(took_us) = fence.ended(self.kind.id(), means.janitor, now_ns) {
                     self.fenced(took_us, now_ns);
                 }
             }
             _ => {}
         }
-        if matches!(self.phase, Phase::Resting { until_ns } if until_ns <= now_ns) {
+        // A restart that was asked for, or the last look at the fence, has ended up here just now.
+        self.tick_opening(means, now_ns);
+        let is_due = matches!(self.phase, Phase::Resting { until_ns } if until_ns <= now_ns);
+        if is_due && self.is_opened() {
             self.respawn(means, now_ns);
         }
     }

@@ -16,7 +16,7 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::super::devices::script::{
-    Backend, BackendError, BeginError, Birth, How, Kind, Means, Outfit, Remains,
+    Backend, BackendError, BeginError, Birth, How, Kind, Means, Opened, Outfit, Remains,
 };
 use super::super::janitor::Janitor;
 use super::super::process::{Actor, Death};
@@ -177,6 +177,7 @@ impl Kind for Role {
         &mut self,
         means: &Means<'_>,
         how: How<'_>,
+        _: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError> {
         let page = health::create()?;
         let flags = SockFlag::SOCK_CLOEXEC;
@@ -234,7 +235,9 @@ struct Player {
 }
 
 impl Actor for Player {
-    fn identify(&mut self, _: &Janitor) {}
+    fn identify(&mut self, _: &Janitor) -> bool {
+        true
+    }
 
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.number).unwrap_or(0) + 2)
@@ -268,7 +271,7 @@ impl Drop for Player {
 struct Left(Cast, usize);
 
 impl Remains for Left {
-    fn are_gone(&mut self, _: &str) -> bool {
+    fn are_gone(&mut self, _: &str, _: &Janitor) -> bool {
         !self.0.borrow()[self.1].busy
     }
 

@@ -11,7 +11,7 @@ use super::actor::{Cast, Part, Role};
 use super::scenery::SCENERY;
 use super::*;
 use crate::supervisor::devices::script::Backend;
-use crate::supervisor::devices::script::{BackendError, Birth, How, Kind, Means, Outfit};
+use crate::supervisor::devices::script::{BackendError, Birth, How, Kind, Means, Opened, Outfit};
 use crate::supervisor::poll::{Interests, Token};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
@@ -493,8 +493,9 @@ impl Kind for Card {
         &mut self,
         means: &Means<'_>,
         how: How<'_>,
+        opened: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError> {
-        self.0.prepare(means, how)
+        self.0.prepare(means, how, opened)
     }
     fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
         self.0.start(means, outfit)

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 
 use launch::control::Channel;
 use launch::seccomp::Mode;
-use nix::unistd::Pid;
 
 use super::super::devices::script::Means;
 use super::super::endowment::Log;
@@ -51,7 +50,6 @@ impl Scenery {
             log: &self.log,
             jails: &self.jails,
             janitor: &self.janitor,
-            owner: Pid::this(),
             seccomp: Mode::Kill,
         }
     }

@@ -6,27 +6,12 @@
 //! a mark that goes with its last user, in the kernel or outside.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use launch::disk;
 use launch::ring::RingWatch;
-use nix::unistd::Pid;
 
-use super::super::Image;
 use super::super::kind::Remains;
-
-/// From here on an image's bytes are marked by our generations, each its own; no image is so large.
-const MARKS: i64 = 1 << 62;
-
-/// A byte that no other generation of any VM on this host marks while it lives; `owner` is the
-/// jailer's process id there.
-pub(crate) fn fresh_mark(owner: Pid) -> i64 {
-    static NEXT: AtomicI64 = AtomicI64::new(0);
-    let generation = NEXT.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff;
-    // Process ids have at most 22 bits.
-    MARKS + (i64::from(owner.as_raw() & 0x3f_ffff) << 32) + generation
-}
+use crate::link::Question;
+use crate::supervisor::janitor::{Asked, Janitor};
 
 /// A ring that a backend had.
 #[derive(Debug)]
@@ -39,25 +24,53 @@ pub(crate) struct Ring {
 /// What tells of one generation's I/O.
 #[derive(Debug)]
 pub(crate) struct DiskRemains {
-    /// Another opening of the image than the generation's.
-    image: Arc<Image>,
+    /// The disk's place in the spec.
+    index: u8,
     rings: Vec<Ring>,
     /// How many requests a ring can have.
     ring_max: u32,
     mark: i64,
+    /// The janitor was asked whether the opening has been released: locks may be a matter of storage.
+    asked: Option<Asked>,
 }
 
 impl DiskRemains {
     /// For a backend with these rings, none if it has threads, whose opening of the image has
     /// marked this byte.
-    pub(crate) fn new(image: Arc<Image>, rings: Vec<Ring>, queue_size: u16, mark: i64) -> Self {
+    pub(crate) fn new(index: u8, rings: Vec<Ring>, queue_size: u16, mark: i64) -> Self {
         Self {
-            image,
+            index,
             rings,
             // The completion queue is twice as long as the submission queue.
             ring_max: 2 * u32::from(queue_size),
             mark,
+            asked: None,
         }
+    }
+
+    fn is_released(&mut self, id: &str, janitor: &Janitor) -> bool {
+        let error = match &self.asked {
+            Some(asked) => match asked.released() {
+                None => return false,
+                Some(Ok(())) => return true,
+                Some(Err(error)) => {
+                    self.asked = None;
+                    error
+                }
+            },
+            None => {
+                let question = Question::DiskReleased(self.index, self.mark);
+                match janitor.ask(question) {
+                    Ok(asked) => {
+                        self.asked = Some(asked);
+                        return false;
+                    }
+                    Err(error) => error,
+                }
+            }
+        };
+        log::error!(device_id = id; "cannot tell whether its I/O has ended: {}", launch::log::chain(&error));
+        false
     }
 }
 
@@ -72,7 +85,7 @@ impl Remains for DiskRemains {
         self.rings.clear();
     }
 
-    fn are_gone(&mut self, id: &str) -> bool {
+    fn are_gone(&mut self, id: &str, janitor: &Janitor) -> bool {
         let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
         match unfinished.max() {
             Some(0) => return true,
@@ -83,13 +96,7 @@ impl Remains for DiskRemains {
             }
             None => {}
         }
-        match disk::is_marked(&self.image.file, self.mark) {
-            Ok(marked) => !marked,
-            Err(error) => {
-                log::error!(device_id = id; "{}", launch::log::chain(&error));
-                false
-            }
-        }
+        self.is_released(id, janitor)
     }
 }
 
@@ -99,45 +106,64 @@ mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
 
-    /// An image, and an opening of it beside.
-    fn image() -> (Arc<Image>, File) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(4096).unwrap();
-        let opening = file.reopen().unwrap();
-        let geometry = disk::examine(&opening, false).unwrap();
-        let image = Image {
-            file: file.into_file(),
-            geometry,
-        };
-        (Arc::new(image), opening)
+    use launch::control::Channel;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use crate::link::{Answer, ToJanitor, ToSupervisor};
+
+    const MARK: i64 = 1 << 62;
+
+    /// The supervisor's end of the link, and the janitor's.
+    fn pair() -> (Janitor, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        for end in [&ours, &theirs] {
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        }
+        (Janitor::new(ours), theirs)
+    }
+
+    fn image() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        file
+    }
+
+    /// Answers the question whether the opening was released.
+    fn answer(janitor: &Janitor, other: &Channel, number: u32, answer: Answer) {
+        let asked = ToJanitor::Ask(number, Question::DiskReleased(3, MARK));
+        assert_eq!(other.receive().unwrap(), Some(asked));
+        assert!(other.receive::<ToJanitor>().is_err(), "asked twice");
+        other.send(&ToSupervisor::Answer(number, answer)).unwrap();
+        assert_eq!(janitor.listen(), []);
     }
 
     #[test]
-    fn remains_of_threads_stay_as_long_as_anyone_has_their_opening() {
-        let (image, opening) = image();
-        let mark = fresh_mark(Pid::this());
-        disk::mark_byte(&opening, mark).unwrap();
-        let mut remains = DiskRemains::new(image, Vec::new(), 16, mark);
-        assert!(!remains.are_gone("d"));
-        drop(opening);
-        assert!(remains.are_gone("d"));
+    fn remains_of_threads_stay_until_the_janitor_says_that_their_opening_was_released() {
+        let (janitor, other) = pair();
+        let mut remains = DiskRemains::new(3, Vec::new(), 16, MARK);
+        assert!(!remains.are_gone("d", &janitor));
+        assert!(!remains.are_gone("d", &janitor));
+        answer(&janitor, &other, 1, Answer::Refused(libc::EIO));
+        assert!(!remains.are_gone("d", &janitor), "an error is no release");
+        assert!(!remains.are_gone("d", &janitor));
+        answer(&janitor, &other, 2, Answer::Released);
+        assert!(remains.are_gone("d", &janitor));
     }
 
     #[test]
-    fn remains_of_idle_rings_are_gone_at_once() {
-        let (image, opening) = image();
-        let (fd, params) = launch::ring::create(16, opening.as_fd()).unwrap();
+    fn remains_of_idle_rings_are_gone_at_once_and_nobody_is_asked() {
+        let (janitor, other) = pair();
+        let (fd, params) = launch::ring::create(16, image().as_fd()).unwrap();
         let watch = RingWatch::new(&fd, &params).unwrap();
         let rings = vec![Ring { watch, fd }];
-        assert!(DiskRemains::new(image, rings, 16, fresh_mark(Pid::this())).are_gone("d"));
+        assert!(DiskRemains::new(3, rings, 16, MARK).are_gone("d", &janitor));
+        assert!(other.receive::<ToJanitor>().is_err());
     }
 
     #[test]
     #[allow(unsafe_code)]
     fn remains_of_a_ring_that_never_ends_are_gone_with_their_opening_once_it_is_not_believed() {
-        let (image, opening) = image();
-        let mark = fresh_mark(Pid::this());
-        disk::mark_byte(&opening, mark).unwrap();
+        let (janitor, other) = pair();
         // A read of a pipe that nobody writes to.
         let (file, _writer) = nix::unistd::pipe().unwrap();
         let (fd, params) = launch::ring::create(16, file.as_fd()).unwrap();
@@ -150,17 +176,15 @@ mod tests {
         user.submit().unwrap();
         drop(user);
         let watch = RingWatch::new(&fd, &params).unwrap();
-        let mut remains = DiskRemains::new(image, vec![Ring { watch, fd }], 16, mark);
-        assert!(!remains.are_gone("d"));
+        let mut remains = DiskRemains::new(3, vec![Ring { watch, fd }], 16, MARK);
+        assert!(!remains.are_gone("d", &janitor));
+        assert!(
+            other.receive::<ToJanitor>().is_err(),
+            "the ring is believed"
+        );
         remains.distrust();
-        assert!(!remains.are_gone("d"), "somebody has the opening");
-        drop(opening);
-        assert!(remains.are_gone("d"));
-    }
-
-    #[test]
-    fn mark_is_never_the_same_and_never_negative() {
-        let (a, b) = (fresh_mark(Pid::this()), fresh_mark(Pid::this()));
-        assert!(a != b && a >= MARKS && b >= MARKS);
+        assert!(!remains.are_gone("d", &janitor), "somebody has the opening");
+        answer(&janitor, &other, 1, Answer::Released);
+        assert!(remains.are_gone("d", &janitor));
     }
 }

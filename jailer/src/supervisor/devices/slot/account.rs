@@ -24,6 +24,7 @@ impl Slot {
             Phase::Alive(life) if life.watch.is_slow() => DeviceState::Slow,
             Phase::Alive(_) => DeviceState::Serving,
             Phase::Fencing(_) => DeviceState::Fencing,
+            Phase::Resting { .. } | Phase::Idle if self.opening.is_asked() => DeviceState::Opening,
             Phase::Resting { .. } | Phase::Idle => DeviceState::Resting,
             Phase::GivenUp => DeviceState::Stalled,
         };

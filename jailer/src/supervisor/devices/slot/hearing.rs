@@ -4,7 +4,7 @@
 use launch::control::{FromBackend, QueueSample};
 use spec::api::EventKind;
 
-use super::{Life, News, Phase, Slot, Upgrade};
+use super::{Life, Phase, Slot, Upgrade};
 use crate::supervisor::devices::backend::{Backend, Heard};
 use crate::supervisor::devices::watch::Finding;
 
@@ -29,9 +29,7 @@ impl Slot {
         self.connected = true;
         self.deadline_ns = None;
         self.note(EventKind::BackendConnected, "");
-        if !self.planned && self.upgrade.is_none() {
-            self.outbox.push(News::Answer(Ok(())));
-        }
+        self.answer_once_served();
     }
 
     /// The vmm can do nothing with the backend. Said of one that was not connected yet it may be

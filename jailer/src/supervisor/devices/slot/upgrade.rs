@@ -6,10 +6,10 @@
 //! one to go on meanwhile, is tried with the new one at once.
 //!
 //! ```text
-//! stalled ──────────────────────────────────────────────────────┐
-//! Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──completes, answers──▶ done
-//!    │ unfit, dead     │ old one dies         │ dead              │ dead, hung, lost
-//!    └─▶ refused       └─▶ refused            └──────▶ rolled back ◀┘
+//! stalled ───────────────────────────────────────────────────────────────────┐
+//! Opening ──opened──▶ Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──completes, answers──▶ done
+//!    │ not opened        │ unfit, dead     │ old one dies         │ dead              │ dead, hung, lost
+//!    └─▶ refused         └─▶ refused       └─▶ refused            └──────▶ rolled back ◀┘
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,11 +17,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use launch::control::ToDevice;
 use spec::api::EventKind;
 
-use super::{CONNECT_NS, News, Phase, Slot};
+use super::{CONNECT_NS, News, Opening, Phase, Slot};
 use crate::supervisor::devices::backend::Backend;
 use crate::supervisor::devices::kind::{How, Means, Remains};
 use crate::supervisor::devices::restarts::Verdict;
 
+/// How long its storage may take to open what it needs.
+const OPEN_NS: u64 = 5_000_000_000;
 /// How long the vmm may take to judge a backend; it gives up earlier than that.
 const PROBE_NS: u64 = 5_000_000_000;
 /// How long it may take to have the old one complete what it has taken. Its storage may be slow; the
@@ -35,7 +37,7 @@ const IDLE_NS: u64 = 2_500_000_000;
 /// is no fault of the new one, but nobody could tell.
 const TRIAL_NS: u64 = 10_000_000_000;
 /// How long all of it may take, but for what the kernel still does for the old one.
-pub(crate) const UPGRADE_NS: u64 = PROBE_NS + DRAIN_NS + CONNECT_NS + TRIAL_NS;
+pub(crate) const UPGRADE_NS: u64 = OPEN_NS + PROBE_NS + DRAIN_NS + CONNECT_NS + TRIAL_NS;
 
 /// A backend that may become the next one.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(super) struct Candidate {
 /// How far an upgrade is.
 #[derive(Debug)]
 pub(super) enum Upgrade {
+    /// What the candidate needs is being opened.
+    Opening { program: OwnedFd, until_ns: u64 },
     /// The vmm judges the candidate.
     Probing { next: Candidate, until_ns: u64 },
     /// The old one completes what it has taken.
@@ -70,7 +74,7 @@ impl Upgrade {
             Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
                 Some(next)
             }
-            Self::Trial { .. } => None,
+            Self::Opening { .. } | Self::Trial { .. } => None,
         }
     }
 
@@ -103,14 +107,16 @@ impl Upgrade {
             Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
                 Some(&mut next.backend)
             }
-            Self::Trial { .. } => None,
+            Self::Opening { .. } | Self::Trial { .. } => None,
         }
     }
 
     /// When to look after it.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         match self {
-            Self::Probing { until_ns, .. } | Self::Draining { until_ns, .. } => Some(*until_ns),
+            Self::Opening { until_ns, .. }
+            | Self::Probing { until_ns, .. }
+            | Self::Draining { until_ns, .. } => Some(*until_ns),
             Self::Trial { look_ns, .. } => Some(*look_ns),
             Self::Switching { .. } => None,
         }
@@ -138,28 +144,55 @@ impl Slot {
         if self.retiring || self.planned || !self.connected {
             return Err("it has no backend that could be succeeded now".into());
         }
+        self.note(EventKind::UpgradeAsked, "");
+        if self.is_opened() {
+            // What the image was when that was opened says nothing of what it is now.
+            self.opening = Opening::Unasked;
+        }
+        let until_ns = now_ns + OPEN_NS;
+        self.upgrade = Some(Upgrade::Opening { program, until_ns });
+        self.tick_opening(means, now_ns);
+        self.start_candidate(means, now_ns);
+        Ok(())
+    }
+
+    /// Starts the candidate, if what it needs is open.
+    fn start_candidate(&mut self, means: &Means<'_>, now_ns: u64) {
+        if !self.is_opened() {
+            return;
+        }
+        let program = match self.upgrade.take() {
+            Some(Upgrade::Opening { program, .. }) => program,
+            other => {
+                self.upgrade = other;
+                return;
+            }
+        };
         let how = How {
             program: Some(program.as_fd()),
             after_crash: false,
             anew: true,
         };
-        let born = self.kind.prepare(means, how).and_then(|(birth, stream)| {
-            let mut backend = self.kind.start(means, &birth.outfit)?;
-            backend.identify(self.kind.id(), means.janitor);
+        let opened = self.take_opened();
+        let born = opened.and_then(|opened| {
+            let (birth, stream) = self.kind.prepare(means, how, opened)?;
+            let backend = self.kind.start(means, &birth.outfit)?;
             Ok((backend, birth.remains, stream))
         });
-        let (backend, remains, stream) = born.map_err(|error| launch::log::chain(&error))?;
-        self.note(EventKind::UpgradeAsked, format!("pid {}", backend.pid()));
-        self.upgrade = Some(Upgrade::Probing {
-            next: Candidate {
-                backend,
-                remains,
-                program,
-            },
-            until_ns: now_ns + PROBE_NS,
-        });
-        self.outbox.push(News::Probe(stream));
-        Ok(())
+        match born {
+            Ok((backend, remains, stream)) => {
+                self.upgrade = Some(Upgrade::Probing {
+                    next: Candidate {
+                        backend,
+                        remains,
+                        program,
+                    },
+                    until_ns: now_ns + PROBE_NS,
+                });
+                self.outbox.push(News::Probe(stream));
+            }
+            Err(error) => self.refuse(&launch::log::chain(&error)),
+        }
     }
 
     /// The vmm has found the candidate fit.
@@ -197,6 +230,7 @@ impl Slot {
     pub(super) fn abandon(&mut self, why: &str) {
         match self.upgrade.take() {
             None => return,
+            Some(Upgrade::Opening { .. }) => return self.refuse(why),
             Some(
                 Upgrade::Probing { next, .. }
                 | Upgrade::Draining { next, .. }
@@ -208,6 +242,12 @@ impl Slot {
             }
             Some(Upgrade::Trial { .. }) => self.note(EventKind::UpgradeRolledBack, why),
         }
+        self.outbox.push(News::Answer(Err(why.to_owned())));
+    }
+
+    /// There is no candidate, and none follows.
+    fn refuse(&mut self, why: &str) {
+        self.note(EventKind::UpgradeRefused, why);
         self.outbox.push(News::Answer(Err(why.to_owned())));
     }
 
@@ -269,8 +309,15 @@ impl Slot {
     }
 
     /// Time has passed for an upgrade.
-    pub(super) fn tick_upgrade(&mut self, now_ns: u64) {
+    pub(super) fn tick_upgrade(&mut self, means: &Means<'_>, now_ns: u64) {
+        self.start_candidate(means, now_ns);
+        if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
+            candidate.identify(self.kind.id(), means.janitor);
+        }
         match (&mut self.upgrade, &mut self.phase) {
+            (Some(Upgrade::Opening { until_ns, .. }), _) if *until_ns <= now_ns => {
+                self.abandon("its storage does not open the image");
+            }
             (Some(Upgrade::Probing { until_ns, .. }), _) if *until_ns <= now_ns => {
                 self.abandon("the vmm does not judge the new backend");
             }

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A short-lived copy of the janitor that does one thing which may block on storage: open(2), fstat(2),
+//! locks, fdatasync(2), a path that leads through a file system that hangs.
+//!
+//! It is a process and no thread: one in uninterruptible sleep cannot be ended, and would keep the
+//! janitor from ending, with all that it has open. A helper has closed everything but what it needs,
+//! so one that is left behind keeps nothing of the VM but the image that it waits for.
+
+#![allow(unsafe_code)]
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use launch::control::{Channel, ControlError};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{ForkResult, Pid, fork, getppid};
+
+use crate::pidfd;
+use crate::supervisor::keep_only;
+
+/// There is no helper.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HelperError {
+    /// It has no way to answer.
+    #[error("cannot make a control socket")]
+    Channel(#[from] ControlError),
+    /// There is no process.
+    #[error("cannot make a process")]
+    Fork(#[from] Errno),
+}
+
+/// A helper that was started.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    channel: Channel,
+    pidfd: OwnedFd,
+    reaped: bool,
+}
+
+impl Helper {
+    /// Starts a helper that runs `act` with its end of a socket, with these descriptors open and no
+    /// others.
+    pub(crate) fn start(
+        kept: &[BorrowedFd<'_>],
+        act: impl FnOnce(&Channel),
+    ) -> Result<Self, HelperError> {
+        let (ours, its) = Channel::pair()?;
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let janitor = Pid::this();
+        // SAFETY: the janitor is single-threaded, so that no lock is held by another thread. (Tests
+        // are not: the C library's fork sees to its own locks.)
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                let kept = kept.iter().map(AsRawFd::as_raw_fd).collect();
+                let lived = catch_unwind(AssertUnwindSafe(|| live(kept, &its, janitor, act)));
+                drop(lived);
+                // SAFETY: _exit takes no pointers, runs nothing and never returns: everything that
+                // would be cleaned up at an exit is the janitor's.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                let pidfd = open_pidfd(child).inspect_err(|_| {
+                    let _ = kill(child, Signal::SIGKILL);
+                })?;
+                Ok(Self {
+                    channel: ours,
+                    pidfd,
+                    reaped: false,
+                })
+            }
+        }
+    }
+
+    /// Its end of the socket: readable when it has answered or ended.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Readable when it has ended.
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Ends it, as soon as its storage lets it.
+    pub(crate) fn kill(&self) {
+        if !self.reaped {
+            pidfd::kill(self.pidfd.as_fd());
+        }
+    }
+
+    /// Whether it has ended; then it is reaped.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        self.reaped |= !matches!(
+            waitid(Id::PIDFd(self.pidfd.as_fd()), flags),
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR)
+        );
+        self.reaped
+    }
+}
+
+impl Drop for Helper {
+    /// It is ended and not waited for: it may be in uninterruptible sleep.
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.kill();
+        }
+    }
+}
+
+fn open_pidfd(child: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes integers; the child is not reaped, so that the number is its own.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the call succeeded, so this is a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The life of a helper.
+fn live(mut kept: Vec<RawFd>, channel: &Channel, janitor: Pid, act: impl FnOnce(&Channel)) {
+    launch::process::take_name(c"storage-helper");
+    let bound = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    if bound.is_err() || getppid() != janitor {
+        return;
+    }
+    // The standard descriptors lead nowhere: what is opened next must not become one of them.
+    let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") else {
+        return;
+    };
+    kept.push(channel.as_fd().as_raw_fd());
+    kept.sort_unstable();
+    let null = null.as_raw_fd();
+    if keep_only(&kept, null, null).is_ok() {
+        act(channel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{Answer, ToSupervisor};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    fn wait_for(fd: BorrowedFd<'_>) {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+    }
+
+    #[test]
+    fn helper_has_what_it_was_given_and_nothing_else_and_answers() {
+        let (kept, closed) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let closed = closed.as_raw_fd();
+        let mut helper = Helper::start(&[kept.as_fd()], |channel| {
+            let is_open = |fd| nix::sys::stat::fstat(fd).is_ok();
+            // SAFETY: borrowed for one call that finds out whether it is open.
+            let closed = unsafe { BorrowedFd::borrow_raw(closed) };
+            if is_open(kept.as_fd()) && !is_open(closed) {
+                let _ = channel.send(&ToSupervisor::Answer(7, Answer::Opened));
+            }
+        })
+        .unwrap();
+        wait_for(helper.channel().as_fd());
+        let answer = helper.channel().receive().unwrap();
+        assert_eq!(answer, Some(ToSupervisor::Answer(7, Answer::Opened)));
+        wait_for(helper.exit_fd());
+        assert!(helper.has_ended());
+    }
+
+    #[test]
+    fn helper_that_blocks_is_ended_when_it_is_dropped() {
+        let helper = Helper::start(&[], |_| {
+            loop {
+                std::thread::park();
+            }
+        });
+        let mut helper = helper.unwrap();
+        assert!(!helper.has_ended());
+        let pidfd = helper.exit_fd().try_clone_to_owned().unwrap();
+        drop(helper);
+        wait_for(pidfd.as_fd());
+    }
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opening, at the start of a VM, what may be on storage that does not answer: kernel, initrd, images,
+//! and the sockets of other programs. A helper does it, so that a signal ends the start at any time.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use launch::control::{Channel, ControlError};
+use launch::disk::Geometry;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use serde::{Deserialize, Serialize};
+use spec::{Disk, SpecError, VhostUser, Vm};
+
+use super::devices::{open_image, open_stream};
+use super::helper::{Helper, HelperError};
+use super::image::fresh_mark;
+use super::resources::{open_file, open_initrd};
+use crate::outcome::say;
+use crate::parked::Parked;
+use crate::supervisor::Image;
+
+/// After this time the user is told what the start waits for, in ms.
+const PATIENCE_MS: u16 = 2000;
+
+/// One thing to open.
+#[derive(Debug)]
+enum Item<'a> {
+    Kernel(&'a Path),
+    Initrd(&'a Path, u64),
+    Disk(&'a Disk, Places),
+    Socket(&'a VhostUser),
+}
+
+/// Where the openings of an image are put.
+#[derive(Debug)]
+struct Places {
+    /// The one that is locked, for the VM's whole life.
+    witness: Parked,
+    /// The one of the first backend, and the byte that it marks.
+    first: Parked,
+    mark: i64,
+}
+
+/// What the helper says of one of them; a descriptor comes with it unless it is parked.
+#[derive(Debug, Serialize, Deserialize)]
+struct Report {
+    place: usize,
+    outcome: Result<Option<ImageReport>, Fault>,
+}
+
+/// What an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ImageReport {
+    /// What the guest is shown.
+    pub(super) geometry: Geometry,
+    /// The byte that the first backend's opening has marked.
+    pub(super) mark: i64,
+    /// The number of the drive that it is on, or why it is on none.
+    pub(super) drive: Drive,
+}
+
+/// The number of the drive that an image is on, or why it is on none.
+pub(crate) type Drive = Result<libc::dev_t, String>;
+
+/// Why something cannot be opened.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Fault {
+    /// It is about `disk.engine`, not about the image.
+    pub(super) engine: bool,
+    pub(super) reason: String,
+}
+
+/// An image that was opened.
+#[derive(Debug)]
+pub(crate) struct OpenImage {
+    pub(crate) witness: Parked,
+    pub(crate) first: Parked,
+    pub(super) report: ImageReport,
+}
+
+/// What of images the janitor keeps, what the supervisor gets, and where they are.
+pub(super) fn part(images: Vec<OpenImage>) -> (Vec<Parked>, Vec<Image>, Vec<Drive>) {
+    let (mut witnesses, mut rest, mut drives) = (Vec::new(), Vec::new(), Vec::new());
+    for image in images {
+        let ImageReport {
+            geometry,
+            mark,
+            drive,
+        } = image.report;
+        witnesses.push(image.witness);
+        rest.push(Image {
+            first: image.first,
+            mark,
+            geometry,
+        });
+        drives.push(drive);
+    }
+    (witnesses, rest, drives)
+}
+
+/// All that was opened.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) kernel: Option<File>,
+    pub(super) initrd: Option<File>,
+    pub(super) images: Vec<OpenImage>,
+    pub(super) streams: Vec<OwnedFd>,
+}
+
+/// The start has to end.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The user sent this signal while this was waited for.
+    Asked(String),
+    /// There is no helper.
+    Helper(HelperError),
+    /// The helper has died.
+    Died,
+}
+
+/// What is being opened.
+#[derive(Debug)]
+pub(super) struct Opening<'a> {
+    items: Vec<Item<'a>>,
+    helper: Helper,
+}
+
+impl<'a> Opening<'a> {
+    /// Begins to open everything of this VM's.
+    pub(super) fn begin(vm: &'a Vm) -> Result<Self, HelperError> {
+        let mut items = vec![Item::Kernel(&vm.kernel)];
+        if let Some(initrd) = &vm.initrd {
+            items.push(Item::Initrd(initrd, vm.memory.size_bytes()));
+        }
+        for disk in &vm.disks {
+            let places = Places {
+                witness: Parked::empty()?,
+                first: Parked::empty()?,
+                mark: fresh_mark(),
+            };
+            items.push(Item::Disk(disk, places));
+        }
+        items.extend(vm.vhost_user.iter().map(Item::Socket));
+        let kept: Vec<_> = items.iter().flat_map(Item::ends).collect();
+        let helper = Helper::start(&kept, |channel| open_all(&items, channel))?;
+        drop(kept);
+        Ok(Self { items, helper })
+    }
+
+    /// Waits for all of it; what is wrong is added to `errors`.
+    pub(super) fn finish(
+        self,
+        signals: &SignalFd,
+        errors: &mut Vec<SpecError>,
+    ) -> Result<Found, Ended> {
+        let Self { items, helper } = self;
+        let mut found = Found::default();
+        for (place, item) in items.into_iter().enumerate() {
+            let (report, fd) = await_report(&helper, signals, &item)?;
+            if report.place != place {
+                return Err(Ended::Died);
+            }
+            match report.outcome {
+                Ok(report) => found.add(item, report, fd).ok_or(Ended::Died)?,
+                Err(fault) => errors.push(item.error(&fault)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Found {
+    fn add(
+        &mut self,
+        item: Item<'_>,
+        report: Option<ImageReport>,
+        fd: Option<OwnedFd>,
+    ) -> Option<()> {
+        match item {
+            Item::Kernel(_) => self.kernel = Some(fd?.into()),
+            Item::Initrd(..) => self.initrd = Some(fd?.into()),
+            Item::Socket(_) => self.streams.push(fd?),
+            Item::Disk(_, Places { witness, first, .. }) => self.images.push(OpenImage {
+                witness,
+                first,
+                report: report?,
+            }),
+        }
+        Some(())
+    }
+}
+
+impl Item<'_> {
+    /// The descriptors that the helper needs for it.
+    fn ends(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
+        match self {
+            Self::Disk(_, places) => [places.witness.ends(), places.first.ends()].concat(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn error(&self, fault: &Fault) -> SpecError {
+        let reason = &fault.reason;
+        match self {
+            Self::Kernel(path) => SpecError::new("kernel", path.display(), reason),
+            Self::Initrd(path, _) => SpecError::new("initrd", path.display(), reason),
+            Self::Disk(disk, _) if fault.engine => {
+                SpecError::new("disk.engine", disk.engine, reason)
+            }
+            Self::Disk(disk, _) => SpecError::new("disk", disk.path.display(), reason),
+            Self::Socket(device) => SpecError::new("vhost-user", device.socket.display(), reason),
+        }
+    }
+
+    /// What it is for the user: the flag and the path.
+    fn named(&self) -> String {
+        match self {
+            Self::Kernel(path) => format!("kernel {path:?}"),
+            Self::Initrd(path, _) => format!("initrd {path:?}"),
+            Self::Disk(disk, _) => format!("disk {:?}", disk.path),
+            Self::Socket(device) => format!("vhost-user {:?}", device.socket),
+        }
+    }
+}
+
+/// What the helper does.
+fn open_all(items: &[Item<'_>], channel: &Channel) {
+    for (place, item) in items.iter().enumerate() {
+        let (outcome, fd) = match open(item) {
+            Ok((report, fd)) => (Ok(report), fd),
+            Err(fault) => (Err(fault), None),
+        };
+        let report = Report { place, outcome };
+        let told = match fd {
+            Some(fd) => channel.send_with(&report, fd.as_fd()),
+            None => channel.send(&report),
+        };
+        if told.is_err() {
+            return;
+        }
+    }
+}
+
+fn open(item: &Item<'_>) -> Result<(Option<ImageReport>, Option<OwnedFd>), Fault> {
+    match item {
+        Item::Kernel(path) => {
+            let file = open_file(path).map_err(Fault::of)?;
+            Ok((None, Some(file.into())))
+        }
+        Item::Initrd(path, mem_bytes) => {
+            let file = open_initrd(path, *mem_bytes).map_err(Fault::of)?;
+            Ok((None, Some(file.into())))
+        }
+        Item::Socket(device) => {
+            let stream = open_stream(device).map_err(Fault::of)?;
+            Ok((None, Some(stream)))
+        }
+        Item::Disk(disk, places) => {
+            let (witness, first, report) = open_image(disk, places.mark)?;
+            let park = |place: &Parked, fd: &File| {
+                let parked = place.park(fd.as_fd());
+                parked.map_err(|e| Fault::of(e.desc().into()))
+            };
+            park(&places.witness, &witness)?;
+            park(&places.first, &first)?;
+            Ok((Some(report), None))
+        }
+    }
+}
+
+impl Fault {
+    pub(super) fn of(reason: String) -> Self {
+        Self {
+            engine: false,
+            reason,
+        }
+    }
+}
+
+/// Waits for the helper's next report, and for whoever wants the start to end.
+fn await_report(
+    helper: &Helper,
+    signals: &SignalFd,
+    item: &Item<'_>,
+) -> Result<(Report, Option<OwnedFd>), Ended> {
+    let mut patience: PollTimeout = PATIENCE_MS.into();
+    loop {
+        match helper.channel().receive_with() {
+            Ok(Some(report)) => return Ok(report),
+            Err(ControlError::Receive(Errno::EAGAIN)) => {}
+            Ok(None) | Err(_) => return Err(Ended::Died),
+        }
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(helper.channel().as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, patience) {
+            Ok(0) => {
+                patience = PollTimeout::NONE;
+                say(&format!("{}: waits for its storage", item.named()));
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Ended::Helper(errno.into())),
+        }
+        if let Ok(Some(signal)) = signals.read_signal() {
+            let number = signal.ssi_signo.cast_signed();
+            let signal = Signal::try_from(number).map_or("a signal", Signal::as_str);
+            return Err(Ended::Asked(format!(
+                "ended by {signal} while {} was waited for",
+                item.named()
+            )));
+        }
+    }
+}
