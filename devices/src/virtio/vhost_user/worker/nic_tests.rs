@@ -80,6 +80,20 @@ fn backend_without_a_configuration_serves_a_card_with_our_address_and_acks_only_
 }
 
 #[test]
+fn backend_with_a_configuration_is_asked_for_it() {
+    for origin in [Origin::Own, Origin::Foreign] {
+        let bench = card(origin);
+        let _backend = bench.attach(Backend {
+            features: plain().features | 1 << 5,
+            config: vec![2, 9, 9, 9, 9, 9, 1, 0, 4, 0, 0xdc, 5],
+            ..Backend::default()
+        });
+        bench.expect_connected();
+        assert_eq!(config(&bench), [2, 9, 9, 9, 9, 9, 1, 0, 4, 0, 0xdc, 5]);
+    }
+}
+
+#[test]
 fn backend_of_ours_without_a_configuration_is_refused() {
     let bench = card(Origin::Own);
     let _backend = bench.attach(plain());

@@ -65,6 +65,36 @@ fn activation_tells_everything_in_the_order_that_works() {
 }
 
 #[test]
+fn foreign_backend_that_can_is_told_where_to_note_what_it_has_in_progress() {
+    let tracks = 1 << 12;
+    let told = |origin, protocol| {
+        let bench = Bench::with(spec(origin));
+        bench.activate();
+        let (_, backend) = bench.attach(Backend {
+            protocol,
+            ..Backend::default()
+        });
+        bench.expect_running();
+        let messages = backend.messages();
+        let mut told = messages
+            .into_iter()
+            .filter(|message| message.is(FrontendReq::SET_INFLIGHT_FD));
+        told.next()
+    };
+    let message = told(Origin::Foreign, PROTOCOL | tracks).unwrap();
+    let (len_bytes, offset) = (8192_u64.to_ne_bytes(), 0_u64.to_ne_bytes());
+    let (queues, size) = (2_u16.to_ne_bytes(), 64_u16.to_ne_bytes());
+    let body = [&len_bytes[..], &offset, &queues, &size].concat();
+    assert_eq!((&message.body[..20], message.with_fd), (&body[..], true));
+    assert_eq!(told(Origin::Foreign, PROTOCOL), None, "it cannot");
+    assert_eq!(
+        told(Origin::Own, PROTOCOL | tracks),
+        None,
+        "ours has it already"
+    );
+}
+
+#[test]
 fn activation_without_backend_waits_for_one() {
     let bench = Bench::new();
     bench.activate();
