@@ -328,6 +328,14 @@ impl Queue {
         true
     }
 
+    /// Sleeps until the device calls, whether or not anything is used. False if it does not within the
+    /// patience.
+    pub fn called(&self, patience: Duration) -> bool {
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut [PollFd::new(self.call(), PollFlags::POLLIN)], timeout);
+        self.fds.call.read().is_ok()
+    }
+
     #[allow(unsafe_code)]
     fn call(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsRawFd;

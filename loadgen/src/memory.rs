@@ -34,6 +34,8 @@ pub struct Memory {
     file: File,
     memory: Arc<GuestMemory>,
     len_bytes: u64,
+    /// Where the first of what is given out begins.
+    start: u64,
     given: u64,
 }
 
@@ -70,8 +72,31 @@ impl Memory {
             memory: Arc::new(memory),
             len_bytes,
             // Address 0 stays free, so that a forgotten address is an error.
+            start: 4096,
             given: 4096,
         })
+    }
+
+    /// Cuts off the next bytes as a memory of their own, which gives out only these.
+    pub fn part(&mut self, len_bytes: u64) -> Result<Self, MemoryError> {
+        let start = self.take(len_bytes)?.0;
+        let file = self.file.try_clone();
+        Ok(Self {
+            file: file.map_err(|e| MemoryError::Map(e.to_string()))?,
+            memory: Arc::clone(&self.memory),
+            len_bytes: start + len_bytes,
+            start,
+            given: start,
+        })
+    }
+
+    /// Takes back all that was given out, and clears it. No device may still know any of it.
+    pub fn rewind(&mut self) {
+        let zeroes = [0; 4096];
+        for address in (self.start..self.given).step_by(zeroes.len()) {
+            self.write(&zeroes, GuestAddress(address));
+        }
+        self.given = self.start;
     }
 
     /// Gives out the next bytes, on a page boundary.

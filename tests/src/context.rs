@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Uid, getpid};
@@ -24,6 +25,8 @@ pub struct Places {
     pub assets: Option<PathBuf>,
     /// The directory with the same programs of another version, if there is one.
     pub previous: Option<PathBuf>,
+    /// What chance begins with, if the user wants a run once more.
+    pub seed: Option<u64>,
 }
 
 /// The surroundings of one case.
@@ -160,6 +163,16 @@ impl Context {
         let assets = self.places.assets.as_ref();
         let assets = assets.ok_or_else(|| Skip("no guests: --assets was not given".to_owned()))?;
         Ok(assets.join(name))
+    }
+
+    /// What chance begins with in this case: what the user gave, or something else in each run.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.places.seed.unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            // Short enough to be typed.
+            now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ now.as_secs() << 8) & 0xff_ffff
+        })
     }
 
     /// This case's directory; it goes when the case ends.

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn frames_lost_repeated_misplaced_or_wrong_are_told() {
         let exchange = Exchange::start(Crooked::default());
-        thread::sleep(Duration::from_millis(40));
+        thread::sleep(Duration::from_millis(400));
         let (seen, _) = exchange.finish().unwrap();
         assert!(seen.sent >= 10, "{seen:?}");
         let told = (seen.lost, seen.repeated, seen.backwards, seen.wrong);

@@ -19,6 +19,7 @@ pub mod qemu;
 pub mod runner;
 pub mod stand;
 pub mod storage;
+pub mod storm;
 pub mod tiny_kernel;
 pub mod traffic;
 pub mod transcript;

@@ -32,6 +32,9 @@ struct PlaceFlags {
     /// The directory with bulkhead and all it starts of another version
     #[arg(long, global = true, value_name = "DIR")]
     previous: Option<PathBuf>,
+    /// Have chance begin with this number, which an earlier run said
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -172,6 +175,7 @@ impl PlaceFlags {
             bin,
             assets: self.assets,
             previous: self.previous,
+            seed: self.seed,
         })
     }
 }

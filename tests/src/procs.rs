@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -156,6 +157,31 @@ pub fn anonymous_kib(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Where groups of this VM are.
+#[must_use]
+pub fn cgroups_of(name: &str) -> Vec<PathBuf> {
+    fn look(dir: &Path, depth: u32, name: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().starts_with(name) {
+                found.push(entry.path());
+            } else if depth > 0 {
+                look(&entry.path(), depth - 1, name, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    look(
+        Path::new("/sys/fs/cgroup"),
+        6,
+        &format!("{name}-"),
+        &mut found,
+    );
+    found
 }
 
 fn read(pid: i32) -> Option<Process> {

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -54,7 +54,36 @@ pub struct Summary {
 }
 
 impl Stand {
-    fn console(&self) -> String {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether `bulkhead run` has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.pid().is_ok_and(procs::has_ended)
+    }
+
+    /// Waits for the end of `bulkhead run`.
+    ///
+    /// # Errors
+    /// When it does not end within `patience`.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(begun.elapsed() < patience, "{} does not end", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What the driver has said so far.
+    #[must_use]
+    pub fn console(&self) -> String {
         fs::read_to_string(self.dir.join("console")).unwrap_or_default()
     }
 
@@ -130,8 +159,32 @@ impl Stand {
         Ok(events["events"].as_array().cloned().unwrap_or_default())
     }
 
+    /// A connection to the API.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn api(&self) -> Result<UnixStream> {
+        Ok(UnixStream::connect(self.state.join("api.sock"))?)
+    }
+
+    /// What `bulkhead run` said of the end of the VM.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let said = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let words = said
+            .lines()
+            .filter(|line| !line.starts_with("jailer: log:"));
+        words.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The VM's log, as long as it lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.state.join("log")).unwrap_or_default()
+    }
+
     fn get(&self, target: &str) -> Result<Value> {
-        let mut stream = UnixStream::connect(self.state.join("api.sock"))?;
+        let mut stream = self.api()?;
         let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();

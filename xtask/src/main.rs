@@ -115,6 +115,9 @@ struct TestFlags {
     /// With the cases that run this version beside that of another revision, which is built first
     #[arg(long, value_name = "REVISION")]
     previous: Option<String>,
+    /// Have chance begin with this number, which an earlier run said: the same storm once more
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Only end-to-end cases whose name contains this; leaves out style and unit tests
     filter: Option<String>,
 }

@@ -2,7 +2,6 @@
 //! Killing any process of a VM at any moment, also while it starts: nothing of it is left.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
@@ -13,6 +12,7 @@ use super::Case;
 use crate::context::Context;
 use crate::network::{enter_empty, interfaces};
 use crate::procs;
+pub(super) use crate::procs::cgroups_of as cgroups;
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
@@ -83,30 +83,6 @@ fn youngest(name: &str) -> Option<Pid> {
 /// Kills the youngest process of this name, if there is one.
 fn strike(name: &str) -> bool {
     youngest(name).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
-}
-
-/// Where groups of this VM are.
-pub(super) fn cgroups(name: &str) -> Vec<PathBuf> {
-    fn look(dir: &Path, depth: u32, name: &str, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            if entry.file_name().to_string_lossy().starts_with(name) {
-                found.push(entry.path());
-            } else if depth > 0 {
-                look(&entry.path(), depth - 1, name, found);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    look(
-        Path::new("/sys/fs/cgroup"),
-        6,
-        &format!("{name}-"),
-        &mut found,
-    );
-    found
 }
 
 /// What a VM could change of its host's.

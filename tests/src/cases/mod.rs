@@ -31,6 +31,7 @@ mod restart_slow;
 mod restart_storage;
 mod rootless;
 mod storage_hangs;
+mod storm;
 mod tiny;
 mod turncoat;
 mod upgrade;
@@ -163,6 +164,7 @@ pub fn all() -> Vec<Case> {
         upgrade::cases(),
         usurper::cases(),
         versions::cases(),
+        storm::cases(),
     ]
     .into_iter()
     .flatten()

@@ -41,6 +41,9 @@ pub(super) fn run(case: &Case, places: &Places) -> Result<(Verdict, String)> {
     if let Some(previous) = &places.previous {
         command.arg("--previous").arg(previous);
     }
+    if let Some(seed) = places.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -69,6 +69,8 @@ pub struct Setup<'a> {
     pub image: Option<&'a Path>,
     /// Further words for `bulkhead run`.
     pub more: &'a [String],
+    /// Further words for the driver.
+    pub words: &'a str,
 }
 
 impl<'a> Setup<'a> {
@@ -81,6 +83,7 @@ impl<'a> Setup<'a> {
             blocks: 4096,
             image: None,
             more: &[],
+            words: "",
         }
     }
 }
@@ -165,9 +168,10 @@ impl Stand {
         context.prepare(&mut command);
         command.args(["run", "--name", &name, "--mem", "64M", "--kernel"]);
         command.arg(dir.join("kernel"));
-        command
-            .arg("--cmdline")
-            .arg(format!("seconds={} blocks={}", setup.seconds, setup.blocks));
+        command.arg("--cmdline").arg(format!(
+            "seconds={} blocks={} {}",
+            setup.seconds, setup.blocks, setup.words
+        ));
         let (flag, value) = device(&image)?;
         command.arg(flag).arg(value).args(setup.more);
         command

@@ -5,17 +5,18 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use launch::seccomp::Mode;
 use loadgen::memory::Memory;
 use loadgen::net::{Direction, HEADER_BYTES, Queue};
 use loadgen::ring::RingOptions;
 use vmm::virtio::Device;
 
-use crate::driver::activate;
+use crate::driver::{Notify, activate};
+use crate::vcpu::Vcpu;
 
 /// VERSION_1, EVENT_IDX, MRG_RXBUF; CSUM and GUEST_CSUM; segmentation of TCP and UDP both ways.
 const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 15 | 0b11 | 0b11 << 7 | 0b11 << 11 | 0b111 << 54;
@@ -34,7 +35,7 @@ const NEEDS_CSUM: u8 = 1;
 /// After so long without a frame the driver sends one of its own.
 const SILENCE: Duration = Duration::from_millis(100);
 /// How long the device may leave no room.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The queues that the driver uses.
 #[derive(Debug)]
@@ -44,6 +45,9 @@ pub(crate) struct Card {
     transmit: Queue,
     /// Kinds of segmentation that were seen.
     segmented: BTreeSet<u8>,
+    /// A frame for which there was no room yet, and since when.
+    pending: Option<Vec<u8>>,
+    stuck: Option<Instant>,
 }
 
 /// Puts one pair of queues into memory and lets the device run.
@@ -51,21 +55,30 @@ pub(crate) fn start(
     device: &Device,
     memory: &mut Memory,
     mac: [u8; 6],
-    seccomp: Mode,
+    notify: &[Notify; 2],
+    vcpu: &Vcpu,
 ) -> Result<Card> {
     let options = RingOptions {
         size: SIZE,
         event_idx: true,
         start: 0,
     };
-    let card = Card {
+    let mut card = Card {
         mac,
         receive: Queue::new(memory, options, RECEIVE_BYTES, Direction::Receive)?,
         transmit: Queue::new(memory, options, TRANSMIT_BYTES, Direction::Transmit)?,
         segmented: BTreeSet::new(),
+        pending: None,
+        stuck: None,
     };
-    let rings = [&card.receive, &card.transmit].map(|queue| (&queue.ring, &queue.fds));
-    activate(device, FEATURES, &rings, seccomp)?;
+    let [receive, transmit] = notify;
+    card.receive.fds = Arc::clone(&receive.fds);
+    card.transmit.fds = Arc::clone(&transmit.fds);
+    let rings = [
+        (&card.receive.ring, receive),
+        (&card.transmit.ring, transmit),
+    ];
+    activate(device, FEATURES, &rings, vcpu)?;
     Ok(card)
 }
 
@@ -73,22 +86,53 @@ impl Card {
     /// Sends back what comes, until it is to stop.
     pub(crate) fn mirror(&mut self, stop: &AtomicBool, mut console: File) -> Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            if !self.receive.wait(Duration::ZERO, SILENCE) {
-                self.send(&self.sign_of_life())?;
+            self.wait()?;
+            for kind in self.send_back()? {
+                writeln!(console, "STANDIN segmentation={kind}")?;
             }
-            while let Some(mut frame) = self.receive.receive()? {
-                self.receive.offer_room(SIZE);
-                self.receive.show();
-                let Some((header, body)) = frame.split_first_chunk_mut::<HEADER_BYTES>() else {
-                    continue;
-                };
-                if self.segmented.insert(header[1]) {
-                    writeln!(console, "STANDIN segmentation={}", header[1])?;
+        }
+        Ok(())
+    }
+
+    /// Sends back what has come, as far as there is room. Kinds of segmentation that were not seen
+    /// before.
+    pub(crate) fn send_back(&mut self) -> Result<Vec<u8>> {
+        let mut seen = Vec::new();
+        loop {
+            self.transmit.reap()?;
+            if let Some(frame) = &self.pending {
+                if !self.transmit.offer(frame) {
+                    break;
                 }
-                turn_header(header);
-                turn(body);
-                self.send(&frame)?;
+                (self.pending, self.stuck) = (None, None);
             }
+            self.transmit.show();
+            let Some(mut frame) = self.receive.receive()? else {
+                break;
+            };
+            self.receive.offer_room(SIZE);
+            self.receive.show();
+            let Some((header, body)) = frame.split_first_chunk_mut::<HEADER_BYTES>() else {
+                continue;
+            };
+            if self.segmented.insert(header[1]) {
+                seen.push(header[1]);
+            }
+            turn_header(header);
+            turn(body);
+            self.pending = Some(frame);
+        }
+        Ok(seen)
+    }
+
+    /// Waits for a moment until there is something to do.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        if self.pending.is_some() {
+            let since = *self.stuck.get_or_insert_with(Instant::now);
+            ensure!(since.elapsed() < PATIENCE, "the device sends nothing");
+            self.transmit.wait(Duration::ZERO, SILENCE);
+        } else if !self.receive.wait(Duration::ZERO, SILENCE) {
+            self.pending = Some(self.sign_of_life());
         }
         Ok(())
     }
@@ -101,18 +145,6 @@ impl Card {
         frame.extend([0x88, 0xb6]);
         frame.resize(HEADER_BYTES + 60, 0);
         frame
-    }
-
-    /// Sends a frame, as soon as there is room.
-    fn send(&mut self, frame: &[u8]) -> Result<()> {
-        self.transmit.reap()?;
-        while !self.transmit.offer(frame) {
-            let room = self.transmit.wait(Duration::ZERO, PATIENCE);
-            ensure!(room, "the device sends nothing");
-            self.transmit.reap()?;
-        }
-        self.transmit.show();
-        Ok(())
     }
 }
 

@@ -7,18 +7,18 @@ use anyhow::{Context as _, Result};
 use devices::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex, VirtioDevice};
 use devices::virtio::eventfd::QueueEvents;
 use devices::virtio::queue::QueueLayout;
-use launch::seccomp::Mode;
 use loadgen::connection::QueueFds;
 use loadgen::disk::{Queue, QueueOptions};
 use loadgen::memory::Memory;
 use loadgen::ring::{Ring, RingOptions};
 use vmm::virtio::Device;
 
-use crate::{BLOCK_BYTES, Script, vcpu};
+use crate::vcpu::Vcpu;
+use crate::{BLOCK_BYTES, Script};
 
 /// What a current Linux driver takes: VERSION_1, EVENT_IDX, INDIRECT_DESC; SIZE_MAX, SEG_MAX, RO,
 /// BLK_SIZE, FLUSH, TOPOLOGY, MQ, DISCARD, WRITE_ZEROES.
-const DRIVER_FEATURES: u64 = 1 << 32
+pub(crate) const DRIVER_FEATURES: u64 = 1 << 32
     | 1 << 29
     | 1 << 28
     | 1 << 1
@@ -60,7 +60,7 @@ pub(crate) fn start(
     memory: &mut Memory,
     queues: u16,
     script: &Script,
-    seccomp: Mode,
+    vcpu: &Vcpu,
 ) -> Result<Driver> {
     let options = QueueOptions {
         ring: RingOptions {
@@ -75,12 +75,40 @@ pub(crate) fn start(
     };
     let queues = (0..queues).map(|_| Queue::new(memory, options));
     let queues = queues.collect::<Result<Vec<_>, _>>()?;
+    let notify = queues
+        .iter()
+        .map(|queue| Notify::of(Arc::clone(&queue.fds)));
+    let notify = notify.collect::<Result<Vec<_>>>()?;
     let rings: Vec<_> = queues
         .iter()
-        .map(|queue| (&queue.ring, &queue.fds))
+        .map(|queue| &queue.ring)
+        .zip(&notify)
         .collect();
-    activate(device, DRIVER_FEATURES, &rings, seccomp)?;
+    activate(device, DRIVER_FEATURES, &rings, vcpu)?;
     Ok(Driver { queues })
+}
+
+/// How the driver and a queue notify each other. As of a real device, this outlives resets: a vCPU
+/// thread closes nothing.
+pub(crate) struct Notify {
+    pub(crate) fds: Arc<QueueFds>,
+    events: Arc<QueueEvents>,
+}
+
+impl Notify {
+    /// New eventfds.
+    pub(crate) fn new() -> Result<Self> {
+        Self::of(Arc::new(QueueFds::new()?))
+    }
+
+    /// On these.
+    pub(crate) fn of(fds: Arc<QueueFds>) -> Result<Self> {
+        let events = Arc::new(QueueEvents {
+            kick: fds.kick.try_clone()?,
+            call: fds.call.try_clone()?,
+        });
+        Ok(Self { fds, events })
+    }
 }
 
 /// Lets the device run with these of its queues, the first ones, and as many of these features as it
@@ -88,28 +116,26 @@ pub(crate) fn start(
 pub(crate) fn activate(
     device: &Device,
     features: u64,
-    queues: &[(&Ring, &Arc<QueueFds>)],
-    seccomp: Mode,
+    queues: &[(&Ring, &Notify)],
+    vcpu: &Vcpu,
 ) -> Result<()> {
     let device = device.device();
-    let active = (0..).zip(queues).map(|(index, (ring, fds))| {
+    let active = (0..).zip(queues).map(|(index, (ring, notify))| {
         let [descriptors, driver, used] = ring.addresses();
         let layout = QueueLayout::new(ring.options().size, descriptors, driver, used);
         Ok(ActiveQueue {
             index: QueueIndex(index),
             layout: layout.context("a queue that cannot be")?,
-            events: Arc::new(QueueEvents {
-                kick: fds.kick.try_clone()?,
-                call: fds.call.try_clone()?,
-            }),
+            events: Arc::clone(&notify.events),
         })
     });
     let active = active.collect::<Result<Vec<_>>>()?;
-    let fds = queues.iter().map(|(_, fds)| Arc::clone(fds));
+    let fds = queues.iter().map(|(_, notify)| Arc::clone(&notify.fds));
     let activation = Activation {
         features: device.features() & features,
         queues: active,
         signals: Arc::new(Signals(fds.collect())),
     };
-    vcpu::run(seccomp, move || device.activate(activation))
+    vcpu.run(move || device.activate(activation));
+    Ok(())
 }

@@ -9,7 +9,7 @@
 //! `blocks=` (of 4 KiB), `queue-size=`, `seed=`; the power button ends it sooner. What came of it is
 //! said on the console: `STANDIN ready` when the driver begins, a line `GAP from=… to=…` for each time
 //! without a completion, a line `S block n` or `A block n` for each write that was submitted or
-//! acknowledged, and `STANDIN done …`.
+//! acknowledged, and `STANDIN done …`. With the word `storm` it drives all devices: see [`storm`].
 
 use std::fs::File;
 use std::io::Write;
@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use driver::Notify;
 use launch::clock::monotonic_ns;
 use launch::control::{Channel, Ending, FromVmm, ToVmm};
 use launch::health::{self, HealthPage};
@@ -29,11 +30,13 @@ use launch::{fd, log};
 use loadgen::gaps::Gaps;
 use loadgen::memory::Memory;
 use loadgen::verify::{self, Log, Verify};
+use vcpu::Vcpu;
 use vmm::virtio::Device;
 
 mod card;
 mod driver;
 mod record;
+mod storm;
 mod vcpu;
 
 /// The length of a block of the load.
@@ -70,18 +73,23 @@ fn run() -> Result<()> {
     Device::wait_until_connected(&devices)?;
     channel.send(&FromVmm::Started)?;
     let script = Script::of(&record.cmdline);
+    if script.storm {
+        let kernel = File::from(fd::claim(fd::vmm::KERNEL)?);
+        return storm::run(&record, devices, memory, console, &channel, &script, kernel);
+    }
     let first = record.devices.first().zip(devices.first());
     let (first, device) = first.context("there is no device")?;
     let button = Arc::<AtomicBool>::default();
     let pressed = Arc::clone(&button);
+    let vcpu = Vcpu::start(record.seccomp)?;
     let worker = match first.kind {
         DeviceKind::Block => {
-            let mut driver =
-                driver::start(device, &mut memory, first.queues, &script, record.seccomp)?;
+            let mut driver = driver::start(device, &mut memory, first.queues, &script, &vcpu)?;
             std::thread::spawn(move || drive(&memory, &mut driver, &script, pressed, console))
         }
         DeviceKind::Net(nic) => {
-            let mut card = card::start(device, &mut memory, nic.mac, record.seccomp)?;
+            let notify = [Notify::new()?, Notify::new()?];
+            let mut card = card::start(device, &mut memory, nic.mac, &notify, &vcpu)?;
             writeln!(&console, "STANDIN ready")?;
             std::thread::spawn(move || card.mirror(&pressed, console))
         }
@@ -132,6 +140,7 @@ struct Script {
     blocks: u64,
     queue_size: u16,
     seed: u64,
+    storm: bool,
 }
 
 impl Script {
@@ -149,6 +158,7 @@ impl Script {
             blocks: value("blocks").unwrap_or(1024),
             queue_size: short("queue-size", 128),
             seed: value("seed").unwrap_or(1),
+            storm: cmdline.split(' ').any(|word| word == "storm"),
         }
     }
 }

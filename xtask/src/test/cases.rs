@@ -54,6 +54,9 @@ fn arguments(flags: &TestFlags, group: Option<&str>) -> Vec<String> {
     if flags.soak {
         args.push("--soak".to_owned());
     }
+    if let Some(seed) = flags.seed {
+        args.extend(["--seed".to_owned(), seed.to_string()]);
+    }
     args.extend(flags.filter.clone());
     args
 }

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! After a storm: all must be as it was before. Each device serves, can be upgraded, and loses nothing.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+
+use super::Scene;
+use super::act::backends;
+use super::plan::{Build, DEVICES};
+use crate::exchange::Exchange;
+use crate::exchange::wires::Frames;
+
+/// How long a device may take to serve again.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the last exchange of frames lasts.
+const EXCHANGED: Duration = Duration::from_secs(1);
+
+impl Scene<'_> {
+    /// Ends all that a storm may have left begun.
+    pub(super) fn calm(&self) -> Result<()> {
+        // It fails when it is not frozen.
+        let _ = self.storage.thaw();
+        for backend in backends() {
+            let _ = kill(backend, Signal::SIGCONT);
+        }
+        if self.stand.has_ended() {
+            return Ok(());
+        }
+        if self.stand.info()?["state"] == "paused" {
+            self.stand.bulkhead_ok("resume", &[])?;
+        }
+        self.stand
+            .bulkhead_ok("link", &[DEVICES[2], "up"])
+            .map(drop)
+    }
+
+    /// Waits until all devices serve, has each do what is asked of devices, and ends the VM.
+    pub(super) fn settle(&mut self, exchange: Exchange) -> Result<()> {
+        self.wait_for_service()?;
+        let (seen, _) = exchange.finish()?;
+        println!("SEEN storm {seen:?}");
+        ensure!((seen.wrong, seen.backwards) == (0, 0), "frames: {seen:?}");
+        for (device, id) in DEVICES.iter().enumerate() {
+            let binary = self.program(device, Build::Same).display().to_string();
+            self.stand.bulkhead_ok("restart", &[id, "--wait"])?;
+            self.stand
+                .bulkhead_ok("upgrade", &[id, "--binary", &binary])?;
+        }
+        let exchange = Exchange::start(Frames::new()?);
+        thread::sleep(EXCHANGED);
+        let (seen, _) = exchange.finish()?;
+        ensure!(
+            (seen.lost, seen.repeated) == (0, 0),
+            "after the storm: {seen:?}"
+        );
+        self.stand.bulkhead_ok("stop", &[])?;
+        let status = self.stand.wait(PATIENCE)?;
+        ensure!(status.success(), "bulkhead run ended with {status}");
+        Ok(())
+    }
+
+    fn wait_for_service(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let info = self.stand.info()?;
+            let devices = info["devices"].as_array().cloned().unwrap_or_default();
+            let served = devices.iter().all(|device| device["state"] == "serving");
+            if info["state"] == "running" && devices.len() == DEVICES.len() && served {
+                return Ok(());
+            }
+            for device in devices.iter().filter(|device| device["state"] == "stalled") {
+                let id = device["id"].as_str().unwrap_or_default();
+                self.stand.bulkhead_ok("restart", &[id])?;
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!(
+                    "not all is served after the storm: {} {devices:?}",
+                    info["state"]
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
