@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use launch::file::open_regular;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -77,6 +78,8 @@ pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStre
             vm: vm.clone(),
             base: base.into(),
         },
+        // Longer than sockaddr_un: no jailer would have made it.
+        ErrorKind::InvalidInput => ClientError::Unknown(vm.to_string(), base.into()),
         _ => ClientError::Io(vm.to_string(), error),
     })
 }
@@ -162,7 +165,7 @@ pub(crate) fn link(base: &Path, vm: &VmName, nic: &str, state: LinkState) -> Res
 
 /// `bulkhead upgrade`.
 pub(crate) fn upgrade(base: &Path, vm: &VmName, device: &str, binary: &Path) -> Result<(), Error> {
-    let program = File::open(binary).map_err(|e| ClientError::Binary(binary.into(), e))?;
+    let program = open_regular(binary).map_err(|e| ClientError::Binary(binary.into(), e))?;
     let target = format!("/v1/vm/devices/{device}/upgrade");
     let asked = Asked {
         method: "PUT",

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs as JSON files: `check`, `schema`, and `run --config`.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use launch::file::open_regular;
 use spec::{DOCUMENT_MAX_BYTES, DocumentError, SpecError, Vm, VmSpec};
 
 use crate::error::Error;
@@ -31,7 +31,7 @@ pub(crate) enum DocumentsError {
 pub(crate) fn read(path: &Path) -> Result<VmSpec, DocumentsError> {
     let mut text = Vec::new();
     let limit = DOCUMENT_MAX_BYTES as u64 + 1;
-    File::open(path)
+    open_regular(path)
         .and_then(|file| file.take(limit).read_to_end(&mut text))
         .map_err(|e| DocumentsError::Read(path.into(), e))?;
     let spec = VmSpec::from_json(&text).map_err(|e| DocumentsError::Shape(path.into(), e))?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Help in full, and what is wrong with a command line in one line.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -18,11 +19,25 @@ pub(crate) fn show(error: &clap::Error) -> ExitCode {
             output::complain_line("a verb is missing; see bulkhead --help");
             ExitCode::from(2)
         }
+        ErrorKind::InvalidUtf8 => {
+            output::complain_line(&not_utf8(std::env::args_os()));
+            ExitCode::from(2)
+        }
         _ => {
             output::complain_line(&one_line(&error.to_string()));
             ExitCode::from(2)
         }
     }
+}
+
+/// What names the argument that is no text, which clap does not.
+fn not_utf8(mut args: impl Iterator<Item = OsString>) -> String {
+    let argument = args.find(|argument| argument.to_str().is_none());
+    let argument = argument.unwrap_or_default();
+    format!(
+        "argument {:?}: is not UTF-8: rename the file, or link to it",
+        argument.display().to_string()
+    )
 }
 
 /// The message and the tip of clap's error, without the usage behind them.

@@ -5,9 +5,13 @@ mod stage;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use stage::{Stage, eventually, is_alive};
 
 #[test]
@@ -131,7 +135,16 @@ fn command_detaching_that_is_interrupted_leaves_no_vm() {
 const BAD_INPUT: &str = r#"
 --kernel nowhere                    | 1 | kernel "nowhere" ; No such file
 --kernel empty                      | 1 | kernel "empty" ; is empty
---kernel .                          | 1 | kernel "." ; not a regular file
+--kernel .                          | 1 | kernel "." ; is a directory, not a regular file
+--kernel fifo                       | 1 | kernel "fifo" ; is a named pipe, not a regular file
+--kernel socket                     | 1 | kernel "socket" ; is a socket, not a regular file
+--kernel=kernel --initrd=fifo       | 1 | initrd "fifo" ; is a named pipe, not a regular file
+--kernel=kernel --disk=path=a,b     | 2 | --disk ; "b" is not an option of a disk ; written twice
+--kernel=kernel --console file=fifo | 1 | console "file=fifo" ; nobody reads: start its reader first
+--kernel=kernel --console file=socket | 1 | console "file=socket" ; is a socket: console=socket
+--config fifo                       | 1 | config "fifo" ; is a named pipe, not a regular file
+--config socket                     | 1 | config "socket" ; is a socket, not a regular file
+--config .                          | 1 | config "." ; is a directory, not a regular file
 --kernel=                           | 2 | --kernel
 --kernel=kernel --initrd=nowhere    | 1 | initrd "nowhere" ; No such file
 --kernel=kernel --initrd=large      | 1 | initrd "large" ; 536870912 ; 512M
@@ -160,6 +173,8 @@ const BAD_INPUT: &str = r#"
 fn bad_input_is_one_line_that_names_argument_and_value_and_leaves_nothing() {
     let stage = Stage::new();
     fs::write(stage.at("empty"), "").unwrap();
+    mkfifo(&stage.at("fifo"), Mode::S_IRWXU).unwrap();
+    let _listener = UnixListener::bind(stage.at("socket")).unwrap();
     fs::write(stage.at("bad.json"), r#"{"kernel":"kernel","cpu":2}"#).unwrap();
     fs::write(stage.at("typed.json"), r#"{"kernel":"kernel","cpus":"x"}"#).unwrap();
     let large = fs::File::create(stage.at("large")).unwrap();
@@ -178,6 +193,37 @@ fn bad_input_is_one_line_that_names_argument_and_value_and_leaves_nothing() {
         let ended = stage.do_it(&args);
         ended.assert_told(status.trim().parse().unwrap(), &parts);
         assert_eq!(ended.stdout, "");
+        stage.assert_clean();
+    }
+}
+
+#[test]
+fn argument_that_is_no_text_is_named() {
+    let stage = Stage::new();
+    for (flag, value, named) in [
+        (
+            "--kernel",
+            &b"k\xff"[..],
+            "kernel \"k\u{fffd}\": is not UTF-8",
+        ),
+        (
+            "--disk",
+            b"path=k\xff",
+            "argument \"path=k\u{fffd}\": is not UTF-8",
+        ),
+        (
+            "--console",
+            b"file=k\xff",
+            "argument \"file=k\u{fffd}\": is not UTF-8",
+        ),
+    ] {
+        let mut command = stage.bulkhead(&["run", "--name=vm"]);
+        command.arg(flag).arg(std::ffi::OsStr::from_bytes(value));
+        if flag != "--kernel" {
+            command.arg("--kernel=kernel");
+        }
+        let ended = stage::Running(command.spawn().unwrap()).wait();
+        ended.assert_told(2, &[named]);
         stage.assert_clean();
     }
 }

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod control;
 pub mod disk;
 pub mod fd;
+pub mod file;
 pub mod health;
 pub mod heap;
 pub mod image;

@@ -113,7 +113,8 @@ pub(crate) fn check_unique<'a>(
     Ok(())
 }
 
-/// Splits `key=value,key` at its commas; a key that comes twice is refused.
+/// Splits `key=value,key` at its commas; a key that comes twice is refused. A comma that belongs to a
+/// value is written twice, see [`unescaped`].
 pub(crate) fn options(text: &str) -> Result<Vec<(&str, Option<&str>)>, String> {
     options_with(text, &[])
 }
@@ -124,7 +125,7 @@ pub(crate) fn options_with<'a>(
     lists: &[&str],
 ) -> Result<Vec<(&'a str, Option<&'a str>)>, String> {
     let mut options: Vec<(&str, Option<&str>)> = Vec::new();
-    for part in text.split(',') {
+    for part in parts(text) {
         let (key, value) = match part.split_once('=') {
             Some((key, value)) => (key, Some(value)),
             None => (part, None),
@@ -135,6 +136,43 @@ pub(crate) fn options_with<'a>(
         options.push((key, value));
     }
     Ok(options)
+}
+
+/// The parts between single commas. Of three commas in a row the first two are one of the value.
+fn parts(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let (mut parts, mut from, mut at) = (Vec::new(), 0, 0);
+    while at < bytes.len() {
+        match (bytes[at], bytes.get(at + 1)) {
+            (b',', Some(b',')) => at += 2,
+            (b',', _) => {
+                parts.push(&text[from..at]);
+                at += 1;
+                from = at;
+            }
+            _ => at += 1,
+        }
+    }
+    parts.push(&text[from..]);
+    parts
+}
+
+/// The value as it is meant: `,,` is a comma.
+pub(crate) fn unescaped(value: &str) -> String {
+    value.replace(",,", ",")
+}
+
+/// The value as it is written among options.
+pub(crate) fn escaped(value: impl fmt::Display) -> String {
+    value.to_string().replace(',', ",,")
+}
+
+/// The error of a key that is not known.
+pub(crate) fn unknown(key: &str, whose: &str) -> String {
+    let part = key.split_once('=').map_or(key, |(key, _)| key);
+    format!(
+        "{part:?} is not an option of {whose} (a comma in a value is written twice: path=/a,,b)"
+    )
 }
 
 /// The number behind a key.
@@ -162,5 +200,20 @@ mod tests {
             [("path", Some("a=b")), ("direct", None)]
         );
         assert!(options("queues=1,queues=2").is_err());
+    }
+
+    #[test]
+    fn comma_written_twice_is_one_of_the_value() {
+        for (text, expected) in [
+            ("path=/a,,b,direct", &["/a,b"][..]),
+            ("path=/a,,,direct", &["/a,"]),
+            ("path=,,,,", &[",,"]),
+        ] {
+            let options = options(text).unwrap();
+            let values: Vec<_> = options.iter().filter_map(|(_, v)| *v).collect();
+            let values: Vec<_> = values.into_iter().map(unescaped).collect();
+            assert_eq!(values, expected, "{text}");
+            assert_eq!(escaped(expected[0]), text[5..].trim_end_matches(",direct"));
+        }
     }
 }

@@ -8,7 +8,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::SpecError;
-use crate::device::{DeviceId, check_queue_size, check_queues, number, options};
+use crate::device::{
+    DeviceId, check_queue_size, check_queues, escaped, number, options, unescaped, unknown,
+};
 
 /// The longest serial number a virtio disk can have, in bytes.
 pub const SERIAL_MAX_BYTES: usize = 20;
@@ -105,7 +107,7 @@ impl FromStr for DiskSpec {
         let mut disk = Self::new(PathBuf::new());
         for (key, value) in options(text)? {
             match (key, value) {
-                ("path", Some(path)) => disk.path = path.into(),
+                ("path", Some(path)) => disk.path = unescaped(path).into(),
                 ("id", Some(id)) => disk.id = Some(id.into()),
                 ("readonly", None) => disk.readonly = true,
                 ("queues", Some(n)) => disk.queues = number(key, n)?,
@@ -116,13 +118,13 @@ impl FromStr for DiskSpec {
                     return Err(format!("engine {other:?}: expected uring or threads"));
                 }
                 ("direct", None) => disk.direct = true,
-                ("serial", Some(serial)) => disk.serial = Some(serial.into()),
+                ("serial", Some(serial)) => disk.serial = Some(unescaped(serial)),
                 ("poll-us", Some(n)) => disk.poll_us = number(key, n)?,
                 ("readonly" | "direct", Some(_)) => return Err(format!("{key} takes no value")),
                 ("path" | "id" | "queues" | "queue-size" | "engine" | "serial" | "poll-us", _) => {
                     return Err(format!("{key} needs a value"));
                 }
-                _ => return Err(format!("{key:?} is not an option of a disk")),
+                _ => return Err(unknown(key, "a disk")),
             }
         }
         match disk.path.as_os_str().is_empty() {
@@ -136,7 +138,7 @@ impl FromStr for DiskSpec {
 impl fmt::Display for DiskSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let default = Self::new("");
-        write!(f, "path={}", self.path.display())?;
+        write!(f, "path={}", escaped(self.path.display()))?;
         if let Some(id) = &self.id {
             write!(f, ",id={id}")?;
         }
@@ -156,7 +158,7 @@ impl fmt::Display for DiskSpec {
             f.write_str(",direct")?;
         }
         if let Some(serial) = &self.serial {
-            write!(f, ",serial={serial}")?;
+            write!(f, ",serial={}", escaped(serial))?;
         }
         if self.poll_us != default.poll_us {
             write!(f, ",poll-us={}", self.poll_us)?;
@@ -229,6 +231,7 @@ mod tests {
         assert_eq!(minimal, DiskSpec::new("/a"));
         for text in [
             "path=/a",
+            "path=/a,,b,,,direct,serial=1,,2",
             "path=/a,id=root,readonly,queues=4,queue-size=128,engine=threads,direct,serial=x,poll-us=0",
         ] {
             assert_eq!(text.parse::<DiskSpec>().unwrap().to_string(), text);

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{number, options_with};
+use crate::device::{escaped, number, options_with, unescaped, unknown};
 
 mod check;
 
@@ -129,16 +129,16 @@ impl FromStr for NetSpec {
         let mut net = Self::default();
         for (key, value) in options_with(text, LISTS)? {
             match (key, value) {
-                ("tap", Some(name)) => net.tap = Some(name.into()),
+                ("tap", Some(name)) => net.tap = Some(unescaped(name)),
                 ("user", None) => net.user = true,
                 ("id", Some(id)) => net.id = Some(id.into()),
                 ("mac", Some(mac)) => net.mac = Some(mac.into()),
                 ("mtu", Some(n)) => net.mtu = Some(number(key, n)?),
                 ("queues", Some(n)) => net.queues = number(key, n)?,
                 ("queue-size", Some(n)) => net.queue_size = number(key, n)?,
-                ("bridge", Some(name)) => net.bridge = Some(name.into()),
-                ("up", Some(path)) => net.up = Some(path.into()),
-                ("down", Some(path)) => net.down = Some(path.into()),
+                ("bridge", Some(name)) => net.bridge = Some(unescaped(name)),
+                ("up", Some(path)) => net.up = Some(unescaped(path).into()),
+                ("down", Some(path)) => net.down = Some(unescaped(path).into()),
                 ("any-mac", None) => net.any_mac = true,
                 ("any-service", None) => net.any_service = true,
                 ("ipv4", Some(address)) => net.ipv4.push(address.into()),
@@ -152,7 +152,7 @@ impl FromStr for NetSpec {
                     | "down" | "ipv4" | "ipv6" | "forward",
                     None,
                 ) => return Err(format!("{key} needs a value")),
-                _ => return Err(format!("{key:?} is not an option of a network card")),
+                _ => return Err(unknown(key, "a network card")),
             }
         }
         Ok(net)
@@ -196,7 +196,7 @@ impl fmt::Display for NetSpec {
         words.extend(
             single
                 .chain(lists)
-                .map(|(key, value)| format!("{key}={value}")),
+                .map(|(key, value)| format!("{key}={}", escaped(value))),
         );
         f.write_str(&words.join(","))
     }

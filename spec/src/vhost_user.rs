@@ -9,7 +9,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::SpecError;
-use crate::device::{DeviceId, check_queue_size, check_queues, number, options};
+use crate::device::{
+    DeviceId, check_queue_size, check_queues, escaped, number, options, unescaped, unknown,
+};
 
 /// The longest tag of a virtio file system, in bytes.
 pub const TAG_MAX_BYTES: usize = 36;
@@ -147,15 +149,17 @@ impl FromStr for VhostUserSpec {
         for (key, value) in options(text)? {
             match (key, value) {
                 ("type", Some(text)) => kind = Some(text.parse()?),
-                ("socket", Some(path)) if !path.is_empty() => socket = Some(path.into()),
+                ("socket", Some(path)) if !path.is_empty() => {
+                    socket = Some(unescaped(path).into());
+                }
                 ("id", Some(text)) => id = Some(text.into()),
-                ("tag", Some(text)) => tag = Some(text.into()),
+                ("tag", Some(text)) => tag = Some(unescaped(text)),
                 ("queues", Some(n)) => queues = Some(number(key, n)?),
                 ("queue-size", Some(n)) => queue_size = number(key, n)?,
                 ("type" | "socket" | "id" | "tag" | "queues" | "queue-size", _) => {
                     return Err(format!("{key} needs a value"));
                 }
-                _ => return Err(format!("{key:?} is not an option of a vhost-user device")),
+                _ => return Err(unknown(key, "a vhost-user device")),
             }
         }
         Ok(Self {
@@ -172,12 +176,13 @@ impl FromStr for VhostUserSpec {
 /// The options again, those at their defaults left out.
 impl fmt::Display for VhostUserSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "type={},socket={}", self.kind, self.socket.display())?;
+        let socket = escaped(self.socket.display());
+        write!(f, "type={},socket={socket}", self.kind)?;
         if let Some(id) = &self.id {
             write!(f, ",id={id}")?;
         }
         if let Some(tag) = &self.tag {
-            write!(f, ",tag={tag}")?;
+            write!(f, ",tag={}", escaped(tag))?;
         }
         if let Some(queues) = self.queues {
             write!(f, ",queues={queues}")?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reading the spec.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use launch::file::open_regular;
 use spec::{DOCUMENT_MAX_BYTES, DocumentError, VmSpec};
 
 /// There is no spec to be had from the file.
@@ -34,7 +34,7 @@ pub(crate) enum ConfigError {
 pub(crate) fn read(path: &Path) -> Result<VmSpec, ConfigError> {
     let named = || path.display().to_string();
     let mut text = Vec::new();
-    File::open(path)
+    open_regular(path)
         .and_then(|file| {
             // One byte more than the limit, so that too much is noticed.
             let limit = DOCUMENT_MAX_BYTES as u64 + 1;

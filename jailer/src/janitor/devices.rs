@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use launch::disk::{Access, DiskError};
@@ -67,6 +68,27 @@ impl Devices {
     pub(super) fn add(&mut self, found: Found) {
         (self.images, self.streams) = (found.images, found.streams);
     }
+}
+
+/// Whether one of the disks before it has the same image, and one of the two is written to.
+pub(super) fn shared_with<'a>(
+    mut before: impl Iterator<Item = &'a Disk>,
+    disk: &Disk,
+) -> Option<Fault> {
+    let identity = |disk: &Disk| {
+        let found = std::fs::metadata(&disk.path).ok()?;
+        Some(match found.file_type().is_block_device() {
+            true => (true, found.rdev(), 0),
+            false => (false, found.dev(), found.ino()),
+        })
+    };
+    let image = identity(disk)?;
+    let other = before
+        .find(|other| !(other.readonly && disk.readonly) && identity(other) == Some(image))?;
+    Some(Fault::of(format!(
+        "is the image of disk {} of this VM, too: give each an image of its own, or both readonly",
+        other.id
+    )))
 }
 
 /// Opens an image and locks it, and opens it once more for the first backend. Runs in a helper.

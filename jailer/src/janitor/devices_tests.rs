@@ -69,7 +69,16 @@ fn image_used_twice_is_told_unless_nobody_writes() {
         errors(|spec| spec.disks = vec![disk; 2])
     };
     assert_eq!(twice(true), Vec::<String>::new());
-    assert!(twice(false)[0].contains("locked by another"));
+    assert!(twice(false)[0].contains("is the image of disk disk0 of this VM, too"));
+    // By another name, too.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let told = errors(|spec| spec.disks = vec![threads(&path), threads(&link)]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("link\": is the image of disk disk0"),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use nix::sys::signalfd::SignalFd;
 use serde::{Deserialize, Serialize};
 use spec::{Disk, SpecError, VhostUser, Vm};
 
-use super::devices::{open_image, open_stream};
+use super::devices::{open_image, open_stream, shared_with};
 use super::helper::{Helper, HelperError};
 use super::image::fresh_mark;
 use super::resources::{open_file, open_initrd};
@@ -203,6 +203,13 @@ impl Item<'_> {
         }
     }
 
+    fn disk(&self) -> Option<&Disk> {
+        match self {
+            Self::Disk(disk, _) => Some(disk),
+            _ => None,
+        }
+    }
+
     fn error(&self, fault: &Fault) -> SpecError {
         let reason = &fault.reason;
         match self {
@@ -230,7 +237,11 @@ impl Item<'_> {
 /// What the helper does.
 fn open_all(items: &[Item<'_>], channel: &Channel) {
     for (place, item) in items.iter().enumerate() {
-        let (outcome, fd) = match open(item) {
+        let shared = item.disk().and_then(|disk| {
+            let before = items[..place].iter().filter_map(Item::disk);
+            shared_with(before, disk)
+        });
+        let (outcome, fd) = match shared.map_or_else(|| open(item), Err) {
             Ok((report, fd)) => (Ok(report), fd),
             Err(fault) => (Err(fault), None),
         };

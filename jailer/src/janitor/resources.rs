@@ -5,9 +5,10 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use launch::file::open_regular;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signalfd::SignalFd;
@@ -126,13 +127,10 @@ fn kvm_remedy(error: &io::Error) -> String {
 /// A kernel or an initrd: a regular file that is not empty. What is in it, the vmm judges. Runs in a
 /// helper.
 pub(super) fn open_file(path: &Path) -> Result<File, String> {
-    // A FIFO would keep us waiting for its writer without O_NONBLOCK.
-    let file = open(path, true, false, OFlag::O_NONBLOCK).map_err(|e| cause(&e))?;
-    let found = file.metadata().map_err(|e| cause(&e))?;
-    match (found.is_file(), found.len()) {
-        (true, 1..) => Ok(file),
-        (true, 0) => Err("is empty".into()),
-        (false, _) => Err("is not a regular file".into()),
+    let file = open_regular(path).map_err(|e| cause(&e))?;
+    match file.metadata().map_err(|e| cause(&e))?.len() {
+        0 => Err("is empty".into()),
+        1.. => Ok(file),
     }
 }
 
@@ -203,9 +201,22 @@ fn open_console(console: &Console) -> Result<Option<ConsoleKind>, SpecError> {
             options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
             match options.open(path) {
                 Ok(file) => Ok(Some(ConsoleKind::Fixed(file))),
-                Err(e) => Err(SpecError::new("console", console, cause(&e))),
+                Err(e) => Err(SpecError::new("console", console, console_remedy(&e, path))),
             }
         }
+    }
+}
+
+fn console_remedy(error: &io::Error, path: &Path) -> String {
+    let kind = std::fs::metadata(path).map(|found| found.file_type());
+    match (error.raw_os_error().map(Errno::from_raw), kind) {
+        (Some(Errno::ENXIO), Ok(kind)) if kind.is_fifo() => {
+            "is a named pipe that nobody reads: start its reader first".into()
+        }
+        (Some(Errno::ENXIO), Ok(kind)) if kind.is_socket() => {
+            "is a socket: console=socket makes one that clients connect to".into()
+        }
+        _ => cause(error),
     }
 }
 

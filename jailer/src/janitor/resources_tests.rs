@@ -107,8 +107,8 @@ fn kernel_that_is_no_file_with_content_is_refused() {
     for (file, reason) in [
         ("missing", "No such file or directory"),
         ("empty", "is empty"),
-        ("fifo", "is not a regular file"),
-        ("dir", "is not a regular file"),
+        ("fifo", "is a named pipe, not a regular file"),
+        ("dir", "is a directory, not a regular file"),
     ] {
         let mut spec = scene.spec();
         spec.kernel = scene.at(file);
