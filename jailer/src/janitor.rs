@@ -273,7 +273,7 @@ fn make_cgroups(
 impl From<Ended> for Outcome {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Asked(line) => Self::new(Status::Ok, [line]),
+            Ended::Asked(line) => Self::new(Status::Ok, line),
             Ended::Helper(error) => refused(error),
             Ended::Died => {
                 let line = "the process that opens what the VM needs has died";

@@ -114,8 +114,8 @@ pub(super) struct Found {
 /// The start has to end.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The user sent this signal while this was waited for.
-    Asked(String),
+    /// The user sent a signal; what the start waited for then, if the user was told that it waits.
+    Asked(Option<String>),
     /// There is no helper.
     Helper(HelperError),
     /// The helper has died.
@@ -320,10 +320,10 @@ fn await_report(
         if let Ok(Some(signal)) = signals.read_signal() {
             let number = signal.ssi_signo.cast_signed();
             let signal = Signal::try_from(number).map_or("a signal", Signal::as_str);
-            return Err(Ended::Asked(format!(
-                "ended by {signal} while {} was waited for",
-                item.named()
-            )));
+            let waited = patience == PollTimeout::NONE;
+            return Err(Ended::Asked(waited.then(|| {
+                format!("ended by {signal} while {} was waited for", item.named())
+            })));
         }
     }
 }
