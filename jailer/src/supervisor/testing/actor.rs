@@ -43,6 +43,7 @@ pub(super) struct Part {
     /// It is of a program that an upgrade brought.
     pub(super) upgraded: bool,
     /// It follows one that died of itself.
+    #[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets do not look at it"))]
     pub(super) after_crash: bool,
     /// The device was given to it.
     pub(super) served: bool,
