@@ -241,7 +241,7 @@ pub struct ControlQueue {
 }
 
 /// Room for a command.
-const COMMAND_BYTES: u64 = 8192;
+const COMMAND_BYTES: u64 = 32 << 10;
 
 impl ControlQueue {
     /// A queue.

@@ -10,7 +10,7 @@ use backend::chain::{Buffer, Chain};
 use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 use vm_memory::Bytes;
 
-use crate::control::{COMMAND_MAX_BYTES, CommandFault};
+use crate::control::{COMMAND_MAX_BYTES, Command, CommandFault};
 use crate::device::Shared;
 use crate::station::{QueueFault, Serving, Station};
 
@@ -61,7 +61,14 @@ impl Commander {
 /// Obeys one command. Returns how many bytes the answer has.
 fn answer(serving: &Serving, chain: &Chain, shared: &Shared) -> u32 {
     let outcome = match (copy(serving, &chain.readable), chain.writable.first()) {
-        (Some(command), Some(_)) => shared.obey(&command),
+        (Some((bytes, whole)), Some(_)) => {
+            let parse = if whole {
+                Command::parse
+            } else {
+                Command::parse_long
+            };
+            parse(&bytes).and_then(|command| shared.obey(command))
+        }
         _ => Err(CommandFault::Malformed),
     };
     let drops = shared.drops();
@@ -82,19 +89,20 @@ fn answer(serving: &Serving, chain: &Chain, shared: &Shared) -> u32 {
     u32::from(matches!(wrote, Some(Ok(()))))
 }
 
-fn copy(serving: &Serving, buffers: &[Buffer]) -> Option<Vec<u8>> {
+/// Copies a command, as much of it as is read. Says whether that is all.
+fn copy(serving: &Serving, buffers: &[Buffer]) -> Option<(Vec<u8>, bool)> {
     let total: usize = buffers.iter().map(|buffer| buffer.len_bytes as usize).sum();
-    if total > COMMAND_MAX_BYTES {
-        return None;
-    }
-    let mut bytes = vec![0; total];
+    let mut bytes = vec![0; total.min(COMMAND_MAX_BYTES)];
     let mut rest = bytes.as_mut_slice();
     for buffer in buffers {
-        let (part, behind) = rest.split_at_mut(buffer.len_bytes as usize);
+        if rest.is_empty() {
+            break;
+        }
+        let (part, behind) = rest.split_at_mut(rest.len().min(buffer.len_bytes as usize));
         serving.memory.read_slice(part, buffer.address).ok()?;
         rest = behind;
     }
-    Some(bytes)
+    Some((bytes, total <= COMMAND_MAX_BYTES))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::config::{Nic, switchable};
 use crate::filter::{Mac, Modes};
 use crate::state::{State, Table};
 
-/// The longest command: both tables full, as a driver with very many addresses sends them.
+/// As much of a command as is read. Only tables of very many addresses are longer.
 pub const COMMAND_MAX_BYTES: usize = 16 << 10;
 
 /// A command that is not obeyed.
@@ -85,6 +85,17 @@ impl Command {
         }
     }
 
+    /// Understands the beginning of one that is longer than what is read: tables that are too long to be
+    /// kept, which open the filter. A driver that was told of an error would miss its new addresses.
+    pub fn parse_long(bytes: &[u8]) -> Result<Self, CommandFault> {
+        let ([class, command], data) = bytes.split_first_chunk().ok_or(CommandFault::Malformed)?;
+        if (u32::from(*class), *command) != (VIRTIO_NET_CTRL_MAC, 0) {
+            return Err(CommandFault::Malformed);
+        }
+        let unicast = table(data).map_or_else(|_| Table::overflown(), |(unicast, _)| unicast);
+        Ok(Self::Tables(unicast, Table::overflown()))
+    }
+
     /// Whether the driver of this card, with the features it acknowledged, may ask for it.
     pub fn check(&self, nic: &Nic, features: u64) -> Result<(), CommandFault> {
         let sensible = match self {
@@ -107,13 +118,10 @@ impl Command {
     pub fn apply(self, state: &mut State) {
         match self {
             Self::Mode(mode, on) => {
-                let modes = state.modes.get_or_insert_default();
-                *mode.of(modes) = on;
+                *mode.of(state.modes.get_or_insert(Modes::NEW)) = on;
             }
             Self::Tables(unicast, multicast) => {
                 (state.unicast, state.multicast) = (unicast, multicast);
-                // From here on the driver knows what it wants.
-                state.modes.get_or_insert_default();
             }
             Self::Address(mac) => state.mac = Some(mac),
             Self::Vlan(vlan, member) => {
@@ -206,7 +214,7 @@ mod tests {
         let tables = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 7, 0, 0, 0, 0];
         let state = obey(&nic, &tables).unwrap();
         assert_eq!(state.unicast.macs, [Mac([2, 0, 0, 0, 0, 7])]);
-        assert!(state.multicast.macs.is_empty() && state.modes.is_some());
+        assert!(state.multicast.macs.is_empty() && state.modes.is_none());
         let state = obey(&nic, &[1, 1, 2, 0, 0, 0, 0, 9]).unwrap();
         assert_eq!(state.mac, Some(Mac([2, 0, 0, 0, 0, 9])));
         assert_eq!(obey(&nic, &[2, 0, 65, 0]).unwrap().vlans[1], 2);
@@ -238,6 +246,24 @@ mod tests {
             let outcome = obey(&nic(false), command);
             assert_eq!(outcome, Err(CommandFault::Malformed), "{command:?}");
         }
+    }
+
+    #[test]
+    fn tables_longer_than_what_is_read_open_the_filter() {
+        let mut few = vec![1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 7, 0xff, 0, 1, 0];
+        few.resize(COMMAND_MAX_BYTES, 1);
+        let Ok(Command::Tables(unicast, multicast)) = Command::parse_long(&few) else {
+            panic!("not understood");
+        };
+        assert_eq!(unicast.macs, [Mac([2, 0, 0, 0, 0, 7])]);
+        assert!(!unicast.overflown && multicast.overflown);
+        few[3] = 0xff;
+        let Ok(Command::Tables(unicast, multicast)) = Command::parse_long(&few) else {
+            panic!("not understood");
+        };
+        assert!(unicast.overflown && multicast.overflown);
+        few[0] = 2;
+        assert_eq!(Command::parse_long(&few), Err(CommandFault::Malformed));
     }
 
     #[test]
@@ -277,7 +303,8 @@ mod tests {
             ]
         };
         for number in 0..6 {
-            let mut expected = [false; 6];
+            // A new driver is promiscuous.
+            let mut expected = [true, false, false, false, false, false];
             expected[usize::from(number)] = true;
             assert_eq!(on(number), expected);
             let mut state = State::default();
@@ -286,7 +313,12 @@ mod tests {
                     .unwrap()
                     .apply(&mut state);
             }
-            assert_eq!(state.modes, Some(Modes::default()));
+            let promiscuous = number != 0;
+            let off = Modes {
+                promiscuous,
+                ..Modes::default()
+            };
+            assert_eq!(state.modes, Some(off));
         }
     }
 

@@ -1,6 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the driver wants to receive (virtio 1.2, §5.1.6.5.1 to §5.1.6.5.3): its own address, those in
-//! its tables, its VLANs, or everything.
+//! its tables, its VLANs, or everything. Runs on the worker thread that owns the receive queue.
+//!
+//! Where the specification leaves it open the filter does what QEMU's does, which drivers were written
+//! against:
+//! - A new driver is in promiscuous mode, until it switches that off. One that did not acknowledge
+//!   VIRTIO_NET_F_CTRL_RX cannot, so it gets everything, whatever else it asks for.
+//! - Promiscuous mode goes before every other mode and before the VLANs.
+//! - Then come the VLANs, for frames with an 802.1Q tag as the outermost; a priority tag is one of VLAN
+//!   0. The others are for the modes and tables alone.
+//! - "No" goes before "all": with both, nothing of the kind is received.
+//! - A table that is too long to be kept is as good as "all" of its kind.
+//!
+//! It differs from QEMU's on purpose: each of the two tables has room for 64 addresses, where QEMU has
+//! room for 64 in both together; and a card without a MAC address, whose frontend does not tell,
+//! receives every unicast frame until its driver sets one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -71,6 +85,18 @@ pub struct Modes {
     pub no_broadcast: bool,
 }
 
+impl Modes {
+    /// Those of a driver that has not switched anything.
+    pub const NEW: Self = Self {
+        promiscuous: true,
+        all_multicast: false,
+        all_unicast: false,
+        no_multicast: false,
+        no_unicast: false,
+        no_broadcast: false,
+    };
+}
+
 /// What is received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -91,6 +117,9 @@ pub struct Filter {
 impl Filter {
     /// Whether a frame that begins with these bytes is wanted.
     pub fn wants(&self, frame: &[u8]) -> bool {
+        if self.modes.promiscuous {
+            return true;
+        }
         let Some((destination, rest)) = frame.split_first_chunk::<6>() else {
             return true;
         };
@@ -110,9 +139,6 @@ impl Filter {
 
     fn is_for(&self, destination: Mac) -> bool {
         let modes = self.modes;
-        if modes.promiscuous {
-            return true;
-        }
         if destination == Mac::BROADCAST {
             return !modes.no_broadcast;
         }
@@ -125,6 +151,9 @@ impl Filter {
         !modes.no_unicast && (modes.all_unicast || own() || other())
     }
 }
+
+#[cfg(test)]
+mod mode_tests;
 
 #[cfg(test)]
 mod tests {
@@ -177,6 +206,7 @@ mod tests {
         }
         filter.modes.promiscuous = true;
         assert!(filter.wants(&frame(OTHER, None)));
+        assert!(filter.wants(&frame(OTHER, Some(7))));
     }
 
     #[test]

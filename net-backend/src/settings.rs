@@ -44,10 +44,7 @@ impl Settings {
                 all_unicast: modes.all_unicast || state.unicast.overflown,
                 ..modes
             },
-            _ => Modes {
-                promiscuous: true,
-                ..Modes::default()
-            },
+            _ => Modes::NEW,
         };
         Self {
             features,

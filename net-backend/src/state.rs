@@ -55,6 +55,14 @@ impl Table {
         macs.sort_unstable();
         Self { macs, overflown }
     }
+
+    /// One that is too long to be kept.
+    pub fn overflown() -> Self {
+        Self {
+            macs: Vec::new(),
+            overflown: true,
+        }
+    }
 }
 
 /// What the driver has asked for.
@@ -104,10 +112,7 @@ impl State {
             let len = get(first);
             let count = usize::try_from(len).unwrap_or(0);
             if count > TABLE_MAX {
-                return Table {
-                    macs: Vec::new(),
-                    overflown: true,
-                };
+                return Table::overflown();
             }
             let macs = (first + 1..).take(count).map(|index| mac_of(get(index)));
             Table::new(macs.collect())

@@ -160,8 +160,7 @@ impl Shared {
     }
 
     /// Does what the driver says.
-    pub fn obey(&self, bytes: &[u8]) -> Result<(), CommandFault> {
-        let command = Command::parse(bytes)?;
+    pub fn obey(&self, command: Command) -> Result<(), CommandFault> {
         let features = lock(&self.wishes).features;
         command.check(&self.nic, features)?;
         let offloads = matches!(command, Command::Offloads(_));

@@ -46,6 +46,8 @@ fn address_that_was_changed_is_the_one_that_counts() {
 #[test]
 fn vlans_come_when_they_were_added() {
     let mut stand = with_mac("vlan");
+    // Promiscuous mode, in which a new driver is, goes before.
+    assert_eq!(stand.command(&[0, 0, 0]), OK);
     let mut tagged = frame(GUEST, HOST, 1, 60);
     tagged.splice(12..14, [0x81, 0, 0, 7]);
     stand.host.send(&tagged).unwrap();
@@ -56,6 +58,29 @@ fn vlans_come_when_they_were_added() {
     assert_eq!(stand.command(&[2, 1, 7, 0]), OK);
     stand.host.send(&tagged).unwrap();
     assert_eq!(stand.guest_gets(0, MOMENT), None);
+    assert_eq!(stand.command(&[0, 0, 1]), OK);
+    stand.host.send(&tagged).unwrap();
+    assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, tagged);
+}
+
+#[test]
+fn tables_of_very_many_addresses_open_the_filter() {
+    let mut stand = with_mac("many");
+    assert_eq!(stand.command(&[0, 0, 0]), OK);
+    let group = [3, 0, 0, 0, 0, 9];
+    let sent = frame(group, HOST, 1, 60);
+    stand.host.send(&sent).unwrap();
+    assert_eq!(stand.guest_gets(0, MOMENT), None);
+    let mut tables = vec![1, 0, 0, 0, 0, 0];
+    tables.extend(5000_u32.to_le_bytes());
+    tables.resize(10 + 5000 * 6, 1);
+    assert_eq!(stand.command(&tables), OK);
+    stand.host.send(&sent).unwrap();
+    assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, sent);
+    // Of the unicast addresses there were none too many.
+    stand.host.send(&frame(STRANGER, HOST, 2, 60)).unwrap();
+    assert_eq!(stand.guest_gets(0, MOMENT), None);
+    stand.expect_dropped(&[]);
 }
 
 #[test]
