@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used)] // a target says by panicking that something is wrong
 
 pub mod kept;
+mod leaves;
 pub mod mutate;
 mod script;
 mod targets;

@@ -15,7 +15,7 @@ use crate::memfd::{self, Backing, MemfdError};
 /// The length of the page in bytes.
 pub const LEN_BYTES: usize = 4096;
 /// The version of the layout of [`Health`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What is in the page. All zeroes until the child has mapped it and set `version`.
 #[derive(Debug)]
@@ -74,11 +74,15 @@ pub struct Drops {
     pub command: AtomicU64,
     /// Control commands that are not allowed.
     pub refused: AtomicU64,
+    /// Sent with an offload that would change what was checked. Since version 2.
+    pub checksum: AtomicU64,
+    /// Sent to switches, as only they send. Since version 2.
+    pub link_control: AtomicU64,
 }
 
 impl Drops {
     /// How many there were, by the name of the reason.
-    pub fn by_reason(&self) -> [(&'static str, u64); 15] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 17] {
         [
             ("source-mac", &self.source_mac),
             ("source-ip", &self.source_ip),
@@ -95,6 +99,8 @@ impl Drops {
             ("offload", &self.offload),
             ("command", &self.command),
             ("refused", &self.refused),
+            ("checksum", &self.checksum),
+            ("link-control", &self.link_control),
         ]
         .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
     }
@@ -271,10 +277,10 @@ mod tests {
         let names = page.drops.by_reason().map(|(reason, _)| reason);
         assert_eq!(BTreeSet::from(names).len(), counters);
         page.drops.source_mac.store(1, Ordering::Relaxed);
-        page.drops.refused.store(2, Ordering::Relaxed);
+        page.drops.link_control.store(2, Ordering::Relaxed);
         let counted = page.drops.by_reason();
         assert_eq!(counted[0], ("source-mac", 1));
-        assert_eq!(counted[counters - 1], ("refused", 2));
+        assert_eq!(counted[counters - 1], ("link-control", 2));
     }
 
     #[test]

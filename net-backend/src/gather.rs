@@ -131,6 +131,11 @@ impl Gather {
         &self.head[..self.head_bytes]
     }
 
+    /// Sends other flags than the driver wrote into the header, which they begin.
+    pub fn set_flags(&mut self, flags: u8) {
+        self.head[0] = flags;
+    }
+
     /// The length of header and frame.
     pub fn len_bytes(&self) -> usize {
         self.total_bytes

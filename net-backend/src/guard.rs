@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest may not send, so that tenants who share a network cannot pretend to be each other or
-//! its router: other MAC addresses, other IP addresses, DHCP offers, router advertisements.
+//! What a guest may not send, so that tenants who share a network cannot pretend to be each other, its
+//! router or its switches: other MAC addresses, other IP addresses, DHCP offers, router advertisements,
+//! the frames that switches speak to each other with.
 //!
-//! Looks at a copy of the frame's beginning, which is also what is sent: the guest cannot change it
-//! in between. What hides behind more headers than were copied is not let through.
+//! [`packet`] parses a copy of the frame's beginning, which is also what is sent: the guest cannot
+//! change it in between. What hides behind more headers than were copied is not let through. After
+//! that the kernel, or a NIC, still writes into the frame where the virtio header asks for a checksum
+//! or for segments: [`offload`] lets it do so only where nothing is that was checked here.
+//!
+//! With every check switched off a frame is not parsed, and only [`crate::header`] and the kernel
+//! itself judge its offloads.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicU64;
@@ -13,15 +19,19 @@ use launch::record::Guard;
 
 use crate::filter::Mac;
 
+mod ipv4;
 mod ipv6;
+mod link_control;
+mod offload;
+pub mod packet;
 
-/// Two tags at most: 802.1ad around 802.1Q.
-const TAGS_MAX: usize = 2;
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-const ARP: u16 = 0x0806;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+use packet::{Frame, Packet};
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
+const GRE: u8 = 47;
+const ICMPV6: u8 = 58;
 /// The ports of DHCP for IPv4 (RFC 2131 §4.1) and for IPv6 (RFC 8415 §7.2).
 const DHCP: DhcpPorts = DhcpPorts {
     server: 67,
@@ -67,6 +77,10 @@ pub enum Offence {
     Router,
     /// What it is cannot be told.
     Evasive,
+    /// The kernel would write where it must not, or cut it into what it is not.
+    Checksum,
+    /// A frame between switches.
+    LinkControl,
 }
 
 impl Offence {
@@ -79,6 +93,8 @@ impl Offence {
             Self::Dhcp => &drops.dhcp,
             Self::Router => &drops.router,
             Self::Evasive => &drops.evasive,
+            Self::Checksum => &drops.checksum,
+            Self::LinkControl => &drops.link_control,
         }
     }
 }
@@ -99,58 +115,69 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 }
 
 impl Rules<'_> {
-    /// Whether a frame that begins with `head` may be sent.
-    pub fn check(&self, head: &[u8]) -> Result<(), Offence> {
-        let Some(mac) = self.mac.filter(|_| self.guard.mac) else {
-            return self.check_payload(head, None);
-        };
-        if head.get(6..12) != Some(&mac.0) {
-            return Err(Offence::SourceMac);
-        }
-        self.check_payload(head, Some(mac))
-    }
-
-    fn check_payload(&self, head: &[u8], mac: Option<Mac>) -> Result<(), Offence> {
+    /// Whether a frame may be sent.
+    pub fn check(&self, frame: &Frame<'_>) -> Result<(), Offence> {
         let Guard {
+            mac,
             services,
             ipv4,
             ipv6,
-            ..
         } = self.guard;
-        if !services && ipv4.is_empty() && ipv6.is_empty() && mac.is_none() {
+        let mac = self.mac.filter(|_| *mac);
+        if mac.is_none() && !services && ipv4.is_empty() && ipv6.is_empty() {
             return Ok(());
         }
-        let mut offset = 12;
-        let mut kind = u16_at(head, offset).ok_or(Offence::Evasive)?;
-        for _ in 0..TAGS_MAX {
-            if VLAN.contains(&kind) {
-                offset += 4;
-                kind = u16_at(head, offset).ok_or(Offence::Evasive)?;
-            }
+        if mac.is_some_and(|mac| frame.head.get(6..12) != Some(&mac.0)) {
+            return Err(Offence::SourceMac);
         }
-        let packet = head.get(offset + 2..).unwrap_or_default();
-        match kind {
-            ARP => self.check_arp(packet, mac),
-            IPV4 => self.check_ipv4(packet),
-            IPV6 => self.check_ipv6(packet, mac),
-            kind if VLAN.contains(&kind) => Err(Offence::Evasive),
+        if *services && link_control::is_destination(frame.head) {
+            return Err(Offence::LinkControl);
+        }
+        let packet = Packet::parse(frame).ok_or(Offence::Evasive)?;
+        match packet {
+            Packet::Arp(message) => self.check_arp(message, mac)?,
+            Packet::Rarp(message) => {
+                self.check_arp(message, mac)?;
+                self.check_rarp(message)?;
+            }
+            Packet::Ipv4(source, transport) => self.check_ipv4(source, transport)?,
+            Packet::Ipv6(source, transport) => self.check_ipv6(source, transport, mac)?,
+            Packet::Other(kind) if *services && link_control::is_kind(kind) => {
+                return Err(Offence::LinkControl);
+            }
+            Packet::Other(_) => {}
+        }
+        match &frame.offload {
+            Some(offload) if !offload::fits(offload, &packet) => Err(Offence::Checksum),
             _ => Ok(()),
         }
     }
 
     /// RFC 826: who says what must be the guest about itself.
-    fn check_arp(&self, packet: &[u8], mac: Option<Mac>) -> Result<(), Offence> {
-        let sender = packet.get(8..14).ok_or(Offence::Evasive)?;
-        if mac.is_some_and(|mac| sender != mac.0) {
+    fn check_arp(&self, message: &[u8], mac: Option<Mac>) -> Result<(), Offence> {
+        let (form, sender) = message.split_first_chunk::<8>().ok_or(Offence::Evasive)?;
+        // Ethernet, or IEEE 802 as old as that, and IPv4. The fields of others are elsewhere.
+        if !matches!(form, [0, 1 | 6, 8, 0, 6, 4, _, _]) {
+            return Err(Offence::Evasive);
+        }
+        let (sender, rest) = sender.split_first_chunk::<6>().ok_or(Offence::Evasive)?;
+        if mac.is_some_and(|mac| *sender != mac.0) {
             return Err(Offence::Neighbour);
         }
-        let address = packet.get(14..).and_then(<[u8]>::first_chunk::<4>);
-        let address = Ipv4Addr::from(*address.ok_or(Offence::Evasive)?);
+        let address = Ipv4Addr::from(*rest.first_chunk::<4>().ok_or(Offence::Evasive)?);
         // A probe does not claim anything (RFC 5227).
         if address.is_unspecified() || self.is_own_ipv4(address) {
             Ok(())
         } else {
             Err(Offence::Neighbour)
+        }
+    }
+
+    /// RFC 903: a server's reply tells others their addresses, as DHCP does.
+    fn check_rarp(&self, message: &[u8]) -> Result<(), Offence> {
+        match u16_at(message, 6) {
+            Some(4) if self.guard.services => Err(Offence::Dhcp),
+            _ => Ok(()),
         }
     }
 
@@ -161,32 +188,6 @@ impl Rules<'_> {
     fn is_own_ipv6(&self, address: Ipv6Addr) -> bool {
         let local = || self.mac.is_some_and(|mac| link_local(mac) == address);
         self.guard.ipv6.is_empty() || self.guard.ipv6.contains(&address) || local()
-    }
-
-    fn check_ipv4(&self, packet: &[u8]) -> Result<(), Offence> {
-        let (head, _) = packet.split_first_chunk::<20>().ok_or(Offence::Evasive)?;
-        let header_bytes = usize::from(head[0] & 0xf) * 4;
-        if head[0] >> 4 != 4 || header_bytes < 20 {
-            return Err(Offence::Evasive);
-        }
-        let source = Ipv4Addr::from([head[12], head[13], head[14], head[15]]);
-        let first = u16::from_be_bytes([head[6], head[7]]) & 0x1fff == 0;
-        let datagram = packet.get(header_bytes..).unwrap_or_default();
-        let udp = head[9] == UDP && first;
-        if source.is_unspecified() && !self.guard.ipv4.is_empty() {
-            // Who has no address yet asks a DHCP server for one, and nothing else.
-            return match u16_at(datagram, 2) {
-                Some(port) if udp && port == DHCP.server => Ok(()),
-                _ => Err(Offence::SourceIp),
-            };
-        }
-        if !self.is_own_ipv4(source) {
-            return Err(Offence::SourceIp);
-        }
-        if self.guard.services && udp {
-            return DHCP.check(datagram);
-        }
-        Ok(())
     }
 }
 

@@ -40,6 +40,30 @@ pub fn len_bytes(acked: u64) -> usize {
     }
 }
 
+/// What the kernel is to do with a frame after it left this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offload {
+    /// Where the sum of its bytes begins.
+    pub checksum_start: u16,
+    /// Where the sum is written, from there.
+    pub checksum_offset: u16,
+    /// What the frame is cut into, and how many bytes of its payload are in each piece.
+    pub segments: Option<(Segments, u16)>,
+}
+
+/// What a frame is cut into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segments {
+    /// Segments of TCP over IPv4.
+    Tcp4,
+    /// Segments of TCP over IPv6.
+    Tcp6,
+    /// Fragments of a UDP datagram.
+    UdpFragments,
+    /// Datagrams of UDP.
+    Udp,
+}
+
 /// A header as somebody else has written it, copied once.
 #[derive(Debug, Clone, Copy)]
 pub struct Header {
@@ -75,8 +99,10 @@ impl Header {
                 return Err(HeaderFault);
             }
         }
+        if self.gso_type == gso::NONE {
+            return Ok(());
+        }
         let needed = match self.gso_type & !ECN {
-            gso::NONE => return Ok(()),
             gso::TCPV4 => VIRTIO_NET_F_HOST_TSO4,
             gso::TCPV6 => VIRTIO_NET_F_HOST_TSO6,
             gso::UDP => VIRTIO_NET_F_HOST_UFO,
@@ -84,11 +110,35 @@ impl Header {
             _ => return Err(HeaderFault),
         };
         let ecn = self.gso_type & ECN == 0 || has(acked, VIRTIO_NET_F_HOST_ECN);
-        if checksum && ecn && self.gso_size > 0 && has(acked, needed) {
+        // The kernel knows the largest size as something else (GSO_BY_FRAGS).
+        let size = self.gso_size > 0 && self.gso_size < u16::MAX;
+        if checksum && ecn && size && has(acked, needed) {
             Ok(())
         } else {
             Err(HeaderFault)
         }
+    }
+
+    /// What the kernel is asked to do, by a header that was checked.
+    pub fn offload(&self) -> Option<Offload> {
+        let segments = match self.gso_type & !ECN {
+            gso::TCPV4 => Some(Segments::Tcp4),
+            gso::TCPV6 => Some(Segments::Tcp6),
+            gso::UDP => Some(Segments::UdpFragments),
+            gso::UDP_L4 => Some(Segments::Udp),
+            _ => None,
+        };
+        (self.flags & NEEDS_CSUM != 0).then(|| Offload {
+            checksum_start: self.csum_start,
+            checksum_offset: self.csum_offset,
+            segments: segments.map(|kind| (kind, self.gso_size)),
+        })
+    }
+
+    /// The flags that were checked: a later kernel may know others. "The device MUST ignore flag bits
+    /// that it does not recognize" (§5.1.6.2.2).
+    pub fn known_flags(&self) -> u8 {
+        self.flags & NEEDS_CSUM
     }
 
     /// Whether a driver that has these offloads of the tap can take the frame.
@@ -139,15 +189,43 @@ mod tests {
         assert!(header(1, 0x81, 1448, 34, 16).check(features, 4000).is_err());
         assert!(header(1, 4, 1448, 34, 16).check(features, 4000).is_err());
         assert!(header(1, 1, 0, 34, 16).check(features, 4000).is_err());
+        assert!(
+            header(1, 1, u16::MAX, 34, 16)
+                .check(features, 4000)
+                .is_err()
+        );
         assert!(header(0, 1, 1448, 34, 16).check(features, 4000).is_err());
         assert!(header(1, 1, 1448, 34, 16).check(0, 4000).is_err());
     }
 
     #[test]
     fn segmentation_of_an_unknown_kind_is_refused() {
-        for kind in [2, 6, 0x7f, 0x86] {
+        // Among them: AccECN, and tunnels over IPv4, IPv6 and both.
+        for kind in [2, 6, 0x11, 0x21, 0x41, 0x61, 0x7f, 0x80, 0x86] {
             assert!(header(1, kind, 1448, 34, 16).check(ALL, 4000).is_err());
-            assert!(!header(1, kind, 1448, 34, 16).fits(u32::MAX));
+            assert!(kind == ECN || !header(1, kind, 1448, 34, 16).fits(u32::MAX));
+        }
+    }
+
+    #[test]
+    fn offload_is_what_the_kernel_is_asked_to_do() {
+        let plain = header(2, 0, 0, 34, 16);
+        assert_eq!((plain.offload(), plain.known_flags()), (None, 0));
+        for (kind, segments) in [
+            (0, None),
+            (0x81, Some(Segments::Tcp4)),
+            (3, Some(Segments::UdpFragments)),
+            (4, Some(Segments::Tcp6)),
+            (5, Some(Segments::Udp)),
+        ] {
+            let header = header(0xff, kind, 1448, 34, 16);
+            let offload = Offload {
+                checksum_start: 34,
+                checksum_offset: 16,
+                segments: segments.map(|kind| (kind, 1448)),
+            };
+            assert_eq!(header.offload(), Some(offload), "{kind}");
+            assert_eq!(header.known_flags(), NEEDS_CSUM);
         }
     }
 

@@ -33,7 +33,7 @@ Usage: net-backend (--socket-path PATH | --fd N) (--tap NAME | --tap-fd N...) [O
   --mtu N               what the guest is told, 68 to 65521
   --guard WHAT[,..]     what the guest may not send; nothing by default:
        mac              frames from another MAC address than --mac
-       services         DHCP servers' packets and router advertisements
+       services         DHCP servers' packets, router advertisements, frames for switches
        ip=ADDRESS       packets and address resolution from other addresses than those named so,
                         for IPv4 and IPv6 apart
   --poll-us N           how long a queue's thread looks for work before it sleeps; 50 by default,

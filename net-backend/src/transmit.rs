@@ -16,6 +16,7 @@ use launch::health::{BACKPRESSURED, QueueHealth};
 use crate::device::Shared;
 use crate::gather::Gather;
 use crate::guard::Rules;
+use crate::guard::packet::Frame;
 use crate::header::Header;
 use crate::settings::Settings;
 use crate::station::{QueueFault, Station};
@@ -132,7 +133,7 @@ impl Transmitter {
 
 /// Sends a frame, if it is one that may be sent.
 fn send(
-    frame: &Gather,
+    frame: &mut Gather,
     whole: bool,
     tap: std::os::fd::BorrowedFd<'_>,
     settings: &Settings,
@@ -148,21 +149,27 @@ fn send(
     if !whole || body.len() < FRAME_MIN_BYTES {
         return drop(&drops.frame);
     }
-    let frame_bytes = frame.len_bytes() - settings.header_bytes;
-    let checked = Header::parse(head).map(|h| h.check(settings.features, frame_bytes));
-    if !matches!(checked, Some(Ok(()))) {
+    let len_bytes = frame.len_bytes() - settings.header_bytes;
+    let header = Header::parse(head).filter(|h| h.check(settings.features, len_bytes).is_ok());
+    let Some(header) = header else {
         return drop(&drops.header);
-    }
+    };
     let rules = Rules {
         guard: &shared.nic.guard,
         mac: shared.nic.mac,
     };
-    if let Err(offence) = rules.check(body) {
+    let outgoing = Frame {
+        head: body,
+        len_bytes,
+        offload: header.offload(),
+    };
+    if let Err(offence) = rules.check(&outgoing) {
         return drop(offence.counter(drops));
     }
     if !settings.link_up {
         return drop(&drops.down);
     }
+    frame.set_flags(header.known_flags());
     match frame.send(tap) {
         Ok(_) => Outcome::Sent,
         Err(e) => match (e.kind(), e.raw_os_error()) {

@@ -60,7 +60,8 @@ pub struct NetSpec {
     /// Whether the guest may send from any MAC address, not from the card's alone.
     #[serde(default, skip_serializing_if = "is_false")]
     pub any_mac: bool,
-    /// Whether the guest may serve DHCP and advertise itself as a router.
+    /// Whether the guest may serve DHCP, advertise itself as a router, and send what switches send each
+    /// other.
     #[serde(default, skip_serializing_if = "is_false")]
     pub any_service: bool,
     /// The IPv4 addresses that the guest may send from and claim by ARP; by default any.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A network card's frames and commands: frames in buffers of any shape, checked and sent; frames
-//! received into any buffers; commands of a driver, and what is kept of them for the next process.
+//! received into any buffers; commands of a driver, and what is kept of them for the next process. What
+//! leaves must satisfy the guard again once the kernel has written the checksum or cut it into segments.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -12,16 +14,19 @@ use backend::GuestMemory;
 use backend::chain::Buffer;
 use backend::window::Window;
 use launch::record::Guard;
+use launch::tap::HEADER_BYTES;
 use net_backend::config::Nic;
 use net_backend::control::Command;
 use net_backend::filter::Mac;
 use net_backend::gather::Gather;
-use net_backend::guard::Rules;
-use net_backend::header::Header;
+use net_backend::guard::packet::Frame;
+use net_backend::guard::{Offence, Rules};
+use net_backend::header::{Header, Offload};
 use net_backend::scatter::Scatter;
 use net_backend::state::State;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::leaves::leaves;
 use crate::script::Script;
 
 /// Two regions with a hole between them.
@@ -64,7 +69,8 @@ fn nic(shape: u8) -> Nic {
         guard: Guard {
             mac: shape & 4 != 0,
             services: shape & 8 != 0,
-            ..Guard::default()
+            ipv4: vec![Ipv4Addr::new(10, 0, 0, 5); usize::from(shape >> 4 & 1)],
+            ipv6: vec![Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5); usize::from(shape >> 5 & 1)],
         },
     }
 }
@@ -98,21 +104,52 @@ fn transmit(
     if frame.load(memory, &buffers(script)).is_err() {
         return;
     }
-    if let Some(header) = Header::parse(frame.head()) {
-        let _ = header.check(features, frame.len_bytes());
-        let _ = header.fits(script.u32());
-    }
-    let head = frame.head();
+    let Some(header) = Header::parse(frame.head()) else {
+        return;
+    };
+    let _ = header.fits(script.u32());
+    let len_bytes = frame.len_bytes().saturating_sub(HEADER_BYTES);
+    let legal = header.check(features, len_bytes).is_ok();
+    let offload = header.offload();
+    let outgoing = Frame {
+        head: frame.head().get(HEADER_BYTES..).unwrap_or_default(),
+        len_bytes,
+        offload,
+    };
     let rules = Rules {
         guard: &nic.guard,
         mac: nic.mac,
     };
-    let _ = rules.check(head.get(12..).unwrap_or_default());
+    let allowed = rules.check(&outgoing).is_ok();
+    frame.set_flags(header.known_flags());
     if let Ok(sent) = frame.send(tap.as_fd()) {
         assert_eq!(sent, frame.len_bytes(), "a part of a frame");
         let mut received = vec![0; sent];
         let _ = wire.recv(&mut received);
         assert_eq!(received[..frame.head().len()], *frame.head());
+        if legal && allowed {
+            let whole = received.get(HEADER_BYTES..).unwrap_or_default();
+            stays_allowed(&rules, whole, offload);
+        }
+    }
+}
+
+/// What leaves is what was allowed, after the kernel has done what the header asks for, too.
+pub(crate) fn stays_allowed(rules: &Rules<'_>, sent: &[u8], offload: Option<Offload>) {
+    for left in leaves(sent, offload) {
+        let outcome = rules.check(&Frame {
+            head: &left,
+            len_bytes: left.len(),
+            offload: None,
+        });
+        // If there is nothing to cut the length stays that the driver wrote, and receivers drop what
+        // is shorter than its headers.
+        let uncut = left.len() == sent.len() && offload.is_some_and(|o| o.segments.is_some());
+        let dropped = uncut && outcome == Err(Offence::Evasive);
+        assert!(
+            outcome.is_ok() || dropped,
+            "{outcome:?}: {offload:?} {left:02x?}"
+        );
     }
 }
 

@@ -44,7 +44,7 @@ pub struct NetRecord {
 pub struct Guard {
     /// Frames come from the device's own MAC address, which the driver cannot change.
     pub mac: bool,
-    /// No DHCP server, no router advertisements.
+    /// No DHCP server, no router advertisements, no spanning tree or the like.
     pub services: bool,
     /// The IPv4 addresses it may use, in packets and in ARP.
     pub ipv4: Vec<Ipv4Addr>,

@@ -1,23 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The checks of IPv6 packets: extension headers are walked until the packet says what it is.
+//! The checks of IPv6 packets, neighbour discovery among them.
 
 use std::net::Ipv6Addr;
 
-use super::{DHCPV6, Offence, Rules, UDP, u16_at};
+use super::packet::{Message, Transport};
+use super::{DHCPV6, ICMPV6, Offence, Rules, UDP};
 use crate::filter::Mac;
-
-/// More extension headers than this are a disguise.
-const EXTENSIONS_MAX: usize = 8;
-const ICMPV6: u8 = 58;
-
-/// The headers that another may follow (RFC 8200 §4, RFC 4302).
-mod extension {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const AUTHENTICATION: u8 = 51;
-    pub(super) const DESTINATION: u8 = 60;
-}
 
 /// The messages of neighbour discovery (RFC 4861 §4).
 mod message {
@@ -28,80 +16,89 @@ mod message {
     pub(super) const REDIRECT: u8 = 137;
 }
 
-/// What a packet turned out to carry.
-enum Payload<'a> {
-    /// The protocol and its header.
-    Protocol(u8, &'a [u8]),
-    /// Part of something whose beginning is in another packet.
-    Later,
-}
-
-fn payload(packet: &[u8]) -> Option<Payload<'_>> {
-    let mut next = *packet.get(6)?;
-    let mut rest = packet.get(40..)?;
-    for _ in 0..EXTENSIONS_MAX {
-        let len_bytes = match next {
-            extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => {
-                8 + 8 * usize::from(*rest.get(1)?)
-            }
-            extension::AUTHENTICATION => 8 + 4 * usize::from(*rest.get(1)?),
-            extension::FRAGMENT if u16_at(rest, 2)? & 0xfff8 != 0 => return Some(Payload::Later),
-            extension::FRAGMENT => 8,
-            _ => return Some(Payload::Protocol(next, rest)),
-        };
-        next = *rest.first()?;
-        rest = rest.get(len_bytes..)?;
-    }
-    None
+/// Options with the link-layer address of the sender, or of who is asked for (RFC 4861 §4.6.1).
+mod option {
+    pub(super) const SOURCE: u8 = 1;
+    pub(super) const TARGET: u8 = 2;
 }
 
 impl Rules<'_> {
-    pub(super) fn check_ipv6(&self, packet: &[u8], mac: Option<Mac>) -> Result<(), Offence> {
-        let source = packet.get(8..).and_then(<[u8]>::first_chunk::<16>);
-        let source = Ipv6Addr::from(*source.ok_or(Offence::Evasive)?);
+    pub(super) fn check_ipv6(
+        &self,
+        source: Ipv6Addr,
+        transport: Transport<'_>,
+        mac: Option<Mac>,
+    ) -> Result<(), Offence> {
         if !source.is_unspecified() && !self.is_own_ipv6(source) {
             return Err(Offence::SourceIp);
         }
         if !self.guard.services && mac.is_none() && self.guard.ipv6.is_empty() {
             return Ok(());
         }
-        match payload(packet).ok_or(Offence::Evasive)? {
-            Payload::Protocol(ICMPV6, message) => self.check_discovery(message, mac),
-            Payload::Protocol(UDP, datagram) if self.guard.services => DHCPV6.check(datagram),
-            Payload::Protocol(..) | Payload::Later => Ok(()),
+        if matches!(transport, Transport::Hidden) {
+            return Err(Offence::Evasive);
+        }
+        let Some(begun) = transport.begun() else {
+            return Ok(());
+        };
+        match begun.protocol {
+            ICMPV6 => {
+                let whole = matches!(transport, Transport::Whole(_));
+                self.check_discovery(begun, whole, mac)
+            }
+            UDP if self.guard.services => DHCPV6.check(begun.bytes),
+            _ => Ok(()),
         }
     }
 
-    fn check_discovery(&self, message: &[u8], mac: Option<Mac>) -> Result<(), Offence> {
-        let options_at = match message.first().ok_or(Offence::Evasive)? {
-            &message::ROUTER_ADVERTISEMENT | &message::REDIRECT if self.guard.services => {
+    fn check_discovery(
+        &self,
+        discovery: Message<'_>,
+        whole: bool,
+        mac: Option<Mac>,
+    ) -> Result<(), Offence> {
+        let bytes = discovery.bytes;
+        let kind = *bytes.first().ok_or(Offence::Evasive)?;
+        let options_at = match kind {
+            message::ROUTER_ADVERTISEMENT | message::REDIRECT if self.guard.services => {
                 return Err(Offence::Router);
             }
-            &message::ROUTER_SOLICITATION => 8,
-            &message::SOLICITATION => 24,
-            &message::ADVERTISEMENT => {
-                let target = message.get(8..).and_then(<[u8]>::first_chunk::<16>);
-                let target = Ipv6Addr::from(*target.ok_or(Offence::Evasive)?);
-                if !self.is_own_ipv6(target) {
-                    return Err(Offence::Neighbour);
-                }
-                24
-            }
+            message::ROUTER_SOLICITATION => 8,
+            message::ROUTER_ADVERTISEMENT => 16,
+            message::SOLICITATION | message::ADVERTISEMENT => 24,
+            message::REDIRECT => 40,
             _ => return Ok(()),
         };
+        // "Nodes MUST NOT employ IPv6 fragmentation for sending" these (RFC 6980 §5); what is in the
+        // next fragment, or behind what was copied, cannot be checked.
+        if !whole || bytes.len() < discovery.len_bytes {
+            return Err(Offence::Evasive);
+        }
+        if kind == message::ADVERTISEMENT {
+            let target = bytes.get(8..).and_then(<[u8]>::first_chunk::<16>);
+            let target = Ipv6Addr::from(*target.ok_or(Offence::Evasive)?);
+            if !self.is_own_ipv6(target) {
+                return Err(Offence::Neighbour);
+            }
+        }
         let Some(mac) = mac else {
             return Ok(());
         };
-        let mut options = message.get(options_at..).unwrap_or_default();
-        // The link-layer address of whoever speaks: types 1 and 2 (RFC 4861 §4.6.1).
-        while let [kind, len, rest @ ..] = options {
-            if *len == 0 {
-                return Err(Offence::Evasive);
-            }
-            if matches!(kind, 1 | 2) && rest.get(..6) != Some(&mac.0) {
+        let mut options = bytes.get(options_at..).ok_or(Offence::Evasive)?;
+        while let [number, len, rest @ ..] = options {
+            let claims = match *number {
+                option::SOURCE => true,
+                // A router tells of another's.
+                option::TARGET => kind != message::REDIRECT,
+                _ => false,
+            };
+            if claims && rest.get(..6) != Some(&mac.0) {
                 return Err(Offence::Neighbour);
             }
-            options = options.get(8 * usize::from(*len)..).unwrap_or_default();
+            options = match usize::from(*len) {
+                0 => return Err(Offence::Evasive),
+                len => options.get(8 * len..).unwrap_or_default(),
+            };
         }
         Ok(())
     }

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 
+mod hidden;
+mod offloads;
+mod switches;
+
+const ARP: u16 = 0x0806;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
 const OWN4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
@@ -19,7 +27,11 @@ fn strict() -> Guard {
 
 fn check_with(guard: &Guard, frame: &[u8]) -> Result<(), Offence> {
     let mac = Some(MAC);
-    Rules { guard, mac }.check(frame)
+    Rules { guard, mac }.check(&Frame {
+        head: frame,
+        len_bytes: frame.len(),
+        offload: None,
+    })
 }
 
 fn check(frame: &[u8]) -> Result<(), Offence> {
@@ -39,19 +51,27 @@ fn arp(sender: Mac, address: Ipv4Addr) -> Vec<u8> {
     frame(MAC, ARP, &packet)
 }
 
-fn ipv4(source: Ipv4Addr, fragment: u16, ports: [u16; 2]) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 40, 0, 0];
+fn ipv4_with(source: Ipv4Addr, fragment: u16, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend(u16::try_from(20 + payload.len()).unwrap().to_be_bytes());
+    packet.extend([0, 0]);
     packet.extend(fragment.to_be_bytes());
-    packet.extend([64, UDP, 0, 0]);
+    packet.extend([64, protocol, 0, 0]);
     packet.extend(source.octets());
     packet.extend([255; 4]);
-    packet.extend(ports.map(u16::to_be_bytes).concat());
-    packet.extend([0; 8]);
+    packet.extend(payload);
     frame(MAC, IPV4, &packet)
 }
 
+fn ipv4(source: Ipv4Addr, fragment: u16, ports: [u16; 2]) -> Vec<u8> {
+    let datagram = [&ports.map(u16::to_be_bytes).concat()[..], &[0; 8]].concat();
+    ipv4_with(source, fragment, UDP, &datagram)
+}
+
 fn ipv6(source: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 255];
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    packet.extend([next, 255]);
     packet.extend(source.octets());
     packet.extend([0xff; 16]);
     packet.extend(payload);
@@ -101,6 +121,8 @@ fn ipv4_without_an_address_may_only_ask_for_one() {
     let none = Ipv4Addr::UNSPECIFIED;
     assert_eq!(check(&ipv4(none, 0, [68, 67])), Ok(()));
     assert_eq!(check(&ipv4(none, 0, [68, 53])), Err(Offence::SourceIp));
+    assert_eq!(check(&ipv4(none, 0, [67, 67])), Err(Offence::Dhcp));
+    assert_eq!(check_with(&open(), &ipv4(none, 0, [67, 67])), Ok(()));
 }
 
 #[test]
@@ -150,6 +172,8 @@ fn ipv4_header_that_makes_no_sense_is_refused() {
     assert_eq!(check(&packet), Err(Offence::Evasive));
     packet[14] = 0x65;
     assert_eq!(check(&packet), Err(Offence::Evasive));
+    packet[14] = 0x4f;
+    assert_eq!(check_with(&open(), &packet), Err(Offence::Evasive));
 }
 
 #[test]
@@ -169,8 +193,8 @@ fn router_advertisement_is_refused_behind_any_header() {
     hidden.extend(message);
     assert_eq!(check(&ipv6(OWN6, 0, &hidden)), Err(Offence::Router));
     assert_eq!(check(&ipv6(OWN6, 0, &hidden[..24])), Err(Offence::Evasive));
-    let endless = [0_u8; 80];
-    assert_eq!(check(&ipv6(OWN6, 0, &endless)), Err(Offence::Evasive));
+    let endless = [60, 0, 0, 0, 0, 0, 0, 0].repeat(10);
+    assert_eq!(check(&ipv6(OWN6, 60, &endless)), Err(Offence::Evasive));
     assert_eq!(check(&ipv6(OWN6, 58, &[137, 0])), Err(Offence::Router));
 }
 

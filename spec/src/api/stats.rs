@@ -58,10 +58,10 @@ pub struct DeviceStats {
     /// Its queues, in the order of the device's specification.
     pub queues: Vec<QueueStats>,
     /// Of a NIC: frames and control commands that went no further, by reason. Not sent, because the
-    /// guard forbids it: `source-mac`, `source-ip`, `neighbour`, `dhcp`, `router`, `evasive`; as no
-    /// frame at all: `header`, `frame`; refused by the host: `host`. Not received: `unwanted`,
-    /// `too-long`, `offload`. Neither, while tap or cable were down: `down`. Not done: `command` as
-    /// nonsense, `refused` by the guard.
+    /// guard forbids it: `source-mac`, `source-ip`, `neighbour`, `dhcp`, `router`, `link-control`,
+    /// `evasive`, `checksum`; as no frame at all: `header`, `frame`; refused by the host: `host`. Not
+    /// received: `unwanted`, `too-long`, `offload`. Neither, while tap or cable were down: `down`. Not
+    /// done: `command` as nonsense, `refused` by the guard.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, u64>,
 }

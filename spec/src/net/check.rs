@@ -64,7 +64,7 @@ pub struct Tap {
 pub struct NetGuard {
     /// From any MAC address, not from the card's alone.
     pub any_mac: bool,
-    /// DHCP offers and router advertisements.
+    /// DHCP offers, router advertisements and what switches send each other.
     pub any_service: bool,
     /// From these IPv4 addresses; from any if there are none.
     pub ipv4: Vec<Ipv4Addr>,
