@@ -15,9 +15,13 @@ pub mod config_space;
 mod control;
 mod faults;
 pub mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod health;
 pub mod listener;
 pub mod memory;
+#[cfg(test)]
+mod models;
 pub mod pin;
 pub mod polling;
 pub mod program;
@@ -25,6 +29,7 @@ pub mod relay;
 pub mod ring;
 pub mod serve;
 pub mod started;
+mod sync;
 pub mod vring;
 pub mod window;
 

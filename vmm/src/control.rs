@@ -108,9 +108,7 @@ impl Control {
         match message {
             ToVmm::PowerButton => self.machine.press_power_button(),
             ToVmm::Pause => {
-                self.gate.close();
-                self.kicks.iter().for_each(Kick::kick);
-                self.gate.wait_until_stopped(self.kicks.len());
+                self.gate.stop_all(&self.kicks, Kick::kick);
                 tell(channel, &FromVmm::Paused)?;
             }
             ToVmm::Resume => {

@@ -7,6 +7,12 @@
 pub mod gate;
 pub mod kick;
 mod run_page;
+mod sync;
+
+#[cfg(test)]
+mod gate_tests;
+#[cfg(test)]
+mod models;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -113,8 +119,8 @@ impl Vcpu {
     }
 
     fn stop_at_gate(&self) {
-        self.run_page.clear_exit_request();
-        self.shared.gate.pass();
+        let clear = || self.run_page.clear_exit_request();
+        self.shared.gate.stop(clear);
         // Tell the guest's watchdogs that the time that passed was not theirs.
         let _ = self.vcpu.kvmclock_ctrl();
     }

@@ -22,9 +22,12 @@ pub mod inflight;
 mod lifecycle;
 mod mailbox;
 mod memory;
+#[cfg(test)]
+mod models;
 mod nic;
 mod reconnect;
 pub mod spec;
+mod sync;
 #[cfg(test)]
 mod testing;
 pub mod worker;

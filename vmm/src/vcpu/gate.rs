@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where vCPU threads stop while the VM is paused. It is closed when the VM starts.
+//!
+//! `models.rs` runs this file in many orders of its threads.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The gate.
 #[derive(Debug, Default)]
@@ -20,6 +22,13 @@ struct State {
 impl Gate {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// vCPU threads: takes a request to leave the guest back and waits until the gate is open. In this
+    /// order: a request that comes once the gate has been passed must not be lost.
+    pub fn stop(&self, clear_exit_request: impl FnOnce()) {
+        clear_exit_request();
+        self.pass();
     }
 
     /// vCPU threads: waits until the gate is open.
@@ -52,6 +61,13 @@ impl Gate {
         }
     }
 
+    /// Main thread: stops the threads that `kicks` kick, and waits until none of them is in the guest.
+    pub fn stop_all<K>(&self, kicks: &[K], kick: impl Fn(&K)) {
+        self.close();
+        kicks.iter().for_each(kick);
+        self.wait_until_stopped(kicks.len());
+    }
+
     /// Main thread: lets everyone pass.
     pub fn open(&self) {
         self.lock().open = true;
@@ -59,7 +75,7 @@ impl Gate {
     }
 
     /// Main thread: stops whoever comes next.
-    pub fn close(&self) {
+    fn close(&self) {
         self.lock().open = false;
     }
 
@@ -72,33 +88,5 @@ impl Gate {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    #[test]
-    fn threads_pass_only_while_the_gate_is_open() {
-        let (gate, passed) = (Arc::new(Gate::default()), Arc::new(AtomicUsize::new(0)));
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let (gate, passed) = (Arc::clone(&gate), Arc::clone(&passed));
-                std::thread::spawn(move || {
-                    gate.pass();
-                    passed.fetch_add(1, Ordering::SeqCst);
-                })
-            })
-            .collect();
-        gate.wait_until_stopped(4);
-        assert_eq!(passed.load(Ordering::SeqCst), 0);
-        gate.open();
-        for thread in threads {
-            thread.join().unwrap();
-        }
-        assert_eq!(passed.load(Ordering::SeqCst), 4);
     }
 }

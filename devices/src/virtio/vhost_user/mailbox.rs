@@ -2,15 +2,15 @@
 //! What other threads want of a device's thread. It holds wishes, not a history of them: however
 //! often a guest repeats itself, the mailbox does not grow, and leaving something in it never waits
 //! for the device's thread to do anything.
+//!
+//! `models.rs` runs this file in many orders of its threads.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
+use super::sync::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd, Mutex, MutexGuard, PoisonError};
 use crate::virtio::device::{Activation, QueueIndex};
 
 /// Everything that waits to be done.
@@ -82,8 +82,16 @@ impl Mailbox {
         std::mem::take(&mut self.lock())
     }
 
+    /// Waits for something to be left: as long as there is nothing, calls `wait`, which waits for
+    /// [`Self::wake`] and drains it. Others drain it while there is mail, so it is looked for first.
+    pub(super) fn wait_for_mail(&self, mut wait: impl FnMut()) {
+        while self.is_empty() {
+            wait();
+        }
+    }
+
     /// Whether there is nothing in it.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         !self.lock().fresh
     }
 

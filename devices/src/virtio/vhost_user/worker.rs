@@ -109,22 +109,26 @@ impl Worker {
 
     /// Waits for mail, or for the backend to do what it should not; counts what is outstanding.
     fn sleep(&mut self) {
-        while self.shared.mailbox.is_empty() {
-            self.count();
-            let wake = self.shared.mailbox.wake();
-            let mut fds = vec![PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
-            if let Some(session) = &self.session {
-                fds.push(PollFd::new(session.as_fd(), PollFlags::POLLIN));
-            }
-            if poll(&mut fds, self.census.timeout(self.running)).is_err() {
-                continue;
-            }
-            let disturbed = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
-            eventfd::drain(wake);
-            if let (true, Some(session)) = (disturbed, &self.session) {
-                let error = session.unasked();
-                self.lose(error);
-            }
+        let shared = Arc::clone(&self.shared);
+        shared.mailbox.wait_for_mail(|| self.watch());
+    }
+
+    /// Waits until somebody leaves mail, the backend does something or it is time to count.
+    fn watch(&mut self) {
+        self.count();
+        let wake = self.shared.mailbox.wake();
+        let mut fds = vec![PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
+        if let Some(session) = &self.session {
+            fds.push(PollFd::new(session.as_fd(), PollFlags::POLLIN));
+        }
+        if poll(&mut fds, self.census.timeout(self.running)).is_err() {
+            return;
+        }
+        let disturbed = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
+        eventfd::drain(wake);
+        if let (true, Some(session)) = (disturbed, &self.session) {
+            let error = session.unasked();
+            self.lose(error);
         }
     }
 

@@ -311,4 +311,6 @@ fn entry_image(entry: &Entry) -> [u8; ENTRY_LEN_BYTES] {
 }
 
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod tests;
