@@ -29,6 +29,8 @@ mod actor;
 #[cfg(test)]
 mod device_tests;
 mod event;
+#[cfg(test)]
+mod opening_tests;
 mod scenery;
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,10 @@ use spec::api::DeviceKind;
 use super::actor::{Cast, Part, Role};
 use super::scenery::SCENERY;
 use super::*;
+use crate::link::Question;
 use crate::supervisor::devices::script::Backend;
 use crate::supervisor::devices::script::{BackendError, Birth, How, Kind, Means, Opened, Outfit};
+use crate::supervisor::janitor::Janitor;
 use crate::supervisor::poll::{Interests, Token};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
@@ -22,11 +24,13 @@ pub(super) struct Device {
     pub(super) slot: Slot,
     pub(super) cast: Cast,
     pub(super) now_ns: u64,
+    /// Who is asked, if it is somebody who answers.
+    pub(super) janitor: Option<&'static Janitor>,
     streams: Vec<OwnedFd>,
 }
 
 impl Device {
-    fn of(cast: Cast, kind: impl Kind + 'static) -> Self {
+    pub(super) fn of(cast: Cast, kind: impl Kind + 'static) -> Self {
         let mut slot = Slot::new(kind);
         let link = SCENERY.with(|scenery| {
             let (birth, link) = slot.prepare(&scenery.means()).unwrap();
@@ -38,6 +42,7 @@ impl Device {
             slot,
             cast,
             now_ns: 1000 * SECOND_NS,
+            janitor: None,
             streams: vec![link.stream],
         }
     }
@@ -100,13 +105,21 @@ impl Device {
         told
     }
 
+    pub(super) fn means(&self) -> Means<'static> {
+        let scenery = SCENERY.with(|scenery| *scenery);
+        let means = scenery.means();
+        Means {
+            janitor: self.janitor.unwrap_or(means.janitor),
+            ..means
+        }
+    }
+
     /// Time passes, and the supervisor turns once; what is told.
     pub(super) fn pass(&mut self, ns: u64) -> Vec<String> {
         self.now_ns += ns;
-        SCENERY.with(|scenery| {
-            self.slot.tick(&scenery.means(), self.now_ns);
-            self.slot.introduce(&scenery.means());
-        });
+        let means = self.means();
+        self.slot.tick(&means, self.now_ns);
+        self.slot.introduce(&means);
         self.told()
     }
 
@@ -459,35 +472,43 @@ fn device_waits_for_the_end_and_the_words_of_its_backend() {
     assert_eq!(ready(&device), []);
 }
 
-/// A device with a link.
+/// A device with a link, or one that needs something opened.
 #[derive(Debug)]
-struct Card(Role, bool);
+pub(super) struct Card {
+    pub(super) role: Role,
+    pub(super) link: Option<bool>,
+    pub(super) needs: Option<Question>,
+}
 
 impl Kind for Card {
     fn id(&self) -> &str {
-        self.0.id()
+        self.role.id()
     }
     fn role(&self) -> String {
-        self.0.role()
+        self.role.role()
     }
     fn fault(&self, reason: String) -> SpecError {
-        self.0.fault(reason)
+        self.role.fault(reason)
     }
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
-        self.0.renew()
+        self.role.renew()
     }
     fn kind(&self) -> DeviceKind {
         DeviceKind::Nic
     }
     fn set_link(&mut self, up: bool) -> bool {
-        self.1 = up;
-        true
+        let has_link = self.link.is_some();
+        self.link = self.link.map(|_| up);
+        has_link
     }
     fn link_up(&self) -> Option<bool> {
-        Some(self.1)
+        self.link
+    }
+    fn needs(&self) -> Option<Question> {
+        self.needs
     }
     fn queues(&self) -> u16 {
-        self.0.queues()
+        self.role.queues()
     }
     fn prepare(
         &mut self,
@@ -495,17 +516,22 @@ impl Kind for Card {
         how: How<'_>,
         opened: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError> {
-        self.0.prepare(means, how, opened)
+        self.role.prepare(means, how, opened)
     }
     fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
-        self.0.start(means, outfit)
+        self.role.start(means, outfit)
     }
 }
 
 #[test]
 fn link_is_told_to_a_card_s_backend_and_to_the_one_that_may_follow() {
     let cast = Cast::default();
-    let mut device = Device::of(Rc::clone(&cast), Card(Role(cast), true));
+    let card = Card {
+        role: Role(Rc::clone(&cast)),
+        link: Some(true),
+        needs: None,
+    };
+    let mut device = Device::of(cast, card);
     assert_eq!(device.slot.link_up(), Some(true));
     device.slot.connected(device.now_ns);
     let null = SCENERY.with(|scenery| scenery.null.as_fd().try_clone_to_owned().unwrap());

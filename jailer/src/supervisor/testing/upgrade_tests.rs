@@ -10,13 +10,10 @@ use crate::supervisor::devices::script::UPGRADE_NS;
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const LOOK_NS: u64 = 5_000_000;
 
-fn upgrade(device: &mut Device) -> Result<(), String> {
-    SCENERY.with(|scenery| {
-        let program = scenery.null.try_clone().unwrap().into();
-        device
-            .slot
-            .upgrade(&scenery.means(), program, device.now_ns)
-    })
+pub(super) fn upgrade(device: &mut Device) -> Result<(), String> {
+    let means = device.means();
+    let program = means.null.try_clone_to_owned().unwrap();
+    device.slot.upgrade(&means, program, device.now_ns)
 }
 
 /// A device whose new backend, number 1, is being judged.
