@@ -85,6 +85,8 @@ fn image_is_asked_for_once_the_backend_died_and_waited_for() {
     stage.device.dies(0, KILLED);
     assert_eq!(stage.device.pass(0), [FENCED]);
     assert_eq!((stage.asked(), stage.asked()), (Some(1), None));
+    let state = |stage: &Stage| stage.device.slot.info().state;
+    assert_eq!(state(&stage), DeviceState::Opening);
     let deadline_ns = stage.device.now_ns + 2 * SECOND_NS;
     assert_eq!(stage.device.slot.deadline_ns(), Some(deadline_ns));
     assert_eq!(stage.device.pass(2 * SECOND_NS - 1), [""; 0]);

@@ -50,8 +50,9 @@ fn request_has_its_code_its_flags_and_its_length() {
 fn request_that_the_backend_does_not_read_ends_with_patience() {
     let (connection, _theirs) = pair();
     let mailbox = Mailbox::new().unwrap();
-    let timeout = Duration::from_millis(50);
-    let body = vec![0; 4 << 20]; // more than a socket holds
+    // Long enough for the first part to be sent.
+    let timeout = Duration::from_secs(1);
+    let body = vec![0; 1 << 20]; // more than a socket holds
     let outcome = connection.tell(request(&body), Patience::new(&mailbox, timeout));
     let silent = PeerFault::Silent {
         request: CODE,
