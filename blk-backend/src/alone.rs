@@ -48,6 +48,7 @@ fn open(option: &DiskOption) -> Result<(Disk, Source)> {
     let access = Access {
         readonly: option.readonly,
         direct: option.direct,
+        block_bytes: option.block_size,
     };
     let (file, geometry) = launch::disk::open(&option.path, access)?;
     let disk = Disk {

@@ -169,6 +169,7 @@ mod tests {
                 capacity_bytes: 1 << 20,
                 logical_block_bytes: 512,
                 physical_block_bytes: 4096,
+                storage_block_bytes: 512,
                 memory_align_bytes: 1,
                 block_device: false,
             },

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use backend::bell::{Bell, Events};
 use backend::gate::{Gate, Visitor};
@@ -20,6 +20,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use vmm_sys_util::epoll::EventSet;
 
+use crate::blocks::Blocks;
 use crate::config::Disk;
 use crate::io::{Io, Op};
 use crate::request::Status;
@@ -37,13 +38,20 @@ pub struct Shared {
     health: &'static HealthPage,
     /// Guest memory.
     pub memory: Memory,
+    /// Which blocks are being changed, if the storage has larger ones than the guest.
+    pub blocks: Option<Blocks>,
+    /// Those of the workers.
+    bells: OnceLock<Vec<Arc<Bell>>>,
     features: AtomicU64,
 }
 
 impl Shared {
     /// What a device starts with: no memory, no features.
     pub fn new(disk: Disk, health: &'static HealthPage, after_crash: bool) -> Arc<Self> {
+        let blocks = disk.geometry.has_partial_blocks().then(Blocks::default);
         Arc::new(Self {
+            blocks,
+            bells: OnceLock::new(),
             disk,
             after_crash,
             ping: AtomicU32::new(0),
@@ -70,6 +78,16 @@ impl Shared {
     /// The part of the health page that belongs to a queue.
     pub fn health(&self, queue: u16) -> &QueueHealth {
         &self.health.queues[usize::from(queue) % launch::health::QUEUES]
+    }
+
+    /// Wakes the workers of some queues: each has something to begin.
+    pub fn wake(&self, queues: &[u16]) {
+        let bells = self.bells.get();
+        for queue in queues {
+            if let Some(bell) = bells.and_then(|bells| bells.get(usize::from(*queue))) {
+                bell.ring();
+            }
+        }
     }
 
     /// Counts a completed request.
@@ -101,7 +119,7 @@ struct Seat {
     /// The ring, once the worker has seen it.
     vring: Mutex<Option<Vring>>,
     /// Readable when the worker is to show that it lives.
-    bell: Bell,
+    bell: Arc<Bell>,
 }
 
 impl Device {
@@ -112,10 +130,12 @@ impl Device {
                 worker: Mutex::new(worker),
                 progress: Condvar::new(),
                 vring: Mutex::new(None),
-                bell: Bell::new()?,
+                bell: Arc::new(Bell::new()?),
             })
         });
-        let seats = seats.collect::<io::Result<Vec<_>>>()?;
+        let seats = seats.collect::<io::Result<Vec<Seat>>>()?;
+        let bells = seats.iter().map(|seat| seat.bell.clone()).collect();
+        let _ = shared.bells.set(bells);
         Ok(Arc::new(Self {
             shared,
             gate: Gate::new(seats.len()),

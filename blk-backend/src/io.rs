@@ -4,21 +4,23 @@
 //! An [`Io`] belongs to a descriptor head and is reused by the next request at that head, so that
 //! its vectors are allocated once.
 
+use std::ops::Range;
+
 use backend::GuestMemory;
 use backend::chain::Buffer;
 use launch::disk::Geometry;
-use vm_memory::Bytes;
 use vm_memory::volatile_memory::VolatileSlice;
+
+use bounce::Bounce;
+use partial::{Partial, Step, inward, outward};
+
+mod bounce;
+mod partial;
 
 /// The page of zeroes that write-zeroes falls back to is written this many times at most.
 const ZEROES_BYTES: usize = 64 << 10;
-/// As aligned as any device wants it.
-const ALIGN_BYTES: usize = 4096;
 /// The most vectors of one call, in Linux.
 const VECTORS_MAX: usize = 1024;
-/// The longest request that is copied because its buffers are not aligned for direct I/O.
-const BOUNCE_MAX_BYTES: u64 = 16 << 20;
-
 /// An operation on the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -46,21 +48,15 @@ pub struct Io {
     durable: bool,
     vectors: Vec<libc::iovec>,
     bounce: Option<Box<Bounce>>,
+    /// What follows this operation, if the request is not of whole blocks.
+    partial: Option<Partial>,
+    /// What the request changes, if that has to be kept from others meanwhile.
+    changes: Option<Range<u64>>,
 }
 
 #[allow(unsafe_code)]
 // SAFETY: the vectors are addresses for the kernel; nothing here dereferences them.
 unsafe impl Send for Io {}
-
-/// A copy of a request's data that is aligned as direct I/O needs it.
-#[derive(Debug)]
-struct Bounce {
-    /// Longer than needed, so that it has an aligned address in it.
-    bytes: Vec<u8>,
-    /// Where that is.
-    start: usize,
-    buffers: Vec<Buffer>,
-}
 
 #[repr(C, align(4096))]
 struct Zeroes([u8; ZEROES_BYTES]);
@@ -80,6 +76,8 @@ impl Default for Io {
             durable: false,
             vectors: Vec::new(),
             bounce: None,
+            partial: None,
+            changes: None,
         }
     }
 }
@@ -94,6 +92,8 @@ impl Io {
         self.durable = durable;
         self.vectors.clear();
         self.bounce = None;
+        self.partial = None;
+        self.changes = None;
         self.set(Op::Flush, 0, 0);
     }
 
@@ -146,7 +146,7 @@ impl Io {
         if geometry.memory_align_bytes <= 1 {
             return true;
         }
-        let (memory, block) = (geometry.memory_align_bytes, geometry.logical_block_bytes);
+        let (memory, block) = (geometry.memory_align_bytes, geometry.io_block_bytes());
         self.vectors.iter().all(|vector| {
             vector.iov_base.addr().is_multiple_of(memory as usize)
                 && vector.iov_len.is_multiple_of(block as usize)
@@ -155,41 +155,131 @@ impl Io {
 
     /// Replaces the vectors by one aligned copy; reads are copied back by [`Io::unbounce`].
     pub fn bounce(&mut self, buffers: &[Buffer], memory: &GuestMemory) -> Result<(), TooLarge> {
-        if self.len_bytes > BOUNCE_MAX_BYTES {
-            return Err(TooLarge);
-        }
+        let mut bounce = Bounce::new(self.len_bytes, buffers)?;
         let len = usize::try_from(self.len_bytes).map_err(|_| TooLarge)?;
-        let mut bytes = vec![0; len + ALIGN_BYTES];
-        let start = bytes.as_ptr().align_offset(ALIGN_BYTES);
-        let aligned = bytes.get_mut(start..).and_then(|rest| rest.get_mut(..len));
-        let aligned = aligned.ok_or(TooLarge)?;
         if self.op == Op::Write {
-            let mut rest = &mut *aligned;
-            for buffer in buffers {
-                let (part, behind) = rest.split_at_mut(buffer.len_bytes as usize);
-                let read = memory.read_slice(part, buffer.address);
-                read.map_err(|_| TooLarge)?;
-                rest = behind;
-            }
+            bounce.fill(len, memory)?;
         }
+        self.bounce = Some(Box::new(bounce));
+        self.use_copy(self.len_bytes)
+    }
+
+    /// Makes the beginning of the copy the only vector.
+    fn use_copy(&mut self, len_bytes: u64) -> Result<(), TooLarge> {
+        let len = usize::try_from(len_bytes).map_err(|_| TooLarge)?;
+        let bounce = self.bounce.as_mut().ok_or(TooLarge)?;
+        let base = bounce.part(0, len)?.as_mut_ptr().cast();
         self.vectors.clear();
         self.vectors.push(libc::iovec {
-            iov_base: aligned.as_mut_ptr().cast(),
+            iov_base: base,
             iov_len: len,
         });
-        let buffers = buffers.to_vec();
-        self.bounce = Some(Box::new(Bounce {
-            bytes,
-            start,
-            buffers,
-        }));
         Ok(())
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len_bytes
+    }
+
+    /// What the request changes, if no other request may change a block of it meanwhile.
+    pub fn changes(&self) -> Option<Range<u64>> {
+        self.changes.clone()
+    }
+
+    /// The storage has blocks of this size and the guest has smaller ones: keeps the blocks that the
+    /// request touches from others. One that begins or ends within a block becomes several operations
+    /// on whole blocks, one after the other.
+    pub fn keep_to_blocks(&mut self, buffers: &[Buffer], block_bytes: u64) -> Result<(), TooLarge> {
+        let range = self.range();
+        let whole = outward(&range, block_bytes);
+        if self.op != Op::Read {
+            self.changes = Some(whole.clone());
+        }
+        if whole == range {
+            return Ok(());
+        }
+        let partial = Partial::new(self.op, range, block_bytes);
+        self.bounce = Some(Box::new(Bounce::new(partial.copy_bytes(), buffers)?));
+        self.partial = Some(partial);
+        self.set_step(None).map(drop)
+    }
+
+    /// Leaves out the blocks that a discard only touches. Whether any are left.
+    pub fn shrink_to_blocks(&mut self, block_bytes: u64) -> bool {
+        let inner = inward(&self.range(), block_bytes);
+        self.set(self.op, inner.start, inner.end - inner.start);
+        self.changes = Some(inner.clone());
+        !inner.is_empty()
+    }
+
+    /// An operation is done: turns into the next one of its request. Whether there is one.
+    pub fn go_on(&mut self, memory: &GuestMemory) -> Result<bool, TooLarge> {
+        let Some(partial) = &mut self.partial else {
+            return Ok(false);
+        };
+        partial.advance();
+        self.set_step(Some(memory))
+    }
+
+    fn set_step(&mut self, memory: Option<&GuestMemory>) -> Result<bool, TooLarge> {
+        let Some(partial) = &self.partial else {
+            return Ok(false);
+        };
+        let (op, range) = (partial.op, partial.range.clone());
+        let (next, blocks) = match partial.step().cloned() {
+            Some(Step::Cover(blocks) | Step::Fetch(blocks)) => (Op::Read, blocks),
+            Some(Step::Store(blocks)) => {
+                self.change(op, &range, &blocks, memory)?;
+                (Op::Write, blocks)
+            }
+            Some(Step::Middle(blocks)) => {
+                self.vectors.clear();
+                self.set(op, blocks.start, blocks.end - blocks.start);
+                return Ok(true);
+            }
+            None => {
+                self.set(op, range.start, range.end - range.start);
+                return Ok(false);
+            }
+        };
+        let len_bytes = blocks.end - blocks.start;
+        if let (Op::Read, Some(bounce)) = (op, &mut self.bounce) {
+            bounce.skip = usize::try_from(range.start - blocks.start).map_err(|_| TooLarge)?;
+        }
+        self.set(next, blocks.start, len_bytes);
+        self.use_copy(len_bytes)?;
+        Ok(true)
+    }
+
+    /// Changes the copy of some blocks as the request on `range` demands.
+    fn change(
+        &mut self,
+        op: Op,
+        range: &Range<u64>,
+        blocks: &Range<u64>,
+        memory: Option<&GuestMemory>,
+    ) -> Result<(), TooLarge> {
+        let bounce = self.bounce.as_mut().ok_or(TooLarge)?;
+        let (start, end) = (range.start.max(blocks.start), range.end.min(blocks.end));
+        let from = usize::try_from(start - blocks.start).map_err(|_| TooLarge)?;
+        let len = usize::try_from(end - start).map_err(|_| TooLarge)?;
+        match (op, memory) {
+            (Op::Write, Some(memory)) => {
+                bounce.skip = from;
+                bounce.fill(len, memory)
+            }
+            (Op::WriteZeroes { .. }, _) => {
+                bounce.part(from, len)?.fill(0);
+                Ok(())
+            }
+            _ => Err(TooLarge),
+        }
     }
 
     /// How much of this process's memory the copy takes, if there is one.
     pub fn bounced_bytes(&self) -> u64 {
         let bounce = self.bounce.as_ref();
-        bounce.map_or(0, |bounce| bounce.bytes.len() as u64)
+        bounce.map_or(0, |bounce| bounce.len_bytes())
     }
 
     /// Lets go of the copy, if there is one: the operation has failed.
@@ -205,13 +295,7 @@ impl Io {
         if self.op != Op::Read {
             return;
         }
-        let mut rest = &bounce.bytes[bounce.start..];
-        for buffer in &bounce.buffers {
-            let (part, behind) = rest.split_at(buffer.len_bytes as usize);
-            // The buffers were in this memory when the request was parsed.
-            let _ = memory.write_slice(part, buffer.address);
-            rest = behind;
-        }
+        bounce.empty(memory);
     }
 
     /// Turns write-zeroes into a write, where the file system cannot do it otherwise.

@@ -7,6 +7,7 @@
 //! process that was born in a jail or one that runs alone.
 
 mod alone;
+pub mod blocks;
 pub mod config;
 pub mod device;
 pub mod engine;

@@ -27,6 +27,8 @@ Usage: blk-backend (--socket-path PATH | --fd N) --disk path=F[,OPTION]...
        queues=N         1 to 16; 1 by default
        queue-size=N     the longest queue to accept: a power of two from 16 to 1024, the default
        engine=E         uring (the default) or threads
+       block-size=N     the logical block that the guest sees, 512 or 4096; by default 512 of a file,
+                        and of a block device its own
        serial=S         what the guest sees as serial number, at most 20 bytes
        poll-us=N        how long a queue's thread looks for work before it sleeps; 50 by default,
                         0 never. Looks that find nothing take at most 10 % of a processor.
@@ -119,6 +121,7 @@ pub(crate) struct DiskOption {
     pub(crate) engine: EngineOption,
     pub(crate) serial: String,
     pub(crate) poll_us: u32,
+    pub(crate) block_size: Option<u32>,
 }
 
 /// The longest queue that is accepted if nothing else is said: how long they are is the frontend's choice.
@@ -138,6 +141,7 @@ impl DiskOption {
             engine: EngineOption::Uring,
             serial: String::new(),
             poll_us: POLL_US,
+            block_size: None,
         }
     }
 }
@@ -156,6 +160,11 @@ impl FromStr for DiskOption {
                 ("queues", n) => disk.queues = number(key, n)?,
                 ("queue-size", n) => disk.queue_size = number(key, n)?,
                 ("poll-us", n) => disk.poll_us = number(key, n)?,
+                ("block-size", "512") => disk.block_size = Some(512),
+                ("block-size", "4096") => disk.block_size = Some(4096),
+                ("block-size", _) => {
+                    return Err(format!("block-size {value:?}: expected 512 or 4096"));
+                }
                 ("serial", serial) => disk.serial = serial.into(),
                 ("engine", "uring") => disk.engine = EngineOption::Uring,
                 ("engine", "threads") => disk.engine = EngineOption::Threads,
@@ -183,8 +192,7 @@ mod tests {
 
     #[test]
     fn disk_with_every_option_is_understood() {
-        let text =
-            "path=/a,readonly,direct,queues=4,queue-size=128,engine=threads,serial=x,poll-us=0";
+        let text = "path=/a,readonly,direct,queues=4,queue-size=128,engine=threads,serial=x,poll-us=0,block-size=4096";
         let disk: DiskOption = text.parse().unwrap();
         let expected = DiskOption {
             path: "/a".into(),
@@ -195,6 +203,7 @@ mod tests {
             engine: EngineOption::Threads,
             serial: "x".into(),
             poll_us: 0,
+            block_size: Some(4096),
         };
         assert_eq!(disk, expected);
     }
@@ -208,6 +217,7 @@ mod tests {
             "path=a,queue=1",
             "path=a,queues=x",
             "path=a,engine=aio",
+            "path=a,block-size=1024",
         ] {
             assert!(text.parse::<DiskOption>().is_err(), "{text}");
         }

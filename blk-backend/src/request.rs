@@ -115,7 +115,10 @@ pub fn parse(
             Ok(())
         }
         kind @ (VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES) => {
-            range(&mut chain.readable, memory, disk, kind, io)
+            match range(&mut chain.readable, memory, disk, kind, io) {
+                Ok(false) => return Parsed::Done(Status::Ok),
+                outcome => outcome.map(drop),
+            }
         }
         VIRTIO_BLK_T_GET_ID => return Parsed::Done(get_id(&chain.writable, memory, disk)),
         _ => Err(Status::Unsupported),
@@ -141,6 +144,11 @@ fn transfer(
         push(memory, *buffer, io)?;
     }
     io.set(op, offset, len_bytes);
+    if disk.geometry.has_partial_blocks() {
+        let block_bytes = u64::from(disk.geometry.io_block_bytes());
+        io.keep_to_blocks(buffers, block_bytes)
+            .map_err(|_| Status::IoErr)?;
+    }
     if !io.is_aligned(&disk.geometry) {
         io.bounce(buffers, memory).map_err(|_| Status::IoErr)?;
     }
@@ -175,14 +183,15 @@ fn push(memory: &GuestMemory, buffer: Buffer, io: &mut Io) -> Result<(), Status>
     Ok(())
 }
 
-/// A discard or write-zeroes request: the data is one range, as the configuration space says.
+/// A discard or write-zeroes request: the data is one range, as the configuration space says. Whether
+/// there is anything to do.
 fn range(
     data: &mut Vec<Buffer>,
     memory: &GuestMemory,
     disk: &Disk,
     kind: u32,
     io: &mut Io,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     let range = take_bytes::<RANGE_BYTES>(data, memory).ok_or(Status::IoErr)?;
     if !data.is_empty() {
         return Err(Status::IoErr);
@@ -210,7 +219,16 @@ fn range(
         return Err(Status::IoErr);
     }
     io.set(op, offset, len_bytes);
-    Ok(())
+    if !disk.geometry.has_partial_blocks() {
+        return Ok(true);
+    }
+    let block_bytes = u64::from(disk.geometry.io_block_bytes());
+    if discard {
+        // It is a hint: a block of which the guest needs the rest stays as it is.
+        return Ok(io.shrink_to_blocks(block_bytes));
+    }
+    let fits = io.keep_to_blocks(&[], block_bytes);
+    fits.map(|()| true).map_err(|_| Status::IoErr)
 }
 
 /// Answers a request for the serial number.
@@ -262,12 +280,17 @@ pub enum Answer {
     Again,
 }
 
-/// Judges the engine's answer: the number of bytes or a negative errno.
-pub fn judge(io: &mut Io, result: i32) -> Answer {
+/// Judges the engine's answer: the number of bytes or a negative errno. `memory` is the one that the
+/// request was parsed in.
+pub fn judge(io: &mut Io, result: i32, memory: &GuestMemory) -> Answer {
     let done = u64::try_from(result);
     match (io.op(), done) {
         // A short transfer is an error: the guest must not take the rest for data.
-        (Op::Read | Op::Write, Ok(bytes)) if bytes == io.len_bytes() => Answer::Done(Status::Ok),
+        (Op::Read | Op::Write, Ok(bytes)) if bytes == io.len_bytes() => match io.go_on(memory) {
+            Ok(true) => Answer::Again,
+            Ok(false) => Answer::Done(Status::Ok),
+            Err(_) => Answer::Done(Status::IoErr),
+        },
         (Op::WriteZeroes { .. }, Ok(_)) if io.durable() => {
             io.become_flush();
             Answer::Again

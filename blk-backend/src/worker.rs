@@ -45,6 +45,9 @@ pub struct Worker {
     slots: Slots,
     suspects: VecDeque<Replay>,
     done: Vec<Completion>,
+    /// Heads that begin now, and queues that have some.
+    ready: Vec<u16>,
+    wake: Vec<u16>,
     chain: Chain,
     polling: Polling,
 }
@@ -80,6 +83,8 @@ impl Worker {
             slots,
             suspects: VecDeque::new(),
             done: Vec::new(),
+            ready: Vec::new(),
+            wake: Vec::new(),
             chain: Chain::default(),
             polling: Polling::new(poll_us),
         }
@@ -158,7 +163,13 @@ impl Worker {
         let disk = &self.shared.disk;
         match request::parse(chain, memory, disk, serving.durable, &mut slot.io) {
             Parsed::Io => {
-                self.engine.start(head, &slot.io);
+                let free = match (&self.shared.blocks, slot.io.changes()) {
+                    (Some(blocks), Some(range)) => blocks.enter(self.index, head, range),
+                    _ => true,
+                };
+                if free {
+                    self.engine.start(head, &slot.io);
+                }
                 self.slots.start(head);
             }
             Parsed::Done(status) => self.complete(head, status),
@@ -169,6 +180,7 @@ impl Worker {
     /// Submits, reaps the engine and publishes what is complete, a batch at a time. Says whether there
     /// was anything, or whether to try again.
     fn finish_requests(&mut self) -> Result<bool, EngineError> {
+        let started = self.start_ready();
         let submitted = self.engine.submit();
         self.engine.reap(&mut self.done);
         let mut done = std::mem::take(&mut self.done);
@@ -183,7 +195,7 @@ impl Worker {
         self.publish();
         self.note_health();
         match submitted {
-            Ok(Submitted::Whole) => Ok(reaped),
+            Ok(Submitted::Whole) => Ok(reaped || started),
             // What is under way wakes this thread when it completes.
             Ok(Submitted::Partly) if reaped || !self.engine.is_idle() => Ok(reaped),
             Ok(Submitted::Partly) => {
@@ -196,6 +208,32 @@ impl Worker {
                 self.absolve();
                 Err(e)
             }
+        }
+    }
+
+    /// Starts what had to wait until another request had changed its blocks.
+    fn start_ready(&mut self) -> bool {
+        let Some(blocks) = &self.shared.blocks else {
+            return false;
+        };
+        blocks.ready(self.index, &mut self.ready);
+        let any = !self.ready.is_empty();
+        for head in self.ready.drain(..) {
+            if let Some(slot) = self.slots.busy_at(head) {
+                self.engine.start(head, &slot.io);
+            }
+        }
+        any
+    }
+
+    /// A request that has changed blocks is over; others may change them.
+    fn leave_blocks(&mut self, head: u16) {
+        if let Some(blocks) = &self.shared.blocks {
+            blocks.leave(self.index, head, &mut self.wake);
+            // This worker looks before it sleeps.
+            self.wake.retain(|queue| *queue != self.index);
+            self.shared.wake(&self.wake);
+            self.wake.clear();
         }
     }
 
@@ -223,14 +261,21 @@ impl Worker {
             debug_assert!(false, "head {head} completes and was not started");
             return;
         };
-        match request::judge(&mut slot.io, result) {
+        let Some(serving) = &self.serving else {
+            return;
+        };
+        match request::judge(&mut slot.io, result, &serving.memory) {
             Answer::Again => self.engine.start(head, &slot.io),
             Answer::Done(status) => {
                 if status != Status::Ok {
                     let why = request::failure(&slot.io, result);
                     log::warn!(queue = self.index; "request at head {head} failed: {why}");
                 }
+                let has_changed = slot.io.changes().is_some();
                 self.slots.end(head);
+                if has_changed {
+                    self.leave_blocks(head);
+                }
                 self.complete(head, status);
             }
         }

@@ -38,6 +38,14 @@ pub enum DiskError {
     /// It has a part of a sector.
     #[error("the image has {0} bytes, which is not a multiple of {SECTOR_BYTES}")]
     PartialSector(u64),
+    /// It ends within a block: of the guest's disk, or of the storage below direct I/O.
+    #[error("the image has {bytes} bytes, which is not a multiple of its blocks of {block_bytes}")]
+    PartialBlock {
+        /// What it has.
+        bytes: u64,
+        /// The block.
+        block_bytes: u32,
+    },
     /// Its file system does not do direct I/O.
     #[error("direct I/O is not supported where the image is")]
     Direct,
@@ -50,12 +58,15 @@ pub enum DiskError {
 }
 
 /// How an image is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Access {
     /// Writes will be refused.
     pub readonly: bool,
     /// The page cache is bypassed.
     pub direct: bool,
+    /// The guest's logical block size, if it is not the usual one: 512 of a file, of a block device its
+    /// own.
+    pub block_bytes: Option<u32>,
 }
 
 /// Opens and locks an image.
@@ -76,7 +87,7 @@ pub fn open(path: &Path, access: Access) -> Result<(File, Geometry), DiskError> 
         Some(libc::EISDIR) => DiskError::Kind,
         _ => DiskError::Open(e),
     })?;
-    let geometry = examine(&file, access.direct)?;
+    let geometry = examine(&file, access)?;
     // A process that has just ended may hold its image for a moment longer: an io_uring lets go of
     // its files some time after it was closed.
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -95,10 +106,12 @@ mod tests {
     const WRITE: Access = Access {
         readonly: false,
         direct: false,
+        block_bytes: None,
     };
     const READ: Access = Access {
         readonly: true,
         direct: false,
+        block_bytes: None,
     };
 
     pub(super) fn image(name: &str, len: u64) -> std::path::PathBuf {

@@ -26,8 +26,8 @@ pub use net::{Guard, NetRecord};
 pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
 
 /// The version of the records this build writes.
-pub const VERSION: u32 = 1;
-/// The oldest version of a build that understands them.
+pub const VERSION: u32 = 2;
+/// The oldest version of a build that understands them, unless a record says otherwise.
 pub const READABLE_SINCE: u32 = 1;
 /// The oldest records that this build understands.
 const OLDEST: u32 = 1;
@@ -56,6 +56,11 @@ pub enum RecordError {
 
 /// A launch record of one of the programs.
 pub trait Record: Serialize + DeserializeOwned {
+    /// The oldest version of a build that does what this record asks for.
+    fn readable_since(&self) -> u32 {
+        READABLE_SINCE
+    }
+
     /// Puts the record into a sealed memfd.
     fn write(&self) -> Result<OwnedFd, RecordError> {
         write(self)
@@ -75,10 +80,10 @@ pub trait BackendRecord: Record {
     fn device_id(&self) -> &str;
 }
 
-fn write(record: &impl Serialize) -> Result<OwnedFd, RecordError> {
+fn write(record: &impl Record) -> Result<OwnedFd, RecordError> {
     let mut value = serde_json::to_value(record).map_err(RecordError::Malformed)?;
     if let Some(fields) = value.as_object_mut() {
-        fields.insert("min_version".into(), READABLE_SINCE.into());
+        fields.insert("min_version".into(), record.readable_since().into());
     }
     let text = serde_json::to_vec(&value).map_err(RecordError::Malformed)?;
     memfd::document("launch-record", &text).map_err(RecordError::Write)

@@ -120,6 +120,11 @@ impl DiskSlot {
         Ok(())
     }
 
+    /// Generations started from now on take the image's storage for one of blocks of this size.
+    pub fn set_storage_blocks(&mut self, block_bytes: u32) {
+        self.geometry.storage_block_bytes = block_bytes;
+    }
+
     /// Its size.
     pub fn capacity_bytes(&self) -> u64 {
         self.geometry.capacity_bytes

@@ -144,6 +144,7 @@ impl Stand {
         let access = Access {
             readonly: false,
             direct: options.direct,
+            block_bytes: None,
         };
         let sizes = (options.queues, QUEUE_SIZE);
         let mut slot = DiskSlot::new(&options.binary, &options.image, access, &socket, sizes)?;

@@ -14,6 +14,8 @@ use crate::device::{
 
 /// The longest serial number a virtio disk can have, in bytes.
 pub const SERIAL_MAX_BYTES: usize = 20;
+/// The logical blocks that a disk can have, in bytes.
+const BLOCK_SIZES: [u32; 2] = [512, 4096];
 /// The longest a worker may look for work before it sleeps, in µs.
 const POLL_US_MAX: u32 = 1_000_000;
 
@@ -63,6 +65,10 @@ pub struct DiskSpec {
     /// Whether the host's page cache is bypassed.
     #[serde(default)]
     pub direct: bool,
+    /// The logical block that the guest sees, in bytes: 512 or 4096; by default 512 for a file, for a
+    /// block device its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u32>,
     /// The serial number that the guest sees, at most 20 bytes; by default its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
@@ -94,6 +100,7 @@ impl DiskSpec {
             queue_size: default_queue_size(),
             engine: DiskEngine::default(),
             direct: false,
+            block_size: None,
             serial: None,
             poll_us: default_poll_us(),
         }
@@ -118,12 +125,15 @@ impl FromStr for DiskSpec {
                     return Err(format!("engine {other:?}: expected uring or threads"));
                 }
                 ("direct", None) => disk.direct = true,
+                ("block-size", Some(n)) => disk.block_size = Some(number(key, n)?),
                 ("serial", Some(serial)) => disk.serial = Some(unescaped(serial)),
                 ("poll-us", Some(n)) => disk.poll_us = number(key, n)?,
                 ("readonly" | "direct", Some(_)) => return Err(format!("{key} takes no value")),
-                ("path" | "id" | "queues" | "queue-size" | "engine" | "serial" | "poll-us", _) => {
-                    return Err(format!("{key} needs a value"));
-                }
+                (
+                    "path" | "id" | "queues" | "queue-size" | "engine" | "block-size" | "serial"
+                    | "poll-us",
+                    _,
+                ) => return Err(format!("{key} needs a value")),
                 _ => return Err(unknown(key, "a disk")),
             }
         }
@@ -157,6 +167,9 @@ impl fmt::Display for DiskSpec {
         if self.direct {
             f.write_str(",direct")?;
         }
+        if let Some(bytes) = self.block_size {
+            write!(f, ",block-size={bytes}")?;
+        }
         if let Some(serial) = &self.serial {
             write!(f, ",serial={}", escaped(serial))?;
         }
@@ -184,6 +197,8 @@ pub struct Disk {
     pub engine: DiskEngine,
     /// Whether the host's page cache is bypassed.
     pub direct: bool,
+    /// The logical block that the guest sees, in bytes, if it is not the usual one.
+    pub block_size: Option<u32>,
     /// The serial number, at most [`SERIAL_MAX_BYTES`] of ASCII.
     pub serial: String,
     /// How long a worker looks for work before it sleeps, in µs.
@@ -203,6 +218,10 @@ impl Disk {
             let reason = format!("must be at most {SERIAL_MAX_BYTES} printable ASCII characters");
             return Err(SpecError::new("disk.serial", serial, reason));
         }
+        if let Some(bytes) = spec.block_size.filter(|it| !BLOCK_SIZES.contains(it)) {
+            let reason = "must be 512 or 4096";
+            return Err(SpecError::new("disk.block-size", bytes, reason));
+        }
         if spec.poll_us > POLL_US_MAX {
             let reason = format!("must be at most {POLL_US_MAX}");
             return Err(SpecError::new("disk.poll-us", spec.poll_us, reason));
@@ -215,6 +234,7 @@ impl Disk {
             queue_size: check_queue_size("disk.queue-size", spec.queue_size)?,
             engine: spec.engine,
             direct: spec.direct,
+            block_size: spec.block_size,
             serial,
             poll_us: spec.poll_us,
         })
@@ -232,7 +252,7 @@ mod tests {
         for text in [
             "path=/a",
             "path=/a,,b,,,direct,serial=1,,2",
-            "path=/a,id=root,readonly,queues=4,queue-size=128,engine=threads,direct,serial=x,poll-us=0",
+            "path=/a,id=root,readonly,queues=4,queue-size=128,engine=threads,direct,block-size=4096,serial=x,poll-us=0",
         ] {
             assert_eq!(text.parse::<DiskSpec>().unwrap().to_string(), text);
         }
@@ -270,6 +290,7 @@ mod tests {
                 "disk.serial",
                 "123456789012345678901",
             ),
+            ("path=a,block-size=1024", "disk.block-size", "1024"),
             ("path=a,poll-us=4294967295", "disk.poll-us", "4294967295"),
         ] {
             let error = Disk::check(0, text.parse().unwrap()).unwrap_err();

@@ -17,6 +17,7 @@ fn disk(readonly: bool, memory_align_bytes: u32) -> Disk {
             capacity_bytes: CAPACITY_SECTORS * SECTOR_BYTES,
             logical_block_bytes: 512,
             physical_block_bytes: 4096,
+            storage_block_bytes: 512,
             memory_align_bytes,
             block_device: false,
         },
@@ -278,9 +279,15 @@ fn request_of_unknown_type_is_unsupported() {
 fn transfer_short_or_failed_is_an_error_of_that_request() {
     let mut case = Case::read(0, 4096);
     case.parse();
-    assert_eq!(judge(&mut case.io, 4096), Answer::Done(Status::Ok));
+    assert_eq!(
+        judge(&mut case.io, 4096, &case.memory),
+        Answer::Done(Status::Ok)
+    );
     for result in [0, 512, 4095, -libc::EIO, -libc::ENOSPC] {
-        assert_eq!(judge(&mut case.io, result), Answer::Done(Status::IoErr));
+        assert_eq!(
+            judge(&mut case.io, result, &case.memory),
+            Answer::Done(Status::IoErr)
+        );
     }
 }
 
@@ -288,11 +295,17 @@ fn transfer_short_or_failed_is_an_error_of_that_request() {
 fn write_zeroes_that_the_file_system_lacks_becomes_a_write() {
     let mut case = Case::range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 2048, 0);
     case.parse();
-    assert_eq!(judge(&mut case.io, -libc::EOPNOTSUPP), Answer::Again);
+    assert_eq!(
+        judge(&mut case.io, -libc::EOPNOTSUPP, &case.memory),
+        Answer::Again
+    );
     assert_eq!(case.io.op(), Op::Write);
     let total: usize = case.io.vectors().iter().map(|v| v.iov_len).sum();
     assert_eq!(total as u64, case.io.len_bytes());
-    assert_eq!(judge(&mut case.io, 1 << 20), Answer::Done(Status::Ok));
+    assert_eq!(
+        judge(&mut case.io, 1 << 20, &case.memory),
+        Answer::Done(Status::Ok)
+    );
 }
 
 #[test]
@@ -303,9 +316,12 @@ fn write_zeroes_for_a_driver_that_never_flushes_is_flushed() {
         parse(chain, memory, &case.disk, true, &mut case.io),
         Parsed::Io
     );
-    assert_eq!(judge(&mut case.io, 0), Answer::Again);
+    assert_eq!(judge(&mut case.io, 0, &case.memory), Answer::Again);
     assert_eq!(case.io.op(), Op::Flush);
-    assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
+    assert_eq!(
+        judge(&mut case.io, 0, &case.memory),
+        Answer::Done(Status::Ok)
+    );
 }
 
 #[test]
@@ -313,7 +329,7 @@ fn discard_where_no_holes_can_be_made_is_fine() {
     let mut case = Case::range(VIRTIO_BLK_T_DISCARD, 0, 8, 0);
     case.parse();
     assert_eq!(
-        judge(&mut case.io, -libc::EOPNOTSUPP),
+        judge(&mut case.io, -libc::EOPNOTSUPP, &case.memory),
         Answer::Done(Status::Ok)
     );
 }
@@ -374,8 +390,14 @@ fn flush_is_a_flush_even_of_a_read_only_disk() {
         case.disk = disk(readonly, 1);
         assert_eq!(case.parse(), Parsed::Io);
         assert_eq!(case.io.op(), Op::Flush);
-        assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
-        assert_eq!(judge(&mut case.io, -libc::EIO), Answer::Done(Status::IoErr));
+        assert_eq!(
+            judge(&mut case.io, 0, &case.memory),
+            Answer::Done(Status::Ok)
+        );
+        assert_eq!(
+            judge(&mut case.io, -libc::EIO, &case.memory),
+            Answer::Done(Status::IoErr)
+        );
     }
 }
 
@@ -451,8 +473,14 @@ fn discard_is_of_the_range_that_the_driver_names() {
     assert_eq!(case.parse(), Parsed::Io);
     assert_eq!(case.io.op(), Op::Discard);
     assert_eq!((case.io.offset(), case.io.len_bytes()), (4096, 8192));
-    assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
-    assert_eq!(judge(&mut case.io, -libc::EIO), Answer::Done(Status::IoErr));
+    assert_eq!(
+        judge(&mut case.io, 0, &case.memory),
+        Answer::Done(Status::Ok)
+    );
+    assert_eq!(
+        judge(&mut case.io, -libc::EIO, &case.memory),
+        Answer::Done(Status::IoErr)
+    );
 }
 
 #[test]
@@ -482,8 +510,14 @@ fn serial_number_outside_memory_is_an_error() {
 fn write_zeroes_for_a_driver_that_flushes_is_over_when_it_is_done() {
     let mut case = Case::range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0);
     case.parse();
-    assert_eq!(judge(&mut case.io, 0), Answer::Done(Status::Ok));
-    assert_eq!(judge(&mut case.io, -libc::EIO), Answer::Done(Status::IoErr));
+    assert_eq!(
+        judge(&mut case.io, 0, &case.memory),
+        Answer::Done(Status::Ok)
+    );
+    assert_eq!(
+        judge(&mut case.io, -libc::EIO, &case.memory),
+        Answer::Done(Status::IoErr)
+    );
     assert_eq!(case.io.op(), Op::WriteZeroes { unmap: false });
 }
 

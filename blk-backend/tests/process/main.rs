@@ -8,6 +8,7 @@ mod copied;
 mod failing_ring;
 mod guest_faults;
 mod hostile_vmm;
+mod large_blocks;
 mod protocol;
 mod restart;
 mod served;

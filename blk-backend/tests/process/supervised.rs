@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A disk whose backends come and go as under a supervisor, with a driver's queues.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use backend::window::Window;
@@ -23,6 +23,7 @@ pub(crate) struct Stand {
     pub(crate) queues: Vec<Queue>,
     pub(crate) places: Vec<Place>,
     pub(crate) shape: Shape,
+    pub(crate) socket: PathBuf,
 }
 
 impl Stand {
@@ -32,6 +33,7 @@ impl Stand {
         let access = Access {
             readonly: false,
             direct,
+            block_bytes: None,
         };
         let (binary, socket) = (Path::new(BINARY), dir.path("blk.sock"));
         let sizes = (shape.queues, 128);
@@ -45,12 +47,13 @@ impl Stand {
             queues,
             places,
             shape,
+            socket,
         }
     }
 
     pub(crate) fn bring_up(&self, after_crash: bool) -> (Generation, Connection) {
         let generation = self.slot.start(after_crash).unwrap();
-        let mut connection = Connection::open(&self.dir.path("blk.sock"), PATIENCE).unwrap();
+        let mut connection = Connection::open(&self.socket, PATIENCE).unwrap();
         let features = self.shape.features();
         connection
             .start(features, &self.memory, &self.places)

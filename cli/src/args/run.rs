@@ -37,7 +37,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) prefault: bool,
     /// A disk, served by a process of its own: path=F, and any of id=ID, readonly, queues=1..16,
-    /// queue-size=16..1024, engine=uring|threads, direct, serial=TEXT, poll-us=N, separated by
+    /// queue-size=16..1024, engine=uring|threads, direct, block-size=512|4096, serial=TEXT, poll-us=N, separated by
     /// commas; can be given several times
     #[arg(long = "disk", value_name = "DISK")]
     pub(crate) disks: Vec<DiskSpec>,

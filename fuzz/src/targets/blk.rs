@@ -75,6 +75,7 @@ impl World {
                 capacity_bytes: DISK_LEN,
                 logical_block_bytes: 512,
                 physical_block_bytes: 4096,
+                storage_block_bytes: if shape & 32 == 0 { 512 } else { 4096 },
                 memory_align_bytes: if shape & 1 == 0 { 1 } else { 512 },
                 block_device: false,
             },

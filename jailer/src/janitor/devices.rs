@@ -96,6 +96,7 @@ pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
     let access = Access {
         readonly: disk.readonly,
         direct: disk.direct,
+        block_bytes: disk.block_size,
     };
     let fault = |e: DiskError| Fault::of(remedy(&e, &disk.path, access));
     let (file, geometry) = launch::disk::open(&disk.path, access).map_err(fault)?;
@@ -130,6 +131,15 @@ fn remedy(error: &DiskError, path: &Path, access: Access) -> String {
             }
         }
         DiskError::Direct => format!("{error}: leave direct out"),
+        DiskError::PartialBlock { bytes, block_bytes } => {
+            let whole = bytes.next_multiple_of(u64::from(*block_bytes));
+            let instead = if access.direct {
+                "leave direct out, or "
+            } else {
+                ""
+            };
+            format!("{error}: {instead}make it longer (truncate -s {whole})")
+        }
         DiskError::Examine(source) => format!("{error}: {}", cause(source)),
         _ => error.to_string(),
     }

@@ -58,7 +58,7 @@ pub(super) fn answer_reopen(
     mark: i64,
 ) -> Result<(Answer, Option<OwnedFd>), Errno> {
     let opening = reopen(&image.copy()?, access, mark).map_err(|e| errno(&e))?;
-    let geometry = disk::examine(&opening, access.direct);
+    let geometry = disk::examine(&opening, access);
     let reopened = Reopened {
         mark,
         geometry: geometry.map_err(|e| launch::log::chain(&e)),
@@ -130,6 +130,7 @@ mod tests {
         let access = Access {
             readonly: true,
             direct: false,
+            block_bytes: None,
         };
         let mark = fresh_mark();
         let (answer, opening) = answer_reopen(&image, access, mark).unwrap();

@@ -86,6 +86,7 @@ impl Answers {
             access: Access {
                 readonly: disk.readonly,
                 direct: disk.direct,
+                block_bytes: disk.block_size,
             },
         });
         Self {

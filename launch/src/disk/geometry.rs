@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an open image is: its size, and what I/O on it must be aligned to.
+//! What an open image is: the disk that a guest sees, and what I/O on the image must be aligned to.
+//!
+//! What the guest sees must not change when an image is copied, or bypasses the page cache: a partition
+//! table counts logical blocks. So a file is a disk of 512-byte blocks wherever it is and however it is
+//! opened. Where the storage below needs larger blocks, the backend reads, changes and writes them
+//! ([`Geometry::has_partial_blocks`]). A block device has blocks of its own, with direct I/O or not.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -7,61 +12,101 @@ use std::os::unix::fs::FileTypeExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DiskError, SECTOR_BYTES};
+use super::{Access, DiskError, SECTOR_BYTES};
 
 /// What a disk is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geometry {
     /// Its size: a multiple of [`SECTOR_BYTES`], not zero.
     pub capacity_bytes: u64,
-    /// What offsets and lengths must be a multiple of: a power of two of at least 512.
+    /// The guest's logical block: a power of two of at least 512.
     pub logical_block_bytes: u32,
-    /// What is written without reading first: the logical block size or a power of two above it.
+    /// What the guest is told can be written without reading first: the logical block size or a power
+    /// of two above it.
     pub physical_block_bytes: u32,
+    /// What offsets and lengths of I/O on the image must be a multiple of, if that is more than the
+    /// logical block; 0 is how an older supervisor says that it is not.
+    #[serde(default)]
+    pub storage_block_bytes: u32,
     /// What addresses of buffers must be a multiple of, for direct I/O; 1 without it.
     pub memory_align_bytes: u32,
     /// Whether it is a block device.
     pub block_device: bool,
 }
 
+/// The logical block of a file.
+const FILE_LOGICAL_BYTES: u32 = 512;
+/// What a guest is told of a file's physical blocks: those of most file systems and disks.
+const FILE_PHYSICAL_BYTES: u32 = 4096;
+/// The largest block that is read, changed and written for a part of it.
+const STORAGE_BLOCK_MAX_BYTES: u32 = 64 << 10;
+
+impl Geometry {
+    /// What offsets and lengths of I/O on the image must be a multiple of.
+    pub fn io_block_bytes(&self) -> u32 {
+        self.storage_block_bytes.max(self.logical_block_bytes)
+    }
+
+    /// Whether the guest may ask for a part of a block that can only be read and written whole.
+    pub fn has_partial_blocks(&self) -> bool {
+        self.io_block_bytes() > self.logical_block_bytes
+    }
+}
+
 /// Finds out what an open image is.
-pub fn examine(file: &File, direct: bool) -> Result<Geometry, DiskError> {
+pub fn examine(file: &File, access: Access) -> Result<Geometry, DiskError> {
     let metadata = file.metadata().map_err(DiskError::Examine)?;
     let kind = metadata.file_type();
     let geometry = if kind.is_block_device() {
-        block_device(file, direct)?
+        block_device(file, access)?
     } else if kind.is_file() {
-        let aligns = if direct { direct_aligns(file)? } else { None };
-        let (memory, offset) = aligns.unwrap_or(if direct { (512, 512) } else { (1, 512) });
-        Geometry {
-            capacity_bytes: metadata.len(),
-            logical_block_bytes: offset.max(512),
-            physical_block_bytes: offset.max(4096),
-            memory_align_bytes: memory,
-            block_device: false,
-        }
+        regular_file(file, metadata.len(), access)?
     } else {
         return Err(DiskError::Kind);
     };
     match geometry.capacity_bytes {
         0 => Err(DiskError::Empty),
         bytes if !bytes.is_multiple_of(SECTOR_BYTES) => Err(DiskError::PartialSector(bytes)),
+        bytes if !bytes.is_multiple_of(geometry.io_block_bytes().into()) => {
+            let block_bytes = geometry.io_block_bytes();
+            Err(DiskError::PartialBlock { bytes, block_bytes })
+        }
+        _ if geometry.io_block_bytes() > STORAGE_BLOCK_MAX_BYTES => Err(DiskError::Direct),
         _ => Ok(geometry),
     }
 }
 
-fn block_device(file: &File, direct: bool) -> Result<Geometry, DiskError> {
+fn regular_file(file: &File, len_bytes: u64, access: Access) -> Result<Geometry, DiskError> {
+    let (memory, offset) = match access.direct {
+        true => direct_aligns(file)?.unwrap_or((512, 512)),
+        false => (1, 512),
+    };
+    let logical = access.block_bytes.unwrap_or(FILE_LOGICAL_BYTES);
+    Ok(Geometry {
+        capacity_bytes: len_bytes,
+        logical_block_bytes: logical,
+        physical_block_bytes: FILE_PHYSICAL_BYTES.max(logical),
+        storage_block_bytes: offset.max(512),
+        memory_align_bytes: memory,
+        block_device: false,
+    })
+}
+
+fn block_device(file: &File, access: Access) -> Result<Geometry, DiskError> {
     let (mut bytes, mut logical, mut physical) = (0, 0, 0);
     let fd = file.as_raw_fd();
     ioctl::size(fd, &mut bytes).map_err(|e| DiskError::Examine(e.into()))?;
     ioctl::logical(fd, &mut logical).map_err(|e| DiskError::Examine(e.into()))?;
     ioctl::physical(fd, &mut physical).map_err(|e| DiskError::Examine(e.into()))?;
-    let logical = u32::try_from(logical).unwrap_or(512).max(512);
+    let own = u32::try_from(logical).unwrap_or(512).max(512);
+    let logical = access.block_bytes.unwrap_or(own);
     Ok(Geometry {
         capacity_bytes: bytes,
         logical_block_bytes: logical,
         physical_block_bytes: physical.max(logical),
-        memory_align_bytes: if direct { logical } else { 1 },
+        // Without direct I/O, too: discards are aligned to its own blocks.
+        storage_block_bytes: own,
+        memory_align_bytes: if access.direct { own } else { 1 },
         block_device: true,
     })
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRecord, Record};
+use super::{BackendRecord, READABLE_SINCE, Record};
 use crate::disk::Geometry;
 use crate::ring::RingParams;
 use crate::seccomp::Mode;
@@ -46,7 +46,17 @@ pub enum BlkEngine {
     Threads,
 }
 
-impl Record for BlkRecord {}
+/// Since this version a backend reads, changes and writes a block of the storage for a part of it.
+const PARTIAL_BLOCKS_SINCE: u32 = 2;
+
+impl Record for BlkRecord {
+    fn readable_since(&self) -> u32 {
+        match self.geometry.has_partial_blocks() {
+            true => PARTIAL_BLOCKS_SINCE,
+            false => READABLE_SINCE,
+        }
+    }
+}
 
 impl BackendRecord for BlkRecord {
     fn vm_id(&self) -> &str {
@@ -55,5 +65,53 @@ impl BackendRecord for BlkRecord {
 
     fn device_id(&self) -> &str {
         &self.device_id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::VERSION;
+
+    fn record(storage_block_bytes: u32) -> BlkRecord {
+        BlkRecord {
+            version: VERSION,
+            vm_id: "a".into(),
+            device_id: "disk0".into(),
+            queues: 1,
+            queue_size: 128,
+            serial: String::new(),
+            readonly: false,
+            geometry: Geometry {
+                capacity_bytes: 1 << 20,
+                logical_block_bytes: 512,
+                physical_block_bytes: 4096,
+                storage_block_bytes,
+                memory_align_bytes: 512,
+                block_device: false,
+            },
+            engine: BlkEngine::Threads,
+            poll_us: 0,
+            after_crash: false,
+            seccomp: Mode::Kill,
+        }
+    }
+
+    /// An older build ignores the storage's blocks, and its requests for parts of them would fail.
+    #[test]
+    fn record_of_a_disk_with_partial_blocks_is_not_for_older_builds() {
+        assert_eq!(record(512).readable_since(), READABLE_SINCE);
+        assert_eq!(record(4096).readable_since(), 2);
+    }
+
+    #[test]
+    fn record_of_an_older_build_has_no_partial_blocks() {
+        let mut value = serde_json::to_value(record(4096)).unwrap();
+        let geometry = value["geometry"].as_object_mut().unwrap();
+        geometry.remove("storage_block_bytes");
+        geometry.insert("logical_block_bytes".into(), 4096.into());
+        let read: BlkRecord = serde_json::from_value(value).unwrap();
+        assert!(!read.geometry.has_partial_blocks());
+        assert_eq!(read.geometry.io_block_bytes(), 4096);
     }
 }
