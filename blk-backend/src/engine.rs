@@ -106,12 +106,12 @@ impl AsFd for Engine {
     }
 }
 
-/// The arguments of fallocate(2) for a discard or write-zeroes. The size never changes.
+/// The mode of fallocate(2) for a discard or write-zeroes. Ranges are within the image, so that its size
+/// never changes. Zeroing goes without FALLOC_FL_KEEP_SIZE all the same: with it the kernel allocates
+/// beyond the end of a file whatever RLIMIT_FSIZE is, and the filter lets no such call past.
 fn fallocate_mode(unmap: bool) -> i32 {
-    libc::FALLOC_FL_KEEP_SIZE
-        | if unmap {
-            libc::FALLOC_FL_PUNCH_HOLE
-        } else {
-            libc::FALLOC_FL_ZERO_RANGE
-        }
+    match unmap {
+        true => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+        false => libc::FALLOC_FL_ZERO_RANGE,
+    }
 }
