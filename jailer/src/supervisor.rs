@@ -33,6 +33,7 @@ mod nursery;
 mod outlet;
 mod poll;
 mod process;
+mod retry;
 mod service;
 mod stats;
 #[cfg(any(test, feature = "testing"))]
@@ -46,7 +47,7 @@ pub(crate) use devices::{Image, TapParts, connect};
 pub(crate) use endowment::{Binaries, ConsoleKind, DeviceParts, Endowment, Guest, Identity, Log};
 pub(crate) use nursery::Nursery;
 
-use devices::{BeginError, Devices, Means};
+use devices::{BeginError, Devices, Means, Start};
 use endowment::Pids;
 use jails::Jails;
 use janitor::Janitor;
@@ -55,13 +56,14 @@ use lifecycle::Lifecycle;
 use logfile::Cutter;
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
+use retry::Retry;
 use service::Waiting;
 use vmm::{Parts, SpawnError, Vmm};
 
 /// So long after its birth a VM's start is over.
 const SETTLING_NS: u64 = 500_000_000;
 
-/// The supervisor cannot go on.
+/// The supervisor cannot go on, or cannot start the next vmm now.
 #[derive(Debug, thiserror::Error)]
 enum SupervisorError {
     /// There is no launch record.
@@ -143,6 +145,8 @@ struct Supervisor {
     // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
     devices: Devices,
+    /// When the next vmm is tried again, if it could not be started.
+    retry: Retry,
     /// Those of the vmms that are no more.
     past_exits: ExitStats,
     /// A device that kept the VM from starting.
@@ -203,6 +207,7 @@ impl Supervisor {
             cutter: Cutter::default(),
             vmm: None,
             devices,
+            retry: Retry::default(),
             past_exits: ExitStats::default(),
             doom: None,
             outcome: None,
@@ -212,15 +217,19 @@ impl Supervisor {
     /// Starts a vmm and backends, the first ones or the next. The vmm has the longest way to go, and
     /// talks to no backend before it has gone half of it: so it is the first.
     fn spawn(&mut self) -> Result<(), SupervisorError> {
-        let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
+        let start = Start {
+            now_ns: monotonic_ns(),
+            is_first: self.lifecycle.is_first_start(),
+        };
         let ram = match self.kit.guest.ram.take() {
             Some(ram) => ram,
             None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
         };
-        let (births, links) = self.devices.prepare(&self.kit.means())?;
+        let (births, links) = self.devices.prepare(&self.kit.means(), start)?;
         let identity = &self.kit.identity;
         let devices = self.devices.records(&identity.vm, &identity.name);
-        let record = identity.record(devices).write()?;
+        let record = identity.record(devices, !start.is_first).write()?;
+        let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
         let vmm = Vmm::spawn(&Parts {
             binaries: &self.kit.binaries,
             guest: &self.kit.guest,
@@ -233,7 +242,7 @@ impl Supervisor {
             profile: profile::vmm::profile(&self.kit.identity.vm),
         })?;
         let vmm = self.vmm.insert(vmm);
-        self.devices.begin(&self.kit.means(), births)?;
+        self.devices.begin(&self.kit.means(), births, start)?;
         vmm.identify(&self.kit.janitor);
         self.devices.introduce(&self.kit.means());
         Ok(())
@@ -267,7 +276,8 @@ impl Supervisor {
             self.reap(now_ns)?;
         }
         self.api.publish(&self.journal, now_ns);
-        self.follow_up()
+        self.follow_up(now_ns);
+        Ok(())
     }
 
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
@@ -290,6 +300,7 @@ impl Supervisor {
             self.waiting_deadline_ns(),
             Some(self.cutter.deadline_ns()),
             self.settles_ns,
+            self.retry.deadline_ns(),
         ];
         let deadline = deadlines.into_iter().fold(None, earlier);
         let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));

@@ -54,6 +54,9 @@ pub enum ToDevice {
 /// What a vmm tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromVmm {
+    /// The machine is complete, but some of its devices have no backend yet. Messages about devices
+    /// are read from now on; the guest starts when each device has a backend.
+    Waiting,
     /// The guest is about to execute its first instruction.
     Started,
     /// Every vCPU has stopped.

@@ -127,6 +127,7 @@ mod tests {
             cmdline: "quiet".into(),
             initrd: true,
             seccomp: crate::seccomp::Mode::Kill,
+            rebooted: true,
             devices: vec![DeviceRecord {
                 id: "disk0".into(),
                 kind: DeviceKind::Fs("share".into()),

@@ -221,6 +221,8 @@ pub enum EventKind {
     Resumed,
     /// The guest rebooted: a fresh vmm follows.
     Rebooted,
+    /// The fresh vmm could not be started yet, and is tried again: why.
+    StartFailed,
     /// A backend was started.
     BackendStarted,
     /// The vmm found it fit; it serves the device.
@@ -263,6 +265,7 @@ impl EventKind {
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::Rebooted => "rebooted",
+            Self::StartFailed => "start-failed",
             Self::BackendStarted => "backend-started",
             Self::BackendConnected => "backend-connected",
             Self::BackendDied => "backend-died",

@@ -56,10 +56,12 @@ pub struct Control {
 
 impl Control {
     /// Lets the guest run, and serves until it ends. What it ended for is known to the supervisor
-    /// when this returns.
+    /// when this returns. A machine that was powered off before its guest ran ends at once.
     pub fn serve(&mut self, channel: &Channel) -> Result<(), ControlLoopError> {
-        tell(channel, &FromVmm::Started)?;
-        self.gate.open();
+        if self.end.reason().is_none() {
+            tell(channel, &FromVmm::Started)?;
+            self.gate.open();
+        }
         loop {
             let [control, console] = self.wait(channel)?;
             if !control.is_empty() {

@@ -9,6 +9,7 @@
 //! [`start`] goes from the launch record to a running guest, top to bottom.
 
 pub mod arch;
+pub mod await_backends;
 pub mod boot;
 pub mod console;
 pub mod control;

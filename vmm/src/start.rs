@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::guest_event::GuestEvents;
-use launch::control::{About, Channel, Failure};
+use launch::control::{About, Channel, Ending, Failure};
 use launch::fd::{self, FdError};
 use launch::health::HealthPage;
 use launch::record::VmmRecord;
@@ -13,9 +13,10 @@ use launch::seccomp::{Mode, SeccompError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::{self, BootError, Images, Machine, MachineError, Template, VcpuSetupError};
+use crate::await_backends::{AwaitError, Awaited, Patience, await_backends};
 use crate::console::Console;
 use crate::control::Control;
-use crate::ending::End;
+use crate::ending::{End, Reason};
 use crate::kvm::{KvmError, Vm};
 use crate::memory::{self, Mapping, MemoryError};
 use crate::seccomp;
@@ -42,9 +43,12 @@ pub enum StartError {
     /// The kernel, the initrd or the tables cannot be loaded.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// A virtio device cannot be made, or has no backend.
+    /// A virtio device cannot be made.
     #[error(transparent)]
     Virtio(#[from] VirtioError),
+    /// A device has no backend.
+    #[error(transparent)]
+    Await(#[from] AwaitError),
     /// A vCPU cannot be set up.
     #[error(transparent)]
     Vcpu(#[from] VcpuSetupError),
@@ -151,7 +155,13 @@ pub fn start(
     };
     let kicks = start_vcpus(record, &vm, entry, &shared)?;
     let console = Console::new(fds.console, machine.serial());
-    Device::wait_until_connected(&devices)?;
+    let patience = match record.rebooted {
+        true => Patience::Endless,
+        false => Patience::FirstStart,
+    };
+    if await_backends(&devices, channel, patience)? == Awaited::PowerOff {
+        end.decide(Reason::Guest(Ending::PowerOff));
+    }
     launch::image::let_go();
     seccomp::confine_main(record.seccomp)?;
     Ok(Control {

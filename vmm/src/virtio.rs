@@ -25,10 +25,6 @@ use crate::memory::GuestMemory;
 use crate::seccomp;
 use reporter::Reporter;
 
-/// How long the backends of a VM that starts may take to connect. The supervisor has started them
-/// before us.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum VirtioError {
@@ -65,9 +61,6 @@ pub enum VirtioError {
         #[source]
         source: std::io::Error,
     },
-    /// No backend that fits it has answered.
-    #[error("device {0} has no backend")]
-    NoBackend(String),
 }
 
 /// One device.
@@ -155,15 +148,9 @@ impl Device {
         Arc::clone(&self.device)
     }
 
-    /// Waits until all of them have a backend: a driver must have something to see.
-    pub fn wait_until_connected(devices: &[Self]) -> Result<(), VirtioError> {
-        match devices
-            .iter()
-            .find(|d| !d.device.wait_until_connected(CONNECT_TIMEOUT))
-        {
-            Some(device) => Err(VirtioError::NoBackend(device.id.clone())),
-            None => Ok(()),
-        }
+    /// Waits until it has had a backend, so that its driver has something to see; whether it has.
+    pub(crate) fn wait_until_connected(&self, timeout: Duration) -> bool {
+        self.device.wait_until_connected(timeout)
     }
 
     /// Does what the supervisor asks of device `index`; `stream` came with the message.

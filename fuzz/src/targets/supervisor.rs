@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The supervisor's decisions about a device and its VM: deaths, hangs, reports, requests, upgrades and
-//! the clock in any order, from a vmm and backends that say anything. The device is never given to a
-//! backend while another one that had it lives or has something under way; nobody is replaced for ever;
-//! each request is answered once; and when everybody does what he should again, so does the device.
+//! the clock in any order, from a vmm and backends that say anything, also while the guest reboots. The
+//! device is never given to a backend while another one that had it lives or has something under way;
+//! no backend ends a VM whose guest has run; nobody is replaced for ever; each request is answered once;
+//! and when everybody does what he should again, so does the device.
 
 use jailer::testing::{Event, World};
 use launch::control::{DeviceNews, Ending, Failure, FromBackend, FromVmm, QueueSample};
@@ -24,6 +25,11 @@ pub(crate) fn run(data: &[u8]) {
 fn event(step: u8, script: &mut Script<'_>) -> Event {
     // Mostly one of the youngest.
     let which = step >> 6;
+    match step % 64 {
+        32 => return Event::Heard(FromVmm::Waiting),
+        33 => return Event::CannotBe(script.u8() % 8, script.u8() % 8),
+        _ => {}
+    }
     match step % 32 {
         0..4 => Event::Pass(script.u16()),
         4..6 => Event::Pass(u16::from(script.u8())),

@@ -36,12 +36,12 @@ pub(crate) use slot::{News, UPGRADE_NS};
 /// What a world of a test's own is made of.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
-    pub(crate) use super::BeginError;
     pub(crate) use super::backend::{Backend, Outfit};
     pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Opened, Remains};
     #[cfg(test)]
     pub(crate) use super::slot::UPGRADE_NS;
     pub(crate) use super::slot::{News, Slot};
+    pub(crate) use super::{BeginError, Start};
 }
 
 use disk::Disk;
@@ -67,6 +67,16 @@ pub(crate) enum BeginError {
     /// Another program's backend is not there.
     #[error("{0}: nobody listens")]
     Connect(String),
+}
+
+/// The start of a vmm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    /// When it is.
+    pub(crate) now_ns: u64,
+    /// No guest of the VM has run yet: a device that cannot be had is an error. Later it is waited
+    /// for.
+    pub(crate) is_first: bool,
 }
 
 /// An image that was opened and locked. Every backend gets an opening of its own.
@@ -168,15 +178,17 @@ impl Devices {
         device.set_link(up).then_some(index)
     }
 
-    /// Prepares a backend for each device of a fresh vmm; what the vmm gets for them.
+    /// Prepares a backend for each device of a fresh vmm; what the vmm gets for them. There is none
+    /// for a device whose backend cannot be had yet.
     pub(crate) fn prepare(
         &mut self,
         means: &Means<'_>,
-    ) -> Result<(Vec<Birth>, Vec<Link>), BeginError> {
+        start: Start,
+    ) -> Result<(Vec<Option<Birth>>, Vec<Link>), BeginError> {
         let mut births = Vec::with_capacity(self.own.len());
         let mut links = Vec::with_capacity(self.own.len() + self.foreign.len());
         for slot in &mut self.own {
-            let (birth, link) = slot.prepare(means)?;
+            let (birth, link) = slot.prepare(means, start)?;
             births.push(birth);
             links.push(link);
         }
@@ -190,10 +202,17 @@ impl Devices {
     pub(crate) fn begin(
         &mut self,
         means: &Means<'_>,
-        births: Vec<Birth>,
+        births: Vec<Option<Birth>>,
+        start: Start,
     ) -> Result<(), BeginError> {
-        let mut all = self.own.iter_mut().zip(births);
-        all.try_for_each(|(slot, birth)| slot.begin(means, birth))
+        let all = self.own.iter_mut().zip(births);
+        let mut prepared = all.filter_map(|(slot, birth)| Some((slot, birth?)));
+        prepared.try_for_each(|(slot, birth)| slot.begin(means, birth, start))
+    }
+
+    /// The vmm still builds its machine: the time that it has to connect begins later.
+    pub(crate) fn postpone(&mut self, now_ns: u64) {
+        self.own.iter_mut().for_each(|slot| slot.postpone(now_ns));
     }
 
     /// Makes those known that were started since.

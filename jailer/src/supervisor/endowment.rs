@@ -185,8 +185,9 @@ impl Guest {
 }
 
 impl Identity {
-    /// What the vmm is told; the same at every start, but for the state of links.
-    pub(crate) fn record(&self, devices: Vec<DeviceRecord>) -> VmmRecord {
+    /// What the vmm is told; the same at every start, but for the state of links and for whether a
+    /// guest has run before.
+    pub(crate) fn record(&self, devices: Vec<DeviceRecord>, rebooted: bool) -> VmmRecord {
         let vm = &self.vm;
         VmmRecord {
             version: VERSION,
@@ -203,6 +204,7 @@ impl Identity {
             cmdline: vm.cmdline.clone(),
             initrd: vm.initrd.is_some(),
             seccomp: self.seccomp(),
+            rebooted,
             devices,
         }
     }

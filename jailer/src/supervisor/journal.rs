@@ -61,7 +61,8 @@ fn tidy(detail: &str) -> String {
 
 fn level(kind: EventKind) -> log::Level {
     match kind {
-        EventKind::BackendDied
+        EventKind::StartFailed
+        | EventKind::BackendDied
         | EventKind::BackendHung
         | EventKind::Stalled
         | EventKind::UpgradeRolledBack => log::Level::Error,

@@ -83,6 +83,8 @@ pub(crate) struct Lifecycle {
     born_ns: u64,
     short_runs: u32,
     reboots: u32,
+    /// A vmm that has not started its guest reads what it is told.
+    listens: bool,
 }
 
 impl Lifecycle {
@@ -98,6 +100,7 @@ impl Lifecycle {
             born_ns: now_ns,
             short_runs: 0,
             reboots: 0,
+            listens: false,
         }
     }
 
@@ -113,6 +116,17 @@ impl Lifecycle {
     /// Whether its vCPUs run, are stopped, or have not begun.
     pub(crate) fn running(&self) -> VmState {
         self.running
+    }
+
+    /// Whether no guest of this VM has run yet. What goes wrong then will not get better; later on
+    /// it is waited for.
+    pub(crate) fn is_first_start(&self) -> bool {
+        self.running == VmState::Starting && self.reboots == 0
+    }
+
+    /// Whether the vmm still builds its machine, and reads nothing of what it is told.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.running == VmState::Starting && !self.listens
     }
 
     /// How often the guest has rebooted.
@@ -131,6 +145,7 @@ impl Lifecycle {
             _ if self.words.is_some() => {}
             FromVmm::Started | FromVmm::Resumed => self.running = VmState::Running,
             FromVmm::Paused => self.running = VmState::Paused,
+            FromVmm::Waiting => self.listens = true,
             FromVmm::Ended(ending) => self.last_words(Words::Ended(ending), now_ns),
             FromVmm::Failed(failure) => self.last_words(Words::Failed(failure), now_ns),
             // What becomes of a device is not yet the VM's affair; it is in the log.
@@ -224,6 +239,7 @@ impl Lifecycle {
         }
         self.reboots = self.reboots.saturating_add(1);
         self.running = VmState::Starting;
+        self.listens = false;
         self.deadline_ns = None;
         self.born_ns = now_ns;
         Next::Respawn

@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
-use super::devices::script::{BeginError, News, Slot};
+use super::devices::script::{BeginError, News, Slot, Start};
 use super::lifecycle::{Fate, Lifecycle, Next, Order};
 use super::process::Death;
 use super::service::DEVICE_NS;
@@ -31,6 +31,8 @@ mod device_tests;
 mod event;
 #[cfg(test)]
 mod opening_tests;
+#[cfg(test)]
+mod reboot_tests;
 mod scenery;
 #[cfg(test)]
 mod tests;
@@ -39,7 +41,7 @@ mod upgrade_tests;
 
 pub use event::Event;
 
-use actor::{Cast, Part, Role, behind};
+use actor::{Cast, Part, Role, Shortage, behind};
 use scenery::SCENERY;
 
 const MS_NS: u64 = 1_000_000;
@@ -60,6 +62,14 @@ pub struct World {
     slot: Slot,
     lifecycle: Lifecycle,
     cast: Cast,
+    /// How many of the next backends cannot be had.
+    shortage: Rc<Shortage>,
+    /// The vmm has found a backend fit: it has something to show to a driver.
+    shown: bool,
+    /// A guest has run, in this vmm or another.
+    has_run: bool,
+    /// The guest, the vmm or the user has had a reason to end the VM, since this vmm was started.
+    may_end: bool,
     /// The vmm, if there is one; how it died, if it has.
     vmm: Option<Option<Death>>,
     /// What the vmm has been told and has not done.
@@ -92,12 +102,16 @@ impl Default for World {
 impl World {
     /// A VM whose guest is about to start.
     pub fn new() -> Self {
-        let cast = Cast::default();
+        let (cast, shortage) = (Cast::default(), Rc::<Shortage>::default());
         let mut world = Self {
             now_ns: 1,
-            slot: Slot::new(Role(Rc::clone(&cast))),
+            slot: Slot::new(Role(Rc::clone(&cast), Rc::clone(&shortage))),
             lifecycle: Lifecycle::new(OnReboot::Restart, 1),
             cast,
+            shortage,
+            shown: false,
+            has_run: false,
+            may_end: false,
             vmm: None,
             told: VecDeque::new(),
             probed: None,
@@ -116,17 +130,27 @@ impl World {
     }
 
     fn begin(&mut self) {
+        let start = Start {
+            now_ns: self.now_ns,
+            is_first: self.lifecycle.is_first_start(),
+        };
         let link = SCENERY.with(|scenery| {
-            let (birth, link) = self.slot.prepare(&scenery.means())?;
-            self.slot.begin(&scenery.means(), birth)?;
+            let (birth, link) = self.slot.prepare(&scenery.means(), start)?;
+            if let Some(birth) = birth {
+                self.slot.begin(&scenery.means(), birth, start)?;
+            }
             self.slot.introduce(&scenery.means());
             Ok::<_, BeginError>(link)
         });
         self.vmm = Some(None);
-        // It is born with the first backend's stream.
-        self.told = [ToDevice::Attach].into();
+        (self.shown, self.may_end) = (false, false);
+        // It is born with the first backend's stream, if there is a backend.
+        self.told.clear();
         self.births_ns.clear();
-        self.give(&link.unwrap().stream);
+        if let Some(number) = behind(&self.cast, &link.unwrap().stream) {
+            self.told.push_back(ToDevice::Attach);
+            self.give_to(number);
+        }
         self.hear_slot();
     }
 
@@ -135,6 +159,7 @@ impl World {
         if self.fate.is_some() {
             return;
         }
+        self.may_end |= event.may_end();
         match event {
             Event::Pass(ms) => self.now_ns += u64::from(ms) * MS_NS,
             Event::Dies(which, how) => self.part(which, |part| {
@@ -153,6 +178,7 @@ impl World {
             Event::Settles(which, busy) => {
                 self.part(which, |part| part.busy = busy && part.death.is_none());
             }
+            Event::CannotBe(prepared, started) => self.shortage.add(prepared, started),
             Event::Heard(message) => self.hear_vmm(message),
             Event::VmmDies => self.vmm_dies(),
             Event::Restart => {
@@ -192,6 +218,9 @@ impl World {
         if self.lifecycle.running() == VmState::Paused {
             self.slot.rest(self.now_ns);
         }
+        if self.lifecycle.is_deaf() {
+            self.slot.postpone(self.now_ns);
+        }
         SCENERY.with(|scenery| self.slot.tick(&scenery.means(), self.now_ns));
         self.hear_slot();
         SCENERY.with(|scenery| self.slot.introduce(&scenery.means()));
@@ -211,6 +240,8 @@ impl World {
             }
             self.answer_all();
         }
+        let ends_unasked = self.has_run && !self.may_end && self.fate.is_some();
+        assert!(!ends_unasked, "a backend ended the VM: {self:?}");
         if self.vmm.is_none() && self.fate.is_none() && self.slot.is_idle() {
             self.begin();
         }
@@ -229,6 +260,8 @@ impl World {
             return;
         }
         let paused = self.lifecycle.running() == VmState::Paused;
+        self.shown |= message == device(DeviceNews::Connected);
+        self.has_run |= message == FromVmm::Started;
         if let FromVmm::Device(_, news) = &message {
             match news {
                 DeviceNews::Connected => self.slot.connected(self.now_ns),
@@ -282,7 +315,7 @@ impl World {
                     }
                     self.told.push_back(message);
                 }
-                News::Died(_) if self.lifecycle.running() == VmState::Starting => self.vmm_dies(),
+                News::Died(_) if self.lifecycle.is_first_start() => self.vmm_dies(),
                 News::Died(_) => {}
                 News::Event(kind, _) => self.note(kind),
                 News::Answer(outcome) => {
@@ -396,7 +429,10 @@ impl World {
                 Some(ToDevice::Attach | ToDevice::Switch) => device(DeviceNews::Connected),
                 Some(ToDevice::Probe) => device(DeviceNews::Fit),
                 Some(ToDevice::Drain) => device(DeviceNews::Drained),
-                _ if self.lifecycle.running() == VmState::Starting => FromVmm::Started,
+                _ if self.lifecycle.is_deaf() => FromVmm::Waiting,
+                _ if self.shown && self.lifecycle.running() == VmState::Starting => {
+                    FromVmm::Started
+                }
                 _ => device(DeviceNews::Outstanding(Vec::new())),
             };
             self.step(Event::Heard(heard));

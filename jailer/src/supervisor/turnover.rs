@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use launch::control::{DeviceNews, ToDevice, ToVmm};
 use spec::api::{EventKind, VmState};
 
+use super::Supervisor;
 use super::devices::News;
 use super::lifecycle::Order;
-use super::{Supervisor, SupervisorError};
+use super::retry::Retry;
 use crate::outcome::Outcome;
 
 impl Supervisor {
@@ -72,6 +73,9 @@ impl Supervisor {
         if let Some(vmm) = &mut self.vmm {
             vmm.identify(&self.kit.janitor);
         }
+        if self.lifecycle.is_deaf() {
+            self.devices.postpone(now_ns);
+        }
         self.devices.tick(&self.kit.means(), now_ns);
         self.spread_news(now_ns);
         self.devices.introduce(&self.kit.means());
@@ -109,9 +113,9 @@ impl Supervisor {
         }
     }
 
-    /// A backend that dies before the guest runs will not get better: the VM does not start.
+    /// A backend that dies before the guest has ever run will not get better: the VM does not start.
     fn backend_died(&mut self, index: u8, how: &str) {
-        if self.lifecycle.running() != VmState::Starting || self.doom.is_some() {
+        if !self.lifecycle.is_first_start() || self.doom.is_some() {
             return;
         }
         if let Some(slot) = self.devices.slot(index) {
@@ -131,11 +135,23 @@ impl Supervisor {
         }
     }
 
-    /// Starts the next vmm as soon as nothing of the last one is left and each device can be had.
-    pub(super) fn follow_up(&mut self) -> Result<(), SupervisorError> {
-        match self.vmm.is_none() && self.outcome.is_none() && self.devices.are_ready() {
-            true => self.spawn(),
-            false => Ok(()),
+    /// Starts the next vmm as soon as nothing of the last one is left and each device can be had. If
+    /// the host has no room for it now, it is tried again.
+    pub(super) fn follow_up(&mut self, now_ns: u64) {
+        let is_due = self.vmm.is_none() && self.outcome.is_none() && self.retry.is_due(now_ns);
+        if !is_due || !self.devices.are_ready() {
+            return;
+        }
+        match self.spawn() {
+            Ok(()) => self.retry = Retry::default(),
+            Err(error) => {
+                let why = launch::log::chain(&error);
+                if self.retry.failed(&why, now_ns) {
+                    self.journal.note(EventKind::StartFailed, None, &why);
+                }
+                self.vmm = None;
+                self.devices.retire(now_ns);
+            }
         }
     }
 }

@@ -27,6 +27,10 @@ pub struct VmmRecord {
     pub initrd: bool,
     /// What a system call outside the filters does.
     pub seccomp: Mode,
+    /// A guest has run in this VM before and has rebooted: the vmm waits for the backends of its
+    /// devices, however long they take. At a VM's first start they must be there soon.
+    #[serde(default)]
+    pub rebooted: bool,
     /// The virtio devices, in the order of their PCI slots; at most
     /// [`crate::fd::vmm::DEVICES_MAX`].
     #[serde(default)]

@@ -52,7 +52,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Another moment at each call, somewhere before `latest_us`.
-fn moment(latest_us: u32) -> Duration {
+pub(super) fn moment(latest_us: u32) -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.map_or(0, |now| now.subsec_nanos());
     // The low digits are the ones that differ; spread them.
@@ -74,7 +74,7 @@ fn start(context: &Context, round: u32) -> Result<crate::vm::Vm> {
 }
 
 /// The youngest process of this name, if there is one.
-fn youngest(name: &str) -> Option<Pid> {
+pub(super) fn youngest(name: &str) -> Option<Pid> {
     let all = procs::living_descendants();
     let youngest = all.iter().rev().find(|process| process.name == name);
     youngest.map(|process| process.pid)

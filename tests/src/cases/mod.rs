@@ -27,6 +27,7 @@ mod pause;
 mod restart;
 mod restart_guest;
 mod restart_native;
+mod restart_reboot;
 mod restart_slow;
 mod restart_storage;
 mod rootless;
@@ -147,6 +148,7 @@ pub fn all() -> Vec<Case> {
         fs::cases(),
         evil::cases(),
         restart_native::cases(),
+        restart_reboot::cases(),
         restart_slow::cases(),
         restart_storage::cases(),
         restart_guest::cases(),

@@ -31,6 +31,7 @@ use loadgen::gaps::Gaps;
 use loadgen::memory::Memory;
 use loadgen::verify::{self, Log, Verify};
 use vcpu::Vcpu;
+use vmm::await_backends::{Awaited, Patience, await_backends};
 use vmm::virtio::Device;
 
 mod card;
@@ -70,7 +71,10 @@ fn run() -> Result<()> {
         launch::seccomp::report_violations(page)?;
     }
     let devices = Device::make_all(&record.devices, guest, &channel, record.seccomp)?;
-    Device::wait_until_connected(&devices)?;
+    if await_backends(&devices, &channel, Patience::Endless)? == Awaited::PowerOff {
+        channel.send(&FromVmm::Ended(Ending::PowerOff))?;
+        std::process::exit(0);
+    }
     channel.send(&FromVmm::Started)?;
     let script = Script::of(&record.cmdline);
     if script.storm {

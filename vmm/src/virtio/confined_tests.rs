@@ -106,7 +106,8 @@ impl Stand {
         std::thread::spawn(|| back(theirs, storage_hangs));
         let device = make(stream, ours);
         let devices: &'static [Device] = Box::leak(Box::new([device]));
-        Device::wait_until_connected(devices).unwrap();
+        let connected = |device: &Device| device.wait_until_connected(Duration::from_secs(5));
+        assert!(devices.iter().all(connected));
         Self {
             main: Confined::new(seccomp::confine_main),
             vcpu: Confined::new(seccomp::confine_vcpu),

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, getsockname,
-    listen, socket,
+    listen, socket, socketpair,
 };
 
 /// The two ends.
@@ -27,6 +27,12 @@ pub(crate) fn arrange() -> nix::Result<Meeting> {
     listen(&listener, Backlog::new(1)?)?;
     let stream = connect_by(&getsockname(listener.as_raw_fd())?)?;
     Ok(Meeting { listener, stream })
+}
+
+/// One end of a connection whose other end is closed: a backend that is gone already.
+pub(crate) fn nowhere() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socketpair(AddressFamily::Unix, SockType::Stream, None, flags).map(|(stream, _)| stream)
 }
 
 /// Connects to a socket, without ever waiting for whoever listens there.

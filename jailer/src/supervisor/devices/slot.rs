@@ -20,9 +20,10 @@ use spec::api::EventKind;
 use super::backend::Backend;
 use super::fence::Fence;
 use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
+use super::rendezvous;
 use super::restarts::{Restarts, Verdict};
 use super::watch::Watch;
-use super::{BeginError, Link};
+use super::{BeginError, Link, Start};
 use crate::supervisor::poll::{Interests, Token, earlier};
 
 mod account;
@@ -170,21 +171,50 @@ impl Slot {
         self.outbox.push(News::Event(kind, detail.into()));
     }
 
-    /// Prepares the first backend for a fresh vmm, and what the vmm gets for the device.
-    pub(crate) fn prepare(&mut self, means: &Means<'_>) -> Result<(Birth, Link), BeginError> {
+    /// Prepares the first backend for a fresh vmm, and what the vmm gets for the device. If there can
+    /// be none now, and it is not the VM's first start, the vmm gets a stream that leads nowhere, and
+    /// the next backend follows as after a crash.
+    pub(crate) fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        start: Start,
+    ) -> Result<(Option<Birth>, Link), BeginError> {
         let inflight = self.kind.renew()?;
         self.restarts = Restarts::default();
         (self.retiring, self.after_crash) = (false, false);
-        let prepared = self.prepare_next(means);
-        let (birth, stream) = prepared.map_err(|error| self.unborn(error))?;
+        let (birth, stream) = match self.prepare_next(means) {
+            Ok((birth, stream)) => (Some(birth), stream),
+            Err(error) if start.is_first => return Err(self.unborn(error)),
+            Err(error) => {
+                self.could_not_be(&error, start.now_ns);
+                let nowhere = rendezvous::nowhere();
+                (None, nowhere.map_err(|error| self.unborn(error.into()))?)
+            }
+        };
         Ok((birth, Link { stream, inflight }))
     }
 
     /// Starts it.
-    pub(crate) fn begin(&mut self, means: &Means<'_>, birth: Birth) -> Result<(), BeginError> {
-        let born = self.bear(means, birth);
-        self.deadline_ns = None;
-        born.map_err(|error| self.unborn(error))
+    pub(crate) fn begin(
+        &mut self,
+        means: &Means<'_>,
+        birth: Birth,
+        start: Start,
+    ) -> Result<(), BeginError> {
+        match self.bear(means, birth) {
+            // At the first start it is the vmm that waits no longer than it takes.
+            Ok(()) => self.deadline_ns = (!start.is_first).then(|| start.now_ns + CONNECT_NS),
+            Err(error) if start.is_first => return Err(self.unborn(error)),
+            Err(error) => self.could_not_be(&error, start.now_ns),
+        }
+        Ok(())
+    }
+
+    /// The vmm still builds its machine and connects to nobody: its time to do so begins later.
+    pub(crate) fn postpone(&mut self, now_ns: u64) {
+        if let Some(deadline_ns) = &mut self.deadline_ns {
+            *deadline_ns = now_ns + CONNECT_NS;
+        }
     }
 
     fn unborn(&self, error: BackendError) -> BeginError {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Backends that are nobody: what a device has of a process, in the hands of a script.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -145,9 +145,31 @@ pub(super) fn behind(cast: &Cast, stream: &OwnedFd) -> Option<usize> {
     cast.iter().position(|part| part.stream == number)
 }
 
+/// How many of the next backends cannot be had, because the host has no room for them.
+#[derive(Debug, Default)]
+pub(super) struct Shortage {
+    prepared: Cell<u8>,
+    started: Cell<u8>,
+}
+
+impl Shortage {
+    /// So many more cannot be prepared, so many that were cannot be started.
+    pub(super) fn add(&self, prepared: u8, started: u8) {
+        self.prepared.update(|count| count.saturating_add(prepared));
+        self.started.update(|count| count.saturating_add(started));
+    }
+}
+
+/// Whether one more fails.
+fn fails(count: &Cell<u8>) -> bool {
+    let left = count.get().checked_sub(1);
+    count.set(left.unwrap_or(0));
+    left.is_some()
+}
+
 /// The device whose backends they are.
 #[derive(Debug)]
-pub(super) struct Role(pub(super) Cast);
+pub(super) struct Role(pub(super) Cast, pub(super) Rc<Shortage>);
 
 impl Kind for Role {
     fn id(&self) -> &'static str {
@@ -180,6 +202,9 @@ impl Kind for Role {
         how: How<'_>,
         _: Option<Opened>,
     ) -> Result<(Birth, OwnedFd), BackendError> {
+        if fails(&self.1.prepared) {
+            return Err(nix::Error::ENFILE.into());
+        }
         let page = health::create()?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (stream, exit) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
@@ -217,7 +242,13 @@ impl Kind for Role {
     fn start(&self, _: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
         let (ours, theirs) = Channel::pair()?;
         let number = self.0.borrow().len() - 1;
-        self.0.borrow_mut()[number].control = Some(theirs);
+        let part = &mut self.0.borrow_mut()[number];
+        if fails(&self.1.started) {
+            part.die(Death::Unknown);
+            (part.reaped, part.released) = (true, true);
+            return Err(nix::Error::EAGAIN.into());
+        }
+        part.control = Some(theirs);
         let player = Player {
             cast: Rc::clone(&self.0),
             number,

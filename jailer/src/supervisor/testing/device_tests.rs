@@ -12,11 +12,17 @@ use super::scenery::SCENERY;
 use super::*;
 use crate::link::Question;
 use crate::supervisor::devices::script::Backend;
-use crate::supervisor::devices::script::{BackendError, Birth, How, Kind, Means, Opened, Outfit};
+use crate::supervisor::devices::script::{
+    BackendError, Birth, How, Kind, Means, Opened, Outfit, Start,
+};
 use crate::supervisor::janitor::Janitor;
 use crate::supervisor::poll::{Interests, Token};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
+pub(super) const FIRST: Start = Start {
+    now_ns: 1000 * SECOND_NS,
+    is_first: true,
+};
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 
 /// A device that a test calls as the supervisor does.
@@ -33,8 +39,8 @@ impl Device {
     pub(super) fn of(cast: Cast, kind: impl Kind + 'static) -> Self {
         let mut slot = Slot::new(kind);
         let link = SCENERY.with(|scenery| {
-            let (birth, link) = slot.prepare(&scenery.means()).unwrap();
-            slot.begin(&scenery.means(), birth).unwrap();
+            let (birth, link) = slot.prepare(&scenery.means(), FIRST).unwrap();
+            slot.begin(&scenery.means(), birth.unwrap(), FIRST).unwrap();
             slot.introduce(&scenery.means());
             link
         });
@@ -50,7 +56,7 @@ impl Device {
     /// One whose first backend was started.
     fn begun() -> Self {
         let cast = Cast::default();
-        Self::of(Rc::clone(&cast), Role(cast))
+        Self::of(Rc::clone(&cast), Role(cast, Rc::default()))
     }
 
     /// One whose first backend serves; what was told of it is forgotten.
@@ -527,7 +533,7 @@ impl Kind for Card {
 fn link_is_told_to_a_card_s_backend_and_to_the_one_that_may_follow() {
     let cast = Cast::default();
     let card = Card {
-        role: Role(Rc::clone(&cast)),
+        role: Role(Rc::clone(&cast), Rc::default()),
         link: Some(true),
         needs: None,
     };

@@ -18,6 +18,8 @@ pub enum Event {
     Claims(u8, u64, u32),
     /// The kernel is done with what it began, or not any more.
     Settles(u8, bool),
+    /// So many of the next backends cannot be prepared, so many that were cannot be started.
+    CannotBe(u8, u8),
     /// The vmm says something.
     Heard(FromVmm),
     /// The vmm dies.
@@ -31,4 +33,15 @@ pub enum Event {
         /// At once.
         force: bool,
     },
+}
+
+impl Event {
+    /// Whether a VM whose guest has run may end after it, at once or later.
+    pub(super) fn may_end(&self) -> bool {
+        match self {
+            Self::VmmDies | Self::Stop { .. } => true,
+            Self::Heard(message) => matches!(message, FromVmm::Ended(_) | FromVmm::Failed(_)),
+            _ => false,
+        }
+    }
 }

@@ -27,7 +27,7 @@ impl Stage {
     fn new() -> Self {
         let cast = Cast::default();
         let disk = Card {
-            role: Role(Rc::clone(&cast)),
+            role: Role(Rc::clone(&cast), Rc::default()),
             link: None,
             needs: Some(Question::ReopenDisk(3)),
         };

@@ -8,7 +8,7 @@ use spec::api::EventKind;
 
 use super::{CONNECT_NS, HANGUP_PAUSE_NS, News, Phase, Slot};
 use crate::supervisor::devices::fence::Fence;
-use crate::supervisor::devices::kind::Means;
+use crate::supervisor::devices::kind::{BackendError, Means};
 use crate::supervisor::devices::restarts::Verdict;
 use crate::supervisor::process::Death;
 
@@ -82,15 +82,18 @@ impl Slot {
                 self.deadline_ns = Some(now_ns + CONNECT_NS);
                 self.outbox.push(News::Attach(stream));
             }
-            Err(error) => {
-                let error = launch::log::chain(&error);
-                self.note(EventKind::BackendDied, format!("could not be: {error}"));
-                self.abandon(&format!("the new backend could not be: {error}"));
-                match self.crashed_slowly(now_ns) {
-                    Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
-                    Verdict::Never => self.give_up(),
-                }
-            }
+            Err(error) => self.could_not_be(&error, now_ns),
+        }
+    }
+
+    /// A backend could not be started: what follows is what follows a crash.
+    pub(super) fn could_not_be(&mut self, error: &BackendError, now_ns: u64) {
+        let error = launch::log::chain(error);
+        self.note(EventKind::BackendDied, format!("could not be: {error}"));
+        self.abandon(&format!("the new backend could not be: {error}"));
+        match self.crashed_slowly(now_ns) {
+            Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
+            Verdict::Never => self.give_up(),
         }
     }
 

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main thread between a machine that is complete and a guest that runs: each device must have
+//! had a backend, so that its driver finds features and configuration. Meanwhile the main thread does
+//! what the supervisor asks, which may replace a backend that died before it connected.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use launch::control::{Channel, ControlError, FromVmm, ToVmm};
+use log::{info, warn};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::virtio::Device;
+
+/// How long the backends of a VM that starts for the first time may take to connect. The supervisor
+/// has started them before us.
+const FIRST_START: Duration = Duration::from_secs(5);
+/// How long one look for a connected backend takes. Between two looks messages are read.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waiting for the backends failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AwaitError {
+    /// No backend that fits the device has answered in time.
+    #[error("device {0} has no backend")]
+    NoBackend(String),
+    /// The supervisor cannot be understood or reached.
+    #[error(transparent)]
+    Channel(#[from] ControlError),
+    /// Waiting for a message failed.
+    #[error("cannot wait for messages")]
+    Poll(#[source] Errno),
+    /// The supervisor has gone.
+    #[error("the supervisor has gone")]
+    Orphaned,
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The VM starts for the first time: a backend that does not connect soon never will.
+    FirstStart,
+    /// The guest has rebooted: the supervisor brings a backend again and again, or says that the
+    /// user wants the VM to end.
+    Endless,
+}
+
+/// What the waiting came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// Each device has had a backend.
+    Backends,
+    /// The power button was pressed. No guest runs that could hear it: the machine is off.
+    PowerOff,
+}
+
+/// Waits until each device has had a backend.
+pub fn await_backends(
+    devices: &[Device],
+    channel: &Channel,
+    patience: Patience,
+) -> Result<Awaited, AwaitError> {
+    let begun = Instant::now();
+    let mut told = false;
+    for device in devices {
+        while !device.wait_until_connected(LOOK) {
+            if patience == Patience::FirstStart && begun.elapsed() >= FIRST_START {
+                return Err(AwaitError::NoBackend(device.to_string()));
+            }
+            if !std::mem::replace(&mut told, true) {
+                channel.send(&FromVmm::Waiting)?;
+            }
+            if obey(devices, channel)? == Awaited::PowerOff {
+                return Ok(Awaited::PowerOff);
+            }
+        }
+    }
+    Ok(Awaited::Backends)
+}
+
+/// Does what the supervisor has asked for by now.
+fn obey(devices: &[Device], channel: &Channel) -> Result<Awaited, AwaitError> {
+    while has_message(channel)? {
+        let (message, stream) = channel.receive_with()?.ok_or(AwaitError::Orphaned)?;
+        match message {
+            ToVmm::PowerButton => return Ok(Awaited::PowerOff),
+            ToVmm::Device(index, message) => match devices.get(usize::from(index)) {
+                Some(device) => device.obey(message, stream),
+                None => warn!("there is no device {index}"),
+            },
+            ToVmm::Pause | ToVmm::Resume => warn!("no guest runs yet: {message:?} is ignored"),
+        }
+        info!("done before the start: {message:?}");
+    }
+    Ok(Awaited::Backends)
+}
+
+fn has_message(channel: &Channel) -> Result<bool, AwaitError> {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(AwaitError::Poll(errno)),
+    }
+}
