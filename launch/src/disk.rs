@@ -12,8 +12,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use geometry::is_read_only;
 pub use geometry::{Geometry, examine};
 pub use lock::{is_marked, lock, mark, mark_byte};
+use nix::errno::Errno;
 
 /// For how long an image that is locked may become free.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -29,6 +31,10 @@ pub enum DiskError {
     /// It cannot be opened.
     #[error("cannot open the image")]
     Open(#[source] std::io::Error),
+    /// It can be read, and not written: its mode, its attributes, its file system or its block device
+    /// do not allow that.
+    #[error("it can only be read: add readonly")]
+    ReadOnly(#[source] std::io::Error),
     /// It is neither a file nor a block device.
     #[error("the image is neither a regular file nor a block device")]
     Kind,
@@ -85,9 +91,16 @@ pub fn open(path: &Path, access: Access) -> Result<(File, Geometry), DiskError> 
         // Only a FIFO, socket or device without a driver answers so.
         Some(libc::ENXIO) => DiskError::Kind,
         Some(libc::EISDIR) => DiskError::Kind,
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) if !access.readonly && is_readable(path) => {
+            DiskError::ReadOnly(e)
+        }
         _ => DiskError::Open(e),
     })?;
     let geometry = examine(&file, access)?;
+    // The kernel opens such a block device for writing all the same, and fails each write.
+    if !access.readonly && geometry.block_device && is_read_only(&file)? {
+        return Err(DiskError::ReadOnly(Errno::EROFS.into()));
+    }
     // A process that has just ended may hold its image for a moment longer: an io_uring lets go of
     // its files some time after it was closed.
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -97,6 +110,12 @@ pub fn open(path: &Path, access: Access) -> Result<(File, Geometry), DiskError> 
             outcome => return outcome.map(|()| (file, geometry)),
         }
     }
+}
+
+fn is_readable(path: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path).is_ok()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 
 use launch::disk::{Access, DiskError};
 use nix::errno::Errno;
@@ -98,7 +97,7 @@ pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
         direct: disk.direct,
         block_bytes: disk.block_size,
     };
-    let fault = |e: DiskError| Fault::of(remedy(&e, &disk.path, access));
+    let fault = |e: DiskError| Fault::of(remedy(&e, disk.direct));
     let (file, geometry) = launch::disk::open(&disk.path, access).map_err(fault)?;
     if disk.engine == DiskEngine::Uring {
         // One is made and thrown away: whether rings can be had must be known before anything runs.
@@ -120,24 +119,14 @@ pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
     Ok((file, first, report))
 }
 
-fn remedy(error: &DiskError, path: &Path, access: Access) -> String {
+fn remedy(error: &DiskError, direct: bool) -> String {
     match error {
-        DiskError::Open(source) => {
-            let denied = [libc::EACCES, libc::EPERM, libc::EROFS].map(Some);
-            let may_read = || std::fs::File::open(path).is_ok();
-            match !access.readonly && denied.contains(&source.raw_os_error()) && may_read() {
-                true => format!("{}: it can only be read: add readonly", cause(source)),
-                false => cause(source),
-            }
-        }
+        DiskError::Open(source) => cause(source),
+        DiskError::ReadOnly(source) => format!("{}: {error}", cause(source)),
         DiskError::Direct => format!("{error}: leave direct out"),
         DiskError::PartialBlock { bytes, block_bytes } => {
             let whole = bytes.next_multiple_of(u64::from(*block_bytes));
-            let instead = if access.direct {
-                "leave direct out, or "
-            } else {
-                ""
-            };
+            let instead = if direct { "leave direct out, or " } else { "" };
             format!("{error}: {instead}make it longer (truncate -s {whole})")
         }
         DiskError::Examine(source) => format!("{error}: {}", cause(source)),

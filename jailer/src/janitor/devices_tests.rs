@@ -4,6 +4,7 @@
 use super::*;
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};

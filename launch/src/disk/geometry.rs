@@ -111,6 +111,15 @@ fn block_device(file: &File, access: Access) -> Result<Geometry, DiskError> {
     })
 }
 
+/// Whether no write to a block device can succeed: it, or the disk that it is a partition of, is
+/// read-only.
+pub(super) fn is_read_only(device: &File) -> Result<bool, DiskError> {
+    let mut flag = 0;
+    let asked = ioctl::read_only(device.as_raw_fd(), &mut flag);
+    asked.map_err(|e| DiskError::Examine(e.into()))?;
+    Ok(flag != 0)
+}
+
 /// The wrappers of ioctl(2) that ask a block device about itself.
 #[allow(unsafe_code)]
 mod ioctl {
@@ -118,6 +127,7 @@ mod ioctl {
 
     mod raw {
         nix::ioctl_read!(size, 0x12, 114, libc::size_t);
+        nix::ioctl_read_bad!(read_only, nix::request_code_none!(0x12, 94), libc::c_int);
         nix::ioctl_read_bad!(logical, libc::BLKSSZGET, libc::c_int);
         nix::ioctl_read_bad!(physical, libc::BLKPBSZGET, libc::c_uint);
     }
@@ -128,6 +138,11 @@ mod ioctl {
         unsafe { raw::size(fd, &raw mut size) }?;
         *bytes = size as u64;
         Ok(())
+    }
+
+    pub(super) fn read_only(fd: RawFd, flag: &mut libc::c_int) -> nix::Result<()> {
+        // SAFETY: BLKROGET writes an int to a variable of that type.
+        unsafe { raw::read_only(fd, flag) }.map(drop)
     }
 
     pub(super) fn logical(fd: RawFd, bytes: &mut libc::c_int) -> nix::Result<()> {

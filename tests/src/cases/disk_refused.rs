@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Disks that cannot be had: a line for each, and nothing is started.
 
+use std::fs;
+use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
 use super::bad_input::{ERROR, USAGE, complains, with_mounts};
-use crate::context::Context;
+use crate::context::{Context, need_root};
 use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
@@ -23,6 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::native("disk_backend_missing_is_refused", no_backend),
         Case::native("disk_without_io_uring_needs_threads", no_io_uring),
         Case::native("disk_direct_where_it_cannot_be_is_refused", no_direct),
+        Case::native("disk_that_can_only_be_read_needs_readonly", read_only),
     ]
 }
 
@@ -174,4 +178,77 @@ fn no_direct(context: &Context) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {said}", output.status);
     Ok(())
+}
+
+/// A block device that was made read-only.
+struct ReadOnlyLoop(String);
+
+impl ReadOnlyLoop {
+    fn make(image: &Path) -> Result<Self> {
+        let output = Command::new("losetup")
+            .args(["--read-only", "--partscan", "--find", "--show"])
+            .arg(image)
+            .output()
+            .context("losetup")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "losetup: {said}");
+        Ok(Self(String::from_utf8(output.stdout)?.trim().to_owned()))
+    }
+
+    /// A node of its first partition, made where `/dev` has none.
+    fn partition(&self, node: &Path) -> Result<()> {
+        let name = self.0.trim_start_matches("/dev/");
+        let number = fs::read_to_string(format!("/sys/class/block/{name}p1/dev"));
+        let number = number.context("the kernel sees no partition")?;
+        let (major, minor) = number.trim().split_once(':').context("no device number")?;
+        let mut command = Command::new("mknod");
+        let made = command.arg(node).args(["b", major, minor]).status()?;
+        ensure!(made.success(), "mknod: {made}");
+        Ok(())
+    }
+}
+
+impl Drop for ReadOnlyLoop {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup").args(["--detach", &self.0]).status();
+        if !detached.is_ok_and(|status| status.success()) {
+            println!("{} is left", self.0);
+        }
+    }
+}
+
+/// A read-only block device, a partition of one, and a file on a read-only file system.
+fn read_only(context: &Context) -> Result<()> {
+    need_root()?;
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    // A partition table: one partition of 4 MiB behind the first MiB.
+    let mut sector = [0; 512];
+    sector[450] = 0x83;
+    sector[454..458].copy_from_slice(&2048_u32.to_le_bytes());
+    sector[458..462].copy_from_slice(&8192_u32.to_le_bytes());
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&image)?
+        .write_all(&sector)?;
+    let device = ReadOnlyLoop::make(&image)?;
+    let partition = context.dir().join("partition");
+    device.partition(&partition)?;
+
+    for path in [device.0.clone(), partition.display().to_string()] {
+        let disk = format!("path={path}");
+        let words = ["disk", path.as_str(), "can only be read: add readonly"];
+        complains(&mut command(context, &["--disk", &disk])?, ERROR, &words)?;
+        let readonly = format!("{disk},readonly");
+        let output = command(context, &["--disk", &readonly])?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{path}: {}: {said}", output.status);
+    }
+
+    let script =
+        "mount -t tmpfs none /mnt && truncate -s 1M /mnt/image && mount -o remount,ro /mnt";
+    let mut command = with_mounts(context, script)?;
+    command.args(["--disk", "path=/mnt/image"]);
+    let words = ["disk", "/mnt/image", "can only be read: add readonly"];
+    complains(&mut command, ERROR, &words)
 }
