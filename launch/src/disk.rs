@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use geometry::is_read_only;
-pub use geometry::{Geometry, examine};
+pub use geometry::{Geometry, examine, look};
 pub use lock::{is_marked, lock, mark, mark_byte};
 use nix::errno::Errno;
 
@@ -44,6 +44,17 @@ pub enum DiskError {
     /// It has a part of a sector.
     #[error("the image has {0} bytes, which is not a multiple of {SECTOR_BYTES}")]
     PartialSector(u64),
+    /// It is smaller than the disk that a guest knows.
+    #[error(
+        "the image has shrunk to {now} bytes, and the guest's disk has {known}: \
+         make it as large again"
+    )]
+    Shrunk {
+        /// The size of the guest's disk in bytes.
+        known: u64,
+        /// The size of the image in bytes.
+        now: u64,
+    },
     /// It ends within a block: of the guest's disk, or of the storage below direct I/O.
     #[error("the image has {bytes} bytes, which is not a multiple of its blocks of {block_bytes}")]
     PartialBlock {
@@ -146,6 +157,25 @@ mod tests {
         std::fs::remove_file(path).unwrap();
         assert_eq!(geometry.capacity_bytes, 1024);
         assert_eq!(geometry.logical_block_bytes, 512);
+    }
+
+    #[test]
+    fn image_grown_is_what_the_guest_knows_and_one_that_shrank_is_refused_with_both_sizes() {
+        let path = image("resized", 4096);
+        let (file, known) = open(&path, WRITE).unwrap();
+        for len in [4096, 4097, 1 << 20] {
+            file.set_len(len).unwrap();
+            let now = look(&file, WRITE).unwrap();
+            assert_eq!(now.for_guest_of(known).unwrap(), known);
+        }
+        for len in [4095, 512, 0] {
+            file.set_len(len).unwrap();
+            let now = look(&file, WRITE).unwrap();
+            let told = now.for_guest_of(known).unwrap_err().to_string();
+            let sizes = format!("to {len} bytes, and the guest's disk has 4096:");
+            assert!(told.contains(&sizes), "{told}");
+        }
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

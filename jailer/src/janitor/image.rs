@@ -58,7 +58,7 @@ pub(super) fn answer_reopen(
     mark: i64,
 ) -> Result<(Answer, Option<OwnedFd>), Errno> {
     let opening = reopen(&image.copy()?, access, mark).map_err(|e| errno(&e))?;
-    let geometry = disk::examine(&opening, access);
+    let geometry = disk::look(&opening, access);
     let reopened = Reopened {
         mark,
         geometry: geometry.map_err(|e| launch::log::chain(&e)),
@@ -151,7 +151,7 @@ mod tests {
         let Answer::Reopened(Reopened { geometry, .. }) = answer else {
             panic!("{answer:?}");
         };
-        assert!(geometry.unwrap_err().contains("empty"));
+        assert_eq!(geometry.unwrap().capacity_bytes, 0, "not for us to judge");
     }
 
     #[test]

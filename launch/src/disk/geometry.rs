@@ -51,28 +51,52 @@ impl Geometry {
     pub fn has_partial_blocks(&self) -> bool {
         self.io_block_bytes() > self.logical_block_bytes
     }
+
+    /// Itself, if a disk can have this size.
+    pub fn checked(self) -> Result<Self, DiskError> {
+        let block_bytes = self.io_block_bytes();
+        match self.capacity_bytes {
+            0 => Err(DiskError::Empty),
+            bytes if !bytes.is_multiple_of(SECTOR_BYTES) => Err(DiskError::PartialSector(bytes)),
+            bytes if !bytes.is_multiple_of(block_bytes.into()) => {
+                Err(DiskError::PartialBlock { bytes, block_bytes })
+            }
+            _ if block_bytes > STORAGE_BLOCK_MAX_BYTES => Err(DiskError::Direct),
+            _ => Ok(self),
+        }
+    }
+
+    /// What is served of an image that is this by now to a running guest that knows `known`. One that
+    /// has grown is served at the size that the guest knows; one that has shrunk cannot be served.
+    pub fn for_guest_of(self, known: Self) -> Result<Self, DiskError> {
+        if self.capacity_bytes < known.capacity_bytes {
+            return Err(DiskError::Shrunk {
+                known: known.capacity_bytes,
+                now: self.capacity_bytes,
+            });
+        }
+        Ok(Self {
+            capacity_bytes: known.capacity_bytes,
+            ..self
+        })
+    }
 }
 
 /// Finds out what an open image is.
 pub fn examine(file: &File, access: Access) -> Result<Geometry, DiskError> {
+    look(file, access)?.checked()
+}
+
+/// The same of an image of any size, also one that no disk can have.
+pub fn look(file: &File, access: Access) -> Result<Geometry, DiskError> {
     let metadata = file.metadata().map_err(DiskError::Examine)?;
     let kind = metadata.file_type();
-    let geometry = if kind.is_block_device() {
-        block_device(file, access)?
+    if kind.is_block_device() {
+        block_device(file, access)
     } else if kind.is_file() {
-        regular_file(file, metadata.len(), access)?
+        regular_file(file, metadata.len(), access)
     } else {
-        return Err(DiskError::Kind);
-    };
-    match geometry.capacity_bytes {
-        0 => Err(DiskError::Empty),
-        bytes if !bytes.is_multiple_of(SECTOR_BYTES) => Err(DiskError::PartialSector(bytes)),
-        bytes if !bytes.is_multiple_of(geometry.io_block_bytes().into()) => {
-            let block_bytes = geometry.io_block_bytes();
-            Err(DiskError::PartialBlock { bytes, block_bytes })
-        }
-        _ if geometry.io_block_bytes() > STORAGE_BLOCK_MAX_BYTES => Err(DiskError::Direct),
-        _ => Ok(geometry),
+        Err(DiskError::Kind)
     }
 }
 

@@ -90,6 +90,12 @@ pub(super) fn cases() -> Vec<Case> {
             move |context| rolled_back(context, device, faulty),
         ));
     }
+    for engine in ["uring", "threads"] {
+        cases.push(Case::native(
+            format!("upgrade_on_{engine}_whose_image_has_grown_goes_on"),
+            move |context| grown(context, engine),
+        ));
+    }
     cases.extend([
         Case::native(
             "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
@@ -248,7 +254,32 @@ fn shrunk(context: &Context, stand: &Stand, disk: Device, before: Pid) -> Result
     let said = fails(stand, disk, &binary);
     image.set_len(len)?;
     let said = said?;
-    ensure!(said.contains("configuration"), "{said}");
+    let sizes = [len / 2, len].map(|bytes| said.contains(&format!("{bytes}")));
+    ensure!(sizes == [true; 2] && said.contains("shrunk"), "{said}");
     ensure!(stand.backend()? == before, "the old one is gone");
     Ok(())
+}
+
+/// A disk whose image has grown, by whole sectors and not, is served by another program, by the same
+/// one once more and after a crash, as the guest knows it.
+fn grown(context: &Context, engine: &str) -> Result<()> {
+    let options = format!(",queues=2,engine={engine}");
+    let disk = Device::Disk(&options);
+    let stand = Stand::start(context, "grown", 8, disk)?;
+    let image = std::fs::File::options()
+        .write(true)
+        .open(stand.dir().join("image"))?;
+    let len = image.metadata()?.len();
+    let binary = context.program(disk.program()).display().to_string();
+    for more in [16 << 20, (16 << 20) + 100] {
+        image.set_len(len + more)?;
+        let before = stand.backend()?;
+        stand.bulkhead_ok("upgrade", &[disk.id(), "--binary", &binary])?;
+        ensure!(stand.backend()? != before, "it is the same process");
+    }
+    stand.bulkhead_ok("restart", &[disk.id(), "--wait"])?;
+    let (dead, _) = stand.signal(Signal::SIGKILL)?;
+    stand.backend_after(dead)?;
+    image.set_len(len)?;
+    stand.finish().map(drop)
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::disk::Geometry;
+use launch::disk::{DiskError, Geometry};
 use launch::fd;
 use launch::inflight;
 use launch::record::{BlkEngine, BlkRecord, Record as _, VERSION};
@@ -31,6 +31,8 @@ pub(crate) struct Disk {
     spec: DiskSpec,
     /// What the guest is shown.
     geometry: Geometry,
+    /// The guest has rebooted, and was shown nothing yet.
+    forgotten: bool,
     /// The opening of the first backend, and its mark.
     first: Option<(Parked, i64)>,
     /// In-flight requests outlive the backends, not the vmm.
@@ -44,8 +46,32 @@ impl Disk {
             index,
             spec,
             geometry: image.geometry,
+            forgotten: false,
             first: Some((image.first, image.mark)),
             inflight: None,
+        }
+    }
+
+    /// What a backend is to serve of an image that is `now` this. A backend that follows another
+    /// serves what the guest knows. A guest that has rebooted sees what the image is by now, unless it
+    /// has grown by a part of a sector.
+    fn to_serve(
+        &self,
+        now: Result<Geometry, String>,
+        anew: bool,
+    ) -> Result<Geometry, BackendError> {
+        let known = self.geometry;
+        if !self.forgotten && !anew {
+            return Ok(known);
+        }
+        let now = now.map_err(BackendError::Image)?;
+        let served = match self.forgotten {
+            true => now.checked(),
+            false => now.for_guest_of(known),
+        };
+        match served {
+            Err(DiskError::PartialSector(bytes)) if bytes > known.capacity_bytes => Ok(known),
+            served => served.map_err(|e| BackendError::Image(e.to_string())),
         }
     }
 
@@ -93,7 +119,7 @@ impl Kind for Disk {
             .map_err(|source| BeginError::Inflight(id(), source))?;
         let copy = region.try_clone();
         let copy = copy.map_err(|source| BeginError::Duplicate(id(), source))?;
-        self.inflight = Some(region);
+        self.forgotten = self.inflight.replace(region).is_some();
         Ok(Some(copy))
     }
 
@@ -135,10 +161,7 @@ impl Kind for Disk {
             geometry,
         } = opened.ok_or(BackendError::Unopened)?;
         let (engine, rings) = engine(&self.spec, opening.as_fd())?;
-        let geometry = match how.anew {
-            true => geometry.map_err(BackendError::Image)?,
-            false => self.geometry,
-        };
+        let geometry = self.to_serve(geometry, how.anew)?;
         let record = self.record(means, geometry, engine, how.after_crash);
         let record = record.write()?;
         let Meeting { listener, stream } = rendezvous::arrange()?;
@@ -154,8 +177,11 @@ impl Kind for Disk {
             program: program(how, means.blk)?,
             record,
             fds,
-            profile: profile::blk::profile(self.index, &self.spec, &self.geometry),
+            profile: profile::blk::profile(self.index, &self.spec, &geometry),
         };
+        if std::mem::take(&mut self.forgotten) {
+            self.geometry = geometry;
+        }
         let remains = DiskRemains::new(self.index, rings, self.spec.queue_size, mark);
         let remains = Box::new(remains);
         Ok((Birth { outfit, remains }, stream))
@@ -177,4 +203,67 @@ fn engine(
         all_params.push(params);
     }
     Ok((BlkEngine::Uring(all_params), rings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::{DiskSpec, Vm, VmSpec};
+
+    const LEN: u64 = 1 << 20;
+
+    fn of(capacity_bytes: u64) -> Geometry {
+        Geometry {
+            capacity_bytes,
+            logical_block_bytes: 512,
+            physical_block_bytes: 4096,
+            storage_block_bytes: 512,
+            memory_align_bytes: 1,
+            block_device: false,
+        }
+    }
+
+    /// A disk that a guest knows to be this long.
+    fn disk() -> Disk {
+        let mut spec = VmSpec::new("/k");
+        spec.disks = vec![DiskSpec::new("/image")];
+        let vm = Vm::try_from(spec).unwrap();
+        let image = Image {
+            first: Parked::empty().unwrap(),
+            mark: 0,
+            geometry: of(LEN),
+        };
+        let mut disk = Disk::new(0, vm.disks[0].clone(), image);
+        disk.renew().unwrap();
+        disk
+    }
+
+    /// How long it is served, if the image is as long as this.
+    fn served(disk: &Disk, len: u64, anew: bool) -> Result<u64, String> {
+        let geometry = disk.to_serve(Ok(of(len)), anew);
+        let len = geometry.map(|geometry| geometry.capacity_bytes);
+        len.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn image_that_has_grown_stays_what_the_guest_knows_until_it_reboots() {
+        let mut disk = disk();
+        assert_eq!(served(&disk, 2 * LEN, false), Ok(LEN), "after a crash");
+        assert_eq!(served(&disk, 2 * LEN, true), Ok(LEN), "for an upgrade");
+        disk.renew().unwrap();
+        assert_eq!(served(&disk, 2 * LEN, false), Ok(2 * LEN));
+        assert_eq!(served(&disk, LEN + 7, false), Ok(LEN), "a part of a sector");
+        assert_eq!(served(&disk, LEN / 2, false), Ok(LEN / 2));
+        assert!(served(&disk, 0, false).unwrap_err().contains("empty"));
+    }
+
+    #[test]
+    fn image_that_has_shrunk_is_not_served_by_another_program() {
+        let told = served(&disk(), LEN - 512, true).unwrap_err();
+        assert!(
+            told.contains("1048064 bytes") && told.contains("1048576"),
+            "{told}"
+        );
+        assert_eq!(served(&disk(), LEN - 512, false), Ok(LEN), "after a crash");
+    }
 }

@@ -88,8 +88,8 @@ pub(crate) struct How<'a> {
     pub(crate) program: Option<BorrowedFd<'a>>,
     /// The one before died of itself.
     pub(crate) after_crash: bool,
-    /// It is to take over from one that lives: what it serves is looked at anew, and found unfit by
-    /// the vmm if it has changed.
+    /// It is to take over from one that lives: what it serves is looked at anew. The vmm finds it
+    /// unfit if the guest would notice a change.
     pub(crate) anew: bool,
 }
 
