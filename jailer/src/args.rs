@@ -26,6 +26,8 @@ Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
   --version         print the version
   --help            print this
 
+Every other descriptor that the jailer was started with is closed, but for 0, 1, 2 and the one that
+--config names as /dev/fd/N.
 With NOTIFY_SOCKET in the environment, READY=1 is sent there when the guest starts.
 SIGTERM and SIGINT press the power button, a second one ends the VM at once, as does SIGHUP.
 Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.
@@ -74,8 +76,8 @@ pub enum UsageError {
     /// A flag came twice.
     #[error("{0} was given twice")]
     Twice(&'static str),
-    /// The value is not a descriptor children may inherit.
-    #[error("--console-fd {0:?}: must be a file descriptor, 3 to 63")]
+    /// The value is no descriptor beside the standard ones.
+    #[error("--console-fd {0:?}: must be the number of a file descriptor, 3 or more")]
     NotAnFd(OsString),
     /// The value is no group.
     #[error("--api-gid {0:?}: must be the number of a group")]
@@ -162,7 +164,7 @@ fn group(text: OsString) -> Result<u32, UsageError> {
 fn descriptor(text: OsString) -> Result<RawFd, UsageError> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     match number {
-        Some(number) if (3..64).contains(&number) => Ok(number),
+        Some(number) if number >= 3 => Ok(number),
         _ => Err(UsageError::NotAnFd(text)),
     }
 }
@@ -215,7 +217,7 @@ mod tests {
         );
         let twice = parsed(&["--config", "a", "--config", "b"]);
         assert_eq!(twice, Err(UsageError::Twice("--config")));
-        for number in ["0", "2", "64", "-1", "x"] {
+        for number in ["0", "2", "-1", "x", "2147483648"] {
             let refused = parsed(&["--config", "a", "--console-fd", number]);
             assert_eq!(refused, Err(UsageError::NotAnFd(number.into())));
         }

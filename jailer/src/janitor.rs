@@ -6,7 +6,7 @@
 //! it, waits, and cleans up after it. Single-threaded, and the only process that sees the host.
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -19,6 +19,7 @@ use spec::{Console, SpecError, UidRange, Vm, VmName, VmSpec};
 
 use crate::args::Args;
 use crate::host::Host;
+use crate::inherited::Inherited;
 use crate::outcome::{Outcome, Status, say};
 use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Log, Nursery};
 
@@ -62,15 +63,17 @@ const ROOTLESS: &str =
 /// anything was started.
 pub(crate) fn run(
     args: &Args,
+    inherited: Inherited,
     host: &Host,
     live: impl FnOnce(Nursery, Pid) -> Infallible,
 ) -> Result<Outcome, Outcome> {
     let started_ns = monotonic_ns();
     let signals = signals::take_over().map_err(refused)?;
     let spec = config::read(&args.config).map_err(refused)?;
+    drop(inherited.config);
     let vm = Vm::try_from(spec.clone()).map_err(refused)?;
     let name = name(&vm)?;
-    let client = args.console_fd.map(console_client).transpose();
+    let client = inherited.console.map(console_client).transpose();
     let client = client.map_err(refused)?;
     let resources = Resources::open(&vm, host, &signals)?;
     let claim = claim_users(&vm);
@@ -300,11 +303,10 @@ fn name(vm: &Vm) -> Result<VmName, Outcome> {
 }
 
 /// The console's first client, as we inherited it.
-fn console_client(number: i32) -> Result<UnixStream, SpecError> {
-    let odd = |reason: String| SpecError::new("console-fd", number, reason);
-    let fd: OwnedFd = launch::fd::claim(number).map_err(|e| odd(launch::log::chain(&e)))?;
+fn console_client(fd: OwnedFd) -> Result<UnixStream, SpecError> {
     let stream = UnixStream::from(fd);
     let prepared = stream.set_nonblocking(true);
-    prepared.map_err(|e| odd(e.to_string()))?;
+    let odd = |e: std::io::Error| SpecError::new("console-fd", stream.as_raw_fd(), e.to_string());
+    prepared.map_err(odd)?;
     Ok(stream)
 }

@@ -12,12 +12,14 @@
 
 use std::convert::Infallible;
 
+use inherited::Inherited;
 use launch::control::Channel;
 use supervisor::Nursery;
 
 pub mod args;
 pub mod doctor;
 pub mod host;
+pub mod inherited;
 pub mod janitor;
 mod lacking;
 pub mod link;
@@ -40,19 +42,20 @@ pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcom
 }
 
 /// Runs one VM from start to end.
-pub fn run(args: &args::Args, host: &host::Host) -> outcome::Outcome {
-    janitor::run(args, host, Nursery::live).unwrap_or_else(|refused| refused)
+pub fn run(args: &args::Args, inherited: Inherited, host: &host::Host) -> outcome::Outcome {
+    janitor::run(args, inherited, host, Nursery::live).unwrap_or_else(|refused| refused)
 }
 
 /// The same, but all that the supervisor does in its jail is `act`, with its end of the link to the
 /// janitor. For tests of the janitor.
 pub fn run_with_supervisor(
     args: &args::Args,
+    inherited: Inherited,
     host: &host::Host,
     act: impl FnOnce(&Channel, &spec::Vm) -> Infallible,
 ) -> outcome::Outcome {
     let live = |nursery: Nursery, _| nursery.stand_in(act);
-    janitor::run(args, host, live).unwrap_or_else(|refused| refused)
+    janitor::run(args, inherited, host, live).unwrap_or_else(|refused| refused)
 }
 
 /// Runs `act` in the jail of a supervisor, in its place, and waits for its end; an `Err` says why

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
+use jailer::inherited::Inherited;
 use jailer::outcome::{Outcome, Status};
 use launch::heap::Heap;
 
@@ -15,20 +16,30 @@ static HEAP: Heap = Heap;
 fn main() -> ExitCode {
     launch::image::seal();
     let outcome = match args::parse(std::env::args_os().skip(1)) {
-        Ok(Parsed::Run(args)) => jailer::run(&args, &Host::of_this_binary()),
-        Ok(Parsed::Sweep { name, state_dir }) => jailer::sweep(&name, state_dir.as_deref()),
-        Ok(Parsed::Doctor) => {
+        Ok(parsed) => match Inherited::take(&parsed) {
+            Ok(inherited) => obey(parsed, inherited),
+            Err(error) => Outcome::new(Status::Error, [launch::log::chain(&error)]),
+        },
+        Err(error) => Outcome::new(Status::Usage, [error.to_string()]),
+    };
+    outcome.print();
+    outcome.status.into()
+}
+
+/// Does what the command line asks for.
+fn obey(parsed: Parsed, inherited: Inherited) -> Outcome {
+    match parsed {
+        Parsed::Run(args) => jailer::run(&args, inherited, &Host::of_this_binary()),
+        Parsed::Sweep { name, state_dir } => jailer::sweep(&name, state_dir.as_deref()),
+        Parsed::Doctor => {
             let (lines, outcome) = jailer::doctor::examine(&Host::of_this_binary());
             let text = lines.join("\n") + "\n";
             let _ = std::io::stdout().write_all(text.as_bytes());
             outcome
         }
-        Ok(Parsed::Show(text)) => {
+        Parsed::Show(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
+            Outcome::ok()
         }
-        Err(error) => Outcome::new(Status::Usage, [error]),
-    };
-    outcome.print();
-    outcome.status.into()
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
+use jailer::inherited::Inherited;
 use jailer::link::{Question, ToJanitor, ToSupervisor};
 use jailer::outcome::Status;
 use launch::control::{Channel, MESSAGE_MAX_BYTES};
@@ -28,10 +29,14 @@ const SEED: u64 = 11;
 
 /// Is a jailer, whose janitor is real.
 pub(crate) fn jailer() -> ExitCode {
-    let Ok(Parsed::Run(args)) = args::parse(std::env::args_os().skip(1)) else {
+    let Ok(parsed) = args::parse(std::env::args_os().skip(1)) else {
         return ExitCode::FAILURE;
     };
-    let outcome = jailer::run_with_supervisor(&args, &Host::of_this_binary(), usurp);
+    let (Ok(inherited), Parsed::Run(args)) = (Inherited::take(&parsed), &parsed) else {
+        return ExitCode::FAILURE;
+    };
+    let host = Host::of_this_binary();
+    let outcome = jailer::run_with_supervisor(args, inherited, &host, usurp);
     outcome.print();
     outcome.status.into()
 }

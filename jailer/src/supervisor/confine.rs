@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid, setsid};
 
+use crate::inherited::close_all_but;
 use crate::lacking::{self, NO_MDWE};
 use crate::profile::supervisors_user;
 
@@ -38,14 +39,7 @@ pub(crate) fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), C
     for (number, source) in [(0, null), (1, null), (2, log)] {
         step("place its standard descriptors", raw::place(source, number))?;
     }
-    let mut from = 3;
-    for number in kept.iter().map(|number| number.cast_unsigned()) {
-        if number > from {
-            step("close descriptors", raw::close_range(from, number - 1))?;
-        }
-        from = from.max(number + 1);
-    }
-    step("close descriptors", raw::close_range(from, u32::MAX))
+    step("close descriptors", close_all_but(kept))
 }
 
 /// Becomes the first user of the VM's own, in an empty root, with the two capabilities it takes to

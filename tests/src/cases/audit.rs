@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -40,6 +41,11 @@ pub(super) fn cases() -> Vec<Case> {
             "two_vms_side_by_side_share_no_user_and_no_namespace",
             side_by_side,
         ),
+        Case::native(
+            "descriptors_that_the_starter_left_open_are_in_no_process_of_the_vm",
+            left_open,
+        ),
+        Case::native("console_descriptor_that_is_not_open_is_refused", console_fd),
     ]
 }
 
@@ -166,7 +172,7 @@ fn side_by_side(context: &Context) -> Result<()> {
     let (_, other) = of_b.get(2).context("no vmm")?;
     let as_vmm = |pid: &str| {
         let user = user(*vmm)?.to_string();
-        let mut command = std::process::Command::new("nsenter");
+        let mut command = Command::new("nsenter");
         command.args([
             "--pid",
             "--target",
@@ -193,5 +199,78 @@ fn side_by_side(context: &Context) -> Result<()> {
         "a process of the same VM and user cannot be signalled"
     );
     ensure!(!reaches_other, "the other VM's vmm can be signalled");
+    Ok(())
+}
+
+/// This command, by a shell that leaves a file open at numbers below and above all that we use.
+fn leaving_open(context: &Context, file: &Path, command: &Command) -> Command {
+    let mut shell = Command::new("bash");
+    context.prepare(&mut shell);
+    shell.args(["-c", "exec 3<\"$0\" 57<\"$0\" 200<\"$0\"; exec \"$@\""]);
+    shell.arg(file).arg(command.get_program());
+    shell.args(command.get_args());
+    shell
+}
+
+fn left_open(context: &Context) -> Result<()> {
+    network::enter_empty()?;
+    let secret = context.file("secret", b"of the starter alone")?;
+    let kernel = TinyKernel::new().say("hello\n").spin();
+    let command = machine(context, "heir")?.boots_tiny(&kernel).command()?;
+    let mut command = leaving_open(context, &secret, &command);
+    let mut vm = Vm::spawn(context.name_of("heir"), &mut command)?;
+    vm.wait_for("hello\n", PATIENCE)?;
+
+    let mut heirs = Vec::new();
+    let processes = processes(context, &vm)?;
+    for (role, pid) in &processes {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let fd = entry?;
+            if fs::read_link(fd.path()).is_ok_and(|link| link == secret) {
+                heirs.push((role, fd.file_name()));
+            }
+        }
+    }
+
+    vm.signal(nix::sys::signal::Signal::SIGHUP)?;
+    vm.wait_exit(PATIENCE)?;
+    ensure!(processes.len() >= 6, "not all are there: {processes:?}");
+    ensure!(heirs.is_empty(), "the starter's file is in {heirs:?}");
+    Ok(())
+}
+
+/// A number that the jailer itself would give to something of its own.
+fn console_fd(context: &Context) -> Result<()> {
+    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let config = serde_json::json!({ "kernel": kernel, "mem": "16M", "console": "socket" });
+    let config = context.file("vm.json", config.to_string().as_bytes())?;
+    for (number, said) in [
+        ("3", "--console-fd 3: file descriptor 3 is not open"),
+        ("77", "--console-fd 77: file descriptor 77 is not open"),
+        (
+            "0",
+            "--console-fd \"0\": must be the number of a file descriptor",
+        ),
+    ] {
+        let mut command = Command::new(context.program("jailer"));
+        context.prepare(&mut command);
+        command.arg("--config").arg(&config);
+        let output = command.args(["--console-fd", number]).output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        println!("{told}");
+        ensure!(!output.status.success() && told.contains(said), "{told}");
+    }
+    let file = context.file("file", b"")?;
+    let mut command = Command::new(context.program("jailer"));
+    command
+        .arg("--config")
+        .arg(&config)
+        .args(["--console-fd", "57"]);
+    let output = leaving_open(context, &file, &command).output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        told.contains("--console-fd 57: is not a stream socket"),
+        "{told}"
+    );
     Ok(())
 }

@@ -90,12 +90,7 @@ pub(super) fn cases() -> Vec<Case> {
             move |context| rolled_back(context, device, faulty),
         ));
     }
-    for engine in ["uring", "threads"] {
-        cases.push(Case::native(
-            format!("upgrade_on_{engine}_whose_image_has_grown_goes_on"),
-            move |context| grown(context, engine),
-        ));
-    }
+    cases.extend(["uring", "threads"].map(growth));
     cases.extend([
         Case::native(
             "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
@@ -117,6 +112,11 @@ pub(super) fn cases() -> Vec<Case> {
         ),
     ]);
     cases
+}
+
+fn growth(engine: &'static str) -> Case {
+    let name = format!("upgrade_on_{engine}_whose_image_has_grown_goes_on");
+    Case::native(name, move |context| grown(context, engine))
 }
 
 /// Faults of the worker itself, in either kind of backend.

@@ -42,13 +42,6 @@ pub(super) fn place(source: RawFd, number: RawFd) -> nix::Result<()> {
     Errno::result(unsafe { libc::dup2(source, number) }).map(drop)
 }
 
-/// Closes all descriptors from `first` to `last`.
-pub(super) fn close_range(first: u32, last: u32) -> nix::Result<()> {
-    // SAFETY: close_range takes no pointers. Whatever owned these numbers belongs to the janitor, of
-    // which this process is a copy; the copy of the owner is never used or dropped.
-    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
-}
-
 /// A procfs of this pid namespace, with nothing but processes in it, mounted nowhere.
 pub(super) fn own_proc() -> nix::Result<OwnedFd> {
     // SAFETY: fsopen reads a C string.

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The descriptors that the jailer was started with. The command line names those that it is to have;
+//! every other one is closed before the process opens anything, so that nothing the starter left open
+//! is in a process that sees the host, or in one below it. Those that are named get their owner at the
+//! same time: a number that is not open can later be that of something the process opened itself.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+
+use crate::args::{Args, Parsed};
+
+/// 0, 1 and 2: the runtime sees to it that they are open.
+const STANDARD: RawFd = 3;
+
+/// The command line names a descriptor that is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritedError {
+    /// Nothing is open at this number.
+    #[error("{flag} {value}: file descriptor {number} is not open: start the jailer with it open")]
+    NotOpen {
+        /// Who names it.
+        flag: &'static str,
+        /// As what.
+        value: String,
+        /// Its number.
+        number: RawFd,
+    },
+    /// The console's client is something else.
+    #[error("--console-fd {0}: is not a stream socket")]
+    NotAStream(RawFd),
+    /// The kernel refused something that never fails.
+    #[error("cannot close the descriptors that the jailer was started with")]
+    Close(#[source] Errno),
+}
+
+/// What is left of what the jailer was started with, beside its standard descriptors.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The console's first client.
+    pub(crate) console: Option<OwnedFd>,
+    /// What `--config` leads to, if it is a path such as `/dev/fd/7`; to be closed once it is read.
+    pub(crate) config: Option<OwnedFd>,
+}
+
+impl Inherited {
+    /// Takes what the command line names and closes everything else. To be called once, before the
+    /// process opens anything.
+    pub fn take(parsed: &Parsed) -> Result<Self, InheritedError> {
+        let Parsed::Run(args) = parsed else {
+            return close_all_but(&[])
+                .map(|()| Self::default())
+                .map_err(InheritedError::Close);
+        };
+        let (console, config) = named(args)?;
+        let mut kept: Vec<_> = console.into_iter().chain(config).collect();
+        kept.sort_unstable();
+        close_all_but(&kept).map_err(InheritedError::Close)?;
+        let inherited = Self {
+            console: console.map(own),
+            config: config.map(own),
+        };
+        for fd in [&inherited.console, &inherited.config]
+            .into_iter()
+            .flatten()
+        {
+            let marked = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            marked.map_err(InheritedError::Close)?;
+        }
+        Ok(inherited)
+    }
+}
+
+/// The descriptors that the command line names, all of which are open: the console's client and what
+/// the spec is read from.
+fn named(args: &Args) -> Result<(Option<RawFd>, Option<RawFd>), InheritedError> {
+    let not_open = |flag, value, number| InheritedError::NotOpen {
+        flag,
+        value,
+        number,
+    };
+    if let Some(number) = args.console_fd {
+        if !is_open(number) {
+            return Err(not_open("--console-fd", number.to_string(), number));
+        }
+        if getsockopt(&borrow(number), sockopt::SockType) != Ok(SockType::Stream) {
+            return Err(InheritedError::NotAStream(number));
+        }
+    }
+    let config = descriptor(&args.config);
+    if let Some(number) = config
+        && !is_open(number)
+    {
+        let path = format!("{:?}", args.config);
+        return Err(not_open("--config", path, number));
+    }
+    // The console's client would be read as a spec, and refused.
+    let config = config.filter(|number| Some(*number) != args.console_fd);
+    Ok((args.console_fd, config))
+}
+
+/// The descriptor of this process that a path leads to, if it is none of the standard ones.
+fn descriptor(path: &Path) -> Option<RawFd> {
+    let path = path.to_str()?;
+    let mut dirs = ["/dev/fd/", "/proc/self/fd/"].into_iter();
+    let number = dirs.find_map(|dir| path.strip_prefix(dir))?;
+    number.parse().ok().filter(|number| *number >= STANDARD)
+}
+
+fn is_open(number: RawFd) -> bool {
+    fcntl(borrow(number), FcntlArg::F_GETFD).is_ok()
+}
+
+/// Closes every descriptor but the standard ones and those in `kept`, which are in order.
+pub(crate) fn close_all_but(kept: &[RawFd]) -> nix::Result<()> {
+    let mut from = STANDARD.cast_unsigned();
+    for number in kept.iter().map(|number| number.cast_unsigned()) {
+        if number > from {
+            close_range(from, number - 1)?;
+        }
+        from = from.max(number + 1);
+    }
+    close_range(from, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> nix::Result<()> {
+    // SAFETY: close_range takes no pointers. In the jailer nothing has been opened yet, so nothing owns
+    // these numbers. In the supervisor their owners belong to the janitor, of which the process is a
+    // copy; the copy of an owner is never used or dropped.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+fn own(number: RawFd) -> OwnedFd {
+    // SAFETY: it was open when `named` looked, is not a standard one, was not closed since, and the
+    // process has made no owner of anything yet. No number comes twice: `named` sees to that.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn borrow(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the number is not -1; it is used only to ask what is open there.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::path::PathBuf;
+
+    fn args(config: &str, console_fd: Option<RawFd>) -> Args {
+        Args {
+            config: PathBuf::from(config),
+            state_dir: None,
+            api_gid: None,
+            console_fd,
+        }
+    }
+
+    #[test]
+    fn descriptor_named_but_not_open_is_told_with_its_flag() {
+        let console = named(&args("/vm.json", Some(5000)))
+            .unwrap_err()
+            .to_string();
+        assert!(console.starts_with("--console-fd 5000: file descriptor 5000 is not open"));
+        let config = named(&args("/dev/fd/5000", None)).unwrap_err().to_string();
+        assert!(config.starts_with("--config \"/dev/fd/5000\": file descriptor 5000 is not"));
+    }
+
+    #[test]
+    fn console_that_is_no_stream_socket_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        let (datagrams, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        for number in [file.as_raw_fd(), datagrams.as_raw_fd()] {
+            let refused = named(&args("/vm.json", Some(number)));
+            assert!(matches!(refused, Err(InheritedError::NotAStream(_))));
+        }
+        let (stream, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = stream.as_raw_fd();
+        let kept = named(&args("/vm.json", Some(number))).unwrap();
+        assert_eq!(kept, (Some(number), None));
+    }
+
+    #[test]
+    fn config_that_leads_to_a_descriptor_is_kept() {
+        for (path, number) in [
+            ("/dev/fd/7", Some(7)),
+            ("/proc/self/fd/12", Some(12)),
+            ("/dev/fd/0", None),
+            ("/dev/fd/x", None),
+            ("/etc/vm.json", None),
+        ] {
+            assert_eq!(descriptor(Path::new(path)), number, "{path}");
+        }
+    }
+}
