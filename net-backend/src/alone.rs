@@ -20,6 +20,7 @@ use crate::serve::{self, Given};
 pub(crate) fn start(options: Options) -> Result<Service<Device>> {
     // What was inherited first: whatever is opened later must not take a number of the table that
     // it has.
+    check_numbers(options.fd, &options.tap_fds)?;
     let inherited = options.fd.map(listener::inherited).transpose()?;
     let taps: Vec<_> = options
         .tap_fds
@@ -62,20 +63,67 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
     })?)
 }
 
-/// A queue of a tap that was open when the process began.
+/// Looks at the numbers that the command line names before any of them gets an owner or is moved: each
+/// needs an owner of its own, and one that is not open could become that of a descriptor that is moved.
+fn check_numbers(listener: Option<RawFd>, taps: &[RawFd]) -> Result<()> {
+    let all: Vec<_> = listener.iter().chain(taps).copied().collect();
+    for (at, number) in all.iter().enumerate() {
+        if all[..at].contains(number) {
+            bail!("--tap-fd {number}: is named twice, each queue needs a descriptor of its own");
+        }
+    }
+    for number in taps {
+        is_open(*number).with_context(|| format!("--tap-fd {number}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a descriptor that is not a standard one is open.
 #[allow(unsafe_code)]
-fn tap_inherited(number: RawFd) -> Result<OwnedFd> {
+fn is_open(number: RawFd) -> Result<()> {
     if number < 3 {
         bail!("not one of the standard descriptors");
     }
     // SAFETY: `number` is not -1; used only to ask whether it is open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(borrowed, FcntlArg::F_GETFD).context("no such descriptor")?;
-    // SAFETY: it is open (checked above), is not one of the standard three, and nothing in this
-    // process has opened anything yet but what was moved above the table.
+    let asked = fcntl(borrowed, FcntlArg::F_GETFD);
+    asked.map(drop).context("no such descriptor")
+}
+
+/// A queue of a tap that was open when the process began.
+#[allow(unsafe_code)]
+fn tap_inherited(number: RawFd) -> Result<OwnedFd> {
+    is_open(number)?;
+    // SAFETY: it is open (checked above) and is not one of the standard three. `check_numbers` has
+    // found it open, and named once, before anything was opened or moved, so it has no owner.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     tap::check(fd.as_fd())?;
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(pin::above_table(fd)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn descriptor_named_twice_or_not_open_is_told_before_any_has_an_owner() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (a, b) = (a.as_raw_fd(), b.as_raw_fd());
+        let told = |listener, taps: &[RawFd]| match check_numbers(listener, taps) {
+            Ok(()) => String::new(),
+            Err(error) => format!("{error:#}"),
+        };
+        assert_eq!(told(Some(a), &[b]), "");
+        for (listener, taps) in [(None, [a, a]), (Some(b), [a, b])] {
+            let told = told(listener, &taps);
+            assert!(told.contains("is named twice"), "{told}");
+        }
+        let missing = told(Some(a), &[b, 5000]);
+        assert_eq!(missing, "--tap-fd 5000: no such descriptor");
+        let standard = told(None, &[2]);
+        assert!(standard.starts_with("--tap-fd 2: not one"), "{standard}");
+    }
 }
