@@ -26,6 +26,7 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
                     device.ping(ping);
                 }
                 ToBackend::Link(up) => device.set_link(up),
+                ToBackend::Synced { lost } => device.synced(lost),
             }
         }
         // It has died, or talks nonsense: nobody is left who could want this process.

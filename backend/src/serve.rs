@@ -39,6 +39,9 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = Vring> + Debug + Sized +
     /// The link goes up, or down; not every device has one.
     fn set_link(&self, _up: bool) {}
 
+    /// It is known whether writes of a predecessor were lost; only disks wait for it.
+    fn synced(&self, _lost: bool) {}
+
     /// The frontend is gone: takes nothing more and completes what is in flight.
     fn close(&self) {}
 }

@@ -37,6 +37,7 @@ pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
         engine,
         inflight: None,
         after_crash: false,
+        awaits_sync: false,
         health,
         poll_us: option.poll_us,
         seccomp: options.seccomp.mode(),

@@ -24,6 +24,7 @@ use crate::blocks::Blocks;
 use crate::config::Disk;
 use crate::io::{Io, Op};
 use crate::request::Status;
+use crate::witness::Witness;
 use crate::worker::Worker;
 
 /// What workers and protocol thread share.
@@ -43,6 +44,8 @@ pub struct Shared {
     /// Those of the workers.
     bells: OnceLock<Vec<Arc<Bell>>>,
     features: AtomicU64,
+    /// Whether a predecessor has lost writes.
+    pub witness: Witness,
 }
 
 impl Shared {
@@ -58,6 +61,7 @@ impl Shared {
             health,
             memory: Memory::default(),
             features: AtomicU64::new(0),
+            witness: Witness::default(),
         })
     }
 
@@ -73,6 +77,11 @@ impl Shared {
 
     fn has(&self, bit: u32) -> bool {
         self.features.load(Acquire) & (1 << bit) != 0
+    }
+
+    /// The health page.
+    pub fn page(&self) -> &HealthPage {
+        self.health
     }
 
     /// The part of the health page that belongs to a queue.
@@ -173,6 +182,11 @@ impl backend::serve::Device for Device {
 
     fn ping(&self, ping: u32) {
         self.shared.ping.store(ping, Relaxed);
+        self.seats.iter().for_each(|seat| seat.bell.ring());
+    }
+
+    fn synced(&self, lost: bool) {
+        self.shared.witness.answer(lost);
         self.seats.iter().for_each(|seat| seat.bell.ring());
     }
 

@@ -42,6 +42,7 @@ pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<S
         engine,
         inflight: Some(claim(blk::INFLIGHT)?),
         after_crash: record.after_crash,
+        awaits_sync: record.awaits_sync,
         health,
         poll_us: record.poll_us,
         seccomp: Some(record.seccomp),

@@ -21,4 +21,5 @@ pub mod queue;
 pub mod request;
 mod seccomp;
 pub mod serve;
+pub mod witness;
 pub mod worker;

@@ -54,6 +54,8 @@ pub struct Given {
     pub inflight: Option<OwnedFd>,
     /// Whether a predecessor died of itself.
     pub after_crash: bool,
+    /// Whether flushes wait until the supervisor says whether writes were lost.
+    pub awaits_sync: bool,
     /// Where to say how it goes.
     pub health: &'static HealthPage,
     /// How long a worker looks for work before it sleeps.
@@ -122,6 +124,9 @@ pub fn start(given: Given) -> Result<Service<Device>, StartError> {
         regions.extend((0..usize::from(queues)).map(|queue| window.part(queue * len, len)));
     }
     let shared = Shared::new(given.disk, given.health, given.after_crash);
+    if given.awaits_sync {
+        shared.witness.expect();
+    }
     let engines = given.engine.engines(queues)?;
     let workers = (0..queues).zip(engines).map(|(queue, engine)| {
         let region = regions.get(usize::from(queue)).cloned();

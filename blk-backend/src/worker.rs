@@ -23,8 +23,10 @@ use crate::engine::{Completion, Engine, EngineError, Submitted};
 use crate::inflight::Replay;
 use crate::queue::{Queue, QueueError};
 use crate::request::{self, Answer, Memory, Parsed, Status, StatusByte};
+use held::Held;
 use slots::Slots;
 
+mod held;
 mod lifecycle;
 mod slots;
 
@@ -44,6 +46,7 @@ pub struct Worker {
     seen: Option<(u32, u32)>,
     slots: Slots,
     suspects: VecDeque<Replay>,
+    held: Held,
     done: Vec<Completion>,
     /// Heads that begin now, and queues that have some.
     ready: Vec<u16>,
@@ -82,6 +85,7 @@ impl Worker {
             seen: None,
             slots,
             suspects: VecDeque::new(),
+            held: Held::default(),
             done: Vec::new(),
             ready: Vec::new(),
             wake: Vec::new(),
@@ -105,7 +109,7 @@ impl Worker {
             self.health().heartbeat.store(ping, Relaxed);
             self.refresh(vring);
             let outcome = self.take_requests();
-            let worked = self.outcome(outcome) | self.finish_requests()?;
+            let worked = self.outcome(outcome) | self.release_held() | self.finish_requests()?;
             if !worked && !self.look_for_work(vring) && self.may_sleep() {
                 return Ok(());
             }
@@ -162,15 +166,10 @@ impl Worker {
         slot.status = StatusByte::take(chain, memory).map_err(|e| QueueError::Request(head, e))?;
         let disk = &self.shared.disk;
         match request::parse(chain, memory, disk, serving.durable, &mut slot.io) {
+            Parsed::Io if self.withhold(head) => {}
             Parsed::Io => {
-                let free = match (&self.shared.blocks, slot.io.changes()) {
-                    (Some(blocks), Some(range)) => blocks.enter(self.index, head, range),
-                    _ => true,
-                };
-                if free {
-                    self.engine.start(head, &slot.io);
-                }
                 self.slots.start(head);
+                self.engage(head);
             }
             Parsed::Done(status) => self.complete(head, status),
         }
@@ -208,6 +207,21 @@ impl Worker {
                 self.absolve();
                 Err(e)
             }
+        }
+    }
+
+    /// Gives a request to the engine; if another one is changing a block that it changes, it begins
+    /// when that one is over.
+    fn engage(&mut self, head: u16) {
+        let Some(slot) = self.slots.busy_at(head) else {
+            return;
+        };
+        let free = match (&self.shared.blocks, slot.io.changes()) {
+            (Some(blocks), Some(range)) => blocks.enter(self.index, head, range),
+            _ => true,
+        };
+        if free {
+            self.engine.start(head, &slot.io);
         }
     }
 
@@ -252,6 +266,7 @@ impl Worker {
         {
             notify(call);
         }
+        self.published();
     }
 
     /// What the engine says about one request.

@@ -36,6 +36,9 @@ pub enum Question {
     ReopenDisk(u8),
     /// Wait until the opening of that image with this mark is closed by its last user.
     DiskReleased(u8, i64),
+    /// Ask the opening of that image that is as old as the VM whether everything that was written is on
+    /// stable storage: fdatasync(2).
+    SyncDisk(u8),
     /// Connect to the backend of the device of another program at this place: those that passt
     /// serves, for which it is started anew, then the vhost-user devices, as in the spec.
     ConnectForeign(u8),
@@ -62,6 +65,8 @@ pub enum Answer {
     Reopened(Reopened),
     /// Nobody has the opening any more.
     Released,
+    /// Everything is on stable storage but for what was lost: 0, or an errno.
+    Synced(i32),
     /// The number of the process.
     HostPid(i32),
     /// It cannot be had: an errno.

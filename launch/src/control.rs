@@ -112,6 +112,12 @@ pub enum ToBackend {
     Ping(u32),
     /// Of a network device: the link is up, or down.
     Link(bool),
+    /// Of a disk whose record says that it waits for this: whether the storage has lost writes of which
+    /// no driver was told. For backends whose health page is of version 3 or newer.
+    Synced {
+        /// It has.
+        lost: bool,
+    },
 }
 
 /// What a backend tells the supervisor.

@@ -15,7 +15,10 @@ use crate::memfd::{self, Backing, MemfdError};
 /// The length of the page in bytes.
 pub const LEN_BYTES: usize = 4096;
 /// The version of the layout of [`Health`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The first version whose writer knows [`ToBackend::Synced`](crate::control::ToBackend::Synced), and
+/// writes [`Health::loss_told`].
+pub const KNOWS_SYNCED: u32 = 3;
 
 /// What is in the page. All zeroes until the child has mapped it and set `version`.
 #[derive(Debug)]
@@ -38,6 +41,9 @@ pub struct Health {
     pub queues: [QueueHealth; QUEUES],
     /// What a network backend did not let through.
     pub drops: Drops,
+    /// 1 once the driver has been told, by a flush that failed, of writes that a predecessor has lost.
+    pub loss_told: AtomicU32,
+    reserved_end: AtomicU32,
 }
 
 /// Frames and commands that went no further, by reason.

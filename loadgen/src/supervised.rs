@@ -211,6 +211,7 @@ impl DiskSlot {
             engine,
             poll_us: 50,
             after_crash,
+            awaits_sync: false,
             seccomp: Mode::Kill,
         }
     }

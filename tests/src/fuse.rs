@@ -51,6 +51,8 @@ const IMAGE: u64 = 2;
 /// The length of a request's header, and of an answer's.
 const IN_HEADER: usize = 40;
 const OUT_HEADER: usize = 16;
+/// FUSE_WRITEBACK_CACHE.
+const WRITEBACK_CACHE: u32 = 1 << 16;
 /// The longest write.
 const WRITE_MAX: u32 = 128 << 10;
 
@@ -68,6 +70,10 @@ struct Served {
     image: File,
     /// A bit for each operation that is not answered.
     hung: AtomicU64,
+    /// A bit for each operation that fails.
+    failing: AtomicU64,
+    /// What the kernel may do, in the bits of the protocol.
+    flags: u32,
     /// What is to be answered later.
     held: Mutex<VecDeque<Request>>,
 }
@@ -86,6 +92,19 @@ impl Fuse {
     /// # Errors
     /// When it cannot be mounted; [`Skip`] where there is no FUSE.
     pub fn mount(dir: &Path, len_bytes: u64) -> Result<Self> {
+        Self::mount_with(dir, len_bytes, 0)
+    }
+
+    /// The same, with what is written kept in the page cache until it is written back.
+    ///
+    /// # Errors
+    /// As [`Fuse::mount`].
+    pub fn mount_cached(dir: &Path, len_bytes: u64) -> Result<Self> {
+        Self::mount_with(dir, len_bytes, WRITEBACK_CACHE)
+    }
+
+    fn mount_with(dir: &Path, len_bytes: u64, flags: u32) -> Result<Self> {
+        let may = flags;
         need_root()?;
         let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
         let device = match opened {
@@ -104,6 +123,8 @@ impl Fuse {
             device,
             image,
             hung: AtomicU64::new(0),
+            failing: AtomicU64::new(0),
+            flags: may,
             held: Mutex::default(),
         });
         let thread = thread::spawn({
@@ -125,8 +146,12 @@ impl Fuse {
 
     /// From now on these are not answered.
     pub fn hang(&self, ops: &[Op]) {
-        let bits = ops.iter().fold(0, |all, op| all | 1 << (*op as u32));
-        self.served.hung.fetch_or(bits, SeqCst);
+        self.served.hung.fetch_or(bits(ops), SeqCst);
+    }
+
+    /// From now on these fail, and no others.
+    pub fn fail(&self, ops: &[Op]) {
+        self.served.failing.store(bits(ops), SeqCst);
     }
 
     /// Whether something waits for an answer.
@@ -186,7 +211,8 @@ impl Served {
     fn answer(&self, request: &Request) {
         let answer = match request.op {
             FORGET | BATCH_FORGET | INTERRUPT => return,
-            INIT => Ok(init()),
+            op if self.failing.load(SeqCst) & (1 << op.min(63)) != 0 => Err(libc::EIO),
+            INIT => Ok(init(self.flags)),
             LOOKUP if request.name() == b"image" => Ok(self.entry()),
             LOOKUP => Err(libc::ENOENT),
             op if op == Op::Getattr as u32 => Ok(self.attributes(request.node)),
@@ -263,10 +289,14 @@ impl Served {
     }
 }
 
-/// `struct fuse_init_out` of version 7.31, with nothing that has to be asked for.
-fn init() -> Vec<u8> {
+fn bits(ops: &[Op]) -> u64 {
+    ops.iter().fold(0, |all, op| all | 1 << (*op as u32))
+}
+
+/// `struct fuse_init_out` of version 7.31.
+fn init(flags: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
-    for word in [7, 31, 128 << 10, 0_u32] {
+    for word in [7, 31, 128 << 10, flags] {
         out.extend(word.to_ne_bytes());
     }
     out.extend(16_u16.to_ne_bytes());

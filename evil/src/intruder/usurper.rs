@@ -134,9 +134,10 @@ fn any(random: &mut Random) -> ToJanitor {
 fn question(random: &mut Random) -> Question {
     let highest = if random.below(2) == 0 { 256 } else { 4 };
     let index = u8::try_from(random.below(highest)).unwrap_or(0);
-    match random.below(4) {
+    match random.below(5) {
         0 => Question::ReopenDisk(index),
         1 => Question::ConnectForeign(index),
+        3 => Question::SyncDisk(index),
         2 => Question::DiskReleased(index, random.below(u64::MAX).cast_signed()),
         _ => Question::HostPid(index),
     }

@@ -78,6 +78,14 @@ pub(super) fn await_release(image: &Parked, mark: i64) -> Result<(Answer, Option
     Ok((Answer::Released, None))
 }
 
+/// Answers [`crate::link::Question::SyncDisk`]. The kernel tells each opening once of writes that were
+/// lost; this one is asked by nobody else.
+pub(super) fn answer_sync(image: &Parked) -> Result<(Answer, Option<OwnedFd>), Errno> {
+    let synced = File::from(image.copy()?).sync_data();
+    let errno = synced.map_or_else(|e| of(&e) as i32, |()| 0);
+    Ok((Answer::Synced(errno), None))
+}
+
 fn errno(error: &DiskError) -> Errno {
     match error {
         DiskError::Open(e) | DiskError::Examine(e) => of(e),

@@ -126,6 +126,12 @@ impl Answers {
                     image::await_release(witness, mark)
                 })?;
             }
+            Question::SyncDisk(index) => {
+                let Image { witness, .. } = self.image(index)?;
+                errands.answer(number, question, &witness.ends(), || {
+                    image::answer_sync(witness)
+                })?;
+            }
             Question::ConnectForeign(index) => {
                 let index = usize::from(index);
                 let Some(index) = index.checked_sub(self.passts.len()) else {

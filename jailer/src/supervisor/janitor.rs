@@ -85,6 +85,15 @@ impl Asked {
         })
     }
 
+    /// What came of syncing the image, once that is known: 0, or an errno.
+    pub(crate) fn synced(&self) -> Option<Result<i32, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Synced(errno), _)) => Ok(errno),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
     /// The process id that was asked for, if it has come.
     pub(crate) fn host_pid(&self) -> Option<Result<Pid, AskError>> {
         Some(match self.take()? {

@@ -35,6 +35,8 @@ mod opening_tests;
 mod reboot_tests;
 mod scenery;
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod upgrade_tests;

@@ -33,6 +33,10 @@ pub struct BlkRecord {
     pub poll_us: u32,
     /// Whether the last generation died of itself, so that what it had in flight is suspect.
     pub after_crash: bool,
+    /// Whether flushes wait for [`ToBackend::Synced`](crate::control::ToBackend::Synced). A supervisor
+    /// that is too old to say so never sends it.
+    #[serde(default)]
+    pub awaits_sync: bool,
     /// What a system call outside the filter does.
     pub seccomp: Mode,
 }
@@ -93,6 +97,7 @@ mod tests {
             engine: BlkEngine::Threads,
             poll_us: 0,
             after_crash: false,
+            awaits_sync: false,
             seccomp: Mode::Kill,
         }
     }

@@ -32,6 +32,7 @@ mod restart_slow;
 mod restart_storage;
 mod rootless;
 mod storage_hangs;
+mod storage_loses;
 mod storm;
 mod tiny;
 mod turncoat;
@@ -137,6 +138,7 @@ pub fn all() -> Vec<Case> {
         kills::cases(),
         rootless::cases(),
         storage_hangs::cases(),
+        storage_loses::cases(),
         tiny::cases(),
         turncoat::cases(),
         control::cases(),

@@ -71,6 +71,7 @@ fn end(mut child: Child) {
 fn device_that_is_not_there_is_refused() {
     for index in [1, 2, u8::MAX] {
         assert_eq!(refused(Question::ReopenDisk(index), None), Errno::ENODEV);
+        assert_eq!(refused(Question::SyncDisk(index), None), Errno::ENODEV);
     }
     for index in [0, 1, u8::MAX] {
         assert_eq!(

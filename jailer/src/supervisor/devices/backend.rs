@@ -220,6 +220,17 @@ impl Backend {
         }
     }
 
+    /// Tells a disk's whether writes were lost, if it knows what that means. False if that cannot be
+    /// told yet.
+    pub(crate) fn tell_synced(&self, lost: bool) -> bool {
+        let version = self.health.version.load(Ordering::Relaxed);
+        if let (health::KNOWS_SYNCED.., Some(control)) = (version, &self.control) {
+            // If it does not read it does not answer pings either, and its successor is told.
+            let _ = control.send(&ToBackend::Synced { lost });
+        }
+        version != 0
+    }
+
     /// For `inspect`.
     pub(crate) fn info(&self, role: String, restarts: u32) -> ProcessInfo {
         ProcessInfo {

@@ -80,7 +80,7 @@ impl Disk {
         means: &Means<'_>,
         geometry: Geometry,
         engine: BlkEngine,
-        after_crash: bool,
+        how: How<'_>,
     ) -> BlkRecord {
         let disk = &self.spec;
         BlkRecord {
@@ -94,7 +94,8 @@ impl Disk {
             geometry,
             engine,
             poll_us: disk.poll_us,
-            after_crash,
+            after_crash: how.after_crash,
+            awaits_sync: how.awaits_sync && !disk.readonly,
             seccomp: means.seccomp,
         }
     }
@@ -135,6 +136,10 @@ impl Kind for Disk {
         Some(Question::ReopenDisk(self.index))
     }
 
+    fn witness(&self) -> Option<Question> {
+        (!self.spec.readonly).then_some(Question::SyncDisk(self.index))
+    }
+
     fn first(&mut self) -> Option<Opened> {
         let (parked, mark) = self.first.take()?;
         Some(Opened {
@@ -162,7 +167,7 @@ impl Kind for Disk {
         } = opened.ok_or(BackendError::Unopened)?;
         let (engine, rings) = engine(&self.spec, opening.as_fd())?;
         let geometry = self.to_serve(geometry, how.anew)?;
-        let record = self.record(means, geometry, engine, how.after_crash);
+        let record = self.record(means, geometry, engine, how);
         let record = record.write()?;
         let Meeting { listener, stream } = rendezvous::arrange()?;
         let mut fds = vec![(fd::blk::LISTENER, listener), (fd::blk::INFLIGHT, inflight)];

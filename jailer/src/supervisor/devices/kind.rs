@@ -88,6 +88,8 @@ pub(crate) struct How<'a> {
     pub(crate) program: Option<BorrowedFd<'a>>,
     /// The one before died of itself.
     pub(crate) after_crash: bool,
+    /// It is not the VM's first: its flushes wait until it is known whether writes were lost.
+    pub(crate) awaits_sync: bool,
     /// It is to take over from one that lives: what it serves is looked at anew. The vmm finds it
     /// unfit if the guest would notice a change.
     pub(crate) anew: bool,
@@ -154,6 +156,11 @@ pub(crate) trait Kind: Debug {
 
     /// What has to be opened for each backend, of a disk.
     fn needs(&self) -> Option<Question> {
+        None
+    }
+
+    /// What tells, of a disk that is written to, whether writes were lost.
+    fn witness(&self) -> Option<Question> {
         None
     }
 

@@ -30,10 +30,12 @@ mod account;
 mod hearing;
 mod opening;
 mod succession;
+mod sync;
 mod tally;
 mod upgrade;
 
 use opening::Opening;
+use sync::Sync;
 use tally::Tally;
 pub(crate) use upgrade::UPGRADE_NS;
 use upgrade::Upgrade;
@@ -91,6 +93,8 @@ pub(crate) struct Slot {
     upgrade: Option<Upgrade>,
     /// What the next backend needs.
     opening: Opening,
+    /// Whether writes were lost.
+    sync: Sync,
     /// Backends that were never used and have been killed.
     leaving: Vec<Backend>,
     /// The vmm has found the living backend fit.
@@ -120,6 +124,7 @@ impl Slot {
             program: None,
             upgrade: None,
             opening: first.map_or(Opening::Unasked, Opening::Ready),
+            sync: Sync::default(),
             leaving: Vec::new(),
             connected: false,
             deadline_ns: None,
@@ -233,6 +238,7 @@ impl Slot {
         let how = How {
             program: tried.or(self.program.as_ref()).map(AsFd::as_fd),
             after_crash: self.after_crash,
+            awaits_sync: self.sync.has_predecessor(),
             anew: false,
         };
         self.kind.prepare(means, how, opened)
@@ -287,6 +293,7 @@ impl Slot {
             introduced: false,
         }));
         (self.connected, self.hung_up, self.planned) = (false, false, false);
+        self.sync.begin(self.kind.witness().is_some());
     }
 
     /// Ends the backend for good; the device is [`Self::is_idle`] when its I/O has ended, too.
@@ -364,7 +371,8 @@ impl Slot {
         };
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline_ns);
         let opening = self.opening.deadline_ns();
-        earlier(own, earlier(earlier(upgrade, opening), self.deadline_ns))
+        let asked = earlier(opening, self.sync.deadline_ns());
+        earlier(own, earlier(earlier(upgrade, asked), self.deadline_ns))
     }
 
     /// Time has passed.
@@ -390,11 +398,13 @@ impl Slot {
             }
             _ => {}
         }
+        self.tick_sync(means, now_ns);
         // A restart that was asked for, or the last look at the fence, has ended up here just now.
         self.tick_opening(means, now_ns);
         let is_due = matches!(self.phase, Phase::Resting { until_ns } if until_ns <= now_ns);
         if is_due && self.is_opened() {
             self.respawn(means, now_ns);
+            self.tick_sync(means, now_ns);
         }
     }
 }

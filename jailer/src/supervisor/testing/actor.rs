@@ -98,6 +98,12 @@ impl Part {
         }
     }
 
+    /// Its health page.
+    #[cfg(test)]
+    pub(super) fn writes_page(&self) -> &HealthPage {
+        &self.page
+    }
+
     /// The next message that it was sent.
     #[cfg(test)]
     pub(super) fn next_message(&self) -> Option<ToBackend> {

@@ -151,7 +151,7 @@ impl Device {
                 part.answer(ping);
                 Some(ping)
             }
-            ToBackend::Link(_) => None,
+            ToBackend::Link(_) | ToBackend::Synced { .. } => None,
         })
     }
 

@@ -53,7 +53,15 @@ impl Slot {
                 watch,
                 ..
             } = &mut **life;
-            let busy = |queue| remains.is_busy(queue);
+            // A flush that waits for the oldest opening's answer waits for the storage.
+            let waits = self.sync.is_waited_for();
+            let busy = |queue| {
+                if waits {
+                    Some(true)
+                } else {
+                    remains.is_busy(queue)
+                }
+            };
             let finding = watch.sample(samples, backend.health(), busy);
             self.follow(finding);
         }

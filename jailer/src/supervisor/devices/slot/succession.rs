@@ -27,6 +27,7 @@ impl Slot {
         let how = told(death, life.backend.crash());
         let murdered = life.backend.was_murdered(death);
         self.note_introduction();
+        self.hear_loss_told();
         let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };

@@ -171,6 +171,7 @@ impl Slot {
         let how = How {
             program: Some(program.as_fd()),
             after_crash: false,
+            awaits_sync: true,
             anew: true,
         };
         let opened = self.take_opened();

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Storage that loses what was written, and a backend that dies after the kernel has told it so and
+//! before it has told the driver. Everything is real but the guest.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::Case;
+use crate::context::Context;
+use crate::fuse::{Fuse, Op};
+use crate::stand::{Device, Setup, Stand};
+use crate::vm::PATIENCE;
+
+/// How long the driver goes on.
+const SECONDS: u64 = 8;
+/// Longer than the kernel needs to end a flush whose writes have failed.
+const SETTLED: Duration = Duration::from_millis(500);
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |engine: &'static str| {
+        let name =
+            format!("storage_that_loses_writes_under_a_dying_backend_on_{engine}_is_told_of");
+        Case::native(name, move |context| loses(context, engine))
+    };
+    vec![case("uring"), case("threads")]
+}
+
+/// A flush fails in the kernel while its backend is stopped, so that it never hears of it: the kernel
+/// has told this opening, and tells no later one. The backend is killed; a flush of its successor has
+/// to fail.
+fn loses(context: &Context, engine: &str) -> Result<()> {
+    let dir = context.dir().join("lossy");
+    fs::create_dir(&dir)?;
+    let fuse = Fuse::mount_cached(&dir, 4 << 20)?;
+    let image = fuse.image();
+    let setup = Setup {
+        image: Some(&image),
+        blocks: 128,
+        ..Setup::new(context, SECONDS)
+    };
+    let options = format!(",engine={engine}");
+    let stand = Stand::start_as(context, "loses", setup, Device::Disk(&options))?;
+    let backend = stand.backend()?;
+
+    fuse.hang(&[Op::Write]);
+    wait_until("nothing is written back", || fuse.is_waited_for())?;
+    nix::sys::signal::kill(backend, Signal::SIGSTOP)?;
+    fuse.fail(&[Op::Write]);
+    fuse.release();
+    std::thread::sleep(SETTLED);
+    fuse.fail(&[]);
+    // It may be dead already: one that is stopped is found out.
+    let _ = nix::sys::signal::kill(backend, Signal::SIGKILL);
+    stand.backend_after(backend)?;
+
+    let patience = Duration::from_secs(SECONDS) + PATIENCE;
+    stand.wait_for("STANDIN done", patience)?;
+    let console = fs::read_to_string(stand.dir().join("console"))?;
+    let done = console
+        .lines()
+        .find(|line| line.starts_with("STANDIN done"));
+    let done = done.context("it said nothing")?;
+    println!("SEEN loses engine={engine} {done}");
+    ensure!(
+        !done.contains("errors=0 "),
+        "the driver was told of no loss"
+    );
+    let told = fs::read_to_string(context.state_dir("loses").join("log")).unwrap_or_default();
+    println!("{told}");
+    Ok(())
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let begun = Instant::now();
+    while !holds() {
+        ensure!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
