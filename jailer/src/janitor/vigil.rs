@@ -78,6 +78,26 @@ struct Words {
     status: Option<Status>,
 }
 
+impl Words {
+    /// Hears what a supervisor that has hung up or ended had said; nobody waits for an answer any
+    /// more.
+    fn hear_last(&mut self, channel: &Channel) {
+        let mut hung_up = 0;
+        for _ in 0..LAST_MAX {
+            match channel.receive() {
+                Ok(Some(ToJanitor::Line(line))) if self.lines.len() < LINES_MAX => {
+                    self.lines.push(line);
+                }
+                Ok(Some(ToJanitor::Ended(status))) => return self.status = Some(status),
+                Ok(Some(_)) => {}
+                // If it left answers unread, the kernel says so before it gives what was said.
+                Ok(None) if hung_up == 0 => hung_up += 1,
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
 impl Answers {
     /// For a VM whose images are open.
     pub(crate) fn new(vm: &Vm, images: impl IntoIterator<Item = Parked>, passts: Passts) -> Self {
@@ -204,7 +224,7 @@ impl Vigil {
                 self.tell(&answer, fd.as_ref());
             }
             if ended {
-                self.hear_last_words(&mut words);
+                words.hear_last(&self.channel);
             }
             let goes_on = !spoken || self.listen(&mut words);
             if !goes_on || ended {
@@ -275,25 +295,15 @@ impl Vigil {
                     return false;
                 }
                 Err(ControlError::Receive(Errno::EAGAIN)) => return true,
-                // It hung up, or says what no supervisor says.
-                Ok(None) | Err(_) => return false,
+                Ok(None) => {
+                    words.hear_last(&self.channel);
+                    return false;
+                }
+                // It says what no supervisor says.
+                Err(_) => return false,
             }
         }
         true
-    }
-
-    /// Hears what a supervisor that has ended had said; nobody waits for an answer any more.
-    fn hear_last_words(&self, words: &mut Words) {
-        for _ in 0..LAST_MAX {
-            match self.channel.receive() {
-                Ok(Some(ToJanitor::Line(line))) if words.lines.len() < LINES_MAX => {
-                    words.lines.push(line);
-                }
-                Ok(Some(ToJanitor::Ended(status))) => return words.status = Some(status),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
-            }
-        }
     }
 
     fn answer(&mut self, number: u32, question: Question, fd: Option<OwnedFd>) {

@@ -137,3 +137,20 @@ fn process_is_named_only_if_it_lives_and_is_the_supervisors_own() {
         assert_eq!(refused(Question::HostPid(1), Some(&its)), Errno::EPERM);
     }
 }
+
+#[test]
+fn last_words_are_heard_of_a_supervisor_that_has_left_answers_unread() {
+    let (ours, its) = Channel::pair().unwrap();
+    let late = ToSupervisor::Answer(1, Answer::Released);
+    ours.send(&late).unwrap();
+    for said in [ToJanitor::Line("a".into()), ToJanitor::Ended(Status::Guest)] {
+        its.send(&said).unwrap();
+    }
+    drop(its);
+    let mut words = Words::default();
+    words.hear_last(&ours);
+    assert_eq!(
+        (words.lines, words.status),
+        (vec!["a".into()], Some(Status::Guest))
+    );
+}
