@@ -150,6 +150,20 @@ impl Stand {
         self.get("/v1/vm")
     }
 
+    /// How many requests or packets each device has completed, and how many of them failed.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn completed(&self) -> Result<Vec<(u64, u64)>> {
+        let stats = self.get("/v1/stats")?;
+        let devices = stats["devices"].as_array().into_iter().flatten();
+        let totals = devices.map(|device| {
+            let total = |name: &str| device["total"][name].as_u64();
+            Some((total("requests")?, total("errors")?))
+        });
+        totals.collect::<Option<_>>().context("no totals")
+    }
+
     /// What has happened to it lately.
     ///
     /// # Errors

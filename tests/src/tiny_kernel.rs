@@ -5,6 +5,7 @@
 //! segments, interrupts off; it talks to COM1 and to the machine's ACPI registers by port I/O.
 
 mod hammer;
+pub mod verifier;
 
 const LOAD_ADDRESS: u32 = 0x10_0000;
 const CODE_OFFSET: u32 = 0x1000;
@@ -84,6 +85,14 @@ impl TinyKernel {
     #[must_use]
     pub fn hammer(mut self, seed: u32, accesses: u32) -> Self {
         self.code.extend(hammer::code(seed, accesses));
+        self
+    }
+
+    /// Drives and verifies the first two devices, which are disks, until COM1 tells it to end: see
+    /// [`verifier`].
+    #[must_use]
+    pub fn verify(mut self) -> Self {
+        self.code.extend(verifier::code());
         self
     }
 

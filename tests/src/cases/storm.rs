@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Case;
-use crate::storm;
+use crate::storm::{self, Driver};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -12,14 +12,20 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MORE: Duration = Duration::from_secs(900);
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![
-        Case::native("storm_of_a_minute_loses_nothing", |context| {
-            storm::run(context, context.seed(), MINUTE)
-        })
-        .within(MINUTE + MORE),
-        Case::native("storm_of_an_hour_loses_nothing", |context| {
-            storm::run(context, context.seed(), HOUR)
-        })
-        .soak(HOUR + MORE),
-    ]
+    let mut cases = Vec::new();
+    for (what, driver) in [("", Driver::StandIn), ("_under_a_guest", Driver::Guest)] {
+        cases.extend([
+            Case::native(
+                format!("storm_of_a_minute{what}_loses_nothing"),
+                move |context| storm::run(context, driver, MINUTE),
+            )
+            .within(MINUTE + MORE),
+            Case::native(
+                format!("storm_of_an_hour{what}_loses_nothing"),
+                move |context| storm::run(context, driver, HOUR),
+            )
+            .soak(HOUR + MORE),
+        ]);
+    }
+    cases
 }

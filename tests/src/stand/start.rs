@@ -2,17 +2,19 @@
 //! Starting a VM whose guest is a driver: of which programs, with which device, for how long.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Stand;
 use crate::context::Context;
 use crate::exchange::Exchange;
 use crate::exchange::wires::{Frames, MAC, TAP};
 use crate::network::enter_empty;
+use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
 /// The length of the image.
@@ -71,6 +73,8 @@ pub struct Setup<'a> {
     pub more: &'a [String],
     /// Further words for the driver.
     pub words: &'a str,
+    /// A guest for the real vmm, instead of the stand-in.
+    pub guest: Option<&'a TinyKernel>,
 }
 
 impl<'a> Setup<'a> {
@@ -84,6 +88,7 @@ impl<'a> Setup<'a> {
             image: None,
             more: &[],
             words: "",
+            guest: None,
         }
     }
 }
@@ -158,11 +163,19 @@ impl Stand {
             ("jailer", "jailer"),
             ("blk-backend", "blk-backend"),
             ("net-backend", "net-backend"),
-            ("vmm-standin", "vmm"),
+            (
+                if setup.guest.is_some() {
+                    "vmm"
+                } else {
+                    "vmm-standin"
+                },
+                "vmm",
+            ),
         ] {
             fs::copy(setup.bin.join(program), dir.join(takes)).context(program)?;
         }
-        fs::write(dir.join("kernel"), b"none")?;
+        let kernel = setup.guest.map(TinyKernel::to_elf);
+        fs::write(dir.join("kernel"), kernel.unwrap_or_else(|| b"none".into()))?;
         let name = context.name_of(name);
         let mut command = Command::new(dir.join("bulkhead"));
         context.prepare(&mut command);
@@ -174,9 +187,11 @@ impl Stand {
         ));
         let (flag, value) = device(&image)?;
         command.arg(flag).arg(value).args(setup.more);
-        command
-            .arg("--console")
-            .arg(format!("file={}", dir.join("console").display()));
+        let console = match setup.guest {
+            Some(_) => "pty".to_owned(),
+            None => format!("file={}", dir.join("console").display()),
+        };
+        command.args(["--console", &console]);
         let log = fs::File::create(dir.join("log"))?;
         command.stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("cannot start bulkhead")?;
@@ -190,8 +205,39 @@ impl Stand {
             exchange: None,
             until: Instant::now() + Duration::from_secs(setup.seconds),
         };
+        if setup.guest.is_some() {
+            stand.keep_console()?;
+        }
         stand.wait_for("STANDIN ready", PATIENCE)?;
         Ok(stand)
+    }
+}
+
+impl Stand {
+    /// Writes down what a guest says at its pseudo-terminal.
+    fn keep_console(&self) -> Result<()> {
+        let mut pty = self.pty()?;
+        let mut file = fs::File::create(self.dir.join("console"))?;
+        std::thread::spawn(move || std::io::copy(&mut pty, &mut file));
+        Ok(())
+    }
+
+    /// The pseudo-terminal of the guest's console.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pty(&self) -> Result<fs::File> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let info = self.info().unwrap_or_default();
+            if let Some(pty) = info["pty"].as_str() {
+                let mut options = fs::File::options();
+                options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+                return Ok(options.open(pty)?);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("{} has no pseudo-terminal", self.name)
     }
 }
 

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::Scene;
 use super::book::{Outcome, Single};
 use super::plan::{Action, Build, DEVICES};
+use super::storage::Level;
 use crate::context::Context;
 use crate::procs;
 
@@ -117,8 +118,8 @@ impl Scene<'_> {
 
     fn at_once(&self, action: Action) -> Result<(Outcome, String)> {
         let (nth, signal) = match action {
-            Action::Reboot => return self.order("reboot"),
-            Action::Reset { device } => return self.order(&format!("reset {device}")),
+            Action::Reboot => return self.order(self.driver.reboot()),
+            Action::Reset { device } => return self.order(&self.driver.reset(device)),
             Action::Kill { nth } => (nth, Signal::SIGKILL),
             Action::Stop { nth, .. } => (nth, Signal::SIGSTOP),
             _ => anyhow::bail!("it takes its time"),
@@ -130,8 +131,8 @@ impl Scene<'_> {
     }
 
     /// Tells the driver something. It is told in vain if the guest is just rebooting.
-    fn order(&self, order: &str) -> Result<(Outcome, String)> {
-        (&self.orders).write_all(format!("{order}\n").as_bytes())?;
+    pub(super) fn order(&self, order: &str) -> Result<(Outcome, String)> {
+        (&self.orders).write_all(order.as_bytes())?;
         Ok((Outcome::Done, String::new()))
     }
 
@@ -178,21 +179,28 @@ impl Scene<'_> {
                 image.set_len(bytes)?;
                 Ok((Outcome::Done, format!("to {bytes} bytes")))
             }
-            Action::StandStill { ms } => {
-                if !self.book.claim(Single::StandStill) {
-                    return skipped("it stands still already");
-                }
-                let outcome = self.storage.freeze().and_then(|()| {
-                    nap(ms);
-                    self.storage.thaw()
-                });
-                self.book.release(Single::StandStill);
-                outcome.map(|()| (Outcome::Done, String::new()))
-            }
+            Action::StandStill { ms } => self.stand_still(ms),
             Action::Ask { nth } => self.ask(nth),
             Action::Attach => self.attach(),
             Action::Kill { .. } | Action::Reboot | Action::Reset { .. } => self.at_once(action),
         }
+    }
+
+    /// The storage accepts no writes for so long.
+    fn stand_still(&self, ms: u64) -> Result<(Outcome, String)> {
+        if !self.book.claim(Single::StandStill) {
+            return Ok((Outcome::Skipped, "it stands still already".to_owned()));
+        }
+        let level = match ms % 2 {
+            0 => Level::Calls,
+            _ => Level::Device,
+        };
+        let outcome = self.storage.freeze(level).and_then(|()| {
+            thread::sleep(Duration::from_millis(ms));
+            self.storage.thaw(level)
+        });
+        self.book.release(Single::StandStill);
+        outcome.map(|()| (Outcome::Done, format!("{level:?}")))
     }
 
     /// `bulkhead` with these words, which may be refused: the VM does many things at once.

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
-use super::Scene;
 use super::act::backends;
 use super::plan::{Build, DEVICES};
+use super::storage::Level;
+use super::{Driver, Scene};
 use crate::exchange::Exchange;
 use crate::exchange::wires::Frames;
 
@@ -22,7 +23,8 @@ impl Scene<'_> {
     /// Ends all that a storm may have left begun.
     pub(super) fn calm(&self) -> Result<()> {
         // It fails when it is not frozen.
-        let _ = self.storage.thaw();
+        let _ = self.storage.thaw(Level::Device);
+        let _ = self.storage.thaw(Level::Calls);
         for backend in backends() {
             let _ = kill(backend, Signal::SIGCONT);
         }
@@ -38,28 +40,44 @@ impl Scene<'_> {
     }
 
     /// Waits until all devices serve, has each do what is asked of devices, and ends the VM.
-    pub(super) fn settle(&mut self, exchange: Exchange) -> Result<()> {
+    pub(super) fn settle(&mut self, exchange: Option<Exchange>) -> Result<()> {
         self.wait_for_service()?;
-        let (seen, _) = exchange.finish()?;
-        println!("SEEN storm {seen:?}");
-        ensure!((seen.wrong, seen.backwards) == (0, 0), "frames: {seen:?}");
+        let exchanges = exchange.is_some();
+        if let Some(exchange) = exchange {
+            let (seen, _) = exchange.finish()?;
+            println!("SEEN storm {seen:?}");
+            ensure!((seen.wrong, seen.backwards) == (0, 0), "frames: {seen:?}");
+        }
         for (device, id) in DEVICES.iter().enumerate() {
             let binary = self.program(device, Build::Same).display().to_string();
             self.stand.bulkhead_ok("restart", &[id, "--wait"])?;
             self.stand
                 .bulkhead_ok("upgrade", &[id, "--binary", &binary])?;
         }
-        let exchange = Exchange::start(Frames::new()?);
-        thread::sleep(EXCHANGED);
-        let (seen, _) = exchange.finish()?;
-        ensure!(
-            (seen.lost, seen.repeated) == (0, 0),
-            "after the storm: {seen:?}"
-        );
-        self.stand.bulkhead_ok("stop", &[])?;
+        if exchanges {
+            let exchange = Exchange::start(Frames::new()?);
+            thread::sleep(EXCHANGED);
+            let (seen, _) = exchange.finish()?;
+            ensure!(
+                (seen.lost, seen.repeated) == (0, 0),
+                "after the storm: {seen:?}"
+            );
+        }
+        let completed = self.stand.completed()?;
+        println!("SEEN storm completed and failed: {completed:?}");
+        let failed = completed.iter().take(2).map(|(_, failed)| failed);
+        ensure!(failed.sum::<u64>() == 0, "requests failed: {completed:?}");
+        self.power_off()?;
         let status = self.stand.wait(PATIENCE)?;
         ensure!(status.success(), "bulkhead run ended with {status}");
         Ok(())
+    }
+
+    fn power_off(&self) -> Result<()> {
+        match self.driver {
+            Driver::StandIn => self.stand.bulkhead_ok("stop", &[]).map(drop),
+            Driver::Guest => self.order("Q").map(drop),
+        }
     }
 
     fn wait_for_service(&self) -> Result<()> {

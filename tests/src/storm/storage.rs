@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Storage that can stand still: an ext4 file system in a file, whose writes the kernel holds back
-//! while it is frozen. It needs root, a loop device and a mount namespace, and no device mapper.
+//! Storage that can stand still: an ext4 file system in a file in another such file system. The kernel
+//! holds back what is written to a frozen file system. If the upper one is frozen, calls wait that
+//! write; if the lower one is, requests are accepted, and the block device does nothing about them. It
+//! needs root, loop devices and a mount namespace, and no device mapper.
 //!
 //! A process of its own holds it, which thaws and unmounts it as soon as its standard input ends: what
 //! waits for a frozen file system hears no SIGKILL, so that nothing may be left frozen, whoever is killed.
@@ -16,32 +18,50 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::context::{Context, Skip, need_root};
 
-/// The file that the file system is in. It is sparse.
-const SIZE_BYTES: u64 = 1 << 30;
+/// The files that the file systems are in. They are sparse.
+const LOWER_BYTES: u64 = 2 << 30;
+const UPPER: &str = "1G";
 
-/// Arguments: the file, and where to mount it.
+/// Arguments: the file of the lower file system, where to mount it, where to mount the upper one, and
+/// the length of that.
 const KEEPER: &str = r#"
 trap '' TERM INT HUP
-mount -o loop "$1" "$2" || exit 1
+mkfs.ext4 -q -F "$1" && mount -o loop "$1" "$2" || exit 1
+truncate --size "$4" "$2/upper" && mkfs.ext4 -q -F "$2/upper" && mount -o loop "$2/upper" "$3" || {
+    umount "$2"
+    exit 1
+}
 echo mounted
-while read -r word; do
+while read -r word dir; do
     case $word in
-    freeze) fsfreeze --freeze "$2" && echo done || echo failed ;;
-    thaw) fsfreeze --unfreeze "$2" && echo done || echo failed ;;
+    freeze) fsfreeze --freeze "$dir" && echo done || echo failed ;;
+    thaw) fsfreeze --unfreeze "$dir" && echo done || echo failed ;;
     esac
 done
 fsfreeze --unfreeze "$2" 2> /dev/null
+fsfreeze --unfreeze "$3" 2> /dev/null
 for _ in $(seq 300); do
-    umount "$2" 2> /dev/null && exit 0
+    umount "$3" 2> /dev/null && umount "$2" && exit 0
     sleep 0.1
 done
+umount --lazy "$3"
 umount --lazy "$2"
 exit 1
 "#;
 
+/// What stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// Calls that write.
+    Calls,
+    /// The block device.
+    Device,
+}
+
 /// The file system; thawed, unmounted and its loop device gone when it is dropped.
 #[derive(Debug)]
 pub(super) struct Freezable {
+    lower: PathBuf,
     dir: PathBuf,
     keeper: Child,
     pipes: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
@@ -51,7 +71,7 @@ impl Freezable {
     /// Makes it, in a mount namespace that this process and what it starts from now on are in.
     ///
     /// # Errors
-    /// [`Skip`] when not root, or when this kernel has no loop device; when it cannot be made.
+    /// [`Skip`] when not root, or when this kernel has no loop devices; when it cannot be made.
     pub(super) fn make(context: &Context) -> Result<Self> {
         need_root()?;
         if !Path::new("/dev/loop-control").exists() {
@@ -60,18 +80,15 @@ impl Freezable {
         unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("a private mount")?;
-        let file = context.sparse_file("storage.ext4", SIZE_BYTES)?;
-        let made = Command::new("mkfs.ext4")
-            .args(["-q", "-F"])
-            .arg(&file)
-            .status();
-        let made = made.context("mkfs.ext4")?;
-        ensure!(made.success(), "mkfs.ext4: {made}");
+        let file = context.sparse_file("storage.ext4", LOWER_BYTES)?;
+        let lower = context.dir().join("lower");
         let dir = context.dir().join("storage");
+        std::fs::create_dir(&lower)?;
         std::fs::create_dir(&dir)?;
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
-            .args([&file, &dir])
+            .args([&file, &lower, &dir])
+            .arg(UPPER)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -83,6 +100,7 @@ impl Freezable {
         output.read_line(&mut line)?;
         ensure!(line == "mounted\n", "cannot mount {}", file.display());
         Ok(Self {
+            lower,
             dir,
             keeper,
             pipes: Mutex::new(Some((input, output))),
@@ -99,25 +117,29 @@ impl Freezable {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn freeze(&self) -> Result<()> {
-        self.tell("freeze")
+    pub(super) fn freeze(&self, level: Level) -> Result<()> {
+        self.tell("freeze", level)
     }
 
     /// Goes on.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn thaw(&self) -> Result<()> {
-        self.tell("thaw")
+    pub(super) fn thaw(&self, level: Level) -> Result<()> {
+        self.tell("thaw", level)
     }
 
-    fn tell(&self, word: &str) -> Result<()> {
+    fn tell(&self, word: &str, level: Level) -> Result<()> {
+        let dir = match level {
+            Level::Calls => &self.dir,
+            Level::Device => &self.lower,
+        };
         let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
         let (input, output) = pipes.as_mut().context("it is gone")?;
-        writeln!(input, "{word}")?;
+        writeln!(input, "{word} {}", dir.display())?;
         let mut line = String::new();
         output.read_line(&mut line)?;
-        ensure!(line == "done\n", "cannot {word} {}", self.dir.display());
+        ensure!(line == "done\n", "cannot {word} {}", dir.display());
         Ok(())
     }
 

@@ -57,12 +57,15 @@ impl Scene<'_> {
         while !self.stand.has_ended() && begun.elapsed() < ENDING {
             thread::sleep(EVERY / 10);
         }
-        match self.stand.has_ended() {
-            true => {
+        let console = self.stand.console();
+        let fault = console.lines().find_map(|line| line.strip_prefix("FAULT "));
+        match (fault, self.stand.has_ended()) {
+            (Some(fault), _) => self.book.fail(format_args!("the driver says: {fault}")),
+            (None, true) => {
                 let words = self.stand.last_words();
                 self.book.fail(format_args!("the VM has ended: {words}"));
             }
-            false => self.book.fail(what),
+            (None, false) => self.book.fail(what),
         }
     }
 
