@@ -101,6 +101,9 @@ impl Remains for DiskRemains {
 }
 
 #[cfg(test)]
+mod orders;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
@@ -114,7 +117,7 @@ mod tests {
     const MARK: i64 = 1 << 62;
 
     /// The supervisor's end of the link, and the janitor's.
-    fn pair() -> (Janitor, Channel) {
+    pub(super) fn pair() -> (Janitor, Channel) {
         let (ours, theirs) = Channel::pair().unwrap();
         for end in [&ours, &theirs] {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
