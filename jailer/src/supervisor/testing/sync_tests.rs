@@ -109,8 +109,8 @@ impl Stage {
     fn next(&mut self) {
         self.part(|part| part.die(KILLED));
         self.slot.exited(self.now_ns);
-        self.tick();
-        self.tick();
+        // The pause after the third death is 100 ms.
+        (0..8).for_each(|_| self.tick());
         self.part(|part| {
             part.writes_page()
                 .version
