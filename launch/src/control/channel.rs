@@ -90,7 +90,7 @@ impl Channel {
     pub fn receive<M: DeserializeOwned>(&self) -> Result<Option<M>, ControlError> {
         let mut text = [0; MESSAGE_MAX_BYTES];
         let len = retry(|| recv(self.0.as_raw_fd(), &mut text, MsgFlags::MSG_TRUNC))?;
-        decode(&text, len.unwrap_or(0))
+        decode(&text, len)
     }
 
     /// Waits for the next message of a peer that may send a descriptor with it; `None` once the
@@ -99,22 +99,20 @@ impl Channel {
         &self,
     ) -> Result<Option<(M, Option<OwnedFd>)>, ControlError> {
         let mut text = [0; MESSAGE_MAX_BYTES];
-        let received = retry(|| receive_with_one(self.as_fd(), &mut text, MsgFlags::MSG_TRUNC))?;
-        let (len, fd) = received.unwrap_or_default();
+        let (len, fd) = retry(|| receive_with_one(self.as_fd(), &mut text, MsgFlags::MSG_TRUNC))?;
         let message: Option<M> = decode(&text, len)?;
         Ok(message.map(|message| (message, fd)))
     }
 }
 
-/// Receives once, however often it is interrupted; `None` if the peer has closed its end with
-/// messages of ours unread.
-fn retry<T>(mut receive: impl FnMut() -> nix::Result<T>) -> Result<Option<T>, ControlError> {
+/// Receives once, however often it is interrupted. If the peer closed its end with messages of ours
+/// unread, the kernel says ECONNRESET once before it gives what the peer had sent, which may be its
+/// last words.
+fn retry<T>(mut receive: impl FnMut() -> nix::Result<T>) -> Result<T, ControlError> {
     loop {
         match receive() {
-            Err(nix::Error::EINTR) => {}
-            Err(nix::Error::ECONNRESET) => return Ok(None),
-            Err(source) => return Err(ControlError::Receive(source)),
-            Ok(received) => return Ok(Some(received)),
+            Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
+            outcome => return outcome.map_err(ControlError::Receive),
         }
     }
 }
@@ -176,6 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn last_words_of_a_peer_that_left_messages_unread_are_received() {
+        for with_descriptors in [false, true] {
+            let (a, b) = Channel::pair().unwrap();
+            let receive = || match with_descriptors {
+                false => b.receive::<FromVmm>().unwrap(),
+                true => b.receive_with().unwrap().map(|(message, _)| message),
+            };
+            b.send(&ToVmm::Pause).unwrap();
+            a.send(&FromVmm::Paused).unwrap();
+            a.send(&FromVmm::Ended(Ending::Reboot)).unwrap();
+            drop(a);
+            assert_eq!(receive(), Some(FromVmm::Paused));
+            assert_eq!(receive(), Some(FromVmm::Ended(Ending::Reboot)));
+            assert_eq!(receive(), None);
+            assert_eq!(receive(), None);
+        }
+    }
+
+    #[test]
     fn message_with_a_descriptor_brings_it_and_one_without_brings_none() {
         let (a, b) = Channel::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
@@ -218,7 +235,7 @@ mod tests {
     #[test]
     fn receive_that_is_interrupted_is_begun_again_and_one_that_fails_is_not() {
         let mut outcomes = [Err(nix::Error::EINTR), Err(nix::Error::EINTR), Ok(5)].into_iter();
-        assert!(matches!(retry(|| outcomes.next().unwrap()), Ok(Some(5))));
+        assert!(matches!(retry(|| outcomes.next().unwrap()), Ok(5)));
         let mut outcomes = [Err(nix::Error::ENOMEM), Ok(5)].into_iter();
         assert!(matches!(
             retry(|| outcomes.next().unwrap()),
