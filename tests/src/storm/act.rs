@@ -191,7 +191,7 @@ impl Scene<'_> {
         if !self.book.claim(Single::StandStill) {
             return Ok((Outcome::Skipped, "it stands still already".to_owned()));
         }
-        let level = match ms % 2 {
+        let level = match ms / 2 % 2 {
             0 => Level::Calls,
             _ => Level::Device,
         };

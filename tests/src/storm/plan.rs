@@ -253,7 +253,13 @@ impl Planner {
             70..74 => Action::Pause { ms: self.ms(2000) },
             74..78 => Action::Link { ms: self.ms(1500) },
             78..82 => self.grow(),
-            82..86 => Action::StandStill { ms: self.ms(5000) },
+            82..86 => Action::StandStill {
+                ms: match self.ms(5000) {
+                    // Longer than anybody waits who must not wait for storage.
+                    long @ 3000.. => 2 * long,
+                    short => short,
+                },
+            },
             86..97 => Action::Ask {
                 nth: self.number(6),
             },
