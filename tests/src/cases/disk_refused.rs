@@ -2,7 +2,6 @@
 //! Disks that cannot be had: a line for each, and nothing is started.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -186,7 +185,7 @@ struct ReadOnlyLoop(String);
 impl ReadOnlyLoop {
     fn make(image: &Path) -> Result<Self> {
         let output = Command::new("losetup")
-            .args(["--read-only", "--partscan", "--find", "--show"])
+            .args(["--read-only", "--find", "--show"])
             .arg(image)
             .output()
             .context("losetup")?;
@@ -195,8 +194,12 @@ impl ReadOnlyLoop {
         Ok(Self(String::from_utf8(output.stdout)?.trim().to_owned()))
     }
 
-    /// A node of its first partition, made where `/dev` has none.
+    /// A node of its first partition, of 4 MiB, made where `/dev` has none. The kernel is told of the
+    /// partition: it may know no format of tables.
     fn partition(&self, node: &Path) -> Result<()> {
+        let mut command = Command::new("addpart");
+        let added = command.args([self.0.as_str(), "1", "2048", "8192"]).status();
+        ensure!(added.context("addpart")?.success(), "addpart failed");
         let name = self.0.trim_start_matches("/dev/");
         let number = fs::read_to_string(format!("/sys/class/block/{name}p1/dev"));
         let number = number.context("the kernel sees no partition")?;
@@ -221,16 +224,6 @@ impl Drop for ReadOnlyLoop {
 fn read_only(context: &Context) -> Result<()> {
     need_root()?;
     let image = context.sparse_file("image", IMAGE_BYTES)?;
-    // A partition table: one partition of 4 MiB behind the first MiB.
-    let mut sector = [0; 512];
-    sector[450] = 0x83;
-    sector[454..458].copy_from_slice(&2048_u32.to_le_bytes());
-    sector[458..462].copy_from_slice(&8192_u32.to_le_bytes());
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&image)?
-        .write_all(&sector)?;
     let device = ReadOnlyLoop::make(&image)?;
     let partition = context.dir().join("partition");
     device.partition(&partition)?;
