@@ -195,10 +195,15 @@ impl<'a> Scene<'a> {
 
     /// The VM has ended in good order: what it left is what was promised.
     fn finish(self, seed: u64) -> Result<()> {
-        match self.driver {
-            Driver::StandIn => self.check_ledger(seed)?,
-            Driver::Guest => self.check_blocks(seed)?,
+        let outcome = match self.driver {
+            Driver::StandIn => self.check_ledger(seed),
+            Driver::Guest => self.check_blocks(seed),
+        };
+        if outcome.is_err() {
+            self.book.print_all();
+            println!("--- the driver said\n{}---", self.stand.console());
         }
+        outcome?;
         let name = self.stand.name().to_owned();
         drop(self.stand);
         self.storage.end()?;

@@ -62,9 +62,11 @@ pub(super) fn drive(
         if orders.get() != Order::Reset {
             break;
         }
-        if reset(device, orders, &disk.vcpu)? {
-            resets += 1;
+        // If the guest ends first, the device still uses the memory that a new queue would clear.
+        if !reset(device, orders, &disk.vcpu)? {
+            break;
         }
+        resets += 1;
     }
     tell(index, &lanes, resets, shared);
     Ok(())

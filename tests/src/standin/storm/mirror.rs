@@ -37,9 +37,10 @@ pub(super) fn drive(
         if orders.get() != Order::Reset {
             break;
         }
-        if reset(device, orders, &vcpu)? {
-            resets += 1;
+        if !reset(device, orders, &vcpu)? {
+            break;
         }
+        resets += 1;
     }
     shared.say(&format!("SUM resets={resets}"));
     Ok(())
