@@ -62,7 +62,8 @@ impl Supervisor {
 
     fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
         self.note(&message);
-        if message == FromVmm::Started {
+        // Once: a vmm that says it again and again must not fill the way to the janitor.
+        if message == FromVmm::Started && self.lifecycle.is_first_start() {
             self.kit.janitor.tell_started();
         }
         if let FromVmm::Device(index, news) = &message {

@@ -8,12 +8,19 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use launch::clock::monotonic_ns;
 use launch::control::{Channel, ControlError};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
 use crate::link::{Answer, Question, Reopened, ToJanitor, ToSupervisor, clip};
 use crate::outcome::Outcome;
+
+/// How long the janitor may take to have room for how the VM has ended.
+const LAST_WORDS_NS: u64 = 10_000_000_000;
+/// How often to try meanwhile: poll(2) says that there is room only when there is much.
+const LOOK_MS: u8 = 20;
 
 /// The janitor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -171,9 +178,23 @@ impl Janitor {
     /// Says how the VM has ended: the last that is said.
     pub(crate) fn tell_outcome(&self, outcome: &Outcome) {
         for line in &outcome.lines {
-            let _ = self.send(&ToJanitor::Line(clip(line).into()));
+            self.insist(&ToJanitor::Line(clip(line).into()));
         }
-        let _ = self.send(&ToJanitor::Ended(outcome.status));
+        self.insist(&ToJanitor::Ended(outcome.status));
+    }
+
+    /// Sends what must not be lost. The janitor reads slowly when much was said: there may be no room
+    /// yet.
+    fn insist(&self, message: &ToJanitor) {
+        let deadline_ns = monotonic_ns() + LAST_WORDS_NS;
+        while let Err(AskError::Link(ControlError::Send(Errno::EAGAIN))) = self.send(message) {
+            if monotonic_ns() >= deadline_ns {
+                log::error!("the janitor reads nothing of how the VM has ended");
+                return;
+            }
+            let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll(&mut fds, LOOK_MS);
+        }
     }
 
     /// Hears all that it has said: the answers are kept for whoever asked; the rest is returned.
@@ -223,6 +244,24 @@ mod tests {
 
     fn answer(number: u32, answer: Answer) -> ToSupervisor {
         ToSupervisor::Answer(number, answer)
+    }
+
+    #[test]
+    fn outcome_is_told_though_the_janitor_has_not_read_what_was_said_before() {
+        let (janitor, other) = pair();
+        let mut said = 0;
+        while janitor.send(&ToJanitor::Started).is_ok() {
+            said += 1;
+        }
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            for _ in 0..said {
+                assert_eq!(other.receive().unwrap(), Some(ToJanitor::Started));
+            }
+            other.receive::<ToJanitor>().unwrap()
+        });
+        janitor.tell_outcome(&Outcome::ok());
+        assert_eq!(reader.join().unwrap(), Some(ToJanitor::Ended(Status::Ok)));
     }
 
     #[test]

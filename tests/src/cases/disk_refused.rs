@@ -198,7 +198,9 @@ impl ReadOnlyLoop {
     /// partition: it may know no format of tables.
     fn partition(&self, node: &Path) -> Result<()> {
         let mut command = Command::new("addpart");
-        let added = command.args([self.0.as_str(), "1", "2048", "8192"]).status();
+        let added = command
+            .args([self.0.as_str(), "1", "2048", "8192"])
+            .status();
         ensure!(added.context("addpart")?.success(), "addpart failed");
         let name = self.0.trim_start_matches("/dev/");
         let number = fs::read_to_string(format!("/sys/class/block/{name}p1/dev"));
