@@ -77,6 +77,26 @@ fn wait_for_state(context: &Context, vm: &Vm, wanted: &str) -> Result<()> {
     }
 }
 
+/// The state of a device tells that it is asked for, a moment before its storage is.
+fn wait_until_asked(fuse: &Fuse) -> Result<()> {
+    let begun = Instant::now();
+    while !fuse.is_waited_for() {
+        ensure!(begun.elapsed() < PATIENCE, "nobody waits for the storage");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Kills the backend of a device; what the VM said of it may be older than its last restart.
+fn kill_backend(context: &Context, vm: &Vm, role: &str) -> Result<()> {
+    let begun = Instant::now();
+    while kill(process(context, vm.name(), role)?, Signal::SIGKILL).is_err() {
+        ensure!(begun.elapsed() < PATIENCE, "{role} has no process");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// The processes of a VM that has ended: the one that waits for its storage, and none once that
 /// answers.
 fn expect_nothing_left(fuse: &Fuse) -> Result<()> {
@@ -93,7 +113,7 @@ fn start_ends(context: &Context, ops: &[Op]) -> Result<()> {
     let vm = context.vm("hangs").boots_tiny(&kernel);
     let mut vm = vm.arg("--disk", disk(&fuse, "uring")).start()?;
     vm.log().wait_for("waits for its storage", 0, PATIENCE)?;
-    ensure!(fuse.is_waited_for(), "nobody waits for the storage");
+    wait_until_asked(&fuse)?;
 
     vm.signal(Signal::SIGTERM)?;
 
@@ -137,14 +157,14 @@ fn restart_waits(context: &Context, engine: &str) -> Result<()> {
     let mut vm = two_disks(context, &fuse, engine, &kernel)?;
     wait_for_state(context, &vm, "serving")?;
     fuse.hang(&LOOKS);
-    kill(process(context, vm.name(), "blk disk0")?, Signal::SIGKILL)?;
+    kill_backend(context, &vm, "blk disk0")?;
     wait_for_state(context, &vm, "opening")?;
-    ensure!(fuse.is_waited_for(), "nobody waits for the storage");
+    wait_until_asked(&fuse)?;
 
     // Whoever looks, and another device, does not wait; nor does an upgrade of it hold up anything.
     let begun = Instant::now();
     context.run_ok(&["restart", vm.name(), "disk1", "--wait"])?;
-    kill(process(context, vm.name(), "blk disk1")?, Signal::SIGKILL)?;
+    kill_backend(context, &vm, "blk disk1")?;
     let events = || quietly(context, &["events", vm.name()]);
     while !events()?.contains("waits for its storage") {
         ensure!(begun.elapsed() < PATIENCE, "no event says so");
@@ -155,7 +175,7 @@ fn restart_waits(context: &Context, engine: &str) -> Result<()> {
     fuse.release();
     wait_for_state(context, &vm, "serving")?;
     fuse.hang(&LOOKS);
-    kill(process(context, vm.name(), "blk disk0")?, Signal::SIGKILL)?;
+    kill_backend(context, &vm, "blk disk0")?;
     wait_for_state(context, &vm, "opening")?;
     // The guest does not hear its button: the second signal that is noticed ends it.
     vm.signal(Signal::SIGTERM)?;
