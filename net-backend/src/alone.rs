@@ -122,7 +122,8 @@ mod tests {
             assert!(told.contains("is named twice"), "{told}");
         }
         let missing = told(Some(a), &[b, 5000]);
-        assert_eq!(missing, "--tap-fd 5000: no such descriptor");
+        let is_named = missing.starts_with("--tap-fd 5000: no such descriptor");
+        assert!(is_named, "{missing}");
         let standard = told(None, &[2]);
         assert!(standard.starts_with("--tap-fd 2: not one"), "{standard}");
     }
