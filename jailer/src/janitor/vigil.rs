@@ -82,7 +82,6 @@ impl Words {
     /// Hears what a supervisor that has hung up or ended had said; nobody waits for an answer any
     /// more.
     fn hear_last(&mut self, channel: &Channel) {
-        let mut hung_up = 0;
         for _ in 0..LAST_MAX {
             match channel.receive() {
                 Ok(Some(ToJanitor::Line(line))) if self.lines.len() < LINES_MAX => {
@@ -90,8 +89,6 @@ impl Words {
                 }
                 Ok(Some(ToJanitor::Ended(status))) => return self.status = Some(status),
                 Ok(Some(_)) => {}
-                // If it left answers unread, the kernel says so before it gives what was said.
-                Ok(None) if hung_up == 0 => hung_up += 1,
                 Ok(None) | Err(_) => return,
             }
         }
