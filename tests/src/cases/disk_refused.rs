@@ -197,6 +197,8 @@ impl ReadOnlyLoop {
     /// A node of its first partition, of 4 MiB, made where `/dev` has none. The kernel is told of the
     /// partition: it may know no format of tables.
     fn partition(&self, node: &Path) -> Result<()> {
+        // The kernel keeps partitions of a loop device that was detached.
+        self.forget_partition();
         let mut command = Command::new("addpart");
         let added = command
             .args([self.0.as_str(), "1", "2048", "8192"])
@@ -213,8 +215,17 @@ impl ReadOnlyLoop {
     }
 }
 
+impl ReadOnlyLoop {
+    /// Has the kernel know of no first partition; it may know of none as it is.
+    fn forget_partition(&self) {
+        let mut command = Command::new("delpart");
+        let _ = command.args([self.0.as_str(), "1"]).output();
+    }
+}
+
 impl Drop for ReadOnlyLoop {
     fn drop(&mut self) {
+        self.forget_partition();
         let detached = Command::new("losetup").args(["--detach", &self.0]).status();
         if !detached.is_ok_and(|status| status.success()) {
             println!("{} is left", self.0);
