@@ -284,6 +284,11 @@ impl Worker {
             Answer::Done(status) => {
                 if status != Status::Ok {
                     let why = request::failure(&slot.io, result);
+                    let errno = (-result).max(0).cast_unsigned();
+                    self.shared
+                        .health(self.index)
+                        .last_errno
+                        .store(errno, Relaxed);
                     log::warn!(queue = self.index; "request at head {head} failed: {why}");
                 }
                 let has_changed = slot.io.changes().is_some();

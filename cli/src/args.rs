@@ -60,6 +60,9 @@ pub(crate) enum Verb {
     Stop {
         /// The VM's name
         vm: VmName,
+        /// End the VM if its guest has not powered off by then; return when the VM is gone
+        #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+        stop_timeout: Option<u32>,
         /// Do not ask the guest; return when the VM is gone
         #[arg(long)]
         force: bool,

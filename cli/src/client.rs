@@ -119,13 +119,14 @@ pub(crate) fn put(base: &Path, vm: &VmName, target: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// `bulkhead stop`; by force, it returns when the name is free again.
-pub(crate) fn stop(base: &Path, vm: &VmName, force: bool) -> Result<(), Error> {
+/// `bulkhead stop`; by force or with a timeout, it returns when the name is free again.
+pub(crate) fn stop(base: &Path, vm: &VmName, stop: Stop) -> Result<(), Error> {
     let dir = File::open(base.join(vm.as_str()));
-    let body = serde_json::to_string(&Stop { force });
+    let waits = stop.force || stop.stop_timeout.is_some();
+    let body = serde_json::to_string(&stop);
     let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
     request(base, vm, "PUT", "/v1/vm/stop", &body)?;
-    if let (true, Ok(dir)) = (force, dir) {
+    if let (true, Ok(dir)) = (waits, dir) {
         // The jailer holds the lock for as long as anything of the VM is left.
         let _ = Flock::lock(dir, FlockArg::LockShared);
     }

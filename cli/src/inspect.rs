@@ -72,7 +72,10 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
     let nets = spec.nets.iter().map(|net| ("net", net.to_string()));
     let limits = spec.limits.iter().map(|l| ("limits", l.to_string()));
     let fields = fields.into_iter().chain(disks).chain(nets).chain(others);
-    let fields = fields.chain(limits);
+    let timeout = spec
+        .stop_timeout
+        .map(|s| ("stop-timeout", format!("{s} s")));
+    let fields = fields.chain(limits).chain(timeout);
     let fields: Vec<_> = fields
         .map(|(field, value)| vec![field.to_string(), value])
         .collect();

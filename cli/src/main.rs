@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use launch::heap::Heap;
+use spec::api::Stop;
 
 mod args;
 mod client;
@@ -65,7 +66,17 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Doctor => return Ok(jailer::doctor()),
         Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,
         Verb::Console { vm } => console::attach(&base()?, &vm)?,
-        Verb::Stop { vm, force } => client::stop(&base()?, &vm, force)?,
+        Verb::Stop {
+            vm,
+            stop_timeout,
+            force,
+        } => {
+            let stop = Stop {
+                force,
+                stop_timeout,
+            };
+            client::stop(&base()?, &vm, stop)?;
+        }
         Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
         Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,
         Verb::Restart { vm, device, wait } => client::restart(&base()?, &vm, &device, wait)?,

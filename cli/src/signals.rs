@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use launch::signals::{is_ignored, reset};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -25,9 +26,16 @@ pub(crate) struct Signals {
     before: SigSet,
 }
 
-/// Blocks what ends us, what tells of children, and `more`; all are read from what is returned.
+/// Blocks what ends us, what tells of children, and `more`; all are read from what is returned. What
+/// our starter had us ignore (nohup, a shell's background) is ignored further, but for SIGTERM and
+/// SIGCHLD.
 pub(crate) fn take_over(more: &[Signal]) -> Result<Signals, TerminalError> {
-    let mask: SigSet = USUAL.iter().chain(more).copied().collect();
+    let always = [Signal::SIGTERM, Signal::SIGCHLD];
+    for signal in always {
+        reset(signal).map_err(TerminalError::Signals)?;
+    }
+    let heard = |signal: &Signal| !is_ignored(*signal);
+    let mask: SigSet = USUAL.iter().chain(more).copied().filter(heard).collect();
     let before = mask.thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let before = before.map_err(TerminalError::Signals)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;

@@ -66,7 +66,7 @@ fn reader_that_leaves_does_not_end_the_vm() {
 #[test]
 fn signal_is_passed_on_and_the_second_ends() {
     let stage = Stage::new();
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let vm = stage.start("started button off", &[]);
         stage.reach("running");
         vm.signal(signal);
@@ -77,7 +77,7 @@ fn signal_is_passed_on_and_the_second_ends() {
         vm.signal(signal);
         stage.reach("stopping");
         vm.signal(signal);
-        vm.wait().assert_told(0, &[]);
+        vm.wait().assert_told(status, &[]);
         stage.assert_clean();
     }
 }
@@ -127,7 +127,7 @@ fn command_detaching_that_is_interrupted_leaves_no_vm() {
     let command = stage.start("hang", &["--detach"]);
     stage.reach("starting");
     command.signal(Signal::SIGINT);
-    command.wait().assert_told(0, &[]);
+    command.wait().assert_told(130, &[]);
     stage.assert_clean();
 }
 

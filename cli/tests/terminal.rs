@@ -149,12 +149,12 @@ fn escape_ends_the_vm_and_restores_the_terminal() {
 #[test]
 fn terminal_is_restored_when_a_signal_or_a_failure_ends_the_vm() {
     let stage = Stage::new();
-    for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
+    for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGQUIT, 131)] {
         let terminal = Terminal::new();
         let vm = terminal.run(stage.run("started hang", &[]));
         terminal.until_raw();
         vm.signal(signal);
-        vm.wait().assert_told(0, &[]);
+        vm.wait().assert_told(status, &[]);
         terminal.assert_as_before();
     }
     let terminal = Terminal::new();
@@ -189,11 +189,11 @@ const ENDLESS: &str = "started flood=100000000000";
 #[test]
 fn signal_ends_a_vm_whose_terminal_nobody_reads() {
     let stage = Stage::new();
-    for signals in [
-        &[Signal::SIGHUP][..],
-        &[Signal::SIGQUIT],
-        &[Signal::SIGTERM, Signal::SIGTERM],
-        &[Signal::SIGINT, Signal::SIGINT],
+    for (signals, status) in [
+        (&[Signal::SIGHUP][..], 129),
+        (&[Signal::SIGQUIT], 131),
+        (&[Signal::SIGTERM, Signal::SIGTERM], 143),
+        (&[Signal::SIGINT, Signal::SIGINT], 130),
     ] {
         let terminal = Terminal::new();
         let vm = terminal.run(stage.run(ENDLESS, &[]));
@@ -210,7 +210,7 @@ fn signal_ends_a_vm_whose_terminal_nobody_reads() {
                 });
             }
         }
-        vm.wait().assert_told(0, &[]);
+        vm.wait().assert_told(status, &[]);
         terminal.assert_as_before();
         stage.assert_clean();
     }

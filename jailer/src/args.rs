@@ -29,8 +29,10 @@ Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
 Every other descriptor that the jailer was started with is closed, but for 0, 1, 2 and the one that
 --config names as /dev/fd/N.
 With NOTIFY_SOCKET in the environment, READY=1 is sent there when the guest starts.
-SIGTERM and SIGINT press the power button, a second one ends the VM at once, as does SIGHUP.
-Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.
+SIGTERM and SIGINT press the power button, a second one ends the VM at once, as do SIGHUP and SIGQUIT.
+Signals that the starter ignores are ignored, but for SIGTERM.
+Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed, 128 + N
+signal N ended the VM at once.
 ";
 
 /// What to run.

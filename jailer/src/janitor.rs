@@ -40,6 +40,7 @@ mod ration;
 pub(crate) mod rehearsal;
 mod resources;
 mod signals;
+mod starter;
 mod state;
 mod uids;
 mod vigil;
@@ -69,6 +70,7 @@ pub(crate) fn run(
 ) -> Result<Outcome, Outcome> {
     let started_ns = monotonic_ns();
     let signals = signals::take_over().map_err(refused)?;
+    starter::part_with();
     let spec = config::read(&args.config).map_err(refused)?;
     drop(inherited.config);
     let vm = Vm::try_from(spec.clone()).map_err(refused)?;
@@ -160,7 +162,7 @@ fn begin(
     answers: Answers,
     live: impl FnOnce(Nursery, Pid) -> Infallible,
 ) -> Result<Vigil, Outcome> {
-    let notify = notify::connect(std::env::var_os("NOTIFY_SOCKET")).map_err(refused)?;
+    let notify = notify::connect(std::env::var_os("NOTIFY_SOCKET"));
     let (channel, its_channel) = Channel::pair().map_err(refused)?;
     for end in [&channel, &its_channel] {
         fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
@@ -175,6 +177,14 @@ fn begin(
     let name = nursery.endowment.identity.name.to_string();
     let born = birth::bear(range, cgroups.cradle(), |pid| live(nursery, pid)).map_err(refused)?;
     launch::log::init_to(log, "janitor", &name, log::LevelFilter::Info);
+    // A variable that was left over in the environment is no reason not to run the VM.
+    let notify = notify.unwrap_or_else(|error| {
+        log::warn!(
+            "the start is announced to nobody: {}",
+            launch::log::chain(&error)
+        );
+        None
+    });
     let supervisor = born.pidfd.try_clone().map(|pidfd| Unplaced {
         user: 0,
         pid: born.pid.as_raw(),

@@ -17,6 +17,8 @@ pub enum Status {
     Usage,
     /// The guest panicked or crashed.
     Guest,
+    /// This signal ended the VM, and the guest was not waited for: 128 and its number, as shells say.
+    Signal(u8),
 }
 
 impl From<Status> for ExitCode {
@@ -26,6 +28,7 @@ impl From<Status> for ExitCode {
             Status::Error => 1,
             Status::Usage => 2,
             Status::Guest => 3,
+            Status::Signal(number) => number.saturating_add(128),
         })
     }
 }

@@ -180,7 +180,8 @@ impl Supervisor {
         pids: Pids,
     ) -> Result<Self, SupervisorError> {
         let born_ns = monotonic_ns();
-        let lifecycle = Lifecycle::new(endowment.identity.vm.on_reboot, born_ns);
+        let vm = &endowment.identity.vm;
+        let lifecycle = Lifecycle::new(vm.on_reboot, vm.stop_timeout, born_ns);
         let console = Outlet::new(endowment.console);
         let parts = endowment.devices;
         let (vm, name) = (&endowment.identity.vm, &endowment.identity.name);
@@ -267,7 +268,7 @@ impl Supervisor {
                 }
             }
         }
-        self.hear_janitor();
+        self.hear_janitor(now_ns);
         while let Some((id, command)) = self.api.next_command(now_ns) {
             self.serve(id, command, now_ns);
         }

@@ -19,7 +19,8 @@ fn ending_of_the_guest_is_the_exit_status_and_nothing_is_left() {
     for (script, status, parts) in [
         ("started off", 0, &[][..]),
         ("started panic", 3, &["panicked"]),
-        ("started crash", 3, &["triple fault"]),
+        ("started crash", 3, &["crashed"]),
+        ("started fault", 3, &["triple fault", "5 resets"]),
         ("fail=kernel", 1, &["kernel \"/", "liking"]),
         ("fail=cpus", 1, &["cpus \"1\": is not"]),
         ("fail=", 1, &["cannot go on: is not"]),
@@ -124,8 +125,11 @@ fn reboot_waits_for_a_backend_of_somebody_else_unless_asked_to_end() {
 #[test]
 fn reboot_ends_the_vm_if_the_spec_says_so() {
     let stage = Stage::new();
-    let vm = stage.start_with("started reboot", &json!({"on_reboot": "exit"}));
+    let exits = json!({"on_reboot": "exit"});
+    let vm = stage.start_with("started reboot", &exits);
     vm.wait().assert_told(0, &[]);
+    let vm = stage.start_with("started fault", &exits);
+    vm.wait().assert_told(3, &["triple fault"]);
 }
 
 #[test]
@@ -133,14 +137,14 @@ fn reboot_storm_ends_the_vm() {
     let stage = Stage::new();
     stage
         .run("started reboot")
-        .assert_told(3, &["rebooted 5 times"]);
+        .assert_told(3, &["a reboot loop", "5 resets"]);
     stage.assert_clean();
 }
 
 #[test]
 fn first_signal_presses_the_button_and_the_second_ends() {
     let stage = Stage::new();
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let obedient = stage.start("started button off");
         obedient.reach("running");
         obedient.signal(signal);
@@ -151,23 +155,55 @@ fn first_signal_presses_the_button_and_the_second_ends() {
         stubborn.signal(signal);
         stubborn.reach("stopping");
         stubborn.signal(signal);
-        stubborn.wait().assert_told(0, &[]);
+        stubborn.wait().assert_told(status, &[]);
         stage.assert_clean();
     }
 }
 
 #[test]
-fn hangup_ends_at_once_whatever_the_vm_is_doing() {
+fn hangup_or_quit_ends_at_once_whatever_the_vm_is_doing() {
     let stage = Stage::new();
-    for (script, state) in [("started hang", "running"), ("hang", "starting")] {
+    let (hup, quit) = ((Signal::SIGHUP, 129), (Signal::SIGQUIT, 131));
+    for (script, state, (signal, status)) in [
+        ("started hang", "running", hup),
+        ("hang", "starting", hup),
+        ("started hang", "running", quit),
+    ] {
         let vm = stage.start(script);
         vm.reach(state);
         let vmm = vm.vmm_pid();
-        vm.signal(Signal::SIGHUP);
-        vm.wait().assert_told(0, &[]);
+        vm.signal(signal);
+        vm.wait().assert_told(status, &[]);
         assert!(!is_alive(vmm));
         stage.assert_clean();
     }
+}
+
+#[test]
+fn guest_that_does_not_power_off_in_time_is_ended_with_the_vm() {
+    let stage = Stage::new();
+    let limited = json!({"stop_timeout": 1});
+    for by_signal in [true, false] {
+        let vm = stage.start_with("started button hang", &limited);
+        vm.reach("running");
+        match by_signal {
+            true => vm.signal(Signal::SIGTERM),
+            false => assert_eq!(vm.request("PUT", "/v1/vm/stop", "{}").0, 204),
+        }
+        vm.wait().assert_told(0, &["did not power off within 1 s"]);
+        stage.assert_clean();
+    }
+    let vm = stage.start("started button hang");
+    vm.reach("running");
+    let (status, fault) = vm.request("PUT", "/v1/vm/stop", r#"{"stop_timeout":0}"#);
+    assert_eq!(status, 400);
+    let told = fault["error"].as_str().unwrap();
+    assert!(told.contains("stop-timeout \"0\": must be 1"), "{told}");
+    assert_eq!(vm.info()["state"], "running");
+    let (status, _) = vm.request("PUT", "/v1/vm/stop", r#"{"stop_timeout":1}"#);
+    assert_eq!(status, 204);
+    vm.wait().assert_told(0, &["did not power off within 1 s"]);
+    stage.assert_clean();
 }
 
 #[test]

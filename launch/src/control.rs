@@ -140,7 +140,9 @@ pub enum Ending {
     Reboot,
     /// Its kernel panicked, and said so.
     Panic,
-    /// A triple fault, or a state KVM cannot run.
+    /// The processor gave up: a triple fault, by which some kernels reset the machine.
+    TripleFault,
+    /// A state that KVM cannot run.
     Crash,
 }
 

@@ -15,7 +15,7 @@ use crate::memfd::{self, Backing, MemfdError};
 /// The length of the page in bytes.
 pub const LEN_BYTES: usize = 4096;
 /// The version of the layout of [`Health`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The first version whose writer knows [`ToBackend::Synced`](crate::control::ToBackend::Synced), and
 /// writes [`Health::loss_told`].
 pub const KNOWS_SYNCED: u32 = 3;
@@ -129,7 +129,9 @@ pub struct QueueHealth {
     pub used: AtomicU32,
     /// Requests fetched and not completed.
     pub in_flight: AtomicU32,
-    reserved: AtomicU32,
+    /// The errno of the last request that the storage failed; 0 if there was none, or no errno. Since
+    /// version 4.
+    pub last_errno: AtomicU32,
     /// CLOCK_MONOTONIC in ns at which the oldest of them was fetched, or a moment before; 0 if
     /// there is none.
     pub oldest_ns: AtomicU64,
@@ -147,6 +149,9 @@ pub struct QueueHealth {
 pub const BACKPRESSURED: u32 = 2;
 /// The guest broke the rules of virtio; the queue stands still until the device is reset.
 pub const BROKEN: u32 = 4;
+
+/// The tap behind the backend does not exist any more. Since version 4.
+pub const UNPLUGGED: u32 = 8;
 
 const _: () = assert!(size_of::<QueueHealth>() == 64);
 const _: () = assert!(std::mem::offset_of!(Health, queues) == 64);

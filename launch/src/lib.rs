@@ -25,4 +25,5 @@ pub mod process;
 pub mod record;
 pub mod ring;
 pub mod seccomp;
+pub mod signals;
 pub mod tap;

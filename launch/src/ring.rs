@@ -27,11 +27,22 @@ const SINGLE_MMAP: u32 = 1;
 
 /// A ring could not be made or adopted.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step} an io_uring")]
+#[error("cannot {step} an io_uring{}", remedy(source))]
 pub struct RingError {
     step: &'static str,
     #[source]
     source: std::io::Error,
+}
+
+/// Rings are locked memory of the user, which the kernel counts for all of their processes.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ENOMEM) => {
+            " (the limit on locked memory, ulimit -l, may be too low: raise it, or give the disk \
+             engine=threads)"
+        }
+        _ => "",
+    }
 }
 
 fn failed(step: &'static str) -> impl FnOnce(std::io::Error) -> RingError {

@@ -46,6 +46,8 @@ pub struct Receiver {
     starved: bool,
     /// How many frames in a row were short.
     short: u32,
+    /// The last read said that there is no tap behind the descriptor.
+    unplugged: bool,
 }
 
 /// What came of a frame.
@@ -68,6 +70,11 @@ impl Receiver {
             (self.held, self.starved) = (None, false);
         }
         change
+    }
+
+    /// Whether the last read found no tap: it was deleted, or this queue is not in use.
+    pub fn is_unplugged(&self) -> bool {
+        self.unplugged
     }
 
     /// Serves no ring any more.
@@ -152,8 +159,11 @@ impl Receiver {
         match self.room.read(tap, reach) {
             Ok(len_bytes) => Ok(Some(len_bytes)),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
-            // Nothing there; or the interface is down, or this queue is not in use.
-            Err(_) => Ok(None),
+            Err(e) => {
+                self.unplugged = e.raw_os_error() == Some(libc::EBADFD);
+                // Nothing there; or the interface is down, or this queue is not in use.
+                Ok(None)
+            }
         }
     }
 

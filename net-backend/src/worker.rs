@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use backend::polling::Polling;
 use backend::vring::Vring;
-use launch::health::{BROKEN, QueueHealth};
+use launch::health::{BROKEN, QueueHealth, UNPLUGGED};
 
 use crate::commander::Commander;
 use crate::config::Role;
@@ -143,6 +143,10 @@ impl Worker {
         let shared = &self.shared;
         let (tap, health) = (shared.tap(self.pair), shared.health(2 * self.pair));
         let outcome = self.receiver.run(tap, &self.settings, shared, health);
+        // The first queue is always in use: a tap that is not there for it was deleted.
+        if self.pair == 0 && self.receiver.is_unplugged() {
+            health.flags.fetch_or(UNPLUGGED, Relaxed);
+        }
         self.outcome(outcome, Role::Receive)
     }
 

@@ -154,6 +154,10 @@ pub struct Stop {
     /// `false` presses the power button, `true` ends the VM at once.
     #[serde(default)]
     pub force: bool,
+    /// How long the guest may take to power off, in seconds, 1 to 86400; then the VM is ended at once.
+    /// By default what the VM's `stop_timeout` says. If it was asked before, the earlier end holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u32>,
 }
 
 /// How long the answer to a request for another backend of a device may take, in seconds: as long as
@@ -239,6 +243,10 @@ pub enum EventKind {
     Slow,
     /// It does not any more.
     SlowNoMore,
+    /// The storage failed requests of the guest: how many, and why the last. At most once a minute.
+    RequestsFailed,
+    /// The tap of a network card was deleted on the host.
+    TapGone,
     /// No other backend follows: why.
     Stalled,
     /// Somebody asked for another backend.
@@ -274,6 +282,8 @@ impl EventKind {
             Self::Fenced => "fenced",
             Self::Slow => "slow",
             Self::SlowNoMore => "slow-no-more",
+            Self::RequestsFailed => "requests-failed",
+            Self::TapGone => "tap-gone",
             Self::Stalled => "stalled",
             Self::RestartAsked => "restart-asked",
             Self::UpgradeAsked => "upgrade-asked",

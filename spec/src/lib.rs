@@ -36,7 +36,10 @@ pub use net::{
 pub use size::ByteSize;
 pub use uids::UidRange;
 pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};
-pub use vm::{CMDLINE_MAX_BYTES, CPUS_MAX, OnReboot, Seccomp, Vm, VmSpec};
+pub use vm::{
+    CMDLINE_MAX_BYTES, CPUS_MAX, OnReboot, STOP_TIMEOUT_MAX_S, Seccomp, Vm, VmSpec,
+    check_stop_timeout,
+};
 
 /// A field of the spec holds what it must not. One line: the field, the value, the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

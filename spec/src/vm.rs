@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ use crate::{
 pub const CPUS_MAX: u32 = 254;
 /// The longest kernel command line, in bytes: what Linux keeps (COMMAND_LINE_SIZE), less its NUL.
 pub const CMDLINE_MAX_BYTES: usize = 2047;
+/// The longest that a guest may be given to power off, in seconds: a day.
+pub const STOP_TIMEOUT_MAX_S: u32 = 86_400;
 
 /// What the VM does when the guest reboots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +131,10 @@ pub struct VmSpec {
     /// What a guest reboot does.
     #[serde(default)]
     pub on_reboot: OnReboot,
+    /// How long the guest may take to power off once it was asked to, in seconds, 1 to 86400; then the
+    /// VM is ended at once. Left out, it may take as long as it likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u32>,
     /// What a system call outside the filters does.
     #[serde(default)]
     pub seccomp: Seccomp,
@@ -165,6 +172,7 @@ impl VmSpec {
             vhost_user: Vec::new(),
             console: Console::default(),
             on_reboot: OnReboot::default(),
+            stop_timeout: None,
             seccomp: Seccomp::default(),
             uid_range: None,
             limits: Vec::new(),
@@ -198,6 +206,8 @@ pub struct Vm {
     pub console: Console,
     /// What a guest reboot does.
     pub on_reboot: OnReboot,
+    /// How long the guest may take to power off once it was asked to.
+    pub stop_timeout: Option<Duration>,
     /// What a system call outside the filters does.
     pub seccomp: Seccomp,
     /// The users that its processes run as, at least [`Vm::users`]; by default a free range is
@@ -303,12 +313,26 @@ impl TryFrom<VmSpec> for Vm {
             vhost_user,
             console: spec.console,
             on_reboot: spec.on_reboot,
+            stop_timeout: spec.stop_timeout.map(check_stop_timeout).transpose()?,
             seccomp: spec.seccomp,
             uid_range: spec.uid_range,
         };
         check_users(&vm)?;
         Ok(vm)
     }
+}
+
+/// How long a guest may take to power off, from the number of seconds that a document, a flag or a
+/// request gives.
+///
+/// # Errors
+/// When it is not 1 to [`STOP_TIMEOUT_MAX_S`].
+pub fn check_stop_timeout(seconds: u32) -> Result<Duration, SpecError> {
+    if (1..=STOP_TIMEOUT_MAX_S).contains(&seconds) {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let reason = format!("must be 1 to {STOP_TIMEOUT_MAX_S} seconds; left out, nothing limits it");
+    Err(SpecError::new("stop-timeout", seconds, reason))
 }
 
 fn check_users(vm: &Vm) -> Result<(), SpecError> {

@@ -157,6 +157,7 @@ fn describe(ending: Ending) -> &'static str {
         Ending::PowerOff => "power-off",
         Ending::Reboot => "reboot",
         Ending::Panic => "kernel panic",
+        Ending::TripleFault => "triple fault",
         Ending::Crash => "crash",
     }
 }

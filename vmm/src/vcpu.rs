@@ -163,6 +163,10 @@ impl Vcpu {
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => guest(Ending::PowerOff),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => guest(Ending::Reboot),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => guest(Ending::Panic),
+            Ok(VcpuExit::Shutdown) => {
+                warn!("triple fault on vCPU {}: {}", self.id, state_of(self.vcpu));
+                guest(Ending::TripleFault)
+            }
             Ok(exit) => {
                 let (exit, host_fault) = (format!("{exit:?}"), is_host_fault(&exit));
                 self.stuck(&exit, host_fault)
@@ -190,11 +194,8 @@ fn guest(ending: Ending) -> Next {
     Next::End(Reason::Guest(ending))
 }
 
-/// Whether an unexpected exit is the host's fault. A triple fault (Shutdown) and an instruction that
-/// KVM cannot emulate (InternalError) are the guest's.
+/// Whether an unexpected exit is the host's fault. An instruction that KVM cannot emulate
+/// (InternalError) is the guest's.
 fn is_host_fault(exit: &VcpuExit<'_>) -> bool {
-    !matches!(
-        exit,
-        VcpuExit::Shutdown | VcpuExit::InternalError | VcpuExit::MemoryFault { .. }
-    )
+    !matches!(exit, VcpuExit::InternalError | VcpuExit::MemoryFault { .. })
 }

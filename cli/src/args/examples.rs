@@ -9,7 +9,8 @@ Examples:
   bulkhead console web                                 attach to its console (Ctrl-a x detaches)
   bulkhead stop web                                    press its power button
 
-Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.";
+Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed, 128 + N
+signal N ended the VM at once.";
 
 pub(super) const RUN: &str = "\
 Examples:
@@ -29,8 +30,9 @@ Without --cmdline the kernel is given console=ttyS0 panic=1, and root=/dev/vda r
 and no initrd.
 
 On a terminal: Ctrl-a x ends the VM, Ctrl-a c sends Ctrl-a, Ctrl-a h shows help.
-SIGTERM or SIGINT presses the power button, a second one ends the VM at once.
-Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed.";
+SIGTERM or SIGINT presses the power button; a second one, SIGHUP or SIGQUIT ends the VM at once.
+Exit status: 0 the guest powered off, 1 error, 2 usage, 3 the guest panicked or crashed, 128 + N
+signal N ended the VM at once.";
 
 pub(super) const CONSOLE: &str = "\
 Examples:
@@ -41,8 +43,9 @@ On a terminal: Ctrl-a x detaches, Ctrl-a c sends Ctrl-a, Ctrl-a h shows help.";
 
 pub(super) const STOP: &str = "\
 Examples:
-  bulkhead stop web            the guest is asked to power off
-  bulkhead stop web --force    as if its plug was pulled";
+  bulkhead stop web                      the guest is asked to power off
+  bulkhead stop web --stop-timeout 60    the same; a minute later the plug is pulled
+  bulkhead stop web --force              the plug is pulled at once";
 
 pub(super) const RESTART: &str = "\
 Examples:

@@ -57,6 +57,9 @@ pub(crate) struct RunArgs {
     /// What a guest reboot does: restart or exit [default: restart]
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_reboot: Option<OnReboot>,
+    /// End the VM if its guest has not powered off so long after it was asked to
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) stop_timeout: Option<u32>,
     /// What a system call outside the filters does: on kills, log names the call first
     /// [default: on]
     #[arg(long, value_name = "MODE")]
@@ -78,7 +81,7 @@ pub(crate) struct RunArgs {
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
-        "nets", "vhost_user", "on_reboot", "seccomp", "uid_range",
+        "nets", "vhost_user", "on_reboot", "stop_timeout", "seccomp", "uid_range",
         "limits",
     ])]
     pub(crate) config: Option<PathBuf>,

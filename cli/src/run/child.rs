@@ -9,6 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use launch::signals::reset;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
@@ -72,12 +73,16 @@ fn document(spec: &VmSpec) -> io::Result<File> {
 }
 
 /// A session of its own, so that Ctrl-C reaches it through us and not twice; if bound, SIGHUP when
-/// we die, however that happens.
+/// we die, however that happens. It hears the signals that we pass on, also those that our starter had
+/// us ignore.
 #[allow(unsafe_code)]
 fn set_apart(command: &mut Command, bound: bool) {
     let parent = getpid();
     let prepare = move || {
         setsid()?;
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            reset(signal)?;
+        }
         if bound {
             set_pdeathsig(Signal::SIGHUP)?;
             if getppid() != parent {

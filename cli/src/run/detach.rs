@@ -64,6 +64,7 @@ fn follow(
     stderr: &OwnedFd,
 ) -> Result<Option<u8>, Error> {
     let mut speaks = true;
+    let mut interrupted = None;
     loop {
         let mut fds = vec![
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -87,11 +88,15 @@ fn follow(
                 Signal::SIGCHLD => {
                     if let Some(status) = child.try_wait().map_err(RunError::Wait)? {
                         while pass_on_words(stderr) {}
-                        return child::status(status).map(Some);
+                        let status = child::status(status)?;
+                        return Ok(Some(interrupted.unwrap_or(status)));
                     }
                 }
                 // Whoever interrupts us does not want the VM.
-                _ => child::pass_on(child, Signal::SIGHUP),
+                signal => {
+                    interrupted = u8::try_from(128 + signal as i32).ok();
+                    child::pass_on(child, Signal::SIGHUP);
+                }
             }
         }
     }

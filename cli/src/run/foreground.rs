@@ -41,20 +41,24 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Erro
             ..Start::default()
         },
     )?;
-    let ended = follow(&mut child, &signals, ours);
+    let mut quit = false;
+    let ended = follow(&mut child, &signals, ours, &mut quit);
     if ended.is_err() {
         // We cannot look after it any more.
         child::pass_on(&child, Signal::SIGHUP);
         let _ = child.wait();
     }
-    let status = ended?;
-    child::status(status)
+    let status = child::status(ended?)?;
+    // The user pulled the plug at the keyboard, and knows.
+    let pulled = quit && i32::from(status) == 128 + Signal::SIGHUP as i32;
+    Ok(if pulled { 0 } else { status })
 }
 
 fn follow(
     child: &mut Child,
     signals: &Signals,
     console: Option<UnixStream>,
+    quit: &mut bool,
 ) -> Result<ExitStatus, Error> {
     let mut proxy = console.map(Proxy::new).transpose()?;
     let mut ended = None;
@@ -83,6 +87,7 @@ fn follow(
             if let Some(proxy) = &mut proxy
                 && proxy.ready(end) == Some(Wish::Quit)
             {
+                *quit = true;
                 child::pass_on(child, Signal::SIGHUP);
             }
         }
@@ -91,7 +96,6 @@ fn follow(
             match signal {
                 Signal::SIGCHLD => ended = child.try_wait().map_err(RunError::Wait)?,
                 _ if ended.is_some() => return child.wait().map_err(|e| RunError::Wait(e).into()),
-                Signal::SIGQUIT => child::pass_on(child, Signal::SIGHUP),
                 other => child::pass_on(child, other),
             }
         }

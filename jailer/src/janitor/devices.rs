@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use launch::disk::{Access, DiskError};
 use nix::errno::Errno;
-use spec::{Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
+use spec::{ByteSize, Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
 
 use super::cgroups::drive_of;
 use super::image;
@@ -99,6 +99,13 @@ pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
     };
     let fault = |e: DiskError| Fault::of(remedy(&e, disk.direct));
     let (file, geometry) = launch::disk::open(&disk.path, access).map_err(fault)?;
+    if let (false, Some(reason)) = (
+        disk.readonly,
+        super::starter::is_too_large(geometry.capacity_bytes),
+    ) {
+        let size = ByteSize(geometry.capacity_bytes);
+        return Err(Fault::of(format!("its size, {size}, {reason}")));
+    }
     if disk.engine == DiskEngine::Uring {
         // One is made and thrown away: whether rings can be had must be known before anything runs.
         launch::ring::create(disk.queue_size, file.as_fd()).map_err(|e| Fault {

@@ -155,6 +155,9 @@ fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {
         let reason = format!("is more than this host has, {}M", total >> 20);
         return Err(SpecError::new("mem", size, reason));
     }
+    if let Some(reason) = super::starter::is_too_large(size.0) {
+        return Err(SpecError::new("mem", size, reason));
+    }
     if !matches!(
         memory.huge_pages(),
         HugePages::None | HugePages::Transparent

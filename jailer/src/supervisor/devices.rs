@@ -17,6 +17,7 @@ use crate::parked::Parked;
 use crate::profile;
 
 mod backend;
+mod complaints;
 mod disk;
 mod fence;
 mod foreign;

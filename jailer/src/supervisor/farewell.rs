@@ -5,18 +5,26 @@ use std::os::fd::AsFd;
 
 use launch::clock::monotonic_ns;
 use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
 use spec::api::EventKind;
 
 use super::poll::{Interests, Token};
 use super::{Supervisor, SupervisorError};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Status};
 
 impl Supervisor {
     /// The VM has ended: whoever follows its events hears how, whoever reads its console gets the
     /// rest.
     pub(super) fn say_farewell(&mut self, outcome: &Outcome) -> Result<(), SupervisorError> {
-        let how = outcome.lines.first().map_or("", String::as_str);
-        self.journal.note(EventKind::Ended, None, how);
+        let how = match (outcome.lines.first(), outcome.status) {
+            (Some(line), _) => line.clone(),
+            (None, Status::Signal(number)) => {
+                let signal = Signal::try_from(i32::from(number));
+                format!("by {}", signal.map_or("a signal", Signal::as_str))
+            }
+            (None, _) => String::new(),
+        };
+        self.journal.note(EventKind::Ended, None, &how);
         self.api.end(&self.journal, monotonic_ns());
         self.drain_console()
     }

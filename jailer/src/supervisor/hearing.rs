@@ -6,7 +6,7 @@ use launch::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
 use super::janitor::News;
-use super::lifecycle::{Fate, Next, Order};
+use super::lifecycle::{Fate, Force, Next, Order};
 use super::vmm::{Heard, Vmm};
 use super::{Supervisor, SupervisorError, verdict};
 use crate::outcome::Outcome;
@@ -30,11 +30,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn hear_janitor(&mut self) {
+    pub(super) fn hear_janitor(&mut self, now_ns: u64) {
         for news in self.kit.janitor.listen() {
             let order = match news {
-                News::Signal(libc::SIGHUP) => self.lifecycle.end_at_once(),
-                News::Signal(_) => self.lifecycle.asked_by_signal(),
+                News::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
+                    self.lifecycle.end_at_once(Force::Signal(signal))
+                }
+                News::Signal(signal) => self.lifecycle.asked_by_signal(signal, now_ns),
                 // Nobody is left to tell anything, and what is below us goes with us.
                 News::Gone => std::process::exit(1),
             };
@@ -104,8 +106,9 @@ impl Supervisor {
         self.past_exits = self.exits();
         log::info!("the vmm {death}");
         match self.lifecycle.died(death, now_ns) {
-            Next::Respawn => {
-                self.journal.note(EventKind::Rebooted, None, "");
+            Next::Respawn { faulted } => {
+                let how = if faulted { verdict::TRIPLE_FAULT } else { "" };
+                self.journal.note(EventKind::Rebooted, None, how);
                 // Its successor follows when what the backends had in flight has ended.
                 self.vmm = None;
                 self.devices.retire(now_ns);
@@ -116,7 +119,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn verdict(&self, fate: Fate) -> Outcome {
+    pub(super) fn verdict(&self, fate: Fate) -> Outcome {
         let evidence = verdict::Evidence {
             vm: &self.kit.identity.vm,
             crash: self
@@ -130,7 +133,9 @@ impl Supervisor {
                 .unwrap_or_default(),
         };
         match (&self.doom, &fate) {
-            (Some(line), fate) if *fate != Fate::Stopped => verdict::with_log(line, &evidence),
+            (Some(line), fate) if !matches!(fate, Fate::Stopped(_)) => {
+                verdict::with_log(line, &evidence)
+            }
             _ => verdict::outcome(fate, &evidence),
         }
     }

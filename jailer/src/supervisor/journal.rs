@@ -64,6 +64,8 @@ fn level(kind: EventKind) -> log::Level {
         EventKind::StartFailed
         | EventKind::BackendDied
         | EventKind::BackendHung
+        | EventKind::RequestsFailed
+        | EventKind::TapGone
         | EventKind::Stalled
         | EventKind::UpgradeRolledBack => log::Level::Error,
         EventKind::Slow

@@ -2,10 +2,13 @@
 //! What becomes of a VM, event by event. Pure: no descriptor, no clock, no process; the supervisor
 //! tells it what happened and does what it answers.
 
+use std::time::Duration;
+
 use launch::control::{Ending, Failure, FromVmm, ToVmm};
 use spec::OnReboot;
 use spec::api::VmState;
 
+use super::poll::earlier;
 use super::process::Death;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -32,10 +35,24 @@ pub(crate) enum Order {
 /// What follows the death of a vmm.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// A fresh one.
-    Respawn,
+    /// A fresh one: the guest reset itself, or a triple fault did.
+    Respawn {
+        /// Whether it was a triple fault.
+        faulted: bool,
+    },
     /// The VM has ended.
     End(Fate),
+}
+
+/// Why a VM is ended at once, without its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// The API was asked for it.
+    Asked,
+    /// This signal does it: SIGHUP or SIGQUIT, or any that came a second time.
+    Signal(i32),
+    /// The guest had so many seconds to power off.
+    Timeout(u64),
 }
 
 /// How a VM ended.
@@ -44,12 +61,19 @@ pub(crate) enum Fate {
     /// The guest powered off, rebooted with `on_reboot: exit`, or did either after it was asked to
     /// power off.
     Finished,
-    /// It was ended at once, as asked.
-    Stopped,
-    /// The guest reboots again and again.
-    Storm(u32),
+    /// It was ended at once.
+    Stopped(Force),
+    /// The guest reboots again and again; the last time by a triple fault, or not.
+    Storm {
+        /// How often in a row.
+        runs: u32,
+        /// Whether the last was a triple fault.
+        faulted: bool,
+    },
     /// The guest's kernel panicked.
     Panicked,
+    /// A triple fault, where a reset does not go on.
+    TripleFault,
     /// The guest cannot be run any further.
     Crashed,
     /// The vmm gave up.
@@ -72,11 +96,15 @@ enum Words {
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     on_reboot: OnReboot,
+    /// How long a guest that was asked to power off may take, if that is limited.
+    stop_timeout: Option<Duration>,
     running: VmState,
     /// The guest was asked to power off.
     asked: bool,
+    /// When the guest must have powered off, and how long it had.
+    stop_by: Option<(u64, Duration)>,
     /// The VM is being ended at once.
-    forced: bool,
+    forced: Option<Force>,
     words: Option<Words>,
     /// When the vmm is killed if it has not exited.
     deadline_ns: Option<u64>,
@@ -89,12 +117,14 @@ pub(crate) struct Lifecycle {
 
 impl Lifecycle {
     /// A VM whose first vmm is being started.
-    pub(crate) fn new(on_reboot: OnReboot, now_ns: u64) -> Self {
+    pub(crate) fn new(on_reboot: OnReboot, stop_timeout: Option<Duration>, now_ns: u64) -> Self {
         Self {
             on_reboot,
+            stop_timeout,
             running: VmState::Starting,
             asked: false,
-            forced: false,
+            stop_by: None,
+            forced: None,
             words: None,
             deadline_ns: None,
             born_ns: now_ns,
@@ -106,7 +136,7 @@ impl Lifecycle {
 
     /// What the VM is doing.
     pub(crate) fn state(&self) -> VmState {
-        if self.asked || self.forced || self.words.is_some() {
+        if self.asked || self.forced.is_some() || self.words.is_some() {
             VmState::Stopping
         } else {
             self.running
@@ -136,7 +166,7 @@ impl Lifecycle {
 
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        self.deadline_ns
+        earlier(self.deadline_ns, self.stop_by.map(|(at_ns, _)| at_ns))
     }
 
     /// The vmm said something.
@@ -172,34 +202,48 @@ impl Lifecycle {
         self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
     }
 
-    /// Somebody wants the guest to power off.
-    pub(crate) fn press_power_button(&mut self) -> Order {
+    /// Asks the guest to power off within `timeout`, or else within what the spec says. The earlier
+    /// end holds if it was asked before.
+    pub(crate) fn press_power_button(&mut self, timeout: Option<Duration>, now_ns: u64) -> Order {
         self.asked = true;
+        if let Some(timeout) = timeout.or(self.stop_timeout) {
+            let length_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+            let stop_by = (now_ns.saturating_add(length_ns), timeout);
+            self.stop_by = Some(self.stop_by.map_or(stop_by, |before| before.min(stop_by)));
+        }
         Order::Tell(ToVmm::PowerButton)
     }
 
-    /// Somebody signalled that the VM is to end: gently at first, at once if they insist. Whoever
-    /// sends a signal cannot be told that a paused guest does not hear its power button, and may be
-    /// the host that shuts down: it runs again, to the end.
-    pub(crate) fn asked_by_signal(&mut self) -> Order {
-        match (self.asked, self.running) {
-            (true, _) => self.end_at_once(),
-            (false, VmState::Paused) => {
-                self.asked = true;
-                Order::WakeAndPress
-            }
-            (false, _) => self.press_power_button(),
+    /// A signal asks for the end of the VM: the guest powers off at the first, the second does not
+    /// wait for it. The sender of a signal cannot be told that a paused guest does not hear its power
+    /// button, and may be the host that shuts down: the guest runs again, to the end.
+    pub(crate) fn asked_by_signal(&mut self, signal: i32, now_ns: u64) -> Order {
+        if self.asked {
+            return self.end_at_once(Force::Signal(signal));
+        }
+        let press = self.press_power_button(None, now_ns);
+        match self.running {
+            VmState::Paused => Order::WakeAndPress,
+            _ => press,
         }
     }
 
-    /// Somebody wants the VM to end at once.
-    pub(crate) fn end_at_once(&mut self) -> Order {
-        self.forced = true;
+    /// The VM ends at once.
+    pub(crate) fn end_at_once(&mut self, force: Force) -> Order {
+        self.forced.get_or_insert(force);
         Order::Kill
+    }
+
+    /// How a VM ends that was asked to while no vmm runs.
+    pub(crate) fn ended_between_vmms(&self) -> Fate {
+        self.forced.map_or(Fate::Finished, Fate::Stopped)
     }
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now_ns: u64) -> Order {
+        if let Some((_, timeout)) = self.stop_by.take_if(|(at_ns, _)| *at_ns <= now_ns) {
+            return self.end_at_once(Force::Timeout(timeout.as_secs()));
+        }
         match self.deadline_ns {
             Some(deadline) if now_ns >= deadline => {
                 self.deadline_ns = None;
@@ -211,10 +255,22 @@ impl Lifecycle {
 
     /// The vmm is dead and reaped, and everything it had said was heard.
     pub(crate) fn died(&mut self, death: Death, now_ns: u64) -> Next {
+        if let Some(force) = self.forced {
+            return Next::End(Fate::Stopped(force));
+        }
+        // A kernel that resets itself so (`reboot=triple`) and one that crashes look alike. The next
+        // run is right for both; where there is none, the user shall know of a crash.
+        let goes_on = self.on_reboot == OnReboot::Restart && !self.asked;
         let fate = match self.words.take() {
-            _ if self.forced => Fate::Stopped,
             Some(Words::Ended(Ending::PowerOff)) => Fate::Finished,
-            Some(Words::Ended(Ending::Reboot)) => return self.rebooted(now_ns),
+            Some(Words::Ended(Ending::Reboot)) if goes_on => return self.rebooted(false, now_ns),
+            // A guest that reboots when told to power off has at least gone down; a fresh one would
+            // never hear that it was asked.
+            Some(Words::Ended(Ending::Reboot)) => Fate::Finished,
+            Some(Words::Ended(Ending::TripleFault)) if goes_on => {
+                return self.rebooted(true, now_ns);
+            }
+            Some(Words::Ended(Ending::TripleFault)) => Fate::TripleFault,
             Some(Words::Ended(Ending::Panic)) => Fate::Panicked,
             Some(Words::Ended(Ending::Crash)) => Fate::Crashed,
             Some(Words::Failed(failure)) => Fate::Failed(failure),
@@ -224,25 +280,21 @@ impl Lifecycle {
         Next::End(fate)
     }
 
-    fn rebooted(&mut self, now_ns: u64) -> Next {
-        // A guest that reboots when told to power off has at least gone down; a fresh one would
-        // never hear that it was asked.
-        if self.on_reboot == OnReboot::Exit || self.asked {
-            return Next::End(Fate::Finished);
-        }
+    fn rebooted(&mut self, faulted: bool, now_ns: u64) -> Next {
         self.short_runs = match now_ns.saturating_sub(self.born_ns) {
             ..SHORT_RUN_NS => self.short_runs + 1,
             _ => 0,
         };
         if self.short_runs >= STORM_RUNS {
-            return Next::End(Fate::Storm(self.short_runs));
+            let runs = self.short_runs;
+            return Next::End(Fate::Storm { runs, faulted });
         }
         self.reboots = self.reboots.saturating_add(1);
         self.running = VmState::Starting;
         self.listens = false;
         self.deadline_ns = None;
         self.born_ns = now_ns;
-        Next::Respawn
+        Next::Respawn { faulted }
     }
 }
 

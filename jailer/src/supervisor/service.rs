@@ -6,12 +6,13 @@ use std::path::Path;
 use launch::control::{ToDevice, ToVmm};
 use serde::Serialize;
 use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, VmInfo, VmState};
+use spec::check_stop_timeout;
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
 use super::api::{Command, ConnectionId};
 use super::devices::UPGRADE_NS;
-use super::lifecycle::Order;
+use super::lifecycle::{Force, Order};
 use super::poll::earlier;
 
 /// How long the vmm may take to pause or resume.
@@ -53,7 +54,7 @@ impl Supervisor {
         let response = match command {
             Command::Info => json(&self.info()),
             Command::Stats => json(&self.stats(now_ns)),
-            Command::Stop(stop) => self.stop(stop),
+            Command::Stop(stop) => self.stop(stop, now_ns),
             Command::Pause => {
                 return self.switch(id, ToVmm::Pause, VmState::Paused, now_ns);
             }
@@ -100,13 +101,17 @@ impl Supervisor {
         self.api.answer(id, &response, now_ns);
     }
 
-    fn stop(&mut self, stop: Stop) -> Response {
+    fn stop(&mut self, stop: Stop, now_ns: u64) -> Response {
+        let timeout = match stop.stop_timeout.map(check_stop_timeout).transpose() {
+            Ok(timeout) => timeout,
+            Err(error) => return Response::Refused(Refusal::new(400, error.to_string())),
+        };
         let order = match (stop.force, self.lifecycle.running()) {
-            (true, _) => self.lifecycle.end_at_once(),
+            (true, _) => self.lifecycle.end_at_once(Force::Asked),
             (false, VmState::Paused) => {
                 return Response::Refused(Refusal::new(409, STOP_PAUSED));
             }
-            (false, _) => self.lifecycle.press_power_button(),
+            (false, _) => self.lifecycle.press_power_button(timeout, now_ns),
         };
         self.obey(order);
         Response::Done

@@ -21,7 +21,7 @@ use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
 use super::devices::script::{BeginError, News, Slot, Start};
-use super::lifecycle::{Fate, Lifecycle, Next, Order};
+use super::lifecycle::{Fate, Force, Lifecycle, Next, Order};
 use super::process::Death;
 use super::service::DEVICE_NS;
 
@@ -108,7 +108,7 @@ impl World {
         let mut world = Self {
             now_ns: 1,
             slot: Slot::new(Role(Rc::clone(&cast), Rc::clone(&shortage))),
-            lifecycle: Lifecycle::new(OnReboot::Restart, 1),
+            lifecycle: Lifecycle::new(OnReboot::Restart, None, 1),
             cast,
             shortage,
             shown: false,
@@ -197,8 +197,8 @@ impl World {
             }
             Event::Stop { force } => {
                 let order = match force {
-                    true => self.lifecycle.end_at_once(),
-                    false => self.lifecycle.press_power_button(),
+                    true => self.lifecycle.end_at_once(Force::Asked),
+                    false => self.lifecycle.press_power_button(None, self.now_ns),
                 };
                 self.obey(order);
             }
@@ -234,7 +234,7 @@ impl World {
         self.answer(waiting - self.waiting_ns.len());
         if let Some(Some(death)) = self.vmm {
             match self.lifecycle.died(death, self.now_ns) {
-                Next::Respawn => {
+                Next::Respawn { .. } => {
                     self.vmm = None;
                     self.slot.retire();
                 }
@@ -285,7 +285,8 @@ impl World {
             (Order::Kill, Some(_)) => self.vmm_dies(),
             (Order::Nothing, None) => {}
             (_, None) => {
-                self.fate.get_or_insert(Fate::Stopped);
+                let fate = self.lifecycle.ended_between_vmms();
+                self.fate.get_or_insert(fate);
                 self.answer_all();
             }
         }

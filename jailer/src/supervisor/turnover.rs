@@ -10,7 +10,6 @@ use super::Supervisor;
 use super::devices::News;
 use super::lifecycle::Order;
 use super::retry::Retry;
-use crate::outcome::Outcome;
 
 impl Supervisor {
     /// The vmm speaks of a device.
@@ -125,11 +124,11 @@ impl Supervisor {
         }
     }
 
-    /// Between two vmms there is nobody to tell: whoever wants the VM to end gets that.
+    /// Between two vmms no guest runs: a VM that is asked to end, gently or not, ends.
     pub(super) fn obey_without_vmm(&mut self, order: Order) {
         match order {
             Order::Kill | Order::WakeAndPress | Order::Tell(ToVmm::PowerButton) => {
-                self.outcome = Some(Outcome::ok());
+                self.outcome = Some(self.verdict(self.lifecycle.ended_between_vmms()));
             }
             Order::Nothing | Order::Tell(_) => {}
         }

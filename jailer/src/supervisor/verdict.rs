@@ -8,12 +8,15 @@ use launch::seccomp::call_name;
 use nix::sys::signal::Signal;
 use spec::{ByteSize, SpecError, Vm};
 
-use super::lifecycle::Fate;
+use super::lifecycle::{Fate, Force};
 use super::process::Death;
 use crate::outcome::{Outcome, Status};
 
 /// How many of the log's last lines are shown when a vmm died without a word.
 const TAIL_LINES: usize = 10;
+
+/// What is said of a guest whose processor gave up.
+pub(crate) const TRIPLE_FAULT: &str = "the guest crashed: a triple fault";
 
 /// What the supervisor knows about a dead vmm.
 #[derive(Debug)]
@@ -30,16 +33,30 @@ pub(crate) struct Evidence<'a> {
 pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
     let told = |status, line: String| Outcome::new(status, [line]);
     match fate {
-        Fate::Finished | Fate::Stopped => Outcome::ok(),
+        Fate::Finished | Fate::Stopped(Force::Asked) => Outcome::ok(),
+        Fate::Stopped(Force::Signal(number)) => Outcome {
+            status: Status::Signal(u8::try_from(number).unwrap_or(0)),
+            lines: Vec::new(),
+        },
+        Fate::Stopped(Force::Timeout(seconds)) => told(
+            Status::Ok,
+            format!("the guest did not power off within {seconds} s: ended"),
+        ),
         Fate::Panicked => told(Status::Guest, "the guest's kernel panicked".into()),
+        Fate::TripleFault => told(Status::Guest, TRIPLE_FAULT.into()),
         Fate::Crashed => told(
             Status::Guest,
-            "the guest crashed: a triple fault, or a state that KVM cannot run".into(),
+            "the guest crashed: a state that KVM cannot run".into(),
         ),
-        Fate::Storm(runs) => told(
-            Status::Guest,
-            format!("the guest rebooted {runs} times in a row within 30 s of its start: ended"),
-        ),
+        Fate::Storm { runs, faulted } => {
+            let last = if faulted {
+                TRIPLE_FAULT
+            } else {
+                "a reboot loop"
+            };
+            let line = format!("{last}: {runs} resets in a row within 30 s of the start: ended");
+            told(Status::Guest, line)
+        }
         Fate::Failed(failure) => told(Status::Error, failed(&failure, evidence.vm)),
         Fate::Rubbish(what) => told(Status::Error, format!("the vmm was killed: {what}")),
         Fate::Died(death) => {
@@ -102,6 +119,7 @@ fn died(death: Death, crash: Crash) -> String {
 mod tests {
     use super::*;
     use spec::VmSpec;
+    use std::process::ExitCode;
 
     fn outcome_of(fate: Fate, crash: Crash, log: &str) -> Outcome {
         let mut spec = VmSpec::new("/boot/kernel");
@@ -143,12 +161,26 @@ mod tests {
 
     #[test]
     fn guest_faults_exit_with_their_own_status_and_one_line() {
-        for fate in [Fate::Panicked, Fate::Crashed, Fate::Storm(5)] {
+        let storm = |faulted| Fate::Storm { runs: 5, faulted };
+        let fates = [Fate::Panicked, Fate::Crashed, Fate::TripleFault];
+        for fate in fates.into_iter().chain([storm(true), storm(false)]) {
             let told = outcome_of(fate, Crash::None, "noise\n");
             assert_eq!((told.status, told.lines.len()), (Status::Guest, 1));
         }
         assert_eq!(outcome_of(Fate::Finished, Crash::None, "x"), Outcome::ok());
-        assert_eq!(outcome_of(Fate::Stopped, Crash::None, "x"), Outcome::ok());
+        let asked = Fate::Stopped(Force::Asked);
+        assert_eq!(outcome_of(asked, Crash::None, "x"), Outcome::ok());
+    }
+
+    #[test]
+    fn vm_ended_by_a_signal_says_which_and_by_a_timeout_how_long_it_was() {
+        let ended = |force| outcome_of(Fate::Stopped(force), Crash::None, "x");
+        let by_signal = ended(Force::Signal(libc::SIGHUP));
+        assert_eq!(by_signal.status, Status::Signal(1));
+        assert_eq!(ExitCode::from(by_signal.status), ExitCode::from(129));
+        let late = ended(Force::Timeout(90));
+        assert_eq!(late.status, Status::Ok);
+        assert!(late.lines[0].contains("within 90 s"), "{late:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -105,6 +106,20 @@ impl Stage {
         let child = self.command(&config).spawn().unwrap();
         let state = self.at("s").join(name);
         Running { child, state }
+    }
+
+    /// Starts the jailer after `prepare` has run in the new process, as the life before its exec.
+    #[allow(unsafe_code)]
+    pub(crate) fn start_after(
+        &self,
+        script: &str,
+        prepare: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Running {
+        let config = self.spec(script, &json!({}));
+        let mut command = self.command(&config);
+        // SAFETY: the callers' closures make system calls and do not allocate.
+        unsafe { command.pre_exec(prepare) };
+        Running::of(command.spawn().unwrap(), self.at("s/vm"))
     }
 
     pub(crate) fn start(&self, script: &str) -> Running {

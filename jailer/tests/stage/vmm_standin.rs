@@ -57,6 +57,7 @@ impl Standin {
             "reboot" => self.end(Ending::Reboot),
             "panic" => self.end(Ending::Panic),
             "crash" => self.end(Ending::Crash),
+            "fault" => self.end(Ending::TripleFault),
             "off-and-stay" => self.tell(&FromVmm::Ended(Ending::PowerOff)),
             "fail" => self.fail(value),
             "rubbish" => self.send(b"{\"Dance\":1}"),

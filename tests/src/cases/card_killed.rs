@@ -4,7 +4,7 @@
 //! host's TCP and UDP talk to themselves.
 
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use launch::tap;
@@ -15,6 +15,7 @@ use super::Case;
 use crate::context::Context;
 use crate::exchange::Exchange;
 use crate::exchange::wires::{Datagrams, GUEST_IP, HOST_IP, TAP, address_tap};
+use crate::network::ip;
 use crate::stand::{Device, Setup, Stand};
 use crate::traffic::Traffic;
 use crate::vm::PATIENCE;
@@ -45,7 +46,28 @@ pub(super) fn cases() -> Vec<Case> {
             .soak(SOAK),
         ]);
     }
+    cases.push(Case::native(
+        "card_whose_tap_is_deleted_is_told_of",
+        deleted,
+    ));
     cases
+}
+
+/// Somebody deletes the tap under the card.
+fn deleted(context: &Context) -> Result<()> {
+    let mut stand = start(context)?;
+    let link = || Ok::<_, anyhow::Error>(stand.info()?["devices"][0]["link_up"].clone());
+    ensure!(link()? == true, "the link is down at first");
+
+    ip(&format!("link delete {TAP}"))?;
+
+    let begun = Instant::now();
+    while stand.count("tap-gone")? == 0 {
+        ensure!(begun.elapsed() < PATIENCE, "nothing is told of");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    ensure!(link()? == false, "the link is still up");
+    stand.stop()
 }
 
 type Body = fn(&Context, u64) -> Result<()>;

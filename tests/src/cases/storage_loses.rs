@@ -25,7 +25,53 @@ pub(super) fn cases() -> Vec<Case> {
             format!("storage_that_loses_writes_under_a_dying_backend_on_{engine}_is_told_of");
         Case::native(name, move |context| loses(context, engine))
     };
-    vec![case("uring"), case("threads")]
+    let told = |engine: &'static str| {
+        let name = format!("storage_that_fails_requests_on_{engine}_is_told_of_once");
+        Case::native(name, move |context| fails(context, engine))
+    };
+    vec![
+        case("uring"),
+        case("threads"),
+        told("uring"),
+        told("threads"),
+    ]
+}
+
+/// Each request fails from some time on: the guest is told of each, the operator once.
+fn fails(context: &Context, engine: &str) -> Result<()> {
+    let dir = context.dir().join("failing");
+    fs::create_dir(&dir)?;
+    let fuse = Fuse::mount(&dir, 4 << 20)?;
+    let image = fuse.image();
+    let setup = Setup {
+        image: Some(&image),
+        blocks: 128,
+        ..Setup::new(context, SECONDS)
+    };
+    let options = format!(",engine={engine}");
+    let stand = Stand::start_as(context, "fails", setup, Device::Disk(&options))?;
+    stand.backend()?;
+    ensure!(stand.count("requests-failed")? == 0, "told of too early");
+
+    fuse.fail(&[Op::Write, Op::Read]);
+    wait_until("nothing is told of", || {
+        stand.count("requests-failed").is_ok_and(|told| told > 0)
+    })?;
+    std::thread::sleep(Duration::from_secs(2));
+
+    let events = stand.events()?;
+    let mut told = events
+        .iter()
+        .filter(|event| event["kind"] == "requests-failed");
+    let event = told.next().context("it was told of")?;
+    ensure!(told.next().is_none(), "told of again: {events:?}");
+    let detail = event["detail"].as_str().unwrap_or_default();
+    ensure!(
+        detail.contains("I/O error") || detail.contains("Input/output error"),
+        "{event}"
+    );
+    println!("SEEN fails engine={engine} detail={detail:?}");
+    Ok(())
 }
 
 /// A flush fails in the kernel while its backend is stopped, so that it never hears of it: the kernel

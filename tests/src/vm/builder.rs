@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::Vm;
-use crate::context::Context;
+use crate::context::{Context, state_root};
 use crate::tiny_kernel::TinyKernel;
 
 /// A stock kernel in one of its two forms.
@@ -172,6 +172,9 @@ impl<'a> VmBuilder<'a> {
     /// When `bulkhead` cannot be started, or something that the builder was given is not there.
     pub fn start(self) -> Result<Vm> {
         let name = self.name.clone();
-        Vm::spawn(name, &mut self.command()?)
+        let state = state_root(self.context.dir()).join(&name);
+        let mut vm = Vm::spawn(name, &mut self.command()?)?;
+        vm.state = Some(state);
+        Ok(vm)
     }
 }

@@ -5,6 +5,7 @@ mod builder;
 mod shell;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct Vm {
     seen: usize,
     started: Instant,
     hushed: bool,
+    /// Where the VM's log is while it runs.
+    state: Option<PathBuf>,
 }
 
 impl Vm {
@@ -61,6 +64,7 @@ impl Vm {
             seen: 0,
             started,
             hushed: false,
+            state: None,
         })
     }
 
@@ -204,10 +208,16 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
+        let kept = self.state.as_ref().map(|dir| dir.join("log"));
+        let kept = kept.and_then(|log| std::fs::read_to_string(log).ok());
         let _ = self.child.kill();
         let _ = self.child.wait();
         if self.hushed {
             return;
+        }
+        // Only a VM that did not end as it should has one; it says why the guest was reset.
+        if let Some(log) = kept {
+            println!("--- log of {}\n{log}", self.name);
         }
         println!("--- console of {}\n{}", self.name, self.console.text());
         println!("--- bulkhead run said\n{}---", self.log.text());

@@ -171,23 +171,25 @@ mod tests {
             ("GET", "/v1/events", "", Command::Follow),
             ("PUT", "/v1/vm/pause", "", Command::Pause),
             ("PUT", "/v1/vm/resume", "", Command::Resume),
-            (
-                "PUT",
-                "/v1/vm/stop",
-                "",
-                Command::Stop(Stop { force: false }),
-            ),
-            (
-                "PUT",
-                "/v1/vm/stop",
-                "{}",
-                Command::Stop(Stop { force: false }),
-            ),
+            ("PUT", "/v1/vm/stop", "", Command::Stop(Stop::default())),
+            ("PUT", "/v1/vm/stop", "{}", Command::Stop(Stop::default())),
             (
                 "PUT",
                 "/v1/vm/stop",
                 r#"{"force":true}"#,
-                Command::Stop(Stop { force: true }),
+                Command::Stop(Stop {
+                    force: true,
+                    ..Stop::default()
+                }),
+            ),
+            (
+                "PUT",
+                "/v1/vm/stop",
+                r#"{"stop_timeout":30}"#,
+                Command::Stop(Stop {
+                    stop_timeout: Some(30),
+                    ..Stop::default()
+                }),
             ),
             ("GET", "/v1/vm/events", "", Command::Events),
             (

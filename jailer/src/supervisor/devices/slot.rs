@@ -18,6 +18,7 @@ use spec::SpecError;
 use spec::api::EventKind;
 
 use super::backend::Backend;
+use super::complaints::Complaints;
 use super::fence::Fence;
 use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
 use super::rendezvous;
@@ -77,6 +78,7 @@ struct Life {
     backend: Backend,
     remains: Box<dyn Remains>,
     watch: Watch,
+    complaints: Complaints,
     /// It was said that it was started, with its process id.
     introduced: bool,
 }
@@ -159,7 +161,8 @@ impl Slot {
 
     /// Of a network card: whether its link is up.
     pub(crate) fn link_up(&self) -> Option<bool> {
-        self.kind.link_up()
+        let unplugged = matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged());
+        self.kind.link_up().map(|up| up && !unplugged)
     }
 
     /// What has become of it since this was last asked.
@@ -170,6 +173,14 @@ impl Slot {
     /// The part of the spec that is at fault if no backend of it can live.
     pub(crate) fn fault(&self, reason: String) -> SpecError {
         self.kind.fault(reason)
+    }
+
+    /// Passes on what a backend complains of; the guest of a card without a tap sees its cable pulled.
+    fn pass_on(&mut self, kind: EventKind, detail: String) {
+        if kind == EventKind::TapGone {
+            self.outbox.push(News::Tell(ToDevice::Link(false)));
+        }
+        self.note(kind, detail);
     }
 
     fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
@@ -290,6 +301,7 @@ impl Slot {
             backend,
             remains,
             watch: Watch::new(self.kind.queues()),
+            complaints: Complaints::default(),
             introduced: false,
         }));
         (self.connected, self.hung_up, self.planned) = (false, false, false);
@@ -388,8 +400,14 @@ impl Slot {
         self.tick_upgrade(means, now_ns);
         match &mut self.phase {
             Phase::Alive(life) if self.connected => {
-                let finding = life.watch.tick(life.backend.health(), now_ns);
+                let page = life.backend.health();
+                let finding = life.watch.tick(page, now_ns);
+                let is_disk = self.kind.link_up().is_none();
+                let complaint = life.complaints.look(page, is_disk, now_ns);
                 self.follow(finding);
+                if let Some((kind, detail)) = complaint {
+                    self.pass_on(kind, detail);
+                }
             }
             Phase::Fencing(fence) => {
                 if let Some(took_us) = fence.ended(self.kind.id(), means.janitor, now_ns) {

@@ -4,9 +4,11 @@
 use super::*;
 
 const EXITED: Death = Death::Exited(0);
+const RESET: Next = Next::Respawn { faulted: false };
+const TERM: i32 = libc::SIGTERM;
 
 fn started() -> Lifecycle {
-    let mut vm = Lifecycle::new(OnReboot::Restart, 0);
+    let mut vm = Lifecycle::new(OnReboot::Restart, None, 0);
     assert_eq!(vm.heard(FromVmm::Started, 0), Order::Nothing);
     vm
 }
@@ -29,12 +31,65 @@ fn guest_that_ends_decides_how_the_vm_ends() {
 
 #[test]
 fn guest_that_reboots_is_respawned_or_ends_as_the_spec_says() {
-    assert_eq!(ended(started(), Ending::Reboot), Next::Respawn);
-    let exits = Lifecycle::new(OnReboot::Exit, 0);
+    assert_eq!(ended(started(), Ending::Reboot), RESET);
+    let exits = Lifecycle::new(OnReboot::Exit, None, 0);
     assert_eq!(ended(exits, Ending::Reboot), Next::End(Fate::Finished));
     let mut asked = started();
-    asked.press_power_button();
+    asked.press_power_button(None, 0);
     assert_eq!(ended(asked, Ending::Reboot), Next::End(Fate::Finished));
+}
+
+#[test]
+fn triple_fault_resets_like_a_reboot_and_is_a_crash_where_none_follows() {
+    let faulted = Next::Respawn { faulted: true };
+    assert_eq!(ended(started(), Ending::TripleFault), faulted);
+    let crashed = Next::End(Fate::TripleFault);
+    let exits = Lifecycle::new(OnReboot::Exit, None, 0);
+    assert_eq!(ended(exits, Ending::TripleFault), crashed);
+    let mut asked = started();
+    asked.press_power_button(None, 0);
+    assert_eq!(ended(asked, Ending::TripleFault), crashed);
+    let mut vm = started();
+    for _ in 0..4 {
+        vm.heard(FromVmm::Ended(Ending::TripleFault), 0);
+        assert_eq!(vm.died(EXITED, 0), faulted);
+    }
+    let storm = Fate::Storm {
+        runs: 5,
+        faulted: true,
+    };
+    assert_eq!(ended(vm, Ending::TripleFault), Next::End(storm));
+}
+
+#[test]
+fn guest_that_does_not_power_off_in_time_is_ended() {
+    let timeout = Duration::from_secs(90);
+    for by_signal in [true, false] {
+        let mut vm = Lifecycle::new(OnReboot::Restart, Some(timeout), 0);
+        vm.heard(FromVmm::Started, 0);
+        assert_eq!(vm.deadline_ns(), None);
+        match by_signal {
+            true => vm.asked_by_signal(TERM, SECOND_NS),
+            false => vm.press_power_button(None, SECOND_NS),
+        };
+        assert_eq!(vm.deadline_ns(), Some(91 * SECOND_NS));
+        assert_eq!(vm.tick(91 * SECOND_NS - 1), Order::Nothing);
+        assert_eq!(vm.tick(91 * SECOND_NS), Order::Kill);
+        let fate = Fate::Stopped(Force::Timeout(90));
+        assert_eq!(vm.died(EXITED, 0), Next::End(fate));
+    }
+}
+
+#[test]
+fn earlier_end_of_two_holds_and_a_guest_in_time_has_powered_off() {
+    let (long, short) = (Duration::from_secs(60), Duration::from_secs(5));
+    let mut vm = Lifecycle::new(OnReboot::Restart, Some(long), 0);
+    vm.heard(FromVmm::Started, 0);
+    for (timeout, at_s) in [(None, 60), (Some(short), 6), (None, 6), (Some(long), 6)] {
+        vm.press_power_button(timeout, SECOND_NS * u64::from(timeout.is_some()));
+        assert_eq!(vm.deadline_ns(), Some(at_s * SECOND_NS));
+    }
+    assert_eq!(ended(vm, Ending::PowerOff), Next::End(Fate::Finished));
 }
 
 #[test]
@@ -46,35 +101,47 @@ fn fifth_short_run_in_a_row_is_a_storm_and_a_long_one_breaks_the_row() {
     };
     let long = 100 * SECOND_NS;
     for now in [1, 2, 3, 4, long, long + 1, long + 2, long + 3, long + 4] {
-        assert_eq!(reboot(now), Next::Respawn, "{now}");
+        assert_eq!(reboot(now), RESET, "{now}");
     }
-    assert_eq!(reboot(long + 5), Next::End(Fate::Storm(5)));
+    assert_eq!(
+        reboot(long + 5),
+        Next::End(Fate::Storm {
+            runs: 5,
+            faulted: false
+        })
+    );
 }
 
 #[test]
 fn first_signal_presses_the_button_and_the_second_ends() {
     let mut vm = started();
-    assert_eq!(vm.asked_by_signal(), Order::Tell(ToVmm::PowerButton));
+    assert_eq!(vm.asked_by_signal(TERM, 0), Order::Tell(ToVmm::PowerButton));
     assert_eq!(vm.state(), VmState::Stopping);
-    assert_eq!(vm.asked_by_signal(), Order::Kill);
+    assert_eq!(vm.asked_by_signal(TERM, 0), Order::Kill);
     let killed = Death::Signalled(nix::sys::signal::Signal::SIGKILL);
-    assert_eq!(vm.died(killed, 0), Next::End(Fate::Stopped));
+    assert_eq!(
+        vm.died(killed, 0),
+        Next::End(Fate::Stopped(Force::Signal(TERM)))
+    );
 }
 
 #[test]
 fn signal_to_a_paused_guest_wakes_it_to_power_off_and_the_second_ends() {
     let mut vm = started();
     vm.heard(FromVmm::Paused, 0);
-    assert_eq!(vm.asked_by_signal(), Order::WakeAndPress);
+    assert_eq!(vm.asked_by_signal(TERM, 0), Order::WakeAndPress);
     assert_eq!(vm.state(), VmState::Stopping);
-    assert_eq!(vm.asked_by_signal(), Order::Kill);
+    assert_eq!(vm.asked_by_signal(TERM, 0), Order::Kill);
 }
 
 #[test]
 fn button_pressed_again_by_the_api_does_not_end_the_vm() {
     let mut vm = started();
     for _ in 0..2 {
-        assert_eq!(vm.press_power_button(), Order::Tell(ToVmm::PowerButton));
+        assert_eq!(
+            vm.press_power_button(None, 0),
+            Order::Tell(ToVmm::PowerButton)
+        );
     }
 }
 
@@ -116,7 +183,7 @@ fn rubbish_kills_the_vmm_and_is_what_is_told() {
 
 #[test]
 fn state_follows_what_the_vmm_says() {
-    let mut vm = Lifecycle::new(OnReboot::Restart, 0);
+    let mut vm = Lifecycle::new(OnReboot::Restart, None, 0);
     assert_eq!(vm.state(), VmState::Starting);
     for (message, state) in [
         (FromVmm::Started, VmState::Running),

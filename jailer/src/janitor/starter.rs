@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a process has from its starter beside descriptors and signals: resource limits (getrlimit(2))
+//! and the mask of file modes. A limit that would only be in the way is raised, as far as the starter
+//! allows; one that says how much a VM may use stays, and what does not fit under it is refused.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use spec::ByteSize;
+
+/// The rings of a VM's disks are locked memory since Linux 6.14, and much less than this.
+const LOCKED_BYTES: u64 = 1 << 30;
+
+/// Makes the janitor independent of its starter. To be called before anything is made.
+pub(super) fn part_with() {
+    // What is for others gets its mode by itself.
+    umask(Mode::from_bits_truncate(0o077));
+    for (resource, wanted) in [
+        (Resource::RLIMIT_NOFILE, 0),
+        (Resource::RLIMIT_MEMLOCK, LOCKED_BYTES),
+    ] {
+        let Ok((soft, hard)) = getrlimit(resource) else {
+            continue;
+        };
+        let most = hard.max(wanted);
+        // Only root may raise a hard limit; for others the soft one is raised to it.
+        if soft < most && setrlimit(resource, most, most).is_err() {
+            let _ = setrlimit(resource, hard, hard);
+        }
+    }
+}
+
+/// Why a file or memory of so many bytes cannot be had, if files may not be so large here; memory is a
+/// file, too.
+pub(super) fn is_too_large(bytes: u64) -> Option<String> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).ok()?;
+    refusal(bytes, limit)
+}
+
+fn refusal(bytes: u64, limit: u64) -> Option<String> {
+    (bytes > limit).then(|| {
+        format!(
+            "is more than the limit on file sizes that the jailer was started with, {}: raise it \
+             (ulimit -f, or LimitFSIZE= of a service)",
+            ByteSize(limit)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_above_the_limit_is_refused_with_limit_and_remedy() {
+        assert_eq!(refusal(4096, 4096), None);
+        assert_eq!(refusal(u64::MAX, libc::RLIM_INFINITY), None);
+        let told = refusal(4097, 4096).unwrap();
+        assert!(told.contains("4K") && told.contains("ulimit -f"), "{told}");
+    }
+}
