@@ -106,7 +106,10 @@ fn end(link: &Channel) {
             Err(_) => wait_for(link, PollFlags::POLLIN),
         }
     }
-    let _ = link.send(&ToJanitor::Ended(Status::Ok));
+    // The janitor reads slowly what it was flooded with: there may be no room yet.
+    while tell(link, &ToJanitor::Ended(Status::Ok), None).is_err() {
+        wait_for(link, PollFlags::POLLOUT);
+    }
 }
 
 fn tell(link: &Channel, message: &ToJanitor, fd: Option<BorrowedFd<'_>>) -> Result<(), ()> {
