@@ -27,9 +27,9 @@ use crate::supervisor::Log;
 /// The descriptor that its end of the connection has.
 const SOCKET: i32 = 3;
 /// Where a guest asks for names whose host asks a resolver on its loopback, which no guest reaches:
-/// passt tells the guest so by DHCP. What goes to the ports of DNS there goes to the host's resolver,
+/// passt tells the guest so by DHCP, or by DHCPv6 and router advertisements. What goes to the ports of DNS there goes to the host's resolver,
 /// and nothing else of the host is there.
-const RESOLVER: &str = "169.254.1.1";
+const RESOLVERS: [&str; 2] = ["169.254.1.1", "fd53::1"];
 /// How long it may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How much of what it said is looked at when it has failed.
@@ -192,7 +192,11 @@ fn spawn(program: &Path, card: &Card, log: &File) -> io::Result<(Passt, UnixStre
     let mut command = Command::new(program);
     command
         .args(["--vhost-user", "--foreground", "--quiet", "--no-map-gw"])
-        .args(["--dns-forward", RESOLVER])
+        .args(
+            RESOLVERS
+                .iter()
+                .flat_map(|address| ["--dns-forward", *address]),
+        )
         .args(["--fd", &SOCKET.to_string()])
         .current_dir("/")
         .env_clear()

@@ -16,6 +16,17 @@ use crate::supervisor::janitor::{AskError, Asked, Janitor};
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, … attempt to connect; the last one repeats.
 const PAUSES_NS: [u64; 4] = [10 * MS_NS, 100 * MS_NS, 500 * MS_NS, 1000 * MS_NS];
+/// A backend that serves for so long after it was connected is no reason for a longer pause.
+const STABLE_NS: u64 = 10_000 * MS_NS;
+/// The least pause after the first, second, … backend in a row that did not; the last one repeats.
+const FLAP_PAUSES_NS: [u64; 6] = [
+    0,
+    0,
+    1000 * MS_NS,
+    5000 * MS_NS,
+    15_000 * MS_NS,
+    60_000 * MS_NS,
+];
 
 /// What is said of a device.
 #[derive(Debug)]
@@ -46,6 +57,10 @@ pub(crate) struct Foreign {
     /// The janitor is to connect.
     asked: Option<Asked>,
     attempts: usize,
+    /// When the vmm got the last connection, if that was not at the start of the guest, and how many in
+    /// a row were lost soon.
+    attached_ns: Option<u64>,
+    flaps: usize,
     outages: u32,
     outbox: Vec<News>,
 }
@@ -62,6 +77,8 @@ impl Foreign {
             retry_ns: None,
             asked: None,
             attempts: 0,
+            attached_ns: None,
+            flaps: 0,
             outages: 0,
             outbox: Vec::new(),
         }
@@ -112,6 +129,7 @@ impl Foreign {
             .map_err(|source| BeginError::Inflight(self.face.id.clone(), source))?;
         (self.retired, self.outages) = (false, 0);
         (self.retry_ns, self.attempts) = (None, 0);
+        (self.attached_ns, self.flaps) = (None, 0);
         Ok(Link { stream, inflight })
     }
 
@@ -134,11 +152,16 @@ impl Foreign {
             self.outages = self.outages.saturating_add(1);
         }
         self.note(EventKind::BackendLost, why);
+        let flapped = self
+            .attached_ns
+            .is_some_and(|then_ns| now_ns.saturating_sub(then_ns) < STABLE_NS);
+        self.flaps = if flapped { self.flaps + 1 } else { 0 };
         self.try_later(now_ns);
     }
 
     fn try_later(&mut self, now_ns: u64) {
         let pause_ns = PAUSES_NS[self.attempts.min(PAUSES_NS.len() - 1)];
+        let pause_ns = pause_ns.max(FLAP_PAUSES_NS[self.flaps.min(FLAP_PAUSES_NS.len() - 1)]);
         self.attempts += 1;
         self.retry_ns = Some(now_ns + pause_ns);
     }
@@ -175,7 +198,10 @@ impl Foreign {
                 self.note(EventKind::BackendStarted, "somebody listens again");
                 match self.retired {
                     true => self.stream = Some(stream),
-                    false => self.outbox.push(News::Attach(stream)),
+                    false => {
+                        self.attached_ns = Some(now_ns);
+                        self.outbox.push(News::Attach(stream));
+                    }
                 }
             }
             Err(error) => {
@@ -222,6 +248,44 @@ mod tests {
 
     fn somebody() -> OwnedFd {
         std::os::unix::net::UnixStream::pair().unwrap().0.into()
+    }
+
+    /// A device whose backend is lost a second after each connection.
+    #[test]
+    fn backend_that_ends_at_once_again_and_again_is_waited_for_longer() {
+        let (ours, other) = Channel::pair().unwrap();
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let janitor = Janitor::new(ours);
+        let face = Face {
+            id: "net0".into(),
+            named: "net.user \"net0\"".into(),
+            link_up: Some(true),
+            tracked: None,
+        };
+        let mut device = Foreign::new(0, face, somebody());
+        assert!(device.begin().is_ok());
+        let (mut now_ns, mut pauses_ms) = (0, Vec::new());
+        let mut number = 0;
+        let mut serve = |device: &mut Foreign, for_ns: u64| {
+            now_ns += for_ns;
+            device.lost("it hung up", now_ns);
+            let retry_ns = device.deadline_ns().unwrap();
+            pauses_ms.push((retry_ns - now_ns) / MS_NS);
+            now_ns = retry_ns;
+            device.tick(&janitor, now_ns);
+            number += 1;
+            let opened = ToSupervisor::Answer(number, Answer::Opened);
+            other.send_with(&opened, somebody().as_fd()).unwrap();
+            assert_eq!(janitor.listen(), []);
+            device.tick(&janitor, now_ns);
+            device.connected();
+        };
+        for _ in 0..8 {
+            serve(&mut device, 1000 * MS_NS);
+        }
+        serve(&mut device, STABLE_NS);
+        let told = [10, 10, 1000, 5000, 15_000, 60_000, 60_000, 60_000, 10];
+        assert_eq!(pauses_ms, told);
     }
 
     #[test]
