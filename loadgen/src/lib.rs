@@ -20,6 +20,7 @@ pub mod load;
 pub mod memory;
 pub mod net;
 pub mod pauses;
+pub mod program;
 pub mod random;
 pub mod ring;
 pub mod stream;

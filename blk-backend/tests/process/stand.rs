@@ -2,14 +2,14 @@
 //! What the tests share: a directory with an image in it, a backend on it, queues of a driver.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use loadgen::connection::{Connection, Place};
 use loadgen::disk::{Queue, QueueOptions};
 use loadgen::memory::Memory;
+use loadgen::program::Program;
 use loadgen::ring::RingOptions;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_blk-backend");
@@ -49,21 +49,20 @@ impl Drop for Dir {
 
 /// A backend that runs alone.
 pub(crate) struct Backend {
-    child: Child,
+    program: Program,
     pub(crate) socket: PathBuf,
 }
 
 impl Backend {
     pub(crate) fn start(dir: &Dir, disk: &str) -> Self {
         let socket = dir.path("blk.sock");
-        let child = Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        command
             .arg("--socket-path")
             .arg(&socket)
-            .args(["--seccomp", "on", "--disk", disk])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self { child, socket }
+            .args(["--seccomp", "on", "--disk", disk]);
+        let program = Program::start(&mut command).unwrap();
+        Self { program, socket }
     }
 
     pub(crate) fn connect(&self) -> Connection {
@@ -71,27 +70,12 @@ impl Backend {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.program.id()
     }
 
     /// Waits for its end, which a hang-up brings. Its status, and what it has logged.
     pub(crate) fn end(&mut self) -> (ExitStatus, String) {
-        let status = self.child.wait().unwrap();
-        let mut log = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut log)
-            .unwrap();
-        (status, log)
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.program.end().unwrap()
     }
 }
 

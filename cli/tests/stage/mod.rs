@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -154,6 +155,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        // If the test fails, what it said goes with it. Others may still hold the pipe, so that only
+        // what is there is read.
+        if let (true, Some(mut stderr)) = (std::thread::panicking(), self.0.stderr.take()) {
+            let mut said = vec![0; 64 << 10];
+            let _ = fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+            let len = stderr.read(&mut said).unwrap_or(0);
+            eprintln!("it said: {}", String::from_utf8_lossy(&said[..len]));
+        }
     }
 }
 

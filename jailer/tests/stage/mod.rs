@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -224,6 +225,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        last_words(&mut self.child);
+    }
+}
+
+/// If the test fails, what the jailer said goes with it. Others may still hold the pipe, so that
+/// only what is there is read.
+fn last_words(child: &mut Child) {
+    if let (true, Some(mut stderr)) = (std::thread::panicking(), child.stderr.take()) {
+        let mut said = vec![0; 64 << 10];
+        let _ = fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let len = stderr.read(&mut said).unwrap_or(0);
+        eprintln!("the jailer said: {}", String::from_utf8_lossy(&said[..len]));
     }
 }
 

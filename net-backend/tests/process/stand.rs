@@ -3,9 +3,8 @@
 //! socket that sees the tap's other side.
 
 use std::fs::OpenOptions;
-use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use launch::health::HealthPage;
@@ -13,6 +12,7 @@ use loadgen::connection::{Connection, Place};
 use loadgen::memory::Memory;
 use loadgen::net::host::{Interface, Packets, enter_namespace};
 use loadgen::net::{ControlQueue, Direction, HEADER_BYTES, Queue};
+use loadgen::program::Program;
 use loadgen::ring::RingOptions;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_net-backend");
@@ -71,7 +71,7 @@ pub(crate) struct Stand {
     pub(crate) host: Packets,
     pub(crate) interface: Interface,
     pub(crate) connection: Option<Connection>,
-    child: Child,
+    program: Program,
     socket: PathBuf,
 }
 
@@ -80,15 +80,14 @@ impl Stand {
         enter_namespace().unwrap();
         let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{name}-{}.sock", std::process::id()));
-        let child = Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        command
             .arg("--socket-path")
             .arg(&socket)
             .args(["--tap", TAP, "--seccomp", "log"])
             .args(["--queues", &shape.pairs.to_string()])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(arguments);
+        let program = Program::start(&mut command).unwrap();
         let mut connection = Connection::open(&socket, PATIENCE).unwrap();
         let interface = Interface::of(TAP).unwrap();
         interface.set_up(true).unwrap();
@@ -114,7 +113,7 @@ impl Stand {
             host: interface.packets(false).unwrap(),
             interface,
             connection: Some(connection),
-            child,
+            program,
             socket,
         }
     }
@@ -195,7 +194,7 @@ impl Stand {
 
     /// The health page of a backend that runs alone, which nobody but itself was given.
     fn health(&self) -> HealthPage {
-        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let process = PathBuf::from(format!("/proc/{}", self.program.id()));
         let maps = std::fs::read_to_string(process.join("maps")).unwrap();
         let line = maps.lines().find(|line| line.contains("memfd:health"));
         let (range, _) = line.unwrap().split_once(' ').unwrap();
@@ -211,18 +210,12 @@ impl Stand {
     /// Hangs up and waits for the end. What was logged.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         drop(self.connection.take());
-        let status = self.child.wait().unwrap();
-        let mut log = String::new();
-        let mut stderr = self.child.stderr.take().unwrap();
-        stderr.read_to_string(&mut log).unwrap();
-        (status, log)
+        self.program.end().unwrap()
     }
 }
 
 impl Drop for Stand {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.socket);
     }
 }
