@@ -199,6 +199,21 @@ mod tests {
     }
 
     #[test]
+    fn segmentation_needs_the_feature_of_its_kind() {
+        for (kind, feature) in [
+            (1, VIRTIO_NET_F_HOST_TSO4),
+            (4, VIRTIO_NET_F_HOST_TSO6),
+            (3, VIRTIO_NET_F_HOST_UFO),
+            (5, VIRTIO_NET_F_HOST_USO),
+        ] {
+            let header = header(1, kind, 1448, 34, 16);
+            let features = 1 << VIRTIO_NET_F_CSUM | 1 << feature;
+            assert!(header.check(features, 4000).is_ok(), "{kind}");
+            assert!(header.check(ALL & !(1 << feature), 4000).is_err(), "{kind}");
+        }
+    }
+
+    #[test]
     fn segmentation_of_an_unknown_kind_is_refused() {
         // Among them: AccECN, and tunnels over IPv4, IPv6 and both.
         for kind in [2, 6, 0x11, 0x21, 0x41, 0x61, 0x7f, 0x80, 0x86] {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use std::sync::atomic::Ordering::Relaxed;
 
 mod hidden;
 mod offloads;
@@ -242,4 +243,26 @@ fn frame_with_nothing_behind_its_addresses_is_refused() {
         check(&[Mac::BROADCAST.0, MAC.0].concat()),
         Err(Offence::Evasive)
     );
+}
+
+#[test]
+fn offence_is_counted_under_its_own_name() {
+    let drops = Drops::default();
+    let offences = [
+        (Offence::SourceMac, "source-mac"),
+        (Offence::SourceIp, "source-ip"),
+        (Offence::Neighbour, "neighbour"),
+        (Offence::Dhcp, "dhcp"),
+        (Offence::Router, "router"),
+        (Offence::Evasive, "evasive"),
+        (Offence::Checksum, "checksum"),
+        (Offence::LinkControl, "link-control"),
+    ];
+    for (number, (offence, _)) in (1..).zip(offences) {
+        offence.counter(&drops).store(number, Relaxed);
+    }
+    let counted = drops.by_reason();
+    for (number, (_, reason)) in (1..).zip(offences) {
+        assert!(counted.contains(&(reason, number)), "{reason}: {counted:?}");
+    }
 }

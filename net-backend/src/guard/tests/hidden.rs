@@ -131,6 +131,10 @@ fn packet_in_an_802_3_frame_is_refused() {
     }
     // AppleTalk.
     assert_eq!(check(&snap(0x809b)), Ok(()));
+    // Another protocol of 802.2, whatever it has where SNAP has a type.
+    let other = [&[0x42, 0x42, 3, 0, 0, 0][..], &IPV4.to_be_bytes()].concat();
+    assert_eq!(check(&frame(MAC, 8, &other)), Ok(()));
+    assert_eq!(check(&frame(MAC, 3, &other[..3])), Ok(()));
 }
 
 #[test]
