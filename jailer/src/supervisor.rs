@@ -4,7 +4,7 @@
 //!
 //! One thread, one poll. What happens is told to the [`lifecycle`], which decides.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use launch::clock::monotonic_ns;
@@ -116,16 +116,22 @@ impl Kit {
     }
 }
 
-/// Builds the supervisor's jail around this process, and nothing else.
-pub(crate) fn rehearse(has_range: bool) -> Result<(), String> {
+/// Builds the supervisor's jail around this process and the jail of a child below it, in which
+/// `program` tells its version.
+pub(crate) fn rehearse(
+    has_range: bool,
+    program: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+) -> Result<(), String> {
     let confined = confine::confine(has_range);
-    confined.map(drop).map_err(|e| launch::log::chain(&e))
+    let processes = confined.map_err(|e| launch::log::chain(&e))?;
+    child::rehearse(program, null, &Jails::new(processes, has_range))
 }
 
 /// The same with only the standard descriptors, and behind the supervisor's filter.
 pub(crate) fn rehearse_with_filter(has_range: bool) -> Result<(), String> {
     confine::keep_only(&[], 0, 2).map_err(|e| launch::log::chain(&e))?;
-    rehearse(has_range)?;
+    confine::confine(has_range).map_err(|e| launch::log::chain(&e))?;
     let filtered = crate::seccomp::SUPERVISOR.install(launch::seccomp::Mode::Kill);
     filtered.map_err(|e| launch::log::chain(&e))
 }

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
@@ -11,11 +12,18 @@ use spec::{SpecError, Vm, VmSpec};
 
 use super::{ROOTLESS, birth, claim_users, uids};
 
-/// Builds the jail and nothing in it: whether that is possible, and if not, why.
+/// Builds the supervisor's jail and a child's in it: whether that is possible, and if not, why.
 pub(crate) fn rehearse() -> Result<String, String> {
+    let open = |path: &str, write: bool| {
+        let mut options = std::fs::OpenOptions::new();
+        let opened = options.read(true).write(write).open(path);
+        opened.map_err(|e| format!("{path}: {e}"))
+    };
+    let (program, null) = (open("/proc/self/exe", false)?, open("/dev/null", true)?);
     let (mut told, tell) = std::io::pipe().map_err(|e| e.to_string())?;
     let born = bear(move |has_range| {
-        if let Err(error) = crate::supervisor::rehearse(has_range) {
+        let built = crate::supervisor::rehearse(has_range, program.as_fd(), null.as_fd());
+        if let Err(error) = built {
             let _ = (&tell).write_all(error.as_bytes());
         }
         std::process::exit(0)

@@ -14,11 +14,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::Resource;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, pipe2, write};
 
 use super::jails::{Jails, MapError, deny_all_but};
 use crate::pidfd;
-use crate::profile::Profile;
+use crate::profile::{LOG_BYTES_MAX, Profile};
 
 mod inside;
 
@@ -130,7 +131,6 @@ pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Child, StartError>
     match opened {
         Ok(()) => Ok(Child { pidfd, report }),
         Err(error) => {
-            use nix::sys::wait::{Id, WaitPidFlag, waitid};
             let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
             Err(error)
         }
@@ -147,6 +147,34 @@ pub(crate) fn failure(report: &OwnedFd) -> Option<(&'static str, Errno)> {
         [&word[..4], &word[4..]].map(|half| half.try_into().map_or(0, i32::from_ne_bytes));
     let step = usize::try_from(step).ok().and_then(|step| STEPS.get(step));
     Some((step.copied().unwrap_or("start"), Errno::from_raw(errno)))
+}
+
+/// Has a child run and end: whether it could, and if not, why.
+pub(crate) fn rehearse(
+    program: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+    jails: &Jails,
+) -> Result<(), String> {
+    let plan = Plan {
+        name: c"jailer",
+        arg: Some(c"--version"),
+        program,
+        fds: vec![(0, null), (1, null), (2, null)],
+        profile: Profile {
+            user: 1,
+            descriptors_max: 64,
+            file_bytes_max: LOG_BYTES_MAX,
+            oom_score_adj: 0,
+        },
+    };
+    let child =
+        start(&plan, jails).map_err(|e| format!("a child's: {}", launch::log::chain(&e)))?;
+    let ended = waitid(Id::PIDFd(child.pidfd.as_fd()), WaitPidFlag::WEXITED);
+    match (failure(&child.report), ended) {
+        (None, Ok(WaitStatus::Exited(_, 0))) => Ok(()),
+        (Some((step, errno)), _) => Err(format!("a child's: cannot {step}: {}", errno.desc())),
+        (None, ended) => Err(format!("a child's: its program ended as {ended:?}")),
+    }
 }
 
 fn park(fd: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
@@ -169,8 +197,6 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::Read;
-
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
     fn open(path: &str) -> File {
         File::open(path).unwrap()
@@ -208,6 +234,18 @@ mod tests {
         ));
         let told = failure(&child.report);
         assert_eq!(told, Some(("execute the program", Errno::EACCES)));
+    }
+
+    #[test]
+    fn rehearsal_tells_what_a_child_cannot_do() {
+        let null = open("/dev/null");
+        let told = rehearse(open("/etc/passwd").as_fd(), null.as_fd(), &jails());
+        let told = told.unwrap_err();
+        assert!(told.contains("execute the program: Permission"), "{told}");
+        // This program knows no such flag.
+        let program = File::open(std::env::current_exe().unwrap()).unwrap();
+        let told = rehearse(program.as_fd(), null.as_fd(), &jails()).unwrap_err();
+        assert!(told.contains("its program ended as Ok(Exited("), "{told}");
     }
 
     #[test]
