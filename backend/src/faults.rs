@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What becomes of a process that touches memory which is not there.
+//! What becomes of a process that touches memory which is not there, or writes more to a file than its
+//! limits allow.
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
@@ -11,4 +12,11 @@ pub(crate) fn are_what_they_are() {
         // SAFETY: the default action runs no code of this process.
         let _ = unsafe { signal(fault, SigHandler::SigDfl) };
     }
+}
+
+/// Has a write beyond the limit on file sizes (`ulimit -f`) fail with EFBIG, which the driver is told,
+/// instead of ending the process. The jail does so for those that were launched.
+pub(crate) fn survive_file_limits() {
+    // It can be refused for SIGKILL and SIGSTOP alone.
+    let _ = launch::signals::ignore(Signal::SIGXFSZ);
 }

@@ -140,3 +140,55 @@ fn request_whose_data_is_nowhere_fails_alone() {
     assert_eq!(queue.reap().unwrap().unwrap().status, 1);
     assert!(works(&memory, queue));
 }
+
+/// Of the starter's making, not the guest's: nothing but the write fails.
+#[test]
+fn write_beyond_the_limit_on_file_sizes_fails_and_nothing_else() {
+    for engine in ["uring", "threads"] {
+        let dir = Dir::new(&format!("file-limit-{engine}"));
+        let image = dir.image(4 << 20);
+        let disk = format!("path={},engine={engine}", image.display());
+        let mut backend = Backend::start(&dir, &disk);
+        let mut connection = backend.connect();
+        limit_files(backend.pid(), 1 << 20);
+        let (memory, mut queues) = SHAPE.queues();
+        connection
+            .start(SHAPE.features(), &memory, &places(&queues))
+            .unwrap();
+        for (sector, status) in [(0, 0), (4096, 1)] {
+            let write = Request {
+                kind: Kind::Write,
+                sector,
+                len_bytes: 4096,
+            };
+            queues[0].prepare(&memory, 0, write);
+            queues[0].show().unwrap();
+            assert!(queues[0].wait(Duration::ZERO, PATIENCE), "{engine}");
+            let answered = queues[0].reap().unwrap().unwrap();
+            assert_eq!(answered.status, status, "{engine}, sector {sector}");
+        }
+        assert!(works(&memory, &mut queues[0]), "{engine}");
+        drop(connection);
+        let (ended, log) = backend.end();
+        assert!(ended.success(), "{engine}: {log}");
+    }
+}
+
+#[allow(unsafe_code)]
+fn limit_files(pid: u32, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    let pid = pid.cast_signed();
+    // SAFETY: the new limit is read from a structure of its size, the old one is not asked for.
+    let set = unsafe {
+        libc::prlimit(
+            pid,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(set, 0);
+}
