@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_case};
+use super::times::Times;
 use crate::guests::{self, Kernels};
 use crate::{TestFlags, compile, lab, previous, progress, signals};
 
@@ -62,10 +63,11 @@ fn arguments(flags: &TestFlags, group: Option<&str>) -> Vec<String> {
 }
 
 /// Cases of `group`, or all, on this machine.
-pub(crate) fn natively(
+pub(super) fn natively(
     flags: &TestFlags,
     binaries: &[PathBuf],
     group: Option<&str>,
+    times: &mut Times,
 ) -> Result<Tally> {
     progress::say(format!("{} cases on this machine", group.unwrap_or("all")));
     let runner = compile::runner(binaries)?;
@@ -88,6 +90,7 @@ pub(crate) fn natively(
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         progress.hear(&line);
+        times.hear(&line);
         if !is_internal(&line) {
             println!("{line}");
         }
@@ -103,7 +106,11 @@ pub(crate) fn natively(
 
 /// Cases that boot stock guests, in the lab. When the inner host itself dies, the case it was running
 /// gets one more chance in a fresh one, and those behind it are run there.
-pub(crate) fn in_the_lab(flags: &TestFlags, binaries: &[PathBuf]) -> Result<Tally> {
+pub(super) fn in_the_lab(
+    flags: &TestFlags,
+    binaries: &[PathBuf],
+    times: &mut Times,
+) -> Result<Tally> {
     progress::say("guest cases in the lab");
     let limit = if flags.soak { SOAK_LIMIT } else { LIMIT };
     let mut command = vec![compile::RUNNER.to_owned()];
@@ -122,6 +129,7 @@ pub(crate) fn in_the_lab(flags: &TestFlags, binaries: &[PathBuf]) -> Result<Tall
         signals::wait_if_stopping();
         let mut progress = Progress::default();
         finished.stdout.lines().for_each(|line| progress.hear(line));
+        finished.stdout.lines().for_each(|line| times.hear(line));
         tally += progress.tally;
         if progress.complete {
             return Ok(tally);
