@@ -71,7 +71,7 @@ pub(crate) fn runner(binaries: &[PathBuf]) -> Result<PathBuf> {
 
 /// Builds what is shipped.
 pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
-    let others = ["xtask", "tests", "loadgen", "evil", "fuzz"];
+    let others = ["xtask", "e2e", "loadgen", "hostile", "fuzz"];
     let excluded = others.iter().flat_map(|name| ["--exclude", name]);
     build(
         &std::iter::once("--workspace")

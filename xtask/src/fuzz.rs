@@ -4,7 +4,7 @@
 //!
 //! Instrumentation is not stable in rustc. This command, and nothing else here, sets RUSTC_BOOTSTRAP
 //! to have it from the same stable compiler that builds everything else. What is found lands in
-//! `fuzz/regressions/`, where every `cargo test` replays it; what has been reached is kept in the
+//! `tests/fuzz/regressions/`, where every `cargo test` replays it; what has been reached is kept in the
 //! cache directory, so that the next run goes on from there.
 
 use std::fs;
@@ -72,7 +72,7 @@ pub(crate) fn short(time: Duration) -> Result<Vec<Outcome>> {
 
 /// The targets: each has a corpus.
 fn targets() -> Result<Vec<String>> {
-    let corpus = compile::root()?.join("fuzz/corpus");
+    let corpus = compile::root()?.join("tests/fuzz/corpus");
     let entries =
         fs::read_dir(&corpus).with_context(|| format!("cannot read {}", corpus.display()))?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -141,7 +141,7 @@ fn build() -> Result<PathBuf> {
 }
 
 fn one(fuzzer: &Path, target: &str, time: Duration) -> Result<Outcome> {
-    let root = compile::root()?.join("fuzz");
+    let root = compile::root()?.join("tests/fuzz");
     let reached = cache::dir()?.join("fuzz").join(target);
     let (corpus, found) = (
         root.join("corpus").join(target),

@@ -9,8 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use crate::command::{command, piped};
 use crate::{compile, progress};
 
-/// What is needed of it.
-const PACKAGES: [&str; 5] = ["cli", "jailer", "blk-backend", "net-backend", "tests"];
+/// What is needed of it: programs, whose names outlive those of packages.
+const PROGRAMS: [&str; 5] = [
+    "bulkhead",
+    "jailer",
+    "blk-backend",
+    "net-backend",
+    "vmm-standin",
+];
 
 /// Builds a revision; the directory with its programs. What was built before is used again.
 pub(crate) fn ready(revision: &str) -> Result<PathBuf> {
@@ -24,10 +30,11 @@ pub(crate) fn ready(revision: &str) -> Result<PathBuf> {
     cargo
         .current_dir(&source)
         .env("CARGO_TARGET_DIR", place.join("build"))
-        .args(["build", "--quiet", "--release", "--bins"])
+        .args(["build", "--quiet", "--release", "--workspace"])
+        .args(["--exclude", "xtask", "--exclude", "fuzz"])
         .arg("--message-format=json-render-diagnostics");
-    for package in PACKAGES {
-        cargo.args(["--package", package]);
+    for program in PROGRAMS {
+        cargo.args(["--bin", program]);
     }
     let built = progress::step(&format!("building {revision}"), || {
         Ok(cargo.stderr(Stdio::inherit()).output()?)

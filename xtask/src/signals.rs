@@ -26,14 +26,14 @@ pub(crate) fn wait_if_stopping() {
 
 /// Starts the thread that waits for a signal to stop.
 pub(crate) fn install() -> Result<()> {
-    tests::procs::adopt_orphans().context("cannot become the parent of orphans")?;
+    e2e::procs::adopt_orphans().context("cannot become the parent of orphans")?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             STOPPING.store(true, Ordering::Release);
             lab::restore_terminal();
             eprintln!("xtask: stopping");
-            tests::procs::end_descendants(GRACE);
+            e2e::procs::end_descendants(GRACE);
             scratch::remove_all();
             std::process::exit(128 + signal);
         }

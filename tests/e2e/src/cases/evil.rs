@@ -21,7 +21,7 @@ const SOAK_ACCESSES: u32 = 200_000;
 const VMM_ANON_MAX_KIB: u64 = 8 << 10;
 const SOAK: Duration = Duration::from_secs(30 * 60);
 
-/// Malice that needs no guest: the case, and what `evil` is told.
+/// Malice that needs no guest: the case, and what `hostile` is told.
 const MALICE: [(&str, &str); 6] = [
     (
         "evil_backend_with_wrong_replies_is_refused",
@@ -98,10 +98,10 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// One kind of malice. `BIN` and `DIR` in what `evil` is told become the case's own.
+/// One kind of malice. `BIN` and `DIR` in what `hostile` is told become the case's own.
 fn malice(name: &'static str, arguments: &'static str) -> Case {
     Case::native(name, move |context| {
-        let mut command = Command::new(context.program("evil"));
+        let mut command = Command::new(context.program("hostile"));
         let known = [("BIN", context.program("")), ("DIR", context.dir().into())];
         let arguments = known
             .iter()
@@ -111,12 +111,12 @@ fn malice(name: &'static str, arguments: &'static str) -> Case {
         let output = command
             .args(arguments.split(' '))
             .output()
-            .context("evil")?;
+            .context("hostile")?;
         print!("{}", String::from_utf8_lossy(&output.stdout));
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         ensure!(
             output.status.success(),
-            "evil {arguments}: {}",
+            "hostile {arguments}: {}",
             output.status
         );
         Ok(())
@@ -191,12 +191,12 @@ fn beside_a_disk(context: &Context) -> Result<()> {
     let mut helpers = Vec::new();
     for malice in ["rubbish", "grab", "flood"] {
         let socket = context.dir().join(malice);
-        let child = Command::new(context.program("evil"))
+        let child = Command::new(context.program("hostile"))
             .args(["serve", "--seconds", "4", "--malice", malice, "--socket"])
             .arg(&socket)
             .stdin(Stdio::null())
             .spawn()
-            .context("evil")?;
+            .context("hostile")?;
         helpers.push(Helper(child));
         let begun = Instant::now();
         while !socket.exists() && begun.elapsed() < PATIENCE {

@@ -10,7 +10,7 @@ use seccompiler::SeccompAction;
 
 fn main() -> ExitCode {
     match wait_for_nobody() {
-        Ok(()) => tests::faulty::serve(),
+        Ok(()) => e2e::faulty::serve(),
         Err(error) => {
             eprintln!("backend-that-waits: {error:#}");
             ExitCode::FAILURE
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 /// Has each call for I/O wait for the listener of a filter, which we hold.
 fn wait_for_nobody() -> Result<()> {
     // There is no such action; it takes the place of one that asks somebody else.
-    let mut program = tests::faulty::io_filter(SeccompAction::Trace(0))?;
+    let mut program = e2e::faulty::io_filter(SeccompAction::Trace(0))?;
     for instruction in &mut program {
         if instruction.k == libc::SECCOMP_RET_TRACE {
             instruction.k = libc::SECCOMP_RET_USER_NOTIF;

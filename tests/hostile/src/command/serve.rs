@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (stop, hang_up) = (Arc::clone(&stop), hang_up.try_clone());
             std::thread::spawn(move || {
                 let outcome = queues.and_then(|queues| work(queues, malice, seconds, &stop));
-                println!("evil: {malice:?}: {outcome:?}");
+                println!("hostile: {malice:?}: {outcome:?}");
                 if let Ok(stream) = hang_up {
                     let _ = stream.shutdown(std::net::Shutdown::Both);
                 }

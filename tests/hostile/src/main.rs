@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `evil`: the neighbours that Bulkhead has to survive. Each command is one kind of malice, tells what
+//! `hostile`: the neighbours that Bulkhead has to survive. Each command is one kind of malice, tells what
 //! it tried and what came of it in one line, and fails when somebody else came to harm.
 
 mod command;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match Options::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("evil: {error:#}");
+            eprintln!("hostile: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,7 @@ use launch::seccomp::compile::{CompileError, compile};
 
 fn main() -> Result<(), CompileError> {
     for package in ["vmm", "blk-backend", "net-backend"] {
-        let table = Path::new("..").join(package).join("seccomp.json");
+        let table = Path::new("../..").join(package).join("seccomp.json");
         compile(&table, &format!("{package}.rs"))?;
     }
     Ok(())

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use e2e::cases::{self, Group};
+use e2e::context::Places;
+use e2e::runner::{self, Selection};
+use e2e::{bench, demo};
 use launch::heap::Heap;
-use tests::cases::{self, Group};
-use tests::context::Places;
-use tests::runner::{self, Selection};
-use tests::{bench, demo};
 
 #[derive(Parser)]
 #[command(about = "End-to-end cases, demo and measurements of Bulkhead")]
@@ -146,8 +146,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 &places,
             ))
         }
-        Action::HoldKvm => tests::hold_kvm::run().map(|()| ExitCode::SUCCESS),
-        Action::WithoutIoUring { command } => tests::without_io_uring::run(&command),
+        Action::HoldKvm => e2e::hold_kvm::run().map(|()| ExitCode::SUCCESS),
+        Action::WithoutIoUring { command } => e2e::without_io_uring::run(&command),
         Action::Demo { shell: true } => demo::shell(places),
         Action::Demo { shell: false } => demo::run(places),
         Action::Bench { name } => bench::run(name, places),

@@ -7,5 +7,5 @@ use std::process::ExitCode;
 use seccompiler::SeccompAction;
 
 fn main() -> ExitCode {
-    tests::faulty::main(SeccompAction::KillProcess)
+    e2e::faulty::main(SeccompAction::KillProcess)
 }

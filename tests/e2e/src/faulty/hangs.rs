@@ -10,5 +10,5 @@ use seccompiler::SeccompAction;
 const AGAIN: u32 = 11;
 
 fn main() -> ExitCode {
-    tests::faulty::main(SeccompAction::Errno(AGAIN))
+    e2e::faulty::main(SeccompAction::Errno(AGAIN))
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     );
     // SAFETY: the handler touches nothing at all.
     match unsafe { sigaction(Signal::SIGSYS, &circles) } {
-        Ok(_) => tests::faulty::main(SeccompAction::Trap),
+        Ok(_) => e2e::faulty::main(SeccompAction::Trap),
         Err(error) => {
             eprintln!("backend-that-loops: {error}");
             ExitCode::FAILURE

@@ -31,15 +31,18 @@ use crate::vm::PATIENCE;
 const ROLES: [&str; 3] = ["vmm", "blk-backend", "net-backend"];
 /// Tables of filters: by whom they are installed, what they are called there, the table.
 const TABLES: [(&str, &str); 4] = [
-    ("supervisor", include_str!("../../../jailer/seccomp.json")),
-    ("vmm", include_str!("../../../vmm/seccomp.json")),
+    (
+        "supervisor",
+        include_str!("../../../../jailer/seccomp.json"),
+    ),
+    ("vmm", include_str!("../../../../vmm/seccomp.json")),
     (
         "blk-backend",
-        include_str!("../../../blk-backend/seccomp.json"),
+        include_str!("../../../../blk-backend/seccomp.json"),
     ),
     (
         "net-backend",
-        include_str!("../../../net-backend/seccomp.json"),
+        include_str!("../../../../net-backend/seccomp.json"),
     ),
 ];
 /// What a supervisor may have of its own, however much it is told.
