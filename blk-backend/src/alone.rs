@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use backend::program::own_health;
-use backend::serve::Service;
-use backend::{listener, pin};
+use device_backend::program::own_health;
+use device_backend::serve::Service;
+use device_backend::{listener, pin};
 use launch::disk::Access;
 use launch::fd::blk;
 

@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use backend::lock;
+use device_backend::lock;
 
 /// The requests that change blocks, in the order in which they came.
 #[derive(Debug, Default)]

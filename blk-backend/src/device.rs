@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use backend::bell::{Bell, Events};
-use backend::gate::{Gate, Visitor};
-use backend::memory::Memory;
-use backend::vring::Vring;
-use backend::{SharedGuestMemory, config_space, lock};
+use device_backend::bell::{Bell, Events};
+use device_backend::gate::{Gate, Visitor};
+use device_backend::memory::Memory;
+use device_backend::vring::Vring;
+use device_backend::{SharedGuestMemory, config_space, lock};
 use launch::health::{Crash, HealthPage, QueueHealth};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
@@ -161,7 +161,7 @@ impl Device {
     }
 }
 
-impl backend::serve::Device for Device {
+impl device_backend::serve::Device for Device {
     fn memory(&self) -> SharedGuestMemory {
         self.shared.memory.shared()
     }
@@ -289,7 +289,7 @@ impl VhostUserBackend for Device {
         let outcome = lock(&seat.worker).run(vring);
         if let Err(e) = outcome {
             let errno = e.0.raw_os_error().unwrap_or(libc::EIO);
-            backend::program::die(Crash::Engine(errno.unsigned_abs()), &e);
+            device_backend::program::die(Crash::Engine(errno.unsigned_abs()), &e);
         }
         seat.progress.notify_all();
         Ok(())

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, compiler_fence};
 
-use backend::window::Window;
+use device_backend::window::Window;
 
 use crate::failpoint;
 

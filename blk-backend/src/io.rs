@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use backend::GuestMemory;
-use backend::chain::Buffer;
+use device_backend::GuestMemory;
+use device_backend::chain::Buffer;
 use launch::disk::Geometry;
 use vm_memory::volatile_memory::VolatileSlice;
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use anyhow::Result;
-use backend::serve::Service;
+use device_backend::serve::Service;
 use launch::fd::{blk, claim};
 use launch::health::HealthPage;
 use launch::record::{BlkEngine, BlkRecord};

@@ -10,5 +10,5 @@ use launch::heap::Heap;
 static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
-    backend::program::main::<BlkBackend>()
+    device_backend::program::main::<BlkBackend>()
 }

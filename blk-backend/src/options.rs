@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use backend::program::{Seccomp, Wanted};
+use device_backend::program::{Seccomp, Wanted};
 
 /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
 pub(crate) const CAPABILITIES: &str = r#"{"type": "block", "features": ["read-only", "blk-file"]}

@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
-use backend::program::{Program, Wanted};
-use backend::serve::Service;
+use device_backend::program::{Program, Wanted};
+use device_backend::serve::Service;
 use launch::health::HealthPage;
 use launch::record::BlkRecord;
 

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use backend::GuestMemory;
-use backend::chain::{Chain, ChainError};
-use backend::ring::{Layout, Ring, RingError};
-use backend::window::Window;
+use device_backend::GuestMemory;
+use device_backend::chain::{Chain, ChainError};
+use device_backend::ring::{Layout, Ring, RingError};
+use device_backend::window::Window;
 
 use crate::failpoint;
 use crate::inflight::{InflightError, Region, Replay};

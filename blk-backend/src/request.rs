@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use backend::GuestMemory;
-use backend::chain::{Buffer, Chain};
+use device_backend::GuestMemory;
+use device_backend::chain::{Buffer, Chain};
 use launch::disk::SECTOR_BYTES;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use backend::serve::{Confinement, ServeError, Service};
-use backend::window::{Window, WindowError};
+use device_backend::serve::{Confinement, ServeError, Service};
+use device_backend::window::{Window, WindowError};
 use launch::health::HealthPage;
 use launch::inflight::{queue_bytes, region_bytes};
 use launch::seccomp::{Filter, Mode};

@@ -11,10 +11,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::chain::Chain;
-use backend::polling::Polling;
-use backend::vring::{Snapshot, Vring, notify};
-use backend::window::Window;
+use device_backend::chain::Chain;
+use device_backend::polling::Polling;
+use device_backend::vring::{Snapshot, Vring, notify};
+use device_backend::window::Window;
 use launch::clock::monotonic_ns;
 use launch::health::{BROKEN, QueueHealth};
 

@@ -4,9 +4,9 @@
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
-use backend::program::own_health;
-use backend::serve::Service;
-use backend::{listener, pin, relay};
+use device_backend::program::own_health;
+use device_backend::serve::Service;
+use device_backend::{listener, pin, relay};
 use launch::fd::net;
 use launch::tap;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};

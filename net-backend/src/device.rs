@@ -6,10 +6,10 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use backend::bell::{Bell, Events};
-use backend::gate::{Gate, Visitor};
-use backend::vring::Vring;
-use backend::{SharedGuestMemory, config_space, lock};
+use device_backend::bell::{Bell, Events};
+use device_backend::gate::{Gate, Visitor};
+use device_backend::vring::Vring;
+use device_backend::{SharedGuestMemory, config_space, lock};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
 use vmm_sys_util::epoll::EventSet;
@@ -89,7 +89,7 @@ impl Device {
     }
 }
 
-impl backend::serve::Device for Device {
+impl device_backend::serve::Device for Device {
     fn memory(&self) -> SharedGuestMemory {
         self.shared.memory.shared()
     }

@@ -2,7 +2,7 @@
 //! The network card as the supervisor starts it.
 
 use anyhow::Result;
-use backend::serve::Service;
+use device_backend::serve::Service;
 use launch::fd::{claim, net};
 use launch::health::HealthPage;
 use launch::record::NetRecord;

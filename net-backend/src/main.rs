@@ -10,5 +10,5 @@ use net_backend::program::NetBackend;
 static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
-    backend::program::main::<NetBackend>()
+    device_backend::program::main::<NetBackend>()
 }

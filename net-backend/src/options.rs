@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use backend::program::{Seccomp, Wanted};
+use device_backend::program::{Seccomp, Wanted};
 use launch::record::Guard;
 
 use crate::filter::Mac;

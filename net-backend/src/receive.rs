@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::chain::Chain;
-use backend::vring::Vring;
+use device_backend::chain::Chain;
+use device_backend::vring::Vring;
 use launch::health::QueueHealth;
 
 use crate::device::Shared;

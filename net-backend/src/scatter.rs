@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use backend::chain::Buffer;
-use backend::{GuestMemory, bytes};
+use device_backend::chain::Buffer;
+use device_backend::{GuestMemory, bytes};
 use nix::errno::Errno;
 use vm_memory::GuestMemoryBackend;
 

@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use backend::serve::{Confinement, ServeError, Service};
-use backend::window::{Window, WindowError};
+use device_backend::serve::{Confinement, ServeError, Service};
+use device_backend::window::{Window, WindowError};
 use launch::fd::net::STATE_BYTES;
 use launch::health::HealthPage;
 use launch::seccomp::Mode;

@@ -10,7 +10,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::window::Window;
+use device_backend::window::Window;
 
 use crate::config::switchable;
 use crate::filter::{Mac, Modes, TABLE_MAX, VLAN_WORDS};

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use backend::GuestMemory;
-use backend::chain::ChainError;
-use backend::ring::{Ring, RingError};
-use backend::vring::{Snapshot, Vring, notify};
+use device_backend::GuestMemory;
+use device_backend::chain::ChainError;
+use device_backend::ring::{Ring, RingError};
+use device_backend::vring::{Snapshot, Vring, notify};
 
 use crate::device::Shared;
 

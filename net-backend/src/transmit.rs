@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::chain::Chain;
+use device_backend::chain::Chain;
 use launch::health::{BACKPRESSURED, QueueHealth};
 
 use crate::device::Shared;

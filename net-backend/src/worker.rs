@@ -10,8 +10,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::polling::Polling;
-use backend::vring::Vring;
+use device_backend::polling::Polling;
+use device_backend::vring::Vring;
 use launch::health::{BROKEN, QueueHealth, UNPLUGGED};
 
 use crate::commander::Commander;

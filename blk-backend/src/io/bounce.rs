@@ -4,8 +4,8 @@
 //!
 //! Used by the worker thread that owns the queue.
 
-use backend::GuestMemory;
-use backend::chain::Buffer;
+use device_backend::GuestMemory;
+use device_backend::chain::Buffer;
 use vm_memory::Bytes;
 
 use super::TooLarge;

@@ -340,7 +340,7 @@ fn chain_at_a_head_is_collected() {
     let head = queue.fetch().unwrap();
     let mut chain = Chain::default();
     queue.walk(&world.memory.bytes(), head, &mut chain).unwrap();
-    let status = backend::chain::Buffer {
+    let status = device_backend::chain::Buffer {
         address: vm_memory::GuestAddress(0x800),
         len_bytes: 1,
     };

@@ -4,8 +4,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::vring::{Snapshot, Vring};
-use backend::window::Window;
+use device_backend::vring::{Snapshot, Vring};
+use device_backend::window::Window;
 use launch::clock::monotonic_ns;
 use launch::health::BROKEN;
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use backend::window::Window;
+use device_backend::window::Window;
 use launch::health::BROKEN;
 use loadgen::disk::{Kind, Request};
 

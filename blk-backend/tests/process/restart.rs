@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use backend::window::Window;
+use device_backend::window::Window;
 use launch::control::{FromBackend, ToBackend};
 use launch::health::BROKEN;
 use loadgen::disk::{Kind, Request};

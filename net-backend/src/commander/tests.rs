@@ -4,8 +4,8 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use backend::vring::Vring;
-use backend::{GuestMemory, chain::ChainError};
+use device_backend::vring::Vring;
+use device_backend::{GuestMemory, chain::ChainError};
 use launch::health::{self, HealthPage};
 use launch::record::Guard;
 use nix::sys::eventfd::{EfdFlags, EventFd};

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::{Arc, Mutex};
 
-use backend::lock;
-use backend::memory::Memory;
-use backend::window::Window;
+use device_backend::lock;
+use device_backend::memory::Memory;
+use device_backend::window::Window;
 use launch::health::{Drops, HealthPage, QueueHealth};
 use launch::tap;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;

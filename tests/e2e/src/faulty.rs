@@ -36,8 +36,8 @@ const FRAMES: [libc::c_long; 4] = [
 #[must_use]
 pub fn serve() -> ExitCode {
     match std::env::args().next().as_deref() {
-        Some("net-backend") => backend::program::main::<NetBackend>(),
-        _ => backend::program::main::<BlkBackend>(),
+        Some("net-backend") => device_backend::program::main::<NetBackend>(),
+        _ => device_backend::program::main::<BlkBackend>(),
     }
 }
 

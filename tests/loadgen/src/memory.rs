@@ -5,8 +5,8 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use backend::GuestMemory;
-use backend::window::{Window, WindowError};
+use device_backend::GuestMemory;
+use device_backend::window::{Window, WindowError};
 use launch::memfd::{Backing, MemfdError, shared};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{Bytes, FileOffset, GuestAddress};

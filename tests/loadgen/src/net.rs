@@ -47,7 +47,7 @@ pub struct Queue {
     pub ring: Ring,
     /// Its eventfds.
     pub fds: Arc<QueueFds>,
-    memory: Arc<backend::GuestMemory>,
+    memory: Arc<device_backend::GuestMemory>,
     buffers: GuestAddress,
     buffer_bytes: u32,
     direction: Direction,
@@ -236,7 +236,7 @@ pub struct ControlQueue {
     pub ring: Ring,
     /// Its eventfds.
     pub fds: Arc<QueueFds>,
-    memory: Arc<backend::GuestMemory>,
+    memory: Arc<device_backend::GuestMemory>,
     buffer: GuestAddress,
 }
 

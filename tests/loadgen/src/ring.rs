@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 
-use backend::window::Window;
+use device_backend::window::Window;
 use vm_memory::GuestAddress;
 
 use crate::memory::{Memory, MemoryError};

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::window::Window;
 use blk_backend::inflight::{DEATHS_MAX, Region};
+use device_backend::window::Window;
 
 use crate::script::Script;
 

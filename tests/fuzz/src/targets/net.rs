@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
-use backend::GuestMemory;
-use backend::chain::Buffer;
-use backend::window::Window;
+use device_backend::GuestMemory;
+use device_backend::chain::Buffer;
+use device_backend::window::Window;
 use launch::record::Guard;
 use launch::tap::HEADER_BYTES;
 use net_backend::config::Nic;

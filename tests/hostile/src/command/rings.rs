@@ -154,7 +154,7 @@ fn read(memory: &Memory, queue: &mut Queue) -> Result<()> {
 }
 
 struct Chaos {
-    memory: Arc<backend::GuestMemory>,
+    memory: Arc<device_backend::GuestMemory>,
     place: loadgen::connection::Place,
     random: Random,
 }

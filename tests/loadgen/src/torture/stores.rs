@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Acquire};
 use std::time::Duration;
 
-use backend::window::Window;
+use device_backend::window::Window;
 
 use super::stepper::Stepper;
 use super::{BLOCK_BYTES, PATIENCE, QUEUE_SIZE, Stand, TortureError};
