@@ -97,12 +97,14 @@ impl Station {
         shared: &Shared,
         unused: u16,
     ) -> Result<Change, QueueFault> {
-        let memory_generation = shared.memory.generation();
-        if self.seen == Some((vring.generation(), memory_generation)) {
+        if self.seen == Some((vring.generation(), shared.memory.generation())) {
             return Ok(Change::None);
         }
-        let memory = shared.memory.now();
+        // The ring before the memory: the frontend gives the memory first, and a ring that was found
+        // running is not to be looked for in what was there before.
         let (generation, snapshot) = vring.snapshot();
+        let memory_generation = shared.memory.generation();
+        let memory = shared.memory.now();
         self.seen = Some((generation, memory_generation));
         if let Some(serving) = &mut self.serving {
             let same = serving.memory_generation == memory_generation

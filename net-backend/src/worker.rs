@@ -67,7 +67,7 @@ impl Worker {
             for queue in [2 * self.pair, 2 * self.pair + 1] {
                 self.shared.health(queue).heartbeat.store(ping, Relaxed);
             }
-            self.follow(vrings, progress);
+            self.with_settings(|worker| worker.follow(vrings, progress));
             if self.command() {
                 // What was asked for holds for the very next frame.
                 continue;
@@ -79,11 +79,23 @@ impl Worker {
         }
     }
 
-    /// Follows what the frontend and the driver have changed.
-    fn follow(&mut self, vrings: &[Vring], progress: &Progress) {
-        if self.settings_generation != self.shared.settings_generation() {
-            (self.settings_generation, self.settings) = self.shared.settings();
+    /// Does `follow` with the settings as they are, and again if they have changed meanwhile. The
+    /// frontend sets the features first and starts the rings then: a ring that was found running must
+    /// not be served with what held before, a header of another length for one.
+    fn with_settings(&mut self, mut follow: impl FnMut(&mut Self)) {
+        loop {
+            if self.settings_generation != self.shared.settings_generation() {
+                (self.settings_generation, self.settings) = self.shared.settings();
+            }
+            follow(self);
+            if self.settings_generation == self.shared.settings_generation() {
+                return;
+            }
         }
+    }
+
+    /// Follows what the frontend and the driver have changed about the rings.
+    fn follow(&mut self, vrings: &[Vring], progress: &Progress) {
         let (mut roles, mut followed) = ([Role::None; SLOTS], self.followed);
         for (slot, vring) in vrings.iter().enumerate().take(SLOTS) {
             let queue = self.shared.queue_of(self.pair, slot);
@@ -258,5 +270,37 @@ impl Worker {
             Role::Transmit => Some(self.shared.health(2 * self.pair + 1)),
             Role::Control | Role::None => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Nic;
+    use launch::health::HealthPage;
+    use launch::record::Guard;
+
+    #[test]
+    fn settings_that_change_while_rings_are_followed_hold_for_them() {
+        let page = HealthPage::map(launch::health::create().unwrap()).unwrap();
+        let nic = Nic {
+            mac: None,
+            mtu: None,
+            pairs: 1,
+            queue_size: 256,
+            uso: false,
+            guard: Guard::default(),
+        };
+        let shared = Shared::new(nic, vec![], None, true, Box::leak(Box::new(page)));
+        let mut worker = Worker::new(0, shared.clone(), 0);
+        let features = 1 << virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+        let mut seen = Vec::new();
+        worker.with_settings(|worker| {
+            seen.push(worker.settings.header_bytes);
+            if seen.len() == 1 {
+                shared.set_features(features);
+            }
+        });
+        assert_eq!(seen, [10, 12]);
     }
 }

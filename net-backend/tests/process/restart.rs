@@ -34,10 +34,11 @@ fn frames_sent_around_a_death_arrive_in_order_and_at_most_one_twice() {
         }
         let mut before = repeated;
         while next < (kill + 1) * BURST {
-            match stand.host_sees(PATIENCE).expect("a frame was lost") {
-                number if number == next => next += 1,
-                number if number + 1 == next => repeated += 1,
-                number => panic!("{number} came after {next}"),
+            match stand.host_sees(PATIENCE) {
+                Some(number) if number == next => next += 1,
+                Some(number) if number + 1 == next => repeated += 1,
+                Some(number) => panic!("{number} came after {next}"),
+                None => panic!("frame {next} was lost: {}", stand.last_seen()),
             }
         }
         before = repeated - before;

@@ -3,6 +3,7 @@
 //! that numbers its frames, and the tap's other side.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use loadgen::connection::{Connection, Place};
@@ -127,6 +128,21 @@ impl Stand {
             queue.wait(Duration::ZERO, Duration::from_millis(5));
         }
         None
+    }
+
+    /// Where the driver's frames are, for a test that fails: how many the backend has not used, and
+    /// what it counted.
+    pub(crate) fn last_seen(&self) -> String {
+        let outstanding = self.transmit[0].ring.outstanding();
+        let living = self
+            .living
+            .as_ref()
+            .map(|(generation, _)| &generation.health);
+        let counted = living.map(|health| {
+            let sent = health.queues[1].requests.load(Relaxed);
+            (sent, health.drops.by_reason().map(|(_, count)| count))
+        });
+        format!("{outstanding} are not used; sent and dropped by the last backend: {counted:?}")
     }
 
     pub(crate) fn send(&mut self, number: u32) {

@@ -87,14 +87,20 @@ pub(super) fn natively(
         .spawn()?;
     let stdout = child.stdout.take().context("the runner has no output")?;
     let mut progress = Progress::default();
+    // What a case said stays together, whatever is said by the lab beside it.
+    let mut said = String::new();
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         progress.hear(&line);
         times.hear(&line);
-        if !is_internal(&line) {
-            println!("{line}");
+        if is_internal(&line) {
+            print!("{}", std::mem::take(&mut said));
+        } else {
+            said += &line;
+            said.push('\n');
         }
     }
+    print!("{said}");
     let status = child.wait()?;
     signals::wait_if_stopping();
     if !progress.complete {

@@ -6,9 +6,11 @@ mod checks;
 mod tally;
 mod times;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::host::{self, Place};
 use crate::{TestFlags, compile};
@@ -26,15 +28,12 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     let place = host::choose(flags.place);
     match times.of("building", |_| compile::all()) {
         Ok(binaries) => {
-            let group = (place == Place::Lab).then_some("native");
-            tally += times.of("cases here", |times| {
-                cases::natively(flags, &binaries, group, times)
-            })?;
-            if place == Place::Lab {
-                tally += times.of("cases in the lab", |times| {
-                    cases::in_the_lab(flags, &binaries, times)
-                })?;
-            }
+            tally += match place {
+                Place::Native => times.of("cases here", |times| {
+                    cases::natively(flags, &binaries, None, times)
+                })?,
+                Place::Lab => beside_each_other(flags, &binaries, &mut times)?,
+            };
         }
         Err(error) => {
             println!("FAILED   {error:#}");
@@ -55,4 +54,26 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Cases that need no lab, and the lab beside them: most of either is waiting.
+fn beside_each_other(flags: &TestFlags, binaries: &[PathBuf], times: &mut Times) -> Result<Tally> {
+    let (native, lab) = thread::scope(|scope| {
+        let native = scope.spawn(|| {
+            let mut times = Times::default();
+            let tally = times.of("cases here", |times| {
+                cases::natively(flags, binaries, Some("native"), times)
+            });
+            (tally, times)
+        });
+        let lab = times.of("cases in the lab", |times| {
+            cases::in_the_lab(flags, binaries, times)
+        });
+        (native.join(), lab)
+    });
+    let (native, of_native) = native.map_err(|_| anyhow!("the thread of native cases panicked"))?;
+    times.add(of_native);
+    let (native, mut tally) = (native?, lab?);
+    tally += native;
+    Ok(tally)
 }

@@ -31,6 +31,12 @@ impl Times {
         done
     }
 
+    /// Adds what was noted elsewhere at the same time.
+    pub(super) fn add(&mut self, other: Self) {
+        self.parts.extend(other.parts);
+        self.cases.extend(other.cases);
+    }
+
     /// Hears a line of the runner's: `ok       NAME (1.5 s)`.
     pub(super) fn hear(&mut self, line: &str) {
         self.cases.extend(case_of(line));
