@@ -56,4 +56,45 @@ mod tests {
         let discard = calls_with(libc::FALLOC_FL_PUNCH_HOLE | keep);
         assert_eq!(discard.signal(), None, "what the backend needs");
     }
+
+    const EXITS: &str = "TEST_EXITS";
+
+    /// An end that takes so long that another thread begins one, too.
+    extern "C" fn linger() {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_millis(50) {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Two threads end the process behind the filter.
+    #[allow(unsafe_code)]
+    fn exit_twice() -> ! {
+        // SAFETY: the function may be called at any time, and does not unwind.
+        unsafe { libc::atexit(linger) };
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            let end = || {
+                together.wait();
+                std::process::exit(0)
+            };
+            scope.spawn(end);
+            super::THREADS.install(Mode::Kill).unwrap();
+            end()
+        })
+    }
+
+    #[test]
+    fn two_threads_that_end_the_process_at_once_are_no_offence() {
+        if std::env::var_os(EXITS).is_some() {
+            exit_twice();
+        }
+        let this = std::env::current_exe().unwrap();
+        let name = "seccomp::tests::two_threads_that_end_the_process_at_once_are_no_offence";
+        let ended = Command::new(this)
+            .args(["--exact", name, "--nocapture"])
+            .env(EXITS, "1")
+            .status();
+        assert_eq!(ended.unwrap().code(), Some(0));
+    }
 }
