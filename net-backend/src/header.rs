@@ -251,6 +251,19 @@ mod tests {
         assert!(!header(1, 1, 1448, 34, 16).fits(offload::CSUM));
         assert!(!header(1, 0, 0, 34, 16).fits(0));
         assert!(header(0, 0, 0, 0, 0).fits(0));
+        for (kind, offloads) in [
+            (1, [offload::TSO4, offload::TSO4]),
+            (4, [offload::TSO6, offload::TSO6]),
+            (3, [offload::UFO, offload::UFO]),
+            (5, [offload::USO4, offload::USO6]),
+        ] {
+            let header = header(1, kind, 1448, 34, 16);
+            for own in offloads {
+                assert!(header.fits(offload::CSUM | own), "{kind}");
+            }
+            let own = offloads[0] | offloads[1];
+            assert!(!header.fits(u32::MAX & !own), "{kind}");
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub use start::{DEVICES, Device, Setup};
 /// The length of a block of the load.
 const BLOCK_BYTES: u32 = 4096;
 
+/// For so long a device is used after what a case is about.
+const SERVICE: Duration = Duration::from_millis(500);
+
 /// The VM.
 #[derive(Debug)]
 pub struct Stand {
@@ -284,7 +287,7 @@ impl Stand {
         Ok(())
     }
 
-    /// Waits for the end, and checks all that was written; with a network card, ends the exchange.
+    /// Has the driver go on for a moment and end, and checks all that was written; with a network card, ends the exchange.
     ///
     /// # Errors
     /// When a request failed, or a block does not hold what it must, or no frame came back.
@@ -300,7 +303,14 @@ impl Stand {
                     checked: 0,
                 })
             }
-            None => self.check(),
+            None => {
+                std::thread::sleep(SERVICE);
+                if Instant::now() < self.until {
+                    // It may have ended just now.
+                    let _ = self.press_power_button();
+                }
+                self.check()
+            }
         }
     }
 
