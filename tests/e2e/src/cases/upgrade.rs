@@ -3,6 +3,7 @@
 //! one that is not fit, and by one that is found fit and then does not serve. Everything is real but
 //! the guest.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -190,10 +191,7 @@ fn rolled_back(context: &Context, device: Device, faulty: Faulty) -> Result<()> 
             anyhow::Ok(said)
         })?;
         ensure!(said.contains("the new backend"), "{said}");
-        let after = stand.backend()?;
-        ensure!(after != before, "the new program never had its turn");
-        let program = std::fs::read_link(format!("/proc/{after}/exe"))?;
-        ensure!(program == own, "served by {program:?}");
+        served_again_by(&stand, &own, before)?;
     }
     let rolled = stand.count("upgrade-rolled-back")?;
     // By the supervisor, or by the vmm if it was still being told what to serve.
@@ -210,6 +208,22 @@ fn rolled_back(context: &Context, device: Device, faulty: Faulty) -> Result<()> 
     );
     // What was lost, if anything, the faulty ones had taken.
     summary.frames.explained_by(faulty.times.into())
+}
+
+/// Waits until a process of this program serves the device that is another than `before`: the answer
+/// may come a moment earlier.
+fn served_again_by(stand: &Stand, program: &Path, before: Pid) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let after = stand.backend()?;
+        // One that is dying has none.
+        let serves = std::fs::read_link(format!("/proc/{after}/exe")).ok();
+        if after != before && serves.as_deref() == Some(program) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "served by {serves:?}, {after}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Stops the backend that follows this one.

@@ -33,7 +33,7 @@ impl Slot {
             role: self.kind.role(),
             state,
             restarts: self.restarts.total(),
-            link_up: self.kind.link_up(),
+            link_up: self.link_up(),
         }
     }
 }
