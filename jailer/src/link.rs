@@ -5,7 +5,7 @@
 //! ask of the host. It answers a question with one message and otherwise only passes signals on.
 //! Answers come in any order: what may wait for storage is done by a process of its own.
 
-use launch::disk::Geometry;
+use launch::record::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Status;

@@ -13,17 +13,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use geometry::is_read_only;
-pub use geometry::{Geometry, examine, look};
+pub use geometry::{checked, examine, for_guest_of, look};
 pub use lock::{is_marked, lock, mark, mark_byte};
 use nix::errno::Errno;
+
+use crate::record::{Geometry, SECTOR_BYTES};
 
 /// For how long an image that is locked may become free.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// How often to look.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
-
-/// The unit of virtio's capacity and offsets.
-pub const SECTOR_BYTES: u64 = 512;
 
 /// An image cannot be a disk.
 #[derive(Debug, thiserror::Error)]
@@ -166,12 +165,12 @@ mod tests {
         for len in [4096, 4097, 1 << 20] {
             file.set_len(len).unwrap();
             let now = look(&file, WRITE).unwrap();
-            assert_eq!(now.for_guest_of(known).unwrap(), known);
+            assert_eq!(for_guest_of(now, known).unwrap(), known);
         }
         for len in [4095, 512, 0] {
             file.set_len(len).unwrap();
             let now = look(&file, WRITE).unwrap();
-            let told = now.for_guest_of(known).unwrap_err().to_string();
+            let told = for_guest_of(now, known).unwrap_err().to_string();
             let sizes = format!("to {len} bytes, and the guest's disk has 4096:");
             assert!(told.contains(&sizes), "{told}");
         }

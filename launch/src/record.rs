@@ -9,6 +9,7 @@
 //! what an older build would get wrong raises [`READABLE_SINCE`].
 
 mod blk;
+mod geometry;
 mod net;
 mod vmm;
 
@@ -21,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::memfd::{self, MemfdError};
 
-pub use blk::{BlkEngine, BlkRecord};
+pub use blk::{BlkEngine, BlkRecord, RingParams};
+pub use geometry::{Geometry, SECTOR_BYTES};
 pub use net::{Guard, NetRecord};
 pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
 

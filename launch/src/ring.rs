@@ -15,7 +15,8 @@ use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, Parameters, opcode};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use serde::{Deserialize, Serialize};
+
+use crate::record::RingParams;
 
 /// The index of the file among the ring's registered ones.
 pub const FILE: u32 = 0;
@@ -48,10 +49,6 @@ fn remedy(source: &std::io::Error) -> &'static str {
 fn failed(step: &'static str) -> impl FnOnce(std::io::Error) -> RingError {
     move |source| RingError { step, source }
 }
-
-/// Where things are in a ring, as the kernel said: the words of `struct io_uring_params`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RingParams([u32; 30]);
 
 /// Indices into [`RingParams`].
 mod word {
@@ -97,7 +94,7 @@ pub fn create(entries: u16, file: BorrowedFd<'_>) -> Result<(OwnedFd, RingParams
     let fd = borrow(&ring)
         .try_clone_to_owned()
         .map_err(failed("duplicate"))?;
-    Ok((fd, RingParams::of(&ring)))
+    Ok((fd, params_of(&ring)))
 }
 
 #[allow(unsafe_code)]
@@ -106,14 +103,12 @@ fn borrow(ring: &IoUring) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }
 }
 
-impl RingParams {
-    #[allow(unsafe_code)]
-    fn of(ring: &IoUring) -> Self {
-        let params = ring.params().clone();
-        // SAFETY: Parameters is a transparent wrapper of a C structure of 30 words (the size is
-        // asserted above), all of them written by the kernel or zero.
-        unsafe { std::mem::transmute(params) }
-    }
+#[allow(unsafe_code)]
+fn params_of(ring: &IoUring) -> RingParams {
+    let params = ring.params().clone();
+    // SAFETY: Parameters is a transparent wrapper of a C structure of 30 words (the size is asserted
+    // above), all of them written by the kernel or zero.
+    unsafe { std::mem::transmute(params) }
 }
 
 /// Maps an inherited ring, to submit to it.

@@ -6,13 +6,14 @@
 //! binary: the one that kills, and the one that names the system call first (`--seccomp log`).
 
 use seccompiler::sock_filter;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 #[cfg(feature = "seccomp-compiler")]
 pub mod compile;
+mod mode;
 mod report;
 
+pub use mode::Mode;
 pub use report::{call_name, report_violations};
 
 /// The C library that this program is linked with, as rules name it that are for one alone.
@@ -31,15 +32,6 @@ pub fn concerns(rule: &Value, libc: &str) -> bool {
 /// Whether only debug builds have this rule of a table.
 fn is_for_debug(rule: &Value) -> bool {
     rule.get("build").is_some()
-}
-
-/// What a system call outside the filter does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mode {
-    /// The kernel kills the process.
-    Kill,
-    /// A handler writes the call's name to the log, then the process ends.
-    Trap,
 }
 
 /// One BPF instruction: code, jump if true, jump if false, operand.

@@ -11,10 +11,12 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 
+use crate::fd::net::PAIRS_MAX;
+
 /// The longest name of an interface.
 pub const NAME_MAX_BYTES: usize = 15;
 /// The most queues of a tap, each for both directions.
-pub const QUEUES_MAX: u16 = 8;
+pub const QUEUES_MAX: u16 = PAIRS_MAX;
 /// The length of `struct virtio_net_hdr_v1`.
 pub const HEADER_BYTES: usize = 12;
 /// The length of the header of drivers older than virtio 1.0.

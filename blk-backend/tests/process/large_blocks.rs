@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blk_backend::config::Disk;
-use launch::disk::{Access, DiskError, Geometry};
+use launch::disk::{Access, DiskError};
+use launch::record::Geometry;
 use loadgen::connection::Connection;
 use loadgen::disk::{Kind, Queue, Request};
 use loadgen::memory::Memory;

@@ -5,10 +5,10 @@
 
 use std::os::fd::OwnedFd;
 
-use launch::disk::Geometry;
 use launch::fd::vmm::DEVICES_MAX;
 use launch::memfd::MemfdError;
 use launch::record::DeviceRecord;
+use launch::record::Geometry;
 use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 

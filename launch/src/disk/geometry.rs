@@ -10,29 +10,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Access, DiskError, SECTOR_BYTES};
-
-/// What a disk is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Geometry {
-    /// Its size: a multiple of [`SECTOR_BYTES`], not zero.
-    pub capacity_bytes: u64,
-    /// The guest's logical block: a power of two of at least 512.
-    pub logical_block_bytes: u32,
-    /// What the guest is told can be written without reading first: the logical block size or a power
-    /// of two above it.
-    pub physical_block_bytes: u32,
-    /// What offsets and lengths of I/O on the image must be a multiple of, if that is more than the
-    /// logical block; 0 is how an older supervisor says that it is not.
-    #[serde(default)]
-    pub storage_block_bytes: u32,
-    /// What addresses of buffers must be a multiple of, for direct I/O; 1 without it.
-    pub memory_align_bytes: u32,
-    /// Whether it is a block device.
-    pub block_device: bool,
-}
+use super::{Access, DiskError};
+use crate::record::{Geometry, SECTOR_BYTES};
 
 /// The logical block of a file.
 const FILE_LOGICAL_BYTES: u32 = 512;
@@ -41,50 +20,38 @@ const FILE_PHYSICAL_BYTES: u32 = 4096;
 /// The largest block that is read, changed and written for a part of it.
 const STORAGE_BLOCK_MAX_BYTES: u32 = 64 << 10;
 
-impl Geometry {
-    /// What offsets and lengths of I/O on the image must be a multiple of.
-    pub fn io_block_bytes(&self) -> u32 {
-        self.storage_block_bytes.max(self.logical_block_bytes)
-    }
-
-    /// Whether the guest may ask for a part of a block that can only be read and written whole.
-    pub fn has_partial_blocks(&self) -> bool {
-        self.io_block_bytes() > self.logical_block_bytes
-    }
-
-    /// Itself, if a disk can have this size.
-    pub fn checked(self) -> Result<Self, DiskError> {
-        let block_bytes = self.io_block_bytes();
-        match self.capacity_bytes {
-            0 => Err(DiskError::Empty),
-            bytes if !bytes.is_multiple_of(SECTOR_BYTES) => Err(DiskError::PartialSector(bytes)),
-            bytes if !bytes.is_multiple_of(block_bytes.into()) => {
-                Err(DiskError::PartialBlock { bytes, block_bytes })
-            }
-            _ if block_bytes > STORAGE_BLOCK_MAX_BYTES => Err(DiskError::Direct),
-            _ => Ok(self),
+/// What an image is, if a disk can have its size.
+pub fn checked(found: Geometry) -> Result<Geometry, DiskError> {
+    let block_bytes = found.io_block_bytes();
+    match found.capacity_bytes {
+        0 => Err(DiskError::Empty),
+        bytes if !bytes.is_multiple_of(SECTOR_BYTES) => Err(DiskError::PartialSector(bytes)),
+        bytes if !bytes.is_multiple_of(block_bytes.into()) => {
+            Err(DiskError::PartialBlock { bytes, block_bytes })
         }
+        _ if block_bytes > STORAGE_BLOCK_MAX_BYTES => Err(DiskError::Direct),
+        _ => Ok(found),
     }
+}
 
-    /// What is served of an image that is this by now to a running guest that knows `known`. One that
-    /// has grown is served at the size that the guest knows; one that has shrunk cannot be served.
-    pub fn for_guest_of(self, known: Self) -> Result<Self, DiskError> {
-        if self.capacity_bytes < known.capacity_bytes {
-            return Err(DiskError::Shrunk {
-                known: known.capacity_bytes,
-                now: self.capacity_bytes,
-            });
-        }
-        Ok(Self {
-            capacity_bytes: known.capacity_bytes,
-            ..self
-        })
+/// What is served of an image that is `now` to a running guest that knows `known`. One that has grown
+/// is served at the size that the guest knows; one that has shrunk cannot be served.
+pub fn for_guest_of(now: Geometry, known: Geometry) -> Result<Geometry, DiskError> {
+    if now.capacity_bytes < known.capacity_bytes {
+        return Err(DiskError::Shrunk {
+            known: known.capacity_bytes,
+            now: now.capacity_bytes,
+        });
     }
+    Ok(Geometry {
+        capacity_bytes: known.capacity_bytes,
+        ..now
+    })
 }
 
 /// Finds out what an open image is.
 pub fn examine(file: &File, access: Access) -> Result<Geometry, DiskError> {
-    look(file, access)?.checked()
+    checked(look(file, access)?)
 }
 
 /// The same of an image of any size, also one that no disk can have.

@@ -3,9 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRecord, READABLE_SINCE, Record};
-use crate::disk::Geometry;
-use crate::ring::RingParams;
+use super::{BackendRecord, Geometry, READABLE_SINCE, Record};
 use crate::seccomp::Mode;
 
 /// What a disk backend is to serve.
@@ -49,6 +47,13 @@ pub enum BlkEngine {
     /// Threads, and the image at [`crate::fd::blk::DISK`].
     Threads,
 }
+
+/// Where things are in an io_uring, as the kernel said: the words of `struct io_uring_params`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingParams(
+    /// The words.
+    pub [u32; 30],
+);
 
 /// Since this version a backend reads, changes and writes a block of the storage for a part of it.
 const PARTIAL_BLOCKS_SINCE: u32 = 2;

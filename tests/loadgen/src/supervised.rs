@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use launch::control::{Channel, ControlError};
-use launch::disk::{Access, DiskError, Geometry};
+use launch::disk::{Access, DiskError};
 use launch::fd::{self, blk};
 use launch::health::{HealthError, HealthPage};
 use launch::memfd::MemfdError;
-use launch::record::{BlkEngine, BlkRecord, Record as _, RecordError, VERSION};
+use launch::record::{BlkEngine, BlkRecord, Geometry, Record as _, RecordError, VERSION};
 use launch::ring::{RingError, RingWatch};
 use launch::seccomp::Mode;
 use nix::fcntl::{FcntlArg, fcntl};

@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::disk::{DiskError, Geometry};
+use launch::disk::{DiskError, checked, for_guest_of};
 use launch::fd;
 use launch::inflight;
-use launch::record::{BlkEngine, BlkRecord, Record as _, VERSION};
+use launch::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use launch::ring::{self, RingWatch};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
@@ -66,8 +66,8 @@ impl Disk {
         }
         let now = now.map_err(BackendError::Image)?;
         let served = match self.forgotten {
-            true => now.checked(),
-            false => now.for_guest_of(known),
+            true => checked(now),
+            false => for_guest_of(now, known),
         };
         match served {
             Err(DiskError::PartialSector(bytes)) if bytes > known.capacity_bytes => Ok(known),

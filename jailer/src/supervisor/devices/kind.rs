@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use launch::control::ControlError;
-use launch::disk::Geometry;
 use launch::health::HealthError;
+use launch::record::Geometry;
 use launch::record::RecordError;
 use launch::ring::RingError;
 use launch::seccomp::Mode;
