@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use launch::seccomp::compile::{CompileError, compile};
+use host::seccomp::compile::{CompileError, compile};
 
 fn main() -> Result<(), CompileError> {
     compile(Path::new("seccomp.json"), "seccomp.rs")

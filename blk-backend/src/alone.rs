@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use device_backend::program::own_health;
 use device_backend::serve::Service;
 use device_backend::{listener, pin};
-use launch::disk::Access;
-use launch::fd::blk;
+use host::disk::Access;
+use ipc::fd::blk;
 
 use crate::config::Disk;
 use crate::device::Device;
@@ -51,7 +51,7 @@ fn open(option: &DiskOption) -> Result<(Disk, Source)> {
         direct: option.direct,
         block_bytes: option.block_size,
     };
-    let (file, geometry) = launch::disk::open(&option.path, access)?;
+    let (file, geometry) = host::disk::open(&option.path, access)?;
     let disk = Disk {
         geometry,
         readonly: option.readonly,
@@ -66,8 +66,8 @@ fn open(option: &DiskOption) -> Result<(Disk, Source)> {
             let rings = (blk::RING..)
                 .take(usize::from(option.queues))
                 .map(|number| {
-                    let (ring, params) = launch::ring::create(option.queue_size, file.as_fd())?;
-                    Ok(launch::ring::adopt(pin::at(number, ring)?, &params)?)
+                    let (ring, params) = host::ring::create(option.queue_size, file.as_fd())?;
+                    Ok(host::ring::adopt(pin::at(number, ring)?, &params)?)
                 });
             Source::Rings(rings.collect::<Result<_>>()?)
         }

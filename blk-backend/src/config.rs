@@ -3,8 +3,8 @@
 //!
 //! Read by the frontend, once per connection; nothing in it changes while the process runs.
 
-use launch::fd::blk::QUEUES_MAX;
-use launch::record::{Geometry, SECTOR_BYTES};
+use ipc::fd::blk::QUEUES_MAX;
+use ipc::record::{Geometry, SECTOR_BYTES};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,

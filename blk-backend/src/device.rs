@@ -13,7 +13,7 @@ use device_backend::gate::{Gate, Visitor};
 use device_backend::memory::Memory;
 use device_backend::vring::Vring;
 use device_backend::{SharedGuestMemory, config_space, lock};
-use launch::health::{Crash, HealthPage, QueueHealth};
+use ipc::health::{Crash, HealthPage, QueueHealth};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
@@ -86,7 +86,7 @@ impl Shared {
 
     /// The part of the health page that belongs to a queue.
     pub fn health(&self, queue: u16) -> &QueueHealth {
-        &self.health.queues[usize::from(queue) % launch::health::QUEUES]
+        &self.health.queues[usize::from(queue) % ipc::health::QUEUES]
     }
 
     /// Wakes the workers of some queues: each has something to begin.

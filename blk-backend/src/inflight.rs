@@ -101,7 +101,7 @@ impl Region {
         used_idx: u16,
         crash: bool,
     ) -> Result<(Self, Vec<Replay>), InflightError> {
-        if window.len_bytes() < launch::inflight::queue_bytes(size) {
+        if window.len_bytes() < ipc::inflight::queue_bytes(size) {
             return Err(InflightError::Short);
         }
         let mut region = Self {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use device_backend::GuestMemory;
 use device_backend::chain::Buffer;
-use launch::record::Geometry;
+use ipc::record::Geometry;
 use vm_memory::volatile_memory::VolatileSlice;
 
 use bounce::Bounce;

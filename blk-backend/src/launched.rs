@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use device_backend::serve::Service;
-use launch::fd::{blk, claim};
-use launch::health::HealthPage;
-use launch::record::{BlkEngine, BlkRecord};
+use ipc::fd::{blk, claim};
+use ipc::health::HealthPage;
+use ipc::record::{BlkEngine, BlkRecord};
 
 use crate::config::Disk;
 use crate::device::Device;
@@ -28,7 +28,7 @@ pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<S
         BlkEngine::Uring(rings) => {
             let rings = (blk::RING..).zip(rings).take(usize::from(blk::QUEUES_MAX));
             let rings =
-                rings.map(|(number, params)| Ok(launch::ring::adopt(claim(number)?, params)?));
+                rings.map(|(number, params)| Ok(host::ring::adopt(claim(number)?, params)?));
             Source::Rings(rings.collect::<Result<_>>()?)
         }
         BlkEngine::Threads => {

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use blk_backend::program::BlkBackend;
-use launch::heap::Heap;
+use host::heap::Heap;
 
 #[global_allocator]
 static HEAP: Heap = Heap;

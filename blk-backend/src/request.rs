@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use device_backend::GuestMemory;
 use device_backend::chain::{Buffer, Chain};
-use launch::record::SECTOR_BYTES;
+use ipc::record::SECTOR_BYTES;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,

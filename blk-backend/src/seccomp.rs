@@ -13,8 +13,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
 
-    use launch::fd::blk;
-    use launch::seccomp::Mode;
+    use ipc::fd::blk;
+    use ipc::seccomp::Mode;
 
     const MODE: &str = "BLK_BACKEND_TEST_FALLOCATE_MODE";
 

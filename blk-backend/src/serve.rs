@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use device_backend::serve::{Confinement, ServeError, Service};
 use device_backend::window::{Window, WindowError};
-use launch::health::HealthPage;
-use launch::inflight::{queue_bytes, region_bytes};
-use launch::seccomp::{Filter, Mode};
+use host::seccomp::Filter;
+use ipc::health::HealthPage;
+use ipc::inflight::{queue_bytes, region_bytes};
+use ipc::seccomp::Mode;
 
 use crate::config::Disk;
 use crate::device::{Device, Shared};

@@ -15,8 +15,8 @@ use device_backend::chain::Chain;
 use device_backend::polling::Polling;
 use device_backend::vring::{Snapshot, Vring, notify};
 use device_backend::window::Window;
-use launch::clock::monotonic_ns;
-use launch::health::{BROKEN, QueueHealth};
+use host::clock::monotonic_ns;
+use ipc::health::{BROKEN, QueueHealth};
 
 use crate::device::Shared;
 use crate::engine::{Completion, Engine, EngineError, Submitted};
@@ -361,7 +361,7 @@ impl Worker {
     }
 
     fn report(&self, error: &QueueError, ring: &Snapshot) {
-        log::error!(queue = self.index; "{}", launch::log::chain(error));
+        log::error!(queue = self.index; "{}", host::log::chain(error));
         self.health().flags.fetch_or(BROKEN, Relaxed);
         if let Some(error) = &ring.error {
             notify(error);

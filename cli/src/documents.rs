@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use launch::file::open_regular;
+use host::file::open_regular;
 use spec::{DOCUMENT_MAX_BYTES, DocumentError, SpecError, Vm, VmSpec};
 
 use crate::error::Error;

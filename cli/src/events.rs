@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use spec::VmName;
 use spec::api::{Event, Fault};
 use spec::state::API_SOCKET;
@@ -49,7 +49,7 @@ fn describe(event: &Event, time: SystemTime) -> String {
     let (kind, detail) = (event.kind.as_str(), &event.detail);
     // What a process said of itself is shown as text, whatever is in it.
     let line = format!("{time}  {device:8}  {kind:19} {detail}");
-    format!("{}\n", launch::output::harmless(&line).trim_end())
+    format!("{}\n", host::output::harmless(&line).trim_end())
 }
 
 /// An answer that goes on, as long as the VM does: chunks (RFC 9112, 7.1) of one event each.

@@ -81,7 +81,7 @@ fn usage_in(proc: &Path, process: &ProcessInfo) -> Usage {
 /// The clock of `/proc` does not stop while the host is suspended, ours does: the two are apart by at
 /// most what they are apart now. Of another process with the same number we say nothing.
 fn began_as_told(stat: &Stat, spawned_ns: u64, uptime_ns: Option<u64>) -> bool {
-    let now_ns = launch::clock::monotonic_ns();
+    let now_ns = host::clock::monotonic_ns();
     let suspended_ns = uptime_ns.unwrap_or(u64::MAX).saturating_sub(now_ns);
     let earliest = spawned_ns.saturating_sub(SLACK_NS);
     let latest = spawned_ns

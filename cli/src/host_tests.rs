@@ -94,7 +94,7 @@ fn sandbox_that_is_open_anywhere_shows() {
 
 #[test]
 fn process_of_our_own_has_figures() {
-    let spawned_ns = launch::clock::monotonic_ns();
+    let spawned_ns = host::clock::monotonic_ns();
     let mut child = std::process::Command::new("sleep")
         .arg("60")
         .spawn()

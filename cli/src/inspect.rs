@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use spec::VmName;
 use spec::api::{ProcessInfo, VmInfo, VmState};
 

@@ -4,8 +4,8 @@
 
 use std::process::ExitCode;
 
+use ::host::heap::Heap;
 use clap::Parser;
-use launch::heap::Heap;
 use spec::api::Stop;
 
 mod args;
@@ -38,7 +38,7 @@ use error::Error;
 static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
-    launch::image::seal();
+    ::host::image::seal();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage::show(&error),

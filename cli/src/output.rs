@@ -19,10 +19,10 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 
 /// Says in one line what went wrong, with its causes.
 pub(crate) fn complain(error: &dyn std::error::Error) {
-    complain_line(&launch::log::chain(error));
+    complain_line(&host::log::chain(error));
 }
 
 /// Says one line.
 pub(crate) fn complain_line(line: &str) {
-    launch::output::say("bulkhead", line);
+    host::output::say("bulkhead", line);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use serde::Serialize;
 use spec::api::DeviceInfo;
 use spec::{ByteSize, VmName};

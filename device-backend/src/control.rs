@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use launch::control::{Channel, ToBackend};
+use ipc::control::{Channel, ToBackend};
 
 use crate::serve::Device;
 use crate::started;
@@ -21,7 +21,7 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
             match message {
                 ToBackend::Ping(ping) => {
                     if ping >= SETTLED_PING && !std::mem::replace(&mut settled, true) {
-                        launch::image::let_go();
+                        host::image::let_go();
                     }
                     device.ping(ping);
                 }

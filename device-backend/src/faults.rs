@@ -18,5 +18,5 @@ pub(crate) fn are_what_they_are() {
 /// instead of ending the process. The jail does so for those that were launched.
 pub(crate) fn survive_file_limits() {
     // It can be refused for SIGKILL and SIGSTOP alone.
-    let _ = launch::signals::ignore(Signal::SIGXFSZ);
+    let _ = host::signals::ignore(Signal::SIGXFSZ);
 }

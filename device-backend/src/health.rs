@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::faults;
-use launch::clock::monotonic_ns;
-use launch::health::{Crash, HealthPage, VERSION};
+use host::clock::monotonic_ns;
+use ipc::health::{Crash, HealthPage, VERSION};
 
 static PAGE: OnceLock<&'static HealthPage> = OnceLock::new();
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// The numbers from 3 up to this one belong to the tables of descriptors in `launch::fd`.
+/// The numbers from 3 up to this one belong to the tables of descriptors in `ipc::fd`.
 const TABLE_END: RawFd = 32;
 
 /// Moves a descriptor out of the way of the table.

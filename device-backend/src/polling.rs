@@ -7,7 +7,7 @@
 //! the work needs the processor that the look takes. In the long run, looks that find nothing take
 //! no more than [`WASTE_PERCENT`] of one processor.
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 
 /// The share of one processor that looks without a find may take, in the long run.
 pub const WASTE_PERCENT: u64 = 10;

@@ -2,7 +2,7 @@
 //! The programs: what each of them does from `main` on, launched in a jail or started alone by a
 //! user.
 //!
-//! Launched, everything the process may use is open already, at the numbers of `launch::fd`, and its
+//! Launched, everything the process may use is open already, at the numbers of `ipc::fd`, and its
 //! record says what that is. Alone, it opens for itself what the jailer would have given it.
 
 use std::ffi::OsString;
@@ -11,11 +11,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use launch::control::{Channel, Failure, FromBackend};
-use launch::fd::{self, claim};
-use launch::health::{Crash, HealthPage};
-use launch::record::{BackendRecord, Record as _};
-use launch::seccomp::{Mode, SeccompError};
+use host::seccomp::SeccompError;
+use ipc::control::{Channel, Failure, FromBackend};
+use ipc::fd::{self, claim};
+use ipc::health::{Crash, HealthPage};
+use ipc::record::{BackendRecord, Record as _};
+use ipc::seccomp::Mode;
 
 use crate::serve::{Device, Service};
 use crate::{control, health};
@@ -58,7 +59,7 @@ pub enum Wanted<O> {
 
 /// What `main` does: serves one frontend.
 pub fn main<P: Program>() -> ExitCode {
-    launch::image::seal();
+    host::image::seal();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     // The supervisor passes exactly this; nobody else has what it needs.
     let outcome = if args == ["--launched"] {
@@ -87,9 +88,9 @@ pub fn main<P: Program>() -> ExitCode {
 
 /// The process ends with the connection, or with the supervisor.
 fn launched<P: Program>() -> Result<()> {
-    let _ = launch::process::harden();
+    let _ = host::process::harden();
     let record = P::Record::read(claim(fd::RECORD)?)?;
-    launch::log::init(P::ROLE, record.vm_id(), log::LevelFilter::Info);
+    host::log::init(P::ROLE, record.vm_id(), log::LevelFilter::Info);
     let health = announce(HealthPage::map(claim(fd::HEALTH)?)?);
     let control = Arc::new(Channel::from(claim(fd::CONTROL)?));
     let outcome = serve::<P>(&record, &control, health);
@@ -133,7 +134,7 @@ fn serve<P: Program>(
 /// Ends the process at once, from any of its threads, and says why, in the log and on the health page:
 /// it cannot go on, and its supervisor is to start another one.
 pub fn die(crash: Crash, error: &dyn std::error::Error) -> ! {
-    log::error!("{}", launch::log::chain(error));
+    log::error!("{}", host::log::chain(error));
     health::note(crash);
     std::process::exit(1)
 }
@@ -145,7 +146,7 @@ fn end_unconfined(error: &anyhow::Error) -> ! {
 }
 
 fn alone<P: Program>(options: P::Options) -> Result<()> {
-    launch::log::init(P::NAME, "", log::LevelFilter::Info);
+    host::log::init(P::NAME, "", log::LevelFilter::Info);
     let confined = |outcome: Result<(), SeccompError>| {
         if let Err(e) = outcome {
             end_unconfined(&e.into());
@@ -156,7 +157,7 @@ fn alone<P: Program>(options: P::Options) -> Result<()> {
 
 /// A health page for a process that nobody has given one.
 pub fn own_health() -> Result<&'static HealthPage> {
-    Ok(announce(HealthPage::map(launch::health::create()?)?))
+    Ok(announce(HealthPage::map(ipc::health::create()?)?))
 }
 
 fn announce(page: HealthPage) -> &'static HealthPage {

@@ -10,8 +10,9 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
-use launch::health::HealthPage;
-use launch::seccomp::{Filter, Mode, SeccompError};
+use host::seccomp::{Filter, SeccompError};
+use ipc::health::HealthPage;
+use ipc::seccomp::Mode;
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 
@@ -120,7 +121,7 @@ impl<D: Device> Service<D> {
     ) -> Result<(), ServeError> {
         let Confinement { filter, health } = self.confinement;
         if matches!(filter, Some((_, Mode::Trap))) {
-            launch::seccomp::report_violations(health).map_err(ServeError::Handler)?;
+            host::seccomp::report_violations(health).map_err(ServeError::Handler)?;
         }
         let connected = self.daemon.start(&mut listener(self.listener));
         connected.map_err(|e| daemon_error(&e))?;

@@ -96,17 +96,17 @@ fn kvm(host: &Host) -> Result<String, String> {
 
 fn io_uring() -> Result<String, String> {
     let file = templess().map_err(|e| e.to_string())?;
-    match launch::ring::create(16, file.as_fd()) {
+    match host::ring::create(16, file.as_fd()) {
         Ok(_) => Ok("engine=uring is possible".into()),
         Err(e) => Err(because(
-            launch::log::chain(&e),
+            host::log::chain(&e),
             "sysctl kernel.io_uring_disabled=0, or engine=threads for every disk",
         )),
     }
 }
 
-fn templess() -> Result<std::os::fd::OwnedFd, launch::memfd::MemfdError> {
-    launch::memfd::shared("doctor", 4096, launch::memfd::Backing::Shmem)
+fn templess() -> Result<std::os::fd::OwnedFd, ipc::memfd::MemfdError> {
+    ipc::memfd::shared("doctor", 4096, ipc::memfd::Backing::Shmem)
 }
 
 fn cgroups() -> Vec<Finding> {

@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use launch::clock::monotonic_ns;
-use launch::control::Channel;
+use host::clock::monotonic_ns;
+use ipc::control::Channel;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, geteuid};
@@ -176,12 +176,12 @@ fn begin(
     let log = nursery.endowment.log.writer.try_clone().map_err(refused)?;
     let name = nursery.endowment.identity.name.to_string();
     let born = birth::bear(range, cgroups.cradle(), |pid| live(nursery, pid)).map_err(refused)?;
-    launch::log::init_to(log, "janitor", &name, log::LevelFilter::Info);
+    host::log::init_to(log, "janitor", &name, log::LevelFilter::Info);
     // A variable that was left over in the environment is no reason not to run the VM.
     let notify = notify.unwrap_or_else(|error| {
         log::warn!(
             "the start is announced to nobody: {}",
-            launch::log::chain(&error)
+            host::log::chain(&error)
         );
         None
     });
@@ -297,7 +297,7 @@ impl From<Ended> for Outcome {
 }
 
 fn refused<E: std::error::Error>(error: E) -> Outcome {
-    Outcome::new(Status::Error, [launch::log::chain(&error)])
+    Outcome::new(Status::Error, [host::log::chain(&error)])
 }
 
 /// The VM's name: the spec's, or `vm-` and our process id.

@@ -13,7 +13,7 @@
 use std::convert::Infallible;
 
 use inherited::Inherited;
-use launch::control::Channel;
+use ipc::control::Channel;
 use supervisor::Nursery;
 
 pub mod args;

@@ -5,7 +5,7 @@
 //! ask of the host. It answers a question with one message and otherwise only passes signals on.
 //! Answers come in any order: what may wait for storage is done by a process of its own.
 
-use launch::record::Geometry;
+use ipc::record::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Status;
@@ -90,7 +90,7 @@ pub(crate) fn clip(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::control::MESSAGE_MAX_BYTES;
+    use ipc::control::MESSAGE_MAX_BYTES;
 
     #[test]
     fn line_of_the_worst_characters_fits_into_a_message_when_clipped() {

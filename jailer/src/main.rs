@@ -4,21 +4,21 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use host::heap::Heap;
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
 use jailer::inherited::Inherited;
 use jailer::outcome::{Outcome, Status};
-use launch::heap::Heap;
 
 #[global_allocator]
 static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
-    launch::image::seal();
+    host::image::seal();
     let outcome = match args::parse(std::env::args_os().skip(1)) {
         Ok(parsed) => match Inherited::take(&parsed) {
             Ok(inherited) => obey(parsed, inherited),
-            Err(error) => Outcome::new(Status::Error, [launch::log::chain(&error)]),
+            Err(error) => Outcome::new(Status::Error, [host::log::chain(&error)]),
         },
         Err(error) => Outcome::new(Status::Usage, [error.to_string()]),
     };

@@ -67,5 +67,5 @@ impl Outcome {
 
 /// One line for the user on file descriptor 2.
 pub fn say(line: &str) {
-    launch::output::say("jailer", line);
+    host::output::say("jailer", line);
 }

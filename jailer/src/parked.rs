@@ -48,7 +48,7 @@ impl Parked {
     fn receive(&self, flags: MsgFlags) -> nix::Result<OwnedFd> {
         let flags = flags | MsgFlags::MSG_DONTWAIT;
         let receiver = self.receiver.as_fd();
-        let (_, fd) = launch::control::receive_with_one(receiver, &mut [0], flags)?;
+        let (_, fd) = ipc::control::receive_with_one(receiver, &mut [0], flags)?;
         fd.ok_or(Errno::EBADF)
     }
 

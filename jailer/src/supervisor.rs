@@ -7,9 +7,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use launch::clock::monotonic_ns;
-use launch::memfd::MemfdError;
-use launch::record::{Record as _, RecordError};
+use host::clock::monotonic_ns;
+use ipc::memfd::MemfdError;
+use ipc::record::{Record as _, RecordError};
 use nix::poll::PollFlags;
 use spec::api::ExitStats;
 
@@ -124,16 +124,16 @@ pub(crate) fn rehearse(
     null: BorrowedFd<'_>,
 ) -> Result<(), String> {
     let confined = confine::confine(has_range);
-    let processes = confined.map_err(|e| launch::log::chain(&e))?;
+    let processes = confined.map_err(|e| host::log::chain(&e))?;
     child::rehearse(program, null, &Jails::new(processes, has_range))
 }
 
 /// The same with only the standard descriptors, and behind the supervisor's filter.
 pub(crate) fn rehearse_with_filter(has_range: bool) -> Result<(), String> {
-    confine::keep_only(&[], 0, 2).map_err(|e| launch::log::chain(&e))?;
-    confine::confine(has_range).map_err(|e| launch::log::chain(&e))?;
-    let filtered = crate::seccomp::SUPERVISOR.install(launch::seccomp::Mode::Kill);
-    filtered.map_err(|e| launch::log::chain(&e))
+    confine::keep_only(&[], 0, 2).map_err(|e| host::log::chain(&e))?;
+    confine::confine(has_range).map_err(|e| host::log::chain(&e))?;
+    let filtered = crate::seccomp::SUPERVISOR.install(ipc::seccomp::Mode::Kill);
+    filtered.map_err(|e| host::log::chain(&e))
 }
 
 #[derive(Debug)]
@@ -175,7 +175,7 @@ fn run(endowment: Endowment, jails: Jails, janitor: Rc<Janitor>, pids: Pids) -> 
             }
         }
     });
-    ended.unwrap_or_else(|error| Outcome::new(Status::Error, [launch::log::chain(&error)]))
+    ended.unwrap_or_else(|error| Outcome::new(Status::Error, [host::log::chain(&error)]))
 }
 
 impl Supervisor {
@@ -323,7 +323,7 @@ impl Supervisor {
         self.tick_waiting(now_ns);
         self.cutter.tick(&self.kit.log, now_ns);
         if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
-            launch::image::let_go();
+            host::image::let_go();
         }
     }
 }

@@ -7,7 +7,7 @@ mod stage;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 
-use launch::signals::ignore;
+use host::signals::ignore;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};

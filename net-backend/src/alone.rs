@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use device_backend::program::own_health;
 use device_backend::serve::Service;
 use device_backend::{listener, pin, relay};
-use launch::fd::net;
-use launch::tap;
+use host::tap;
+use ipc::fd::net;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::config::Nic;

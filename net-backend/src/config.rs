@@ -4,9 +4,9 @@
 //!
 //! Read by the frontend, once per connection; nothing in it changes while the process runs.
 
-use launch::fd::net::PAIRS_MAX;
-use launch::record::Guard;
-use launch::tap::offload;
+use host::tap::offload;
+use ipc::fd::net::PAIRS_MAX;
+use ipc::record::Guard;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{

@@ -179,7 +179,7 @@ fn table(data: &[u8]) -> Result<(Table, &[u8]), CommandFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::record::Guard;
+    use ipc::record::Guard;
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 

@@ -16,7 +16,7 @@ pub const HEAD_BYTES: usize = 256;
 /// The longest that is copied whole.
 const SHORT_BYTES: usize = 2048;
 /// The longest frame with its header: 64 KiB of IP in Ethernet, with two VLAN tags.
-const FRAME_MAX_BYTES: usize = 65535 + 14 + 8 + launch::tap::HEADER_BYTES;
+const FRAME_MAX_BYTES: usize = 65535 + 14 + 8 + host::tap::HEADER_BYTES;
 /// The most vectors of one call, in Linux.
 const VECTORS_MAX: usize = 1024;
 

@@ -14,8 +14,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicU64;
 
-use launch::health::Drops;
-use launch::record::Guard;
+use ipc::health::Drops;
+use ipc::record::Guard;
 
 use crate::filter::Mac;
 

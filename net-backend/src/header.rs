@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The header in front of each frame: `struct virtio_net_hdr` (virtio 1.2, §5.1.6).
 
-use launch::tap::{HEADER_BYTES, LEGACY_HEADER_BYTES, offload};
+use host::tap::{HEADER_BYTES, LEGACY_HEADER_BYTES, offload};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,

@@ -3,9 +3,9 @@
 
 use anyhow::Result;
 use device_backend::serve::Service;
-use launch::fd::{claim, net};
-use launch::health::HealthPage;
-use launch::record::NetRecord;
+use ipc::fd::{claim, net};
+use ipc::health::HealthPage;
+use ipc::record::NetRecord;
 
 use crate::config::Nic;
 use crate::device::Device;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use launch::heap::Heap;
+use host::heap::Heap;
 use net_backend::program::NetBackend;
 
 #[global_allocator]

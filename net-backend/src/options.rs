@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use device_backend::program::{Seccomp, Wanted};
-use launch::record::Guard;
+use ipc::record::Guard;
 
 use crate::filter::Mac;
 

@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use anyhow::Result;
 use device_backend::program::{Program, Wanted};
 use device_backend::serve::Service;
-use launch::health::HealthPage;
-use launch::record::NetRecord;
+use ipc::health::HealthPage;
+use ipc::record::NetRecord;
 
 use crate::device::Device;
 use crate::options::{self, Options};

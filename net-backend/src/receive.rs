@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::chain::Chain;
 use device_backend::vring::Vring;
-use launch::health::QueueHealth;
+use ipc::health::QueueHealth;
 
 use crate::device::Shared;
 use crate::header::{Header, NUM_BUFFERS};
@@ -31,7 +31,7 @@ const REACH_LONG_BYTES: usize = 66 << 10;
 /// After so many short frames no more long ones are expected.
 const SHORT_MAX: u32 = 256;
 /// Header, addresses, VLAN tag and type.
-const PEEK_BYTES: usize = launch::tap::HEADER_BYTES + 18;
+const PEEK_BYTES: usize = host::tap::HEADER_BYTES + 18;
 
 /// One receive queue.
 #[derive(Debug, Default)]

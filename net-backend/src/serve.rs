@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 
 use device_backend::serve::{Confinement, ServeError, Service};
 use device_backend::window::{Window, WindowError};
-use launch::fd::net::STATE_BYTES;
-use launch::health::HealthPage;
-use launch::seccomp::Mode;
+use ipc::fd::net::STATE_BYTES;
+use ipc::health::HealthPage;
+use ipc::seccomp::Mode;
 
 use crate::config::Nic;
 use crate::device::{Device, Shared};

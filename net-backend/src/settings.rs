@@ -71,8 +71,8 @@ mod tests {
     use super::*;
     use crate::filter::Mac;
     use crate::state::Table;
-    use launch::record::Guard;
-    use launch::tap::offload;
+    use host::tap::offload;
+    use ipc::record::Guard;
 
     fn nic() -> Nic {
         Nic {

@@ -29,7 +29,7 @@ mod word {
     pub(super) const END: usize = VLANS + VLAN_WORDS;
 }
 
-const _: () = assert!(word::END * 8 <= launch::fd::net::STATE_BYTES);
+const _: () = assert!(word::END * 8 <= ipc::fd::net::STATE_BYTES);
 
 /// Beside a value: the driver has asked for it.
 const ASKED: u64 = 1 << 63;
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn memory() -> Window {
-        Window::private(launch::fd::net::STATE_BYTES)
+        Window::private(ipc::fd::net::STATE_BYTES)
     }
 
     #[test]

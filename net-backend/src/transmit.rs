@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::chain::Chain;
-use launch::health::{BACKPRESSURED, QueueHealth};
+use ipc::health::{BACKPRESSURED, QueueHealth};
 
 use crate::device::Shared;
 use crate::gather::Gather;

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::polling::Polling;
 use device_backend::vring::Vring;
-use launch::health::{BROKEN, QueueHealth, UNPLUGGED};
+use ipc::health::{BROKEN, QueueHealth, UNPLUGGED};
 
 use crate::commander::Commander;
 use crate::config::Role;
@@ -258,7 +258,7 @@ impl Worker {
     }
 
     fn report(&self, fault: &QueueFault, role: Role) {
-        log::error!(queue = self.pair; "{role:?}: {}", launch::log::chain(fault));
+        log::error!(queue = self.pair; "{role:?}: {}", host::log::chain(fault));
         if let Some(health) = self.health(role) {
             health.flags.fetch_or(BROKEN, Relaxed);
         }
@@ -277,12 +277,12 @@ impl Worker {
 mod tests {
     use super::*;
     use crate::config::Nic;
-    use launch::health::HealthPage;
-    use launch::record::Guard;
+    use ipc::health::HealthPage;
+    use ipc::record::Guard;
 
     #[test]
     fn settings_that_change_while_rings_are_followed_hold_for_them() {
-        let page = HealthPage::map(launch::health::create().unwrap()).unwrap();
+        let page = HealthPage::map(ipc::health::create().unwrap()).unwrap();
         let nic = Nic {
             mac: None,
             mtu: None,

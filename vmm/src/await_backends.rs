@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use launch::control::{Channel, ControlError, FromVmm, ToVmm};
+use ipc::control::{Channel, ControlError, FromVmm, ToVmm};
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

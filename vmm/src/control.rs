@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use launch::control::{Channel, ControlError, Ending, Failure, FromVmm, ToVmm};
+use ipc::control::{Channel, ControlError, Ending, Failure, FromVmm, ToVmm};
 use log::info;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 
 use devices::guest_event::{GuestEvent, GuestEvents};
-use launch::control::Ending;
+use ipc::control::Ending;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Why the machine ends.

@@ -24,4 +24,4 @@ pub mod virtio;
 /// Tests that install the filters allocate as the program does: the filters know no other heap's calls.
 #[cfg(test)]
 #[global_allocator]
-static HEAP: launch::heap::Heap = launch::heap::Heap;
+static HEAP: host::heap::Heap = host::heap::Heap;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
-use launch::control::{Channel, FromVmm};
-use launch::health::{self, Crash, HealthPage};
-use launch::heap::Heap;
-use launch::record::{Record as _, VmmRecord};
-use launch::{clock, fd, image, log, process};
+use host::heap::Heap;
+use host::{clock, image, log, process};
+use ipc::control::{Channel, FromVmm};
+use ipc::fd;
+use ipc::health::{self, Crash, HealthPage};
+use ipc::record::{Record as _, VmmRecord};
 use vmm::control::ControlLoopError;
 
 #[global_allocator]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
-use launch::record::Pages;
+use ipc::record::Pages;
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -165,7 +165,7 @@ pub fn end(memory: &GuestMemory) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::memfd::{Backing, shared};
+    use ipc::memfd::{Backing, shared};
     use vm_memory::Bytes;
 
     const HOW: Mapping = Mapping {

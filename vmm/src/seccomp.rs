@@ -5,7 +5,8 @@
 //! A thread that receives descriptors, or that others give descriptors to, has close(2) in its
 //! filter: the main thread and the device threads. vCPU threads never own a descriptor.
 
-use launch::seccomp::{Mode, SeccompError};
+use host::seccomp::SeccompError;
+use ipc::seccomp::Mode;
 
 include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 

@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::guest_event::GuestEvents;
-use launch::control::{About, Channel, Ending, Failure};
-use launch::fd::{self, FdError};
-use launch::health::HealthPage;
-use launch::record::VmmRecord;
-use launch::seccomp::{Mode, SeccompError};
+use host::seccomp::SeccompError;
+use ipc::control::{About, Channel, Ending, Failure};
+use ipc::fd::{self, FdError};
+use ipc::health::HealthPage;
+use ipc::record::VmmRecord;
+use ipc::seccomp::Mode;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::{self, BootError, Images, Machine, MachineError, Template, VcpuSetupError};
@@ -75,7 +76,7 @@ impl StartError {
         };
         Failure {
             about,
-            reason: launch::log::chain(self),
+            reason: host::log::chain(self),
         }
     }
 }
@@ -130,7 +131,7 @@ pub fn start(
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
     let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
     if record.seccomp == Mode::Trap {
-        let installed = launch::seccomp::report_violations(health);
+        let installed = host::seccomp::report_violations(health);
         installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))?;
     }
     let devices = Device::make_all(&record.devices, ram, channel, record.seccomp)?;
@@ -162,7 +163,7 @@ pub fn start(
     if await_backends(&devices, channel, patience)? == Awaited::PowerOff {
         end.decide(Reason::Guest(Ending::PowerOff));
     }
-    launch::image::let_go();
+    host::image::let_go();
     seccomp::confine_main(record.seccomp)?;
     Ok(Control {
         console,

@@ -17,12 +17,12 @@ mod models;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use host::clock::monotonic_ns;
+use ipc::control::Ending;
+use ipc::health::HealthPage;
+use ipc::seccomp::Mode;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use launch::clock::monotonic_ns;
-use launch::control::Ending;
-use launch::health::HealthPage;
-use launch::seccomp::Mode;
 use log::{error, warn};
 
 use crate::arch::{Machine, state_of};
@@ -96,7 +96,7 @@ impl Vcpu {
     fn run(mut self) -> ! {
         if let Err(e) = seccomp::confine_vcpu(self.shared.seccomp) {
             // No guest runs on a thread without its filter.
-            self.shared.end.decide(Reason::Host(launch::log::chain(&e)));
+            self.shared.end.decide(Reason::Host(host::log::chain(&e)));
             self.shared.gate.wait_for_end();
         }
         self.stop_at_gate();

@@ -15,10 +15,10 @@ use devices::virtio::vhost_user::device::{DeviceError, VhostUserDevice};
 use devices::virtio::vhost_user::inflight::{InflightError, InflightRegion};
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 use devices::virtio::vhost_user::worker::Worker;
-use launch::control::{Channel, ToDevice};
-use launch::fd::{self, FdError};
-use launch::record::{DeviceKind, DeviceRecord};
-use launch::seccomp::Mode;
+use ipc::control::{Channel, ToDevice};
+use ipc::fd::{self, FdError};
+use ipc::record::{DeviceKind, DeviceRecord};
+use ipc::seccomp::Mode;
 use log::{error, warn};
 
 use crate::memory::GuestMemory;
@@ -182,7 +182,7 @@ fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
     let body = move || {
         // Without its thread the device never connects, and the VM does not start.
         if let Err(e) = seccomp::DEVICE.install(mode) {
-            return error!("{}", launch::log::chain(&e));
+            return error!("{}", host::log::chain(&e));
         }
         worker.run();
         // The device is dropped while a start fails. A thread cannot end under its filter: the

@@ -7,7 +7,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use launch::seccomp::concerns;
+use host::seccomp::concerns;
 use serde_json::Value;
 
 use crate::compile;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine on an io_uring that can do nothing but I/O on one file (`launch::ring`).
+//! The engine on an io_uring that can do nothing but I/O on one file (`host::ring`).
 //!
 //! One system call submits the batch of a kick; the data moves between the disk and guest memory
 //! without passing through this process.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use host::ring::FILE;
 use io_uring::squeue::Entry;
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode};
-use launch::ring::FILE;
 
 use super::retry::{EngineError, Pause, Refusal};
 use super::{Completion, Submitted, fallocate_mode};

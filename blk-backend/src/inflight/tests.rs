@@ -6,7 +6,7 @@ use super::*;
 const SIZE: u16 = 8;
 
 fn region() -> Window {
-    Window::private(launch::inflight::queue_bytes(SIZE))
+    Window::private(ipc::inflight::queue_bytes(SIZE))
 }
 
 fn recover(window: &Window, used_idx: u16) -> Result<Vec<Replay>, InflightError> {

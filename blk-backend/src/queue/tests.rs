@@ -49,7 +49,7 @@ impl World {
         Self {
             memory,
             driver,
-            region: Window::private(launch::inflight::queue_bytes(SIZE)),
+            region: Window::private(ipc::inflight::queue_bytes(SIZE)),
             posted: [None; SIZE as usize],
             completions: [0; REQUESTS],
             next: 0,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use launch::record::Geometry;
+use ipc::record::Geometry;
 
 const HEADER: u64 = 0x1000;
 const DATA: u64 = 0x2000;

@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use launch::control::ToBackend;
-use launch::health::Crash;
+use ipc::control::ToBackend;
+use ipc::health::Crash;
 use loadgen::connection::Connection;
 use loadgen::disk::{Kind, Request};
 use loadgen::supervised::Generation;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use device_backend::window::Window;
-use launch::health::BROKEN;
+use ipc::health::BROKEN;
 use loadgen::disk::{Kind, Request};
 
 use crate::stand::{PATIENCE, SHAPE, Shape};
@@ -29,7 +29,7 @@ fn posts_a_head_twice_under(name: &str, byte: u8, threads: bool) {
     let mut stand = Stand::new(name, Shape { queues: 2, ..SHAPE }, false);
     stand.slot.threads = threads;
     let (mut generation, _connection) = stand.bring_up(false);
-    let len_bytes = launch::inflight::queue_bytes(ENTRIES);
+    let len_bytes = ipc::inflight::queue_bytes(ENTRIES);
     let region = Window::of_file(stand.slot.inflight(), len_bytes).unwrap();
     let done = AtomicBool::new(false);
     let write = |slot: u32| Request {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blk_backend::config::Disk;
-use launch::disk::{Access, DiskError};
-use launch::record::Geometry;
+use host::disk::{Access, DiskError};
+use ipc::record::Geometry;
 use loadgen::connection::Connection;
 use loadgen::disk::{Kind, Queue, Request};
 use loadgen::memory::Memory;
@@ -81,7 +81,7 @@ fn image_on_large_blocks(dir: &Dir) -> Option<PathBuf> {
 
 /// What a guest sees of an image.
 fn seen(image: &Path, access: Access) -> (Geometry, Vec<u8>, u64) {
-    let (_file, geometry) = launch::disk::open(image, access).unwrap();
+    let (_file, geometry) = host::disk::open(image, access).unwrap();
     let disk = Disk {
         geometry,
         readonly: false,
@@ -132,12 +132,12 @@ fn image_that_ends_within_a_block_is_refused_for_direct_alone() {
     };
     let bytes = IMAGE_BYTES + 512;
     File::create(&image).unwrap().set_len(bytes).unwrap();
-    let refused = launch::disk::open(&image, DIRECT).unwrap_err();
+    let refused = host::disk::open(&image, DIRECT).unwrap_err();
     let DiskError::PartialBlock { block_bytes, .. } = refused else {
         panic!("{refused}");
     };
     assert_eq!(block_bytes, 4096);
-    launch::disk::open(&image, BUFFERED).unwrap();
+    host::disk::open(&image, BUFFERED).unwrap();
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use device_backend::window::Window;
-use launch::control::{FromBackend, ToBackend};
-use launch::health::BROKEN;
+use ipc::control::{FromBackend, ToBackend};
+use ipc::health::BROKEN;
 use loadgen::disk::{Kind, Request};
 use loadgen::supervised::Generation;
 use loadgen::verify::{self, Log, Verify, check_image};
@@ -146,7 +146,7 @@ fn backend_that_cannot_be_reached_says_so_and_ends() {
 fn backend_launched_ends_with_its_supervisor() {
     let stand = Stand::new("orphan", SHAPE, true);
     let (mut generation, _connection) = stand.bring_up(false);
-    let (ours, _) = launch::control::Channel::pair().unwrap();
+    let (ours, _) = ipc::control::Channel::pair().unwrap();
     generation.control = ours;
     assert!(generation.wait().unwrap().success());
 }

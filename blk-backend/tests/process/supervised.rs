@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use device_backend::window::Window;
-use launch::disk::Access;
+use host::disk::Access;
 use loadgen::connection::{Connection, Place};
 use loadgen::disk::Queue;
 use loadgen::memory::Memory;

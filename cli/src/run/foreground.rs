@@ -77,7 +77,7 @@ fn follow(
             match ended {
                 Some(status) if signalled => return Ok(status),
                 _ => {
-                    launch::image::let_go();
+                    host::image::let_go();
                     settled = true;
                     continue;
                 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use launch::control::receive_with_several;
+use ipc::control::receive_with_several;
 use nix::sys::socket::MsgFlags;
 
 use super::PAYLOAD_MAX_BYTES;

@@ -25,8 +25,8 @@ mod remove;
 pub(super) use limits::drive_of;
 pub(crate) use remove::sweep;
 
+use self::host::{Hierarchy, Version};
 use super::opening::Drive;
-use host::{Hierarchy, Version};
 
 /// The group that all VMs are below.
 const TOP: &str = "bulkhead";

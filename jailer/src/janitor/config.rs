@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use launch::file::open_regular;
+use host::file::open_regular;
 use spec::{DOCUMENT_MAX_BYTES, DocumentError, VmSpec};
 
 /// There is no spec to be had from the file.
@@ -53,7 +53,7 @@ pub(crate) fn read(path: &Path) -> Result<VmSpec, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::log::chain;
+    use host::log::chain;
 
     #[test]
     fn config_bad_names_file_and_field() {

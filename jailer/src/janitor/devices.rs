@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use launch::disk::{Access, DiskError};
+use host::disk::{Access, DiskError};
 use nix::errno::Errno;
 use spec::{ByteSize, Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
 
@@ -98,7 +98,7 @@ pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
         block_bytes: disk.block_size,
     };
     let fault = |e: DiskError| Fault::of(remedy(&e, disk.direct));
-    let (file, geometry) = launch::disk::open(&disk.path, access).map_err(fault)?;
+    let (file, geometry) = host::disk::open(&disk.path, access).map_err(fault)?;
     if let (false, Some(reason)) = (
         disk.readonly,
         super::starter::is_too_large(geometry.capacity_bytes),
@@ -108,11 +108,11 @@ pub(super) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
     }
     if disk.engine == DiskEngine::Uring {
         // One is made and thrown away: whether rings can be had must be known before anything runs.
-        launch::ring::create(disk.queue_size, file.as_fd()).map_err(|e| Fault {
+        host::ring::create(disk.queue_size, file.as_fd()).map_err(|e| Fault {
             engine: true,
             reason: format!(
                 "{}: engine=threads works without io_uring",
-                launch::log::chain(&e)
+                host::log::chain(&e)
             ),
         })?;
     }

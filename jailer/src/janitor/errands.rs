@@ -3,8 +3,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError};
+use host::clock::monotonic_ns;
+use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -88,7 +88,7 @@ impl Errands {
             return Err(Errno::EAGAIN);
         }
         let helper = Helper::start(kept, act).map_err(|error| {
-            log::error!("{}", launch::log::chain(&error));
+            log::error!("{}", host::log::chain(&error));
             Errno::EAGAIN
         })?;
         self.0.push(Errand { job, helper });

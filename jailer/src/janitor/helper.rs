@@ -12,7 +12,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use launch::control::{Channel, ControlError};
+use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -122,7 +122,7 @@ fn open_pidfd(child: Pid) -> nix::Result<OwnedFd> {
 
 /// The life of a helper.
 fn live(mut kept: Vec<RawFd>, channel: &Channel, janitor: Pid, act: impl FnOnce(&Channel)) {
-    launch::process::take_name(c"storage-helper");
+    host::process::take_name(c"storage-helper");
     let bound = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     if bound.is_err() || getppid() != janitor {
         return;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use launch::disk::{self, Access, DiskError};
+use host::disk::{self, Access, DiskError};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -61,7 +61,7 @@ pub(super) fn answer_reopen(
     let geometry = disk::look(&opening, access);
     let reopened = Reopened {
         mark,
-        geometry: geometry.map_err(|e| launch::log::chain(&e)),
+        geometry: geometry.map_err(|e| host::log::chain(&e)),
     };
     Ok((Answer::Reopened(reopened), Some(opening.into())))
 }

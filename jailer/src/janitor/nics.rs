@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use launch::tap::{self, TapError};
+use host::tap::{self, TapError};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use spec::{NetKind, SpecError, Tap, Vm};
@@ -104,9 +104,9 @@ fn remedy(error: &TapError, tap: &Tap, existed: bool) -> String {
         ),
         TapError::MultiQueue => format!("{error}: say queues=2 or more"),
         TapError::Device(source) if source.kind() == std::io::ErrorKind::NotFound => {
-            format!("{}: load the module tun", launch::log::chain(error))
+            format!("{}: load the module tun", host::log::chain(error))
         }
-        _ => launch::log::chain(error),
+        _ => host::log::chain(error),
     }
 }
 

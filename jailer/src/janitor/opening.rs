@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use launch::control::{Channel, ControlError};
-use launch::record::Geometry;
+use ipc::control::{Channel, ControlError};
+use ipc::record::Geometry;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;

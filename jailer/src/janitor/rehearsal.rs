@@ -55,8 +55,7 @@ fn bear(live: impl FnOnce(bool) -> Infallible) -> Result<Pid, String> {
     let claim = range().ok();
     let range = claim.as_ref().map(|claim| claim.range);
     let born = birth::bear(range, None, move |_| live(range.is_some()));
-    born.map(|born| born.pid)
-        .map_err(|e| launch::log::chain(&e))
+    born.map(|born| born.pid).map_err(|e| host::log::chain(&e))
 }
 
 /// Whether a VM gets users of its own.

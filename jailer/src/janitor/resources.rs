@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use launch::file::open_regular;
+use host::file::open_regular;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signalfd::SignalFd;
@@ -164,7 +164,7 @@ fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {
     ) {
         check_pool(memory, host)?;
     }
-    Guest::fresh_ram(memory).map_err(|e| SpecError::new("mem", size, launch::log::chain(&e)))
+    Guest::fresh_ram(memory).map_err(|e| SpecError::new("mem", size, host::log::chain(&e)))
 }
 
 fn check_pool(memory: &Memory, host: &Host) -> Result<(), SpecError> {

@@ -2,7 +2,7 @@
 //! Signals become a file descriptor before anything is opened, so that none can end the jailer with
 //! something left behind.
 
-use launch::signals::{ignore, is_ignored, reset};
+use host::signals::{ignore, is_ignored, reset};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError};
-use launch::disk::Access;
+use host::clock::monotonic_ns;
+use host::disk::Access;
+use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
@@ -338,7 +338,7 @@ impl Vigil {
         let begun = match self.chores.next() {
             Some(Chore::Place(process)) => self.place(process),
             Some(Chore::Settle) => {
-                launch::image::let_go();
+                host::image::let_go();
                 self.errands.run(|| {
                     cgroups::sweep_forgotten();
                     Ok(())
@@ -364,7 +364,7 @@ impl Vigil {
         } = self;
         errands.run(|| {
             cgroups.place(user, pid).map_err(|error| {
-                let error = launch::log::chain(&error);
+                let error = host::log::chain(&error);
                 format!("cgroup: process {pid} stays in its parent's group: {error}")
             })
         })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The jail of a disk's backend.
 
-use launch::record::Geometry;
+use ipc::record::Geometry;
 use spec::Disk;
 
 use super::{LOG_BYTES_MAX, Profile};

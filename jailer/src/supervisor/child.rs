@@ -167,8 +167,7 @@ pub(crate) fn rehearse(
             oom_score_adj: 0,
         },
     };
-    let child =
-        start(&plan, jails).map_err(|e| format!("a child's: {}", launch::log::chain(&e)))?;
+    let child = start(&plan, jails).map_err(|e| format!("a child's: {}", host::log::chain(&e)))?;
     let ended = waitid(Id::PIDFd(child.pidfd.as_fd()), WaitPidFlag::WEXITED);
     match (failure(&child.report), ended) {
         (None, Ok(WaitStatus::Exited(_, 0))) => Ok(()),

@@ -71,7 +71,7 @@ pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     }
     step("drop its capabilities", raw::drop_capabilities())?;
     step("set no_new_privs", nix::sys::prctl::set_no_new_privs())?;
-    if launch::process::harden().is_err() {
+    if host::process::harden().is_err() {
         log::warn!("MDWE: {NO_MDWE}");
     }
     if let Err(lacks) = lacking::landlock(lacking::landlock_version()) {

@@ -5,10 +5,10 @@
 
 use std::os::fd::OwnedFd;
 
-use launch::fd::vmm::DEVICES_MAX;
-use launch::memfd::MemfdError;
-use launch::record::DeviceRecord;
-use launch::record::Geometry;
+use ipc::fd::vmm::DEVICES_MAX;
+use ipc::memfd::MemfdError;
+use ipc::record::DeviceRecord;
+use ipc::record::Geometry;
 use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 

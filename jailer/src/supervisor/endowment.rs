@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
-use launch::memfd::{self, Backing, MemfdError};
-use launch::record::{DeviceRecord, Pages, VERSION, VmmRecord};
-use launch::seccomp::Mode;
+use ipc::memfd::{self, Backing, MemfdError};
+use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
+use ipc::seccomp::Mode;
 use nix::unistd::Pid;
 use spec::{HugePages, Memory, Seccomp, Vm, VmName, VmSpec};
 

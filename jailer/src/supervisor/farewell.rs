@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use spec::api::EventKind;

@@ -2,7 +2,7 @@
 //! What the supervisor hears, from the vmm to its last words and from the janitor, and what it does
 //! about that: the [`lifecycle`](super::lifecycle) decides.
 
-use launch::control::{DeviceNews, FromVmm, ToVmm};
+use ipc::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
 use super::janitor::News;
@@ -125,7 +125,7 @@ impl Supervisor {
             crash: self
                 .vmm
                 .as_ref()
-                .map_or(launch::health::Crash::None, Vmm::crash),
+                .map_or(ipc::health::Crash::None, Vmm::crash),
             log: self
                 .vmm
                 .as_ref()
@@ -143,6 +143,6 @@ impl Supervisor {
 
 fn tell(vmm: &Vmm, message: ToVmm) {
     if let Err(error) = vmm.tell(message) {
-        log::warn!("{}", launch::log::chain(&error));
+        log::warn!("{}", host::log::chain(&error));
     }
 }

@@ -63,7 +63,7 @@ impl Jails {
         let badness = profile.oom_score_adj.to_string();
         if let Err(error) = self.write(pid, "oom_score_adj", &badness) {
             // Whoever started us asked for more; then so be it.
-            log::info!("{}", launch::log::chain(&error));
+            log::info!("{}", host::log::chain(&error));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use spec::api::{EVENTS_MAX, Event, EventKind, Events};
 
 /// How much of a detail is kept, in bytes. A vmm may say more, and all events are to fit into what is
@@ -56,7 +56,7 @@ impl Journal {
 /// One line that is not too long.
 fn tidy(detail: &str) -> String {
     let clipped = &detail[..detail.floor_char_boundary(DETAIL_MAX_BYTES)];
-    launch::output::harmless(clipped)
+    host::output::harmless(clipped)
 }
 
 fn level(kind: EventKind) -> log::Level {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use launch::control::{Ending, Failure, FromVmm, ToVmm};
+use ipc::control::{Ending, Failure, FromVmm, ToVmm};
 use spec::OnReboot;
 use spec::api::VmState;
 

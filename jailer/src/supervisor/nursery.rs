@@ -5,9 +5,10 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
-use launch::control::Channel;
-use launch::health::{self, HealthError, HealthPage};
-use launch::seccomp::{Mode, SeccompError};
+use host::seccomp::SeccompError;
+use ipc::control::Channel;
+use ipc::health::{self, HealthError, HealthPage};
+use ipc::seccomp::Mode;
 use nix::unistd::Pid;
 use spec::Vm;
 
@@ -50,7 +51,7 @@ pub(crate) struct Nursery {
 impl Nursery {
     /// The supervisor's whole life; `supervisor` is its process id on the host.
     pub(crate) fn live(self, supervisor: Pid) -> Infallible {
-        launch::process::take_name(c"supervisor");
+        host::process::take_name(c"supervisor");
         let janitor = Rc::new(Janitor::new(self.channel));
         let pids = Pids {
             janitor: self.janitor,
@@ -59,7 +60,7 @@ impl Nursery {
         let confined = confined(&self.endowment, &janitor, self.has_range);
         let outcome = match confined {
             Ok(jails) => super::run(self.endowment, jails, Rc::clone(&janitor), pids),
-            Err(error) => Outcome::new(Status::Error, [launch::log::chain(&error)]),
+            Err(error) => Outcome::new(Status::Error, [host::log::chain(&error)]),
         };
         janitor.tell_outcome(&outcome);
         std::process::exit(0)
@@ -67,11 +68,11 @@ impl Nursery {
 
     /// A life in which nothing is done but `act`, in the same jail.
     pub(crate) fn stand_in(self, act: impl FnOnce(&Channel, &Vm) -> Infallible) -> Infallible {
-        launch::process::take_name(c"supervisor");
+        host::process::take_name(c"supervisor");
         let janitor = Janitor::new(self.channel);
         match confined(&self.endowment, &janitor, self.has_range) {
             Ok(_) => drop(act(janitor.channel(), &self.endowment.identity.vm)),
-            Err(error) => crate::outcome::say(&launch::log::chain(&error)),
+            Err(error) => crate::outcome::say(&host::log::chain(&error)),
         }
         std::process::exit(1)
     }
@@ -83,7 +84,7 @@ fn filter(mode: Mode) -> Result<(), BirthError> {
         // Nobody reads the page, which goes with the process; the log has the call's name.
         let page = health::create()?;
         let page = Box::leak(Box::new(HealthPage::map(&page)?));
-        launch::seccomp::report_violations(page)?;
+        host::seccomp::report_violations(page)?;
     }
     Ok(seccomp::SUPERVISOR.install(mode)?)
 }
@@ -99,7 +100,7 @@ fn confined(
     let (null, log) = (&endowment.binaries.null, &endowment.log.writer);
     confine::keep_only(&kept, null.as_raw_fd(), log.as_raw_fd())?;
     let name = endowment.identity.name.as_str();
-    launch::log::init("supervisor", name, log::LevelFilter::Info);
+    host::log::init("supervisor", name, log::LevelFilter::Info);
     let processes = confine::confine(has_range)?;
     let jails = Jails::new(processes, has_range);
     filter(endowment.identity.seccomp())?;

@@ -132,7 +132,7 @@ impl Process {
         };
         match pid {
             Ok(pid) => self.host_pid = pid,
-            Err(error) => log::warn!("{}", launch::log::chain(&error)),
+            Err(error) => log::warn!("{}", host::log::chain(&error)),
         }
         self.identity = Identity::Settled;
         true

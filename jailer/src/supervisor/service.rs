@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use launch::control::{ToDevice, ToVmm};
+use ipc::control::{ToDevice, ToVmm};
 use serde::Serialize;
 use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, VmInfo, VmState};
 use spec::check_stop_timeout;

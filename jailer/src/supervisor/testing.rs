@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use launch::control::{DeviceNews, FromVmm, ToDevice};
+use ipc::control::{DeviceNews, FromVmm, ToDevice};
 use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};

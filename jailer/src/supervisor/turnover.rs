@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use launch::control::{DeviceNews, ToDevice, ToVmm};
+use ipc::control::{DeviceNews, ToDevice, ToVmm};
 use spec::api::{EventKind, VmState};
 
 use super::Supervisor;
@@ -108,7 +108,7 @@ impl Supervisor {
             vmm.tell_with(&message, stream.as_fd())
         });
         if let Some(Err(error)) = told {
-            log::warn!("{}", launch::log::chain(&error));
+            log::warn!("{}", host::log::chain(&error));
         }
     }
 
@@ -144,7 +144,7 @@ impl Supervisor {
         match self.spawn() {
             Ok(()) => self.retry = Retry::default(),
             Err(error) => {
-                let why = launch::log::chain(&error);
+                let why = host::log::chain(&error);
                 if self.retry.failed(&why, now_ns) {
                     self.journal.note(EventKind::StartFailed, None, &why);
                 }

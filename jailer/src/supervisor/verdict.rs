@@ -2,9 +2,9 @@
 //! What the user is told about the end of a VM: an exit status, and one line that names what is at
 //! fault.
 
-use launch::control::{About, Failure};
-use launch::health::Crash;
-use launch::seccomp::call_name;
+use host::seccomp::call_name;
+use ipc::control::{About, Failure};
+use ipc::health::Crash;
 use nix::sys::signal::Signal;
 use spec::{ByteSize, SpecError, Vm};
 

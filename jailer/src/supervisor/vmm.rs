@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError, FromVmm, ToVmm};
-use launch::fd;
-use launch::health::{self, Crash, HealthError, HealthPage};
+use host::clock::monotonic_ns;
+use ipc::control::{Channel, ControlError, FromVmm, ToVmm};
+use ipc::fd;
+use ipc::health::{self, Crash, HealthError, HealthPage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
@@ -163,7 +163,7 @@ impl Vmm {
                 Ok(Some(message)) => Heard::Message(message),
                 Ok(None) => Heard::HungUp,
                 Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
-                Err(error) => Heard::Rubbish(launch::log::chain(&error)),
+                Err(error) => Heard::Rubbish(host::log::chain(&error)),
             };
             if !matches!(heard, Heard::Message(_)) {
                 self.control = None;

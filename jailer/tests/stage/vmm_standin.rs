@@ -16,10 +16,10 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
-use launch::control::{About, Channel, Ending, Failure, FromVmm, ToVmm};
-use launch::fd;
-use launch::health::{Crash, HealthPage};
-use launch::record::{Record as _, VmmRecord};
+use ipc::control::{About, Channel, Ending, Failure, FromVmm, ToVmm};
+use ipc::fd;
+use ipc::health::{Crash, HealthPage};
+use ipc::record::{Record as _, VmmRecord};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 

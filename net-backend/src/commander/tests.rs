@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use device_backend::vring::Vring;
 use device_backend::{GuestMemory, chain::ChainError};
-use launch::health::{self, HealthPage};
-use launch::record::Guard;
+use ipc::health::{self, HealthPage};
+use ipc::record::Guard;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vhost_user_backend::VringT;
 use vm_memory::GuestAddress;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use device_backend::lock;
 use device_backend::memory::Memory;
 use device_backend::window::Window;
-use launch::health::{Drops, HealthPage, QueueHealth};
-use launch::tap;
+use host::tap;
+use ipc::health::{Drops, HealthPage, QueueHealth};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use crate::config::{Nic, has};
@@ -62,7 +62,7 @@ impl Shared {
         health: &'static HealthPage,
     ) -> Arc<Self> {
         let kept = state.is_some();
-        let state = state.unwrap_or_else(|| Window::private(launch::fd::net::STATE_BYTES));
+        let state = state.unwrap_or_else(|| Window::private(ipc::fd::net::STATE_BYTES));
         let settings = Settings::new(&nic, 0, &State::default(), link_up);
         let pairs = usize::from(nic.pairs);
         Arc::new(Self {
@@ -102,7 +102,7 @@ impl Shared {
 
     /// The part of the health page that belongs to a queue; the control queue has none.
     pub fn health(&self, queue: u16) -> &QueueHealth {
-        &self.health.queues[usize::from(queue) % launch::health::QUEUES]
+        &self.health.queues[usize::from(queue) % ipc::health::QUEUES]
     }
 
     /// Where is counted what goes no further.
@@ -231,6 +231,6 @@ impl Shared {
 /// A tap that does not do what it is told is the host's affair; frames may still go through.
 fn note(outcome: Result<(), tap::TapError>) {
     if let Err(e) = outcome {
-        log::warn!("{}", launch::log::chain(&e));
+        log::warn!("{}", host::log::chain(&e));
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every receive mode, alone and with those that it meets: what a driver has acknowledged and asked
 //! for, and which frames it gets.
-use launch::record::Guard;
+use ipc::record::Guard;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
 };

@@ -24,8 +24,8 @@ fn run(arguments: &[&str]) -> (i32, String) {
 #[test]
 fn tap_that_cannot_be_had_is_refused_in_one_line() {
     enter_namespace().unwrap();
-    let busy = launch::tap::open("busy", 1).unwrap();
-    let multi = launch::tap::open("multi", 2).unwrap();
+    let busy = host::tap::open("busy", 1).unwrap();
+    let multi = host::tap::open("multi", 2).unwrap();
     for (arguments, said) in [
         (&["--tap", "sixteen-bytes-xx"][..], "1 to 15 bytes"),
         (&["--tap", "a/b"], "no slash"),

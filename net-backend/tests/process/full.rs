@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use launch::health::BACKPRESSURED;
+use ipc::health::BACKPRESSURED;
 use loadgen::cpu;
 use loadgen::net::host::{Interface, limit_tap};
 

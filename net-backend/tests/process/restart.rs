@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use launch::control::ToBackend;
+use ipc::control::ToBackend;
 use loadgen::net::HEADER_BYTES;
 
 use crate::stand::{FEATURES, GUEST, HOST, MOMENT, MRG_RXBUF, PATIENCE, frame};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use launch::health::HealthPage;
+use ipc::health::HealthPage;
 use loadgen::connection::{Connection, Place};
 use loadgen::memory::Memory;
 use loadgen::net::host::{Interface, Packets, enter_namespace};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use blk_backend::program::BlkBackend;
-use launch::fd::net::TAP;
+use ipc::fd::net::TAP;
 use net_backend::program::NetBackend;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,

@@ -10,7 +10,7 @@ use e2e::cases::{self, Group};
 use e2e::context::Places;
 use e2e::runner::{self, Selection};
 use e2e::{bench, demo};
-use launch::heap::Heap;
+use host::heap::Heap;
 
 #[derive(Parser)]
 #[command(about = "End-to-end cases, demo and measurements of Bulkhead")]

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use loadgen::verify::check_image;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -20,7 +20,7 @@ use devices::virtio::vhost_user::device::VhostUserDevice;
 use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
 use devices::virtio::vhost_user::inflight::InflightRegion;
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
-use launch::memfd::{Backing, shared};
+use ipc::memfd::{Backing, shared};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};

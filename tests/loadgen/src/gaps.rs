@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 
 /// What is shorter is not kept.
 const GAP_NS: u64 = 500_000;

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 
 use crate::disk::{Completion, Kind, Queue, Request};
 use crate::histogram::Histogram;

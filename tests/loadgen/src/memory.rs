@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use device_backend::GuestMemory;
 use device_backend::window::{Window, WindowError};
-use launch::memfd::{Backing, MemfdError, shared};
+use ipc::memfd::{Backing, MemfdError, shared};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{Bytes, FileOffset, GuestAddress};
 

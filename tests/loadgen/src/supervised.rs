@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use launch::control::{Channel, ControlError};
-use launch::disk::{Access, DiskError};
-use launch::fd::{self, blk};
-use launch::health::{HealthError, HealthPage};
-use launch::memfd::MemfdError;
-use launch::record::{BlkEngine, BlkRecord, Geometry, Record as _, RecordError, VERSION};
-use launch::ring::{RingError, RingWatch};
-use launch::seccomp::Mode;
+use host::disk::{Access, DiskError};
+use host::ring::{RingError, RingWatch};
+use ipc::control::{Channel, ControlError};
+use ipc::fd::{self, blk};
+use ipc::health::{HealthError, HealthPage};
+use ipc::memfd::MemfdError;
+use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, RecordError, VERSION};
+use ipc::seccomp::Mode;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -98,7 +98,7 @@ impl DiskSlot {
         socket: &Path,
         (queues, queue_size): (u16, u16),
     ) -> Result<Self, SupervisedError> {
-        let (image, geometry) = launch::disk::open(image, access)?;
+        let (image, geometry) = host::disk::open(image, access)?;
         Ok(Self {
             binary: binary.into(),
             threads: false,
@@ -109,13 +109,13 @@ impl DiskSlot {
             geometry,
             access,
             listener: UnixListener::bind(socket)?,
-            inflight: launch::inflight::create(queues, queue_size)?,
+            inflight: ipc::inflight::create(queues, queue_size)?,
         })
     }
 
     /// Generations started from now on have their image elsewhere: another way to the same content.
     pub fn move_to(&mut self, image: &Path) -> Result<(), SupervisedError> {
-        let (image, geometry) = launch::disk::open(image, self.access)?;
+        let (image, geometry) = host::disk::open(image, self.access)?;
         (self.image, self.geometry) = (Arc::new(image), geometry);
         Ok(())
     }
@@ -147,12 +147,12 @@ impl DiskSlot {
         let (mut rings, mut params) = (Vec::new(), Vec::new());
         let mark = fresh_mark();
         let opening = self.reopen()?;
-        launch::disk::mark_byte(&opening, mark)?;
+        host::disk::mark_byte(&opening, mark)?;
         if self.threads {
             fds.push((blk::DISK, opening.into()));
         } else {
             for number in (blk::RING..).take(usize::from(self.queues)) {
-                let (ring, param) = launch::ring::create(self.queue_size, opening.as_fd())?;
+                let (ring, param) = host::ring::create(self.queue_size, opening.as_fd())?;
                 rings.push(RingWatch::new(&ring, &param)?);
                 params.push(param);
                 fds.push((number, ring));
@@ -165,7 +165,7 @@ impl DiskSlot {
         };
         let record = self.record(engine, after_crash);
         let (control, theirs) = Channel::pair()?;
-        let health = launch::health::create()?;
+        let health = ipc::health::create()?;
         let page = HealthPage::map(&health)?;
         fds.push((fd::RECORD, record.write()?));
         fds.push((fd::CONTROL, theirs.into()));
@@ -287,7 +287,7 @@ impl Generation {
     /// the last user of that, in the kernel or outside.
     fn is_over(&self) -> io::Result<bool> {
         if self.rings.is_empty() {
-            let marked = launch::disk::is_marked(&self.image, self.mark);
+            let marked = host::disk::is_marked(&self.image, self.mark);
             return marked.map(|marked| !marked).map_err(io::Error::other);
         }
         Ok(self.rings.iter().all(|ring| ring.unfinished() == 0))

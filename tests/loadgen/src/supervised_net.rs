@@ -8,13 +8,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use launch::control::{Channel, ControlError};
-use launch::fd::{self, net};
-use launch::health::{HealthError, HealthPage};
-use launch::memfd::{Backing, MemfdError, shared};
-use launch::record::{Guard, NetRecord, Record as _, RecordError, VERSION};
-use launch::seccomp::Mode;
-use launch::tap::{self, TapError};
+use host::tap::{self, TapError};
+use ipc::control::{Channel, ControlError};
+use ipc::fd::{self, net};
+use ipc::health::{HealthError, HealthPage};
+use ipc::memfd::{Backing, MemfdError, shared};
+use ipc::record::{Guard, NetRecord, Record as _, RecordError, VERSION};
+use ipc::seccomp::Mode;
 
 use crate::supervised::spawn;
 
@@ -97,7 +97,7 @@ impl NetSlot {
     /// Starts a generation of the backend.
     pub fn start(&self) -> Result<NetGeneration, SupervisedNetError> {
         let (control, theirs) = Channel::pair()?;
-        let health = launch::health::create()?;
+        let health = ipc::health::create()?;
         let page = HealthPage::map(&health)?;
         let mut fds = vec![
             (fd::RECORD, self.record.write()?),

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use launch::disk::Access;
+use host::disk::Access;
 
 use crate::connection::{Connection, ConnectionError, Place};
 use crate::content::Mismatch;

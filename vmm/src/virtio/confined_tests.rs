@@ -15,9 +15,9 @@ use devices::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex
 use devices::virtio::eventfd::QueueEvents;
 use devices::virtio::features::VERSION_1;
 use devices::virtio::queue::QueueLayout;
-use launch::control::{DeviceNews, FromVmm, ToVmm};
-use launch::memfd::{self, Backing};
-use launch::seccomp::SeccompError;
+use host::seccomp::SeccompError;
+use ipc::control::{DeviceNews, FromVmm, ToVmm};
+use ipc::memfd::{self, Backing};
 use vm_memory::{FileOffset, GuestAddress};
 
 use super::*;

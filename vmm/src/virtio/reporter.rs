@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, Outstanding};
-use launch::control::{Channel, DeviceNews, FromVmm, QueueSample};
+use ipc::control::{Channel, DeviceNews, FromVmm, QueueSample};
 use log::{error, warn};
 
 use super::pace::Pace;
@@ -37,7 +37,7 @@ impl Reporter {
             DeviceEvent::Guest(_) => &self.faults,
             _ => return true,
         };
-        pace.take(launch::clock::monotonic_ns())
+        pace.take(host::clock::monotonic_ns())
     }
 }
 
@@ -51,12 +51,12 @@ impl DeviceEvents for Reporter {
             DeviceEvent::Connected => DeviceNews::Connected,
             DeviceEvent::Running => DeviceNews::Running,
             DeviceEvent::Drained => DeviceNews::Drained,
-            DeviceEvent::Lost(fault) => DeviceNews::Lost(launch::log::chain(&fault)),
-            DeviceEvent::Failed(fault) => DeviceNews::Failed(launch::log::chain(&fault)),
+            DeviceEvent::Lost(fault) => DeviceNews::Lost(host::log::chain(&fault)),
+            DeviceEvent::Failed(fault) => DeviceNews::Failed(host::log::chain(&fault)),
             DeviceEvent::Fit => DeviceNews::Fit,
-            DeviceEvent::Unfit(fault) => DeviceNews::Unfit(launch::log::chain(&fault)),
+            DeviceEvent::Unfit(fault) => DeviceNews::Unfit(host::log::chain(&fault)),
             DeviceEvent::Outstanding(queues) => DeviceNews::Outstanding(samples(&queues)),
-            DeviceEvent::Guest(fault) => DeviceNews::Guest(launch::log::chain(&fault)),
+            DeviceEvent::Guest(fault) => DeviceNews::Guest(host::log::chain(&fault)),
         };
         match &news {
             DeviceNews::Lost(why) | DeviceNews::Guest(why) => warn!(device_id = id; "{why}"),
@@ -64,7 +64,7 @@ impl DeviceEvents for Reporter {
             _ => {}
         }
         if let Err(e) = self.supervisor.send(&FromVmm::Device(self.index, news)) {
-            error!(device_id = id; "{}", launch::log::chain(&e));
+            error!(device_id = id; "{}", host::log::chain(&e));
         }
     }
 }

@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn image_in_memory_is_on_no_drive() {
-        use launch::memfd::{Backing, shared};
+        use ipc::memfd::{Backing, shared};
         let image = shared("image", 4096, Backing::Shmem).unwrap();
         assert!(drive_of(&File::from(image)).is_err());
     }

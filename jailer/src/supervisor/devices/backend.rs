@@ -6,10 +6,10 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, ControlError, FromBackend, ToBackend};
-use launch::fd;
-use launch::health::{self, Crash, Health, HealthPage};
+use host::clock::monotonic_ns;
+use ipc::control::{Channel, ControlError, FromBackend, ToBackend};
+use ipc::fd;
+use ipc::health::{self, Crash, Health, HealthPage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use spec::api::ProcessInfo;
@@ -157,7 +157,7 @@ impl Backend {
                 Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
                 Err(error) => {
                     self.control = None;
-                    all.push(Heard::Rubbish(launch::log::chain(&error)));
+                    all.push(Heard::Rubbish(host::log::chain(&error)));
                 }
             }
         }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::health::{Health, QueueHealth, UNPLUGGED};
+use ipc::health::{Health, QueueHealth, UNPLUGGED};
 use nix::errno::Errno;
 use spec::api::EventKind;
 
@@ -74,11 +74,11 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::health::HealthPage;
+    use ipc::health::HealthPage;
 
     #[test]
     fn failures_are_told_at_once_with_their_errno_and_then_once_a_minute() {
-        let page = HealthPage::map(launch::health::create().unwrap()).unwrap();
+        let page = HealthPage::map(ipc::health::create().unwrap()).unwrap();
         let mut complaints = Complaints::default();
         assert_eq!(complaints.look(&page, true, 0), None);
         page.queues[1].errors.store(2, Relaxed);
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn counter_that_goes_back_and_odd_errnos_are_no_trouble() {
-        let page = HealthPage::map(launch::health::create().unwrap()).unwrap();
+        let page = HealthPage::map(ipc::health::create().unwrap()).unwrap();
         let mut complaints = Complaints::default();
         page.queues[0].errors.store(u64::MAX, Relaxed);
         page.queues[3].errors.store(u64::MAX, Relaxed);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn tap_that_is_gone_is_told_once_and_drops_of_a_card_are_not() {
-        let page = HealthPage::map(launch::health::create().unwrap()).unwrap();
+        let page = HealthPage::map(ipc::health::create().unwrap()).unwrap();
         let mut complaints = Complaints::default();
         page.queues[0].errors.store(9, Relaxed);
         assert_eq!(complaints.look(&page, false, 0), None);

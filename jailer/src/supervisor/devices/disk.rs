@@ -3,11 +3,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::disk::{DiskError, checked, for_guest_of};
-use launch::fd;
-use launch::inflight;
-use launch::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
-use launch::ring::{self, RingWatch};
+use host::disk::{DiskError, checked, for_guest_of};
+use host::ring::{self, RingWatch};
+use ipc::fd;
+use ipc::inflight;
+use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 

@@ -60,7 +60,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use launch::control::Channel;
+    use ipc::control::Channel;
 
     fn janitor() -> Janitor {
         Janitor::new(Channel::pair().unwrap().0)

@@ -4,7 +4,7 @@
 
 use std::os::fd::OwnedFd;
 
-use launch::inflight;
+use ipc::inflight;
 use spec::VhostUserKind;
 use spec::api::{DeviceInfo, DeviceState, EventKind};
 
@@ -205,7 +205,7 @@ impl Foreign {
                 }
             }
             Err(error) => {
-                let error = launch::log::chain(&error);
+                let error = host::log::chain(&error);
                 log::debug!(device_id = self.face.id.as_str(); "{error}");
                 if self.retired && self.attempts == 0 {
                     let why = format!("{error}: the guest's reboot waits until somebody listens");
@@ -241,7 +241,7 @@ pub(crate) fn is_tracked(kind: &VhostUserKind) -> bool {
 mod tests {
     use super::*;
     use crate::link::{Answer, ToSupervisor};
-    use launch::control::Channel;
+    use ipc::control::Channel;
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use std::os::fd::AsFd;

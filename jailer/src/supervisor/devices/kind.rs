@@ -5,12 +5,12 @@
 use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use launch::control::ControlError;
-use launch::health::HealthError;
-use launch::record::Geometry;
-use launch::record::RecordError;
-use launch::ring::RingError;
-use launch::seccomp::Mode;
+use host::ring::RingError;
+use ipc::control::ControlError;
+use ipc::health::HealthError;
+use ipc::record::Geometry;
+use ipc::record::RecordError;
+use ipc::seccomp::Mode;
 use spec::SpecError;
 use spec::api::DeviceKind;
 

@@ -5,9 +5,9 @@
 
 use std::os::fd::OwnedFd;
 
-use launch::fd::net;
-use launch::memfd::{self, Backing};
-use launch::record::{Guard, NetRecord, Record as _, VERSION};
+use ipc::fd::net;
+use ipc::memfd::{self, Backing};
+use ipc::record::{Guard, NetRecord, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
 

@@ -2,7 +2,7 @@
 //! What the vmm is told of a VM's devices, in the order of their PCI slots: disks, network cards
 //! with a tap, network cards without, those of other programs.
 
-use launch::record::{DeviceKind, DeviceRecord, NicRecord};
+use ipc::record::{DeviceKind, DeviceRecord, NicRecord};
 use spec::{Disk, MacAddress, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
 
 /// The entries of a queue of passt's.

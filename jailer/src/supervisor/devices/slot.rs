@@ -12,7 +12,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use launch::control::ToDevice;
+use ipc::control::ToDevice;
 use nix::poll::PollFlags;
 use spec::SpecError;
 use spec::api::EventKind;

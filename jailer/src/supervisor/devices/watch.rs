@@ -8,8 +8,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::control::QueueSample;
-use launch::health::{BACKPRESSURED, BROKEN, Health, QueueHealth};
+use ipc::control::QueueSample;
+use ipc::health::{BACKPRESSURED, BROKEN, Health, QueueHealth};
 
 const MS_NS: u64 = 1_000_000;
 /// How often a ping is sent, or its answer looked for.
@@ -166,7 +166,7 @@ impl Watch {
 }
 
 fn of(page: &Health, queue: u16) -> &QueueHealth {
-    &page.queues[usize::from(queue) % launch::health::QUEUES]
+    &page.queues[usize::from(queue) % ipc::health::QUEUES]
 }
 
 fn compare(
@@ -201,10 +201,10 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::health::HealthPage;
+    use ipc::health::HealthPage;
 
     fn page() -> HealthPage {
-        HealthPage::map(launch::health::create().unwrap()).unwrap()
+        HealthPage::map(ipc::health::create().unwrap()).unwrap()
     }
 
     fn waits() -> [QueueSample; 1] {

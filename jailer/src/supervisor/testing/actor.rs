@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::control::{Channel, FromBackend, ToBackend};
-use launch::health::{self, HealthPage};
+use ipc::control::{Channel, FromBackend, ToBackend};
+use ipc::health::{self, HealthPage};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::fstat;

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use launch::control::{FromBackend, QueueSample, ToBackend};
+use ipc::control::{FromBackend, QueueSample, ToBackend};
 use spec::SpecError;
 use spec::api::DeviceKind;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can happen in a world.
 
-use launch::control::{FromBackend, FromVmm};
+use ipc::control::{FromBackend, FromVmm};
 
 /// Something that happens.
 #[derive(Debug, Clone)]

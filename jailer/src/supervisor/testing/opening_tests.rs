@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use launch::control::Channel;
+use ipc::control::Channel;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::actor::{Cast, Role};

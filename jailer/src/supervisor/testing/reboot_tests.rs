@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What becomes of a guest that reboots, by what happens to the backend meanwhile.
 
-use launch::control::Ending;
+use ipc::control::Ending;
 
 use super::*;
 

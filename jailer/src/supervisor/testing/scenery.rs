@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use launch::control::Channel;
-use launch::seccomp::Mode;
+use ipc::control::Channel;
+use ipc::seccomp::Mode;
 
 use super::super::devices::script::Means;
 use super::super::endowment::Log;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::control::{Channel, ToBackend};
+use ipc::control::{Channel, ToBackend};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use spec::SpecError;
 use spec::api::DeviceKind;
@@ -114,7 +114,7 @@ impl Stage {
         self.part(|part| {
             part.writes_page()
                 .version
-                .store(launch::health::KNOWS_SYNCED, Relaxed);
+                .store(ipc::health::KNOWS_SYNCED, Relaxed);
         });
     }
 

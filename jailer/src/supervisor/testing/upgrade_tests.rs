@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a device tells while its program is replaced, in order and in time.
 
-use launch::control::ToBackend;
+use ipc::control::ToBackend;
 
 use super::device_tests::{Device, SECOND_NS};
 use super::*;

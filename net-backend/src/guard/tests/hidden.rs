@@ -3,7 +3,7 @@
 use super::*;
 
 /// As much of a long frame as is copied, with its virtio header.
-const COPIED_BYTES: usize = crate::gather::HEAD_BYTES - launch::tap::HEADER_BYTES;
+const COPIED_BYTES: usize = crate::gather::HEAD_BYTES - host::tap::HEADER_BYTES;
 
 /// Checks a frame of which only the beginning is copied.
 fn check_long(frame: &[u8]) -> Result<(), Offence> {

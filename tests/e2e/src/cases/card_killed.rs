@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use launch::tap;
+use host::tap;
 use loadgen::net::host::Interface;
 use nix::sys::signal::Signal;
 

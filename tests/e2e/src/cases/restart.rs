@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

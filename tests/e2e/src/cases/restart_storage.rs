@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use launch::clock::monotonic_ns;
+use host::clock::monotonic_ns;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;

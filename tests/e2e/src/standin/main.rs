@@ -20,13 +20,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use driver::Notify;
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, Ending, FromVmm, ToVmm};
-use launch::health::{self, HealthPage};
-use launch::heap::Heap;
-use launch::record::{DeviceKind, Record as _, VmmRecord};
-use launch::seccomp::Mode;
-use launch::{fd, log};
+use host::clock::monotonic_ns;
+use host::heap::Heap;
+use host::log;
+use ipc::control::{Channel, Ending, FromVmm, ToVmm};
+use ipc::fd;
+use ipc::health::{self, HealthPage};
+use ipc::record::{DeviceKind, Record as _, VmmRecord};
+use ipc::seccomp::Mode;
 use loadgen::gaps::Gaps;
 use loadgen::memory::Memory;
 use loadgen::verify::{self, Log, Verify};
@@ -68,7 +69,7 @@ fn run() -> Result<()> {
 
     let guest: &'static _ = Box::leak(Box::new((*memory.bytes()).clone()));
     if record.seccomp == Mode::Trap {
-        launch::seccomp::report_violations(page)?;
+        host::seccomp::report_violations(page)?;
     }
     let devices = Device::make_all(&record.devices, guest, &channel, record.seccomp)?;
     if await_backends(&devices, &channel, Patience::Endless)? == Awaited::PowerOff {

@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, anyhow};
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, Ending, FromVmm, ToVmm};
-use launch::record::{DeviceKind, VmmRecord};
-use launch::seccomp::Mode;
+use host::clock::monotonic_ns;
+use ipc::control::{Channel, Ending, FromVmm, ToVmm};
+use ipc::record::{DeviceKind, VmmRecord};
+use ipc::seccomp::Mode;
 use loadgen::memory::Memory;
 use nix::poll::{PollFd, PollFlags, poll};
 use vmm::virtio::Device;

@@ -4,7 +4,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
-use launch::seccomp::{Mode, SeccompError};
+use host::seccomp::SeccompError;
+use ipc::seccomp::Mode;
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -18,9 +18,9 @@ use device_backend::GuestMemory;
 use device_backend::serve::Device as _;
 use device_backend::vring::Vring;
 use device_backend::window::Window;
-use launch::health::{self, HealthPage};
-use launch::memfd::{Backing, shared};
-use launch::record::Geometry;
+use ipc::health::{self, HealthPage};
+use ipc::memfd::{Backing, shared};
+use ipc::record::Geometry;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost_user_backend::{VhostUserBackend, VringT};
 use vm_memory::{Bytes, GuestAddress};
@@ -246,7 +246,7 @@ impl World {
 
 /// What a predecessor left behind.
 fn region(content: &[u8]) -> Window {
-    let window = Window::private(launch::inflight::queue_bytes(SIZE));
+    let window = Window::private(ipc::inflight::queue_bytes(SIZE));
     for (at, byte) in content.iter().enumerate().take(window.len_bytes()) {
         window.at::<AtomicU8>(at).store(*byte, Relaxed);
     }

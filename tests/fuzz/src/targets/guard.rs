@@ -7,7 +7,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::Ipv6ExtensionsSlice;
-use launch::record::Guard;
+use ipc::record::Guard;
 use net_backend::filter::Mac;
 use net_backend::guard::Rules;
 use net_backend::guard::packet::Frame;
@@ -23,7 +23,7 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const IPV4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
 /// What is copied of a long frame, without its virtio header.
-const COPIED_BYTES: usize = net_backend::gather::HEAD_BYTES - launch::tap::HEADER_BYTES;
+const COPIED_BYTES: usize = net_backend::gather::HEAD_BYTES - host::tap::HEADER_BYTES;
 
 /// Bits of the first byte.
 mod shape {
@@ -51,7 +51,7 @@ pub(crate) fn run(data: &[u8]) {
         let Some(header) = Header::parse(rest) else {
             return;
         };
-        rest = &rest[launch::tap::LEGACY_HEADER_BYTES..];
+        rest = &rest[host::tap::LEGACY_HEADER_BYTES..];
         if header.check(u64::MAX, rest.len()).is_err() {
             return;
         }

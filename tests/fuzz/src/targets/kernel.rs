@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use launch::memfd::{Backing, shared};
-use launch::record::Pages;
+use ipc::memfd::{Backing, shared};
+use ipc::record::Pages;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vmm::arch::{Images, bars_64, load, ram_regions};
 use vmm::memory::{self, Mapping};

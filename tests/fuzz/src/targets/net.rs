@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use device_backend::GuestMemory;
 use device_backend::chain::Buffer;
 use device_backend::window::Window;
-use launch::record::Guard;
-use launch::tap::HEADER_BYTES;
+use host::tap::HEADER_BYTES;
+use ipc::record::Guard;
 use net_backend::config::Nic;
 use net_backend::control::Command;
 use net_backend::filter::Mac;
@@ -205,7 +205,7 @@ fn command(script: &mut Script<'_>, state: &mut State) {
 
 /// What is kept reads back as it was; and anything at all reads back as something.
 fn keep(state: &State, rubbish: &[u8]) {
-    let memory = Window::private(launch::fd::net::STATE_BYTES);
+    let memory = Window::private(ipc::fd::net::STATE_BYTES);
     state.store(&memory);
     assert_eq!(State::load(&memory), *state);
     for (at, byte) in rubbish.iter().enumerate().take(memory.len_bytes()) {

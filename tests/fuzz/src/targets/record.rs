@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Launch records: any bytes in a memfd are refused or are a record that reads back as it is written.
 
-use launch::memfd;
-use launch::record::{BlkRecord, Record as _, VmmRecord};
+use ipc::memfd;
+use ipc::record::{BlkRecord, Record as _, VmmRecord};
 
 pub(crate) fn run(data: &[u8]) {
     let fd = || memfd::document("record", data).unwrap();

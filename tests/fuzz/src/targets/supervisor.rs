@@ -5,8 +5,8 @@
 //! no backend ends a VM whose guest has run; nobody is replaced for ever; each request is answered once;
 //! and when everybody does what he should again, so does the device.
 
+use ipc::control::{DeviceNews, Ending, Failure, FromBackend, FromVmm, QueueSample};
 use jailer::testing::{Event, World};
-use launch::control::{DeviceNews, Ending, Failure, FromBackend, FromVmm, QueueSample};
 
 use crate::script::Script;
 

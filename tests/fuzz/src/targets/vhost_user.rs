@@ -19,7 +19,7 @@ use devices::virtio::queue::QueueLayout;
 use devices::virtio::vhost_user::device::VhostUserDevice;
 use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents};
 use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
-use launch::memfd::{Backing, shared};
+use ipc::memfd::{Backing, shared};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::script::Script;

@@ -52,7 +52,7 @@ struct Deeds {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let inflight = launch::inflight::create(QUEUES, QUEUE_SIZE)?;
+    let inflight = ipc::inflight::create(QUEUES, QUEUE_SIZE)?;
     let scribbled = File::from(inflight.try_clone()?);
     let timeouts = Timeouts {
         connect: Duration::from_millis(500),

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use host::ring::{FILE, adopt, create};
 use io_uring::{IoUring, opcode, squeue, types};
-use launch::memfd::{Backing, shared};
-use launch::ring::{FILE, adopt, create};
+use ipc::memfd::{Backing, shared};
 use loadgen::random::Random;
 
 /// The opcodes a ring may be asked for, as the kernel numbers them; those above exist in no kernel

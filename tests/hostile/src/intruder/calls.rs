@@ -4,7 +4,8 @@
 
 #![allow(unsafe_code)]
 
-use launch::seccomp::{Filter, Mode, call_name};
+use host::seccomp::{Filter, call_name};
+use ipc::seccomp::Mode;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;

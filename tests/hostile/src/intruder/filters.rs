@@ -3,7 +3,7 @@
 
 #![allow(unreachable_pub, reason = "generated for a crate's root")]
 
-use launch::seccomp::Filter;
+use host::seccomp::Filter;
 
 mod vmm {
     include!(concat!(env!("OUT_DIR"), "/vmm.rs"));

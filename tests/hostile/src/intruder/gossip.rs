@@ -5,9 +5,9 @@
 
 use std::os::fd::AsFd;
 
-use launch::control::{Channel, DeviceNews, FromVmm, QueueSample};
-use launch::fd;
-use launch::record::{Record as _, VmmRecord};
+use ipc::control::{Channel, DeviceNews, FromVmm, QueueSample};
+use ipc::fd;
+use ipc::record::{Record as _, VmmRecord};
 use loadgen::random::Random;
 use nix::poll::{PollTimeout, poll};
 

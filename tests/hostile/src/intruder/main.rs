@@ -24,8 +24,8 @@ mod usurper;
 use std::convert::Infallible;
 use std::process::ExitCode;
 
-use launch::control::{Channel, FromBackend, FromVmm};
-use launch::fd;
+use ipc::control::{Channel, FromBackend, FromVmm};
+use ipc::fd;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 

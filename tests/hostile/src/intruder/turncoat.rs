@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use blk_backend::program::BlkBackend;
-use launch::clock::monotonic_ns;
-use launch::control::{Channel, FromBackend, ToBackend};
-use launch::fd;
-use launch::health::{self, BACKPRESSURED, HealthPage};
-use launch::record::{BackendRecord, BlkRecord, NetRecord, Record as _};
+use host::clock::monotonic_ns;
+use ipc::control::{Channel, FromBackend, ToBackend};
+use ipc::fd;
+use ipc::health::{self, BACKPRESSURED, HealthPage};
+use ipc::record::{BackendRecord, BlkRecord, NetRecord, Record as _};
 use loadgen::random::Random;
 use net_backend::program::NetBackend;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};

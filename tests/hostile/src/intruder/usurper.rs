@@ -7,12 +7,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ipc::control::{Channel, MESSAGE_MAX_BYTES};
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
 use jailer::inherited::Inherited;
 use jailer::link::{Question, ToJanitor, ToSupervisor};
 use jailer::outcome::Status;
-use launch::control::{Channel, MESSAGE_MAX_BYTES};
 use loadgen::random::Random;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use launch::tap::offload;
+use host::tap::offload;
 use loadgen::histogram::Histogram;
 use loadgen::random::Random;
 
@@ -20,8 +20,8 @@ const FRAME_BYTES: usize = 68 << 10;
 
 /// Measures one case.
 pub(crate) fn measure(case: Case, duration: Duration) -> Result<Sample> {
-    let tap = launch::tap::open(TAP, 1)?.pop().context("no tap")?;
-    launch::tap::set_offload(tap.as_fd(), offload::CSUM | offload::TSO4 | offload::TSO6)?;
+    let tap = host::tap::open(TAP, 1)?.pop().context("no tap")?;
+    host::tap::set_offload(tap.as_fd(), offload::CSUM | offload::TSO4 | offload::TSO6)?;
     let host = Host::new(TAP)?;
     match case {
         Case::Send(len) => send(&tap, &outgoing(len), stride_bytes(case), duration),

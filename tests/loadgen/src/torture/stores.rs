@@ -139,7 +139,7 @@ struct Lasting {
 
 impl Lasting {
     fn of(stand: &Stand) -> Result<Self, TortureError> {
-        let len_bytes = launch::inflight::queue_bytes(QUEUE_SIZE);
+        let len_bytes = ipc::inflight::queue_bytes(QUEUE_SIZE);
         let region = Window::of_file(stand.slot.inflight(), len_bytes);
         Ok(Self {
             used: stand.places[0].used.clone(),

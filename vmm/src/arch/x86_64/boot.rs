@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use devices::legacy::AcpiPm;
-use launch::control::About;
+use ipc::control::About;
 use linux_loader::loader::Error as LoaderError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 

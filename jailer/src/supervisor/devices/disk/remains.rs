@@ -7,7 +7,7 @@
 
 use std::os::fd::OwnedFd;
 
-use launch::ring::RingWatch;
+use host::ring::RingWatch;
 
 use super::super::kind::Remains;
 use crate::link::Question;
@@ -69,7 +69,7 @@ impl DiskRemains {
                 }
             }
         };
-        log::error!(device_id = id; "cannot tell whether its I/O has ended: {}", launch::log::chain(&error));
+        log::error!(device_id = id; "cannot tell whether its I/O has ended: {}", host::log::chain(&error));
         false
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
 
-    use launch::control::Channel;
+    use ipc::control::Channel;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     use crate::link::{Answer, ToJanitor, ToSupervisor};
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn remains_of_idle_rings_are_gone_at_once_and_nobody_is_asked() {
         let (janitor, other) = pair();
-        let (fd, params) = launch::ring::create(16, image().as_fd()).unwrap();
+        let (fd, params) = host::ring::create(16, image().as_fd()).unwrap();
         let watch = RingWatch::new(&fd, &params).unwrap();
         let rings = vec![Ring { watch, fd }];
         assert!(DiskRemains::new(3, rings, 16, MARK).are_gone("d", &janitor));
@@ -169,10 +169,10 @@ mod tests {
         let (janitor, other) = pair();
         // A read of a pipe that nobody writes to.
         let (file, _writer) = nix::unistd::pipe().unwrap();
-        let (fd, params) = launch::ring::create(16, file.as_fd()).unwrap();
-        let mut user = launch::ring::adopt(fd.try_clone().unwrap(), &params).unwrap();
+        let (fd, params) = host::ring::create(16, file.as_fd()).unwrap();
+        let mut user = host::ring::adopt(fd.try_clone().unwrap(), &params).unwrap();
         let byte = Box::leak(Box::new(0_u8));
-        let file = io_uring::types::Fixed(launch::ring::FILE);
+        let file = io_uring::types::Fixed(host::ring::FILE);
         let read = io_uring::opcode::Read::new(file, byte, 1).build();
         // SAFETY: the buffer lives for ever.
         unsafe { user.submission().push(&read) }.unwrap();

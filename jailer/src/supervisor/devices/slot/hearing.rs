@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is heard of a backend that lives: from itself, from the vmm, and from the watch over both.
 
-use launch::control::{FromBackend, QueueSample};
+use ipc::control::{FromBackend, QueueSample};
 use spec::api::EventKind;
 
 use super::{Life, Phase, Slot, Upgrade};

@@ -2,8 +2,8 @@
 //! From the end of a backend to the next one, if there is to be one: how it ended, what that means,
 //! and that what it had begun has ended, too.
 
-use launch::control::ToDevice;
-use launch::health::Crash;
+use ipc::control::ToDevice;
+use ipc::health::Crash;
 use spec::api::EventKind;
 
 use super::{CONNECT_NS, HANGUP_PAUSE_NS, News, Phase, Slot};
@@ -89,7 +89,7 @@ impl Slot {
 
     /// A backend could not be started: what follows is what follows a crash.
     pub(super) fn could_not_be(&mut self, error: &BackendError, now_ns: u64) {
-        let error = launch::log::chain(error);
+        let error = host::log::chain(error);
         self.note(EventKind::BackendDied, format!("could not be: {error}"));
         self.abandon(&format!("the new backend could not be: {error}"));
         match self.crashed_slowly(now_ns) {
@@ -117,7 +117,7 @@ pub(super) fn told(death: Death, crash: Crash) -> String {
             format!("could not use its io_uring any more: {errno}")
         }
         Crash::Syscall(number) => {
-            let name = launch::seccomp::call_name(number);
+            let name = host::seccomp::call_name(number);
             format!("was stopped by its seccomp filter, which lacks {name} ({number})")
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use launch::health::{BACKPRESSURED, BROKEN, Drops, Health, QueueHealth};
+use ipc::health::{BACKPRESSURED, BROKEN, Drops, Health, QueueHealth};
 use spec::api::{DeviceKind, DeviceStats, QueueStats, Traffic};
 
 use super::{Phase, Slot};
@@ -128,7 +128,7 @@ fn queue(queue: &QueueHealth, now_ns: u64) -> QueueStats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use launch::health::{self, HealthPage};
+    use ipc::health::{self, HealthPage};
 
     fn page(requests: u64, written_bytes: u64) -> HealthPage {
         let page = HealthPage::map(health::create().unwrap()).unwrap();

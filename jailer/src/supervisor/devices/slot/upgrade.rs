@@ -14,7 +14,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use launch::control::ToDevice;
+use ipc::control::ToDevice;
 use spec::api::EventKind;
 
 use super::{CONNECT_NS, News, Opening, Phase, Slot};
@@ -192,7 +192,7 @@ impl Slot {
                 });
                 self.outbox.push(News::Probe(stream));
             }
-            Err(error) => self.refuse(&launch::log::chain(&error)),
+            Err(error) => self.refuse(&host::log::chain(&error)),
         }
     }
 

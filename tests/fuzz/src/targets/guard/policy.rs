@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpNumber, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, LinkSlice};
-use launch::record::Guard;
+use ipc::record::Guard;
 use net_backend::filter::Mac;
 
 /// A server's port and a client's.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use launch::memfd::{Backing, shared};
-use launch::record::Pages;
+use ipc::memfd::{Backing, shared};
+use ipc::record::Pages;
 use std::io::Write;
 
 mod odd_files;
@@ -111,7 +111,7 @@ fn loaded(
 
 fn refused(kernel: &[u8], initrd: Option<&[u8]>) -> (About, String) {
     let error = loaded(&memory(4), kernel, initrd).unwrap_err();
-    (error.about(), launch::log::chain(&error))
+    (error.about(), host::log::chain(&error))
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! Real are the fence, what it knows of the backend, and the protocol with the janitor. The model plays
 //! the storage, the janitor and the time.
 
-use launch::control::Channel;
+use ipc::control::Channel;
 
 use super::tests::pair;
 use super::*;

@@ -82,7 +82,7 @@ fn kernel_that_is_odd_but_legal_is_loaded() {
     let files = [legal_elf_files(), legal_bzimages()].concat();
     for (what, kernel) in files {
         let loaded = loaded(&memory(8), &kernel, Some(b"initrd"));
-        let entry = loaded.unwrap_or_else(|e| panic!("{what}: {}", launch::log::chain(&e)));
+        let entry = loaded.unwrap_or_else(|e| panic!("{what}: {}", host::log::chain(&e)));
         let expected = if what.starts_with("ELF") {
             ENTRY
         } else {

@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 
 use geometry::is_read_only;
 pub use geometry::{checked, examine, for_guest_of, look};
+use ipc::record::{Geometry, SECTOR_BYTES};
 pub use lock::{is_marked, lock, mark, mark_byte};
 use nix::errno::Errno;
-
-use crate::record::{Geometry, SECTOR_BYTES};
 
 /// For how long an image that is locked may become free.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -144,7 +143,7 @@ mod tests {
     };
 
     pub(super) fn image(name: &str, len: u64) -> std::path::PathBuf {
-        let path = std::env::temp_dir().join(format!("launch-disk-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("host-disk-{}-{name}", std::process::id()));
         File::create(&path).unwrap().set_len(len).unwrap();
         path
     }

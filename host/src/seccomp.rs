@@ -5,15 +5,14 @@
 //! "comment" of every rule; each filter in it is for one kind of thread. Both forms are in the
 //! binary: the one that kills, and the one that names the system call first (`--seccomp log`).
 
+use ipc::seccomp::Mode;
 use seccompiler::sock_filter;
 use serde_json::Value;
 
 #[cfg(feature = "seccomp-compiler")]
 pub mod compile;
-mod mode;
 mod report;
 
-pub use mode::Mode;
 pub use report::{call_name, report_violations};
 
 /// The C library that this program is linked with, as rules name it that are for one alone.

@@ -62,7 +62,7 @@ pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
         let _ = writeln!(
             source,
             "/// The filter of the `{name}` threads.\n\
-             pub(crate) const {constant}: launch::seccomp::Filter = launch::seccomp::Filter {{\n    \
+             pub(crate) const {constant}: host::seccomp::Filter = host::seccomp::Filter {{\n    \
              name: {name:?},\n    calls: {calls},\n    kill: &[{kill}],\n    trap: &[{trap}],\n}};"
         );
     }

@@ -5,9 +5,8 @@ use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ipc::health::{Crash, HealthPage};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-
-use crate::health::{Crash, HealthPage};
 
 /// Where the number of the forbidden call is stored; set before the handler is installed.
 static CRASH: OnceLock<&'static AtomicU32> = OnceLock::new();

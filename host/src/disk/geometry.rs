@@ -10,8 +10,9 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 
+use ipc::record::{Geometry, SECTOR_BYTES};
+
 use super::{Access, DiskError};
-use crate::record::{Geometry, SECTOR_BYTES};
 
 /// The logical block of a file.
 const FILE_LOGICAL_BYTES: u32 = 512;

@@ -14,9 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, Parameters, opcode};
+use ipc::record::RingParams;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-
-use crate::record::RingParams;
 
 /// The index of the file among the ring's registered ones.
 pub const FILE: u32 = 0;
@@ -197,7 +196,7 @@ mod tests {
     use std::io::Write;
 
     fn ring() -> (IoUring, RingWatch) {
-        let mut file: File = crate::memfd::shared("test", 8192, crate::memfd::Backing::Shmem)
+        let mut file: File = ipc::memfd::shared("test", 8192, ipc::memfd::Backing::Shmem)
             .unwrap()
             .into();
         file.write_all(b"content").unwrap();

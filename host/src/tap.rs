@@ -9,9 +9,8 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use ipc::fd::net::PAIRS_MAX;
 use nix::errno::Errno;
-
-use crate::fd::net::PAIRS_MAX;
 
 /// The longest name of an interface.
 pub const NAME_MAX_BYTES: usize = 15;

@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn error_chain_is_printed_once_and_in_order() {
         let cause = std::io::Error::other("disk on fire");
-        let error = crate::record::RecordError::Read(cause);
+        let error = ipc::record::RecordError::Read(cause);
         assert_eq!(chain(&error), "cannot read the launch record: disk on fire");
     }
 }
