@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What our programs need of the host, whichever of them: disk images with their locks, taps,
-//! io_urings, filters, the log, the clock, the allocator, and this program's own pages.
+//! io_urings, processes, descriptors, filters,
+//! the log, the clock, the allocator, and this program's own pages.
 //!
 //! Nothing here is agreed on between processes; what is, is in `ipc`.
 
 pub mod clock;
+pub mod descriptors;
 pub mod disk;
 pub mod file;
 pub mod heap;
 pub mod image;
+pub mod lacking;
 pub mod log;
 pub mod output;
+pub mod pidfd;
 pub mod process;
 pub mod ring;
 pub mod seccomp;
 pub mod signals;
+pub mod socket;
 pub mod tap;

@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 
+use host::lacking;
 use spec::HugePages;
 
 use crate::host::Host;
 use crate::janitor::{self, rehearsal};
-use crate::lacking;
 use crate::outcome::{Outcome, Status};
 
 mod probe;

@@ -9,14 +9,12 @@
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use host::descriptors::{STANDARD, close_all_but};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::args::{Args, Parsed};
-
-/// 0, 1 and 2: the runtime sees to it that they are open.
-const STANDARD: RawFd = 3;
 
 /// The command line names a descriptor that is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -114,25 +112,6 @@ fn descriptor(path: &Path) -> Option<RawFd> {
 
 fn is_open(number: RawFd) -> bool {
     fcntl(borrow(number), FcntlArg::F_GETFD).is_ok()
-}
-
-/// Closes every descriptor but the standard ones and those in `kept`, which are in order.
-pub(crate) fn close_all_but(kept: &[RawFd]) -> nix::Result<()> {
-    let mut from = STANDARD.cast_unsigned();
-    for number in kept.iter().map(|number| number.cast_unsigned()) {
-        if number > from {
-            close_range(from, number - 1)?;
-        }
-        from = from.max(number + 1);
-    }
-    close_range(from, u32::MAX)
-}
-
-fn close_range(first: u32, last: u32) -> nix::Result<()> {
-    // SAFETY: close_range takes no pointers. In the jailer nothing has been opened yet, so nothing owns
-    // these numbers. In the supervisor their owners belong to the janitor, of which the process is a
-    // copy; the copy of an owner is never used or dropped.
-    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 fn own(number: RawFd) -> OwnedFd {

@@ -42,8 +42,7 @@ mod turnover;
 mod verdict;
 mod vmm;
 
-pub(crate) use confine::keep_only;
-pub(crate) use devices::{Image, TapParts, connect};
+pub(crate) use devices::{Image, TapParts};
 pub(crate) use endowment::{Binaries, ConsoleKind, DeviceParts, Endowment, Guest, Identity, Log};
 pub(crate) use nursery::Nursery;
 

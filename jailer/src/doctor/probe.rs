@@ -3,11 +3,10 @@
 
 #![allow(unsafe_code)]
 
+use host::lacking::NO_MDWE;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-
-use crate::lacking::NO_MDWE;
 
 const GET_MDWE: libc::c_int = 66;
 const SCHED_CORE: libc::c_int = 62;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use host::disk::{Access, DiskError};
+use host::socket::connect;
 use nix::errno::Errno;
 use spec::{ByteSize, Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
 
@@ -16,7 +17,6 @@ use super::opening::{Fault, Found, ImageReport, OpenImage};
 use super::passt;
 use super::resources::{cause, open_binary};
 use crate::host::Host;
-use crate::supervisor::connect;
 
 /// What was opened.
 #[derive(Debug)]

@@ -12,15 +12,14 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use host::descriptors::keep_only;
+use host::pidfd;
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
-
-use crate::pidfd;
-use crate::supervisor::keep_only;
 
 /// There is no helper.
 #[derive(Debug, thiserror::Error)]

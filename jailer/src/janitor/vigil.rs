@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use host::clock::monotonic_ns;
 use host::disk::Access;
+use host::pidfd;
+use host::socket::connect;
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,8 +29,6 @@ use super::ration::Ration;
 use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use crate::outcome::{Outcome, Status};
 use crate::parked::Parked;
-use crate::pidfd;
-use crate::supervisor::connect;
 
 /// So long nothing must have happened before a chore is done, which can take longer than a guest
 /// should wait for a backend.

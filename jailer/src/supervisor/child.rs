@@ -10,6 +10,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use host::pidfd;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_dumpable;
@@ -18,7 +19,6 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, pipe2, write};
 
 use super::jails::{Jails, MapError, deny_all_but};
-use crate::pidfd;
 use crate::profile::{LOG_BYTES_MAX, Profile};
 
 mod inside;

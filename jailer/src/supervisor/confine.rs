@@ -4,6 +4,8 @@
 
 use std::os::fd::{OwnedFd, RawFd};
 
+use host::descriptors;
+use host::lacking::{self, NO_MDWE};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -11,8 +13,6 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid, setsid};
 
-use crate::inherited::close_all_but;
-use crate::lacking::{self, NO_MDWE};
 use crate::profile::supervisors_user;
 
 mod raw;
@@ -36,10 +36,8 @@ fn step<T>(step: &'static str, outcome: nix::Result<T>) -> Result<T, ConfineErro
 /// Keeps the descriptors in `kept` (in order) and closes every other one; 0 and 1 become `null`, 2
 /// becomes `log`.
 pub(crate) fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), ConfineError> {
-    for (number, source) in [(0, null), (1, null), (2, log)] {
-        step("place its standard descriptors", raw::place(source, number))?;
-    }
-    step("close descriptors", close_all_but(kept))
+    let done = descriptors::keep_only(kept, null, log);
+    done.map_err(|(step, source)| ConfineError { step, source })
 }
 
 /// Becomes the first user of the VM's own, in an empty root, with the two capabilities it takes to

@@ -31,7 +31,6 @@ mod watch;
 
 pub(crate) use kind::Means;
 pub(crate) use nic::TapParts;
-pub(crate) use rendezvous::connect;
 pub(crate) use slot::{News, UPGRADE_NS};
 
 /// What a world of a test's own is made of.

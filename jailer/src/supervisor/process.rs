@@ -4,6 +4,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use host::pidfd;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -12,7 +13,6 @@ use nix::unistd::Pid;
 use super::child::{self, Child, Plan, StartError};
 use super::jails::Jails;
 use super::janitor::{Asked, Janitor};
-use crate::pidfd;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,12 +36,6 @@ pub(super) fn take_core() -> nix::Result<()> {
     Errno::result(unsafe { libc::prctl(SCHED_CORE, create, 0_u64, whom, 0_u64) }).map(drop)
 }
 
-/// Puts a copy of a descriptor at a number of its own.
-pub(super) fn place(source: RawFd, number: RawFd) -> nix::Result<()> {
-    // SAFETY: dup2 takes no pointers; 0, 1 and 2 have no owner in this process.
-    Errno::result(unsafe { libc::dup2(source, number) }).map(drop)
-}
-
 /// A procfs of this pid namespace, with nothing but processes in it, mounted nowhere.
 pub(super) fn own_proc() -> nix::Result<OwnedFd> {
     // SAFETY: fsopen reads a C string.

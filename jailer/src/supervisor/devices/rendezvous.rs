@@ -2,12 +2,10 @@
 //! How a backend and a vmm get two ends of one connection that neither of them can make.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 
-use nix::errno::Errno;
+use host::socket::{connect_by, stream_socket};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, getsockname,
-    listen, socket, socketpair,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockname, listen, socketpair,
 };
 
 /// The two ends.
@@ -35,26 +33,6 @@ pub(crate) fn nowhere() -> nix::Result<OwnedFd> {
     socketpair(AddressFamily::Unix, SockType::Stream, None, flags).map(|(stream, _)| stream)
 }
 
-/// Connects to a socket, without ever waiting for whoever listens there.
-pub(crate) fn connect(path: &Path) -> nix::Result<OwnedFd> {
-    connect_by(&UnixAddr::new(path)?)
-}
-
-fn connect_by(address: &UnixAddr) -> nix::Result<OwnedFd> {
-    let stream = stream_socket(SockFlag::SOCK_NONBLOCK)?;
-    loop {
-        match connect_to(stream.as_raw_fd(), address) {
-            Err(Errno::EINTR) => {}
-            outcome => return outcome.map(|()| stream),
-        }
-    }
-}
-
-fn stream_socket(flags: SockFlag) -> nix::Result<OwnedFd> {
-    let flags = flags | SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Unix, SockType::Stream, flags, None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,20 +49,5 @@ mod tests {
             other.read_to_string(&mut text).unwrap();
             assert_eq!(text, "hi");
         }
-    }
-
-    #[test]
-    fn listener_that_accepts_nobody_is_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("full");
-        let listener = stream_socket(SockFlag::empty()).unwrap();
-        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-        listen(&listener, Backlog::new(1).unwrap()).unwrap();
-        let streams: Vec<_> = (0..8).map(|_| connect(&path)).collect();
-        assert!(
-            streams
-                .iter()
-                .any(|s| s.as_ref().err() == Some(&Errno::EAGAIN))
-        );
     }
 }

@@ -19,7 +19,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 ///
 /// Unless this process is single-threaded, the copy must do nothing but async-signal-safe calls: a
 /// lock may be held by a thread that does not exist in it.
-pub(crate) unsafe fn clone(
+pub unsafe fn clone(
     namespaces: libc::c_int,
     cradle: Option<BorrowedFd<'_>>,
 ) -> nix::Result<Option<(Pid, OwnedFd)>> {
@@ -49,7 +49,7 @@ pub(crate) unsafe fn clone(
 }
 
 /// Ends a process, which is still to be reaped. It may be dead already, which is what was wanted.
-pub(crate) fn kill(pidfd: BorrowedFd<'_>) {
+pub fn kill(pidfd: BorrowedFd<'_>) {
     let no_info: *const libc::siginfo_t = std::ptr::null();
     let (call, pidfd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
     // SAFETY: the descriptor is open (it is borrowed), and a null siginfo is allowed.

@@ -7,7 +7,7 @@
 use nix::errno::Errno;
 
 /// Of a kernel that cannot keep memory that is written apart from memory that is executed.
-pub(crate) const NO_MDWE: &str =
+pub const NO_MDWE: &str =
     "this kernel is older than 6.3: what a process has written it may execute";
 /// LANDLOCK_CREATE_RULESET_VERSION
 const LANDLOCK_VERSION: libc::c_uint = 1;
@@ -21,7 +21,7 @@ const DENIED_SINCE: [(i32, &str); 4] = [
 ];
 
 /// The version of Landlock's ABI that this kernel has.
-pub(crate) fn landlock_version() -> Result<i32, Errno> {
+pub fn landlock_version() -> Result<i32, Errno> {
     let (attr, size) = (std::ptr::null::<libc::c_void>(), 0_usize);
     // SAFETY: with this flag the call takes no attributes.
     let version = unsafe {
@@ -36,7 +36,7 @@ pub(crate) fn landlock_version() -> Result<i32, Errno> {
 }
 
 /// What a kernel with this version of Landlock has, or what it lacks.
-pub(crate) fn landlock(version: Result<i32, Errno>) -> Result<String, String> {
+pub fn landlock(version: Result<i32, Errno>) -> Result<String, String> {
     let lacks = |what: &str| {
         Err(format!(
             "{what}: namespaces and filters alone confine processes"
