@@ -44,7 +44,7 @@ fn document_has_every_route_and_no_other() {
             methods.map(move |method| (method.to_uppercase(), path.clone()))
         })
         .collect();
-    let served = jailer::ROUTES.iter();
+    let served = supervisor::ROUTES.iter();
     let served: BTreeSet<_> = served
         .map(|route| (route.method.to_string(), route.path.to_string()))
         .collect();

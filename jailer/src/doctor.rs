@@ -5,12 +5,14 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 
+use handover::outcome::Outcome;
 use host::lacking;
+use ipc::broker::Status;
 use spec::HugePages;
 
 use crate::host::Host;
-use crate::janitor::{self, rehearsal};
-use crate::outcome::{Outcome, Status};
+use crate::janitor;
+use crate::janitor::rehearsal::{self, Rehearse};
 
 mod probe;
 
@@ -24,12 +26,12 @@ struct Finding {
     needed: bool,
 }
 
-/// Looks at everything; the lines are for standard output.
-pub fn examine(host: &Host) -> (Vec<String>, Outcome) {
+/// Looks at everything, and builds jails by `rehearse`; the lines are for standard output.
+pub fn examine(host: &Host, rehearse: Rehearse) -> (Vec<String>, Outcome) {
     let mut findings = vec![needed("KVM", kvm(host))];
     findings.extend(probe::namespaces().map(|(what, has)| needed(what, has)));
     findings.extend([
-        needed("jails", rehearsal::rehearse()),
+        needed("jails", rehearsal::rehearse(rehearse)),
         needed("seccomp", probe::seccomp()),
         optional("users of a VM's own", rehearsal::rehearse_users()),
         optional("Landlock", lacking::landlock(lacking::landlock_version())),
@@ -153,7 +155,7 @@ mod tests {
         let mut host = Host::of_this_binary();
         for (there, verdict) in [(Some("/opt/passt"), "has "), (None, "has not ")] {
             host.passt = there.map(Into::into);
-            let (lines, _) = examine(&host);
+            let (lines, _) = examine(&host, |_, _, _| Ok(()));
             let passt = lines.iter().find(|line| line.contains("passt")).unwrap();
             assert!(passt.starts_with(verdict), "{passt}");
             assert!(passt.contains(there.unwrap_or("not in PATH")), "{passt}");
@@ -164,7 +166,7 @@ mod tests {
     fn host_without_kvm_can_run_nothing_and_is_told_what_to_do() {
         let mut host = Host::of_this_binary();
         host.kvm = "/nonexistent".into();
-        let (lines, outcome) = examine(&host);
+        let (lines, outcome) = examine(&host, |_, _, _| Ok(()));
         assert_eq!(outcome.status, Status::Error);
         let kvm = lines.iter().find(|line| line.contains("KVM")).unwrap();
         assert!(

@@ -10,7 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use handover::endowment::{ConsoleKind, DeviceParts, Endowment, Identity, Log};
+use handover::nursery::Nursery;
+use handover::outcome::{Outcome, say};
 use host::clock::monotonic_ns;
+use ipc::broker::Status;
 use ipc::control::Channel;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signalfd::SignalFd;
@@ -20,8 +24,6 @@ use spec::{Console, SpecError, UidRange, Vm, VmName, VmSpec};
 use crate::args::Args;
 use crate::host::Host;
 use crate::inherited::Inherited;
-use crate::outcome::{Outcome, Status, say};
-use crate::supervisor::{ConsoleKind, DeviceParts, Endowment, Identity, Log, Nursery};
 
 mod birth;
 mod cgroups;

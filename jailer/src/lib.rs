@@ -6,60 +6,52 @@
 //! - the supervisor is born without any privilege and opens nothing: with what the janitor gave it,
 //!   it spawns, watches and replaces the VM's processes, serves the API and relays the console.
 //!
-//! Between them is one socket and the few messages of `link`. Both are single-threaded, and nothing
-//! in them waits for a guest, a client, a child that lives or the storage of an image except in one
-//! poll. What may block on storage is done in short-lived processes of the janitor's.
+//! This library is the first alone. It does not know the second, which is `supervisor`: whoever calls
+//! [`run`] says what the copy does that the janitor makes of itself. What the copy takes with it is in
+//! `handover`, and what the two say to each other in `ipc::broker`, over one socket.
+//!
+//! Both are single-threaded, and nothing in them waits for a guest, a client, a child that lives or
+//! the storage of an image except in one poll. What may block on storage is done in short-lived
+//! processes of the janitor's.
 
 use std::convert::Infallible;
 
+use handover::nursery::Nursery;
+use handover::outcome::Outcome;
 use inherited::Inherited;
-use ipc::control::Channel;
-use supervisor::Nursery;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 
 pub mod args;
 pub mod doctor;
 pub mod host;
 pub mod inherited;
 pub mod janitor;
-pub mod link;
-pub mod outcome;
-mod parked;
-mod profile;
-mod seccomp;
-mod supervisor;
 
-pub use supervisor::api::http;
-pub use supervisor::api::route::{ROUTES, Route};
-
-#[cfg(any(test, feature = "testing"))]
-pub use supervisor::testing;
+pub use janitor::rehearsal::{Build, Rehearse};
 
 /// Removes what is left of a VM whose jailer was killed.
-pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> outcome::Outcome {
+pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> Outcome {
     janitor::sweep(name, state_dir).unwrap_or_else(|refused| refused)
 }
 
-/// Runs one VM from start to end.
-pub fn run(args: &args::Args, inherited: Inherited, host: &host::Host) -> outcome::Outcome {
-    janitor::run(args, inherited, host, Nursery::live).unwrap_or_else(|refused| refused)
-}
-
-/// The same, but all that the supervisor does in its jail is `act`, with its end of the link to the
-/// janitor. For tests of the janitor.
-pub fn run_with_supervisor(
+/// Runs one VM from start to end. `live` is its supervisor's whole life: called in the copy of this
+/// process that becomes the supervisor, with that copy's process id on the host, and nowhere else.
+pub fn run(
     args: &args::Args,
     inherited: Inherited,
     host: &host::Host,
-    act: impl FnOnce(&Channel, &spec::Vm) -> Infallible,
-) -> outcome::Outcome {
-    let live = |nursery: Nursery, _| nursery.stand_in(act);
+    live: impl FnOnce(Nursery, Pid) -> Infallible,
+) -> Outcome {
     janitor::run(args, inherited, host, live).unwrap_or_else(|refused| refused)
 }
 
-/// Runs `act` in the jail of a supervisor, in its place, and waits for its end; an `Err` says why
-/// there is no jail. For tests of the jail: `act` has the supervisor's rights and no more.
+/// Runs `act` in the jail of a supervisor, which `build` makes, in its place, and waits for its end;
+/// an `Err` says why there is no jail. For tests of the jail: `act` has the supervisor's rights and no
+/// more.
 pub fn in_place_of_a_supervisor(
+    build: Build,
     act: impl FnOnce() -> Infallible,
-) -> Result<nix::sys::wait::WaitStatus, String> {
-    janitor::rehearsal::stand_in(act)
+) -> Result<WaitStatus, String> {
+    janitor::rehearsal::stand_in(build, act)
 }

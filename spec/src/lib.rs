@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a VM is, as the user says it: the JSON document, which has the same fields as the flags of
-//! `bulkhead run`, and the types of the API.
+//! `bulkhead run`, and with the feature `api` the types of the API.
 //!
 //! Linked into the CLI and the jailer. Nothing here opens or touches anything: a [`VmSpec`] is what
 //! was written, a [`Vm`] is what was meant, and only `TryFrom` leads from one to the other. Whether
 //! the files exist and the host is large enough is the jailer's to find out.
 
+#[cfg(feature = "api")]
 pub mod api;
 mod console;
 mod device;

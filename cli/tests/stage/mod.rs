@@ -44,7 +44,7 @@ impl Stage {
         let bulkhead = Path::new(env!("CARGO_BIN_EXE_bulkhead"));
         let built = |file: &str| {
             let path = bulkhead.with_file_name("").join(file);
-            assert!(path.exists(), "cargo build -p jailer --bins --examples");
+            assert!(path.exists(), "cargo build -p jailer-bin --bins --examples");
             path
         };
         // Beside each other, as they are shipped; links, because copies would be slow.

@@ -10,12 +10,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use handover::users::supervisors_user;
 use host::pidfd;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getegid, geteuid, pipe2};
 use spec::UidRange;
-
-use crate::profile::supervisors_user;
 
 /// Everything there is but time: no call of ours is about clocks that could be moved.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER

@@ -4,12 +4,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use host::clock::monotonic_ns;
+use ipc::broker::{Answer, Question, ToSupervisor};
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::helper::Helper;
-use crate::link::{Answer, Question, ToSupervisor};
 
 /// More than the devices of a VM can keep busy. One that has answered is one of them until it has
 /// ended, which storage can delay.

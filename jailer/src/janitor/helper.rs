@@ -141,7 +141,7 @@ fn live(mut kept: Vec<RawFd>, channel: &Channel, janitor: Pid, act: impl FnOnce(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Answer, ToSupervisor};
+    use ipc::broker::{Answer, ToSupervisor};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     fn wait_for(fd: BorrowedFd<'_>) {

@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
+use handover::parked::Parked;
 use host::disk::{self, Access, DiskError};
+use ipc::broker::{Answer, Reopened};
 use nix::errno::Errno;
 use nix::unistd::Pid;
-
-use crate::link::{Answer, Reopened};
-use crate::parked::Parked;
 
 /// From here on an image's bytes are marked by the generations of a disk's backends, each its own; no
 /// image is so large.
@@ -51,7 +50,7 @@ pub(super) fn reopen(image: &impl AsRawFd, access: Access, mark: i64) -> Result<
     Ok(opening)
 }
 
-/// Answers [`crate::link::Question::ReopenDisk`].
+/// Answers [`ipc::broker::Question::ReopenDisk`].
 pub(super) fn answer_reopen(
     image: &Parked,
     access: Access,
@@ -67,7 +66,7 @@ pub(super) fn answer_reopen(
 }
 
 /// Waits until nobody has the opening with this mark any more, and answers
-/// [`crate::link::Question::DiskReleased`].
+/// [`ipc::broker::Question::DiskReleased`].
 pub(super) fn await_release(image: &Parked, mark: i64) -> Result<(Answer, Option<OwnedFd>), Errno> {
     let image = File::from(image.copy()?);
     let mut pause = PAUSE_MIN;
@@ -78,7 +77,7 @@ pub(super) fn await_release(image: &Parked, mark: i64) -> Result<(Answer, Option
     Ok((Answer::Released, None))
 }
 
-/// Answers [`crate::link::Question::SyncDisk`]. The kernel tells each opening once of writes that were
+/// Answers [`ipc::broker::Question::SyncDisk`]. The kernel tells each opening once of writes that were
 /// lost; this one is asked by nobody else.
 pub(super) fn answer_sync(image: &Parked) -> Result<(Answer, Option<OwnedFd>), Errno> {
     let synced = File::from(image.copy()?).sync_data();

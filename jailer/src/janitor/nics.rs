@@ -21,7 +21,7 @@ mod script;
 pub(crate) use debts::{Debt, Debts, settle};
 use interface::Interface;
 
-use crate::supervisor::TapParts;
+use handover::endowment::TapParts;
 
 /// A tap that is open and has not been changed yet.
 #[derive(Debug)]

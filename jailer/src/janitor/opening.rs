@@ -6,6 +6,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use handover::endowment::Image;
+use handover::outcome::say;
+use handover::parked::Parked;
 use ipc::control::{Channel, ControlError};
 use ipc::record::Geometry;
 use nix::errno::Errno;
@@ -19,9 +22,6 @@ use super::devices::{open_image, open_stream, shared_with};
 use super::helper::{Helper, HelperError};
 use super::image::fresh_mark;
 use super::resources::{open_file, open_initrd};
-use crate::outcome::say;
-use crate::parked::Parked;
-use crate::supervisor::Image;
 
 /// After this time the user is told what the start waits for, in ms.
 const PATIENCE_MS: u16 = 2000;

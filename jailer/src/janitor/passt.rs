@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use handover::endowment::Log;
+use handover::users::cards_user;
 use nix::sys::socket::{MsgFlags, recv};
 use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};
 
 use super::resources::cause;
-use crate::profile;
-use crate::supervisor::Log;
 
 /// The descriptor that its end of the connection has.
 const SOCKET: i32 = 3;
@@ -119,7 +119,7 @@ impl Passts {
     ) -> io::Result<Self> {
         let user = |net: &Net| {
             let place = vm.nets.iter().position(|other| other.id == net.id)?;
-            let user = profile::net::user(vm, place);
+            let user = cards_user(vm, place);
             Some(User(range?.first + u32::from(user)))
         };
         let cards = users(vm).map(|(net, forwards)| Card {

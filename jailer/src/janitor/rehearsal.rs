@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
@@ -12,8 +12,15 @@ use spec::{SpecError, Vm, VmSpec};
 
 use super::{ROOTLESS, birth, claim_users, uids};
 
+/// How a supervisor builds its jail around the process that it is, told whether the VM has users of its
+/// own; an `Err` says why it cannot.
+pub type Build = fn(bool) -> Result<(), String>;
+/// The same, and the jail of a child below it, in which a program tells its version; its standard input
+/// and output are the last descriptor.
+pub type Rehearse = fn(bool, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<(), String>;
+
 /// Builds the supervisor's jail and a child's in it: whether that is possible, and if not, why.
-pub(crate) fn rehearse() -> Result<String, String> {
+pub(crate) fn rehearse(build: Rehearse) -> Result<String, String> {
     let open = |path: &str, write: bool| {
         let mut options = std::fs::OpenOptions::new();
         let opened = options.read(true).write(write).open(path);
@@ -22,7 +29,7 @@ pub(crate) fn rehearse() -> Result<String, String> {
     let (program, null) = (open("/proc/self/exe", false)?, open("/dev/null", true)?);
     let (mut told, tell) = std::io::pipe().map_err(|e| e.to_string())?;
     let born = bear(move |has_range| {
-        let built = crate::supervisor::rehearse(has_range, program.as_fd(), null.as_fd());
+        let built = build(has_range, program.as_fd(), null.as_fd());
         if let Err(error) = built {
             let _ = (&tell).write_all(error.as_bytes());
         }
@@ -38,13 +45,16 @@ pub(crate) fn rehearse() -> Result<String, String> {
     }
 }
 
-/// Runs `act` as a supervisor: in its jail, behind its filter, with descriptor 0 also as 1, and 2.
+/// Runs `act` as a supervisor: in its jail, which `build` makes, with descriptor 0 also as 1, and 2.
 /// Returns when it has ended.
-pub(crate) fn stand_in(act: impl FnOnce() -> Infallible) -> Result<WaitStatus, String> {
+pub(crate) fn stand_in(
+    build: Build,
+    act: impl FnOnce() -> Infallible,
+) -> Result<WaitStatus, String> {
     let born = bear(move |has_range| {
-        match crate::supervisor::rehearse_with_filter(has_range) {
+        match build(has_range) {
             Ok(()) => drop(act()),
-            Err(error) => crate::outcome::say(&error),
+            Err(error) => handover::outcome::say(&error),
         }
         std::process::exit(1)
     })?;

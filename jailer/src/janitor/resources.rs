@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use handover::endowment::{Binaries, ConsoleKind, Guest};
 use host::file::open_regular;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -18,7 +19,6 @@ use super::devices::Devices;
 use super::opening::{Ended, Opening};
 use super::pty;
 use crate::host::Host;
-use crate::supervisor::{Binaries, ConsoleKind, Guest};
 
 /// What was opened.
 #[derive(Debug)]

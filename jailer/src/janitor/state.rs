@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use handover::endowment::Log;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
@@ -21,7 +22,6 @@ use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
 use super::nics;
-use crate::supervisor::Log;
 
 mod group;
 

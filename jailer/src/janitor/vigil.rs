@@ -7,10 +7,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
+use handover::outcome::Outcome;
+use handover::parked::Parked;
 use host::clock::monotonic_ns;
 use host::disk::Access;
 use host::pidfd;
 use host::socket::connect;
+use ipc::broker::Status;
+use ipc::broker::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,9 +30,6 @@ use super::errands::Errands;
 use super::image;
 use super::passt::Passts;
 use super::ration::Ration;
-use crate::link::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
-use crate::outcome::{Outcome, Status};
-use crate::parked::Parked;
 
 /// So long nothing must have happened before a chore is done, which can take longer than a guest
 /// should wait for a backend.

@@ -48,23 +48,27 @@ const KEPT: &[(&str, &str, &str)] = &[
     ("*", "munmap", "malloc, for a large buffer"),
     ("*", "mremap", "malloc, for a large buffer that grows"),
     (
-        "jailer supervisor",
+        "supervisor supervisor",
         "fstat",
         "C libraries newer than this one",
     ),
-    ("jailer supervisor", "newfstatat", GLIBC),
-    ("jailer supervisor", "readlink", GLIBC),
-    ("jailer supervisor", "set_robust_list", GLIBC),
-    ("jailer supervisor", "rseq", GLIBC),
-    ("jailer supervisor", "sched_getaffinity", GLIBC),
-    ("jailer supervisor", "epoll_wait", GLIBC),
-    ("jailer supervisor", "readv", STOCK_GUEST),
-    ("jailer supervisor", "writev", STOCK_GUEST),
-    ("jailer supervisor", "fallocate", STOCK_GUEST),
-    ("jailer supervisor", "getpid", "a VM that is paused"),
-    ("jailer supervisor", "tgkill", "a VM that is paused"),
-    ("jailer supervisor", "tkill", "a VM that is paused"),
-    ("jailer supervisor", "rt_sigreturn", "a VM that is paused"),
+    ("supervisor supervisor", "newfstatat", GLIBC),
+    ("supervisor supervisor", "readlink", GLIBC),
+    ("supervisor supervisor", "set_robust_list", GLIBC),
+    ("supervisor supervisor", "rseq", GLIBC),
+    ("supervisor supervisor", "sched_getaffinity", GLIBC),
+    ("supervisor supervisor", "epoll_wait", GLIBC),
+    ("supervisor supervisor", "readv", STOCK_GUEST),
+    ("supervisor supervisor", "writev", STOCK_GUEST),
+    ("supervisor supervisor", "fallocate", STOCK_GUEST),
+    ("supervisor supervisor", "getpid", "a VM that is paused"),
+    ("supervisor supervisor", "tgkill", "a VM that is paused"),
+    ("supervisor supervisor", "tkill", "a VM that is paused"),
+    (
+        "supervisor supervisor",
+        "rt_sigreturn",
+        "a VM that is paused",
+    ),
     ("net-backend net", "writev", STOCK_GUEST),
     ("vmm device", "ioctl", STOCK_GUEST),
     ("vmm main", "preadv2", STOCK_GUEST),
@@ -124,7 +128,7 @@ fn cases(runner: &Path) -> Result<Vec<String>> {
 /// The rules of each filter, by `package filter`.
 fn tables() -> Result<BTreeMap<String, Vec<Value>>> {
     let mut tables = BTreeMap::new();
-    for package in ["jailer", "vmm", "blk-backend", "net-backend"] {
+    for package in ["supervisor", "vmm", "blk-backend", "net-backend"] {
         let path = compile::root()?.join(package).join("seccomp.json");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let table: Value = serde_json::from_str(&text)?;
@@ -173,7 +177,7 @@ fn observe(
         }
     }
     let inherited = trace.inherited.iter();
-    needed.extend(inherited.map(|call| ("jailer supervisor".to_owned(), call)));
+    needed.extend(inherited.map(|call| ("supervisor supervisor".to_owned(), call)));
     for (filter, call) in needed {
         for (index, rule) in tables[&filter].iter().enumerate() {
             if allows(rule, call) {

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use handover::outcome::say;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
@@ -15,7 +16,6 @@ use spec::SpecError;
 use spec::state::{DEBTS, DEBTS_FRESH};
 
 use super::{interface, script};
-use crate::outcome::say;
 
 /// The longest list that is read, in bytes.
 const LEN_MAX: u64 = 1 << 20;

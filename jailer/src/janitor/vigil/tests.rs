@@ -8,9 +8,8 @@ use std::fs;
 use std::os::fd::FromRawFd;
 use std::process::{Child, Command};
 
+use handover::endowment::Log;
 use spec::{DiskSpec, VmSpec};
-
-use crate::supervisor::Log;
 
 /// Answers for a VM with one disk that can only be read, and no foreign device.
 fn answers() -> Answers {

@@ -33,7 +33,7 @@ const ROLES: [&str; 3] = ["vmm", "blk-backend", "net-backend"];
 const TABLES: [(&str, &str); 4] = [
     (
         "supervisor",
-        include_str!("../../../../jailer/seccomp.json"),
+        include_str!("../../../../supervisor/seccomp.json"),
     ),
     ("vmm", include_str!("../../../../vmm/seccomp.json")),
     (

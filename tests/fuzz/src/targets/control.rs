@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 
+use ipc::broker::{ToJanitor, ToSupervisor};
 use ipc::control::{Channel, FromBackend, FromVmm, ToBackend, ToVmm};
-use jailer::link::{ToJanitor, ToSupervisor};
 use nix::sys::socket::{MsgFlags, send};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

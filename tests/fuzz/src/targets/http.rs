@@ -2,7 +2,7 @@
 //! HTTP requests to the API: never more is taken than was sent, a request that is there in full is
 //! the same however the bytes arrive, and an error does not go away with more bytes.
 
-use jailer::http::{self, BODY_MAX_BYTES, HEAD_MAX_BYTES, Refusal, Response};
+use supervisor::http::{self, BODY_MAX_BYTES, HEAD_MAX_BYTES, Refusal, Response};
 
 pub(crate) fn run(data: &[u8]) {
     let whole = http::parse(data);

@@ -6,7 +6,7 @@
 //! and when everybody does what he should again, so does the device.
 
 use ipc::control::{DeviceNews, Ending, Failure, FromBackend, FromVmm, QueueSample};
-use jailer::testing::{Event, World};
+use supervisor::testing::{Event, World};
 
 use crate::script::Script;
 

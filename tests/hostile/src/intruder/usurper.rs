@@ -7,12 +7,11 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ipc::broker::{Question, Status, ToJanitor, ToSupervisor};
 use ipc::control::{Channel, MESSAGE_MAX_BYTES};
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
 use jailer::inherited::Inherited;
-use jailer::link::{Question, ToJanitor, ToSupervisor};
-use jailer::outcome::Status;
 use loadgen::random::Random;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
@@ -36,7 +35,9 @@ pub(crate) fn jailer() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let host = Host::of_this_binary();
-    let outcome = jailer::run_with_supervisor(args, inherited, &host, usurp);
+    let outcome = jailer::run(args, inherited, &host, |nursery, _| {
+        supervisor::stand_in(nursery, usurp)
+    });
     outcome.print();
     outcome.status.into()
 }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a run of the jailer ended, as its exit status tells.
+
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+
+/// How the jailer ends: its exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// The guest powered off, or the VM was ended as asked.
+    Ok,
+    /// Something failed.
+    Error,
+    /// The command line is wrong.
+    Usage,
+    /// The guest panicked or crashed.
+    Guest,
+    /// This signal ended the VM, and the guest was not waited for: 128 and its number, as shells say.
+    Signal(u8),
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(match status {
+            Status::Ok => 0,
+            Status::Error => 1,
+            Status::Usage => 2,
+            Status::Guest => 3,
+            Status::Signal(number) => number.saturating_add(128),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_the_number_that_scripts_know() {
+        let numbers = [
+            (Status::Ok, 0),
+            (Status::Error, 1),
+            (Status::Usage, 2),
+            (Status::Guest, 3),
+            (Status::Signal(15), 143),
+        ];
+        for (status, number) in numbers {
+            assert_eq!(ExitCode::from(status), ExitCode::from(number));
+        }
+    }
+}

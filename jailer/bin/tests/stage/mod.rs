@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A jailer with a stand-in for its vmm, on a stage of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Stage {
+    bin: TempDir,
+    pub(crate) dir: TempDir,
+}
+
+/// A jailer that runs; killed with the test.
+pub(crate) struct Running {
+    child: Child,
+    state: PathBuf,
+}
+
+/// A jailer that has ended.
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    pub(crate) stderr: String,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        let jailer = Path::new(env!("CARGO_BIN_EXE_jailer"));
+        let standin = jailer.with_file_name("examples").join("vmm-standin");
+        assert!(standin.exists(), "cargo build -p jailer-bin --examples");
+        // Beside each other, as they are shipped; a link, because a copy would be slow.
+        let bin = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        fs::hard_link(jailer, bin.path().join("jailer")).unwrap();
+        fs::hard_link(standin, bin.path().join("vmm")).unwrap();
+        let dir = TempDir::new().unwrap();
+        for file in ["kernel", "initrd"] {
+            fs::write(dir.path().join(file), format!("the {file} ")).unwrap();
+        }
+        Self { bin, dir }
+    }
+
+    pub(crate) fn at(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    pub(crate) fn vmm(&self) -> PathBuf {
+        self.bin.path().join("vmm")
+    }
+
+    /// A spec whose stand-in does what `script` says, changed by `change`.
+    pub(crate) fn spec(&self, script: &str, change: &Value) -> PathBuf {
+        let mut spec = json!({
+            "name": "vm",
+            "kernel": self.at("kernel"),
+            "mem": "16M",
+            "cmdline": script,
+        });
+        for (field, value) in change.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        let path = self.at(&format!("{}.json", spec["name"].as_str().unwrap()));
+        fs::write(&path, spec.to_string()).unwrap();
+        path
+    }
+
+    pub(crate) fn command(&self, config: &Path) -> Command {
+        let mut command = self.jailer();
+        command.arg("--config").arg(config);
+        command
+    }
+
+    pub(crate) fn sweep(&self) -> Ended {
+        let child = self.jailer().args(["--sweep", "vm"]).spawn().unwrap();
+        Running::of(child, self.at("s/vm")).wait()
+    }
+
+    fn jailer(&self) -> Command {
+        let mut command = Command::new(self.bin.path().join("jailer"));
+        command.arg("--state-dir").arg(self.at("s"));
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn start_with(&self, script: &str, change: &Value) -> Running {
+        let config = self.spec(script, change);
+        let name = config.file_stem().unwrap().to_owned();
+        let child = self.command(&config).spawn().unwrap();
+        let state = self.at("s").join(name);
+        Running { child, state }
+    }
+
+    /// Starts the jailer after `prepare` has run in the new process, as the life before its exec.
+    #[allow(unsafe_code)]
+    pub(crate) fn start_after(
+        &self,
+        script: &str,
+        prepare: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Running {
+        let config = self.spec(script, &json!({}));
+        let mut command = self.command(&config);
+        // SAFETY: the callers' closures make system calls and do not allocate.
+        unsafe { command.pre_exec(prepare) };
+        Running::of(command.spawn().unwrap(), self.at("s/vm"))
+    }
+
+    pub(crate) fn start(&self, script: &str) -> Running {
+        self.start_with(script, &json!({}))
+    }
+
+    pub(crate) fn run(&self, script: &str) -> Ended {
+        self.start(script).wait()
+    }
+
+    /// Nothing of any VM is left.
+    pub(crate) fn assert_clean(&self) {
+        let left = fs::read_dir(self.at("s")).into_iter().flatten();
+        assert_eq!(left.count(), 0, "a state directory is left");
+    }
+}
+
+impl Running {
+    pub(crate) fn of(child: Child, state: PathBuf) -> Self {
+        Self { child, state }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    pub(crate) fn wait(mut self) -> Ended {
+        let begun = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the jailer does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut stderr = String::new();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            pipe.read_to_string(&mut stderr).unwrap();
+        }
+        let status = self.child.wait().unwrap().code();
+        Ended { status, stderr }
+    }
+
+    /// Connects to one of its sockets, as soon as it is there.
+    pub(crate) fn connect(&self, socket: &str) -> UnixStream {
+        let stream = eventually(|| UnixStream::connect(self.state.join(socket)).ok());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// One API request; status and body.
+    pub(crate) fn request(&self, method: &str, target: &str, body: &str) -> (u16, Value) {
+        let mut stream = self.connect("api.sock");
+        let len = body.len();
+        write!(
+            stream,
+            "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: {len}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    pub(crate) fn info(&self) -> Value {
+        let (status, info) = self.request("GET", "/v1/vm", "");
+        assert_eq!(status, 200);
+        info
+    }
+
+    /// Waits until the VM is in a state.
+    pub(crate) fn reach(&self, state: &str) {
+        eventually(|| (self.info()["state"] == state).then_some(()));
+    }
+
+    /// Its log, as those write it who have it open.
+    pub(crate) fn log(&self) -> fs::File {
+        let path = self.state.join("log");
+        let mut options = fs::File::options();
+        eventually(|| options.read(true).append(true).open(&path).ok())
+    }
+
+    pub(crate) fn vmm_pid(&self) -> i64 {
+        self.info()["processes"][2]["pid"].as_i64().unwrap()
+    }
+}
+
+impl Drop for Stage {
+    /// What was killed with a test that did not wait for it has left what only a sweep finds.
+    fn drop(&mut self) {
+        for vm in fs::read_dir(self.at("s")).into_iter().flatten().flatten() {
+            let _ = self.jailer().arg("--sweep").arg(vm.file_name()).output();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        last_words(&mut self.child);
+    }
+}
+
+/// If the test fails, what the jailer said goes with it. Others may still hold the pipe, so that
+/// only what is there is read.
+fn last_words(child: &mut Child) {
+    if let (true, Some(mut stderr)) = (std::thread::panicking(), child.stderr.take()) {
+        let mut said = vec![0; 64 << 10];
+        let _ = fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let len = stderr.read(&mut said).unwrap_or(0);
+        eprintln!("the jailer said: {}", String::from_utf8_lossy(&said[..len]));
+    }
+}
+
+impl Ended {
+    /// This status, and one line on stderr that has all of `parts`; none if there are no parts.
+    pub(crate) fn assert_told(&self, status: i32, parts: &[&str]) {
+        assert_eq!(self.status, Some(status), "{}", self.stderr);
+        let lines = self.stderr.lines().count();
+        assert_eq!(lines, usize::from(!parts.is_empty()), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "{}", self.stderr);
+        }
+    }
+}
+
+/// Tries until something is there.
+pub(crate) fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it does not happen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether a process is there and no zombie.
+pub(crate) fn is_alive(pid: i64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some(None | Some('Z' | 'X')))
+}
+
+/// What each of a process's descriptors leads to.
+pub(crate) fn descriptors(pid: i64) -> BTreeMap<i32, String> {
+    let listing = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let read = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).unwrap().display().to_string();
+        let number = entry.file_name().to_str().unwrap().parse().unwrap();
+        (number, target)
+    };
+    listing.map(|entry| read(entry.unwrap())).collect()
+}

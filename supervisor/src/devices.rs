@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The devices of a VM and the processes behind them, in the order of the vmm's launch record:
+//! first ours, whose backends are our children (disks, then network cards with a tap), then those of
+//! other programs (passt's network cards, then what `--vhost-user` names).
+
+use std::os::fd::OwnedFd;
+
+use handover::endowment::{Image, TapParts};
+use ipc::fd::vmm::DEVICES_MAX;
+use ipc::memfd::MemfdError;
+use ipc::record::DeviceRecord;
+use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
+use spec::{NetKind, VhostUserKind, Vm, VmName};
+
+use super::poll::{Interests, earlier};
+use crate::profile;
+
+mod backend;
+mod complaints;
+mod disk;
+mod fence;
+mod foreign;
+mod kind;
+mod nic;
+mod records;
+mod rendezvous;
+mod restarts;
+mod slot;
+mod watch;
+
+pub(crate) use kind::Means;
+pub(crate) use slot::{News, UPGRADE_NS};
+
+/// What a world of a test's own is made of.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod script {
+    pub(crate) use super::backend::{Backend, Outfit};
+    pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Opened, Remains};
+    #[cfg(test)]
+    pub(crate) use super::slot::UPGRADE_NS;
+    pub(crate) use super::slot::{News, Slot};
+    pub(crate) use super::{BeginError, Start};
+}
+
+use disk::Disk;
+use foreign::{Face, Foreign};
+use kind::{BackendError, Birth};
+use nic::Nic;
+use slot::Slot;
+
+const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
+
+/// A device cannot be had for a fresh vmm.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BeginError {
+    /// There is no in-flight region.
+    #[error("device {0:?}")]
+    Inflight(String, #[source] MemfdError),
+    /// A descriptor could not be duplicated.
+    #[error("device {0:?}: cannot duplicate a file descriptor")]
+    Duplicate(String, #[source] std::io::Error),
+    /// Its backend could not be started.
+    #[error("{0}: its backend")]
+    Backend(String, #[source] BackendError),
+    /// Another program's backend is not there.
+    #[error("{0}: nobody listens")]
+    Connect(String),
+}
+
+/// The start of a vmm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    /// When it is.
+    pub(crate) now_ns: u64,
+    /// No guest of the VM has run yet: a device that cannot be had is an error. Later it is waited
+    /// for.
+    pub(crate) is_first: bool,
+}
+
+/// What a vmm gets for a device.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Connected to the backend.
+    pub(crate) stream: OwnedFd,
+    /// Shared with the backends.
+    pub(crate) inflight: Option<OwnedFd>,
+}
+
+/// The devices of other programs, in the order of the record.
+fn foreign(vm: &Vm) -> impl Iterator<Item = Face> {
+    let cards = vm
+        .nets
+        .iter()
+        .filter(|net| matches!(net.kind, NetKind::User(_)));
+    let cards = cards.map(|net| Face {
+        id: net.id.to_string(),
+        named: format!("net.user {:?}", net.id.as_str()),
+        link_up: Some(true),
+        tracked: None,
+    });
+    cards.chain(vm.vhost_user.iter().map(|device| Face {
+        id: device.id.to_string(),
+        named: format!("vhost-user {:?}", device.socket),
+        link_up: (device.kind == VhostUserKind::Net).then_some(true),
+        tracked: foreign::is_tracked(&device.kind).then_some((device.queues, device.queue_size)),
+    }))
+}
+
+/// All devices of a VM.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// Those whose backends are our children.
+    own: Vec<Slot>,
+    foreign: Vec<Foreign>,
+}
+
+impl Devices {
+    /// Takes what the janitor opened, in the order of the spec.
+    pub(crate) fn new(
+        vm: &Vm,
+        name: &VmName,
+        images: Vec<Image>,
+        taps: Vec<TapParts>,
+        streams: Vec<OwnedFd>,
+    ) -> Self {
+        let disks = (0..).zip(vm.disks.iter().cloned()).zip(images);
+        let disks = disks.map(|((index, spec), image)| Slot::new(Disk::new(index, spec, image)));
+        let cards = vm.nets.iter().enumerate();
+        let cards = cards.filter_map(|(index, net)| match &net.kind {
+            NetKind::Tap(tap) => Some((net, tap, profile::net::profile(vm, index, tap))),
+            NetKind::User(_) => None,
+        });
+        let cards = cards.zip(taps).map(|((net, spec, profile), tap)| {
+            Slot::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
+        });
+        let foreign = (0..).zip(foreign(vm).zip(streams));
+        Self {
+            own: disks.chain(cards).collect(),
+            foreign: foreign
+                .map(|(index, (face, stream))| Foreign::new(index, face, stream))
+                .collect(),
+        }
+    }
+
+    /// What the vmm is told of them.
+    pub(crate) fn records(&self, vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
+        records::of(vm, name, |id| {
+            let own = self.own.iter().find(|slot| slot.id() == id);
+            let foreign = self.foreign.iter().find(|device| device.id() == id);
+            let up = own.and_then(Slot::link_up);
+            up.or(foreign.and_then(Foreign::link_up)).unwrap_or(true)
+        })
+    }
+
+    /// Plugs a network card's cable in, or pulls it. Its place in the record, of which the vmm has
+    /// to be told; `None` if there is no such device, or it is no network card.
+    pub(crate) fn set_link(&mut self, id: &str, up: bool) -> Option<u8> {
+        let own = self.own.len();
+        if let Some((index, slot)) = self.find(id) {
+            return slot.set_link(up).then_some(index);
+        }
+        let mut foreign = self.foreign.iter_mut().zip(own..);
+        let (device, index) = foreign.find(|(device, _)| device.id() == id)?;
+        let index = u8::try_from(index).ok()?;
+        device.set_link(up).then_some(index)
+    }
+
+    /// Prepares a backend for each device of a fresh vmm; what the vmm gets for them. There is none
+    /// for a device whose backend cannot be had yet.
+    pub(crate) fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        start: Start,
+    ) -> Result<(Vec<Option<Birth>>, Vec<Link>), BeginError> {
+        let mut births = Vec::with_capacity(self.own.len());
+        let mut links = Vec::with_capacity(self.own.len() + self.foreign.len());
+        for slot in &mut self.own {
+            let (birth, link) = slot.prepare(means, start)?;
+            births.push(birth);
+            links.push(link);
+        }
+        for device in &mut self.foreign {
+            links.push(device.begin()?);
+        }
+        Ok((births, links))
+    }
+
+    /// Starts those that were prepared.
+    pub(crate) fn begin(
+        &mut self,
+        means: &Means<'_>,
+        births: Vec<Option<Birth>>,
+        start: Start,
+    ) -> Result<(), BeginError> {
+        let all = self.own.iter_mut().zip(births);
+        let mut prepared = all.filter_map(|(slot, birth)| Some((slot, birth?)));
+        prepared.try_for_each(|(slot, birth)| slot.begin(means, birth, start))
+    }
+
+    /// The vmm still builds its machine: the time that it has to connect begins later.
+    pub(crate) fn postpone(&mut self, now_ns: u64) {
+        self.own.iter_mut().for_each(|slot| slot.postpone(now_ns));
+    }
+
+    /// Makes those known that were started since.
+    pub(crate) fn introduce(&mut self, means: &Means<'_>) {
+        self.own.iter_mut().for_each(|slot| slot.introduce(means));
+    }
+
+    /// Ends all backends for good.
+    pub(crate) fn retire(&mut self, now_ns: u64) {
+        self.own.iter_mut().for_each(Slot::retire);
+        let foreign = self.foreign.iter_mut();
+        foreign.for_each(|device| device.retire(now_ns));
+    }
+
+    /// Whether a fresh vmm may follow: of ours nothing runs and nothing is in flight, what the next
+    /// backends need is open, and all others are there.
+    pub(crate) fn are_ready(&self) -> bool {
+        self.own.iter().all(Slot::is_ready) && self.foreign.iter().all(Foreign::is_ready)
+    }
+
+    /// The device at this place in the record, if it is one of ours.
+    pub(crate) fn slot(&mut self, index: u8) -> Option<&mut Slot> {
+        self.own.get_mut(usize::from(index))
+    }
+
+    /// The device at this place in the record, if it is another program's.
+    pub(crate) fn foreign(&mut self, index: u8) -> Option<&mut Foreign> {
+        let index = usize::from(index).checked_sub(self.own.len())?;
+        self.foreign.get_mut(index)
+    }
+
+    /// The name of the device at this place in the record.
+    pub(crate) fn id(&mut self, index: u8) -> Option<String> {
+        if let Some(slot) = self.slot(index) {
+            return Some(slot.id().to_owned());
+        }
+        self.foreign(index).map(|device| device.id().to_owned())
+    }
+
+    /// Adds what is waited for.
+    pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        for (index, slot) in (0..).zip(&self.own) {
+            slot.interests(index, interests);
+        }
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        let foreign = self.foreign.iter().map(Foreign::deadline_ns);
+        let all = self.own.iter().map(Slot::deadline_ns).chain(foreign);
+        all.fold(None, earlier)
+    }
+
+    /// Nobody is to be found hung for now.
+    pub(crate) fn rest(&mut self, now_ns: u64) {
+        for slot in &mut self.own {
+            slot.rest(now_ns);
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+        for slot in &mut self.own {
+            slot.tick(means, now_ns);
+        }
+        for device in &mut self.foreign {
+            device.tick(means.janitor, now_ns);
+        }
+    }
+
+    /// What has become of each device since this was last asked.
+    pub(crate) fn news(&mut self) -> Vec<(u8, News)> {
+        let own = self.own.iter_mut().map(Slot::news);
+        let foreign = self.foreign.iter_mut().map(Foreign::news);
+        let all = (0..).zip(own.chain(foreign));
+        all.flat_map(|(index, news)| news.into_iter().map(move |news| (index, news)))
+            .collect()
+    }
+
+    /// The device of this name, and its place in the record: `None` if there is none, or it is
+    /// another program's.
+    pub(crate) fn find(&mut self, id: &str) -> Option<(u8, &mut Slot)> {
+        let mut slots = (0..).zip(&mut self.own);
+        slots.find(|(_, slot)| slot.id() == id)
+    }
+
+    /// For `inspect`: the processes.
+    pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
+        self.own.iter().filter_map(Slot::process).collect()
+    }
+
+    /// For `stats`.
+    pub(crate) fn stats(&self, now_ns: u64) -> Vec<DeviceStats> {
+        self.own.iter().map(|slot| slot.stats(now_ns)).collect()
+    }
+
+    /// For `inspect`: the devices.
+    pub(crate) fn infos(&self) -> Vec<DeviceInfo> {
+        let foreign = self.foreign.iter().map(Foreign::info);
+        self.own.iter().map(Slot::info).chain(foreign).collect()
+    }
+}

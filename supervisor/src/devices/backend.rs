@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One generation of a device's backend: a process, its control socket, its health page.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use host::clock::monotonic_ns;
+use ipc::control::{Channel, ControlError, FromBackend, ToBackend};
+use ipc::fd;
+use ipc::health::{self, Crash, Health, HealthPage};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
+use spec::api::ProcessInfo;
+
+use super::kind::{BackendError, Means};
+use crate::child::Plan;
+use crate::janitor::Janitor;
+use crate::process::{Actor, Death, Process};
+use crate::profile::Profile;
+
+/// How many messages are read at once before others get their turn.
+const MESSAGES_AT_ONCE: usize = 16;
+
+/// So many messages are many times what a backend has to say in its life. One that says more costs
+/// whoever listens time, and means to.
+const MESSAGES_MAX: usize = 64;
+
+/// What the backend said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A message.
+    Message(FromBackend),
+    /// Something that is no message.
+    Rubbish(String),
+}
+
+/// What one kind of backend is started with, beside what all have.
+#[derive(Debug)]
+pub(crate) struct Outfit {
+    /// Its argv\[0\].
+    pub(crate) name: &'static CStr,
+    /// Its program.
+    pub(crate) program: OwnedFd,
+    /// Its launch record.
+    pub(crate) record: OwnedFd,
+    /// Its own descriptors, and their numbers.
+    pub(crate) fds: Vec<(RawFd, OwnedFd)>,
+    /// What is particular about its jail.
+    pub(crate) profile: Profile,
+}
+
+/// A backend that was started and has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    process: Box<dyn Actor>,
+    control: Option<Channel>,
+    /// How many messages were heard.
+    heard: usize,
+    health: HealthPage,
+    spawned_ns: u64,
+    /// Its process id is known, or cannot be.
+    identified: bool,
+    /// We have killed it, and had a reason.
+    condemned: Cell<bool>,
+}
+
+impl Backend {
+    /// Starts a backend.
+    pub(crate) fn start(means: &Means<'_>, outfit: &Outfit) -> Result<Self, BackendError> {
+        let (control, its_control) = Channel::pair()?;
+        let page = health::create()?;
+        let mut fds = vec![
+            (0, means.null),
+            (1, means.null),
+            (2, means.log.writer.as_fd()),
+            (fd::RECORD, outfit.record.as_fd()),
+            (fd::CONTROL, its_control.as_fd()),
+            (fd::HEALTH, page.as_fd()),
+        ];
+        fds.extend(outfit.fds.iter().map(|(number, fd)| (*number, fd.as_fd())));
+        let spawned_ns = monotonic_ns();
+        let plan = Plan {
+            name: outfit.name,
+            // The same program runs alone, too, and takes its descriptors for granted only so.
+            arg: Some(c"--launched"),
+            program: outfit.program.as_fd(),
+            fds,
+            profile: outfit.profile,
+        };
+        let process = Process::start(&plan, means.jails)?;
+        Self::of(Box::new(process), spawned_ns, control, &page)
+    }
+
+    /// Takes charge of a process behind the other end of this socket, which writes this page.
+    pub(crate) fn of(
+        process: Box<dyn Actor>,
+        spawned_ns: u64,
+        control: Channel,
+        page: &OwnedFd,
+    ) -> Result<Self, BackendError> {
+        fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self {
+            process,
+            control: Some(control),
+            heard: 0,
+            health: HealthPage::map(page)?,
+            spawned_ns,
+            identified: false,
+            condemned: Cell::new(false),
+        })
+    }
+
+    /// Asks for its process id, or looks for the answer; whether there is nothing left to wait for.
+    /// `id` is its device's name, for the log.
+    pub(crate) fn identify(&mut self, id: &str, janitor: &Janitor) -> bool {
+        if !self.identified && self.process.identify(janitor) {
+            self.identified = true;
+            log::info!(device_id = id; "started a backend, pid {}", self.pid());
+        }
+        self.identified
+    }
+
+    /// Its process id, once it is known.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid().as_raw()
+    }
+
+    /// Readable once the process has ended.
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.process.exit_fd()
+    }
+
+    /// Readable when it says something; `None` once it has hung up.
+    pub(crate) fn control_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What it has said, in order; not all of it, if it says a lot.
+    pub(crate) fn listen(&mut self) -> Vec<Heard> {
+        let mut all = Vec::new();
+        while let Some(control) = &self.control
+            && all.len() < MESSAGES_AT_ONCE
+        {
+            match control.receive() {
+                Ok(Some(_)) if self.heard == MESSAGES_MAX => {
+                    self.control = None;
+                    let what = format!("it has said more than {MESSAGES_MAX} things");
+                    all.push(Heard::Rubbish(what));
+                }
+                Ok(Some(message)) => {
+                    self.heard += 1;
+                    all.push(Heard::Message(message));
+                }
+                Ok(None) => self.control = None,
+                Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
+                Err(error) => {
+                    self.control = None;
+                    all.push(Heard::Rubbish(host::log::chain(&error)));
+                }
+            }
+        }
+        all
+    }
+
+    /// Ends it; it is still to be reaped.
+    pub(crate) fn kill(&self) {
+        self.condemned.set(true);
+        self.process.kill();
+    }
+
+    /// Ends it because nobody talks to it any more, if it has not ended already: that is no fault of
+    /// its requests.
+    pub(crate) fn dismiss(&self) {
+        self.process.kill();
+    }
+
+    /// Whether no request can be the reason of a death: another process killed it, or the kernel
+    /// refused its io_uring.
+    pub(crate) fn was_murdered(&self, death: Death) -> bool {
+        let killed = death == Death::Signalled(Signal::SIGKILL) && !self.condemned.get();
+        killed || matches!(self.crash(), Crash::Engine(_))
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn reap(&mut self) -> Option<Death> {
+        self.process.reap()
+    }
+
+    /// What it recorded about its own death.
+    pub(crate) fn crash(&self) -> Crash {
+        Crash::from_u32(self.health.crash.load(Ordering::Relaxed))
+    }
+
+    /// What it says of itself.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Whether it says that it has completed a request.
+    pub(crate) fn has_completed(&self) -> bool {
+        let mut queues = self.health.queues.iter();
+        queues.any(|queue| queue.requests.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Asks its workers to show that they live.
+    pub(crate) fn ping(&self, number: u32) {
+        if let Some(control) = &self.control {
+            // If it does not read, it will not answer, which is what is waited for.
+            let _ = control.send(&ToBackend::Ping(number));
+        }
+    }
+
+    /// Tells a network card's whether the link is up.
+    pub(crate) fn tell_link(&self, up: bool) {
+        if let Some(control) = &self.control {
+            // If it does not read it does not answer pings either, and its successor knows.
+            let _ = control.send(&ToBackend::Link(up));
+        }
+    }
+
+    /// Tells a disk's whether writes were lost, if it knows what that means. False if that cannot be
+    /// told yet.
+    pub(crate) fn tell_synced(&self, lost: bool) -> bool {
+        let version = self.health.version.load(Ordering::Relaxed);
+        if let (health::KNOWS_SYNCED.., Some(control)) = (version, &self.control) {
+            // If it does not read it does not answer pings either, and its successor is told.
+            let _ = control.send(&ToBackend::Synced { lost });
+        }
+        version != 0
+    }
+
+    /// For `inspect`.
+    pub(crate) fn info(&self, role: String, restarts: u32) -> ProcessInfo {
+        ProcessInfo {
+            role,
+            restarts,
+            pid: self.process.pid().as_raw(),
+            spawned_ns: self.spawned_ns,
+            first_run_ns: 0,
+            pio_exits: 0,
+            mmio_exits: 0,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Disks: what their backends are started with, and the in-flight region that outlives them.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use handover::parked::Parked;
+use host::disk::{DiskError, checked, for_guest_of};
+use host::ring::{self, RingWatch};
+use ipc::broker::Question;
+use ipc::fd;
+use ipc::inflight;
+use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
+use spec::api::DeviceKind;
+use spec::{Disk as DiskSpec, DiskEngine, SpecError};
+
+use super::backend::Outfit;
+use super::kind::{BackendError, Birth, How, Kind, Means, Opened, program};
+use super::rendezvous::{self, Meeting};
+use super::{BeginError, Image};
+use crate::profile;
+
+mod remains;
+
+use remains::{DiskRemains, Ring};
+
+/// A disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// Its place in the spec.
+    index: u8,
+    spec: DiskSpec,
+    /// What the guest is shown.
+    geometry: Geometry,
+    /// The guest has rebooted, and was shown nothing yet.
+    forgotten: bool,
+    /// The opening of the first backend, and its mark.
+    first: Option<(Parked, i64)>,
+    /// In-flight requests outlive the backends, not the vmm.
+    inflight: Option<OwnedFd>,
+}
+
+impl Disk {
+    /// A disk that is an image.
+    pub(crate) fn new(index: u8, spec: DiskSpec, image: Image) -> Self {
+        Self {
+            index,
+            spec,
+            geometry: image.geometry,
+            forgotten: false,
+            first: Some((image.first, image.mark)),
+            inflight: None,
+        }
+    }
+
+    /// What a backend is to serve of an image that is `now` this. A backend that follows another
+    /// serves what the guest knows. A guest that has rebooted sees what the image is by now, unless it
+    /// has grown by a part of a sector.
+    fn to_serve(
+        &self,
+        now: Result<Geometry, String>,
+        anew: bool,
+    ) -> Result<Geometry, BackendError> {
+        let known = self.geometry;
+        if !self.forgotten && !anew {
+            return Ok(known);
+        }
+        let now = now.map_err(BackendError::Image)?;
+        let served = match self.forgotten {
+            true => checked(now),
+            false => for_guest_of(now, known),
+        };
+        match served {
+            Err(DiskError::PartialSector(bytes)) if bytes > known.capacity_bytes => Ok(known),
+            served => served.map_err(|e| BackendError::Image(e.to_string())),
+        }
+    }
+
+    fn record(
+        &self,
+        means: &Means<'_>,
+        geometry: Geometry,
+        engine: BlkEngine,
+        how: How<'_>,
+    ) -> BlkRecord {
+        let disk = &self.spec;
+        BlkRecord {
+            version: VERSION,
+            vm_id: means.vm_id.into(),
+            device_id: disk.id.to_string(),
+            queues: disk.queues,
+            queue_size: disk.queue_size,
+            serial: disk.serial.clone(),
+            readonly: disk.readonly,
+            geometry,
+            engine,
+            poll_us: disk.poll_us,
+            after_crash: how.after_crash,
+            awaits_sync: how.awaits_sync && !disk.readonly,
+            seccomp: means.seccomp,
+        }
+    }
+}
+
+impl Kind for Disk {
+    fn id(&self) -> &str {
+        self.spec.id.as_str()
+    }
+
+    fn role(&self) -> String {
+        format!("blk {}", self.spec.id)
+    }
+
+    fn fault(&self, reason: String) -> SpecError {
+        SpecError::new("disk", self.spec.path.display(), reason)
+    }
+
+    fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        let id = || self.spec.id.to_string();
+        let region = inflight::create(self.spec.queues, self.spec.queue_size)
+            .map_err(|source| BeginError::Inflight(id(), source))?;
+        let copy = region.try_clone();
+        let copy = copy.map_err(|source| BeginError::Duplicate(id(), source))?;
+        self.forgotten = self.inflight.replace(region).is_some();
+        Ok(Some(copy))
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Disk
+    }
+
+    fn queues(&self) -> u16 {
+        self.spec.queues
+    }
+
+    fn needs(&self) -> Option<Question> {
+        Some(Question::ReopenDisk(self.index))
+    }
+
+    fn witness(&self) -> Option<Question> {
+        (!self.spec.readonly).then_some(Question::SyncDisk(self.index))
+    }
+
+    fn first(&mut self) -> Option<Opened> {
+        let (parked, mark) = self.first.take()?;
+        Some(Opened {
+            file: parked.take().ok()?,
+            mark,
+            geometry: Ok(self.geometry),
+        })
+    }
+
+    fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        how: How<'_>,
+        opened: Option<Opened>,
+    ) -> Result<(Birth, OwnedFd), BackendError> {
+        let inflight = self
+            .inflight
+            .as_ref()
+            .ok_or(nix::Error::EBADF)?
+            .try_clone()?;
+        let Opened {
+            file: opening,
+            mark,
+            geometry,
+        } = opened.ok_or(BackendError::Unopened)?;
+        let (engine, rings) = engine(&self.spec, opening.as_fd())?;
+        let geometry = self.to_serve(geometry, how.anew)?;
+        let record = self.record(means, geometry, engine, how);
+        let record = record.write()?;
+        let Meeting { listener, stream } = rendezvous::arrange()?;
+        let mut fds = vec![(fd::blk::LISTENER, listener), (fd::blk::INFLIGHT, inflight)];
+        if self.spec.engine == DiskEngine::Threads {
+            fds.push((fd::blk::DISK, opening));
+        }
+        for (number, ring) in (fd::blk::RING..).zip(&rings) {
+            fds.push((number, ring.fd.try_clone()?));
+        }
+        let outfit = Outfit {
+            name: c"blk-backend",
+            program: program(how, means.blk)?,
+            record,
+            fds,
+            profile: profile::blk::profile(self.index, &self.spec, &geometry),
+        };
+        if std::mem::take(&mut self.forgotten) {
+            self.geometry = geometry;
+        }
+        let remains = DiskRemains::new(self.index, rings, self.spec.queue_size, mark);
+        let remains = Box::new(remains);
+        Ok((Birth { outfit, remains }, stream))
+    }
+}
+
+fn engine(
+    disk: &DiskSpec,
+    opening: BorrowedFd<'_>,
+) -> Result<(BlkEngine, Vec<Ring>), BackendError> {
+    if disk.engine == DiskEngine::Threads {
+        return Ok((BlkEngine::Threads, Vec::new()));
+    }
+    let (mut all_params, mut rings) = (Vec::new(), Vec::new());
+    for _ in 0..disk.queues {
+        let (fd, params) = ring::create(disk.queue_size, opening)?;
+        let watch = RingWatch::new(&fd, &params)?;
+        rings.push(Ring { watch, fd });
+        all_params.push(params);
+    }
+    Ok((BlkEngine::Uring(all_params), rings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::{DiskSpec, Vm, VmSpec};
+
+    const LEN: u64 = 1 << 20;
+
+    fn of(capacity_bytes: u64) -> Geometry {
+        Geometry {
+            capacity_bytes,
+            logical_block_bytes: 512,
+            physical_block_bytes: 4096,
+            storage_block_bytes: 512,
+            memory_align_bytes: 1,
+            block_device: false,
+        }
+    }
+
+    /// A disk that a guest knows to be this long.
+    fn disk() -> Disk {
+        let mut spec = VmSpec::new("/k");
+        spec.disks = vec![DiskSpec::new("/image")];
+        let vm = Vm::try_from(spec).unwrap();
+        let image = Image {
+            first: Parked::empty().unwrap(),
+            mark: 0,
+            geometry: of(LEN),
+        };
+        let mut disk = Disk::new(0, vm.disks[0].clone(), image);
+        disk.renew().unwrap();
+        disk
+    }
+
+    /// How long it is served, if the image is as long as this.
+    fn served(disk: &Disk, len: u64, anew: bool) -> Result<u64, String> {
+        let geometry = disk.to_serve(Ok(of(len)), anew);
+        let len = geometry.map(|geometry| geometry.capacity_bytes);
+        len.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn image_that_has_grown_stays_what_the_guest_knows_until_it_reboots() {
+        let mut disk = disk();
+        assert_eq!(served(&disk, 2 * LEN, false), Ok(LEN), "after a crash");
+        assert_eq!(served(&disk, 2 * LEN, true), Ok(LEN), "for an upgrade");
+        disk.renew().unwrap();
+        assert_eq!(served(&disk, 2 * LEN, false), Ok(2 * LEN));
+        assert_eq!(served(&disk, LEN + 7, false), Ok(LEN), "a part of a sector");
+        assert_eq!(served(&disk, LEN / 2, false), Ok(LEN / 2));
+        assert!(served(&disk, 0, false).unwrap_err().contains("empty"));
+    }
+
+    #[test]
+    fn image_that_has_shrunk_is_not_served_by_another_program() {
+        let told = served(&disk(), LEN - 512, true).unwrap_err();
+        assert!(
+            told.contains("1048064 bytes") && told.contains("1048576"),
+            "{told}"
+        );
+        assert_eq!(served(&disk(), LEN - 512, false), Ok(LEN), "after a crash");
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When the I/O of a dead disk backend has ended.
+//!
+//! Of a backend with rings, the rings tell; they outlive it. Of one with threads, or with rings
+//! whose counters make no sense or have not moved for long, its opening of the image tells: it carries
+//! a mark that goes with its last user, in the kernel or outside.
+
+use std::os::fd::OwnedFd;
+
+use host::ring::RingWatch;
+use ipc::broker::Question;
+
+use super::super::kind::Remains;
+use crate::janitor::{Asked, Janitor};
+
+/// A ring that a backend had.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) watch: RingWatch,
+    /// Keeps it open after the backend's death.
+    pub(crate) fd: OwnedFd,
+}
+
+/// What tells of one generation's I/O.
+#[derive(Debug)]
+pub(crate) struct DiskRemains {
+    /// The disk's place in the spec.
+    index: u8,
+    rings: Vec<Ring>,
+    /// How many requests a ring can have.
+    ring_max: u32,
+    mark: i64,
+    /// The janitor was asked whether the opening has been released: locks may be a matter of storage.
+    asked: Option<Asked>,
+}
+
+impl DiskRemains {
+    /// For a backend with these rings, none if it has threads, whose opening of the image has
+    /// marked this byte.
+    pub(crate) fn new(index: u8, rings: Vec<Ring>, queue_size: u16, mark: i64) -> Self {
+        Self {
+            index,
+            rings,
+            // The completion queue is twice as long as the submission queue.
+            ring_max: 2 * u32::from(queue_size),
+            mark,
+            asked: None,
+        }
+    }
+
+    fn is_released(&mut self, id: &str, janitor: &Janitor) -> bool {
+        let error = match &self.asked {
+            Some(asked) => match asked.released() {
+                None => return false,
+                Some(Ok(())) => return true,
+                Some(Err(error)) => {
+                    self.asked = None;
+                    error
+                }
+            },
+            None => {
+                let question = Question::DiskReleased(self.index, self.mark);
+                match janitor.ask(question) {
+                    Ok(asked) => {
+                        self.asked = Some(asked);
+                        return false;
+                    }
+                    Err(error) => error,
+                }
+            }
+        };
+        log::error!(device_id = id; "cannot tell whether its I/O has ended: {}", host::log::chain(&error));
+        false
+    }
+}
+
+impl Remains for DiskRemains {
+    fn is_busy(&self, queue: u16) -> Option<bool> {
+        let ring = self.rings.get(usize::from(queue))?;
+        Some(ring.watch.unfinished() != 0)
+    }
+
+    fn distrust(&mut self) {
+        // Closing them is the end of those that have nothing to do.
+        self.rings.clear();
+    }
+
+    fn are_gone(&mut self, id: &str, janitor: &Janitor) -> bool {
+        let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
+        match unfinished.max() {
+            Some(0) => return true,
+            Some(n) if n <= self.ring_max => return false,
+            Some(_) => {
+                log::error!(device_id = id; "its backend has damaged the counters of its rings");
+                self.rings.clear();
+            }
+            None => {}
+        }
+        self.is_released(id, janitor)
+    }
+}
+
+#[cfg(test)]
+mod orders;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use ipc::control::Channel;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use ipc::broker::{Answer, ToJanitor, ToSupervisor};
+
+    const MARK: i64 = 1 << 62;
+
+    /// The supervisor's end of the link, and the janitor's.
+    pub(super) fn pair() -> (Janitor, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        for end in [&ours, &theirs] {
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        }
+        (Janitor::new(ours), theirs)
+    }
+
+    fn image() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        file
+    }
+
+    /// Answers the question whether the opening was released.
+    fn answer(janitor: &Janitor, other: &Channel, number: u32, answer: Answer) {
+        let asked = ToJanitor::Ask(number, Question::DiskReleased(3, MARK));
+        assert_eq!(other.receive().unwrap(), Some(asked));
+        assert!(other.receive::<ToJanitor>().is_err(), "asked twice");
+        other.send(&ToSupervisor::Answer(number, answer)).unwrap();
+        assert_eq!(janitor.listen(), []);
+    }
+
+    #[test]
+    fn remains_of_threads_stay_until_the_janitor_says_that_their_opening_was_released() {
+        let (janitor, other) = pair();
+        let mut remains = DiskRemains::new(3, Vec::new(), 16, MARK);
+        assert!(!remains.are_gone("d", &janitor));
+        assert!(!remains.are_gone("d", &janitor));
+        answer(&janitor, &other, 1, Answer::Refused(libc::EIO));
+        assert!(!remains.are_gone("d", &janitor), "an error is no release");
+        assert!(!remains.are_gone("d", &janitor));
+        answer(&janitor, &other, 2, Answer::Released);
+        assert!(remains.are_gone("d", &janitor));
+    }
+
+    #[test]
+    fn remains_of_idle_rings_are_gone_at_once_and_nobody_is_asked() {
+        let (janitor, other) = pair();
+        let (fd, params) = host::ring::create(16, image().as_fd()).unwrap();
+        let watch = RingWatch::new(&fd, &params).unwrap();
+        let rings = vec![Ring { watch, fd }];
+        assert!(DiskRemains::new(3, rings, 16, MARK).are_gone("d", &janitor));
+        assert!(other.receive::<ToJanitor>().is_err());
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn remains_of_a_ring_that_never_ends_are_gone_with_their_opening_once_it_is_not_believed() {
+        let (janitor, other) = pair();
+        // A read of a pipe that nobody writes to.
+        let (file, _writer) = nix::unistd::pipe().unwrap();
+        let (fd, params) = host::ring::create(16, file.as_fd()).unwrap();
+        let mut user = host::ring::adopt(fd.try_clone().unwrap(), &params).unwrap();
+        let byte = Box::leak(Box::new(0_u8));
+        let file = io_uring::types::Fixed(host::ring::FILE);
+        let read = io_uring::opcode::Read::new(file, byte, 1).build();
+        // SAFETY: the buffer lives for ever.
+        unsafe { user.submission().push(&read) }.unwrap();
+        user.submit().unwrap();
+        drop(user);
+        let watch = RingWatch::new(&fd, &params).unwrap();
+        let mut remains = DiskRemains::new(3, vec![Ring { watch, fd }], 16, MARK);
+        assert!(!remains.are_gone("d", &janitor));
+        assert!(
+            other.receive::<ToJanitor>().is_err(),
+            "the ring is believed"
+        );
+        remains.distrust();
+        assert!(!remains.are_gone("d", &janitor), "somebody has the opening");
+        answer(&janitor, &other, 1, Answer::Released);
+        assert!(remains.are_gone("d", &janitor));
+    }
+}

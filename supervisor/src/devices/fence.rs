@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The time between the death of a backend and the end of what the kernel still does for it. Nothing
+//! here waits: the supervisor's one loop looks again and again.
+
+use super::kind::Remains;
+use crate::janitor::Janitor;
+
+const MS_NS: u64 = 1_000_000;
+/// After this time it is said that somebody waits for the storage, and only the kernel's word counts.
+const PATIENCE_NS: u64 = 5_000 * MS_NS;
+
+/// What a dead and reaped backend has left behind.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    remains: Box<dyn Remains>,
+    since_ns: u64,
+    next_ns: u64,
+    told: bool,
+}
+
+impl Fence {
+    /// The backend is dead and reaped.
+    pub(crate) fn new(remains: Box<dyn Remains>, now_ns: u64) -> Self {
+        Self {
+            remains,
+            since_ns: now_ns,
+            next_ns: now_ns,
+            told: false,
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn deadline_ns(&self) -> u64 {
+        self.next_ns
+    }
+
+    /// Looks whether all of its I/O has ended; how many microseconds after the process.
+    pub(crate) fn ended(&mut self, id: &str, janitor: &Janitor, now_ns: u64) -> Option<u64> {
+        if self.remains.are_gone(id, janitor) {
+            return Some(now_ns.saturating_sub(self.since_ns) / 1000);
+        }
+        if now_ns < self.next_ns {
+            return None;
+        }
+        let waited_ns = now_ns.saturating_sub(self.since_ns);
+        if waited_ns >= PATIENCE_NS && !self.told {
+            self.told = true;
+            log::error!(device_id = id; "stalled: the storage does not finish a dead backend's I/O");
+            self.remains.distrust();
+        }
+        // Often at first, when it is about to happen, and never so often that it costs anything.
+        self.next_ns = now_ns + (waited_ns / 8).clamp(MS_NS, 500 * MS_NS);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+    use ipc::control::Channel;
+
+    fn janitor() -> Janitor {
+        Janitor::new(Channel::pair().unwrap().0)
+    }
+
+    /// Says that it is there until it is not believed.
+    #[derive(Debug)]
+    struct Liar(bool);
+
+    impl Remains for Liar {
+        fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+            self.0
+        }
+
+        fn distrust(&mut self) {
+            self.0 = true;
+        }
+    }
+
+    #[test]
+    fn fence_of_a_liar_falls_when_patience_is_over() {
+        let mut fence = Fence::new(Box::new(Liar(false)), 7);
+        while fence.deadline_ns() < 7 + PATIENCE_NS {
+            assert_eq!(fence.ended("d", &janitor(), fence.deadline_ns()), None);
+        }
+        assert_eq!(fence.ended("d", &janitor(), fence.deadline_ns()), None);
+        assert!(fence.ended("d", &janitor(), fence.deadline_ns()).is_some());
+    }
+
+    /// Gone at the look of this number.
+    #[derive(Debug)]
+    struct Slow(u32);
+
+    impl Remains for Slow {
+        fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+            self.0 = self.0.saturating_sub(1);
+            self.0 == 0
+        }
+    }
+
+    #[test]
+    fn fence_of_nothing_falls_at_once() {
+        assert_eq!(
+            Fence::new(Box::new(()), 7).ended("d", &janitor(), 9),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn fence_is_looked_at_whenever_something_happens_and_when_it_is_time() {
+        let mut fence = Fence::new(Box::new(Slow(3)), 7);
+        assert_eq!(fence.ended("d", &janitor(), 7), None);
+        let deadline_ns = fence.deadline_ns();
+        assert_eq!(fence.ended("d", &janitor(), 8), None);
+        assert_eq!(fence.deadline_ns(), deadline_ns, "it is not put off");
+        assert!(fence.ended("d", &janitor(), deadline_ns).is_some());
+    }
+
+    /// Is there for ever, and counts how often it is not believed.
+    #[derive(Debug, Default)]
+    struct Endless(Rc<Cell<u32>>);
+
+    impl Remains for Endless {
+        fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+            false
+        }
+
+        fn distrust(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    #[test]
+    fn fence_is_looked_at_often_at_first_and_seldom_later() {
+        let mut fence = Fence::new(Box::new(Endless::default()), 7);
+        let mut next_ms = |waited_ms: u64| {
+            let now_ns = 7 + waited_ms * 1_000_000;
+            assert_eq!(fence.ended("d", &janitor(), now_ns), None);
+            (fence.deadline_ns() - now_ns) / 1_000_000
+        };
+        let looks = [0, 8, 80, 800, 4000, 8000, 80_000].map(&mut next_ms);
+        assert_eq!(looks, [1, 1, 10, 100, 500, 500, 500]);
+    }
+
+    #[test]
+    fn fence_that_does_not_fall_for_five_seconds_is_not_believed_once() {
+        let distrusted = Rc::new(Cell::new(0));
+        let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
+        let mut after = |waited_ns: u64| {
+            assert_eq!(fence.ended("d", &janitor(), 7 + waited_ns), None);
+            distrusted.get()
+        };
+        let seconds = [0, 4_999_999_999, 6_000_000_000, 7_000_000_000];
+        assert_eq!(seconds.map(&mut after), [0, 0, 1, 1]);
+        let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
+        assert_eq!(fence.ended("d", &janitor(), 7 + 5_000_000_000), None);
+        assert_eq!(distrusted.get(), 2, "five seconds are enough");
+    }
+
+    #[test]
+    fn fence_that_falls_tells_how_many_microseconds_it_stood() {
+        let mut fence = Fence::new(Box::new(Slow(1)), 7);
+        assert_eq!(fence.ended("d", &janitor(), 7 + 12_345_678), Some(12_345));
+    }
+}

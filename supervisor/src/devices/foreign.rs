@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A device whose backend is another program. We do not start, watch, fence or replace it: all that
+//! can be done when it is gone is to connect again when somebody listens at its socket.
+
+use std::os::fd::OwnedFd;
+
+use ipc::broker::Question;
+use ipc::inflight;
+use spec::VhostUserKind;
+use spec::api::{DeviceInfo, DeviceState, EventKind};
+
+use super::slot::News;
+use super::{BeginError, Link};
+use crate::janitor::{AskError, Asked, Janitor};
+
+const MS_NS: u64 = 1_000_000;
+/// The pauses before the first, second, … attempt to connect; the last one repeats.
+const PAUSES_NS: [u64; 4] = [10 * MS_NS, 100 * MS_NS, 500 * MS_NS, 1000 * MS_NS];
+/// A backend that serves for so long after it was connected is no reason for a longer pause.
+const STABLE_NS: u64 = 10_000 * MS_NS;
+/// The least pause after the first, second, … backend in a row that did not; the last one repeats.
+const FLAP_PAUSES_NS: [u64; 6] = [
+    0,
+    0,
+    1000 * MS_NS,
+    5000 * MS_NS,
+    15_000 * MS_NS,
+    60_000 * MS_NS,
+];
+
+/// What is said of a device.
+#[derive(Debug)]
+pub(crate) struct Face {
+    /// Its name.
+    pub(crate) id: String,
+    /// What it is in the spec, for errors.
+    pub(crate) named: String,
+    /// Of a network card, whether its link is up.
+    pub(crate) link_up: Option<bool>,
+    /// The shape of its in-flight region, if its requests are not done in order: queues and size.
+    pub(crate) tracked: Option<(u16, u16)>,
+}
+
+/// A device and the way to its backend.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    face: Face,
+    /// Its place among the devices of other programs.
+    index: u8,
+    /// For the next vmm.
+    stream: Option<OwnedFd>,
+    /// There is no vmm for now.
+    retired: bool,
+    connected: bool,
+    /// When to connect again, and how often that was in vain.
+    retry_ns: Option<u64>,
+    /// The janitor is to connect.
+    asked: Option<Asked>,
+    attempts: usize,
+    /// When the vmm got the last connection, if that was not at the start of the guest, and how many in
+    /// a row were lost soon.
+    attached_ns: Option<u64>,
+    flaps: usize,
+    outages: u32,
+    outbox: Vec<News>,
+}
+
+impl Foreign {
+    /// A device that is connected already.
+    pub(crate) fn new(index: u8, face: Face, stream: OwnedFd) -> Self {
+        Self {
+            face,
+            index,
+            stream: Some(stream),
+            retired: true,
+            connected: false,
+            retry_ns: None,
+            asked: None,
+            attempts: 0,
+            attached_ns: None,
+            flaps: 0,
+            outages: 0,
+            outbox: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn id(&self) -> &str {
+        &self.face.id
+    }
+
+    /// Whether its link is up, if it has one.
+    pub(crate) fn link_up(&self) -> Option<bool> {
+        self.face.link_up
+    }
+
+    /// Changes that; false if it has none.
+    pub(crate) fn set_link(&mut self, up: bool) -> bool {
+        let has_link = self.face.link_up.is_some();
+        self.face.link_up = has_link.then_some(up);
+        has_link
+    }
+
+    /// What has become of it since this was last asked.
+    pub(crate) fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
+        self.outbox.push(News::Event(kind, detail.into()));
+    }
+
+    /// Whether somebody listens for the next vmm.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// The connection for a fresh vmm.
+    pub(crate) fn begin(&mut self) -> Result<Link, BeginError> {
+        let Some(stream) = self.stream.take() else {
+            return Err(BeginError::Connect(self.face.named.clone()));
+        };
+        let region = self
+            .face
+            .tracked
+            .map(|(queues, size)| inflight::create(queues, size));
+        let inflight = region
+            .transpose()
+            .map_err(|source| BeginError::Inflight(self.face.id.clone(), source))?;
+        (self.retired, self.outages) = (false, 0);
+        (self.retry_ns, self.attempts) = (None, 0);
+        (self.attached_ns, self.flaps) = (None, 0);
+        Ok(Link { stream, inflight })
+    }
+
+    /// There is no vmm for now; the next one waits until somebody listens again.
+    pub(crate) fn retire(&mut self, now_ns: u64) {
+        (self.retired, self.connected) = (true, false);
+        (self.retry_ns, self.attempts) = (Some(now_ns), 0);
+    }
+
+    /// The vmm has found it fit.
+    pub(crate) fn connected(&mut self) {
+        self.connected = true;
+        (self.retry_ns, self.attempts) = (None, 0);
+        self.note(EventKind::BackendConnected, "");
+    }
+
+    /// The vmm has lost it.
+    pub(crate) fn lost(&mut self, why: &str, now_ns: u64) {
+        if std::mem::take(&mut self.connected) {
+            self.outages = self.outages.saturating_add(1);
+        }
+        self.note(EventKind::BackendLost, why);
+        let flapped = self
+            .attached_ns
+            .is_some_and(|then_ns| now_ns.saturating_sub(then_ns) < STABLE_NS);
+        self.flaps = if flapped { self.flaps + 1 } else { 0 };
+        self.try_later(now_ns);
+    }
+
+    fn try_later(&mut self, now_ns: u64) {
+        let pause_ns = PAUSES_NS[self.attempts.min(PAUSES_NS.len() - 1)];
+        let pause_ns = pause_ns.max(FLAP_PAUSES_NS[self.flaps.min(FLAP_PAUSES_NS.len() - 1)]);
+        self.attempts += 1;
+        self.retry_ns = Some(now_ns + pause_ns);
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.retry_ns
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, janitor: &Janitor, now_ns: u64) {
+        if self
+            .retry_ns
+            .take_if(|then_ns| *then_ns <= now_ns)
+            .is_some()
+            && self.asked.is_none()
+        {
+            match janitor.ask(Question::ConnectForeign(self.index)) {
+                Ok(asked) => self.asked = Some(asked),
+                Err(error) => self.answered(Err(error), now_ns),
+            }
+        }
+        if let Some(answer) = self.asked.as_ref().and_then(Asked::connected) {
+            self.asked = None;
+            self.answered(answer, now_ns);
+        }
+    }
+
+    /// The janitor has connected, or could not.
+    fn answered(&mut self, answer: Result<OwnedFd, AskError>, now_ns: u64) {
+        match answer {
+            Ok(stream) => {
+                self.retry_ns = None;
+                self.note(EventKind::BackendStarted, "somebody listens again");
+                match self.retired {
+                    true => self.stream = Some(stream),
+                    false => {
+                        self.attached_ns = Some(now_ns);
+                        self.outbox.push(News::Attach(stream));
+                    }
+                }
+            }
+            Err(error) => {
+                let error = host::log::chain(&error);
+                log::debug!(device_id = self.face.id.as_str(); "{error}");
+                if self.retired && self.attempts == 0 {
+                    let why = format!("{error}: the guest's reboot waits until somebody listens");
+                    self.note(EventKind::BackendLost, why);
+                }
+                self.try_later(now_ns);
+            }
+        }
+    }
+
+    /// For `inspect`.
+    pub(crate) fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            id: self.face.id.clone(),
+            role: self.face.named.clone(),
+            state: match self.connected {
+                true => DeviceState::Serving,
+                false => DeviceState::Connecting,
+            },
+            restarts: self.outages,
+            link_up: self.face.link_up,
+        }
+    }
+}
+
+/// Whether the requests of such a device are done in any order, so that only a record of them tells
+/// a later backend which are left.
+pub(crate) fn is_tracked(kind: &VhostUserKind) -> bool {
+    matches!(kind, VhostUserKind::Blk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipc::broker::{Answer, ToSupervisor};
+    use ipc::control::Channel;
+    use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use std::os::fd::AsFd;
+
+    fn somebody() -> OwnedFd {
+        std::os::unix::net::UnixStream::pair().unwrap().0.into()
+    }
+
+    /// A device whose backend is lost a second after each connection.
+    #[test]
+    fn backend_that_ends_at_once_again_and_again_is_waited_for_longer() {
+        let (ours, other) = Channel::pair().unwrap();
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let janitor = Janitor::new(ours);
+        let face = Face {
+            id: "net0".into(),
+            named: "net.user \"net0\"".into(),
+            link_up: Some(true),
+            tracked: None,
+        };
+        let mut device = Foreign::new(0, face, somebody());
+        assert!(device.begin().is_ok());
+        let (mut now_ns, mut pauses_ms) = (0, Vec::new());
+        let mut number = 0;
+        let mut serve = |device: &mut Foreign, for_ns: u64| {
+            now_ns += for_ns;
+            device.lost("it hung up", now_ns);
+            let retry_ns = device.deadline_ns().unwrap();
+            pauses_ms.push((retry_ns - now_ns) / MS_NS);
+            now_ns = retry_ns;
+            device.tick(&janitor, now_ns);
+            number += 1;
+            let opened = ToSupervisor::Answer(number, Answer::Opened);
+            other.send_with(&opened, somebody().as_fd()).unwrap();
+            assert_eq!(janitor.listen(), []);
+            device.tick(&janitor, now_ns);
+            device.connected();
+        };
+        for _ in 0..8 {
+            serve(&mut device, 1000 * MS_NS);
+        }
+        serve(&mut device, STABLE_NS);
+        let told = [10, 10, 1000, 5000, 15_000, 60_000, 60_000, 60_000, 10];
+        assert_eq!(pauses_ms, told);
+    }
+
+    #[test]
+    fn reboot_waits_until_somebody_listens_again() {
+        let (ours, other) = Channel::pair().unwrap();
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let janitor = Janitor::new(ours);
+        let face = Face {
+            id: "fs0".into(),
+            named: "vhost-user \"/fs\"".into(),
+            link_up: None,
+            tracked: None,
+        };
+        let mut device = Foreign::new(0, face, somebody());
+        assert!(device.is_ready() && device.begin().is_ok());
+        device.connected();
+        device.retire(0);
+        let refused = Answer::Refused(Errno::ECONNREFUSED as i32);
+        for (number, now_ns) in (1..).zip([0, PAUSES_NS[0], PAUSES_NS[0] + PAUSES_NS[1]]) {
+            assert_eq!(device.deadline_ns(), Some(now_ns));
+            device.tick(&janitor, now_ns);
+            assert_eq!(device.deadline_ns(), None, "asked, and not answered");
+            let answer = ToSupervisor::Answer(number, refused.clone());
+            other.send(&answer).unwrap();
+            assert_eq!(janitor.listen(), []);
+            device.tick(&janitor, now_ns);
+            assert!(!device.is_ready());
+        }
+        device.tick(&janitor, u64::MAX);
+        let opened = ToSupervisor::Answer(4, Answer::Opened);
+        other.send_with(&opened, somebody().as_fd()).unwrap();
+        assert_eq!(janitor.listen(), []);
+        device.tick(&janitor, u64::MAX);
+        assert!(device.is_ready() && device.begin().is_ok());
+        let news = device.news();
+        assert!(!news.iter().any(|news| matches!(news, News::Attach(_))));
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network cards with a tap: what their backends are started with. The tap's queues stay open here,
+//! so that link, bridge port and waiting packets outlive a backend; nothing a dead one began can
+//! still happen.
+
+use std::os::fd::OwnedFd;
+
+use handover::endowment::TapParts;
+use ipc::fd::net;
+use ipc::memfd::{self, Backing};
+use ipc::record::{Guard, NetRecord, Record as _, VERSION};
+use spec::api::DeviceKind;
+use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
+
+use super::BeginError;
+use super::backend::Outfit;
+use super::kind::{BackendError, Birth, How, Kind, Means, Opened, program};
+use super::rendezvous::{self, Meeting};
+use crate::profile::Profile;
+
+/// How long a worker looks for work before it sleeps, in µs.
+const POLL_US: u32 = 50;
+
+/// A network card with a tap.
+#[derive(Debug)]
+pub(crate) struct Nic {
+    id: String,
+    mac: MacAddress,
+    spec: Tap,
+    tap: TapParts,
+    profile: Profile,
+    /// What the driver has asked for on the control queue outlives the backends, not the vmm.
+    state: Option<OwnedFd>,
+    link_up: bool,
+}
+
+impl Nic {
+    /// A card of the VM of this name.
+    pub(crate) fn new(net: &Net, vm: &str, spec: Tap, tap: TapParts, profile: Profile) -> Self {
+        Self {
+            id: net.id.to_string(),
+            mac: net.mac(vm),
+            spec,
+            tap,
+            profile,
+            state: None,
+            link_up: true,
+        }
+    }
+
+    fn record(&self, means: &Means<'_>) -> NetRecord {
+        NetRecord {
+            version: VERSION,
+            vm_id: means.vm_id.into(),
+            device_id: self.id.clone(),
+            pairs: self.spec.pairs,
+            queue_size: self.spec.queue_size,
+            mac: self.mac.bytes(),
+            mtu: self.spec.mtu,
+            uso: self.tap.uso,
+            link_up: self.link_up,
+            guard: guard(&self.spec.guard),
+            poll_us: POLL_US,
+            seccomp: means.seccomp,
+        }
+    }
+}
+
+fn guard(spec: &NetGuard) -> Guard {
+    Guard {
+        mac: !spec.any_mac,
+        services: !spec.any_service,
+        ipv4: spec.ipv4.clone(),
+        ipv6: spec.ipv6.clone(),
+    }
+}
+
+impl Kind for Nic {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn role(&self) -> String {
+        format!("net {}", self.id)
+    }
+
+    fn fault(&self, reason: String) -> SpecError {
+        SpecError::new("net.tap", &self.spec.name, reason)
+    }
+
+    fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        let id = || self.id.clone();
+        let state = memfd::shared("net-state", net::STATE_BYTES as u64, Backing::Shmem)
+            .map_err(|source| BeginError::Inflight(id(), source))?;
+        let copy = state.try_clone();
+        let copy = copy.map_err(|source| BeginError::Duplicate(id(), source))?;
+        self.state = Some(state);
+        Ok(Some(copy))
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Nic
+    }
+
+    fn queues(&self) -> u16 {
+        // The control queue has no traffic and no worker of its own.
+        2 * self.spec.pairs
+    }
+
+    fn set_link(&mut self, up: bool) -> bool {
+        self.link_up = up;
+        true
+    }
+
+    fn link_up(&self) -> Option<bool> {
+        Some(self.link_up)
+    }
+
+    fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        how: How<'_>,
+        _: Option<Opened>,
+    ) -> Result<(Birth, OwnedFd), BackendError> {
+        let state = self.state.as_ref().ok_or(nix::Error::EBADF)?;
+        let record = self.record(means).write()?;
+        let Meeting { listener, stream } = rendezvous::arrange()?;
+        let mut fds = vec![(net::LISTENER, listener), (net::STATE, state.try_clone()?)];
+        for (number, queue) in (net::TAP..).zip(&self.tap.queues) {
+            fds.push((number, queue.try_clone()?));
+        }
+        let outfit = Outfit {
+            name: c"net-backend",
+            program: program(how, means.net)?,
+            record,
+            fds,
+            profile: self.profile,
+        };
+        let remains = Box::new(());
+        Ok((Birth { outfit, remains }, stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn guard_is_strict_but_for_what_is_allowed() {
+        let strict = NetGuard {
+            any_mac: false,
+            any_service: false,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+        };
+        let default = guard(&strict);
+        assert!(default.mac && default.services);
+        assert!(default.ipv4.is_empty() && default.ipv6.is_empty());
+        let any_mac = guard(&NetGuard {
+            any_mac: true,
+            ..strict.clone()
+        });
+        assert!(!any_mac.mac && any_mac.services);
+        let addressed = guard(&NetGuard {
+            any_service: true,
+            ipv4: vec![Ipv4Addr::LOCALHOST],
+            ipv6: vec![Ipv6Addr::LOCALHOST],
+            ..strict
+        });
+        assert!(addressed.mac && !addressed.services);
+        assert_eq!(addressed.ipv4, [Ipv4Addr::LOCALHOST]);
+        assert_eq!(addressed.ipv6, [Ipv6Addr::LOCALHOST]);
+    }
+}

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One device of ours: which of its backends serves, or what has to happen before the next one may.
+//! The same for every kind of device; what differs is a [`Kind`].
+//!
+//! ```text
+//! Idle ──begin──▶ Alive ──dies──▶ Fencing ──I/O ended──▶ Resting ──pause over──▶ Alive
+//!   ▲                                │ retired │ too many crashes      ▲
+//!   └────────────────────────────────┘         └──▶ GivenUp ──asked────┘
+//! ```
+//!
+//! While one is alive another may be made ready to succeed it: [`upgrade`].
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use ipc::control::ToDevice;
+use nix::poll::PollFlags;
+use spec::SpecError;
+use spec::api::EventKind;
+
+use super::backend::Backend;
+use super::complaints::Complaints;
+use super::fence::Fence;
+use super::kind::{BackendError, Birth, How, Kind, Means, Remains};
+use super::rendezvous;
+use super::restarts::{Restarts, Verdict};
+use super::watch::Watch;
+use super::{BeginError, Link, Start};
+use crate::poll::{Interests, Token, earlier};
+
+mod account;
+mod hearing;
+mod opening;
+mod succession;
+mod sync;
+mod tally;
+mod upgrade;
+
+use opening::Opening;
+use sync::Sync;
+use tally::Tally;
+pub(crate) use upgrade::UPGRADE_NS;
+use upgrade::Upgrade;
+
+/// How long the vmm may take to find a restarted backend fit; it gives up earlier than that.
+const CONNECT_NS: u64 = 3_000_000_000;
+/// The pause after a backend ended because the vmm hung up on it: the vmm may just be going.
+const HANGUP_PAUSE_NS: u64 = 100_000_000;
+
+/// What becomes of a device, for the vmm, the VM and whoever asked for something.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The vmm is to go on with this stream.
+    Attach(OwnedFd),
+    /// The vmm is to judge the backend behind this stream.
+    Probe(OwnedFd),
+    /// The vmm is to do something else with the device.
+    Tell(ToDevice),
+    /// A backend died: how.
+    Died(String),
+    /// Something for the journal.
+    Event(EventKind, String),
+    /// What came of the last wish for another backend.
+    Answer(Result<(), String>),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Alive(Box<Life>),
+    Fencing(Fence),
+    Resting { until_ns: u64 },
+    GivenUp,
+}
+
+/// A backend that lives.
+#[derive(Debug)]
+struct Life {
+    backend: Backend,
+    remains: Box<dyn Remains>,
+    watch: Watch,
+    complaints: Complaints,
+    /// It was said that it was started, with its process id.
+    introduced: bool,
+}
+
+/// A device and its backend.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    kind: Box<dyn Kind>,
+    phase: Phase,
+    restarts: Restarts,
+    tally: Tally,
+    /// The program of its backends, if it is not that of all devices of its kind.
+    program: Option<OwnedFd>,
+    upgrade: Option<Upgrade>,
+    /// What the next backend needs.
+    opening: Opening,
+    /// Whether writes were lost.
+    sync: Sync,
+    /// Backends that were never used and have been killed.
+    leaving: Vec<Backend>,
+    /// The vmm has found the living backend fit.
+    connected: bool,
+    /// When the living backend is killed if it is not connected.
+    deadline_ns: Option<u64>,
+    /// The living backend said that the vmm hung up.
+    hung_up: bool,
+    /// The living backend was killed, and did nothing to deserve it.
+    planned: bool,
+    /// No other backend is to follow, because the vmm goes too.
+    retiring: bool,
+    after_crash: bool,
+    next: Verdict,
+    outbox: Vec<News>,
+}
+
+impl Slot {
+    /// A device without a backend.
+    pub(crate) fn new(mut kind: impl Kind + 'static) -> Self {
+        let first = kind.first();
+        Self {
+            tally: Tally::new(kind.queues()),
+            kind: Box::new(kind),
+            phase: Phase::Idle,
+            restarts: Restarts::default(),
+            program: None,
+            upgrade: None,
+            opening: first.map_or(Opening::Unasked, Opening::Ready),
+            sync: Sync::default(),
+            leaving: Vec::new(),
+            connected: false,
+            deadline_ns: None,
+            hung_up: false,
+            planned: false,
+            retiring: false,
+            after_crash: false,
+            next: Verdict::Never,
+            outbox: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn id(&self) -> &str {
+        self.kind.id()
+    }
+
+    /// Of a network card: plugs its cable in, or pulls it, for this backend and all that follow.
+    /// Whether it is one.
+    pub(crate) fn set_link(&mut self, up: bool) -> bool {
+        if !self.kind.set_link(up) {
+            return false;
+        }
+        if let Phase::Alive(life) = &self.phase {
+            life.backend.tell_link(up);
+        }
+        if let Some(candidate) = self.upgrade.as_ref().and_then(Upgrade::candidate) {
+            candidate.tell_link(up);
+        }
+        true
+    }
+
+    /// Of a network card: whether its link is up.
+    pub(crate) fn link_up(&self) -> Option<bool> {
+        let unplugged = matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged());
+        self.kind.link_up().map(|up| up && !unplugged)
+    }
+
+    /// What has become of it since this was last asked.
+    pub(crate) fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// The part of the spec that is at fault if no backend of it can live.
+    pub(crate) fn fault(&self, reason: String) -> SpecError {
+        self.kind.fault(reason)
+    }
+
+    /// Passes on what a backend complains of; the guest of a card without a tap sees its cable pulled.
+    fn pass_on(&mut self, kind: EventKind, detail: String) {
+        if kind == EventKind::TapGone {
+            self.outbox.push(News::Tell(ToDevice::Link(false)));
+        }
+        self.note(kind, detail);
+    }
+
+    fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
+        self.outbox.push(News::Event(kind, detail.into()));
+    }
+
+    /// Prepares the first backend for a fresh vmm, and what the vmm gets for the device. If there can
+    /// be none now, and it is not the VM's first start, the vmm gets a stream that leads nowhere, and
+    /// the next backend follows as after a crash.
+    pub(crate) fn prepare(
+        &mut self,
+        means: &Means<'_>,
+        start: Start,
+    ) -> Result<(Option<Birth>, Link), BeginError> {
+        let inflight = self.kind.renew()?;
+        self.restarts = Restarts::default();
+        (self.retiring, self.after_crash) = (false, false);
+        let (birth, stream) = match self.prepare_next(means) {
+            Ok((birth, stream)) => (Some(birth), stream),
+            Err(error) if start.is_first => return Err(self.unborn(error)),
+            Err(error) => {
+                self.could_not_be(&error, start.now_ns);
+                let nowhere = rendezvous::nowhere();
+                (None, nowhere.map_err(|error| self.unborn(error.into()))?)
+            }
+        };
+        Ok((birth, Link { stream, inflight }))
+    }
+
+    /// Starts it.
+    pub(crate) fn begin(
+        &mut self,
+        means: &Means<'_>,
+        birth: Birth,
+        start: Start,
+    ) -> Result<(), BeginError> {
+        match self.bear(means, birth) {
+            // At the first start it is the vmm that waits no longer than it takes.
+            Ok(()) => self.deadline_ns = (!start.is_first).then(|| start.now_ns + CONNECT_NS),
+            Err(error) if start.is_first => return Err(self.unborn(error)),
+            Err(error) => self.could_not_be(&error, start.now_ns),
+        }
+        Ok(())
+    }
+
+    /// The vmm still builds its machine and connects to nobody: its time to do so begins later.
+    pub(crate) fn postpone(&mut self, now_ns: u64) {
+        if let Some(deadline_ns) = &mut self.deadline_ns {
+            *deadline_ns = now_ns + CONNECT_NS;
+        }
+    }
+
+    fn unborn(&self, error: BackendError) -> BeginError {
+        BeginError::Backend(self.kind.role(), error)
+    }
+
+    fn spawn(&mut self, means: &Means<'_>) -> Result<OwnedFd, BackendError> {
+        let (birth, stream) = self.prepare_next(means)?;
+        self.bear(means, birth)?;
+        Ok(stream)
+    }
+
+    fn prepare_next(&mut self, means: &Means<'_>) -> Result<(Birth, OwnedFd), BackendError> {
+        let opened = self.take_opened()?;
+        let tried = self.upgrade.as_ref().and_then(Upgrade::tried);
+        let how = How {
+            program: tried.or(self.program.as_ref()).map(AsFd::as_fd),
+            after_crash: self.after_crash,
+            awaits_sync: self.sync.has_predecessor(),
+            anew: false,
+        };
+        self.kind.prepare(means, how, opened)
+    }
+
+    /// What the backend got is dropped here: it shall be the last to hold it.
+    fn bear(&mut self, means: &Means<'_>, birth: Birth) -> Result<(), BackendError> {
+        let backend = self.kind.start(means, &birth.outfit)?;
+        self.live(backend, birth.remains);
+        Ok(())
+    }
+
+    /// Makes a backend that was started known by its process id, for which the janitor is to be asked:
+    /// that can wait until the vmm has its stream.
+    pub(crate) fn introduce(&mut self, means: &Means<'_>) {
+        if let Phase::Alive(life) = &mut self.phase
+            && !life.introduced
+            && life.backend.identify(self.kind.id(), means.janitor)
+        {
+            self.note_introduction();
+        }
+    }
+
+    /// Says once of the living backend that it was started: when its process id is known, or when it
+    /// ends before that.
+    fn note_introduction(&mut self) {
+        if let Phase::Alive(life) = &mut self.phase
+            && !std::mem::replace(&mut life.introduced, true)
+        {
+            let pid = life.backend.pid();
+            self.note(EventKind::BackendStarted, format!("pid {pid}"));
+            self.answer_once_served();
+        }
+    }
+
+    /// Whoever asked for a backend is told when it serves and is known.
+    fn answer_once_served(&mut self) {
+        if let (Phase::Alive(life), true) = (&self.phase, self.connected)
+            && life.introduced
+            && !self.planned
+            && self.upgrade.is_none()
+        {
+            self.outbox.push(News::Answer(Ok(())));
+        }
+    }
+
+    fn live(&mut self, backend: Backend, remains: Box<dyn Remains>) {
+        self.phase = Phase::Alive(Box::new(Life {
+            backend,
+            remains,
+            watch: Watch::new(self.kind.queues()),
+            complaints: Complaints::default(),
+            introduced: false,
+        }));
+        (self.connected, self.hung_up, self.planned) = (false, false, false);
+        self.sync.begin(self.kind.witness().is_some());
+    }
+
+    /// Ends the backend for good; the device is [`Self::is_idle`] when its I/O has ended, too.
+    pub(crate) fn retire(&mut self) {
+        self.retiring = true;
+        self.abandon("the guest has ended or rebooted");
+        match &self.phase {
+            Phase::Alive(life) => life.backend.kill(),
+            Phase::Resting { .. } | Phase::GivenUp => self.phase = Phase::Idle,
+            Phase::Idle | Phase::Fencing(_) => {}
+        }
+    }
+
+    /// Whether nothing of it runs and nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.leaving.is_empty()
+    }
+
+    /// Whether the first backend of a fresh vmm may follow.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_idle() && self.is_opened()
+    }
+
+    /// Replaces the backend, or brings one to a stalled device. What was before is forgiven.
+    pub(crate) fn restart(&mut self, now_ns: u64) -> Result<(), String> {
+        if self.retiring || matches!(self.phase, Phase::Idle) {
+            return Err("the guest has ended or reboots".into());
+        }
+        if self.upgrade.is_some() {
+            return Err("it is being upgraded".into());
+        }
+        self.note(EventKind::RestartAsked, "");
+        self.restarts.forgive();
+        match &mut self.phase {
+            Phase::Alive(life) => {
+                self.planned = true;
+                life.backend.kill();
+            }
+            Phase::Fencing(_) => self.next = Verdict::At(now_ns),
+            Phase::Resting { until_ns } => *until_ns = now_ns,
+            Phase::GivenUp => self.phase = Phase::Resting { until_ns: now_ns },
+            Phase::Idle => {}
+        }
+        Ok(())
+    }
+
+    /// Adds what is waited for.
+    pub(crate) fn interests<'a>(&'a self, index: u8, interests: &mut Interests<'a>) {
+        let alive = match &self.phase {
+            Phase::Alive(life) => Some(&life.backend),
+            _ => None,
+        };
+        let candidate = self.upgrade.as_ref().and_then(Upgrade::candidate);
+        let all = alive.into_iter().chain(candidate).chain(&self.leaving);
+        for backend in all {
+            let exit = Token::BackendExit(index);
+            interests.add(exit, backend.exit_fd(), PollFlags::POLLIN);
+        }
+        for backend in alive.into_iter().chain(candidate) {
+            if let Some(control) = backend.control_fd() {
+                interests.add(Token::BackendControl(index), control, PollFlags::POLLIN);
+            }
+        }
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        let own = match &self.phase {
+            Phase::Fencing(fence) => Some(fence.deadline_ns()),
+            // Its storage is waited for, however long that takes.
+            Phase::Resting { .. } if self.opening.is_asked() => None,
+            Phase::Resting { until_ns } => Some(*until_ns),
+            Phase::Alive(life) => life.watch.deadline_ns(),
+            Phase::Idle | Phase::GivenUp => None,
+        };
+        let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline_ns);
+        let opening = self.opening.deadline_ns();
+        let asked = earlier(opening, self.sync.deadline_ns());
+        earlier(own, earlier(earlier(upgrade, asked), self.deadline_ns))
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+        if self.deadline_ns.is_some_and(|deadline| deadline <= now_ns) {
+            self.deadline_ns = None;
+            self.note(EventKind::BackendLost, "the vmm did not connect to it");
+            if let Phase::Alive(life) = &self.phase {
+                life.backend.kill();
+            }
+        }
+        self.tick_opening(means, now_ns);
+        self.tick_upgrade(means, now_ns);
+        match &mut self.phase {
+            Phase::Alive(life) if self.connected => {
+                let page = life.backend.health();
+                let finding = life.watch.tick(page, now_ns);
+                let is_disk = self.kind.link_up().is_none();
+                let complaint = life.complaints.look(page, is_disk, now_ns);
+                self.follow(finding);
+                if let Some((kind, detail)) = complaint {
+                    self.pass_on(kind, detail);
+                }
+            }
+            Phase::Fencing(fence) => {
+                if let Some(took_us) = fence.ended(self.kind.id(), means.janitor, now_ns) {
+                    self.fenced(took_us, now_ns);
+                }
+            }
+            _ => {}
+        }
+        self.tick_sync(means, now_ns);
+        // A restart that was asked for, or the last look at the fence, has ended up here just now.
+        self.tick_opening(means, now_ns);
+        let is_due = matches!(self.phase, Phase::Resting { until_ns } if until_ns <= now_ns);
+        if is_due && self.is_opened() {
+            self.respawn(means, now_ns);
+            self.tick_sync(means, now_ns);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is heard of a backend that lives: from itself, from the vmm, and from the watch over both.
+
+use ipc::control::{FromBackend, QueueSample};
+use spec::api::EventKind;
+
+use super::{Life, Phase, Slot, Upgrade};
+use crate::devices::backend::{Backend, Heard};
+use crate::devices::watch::Finding;
+
+impl Slot {
+    /// A backend says something.
+    pub(crate) fn listen(&mut self) {
+        let id = self.kind.id();
+        if let Phase::Alive(life) = &mut self.phase {
+            self.hung_up |= hear(id, &mut life.backend);
+        }
+        if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
+            hear(id, candidate);
+        }
+    }
+
+    /// The vmm has found the backend fit.
+    pub(crate) fn connected(&mut self, now_ns: u64) {
+        let Phase::Alive(life) = &mut self.phase else {
+            return;
+        };
+        life.watch.begin(now_ns);
+        self.connected = true;
+        self.deadline_ns = None;
+        self.note(EventKind::BackendConnected, "");
+        self.answer_once_served();
+    }
+
+    /// The vmm can do nothing with the backend. Said of one that was not connected yet it may be
+    /// about the one before: then the deadline decides.
+    pub(crate) fn lost(&mut self, why: &str) {
+        if let (Phase::Alive(life), true) = (&self.phase, self.connected) {
+            // Of one that was killed by somebody else the vmm often hears before we do.
+            life.backend.dismiss();
+            if !self.planned {
+                self.note(EventKind::BackendLost, why);
+            }
+        }
+    }
+
+    /// The vmm tells what the driver waits for.
+    pub(crate) fn waits(&mut self, samples: &[QueueSample]) {
+        if let (Phase::Alive(life), true) = (&mut self.phase, self.connected) {
+            let Life {
+                backend,
+                remains,
+                watch,
+                ..
+            } = &mut **life;
+            // A flush that waits for the oldest opening's answer waits for the storage.
+            let waits = self.sync.is_waited_for();
+            let busy = |queue| {
+                if waits {
+                    Some(true)
+                } else {
+                    remains.is_busy(queue)
+                }
+            };
+            let finding = watch.sample(samples, backend.health(), busy);
+            self.follow(finding);
+        }
+    }
+
+    pub(super) fn follow(&mut self, finding: Finding) {
+        let Phase::Alive(life) = &mut self.phase else {
+            return;
+        };
+        match finding {
+            Finding::Fine => {}
+            Finding::Ping(number) => life.backend.ping(number),
+            Finding::Hung(how) => {
+                life.backend.kill();
+                self.note(EventKind::BackendHung, how);
+            }
+            Finding::Slow(how) => self.note(EventKind::Slow, how),
+            Finding::SlowNoMore => self.note(EventKind::SlowNoMore, ""),
+        }
+    }
+}
+
+/// Hears a backend; whether it said that the vmm hung up.
+fn hear(id: &str, backend: &mut Backend) -> bool {
+    let mut hung_up = false;
+    for heard in backend.listen() {
+        match heard {
+            Heard::Message(message) => {
+                log::info!(device_id = id; "the backend says {message:?}");
+                hung_up |= message == FromBackend::Hangup;
+            }
+            Heard::Rubbish(what) => {
+                log::error!(device_id = id; "its backend is killed: {what}");
+                backend.kill();
+            }
+        }
+    }
+    hung_up
+}

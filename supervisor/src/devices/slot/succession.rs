@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the end of a backend to the next one, if there is to be one: how it ended, what that means,
+//! and that what it had begun has ended, too.
+
+use ipc::control::ToDevice;
+use ipc::health::Crash;
+use spec::api::EventKind;
+
+use super::{CONNECT_NS, HANGUP_PAUSE_NS, News, Phase, Slot};
+use crate::devices::fence::Fence;
+use crate::devices::kind::{BackendError, Means};
+use crate::devices::restarts::Verdict;
+use crate::process::Death;
+
+impl Slot {
+    /// A backend's process has ended.
+    pub(crate) fn exited(&mut self, now_ns: u64) {
+        self.listen();
+        self.leaving.retain_mut(|backend| backend.reap().is_none());
+        self.candidate_exited();
+        let Phase::Alive(life) = &mut self.phase else {
+            return;
+        };
+        let Some(death) = life.backend.reap() else {
+            return;
+        };
+        let how = told(death, life.backend.crash());
+        let murdered = life.backend.was_murdered(death);
+        self.note_introduction();
+        self.hear_loss_told();
+        let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        (self.deadline_ns, self.connected) = (None, false);
+        let planned = std::mem::take(&mut self.planned);
+        let died = !(self.retiring || self.hung_up || planned);
+        self.tally.ended(life.backend.health(), died);
+        self.phase = Phase::Fencing(Fence::new(life.remains, now_ns));
+        if self.retiring {
+            log::info!(device_id = self.kind.id(); "the backend {how}");
+        } else if self.upgrade_goes_on(planned, &how, now_ns) {
+            // What follows is decided.
+        } else if self.hung_up {
+            self.note(EventKind::BackendDied, "because the vmm hung up");
+            // It is the backend that says so: if that is all it ever does, there is an end to it, too.
+            (self.next, self.after_crash) = (self.crashed_slowly(now_ns), true);
+        } else if planned {
+            self.note(EventKind::BackendDied, "as asked");
+            (self.next, self.after_crash) = (Verdict::At(now_ns), false);
+        } else {
+            self.note(EventKind::BackendDied, how.clone());
+            // A request that sees three crashes fails, and it must have had a part in them.
+            (self.next, self.after_crash) = (self.restarts.crashed(now_ns), !murdered);
+            self.outbox.push(News::Died(how));
+        }
+    }
+
+    /// What the dead backend had begun has ended.
+    pub(super) fn fenced(&mut self, took_us: u64, now_ns: u64) {
+        let took = format!("{took_us} us after the end of its backend");
+        self.note(EventKind::Fenced, took);
+        if self.retiring {
+            self.phase = Phase::Idle;
+        } else if !self.switch(now_ns) {
+            match self.next {
+                Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
+                Verdict::Never => self.give_up(),
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        let why = format!("its backends died {} times", self.restarts.total());
+        self.phase = Phase::GivenUp;
+        self.outbox.push(News::Tell(ToDevice::Fenced));
+        self.outbox.push(News::Answer(Err(why.clone())));
+        self.note(EventKind::Stalled, why);
+    }
+
+    pub(super) fn respawn(&mut self, means: &Means<'_>, now_ns: u64) {
+        match self.spawn(means) {
+            Ok(stream) => {
+                self.deadline_ns = Some(now_ns + CONNECT_NS);
+                self.outbox.push(News::Attach(stream));
+            }
+            Err(error) => self.could_not_be(&error, now_ns),
+        }
+    }
+
+    /// A backend could not be started: what follows is what follows a crash.
+    pub(super) fn could_not_be(&mut self, error: &BackendError, now_ns: u64) {
+        let error = host::log::chain(error);
+        self.note(EventKind::BackendDied, format!("could not be: {error}"));
+        self.abandon(&format!("the new backend could not be: {error}"));
+        match self.crashed_slowly(now_ns) {
+            Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
+            Verdict::Never => self.give_up(),
+        }
+    }
+
+    /// What follows a death that may be followed by the vmm's, or by another one for the same reason:
+    /// never anything at once.
+    fn crashed_slowly(&mut self, now_ns: u64) -> Verdict {
+        match self.restarts.crashed(now_ns) {
+            Verdict::At(then_ns) => Verdict::At(then_ns.max(now_ns + HANGUP_PAUSE_NS)),
+            Verdict::Never => Verdict::Never,
+        }
+    }
+}
+
+pub(super) fn told(death: Death, crash: Crash) -> String {
+    match crash {
+        Crash::None => death.to_string(),
+        Crash::Panic => "panicked".into(),
+        Crash::Engine(errno) => {
+            let errno = std::io::Error::from_raw_os_error(errno.try_into().unwrap_or(0));
+            format!("could not use its io_uring any more: {errno}")
+        }
+        Crash::Syscall(number) => {
+            let name = host::seccomp::call_name(number);
+            format!("was stopped by its seccomp filter, which lacks {name} ({number})")
+        }
+    }
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Another program for a device whose backend lives: started and judged beside the old one, which
+//! then completes what it has taken and ends. The new one decides by its first completion and, after
+//! that, a sign of life from each of its workers: one of them may have begun, and hang. Whatever goes
+//! wrong before that, the old program serves the device again. A stalled device, which has no old
+//! one to go on meanwhile, is tried with the new one at once.
+//!
+//! ```text
+//! stalled ───────────────────────────────────────────────────────────────────┐
+//! Opening ──opened──▶ Probing ──fit──▶ Draining ──drained──▶ Switching ──fence──▶ Trial ──completes, answers──▶ done
+//!    │ not opened        │ unfit, dead     │ old one dies         │ dead              │ dead, hung, lost
+//!    └─▶ refused         └─▶ refused       └─▶ refused            └──────▶ rolled back ◀┘
+//! ```
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use ipc::control::ToDevice;
+use spec::api::EventKind;
+
+use super::{CONNECT_NS, News, Opening, Phase, Slot};
+use crate::devices::backend::Backend;
+use crate::devices::kind::{How, Means, Remains};
+use crate::devices::restarts::Verdict;
+
+/// How long its storage may take to open what it needs.
+const OPEN_NS: u64 = 5_000_000_000;
+/// How long the vmm may take to judge a backend; it gives up earlier than that.
+const PROBE_NS: u64 = 5_000_000_000;
+/// How long it may take to have the old one complete what it has taken. Its storage may be slow; the
+/// vmm gives up earlier than that.
+const DRAIN_NS: u64 = 125_000_000_000;
+/// How often to look for the first completion.
+const LOOK_NS: u64 = 5_000_000;
+/// If the driver waits for nothing for so long, there will be no first completion to wait for.
+const IDLE_NS: u64 = 2_500_000_000;
+/// If it waits for so long, the old program is to show whether it can do better. Slow storage alone
+/// is no fault of the new one, but nobody could tell.
+const TRIAL_NS: u64 = 10_000_000_000;
+/// How long all of it may take, but for what the kernel still does for the old one.
+pub(crate) const UPGRADE_NS: u64 = OPEN_NS + PROBE_NS + DRAIN_NS + CONNECT_NS + TRIAL_NS;
+
+/// A backend that may become the next one.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    backend: Backend,
+    remains: Box<dyn Remains>,
+    program: OwnedFd,
+}
+
+/// How far an upgrade is.
+#[derive(Debug)]
+pub(super) enum Upgrade {
+    /// What the candidate needs is being opened.
+    Opening { program: OwnedFd, until_ns: u64 },
+    /// The vmm judges the candidate.
+    Probing { next: Candidate, until_ns: u64 },
+    /// The old one completes what it has taken.
+    Draining { next: Candidate, until_ns: u64 },
+    /// The old one has been killed.
+    Switching { next: Candidate },
+    /// The new one has the device; it has not shown yet that it serves. `asked` for a sign of life of
+    /// each worker, since it has completed something.
+    Trial {
+        program: OwnedFd,
+        since_ns: u64,
+        look_ns: u64,
+        asked: bool,
+    },
+}
+
+impl Upgrade {
+    fn next(&self) -> Option<&Candidate> {
+        match self {
+            Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
+                Some(next)
+            }
+            Self::Opening { .. } | Self::Trial { .. } => None,
+        }
+    }
+
+    /// A trial of this program, which begins now.
+    fn trial(program: OwnedFd, now_ns: u64) -> Self {
+        Self::Trial {
+            program,
+            since_ns: now_ns,
+            look_ns: now_ns + LOOK_NS,
+            asked: false,
+        }
+    }
+
+    /// The program on trial.
+    pub(super) fn tried(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Trial { program, .. } => Some(program),
+            _ => None,
+        }
+    }
+
+    /// The one that may become the next.
+    pub(super) fn candidate(&self) -> Option<&Backend> {
+        self.next().map(|next| &next.backend)
+    }
+
+    /// The same, to hear it.
+    pub(super) fn candidate_mut(&mut self) -> Option<&mut Backend> {
+        match self {
+            Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
+                Some(&mut next.backend)
+            }
+            Self::Opening { .. } | Self::Trial { .. } => None,
+        }
+    }
+
+    /// When to look after it.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        match self {
+            Self::Opening { until_ns, .. }
+            | Self::Probing { until_ns, .. }
+            | Self::Draining { until_ns, .. } => Some(*until_ns),
+            Self::Trial { look_ns, .. } => Some(*look_ns),
+            Self::Switching { .. } => None,
+        }
+    }
+}
+
+impl Slot {
+    /// Begins to replace the program behind the device.
+    pub(crate) fn upgrade(
+        &mut self,
+        means: &Means<'_>,
+        program: OwnedFd,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        if self.upgrade.is_some() {
+            return Err("it is being upgraded already".into());
+        }
+        if matches!(self.phase, Phase::GivenUp) {
+            self.note(EventKind::UpgradeAsked, "of a stalled device");
+            self.restarts.forgive();
+            self.upgrade = Some(Upgrade::trial(program, now_ns));
+            self.phase = Phase::Resting { until_ns: now_ns };
+            return Ok(());
+        }
+        if self.retiring || self.planned || !self.connected {
+            return Err("it has no backend that could be succeeded now".into());
+        }
+        self.note(EventKind::UpgradeAsked, "");
+        if self.is_opened() {
+            // What the image was when that was opened says nothing of what it is now.
+            self.opening = Opening::Unasked;
+        }
+        let until_ns = now_ns + OPEN_NS;
+        self.upgrade = Some(Upgrade::Opening { program, until_ns });
+        self.tick_opening(means, now_ns);
+        self.start_candidate(means, now_ns);
+        Ok(())
+    }
+
+    /// Starts the candidate, if what it needs is open.
+    fn start_candidate(&mut self, means: &Means<'_>, now_ns: u64) {
+        if !self.is_opened() {
+            return;
+        }
+        let program = match self.upgrade.take() {
+            Some(Upgrade::Opening { program, .. }) => program,
+            other => {
+                self.upgrade = other;
+                return;
+            }
+        };
+        let how = How {
+            program: Some(program.as_fd()),
+            after_crash: false,
+            awaits_sync: true,
+            anew: true,
+        };
+        let opened = self.take_opened();
+        let born = opened.and_then(|opened| {
+            let (birth, stream) = self.kind.prepare(means, how, opened)?;
+            let backend = self.kind.start(means, &birth.outfit)?;
+            Ok((backend, birth.remains, stream))
+        });
+        match born {
+            Ok((backend, remains, stream)) => {
+                self.upgrade = Some(Upgrade::Probing {
+                    next: Candidate {
+                        backend,
+                        remains,
+                        program,
+                    },
+                    until_ns: now_ns + PROBE_NS,
+                });
+                self.outbox.push(News::Probe(stream));
+            }
+            Err(error) => self.refuse(&host::log::chain(&error)),
+        }
+    }
+
+    /// The vmm has found the candidate fit.
+    pub(crate) fn fit(&mut self, now_ns: u64) {
+        match self.upgrade.take() {
+            Some(Upgrade::Probing { next, .. }) => {
+                let until_ns = now_ns + DRAIN_NS;
+                self.upgrade = Some(Upgrade::Draining { next, until_ns });
+                self.outbox.push(News::Tell(ToDevice::Drain));
+            }
+            other => self.upgrade = other,
+        }
+    }
+
+    /// The vmm has found it unfit.
+    pub(crate) fn unfit(&mut self, why: &str) {
+        if matches!(self.upgrade, Some(Upgrade::Probing { .. })) {
+            self.abandon(&format!("the new backend cannot take over: {why}"));
+        }
+    }
+
+    /// The queues were stopped: the old one has nothing in progress any more.
+    pub(crate) fn drained(&mut self) {
+        match (self.upgrade.take(), &self.phase) {
+            (Some(Upgrade::Draining { next, .. }), Phase::Alive(life)) => {
+                life.backend.kill();
+                self.planned = true;
+                self.upgrade = Some(Upgrade::Switching { next });
+            }
+            (other, _) => self.upgrade = other,
+        }
+    }
+
+    /// Gives up an upgrade whose new program has served nothing yet, and says so.
+    pub(super) fn abandon(&mut self, why: &str) {
+        match self.upgrade.take() {
+            None => return,
+            Some(Upgrade::Opening { .. }) => return self.refuse(why),
+            Some(
+                Upgrade::Probing { next, .. }
+                | Upgrade::Draining { next, .. }
+                | Upgrade::Switching { next },
+            ) => {
+                next.backend.kill();
+                self.leaving.push(next.backend);
+                self.note(EventKind::UpgradeRefused, why);
+            }
+            Some(Upgrade::Trial { .. }) => self.note(EventKind::UpgradeRolledBack, why),
+        }
+        self.outbox.push(News::Answer(Err(why.to_owned())));
+    }
+
+    /// There is no candidate, and none follows.
+    fn refuse(&mut self, why: &str) {
+        self.note(EventKind::UpgradeRefused, why);
+        self.outbox.push(News::Answer(Err(why.to_owned())));
+    }
+
+    /// Notices if the candidate has ended.
+    pub(super) fn candidate_exited(&mut self) {
+        let candidate = self.upgrade.as_mut().and_then(Upgrade::candidate_mut);
+        let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
+            return;
+        };
+        let how = super::succession::told(death, crash);
+        self.keep_old(&format!("the new backend {how}"));
+    }
+
+    /// Gives up an upgrade while the old backend still lives: it is to go on.
+    fn keep_old(&mut self, why: &str) {
+        let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
+        self.abandon(why);
+        if draining {
+            self.outbox.push(News::Tell(ToDevice::Resume));
+        }
+    }
+
+    /// The living backend has ended, `planned` or not; whether that is part of an upgrade, or the end
+    /// of one, and what follows is decided.
+    pub(super) fn upgrade_goes_on(&mut self, planned: bool, how: &str, now_ns: u64) -> bool {
+        match &self.upgrade {
+            Some(Upgrade::Switching { .. }) if planned => {
+                // Should the new one die meanwhile.
+                (self.next, self.after_crash) = (Verdict::At(now_ns), false);
+                true
+            }
+            Some(Upgrade::Trial { .. }) => {
+                self.abandon(&format!("the new backend {how}"));
+                (self.next, self.after_crash) = (Verdict::At(now_ns), true);
+                true
+            }
+            _ => {
+                self.abandon(&format!("the old backend {how}"));
+                false
+            }
+        }
+    }
+
+    /// The old backend is gone and all it had begun has ended: the new one's turn, if there is one.
+    pub(super) fn switch(&mut self, now_ns: u64) -> bool {
+        match self.upgrade.take() {
+            Some(Upgrade::Switching { next }) => {
+                self.live(next.backend, next.remains);
+                self.deadline_ns = Some(now_ns + CONNECT_NS);
+                self.outbox.push(News::Tell(ToDevice::Switch));
+                self.upgrade = Some(Upgrade::trial(next.program, now_ns));
+                true
+            }
+            other => {
+                self.upgrade = other;
+                false
+            }
+        }
+    }
+
+    /// Time has passed for an upgrade.
+    pub(super) fn tick_upgrade(&mut self, means: &Means<'_>, now_ns: u64) {
+        self.start_candidate(means, now_ns);
+        if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
+            candidate.identify(self.kind.id(), means.janitor);
+        }
+        match (&mut self.upgrade, &mut self.phase) {
+            (Some(Upgrade::Opening { until_ns, .. }), _) if *until_ns <= now_ns => {
+                self.abandon("its storage does not open the image");
+            }
+            (Some(Upgrade::Probing { until_ns, .. }), _) if *until_ns <= now_ns => {
+                self.abandon("the vmm does not judge the new backend");
+            }
+            (Some(Upgrade::Draining { until_ns, .. }), _) if *until_ns <= now_ns => {
+                self.keep_old("the old backend has not completed what it has taken");
+            }
+            (
+                Some(Upgrade::Trial {
+                    look_ns,
+                    since_ns,
+                    asked,
+                    ..
+                }),
+                Phase::Alive(life),
+            ) if *look_ns <= now_ns => {
+                *look_ns = now_ns + LOOK_NS;
+                let idle = now_ns >= *since_ns + IDLE_NS && !life.watch.is_waited_for();
+                let serves = self.connected && (idle || life.backend.has_completed());
+                let lives = life.watch.is_answered(life.backend.health());
+                if serves && lives && *asked {
+                    self.commit();
+                } else if serves && lives {
+                    *asked = true;
+                    life.backend.ping(life.watch.ask(now_ns));
+                } else if now_ns >= *since_ns + TRIAL_NS {
+                    *look_ns = u64::MAX;
+                    life.backend.kill();
+                    self.note(EventKind::BackendLost, "it has not served for 10 s");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn commit(&mut self) {
+        if let Some(Upgrade::Trial { program, .. }) = self.upgrade.take() {
+            self.program = Some(program);
+            self.restarts.forgive();
+            self.note(EventKind::UpgradeDone, "");
+            self.outbox.push(News::Answer(Ok(())));
+        }
+    }
+}

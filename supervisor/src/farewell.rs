@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The end of a VM: who is still told something, and for how long.
+
+use std::os::fd::AsFd;
+
+use handover::outcome::Outcome;
+use host::clock::monotonic_ns;
+use ipc::broker::Status;
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+use spec::api::EventKind;
+
+use super::poll::{Interests, Token};
+use super::{Supervisor, SupervisorError};
+
+impl Supervisor {
+    /// The VM has ended: whoever follows its events hears how, whoever reads its console gets the
+    /// rest.
+    pub(super) fn say_farewell(&mut self, outcome: &Outcome) -> Result<(), SupervisorError> {
+        let how = match (outcome.lines.first(), outcome.status) {
+            (Some(line), _) => line.clone(),
+            (None, Status::Signal(number)) => {
+                let signal = Signal::try_from(i32::from(number));
+                format!("by {}", signal.map_or("a signal", Signal::as_str))
+            }
+            (None, _) => String::new(),
+        };
+        self.journal.note(EventKind::Ended, None, &how);
+        self.api.end(&self.journal, monotonic_ns());
+        self.drain_console()
+    }
+
+    /// The last output reaches the client, unless the client does not take it or somebody insists.
+    fn drain_console(&mut self) -> Result<(), SupervisorError> {
+        self.vmm = None;
+        self.devices.retire(monotonic_ns());
+        self.console.end(monotonic_ns());
+        while !self.console.is_drained() {
+            let mut interests = Interests::default();
+            interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
+            self.console.interests(&mut interests);
+            let deadline = self.console.deadline_ns();
+            let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
+            let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
+            let now_ns = monotonic_ns();
+            for (token, events) in ready {
+                if token != Token::Janitor {
+                    self.console.ready(token, events, now_ns);
+                } else if !self.kit.janitor.listen().is_empty() {
+                    return Ok(());
+                }
+            }
+            self.console.tick(now_ns);
+        }
+        Ok(())
+    }
+}

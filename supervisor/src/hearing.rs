@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the supervisor hears, from the vmm to its last words and from the janitor, and what it does
+//! about that: the [`lifecycle`](super::lifecycle) decides.
+
+use handover::outcome::Outcome;
+use ipc::control::{DeviceNews, FromVmm, ToVmm};
+use spec::api::EventKind;
+
+use super::janitor::News;
+use super::lifecycle::{Fate, Force, Next, Order};
+use super::vmm::{Heard, Vmm};
+use super::{Supervisor, SupervisorError, verdict};
+
+/// How often a dead vmm is listened to: more than its socket can hold.
+const HEARINGS_MAX: u32 = 64;
+
+impl Supervisor {
+    pub(super) fn obey(&mut self, order: Order) {
+        let Some(vmm) = &self.vmm else {
+            return self.obey_without_vmm(order);
+        };
+        match order {
+            Order::Nothing => {}
+            Order::Kill => vmm.kill(),
+            Order::Tell(message) => tell(vmm, message),
+            Order::WakeAndPress => {
+                tell(vmm, ToVmm::Resume);
+                tell(vmm, ToVmm::PowerButton);
+            }
+        }
+    }
+
+    pub(super) fn hear_janitor(&mut self, now_ns: u64) {
+        for news in self.kit.janitor.listen() {
+            let order = match news {
+                News::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
+                    self.lifecycle.end_at_once(Force::Signal(signal))
+                }
+                News::Signal(signal) => self.lifecycle.asked_by_signal(signal, now_ns),
+                // Nobody is left to tell anything, and what is below us goes with us.
+                News::Gone => std::process::exit(1),
+            };
+            log::info!("asked to end: {news:?}");
+            self.obey(order);
+        }
+    }
+
+    /// Hears what the vmm has to say; whether it said anything.
+    pub(super) fn hear_vmm(&mut self, now_ns: u64) -> bool {
+        let heard = self.vmm.as_mut().map(Vmm::listen).unwrap_or_default();
+        let said = !heard.is_empty();
+        for heard in heard {
+            match heard {
+                Heard::Message(message) => self.hear_message(message, now_ns),
+                Heard::Rubbish(what) => {
+                    let order = self.lifecycle.heard_rubbish(what, now_ns);
+                    self.obey(order);
+                }
+                Heard::HungUp => self.lifecycle.hung_up(now_ns),
+            }
+        }
+        said
+    }
+
+    fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
+        self.note(&message);
+        // Once: a vmm that says it again and again must not fill the way to the janitor.
+        if message == FromVmm::Started && self.lifecycle.is_first_start() {
+            self.kit.janitor.tell_started();
+        }
+        if let FromVmm::Device(index, news) = &message {
+            self.hear_of_device(*index, news, now_ns);
+        }
+        let order = self.lifecycle.heard(message, now_ns);
+        self.obey(order);
+        self.answer_waiting(now_ns);
+    }
+
+    /// What the vmm says goes to the journal or at least to the log, but for what it says every
+    /// second.
+    fn note(&mut self, message: &FromVmm) {
+        let kind = match message {
+            FromVmm::Started => EventKind::Started,
+            FromVmm::Paused => EventKind::Paused,
+            FromVmm::Resumed => EventKind::Resumed,
+            FromVmm::Device(_, DeviceNews::Outstanding(_)) => return,
+            other => return log::info!("the vmm says {other:?}"),
+        };
+        self.journal.note(kind, None, "");
+    }
+
+    /// The vmm has exited: what it said is heard first.
+    pub(super) fn reap(&mut self, now_ns: u64) -> Result<(), SupervisorError> {
+        // Bounded: somebody else may hold its end of the socket, and go on talking.
+        for _ in 0..HEARINGS_MAX {
+            if !self.hear_vmm(now_ns) {
+                break;
+            }
+        }
+        let Some(vmm) = &mut self.vmm else {
+            return Ok(());
+        };
+        let Some(death) = vmm.reap() else {
+            return Ok(());
+        };
+        self.past_exits = self.exits();
+        log::info!("the vmm {death}");
+        match self.lifecycle.died(death, now_ns) {
+            Next::Respawn { faulted } => {
+                let how = if faulted { verdict::TRIPLE_FAULT } else { "" };
+                self.journal.note(EventKind::Rebooted, None, how);
+                // Its successor follows when what the backends had in flight has ended.
+                self.vmm = None;
+                self.devices.retire(now_ns);
+            }
+            Next::End(fate) => self.outcome = Some(self.verdict(fate)),
+        }
+        self.fail_waiting(now_ns);
+        Ok(())
+    }
+
+    pub(super) fn verdict(&self, fate: Fate) -> Outcome {
+        let evidence = verdict::Evidence {
+            vm: &self.kit.identity.vm,
+            crash: self
+                .vmm
+                .as_ref()
+                .map_or(ipc::health::Crash::None, Vmm::crash),
+            log: self
+                .vmm
+                .as_ref()
+                .map(|vmm| vmm.log_tail(&self.kit.log.reader))
+                .unwrap_or_default(),
+        };
+        match (&self.doom, &fate) {
+            (Some(line), fate) if !matches!(fate, Fate::Stopped(_)) => {
+                verdict::with_log(line, &evidence)
+            }
+            _ => verdict::outcome(fate, &evidence),
+        }
+    }
+}
+
+fn tell(vmm: &Vmm, message: ToVmm) {
+    if let Err(error) = vmm.tell(message) {
+        log::warn!("{}", host::log::chain(&error));
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a VM's processes are told of which VM this is.
+
+use handover::endowment::Identity;
+use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
+use ipc::seccomp::Mode;
+use spec::{HugePages, Seccomp};
+
+/// What the vmm is told; the same at every start, but for the state of links and for whether a
+/// guest has run before.
+pub(crate) fn record(identity: &Identity, devices: Vec<DeviceRecord>, rebooted: bool) -> VmmRecord {
+    let vm = &identity.vm;
+    VmmRecord {
+        version: VERSION,
+        vm_id: identity.name.to_string(),
+        cpus: vm.cpus,
+        mem_bytes: vm.memory.size_bytes(),
+        pages: match vm.memory.huge_pages() {
+            HugePages::None => Pages::Base,
+            HugePages::Transparent => Pages::Transparent,
+            HugePages::Size2M => Pages::Huge2M,
+            HugePages::Size1G => Pages::Huge1G,
+        },
+        prefault: vm.memory.prefault(),
+        cmdline: vm.cmdline.clone(),
+        initrd: vm.initrd.is_some(),
+        seccomp: seccomp(identity),
+        rebooted,
+        devices,
+    }
+}
+
+/// What a system call outside the filters does.
+pub(crate) fn seccomp(identity: &Identity) -> Mode {
+    match identity.vm.seccomp {
+        Seccomp::On => Mode::Kill,
+        Seccomp::Log => Mode::Trap,
+    }
+}

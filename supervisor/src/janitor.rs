@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The supervisor's end of its link to the janitor: the few questions it may ask, and the signals
+//! it hears of. Nothing here waits: an answer takes as long as the storage behind it, and is looked for
+//! when it suits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use handover::outcome::Outcome;
+use host::clock::monotonic_ns;
+use ipc::broker::{Answer, Question, Reopened, ToJanitor, ToSupervisor, clip};
+use ipc::control::{Channel, ControlError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::unistd::Pid;
+
+/// How long the janitor may take to have room for how the VM has ended.
+const LAST_WORDS_NS: u64 = 10_000_000_000;
+/// How often to try meanwhile: poll(2) says that there is room only when there is much.
+const LOOK_MS: u8 = 20;
+
+/// The janitor did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// It cannot be reached.
+    #[error("cannot reach the janitor")]
+    Link(#[from] ControlError),
+    /// It could not do it either.
+    #[error("the janitor was refused")]
+    Refused(#[source] Errno),
+    /// It answers something else.
+    #[error("the janitor does not answer")]
+    Silent,
+}
+
+/// What came, with its descriptor.
+type Answered = (Answer, Option<OwnedFd>);
+
+/// The questions that were asked and not forgotten, with the answers that have come.
+type Answers = Rc<RefCell<BTreeMap<u32, Option<Answered>>>>;
+
+/// A question that was asked. Dropped, it is forgotten, and so is the answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    number: u32,
+    answers: Answers,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.answers.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Asked {
+    /// The answer, once: `None` if it has not come.
+    fn take(&self) -> Option<Result<Answered, AskError>> {
+        let answered = self.answers.borrow_mut().get_mut(&self.number)?.take()?;
+        Some(match answered {
+            (Answer::Refused(errno), _) => Err(AskError::Refused(Errno::from_raw(errno))),
+            answered => Ok(answered),
+        })
+    }
+
+    /// The connection that was asked for, if it has come.
+    pub(crate) fn connected(&self) -> Option<Result<OwnedFd, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Opened, Some(fd))) => Ok(fd),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The opening that was asked for, if it has come.
+    pub(crate) fn reopened(&self) -> Option<Result<(Reopened, OwnedFd), AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Reopened(reopened), Some(fd))) => Ok((reopened, fd)),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Whether the opening was released, once that is known.
+    pub(crate) fn released(&self) -> Option<Result<(), AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Released, _)) => Ok(()),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// What came of syncing the image, once that is known: 0, or an errno.
+    pub(crate) fn synced(&self) -> Option<Result<i32, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::Synced(errno), _)) => Ok(errno),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The process id that was asked for, if it has come.
+    pub(crate) fn host_pid(&self) -> Option<Result<Pid, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::HostPid(pid), _)) => Ok(Pid::from_raw(pid)),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+/// The janitor, as the supervisor sees it.
+#[derive(Debug)]
+pub(crate) struct Janitor {
+    channel: Channel,
+    /// How many questions were asked.
+    asked: Cell<u32>,
+    answers: Answers,
+}
+
+/// Something of the janitor's own accord.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The user sent a signal.
+    Signal(i32),
+    /// There is no janitor any more: whatever is left of the VM must end.
+    Gone,
+}
+
+impl Janitor {
+    /// Takes our end of the link, which is non-blocking.
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            asked: Cell::new(0),
+            answers: Answers::default(),
+        }
+    }
+
+    /// Our end, for one who does not keep to what is said here.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Asks something.
+    pub(crate) fn ask(&self, question: Question) -> Result<Asked, AskError> {
+        self.ask_all(question, None)
+    }
+
+    /// Asks what number a process, this user of the VM's, has on the host.
+    pub(crate) fn ask_host_pid(&self, user: u8, pidfd: BorrowedFd<'_>) -> Result<Asked, AskError> {
+        self.ask_all(Question::HostPid(user), Some(pidfd))
+    }
+
+    fn ask_all(&self, question: Question, fd: Option<BorrowedFd<'_>>) -> Result<Asked, AskError> {
+        self.asked.set(self.asked.get().wrapping_add(1));
+        let number = self.asked.get();
+        let message = ToJanitor::Ask(number, question);
+        match fd {
+            Some(fd) => self.channel.send_with(&message, fd)?,
+            None => self.channel.send(&message)?,
+        }
+        self.answers.borrow_mut().insert(number, None);
+        Ok(Asked {
+            number,
+            answers: Rc::clone(&self.answers),
+        })
+    }
+
+    /// Says that the guest has started.
+    pub(crate) fn tell_started(&self) {
+        // If it cannot be told, it is gone, which is noticed elsewhere.
+        let _ = self.send(&ToJanitor::Started);
+    }
+
+    /// Says how the VM has ended: the last that is said.
+    pub(crate) fn tell_outcome(&self, outcome: &Outcome) {
+        for line in &outcome.lines {
+            self.insist(&ToJanitor::Line(clip(line).into()));
+        }
+        self.insist(&ToJanitor::Ended(outcome.status));
+    }
+
+    /// Sends what must not be lost. The janitor reads slowly when much was said: there may be no room
+    /// yet.
+    fn insist(&self, message: &ToJanitor) {
+        let deadline_ns = monotonic_ns() + LAST_WORDS_NS;
+        while let Err(AskError::Link(ControlError::Send(Errno::EAGAIN))) = self.send(message) {
+            if monotonic_ns() >= deadline_ns {
+                log::error!("the janitor reads nothing of how the VM has ended");
+                return;
+            }
+            let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll(&mut fds, LOOK_MS);
+        }
+    }
+
+    /// Hears all that it has said: the answers are kept for whoever asked; the rest is returned.
+    pub(crate) fn listen(&self) -> Vec<News> {
+        let mut news = Vec::new();
+        loop {
+            match self.channel.receive_with() {
+                Ok(Some((ToSupervisor::Signal(signal), _))) => news.push(News::Signal(signal)),
+                Ok(Some((ToSupervisor::Answer(number, answer), fd))) => {
+                    // Nobody waits for one that was forgotten.
+                    if let Some(place) = self.answers.borrow_mut().get_mut(&number) {
+                        *place = Some((answer, fd));
+                    }
+                }
+                Err(ControlError::Receive(Errno::EAGAIN)) => return news,
+                Ok(None) | Err(_) => {
+                    news.push(News::Gone);
+                    return news;
+                }
+            }
+        }
+    }
+
+    fn send(&self, message: &ToJanitor) -> Result<(), AskError> {
+        Ok(self.channel.send(message)?)
+    }
+}
+
+impl AsFd for Janitor {
+    /// Readable when it has said something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipc::broker::Status;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    fn pair() -> (Janitor, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        (Janitor::new(ours), theirs)
+    }
+
+    fn answer(number: u32, answer: Answer) -> ToSupervisor {
+        ToSupervisor::Answer(number, answer)
+    }
+
+    #[test]
+    fn outcome_is_told_though_the_janitor_has_not_read_what_was_said_before() {
+        let (janitor, other) = pair();
+        let mut said = 0;
+        while janitor.send(&ToJanitor::Started).is_ok() {
+            said += 1;
+        }
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            for _ in 0..said {
+                assert_eq!(other.receive().unwrap(), Some(ToJanitor::Started));
+            }
+            other.receive::<ToJanitor>().unwrap()
+        });
+        janitor.tell_outcome(&Outcome::ok());
+        assert_eq!(reader.join().unwrap(), Some(ToJanitor::Ended(Status::Ok)));
+    }
+
+    #[test]
+    fn answers_come_in_any_order_and_signals_between_them() {
+        let (janitor, other) = pair();
+        let first = janitor.ask(Question::ReopenDisk(7)).unwrap();
+        let second = janitor.ask(Question::ConnectForeign(0)).unwrap();
+        let asked = ToJanitor::Ask(1, Question::ReopenDisk(7));
+        assert_eq!(other.receive().unwrap(), Some(asked));
+        let file = tempfile::tempfile().unwrap();
+        let opened = answer(2, Answer::Opened);
+        other.send_with(&opened, file.as_fd()).unwrap();
+        other.send(&ToSupervisor::Signal(15)).unwrap();
+        assert_eq!(janitor.listen(), [News::Signal(15)]);
+        assert!(first.reopened().is_none());
+        assert!(second.connected().unwrap().is_ok());
+        assert!(second.connected().is_none(), "it is told once");
+        other.send(&answer(1, Answer::Refused(2))).unwrap();
+        assert_eq!(janitor.listen(), []);
+        let refused = first.reopened().unwrap();
+        assert!(matches!(refused, Err(AskError::Refused(Errno::ENOENT))));
+        drop(other);
+        assert_eq!(janitor.listen(), [News::Gone]);
+        assert!(janitor.ask(Question::ConnectForeign(0)).is_err());
+    }
+
+    #[test]
+    fn answer_to_a_question_that_was_forgotten_is_dropped_with_its_descriptor() {
+        let (janitor, other) = pair();
+        drop(janitor.ask(Question::ConnectForeign(0)).unwrap());
+        let (kept, sent) = Channel::pair().unwrap();
+        let opened = answer(1, Answer::Opened);
+        other.send_with(&opened, sent.as_fd()).unwrap();
+        drop(sent);
+        assert_eq!(janitor.listen(), []);
+        assert_eq!(kept.receive::<ToJanitor>().unwrap(), None);
+    }
+
+    #[test]
+    fn answer_without_a_descriptor_or_of_another_kind_is_none() {
+        let (janitor, other) = pair();
+        let first = janitor.ask(Question::ConnectForeign(7)).unwrap();
+        let second = janitor.ask(Question::ReopenDisk(7)).unwrap();
+        other.send(&answer(1, Answer::Opened)).unwrap();
+        other.send(&answer(2, Answer::HostPid(1))).unwrap();
+        assert_eq!(janitor.listen(), []);
+        assert!(matches!(first.connected(), Some(Err(AskError::Silent))));
+        assert!(matches!(second.reopened(), Some(Err(AskError::Silent))));
+    }
+
+    #[test]
+    fn outcome_is_told_line_by_line() {
+        let (janitor, other) = pair();
+        janitor.tell_outcome(&Outcome::new(Status::Guest, ["a", "b"]));
+        for line in ["a", "b"] {
+            let told = other.receive().unwrap();
+            assert_eq!(told, Some(ToJanitor::Line(line.into())));
+        }
+        assert_eq!(
+            other.receive().unwrap(),
+            Some(ToJanitor::Ended(Status::Guest))
+        );
+    }
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The supervisor, without any privilege: spawns, watches and replaces the VM's processes, serves its
+//! API and relays its console, with nothing but what the janitor gave it.
+//!
+//! One thread, one poll. What happens is told to the [`lifecycle`], which decides.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use handover::endowment::{Binaries, Endowment, Guest, Identity, Log};
+use handover::outcome::Outcome;
+use host::clock::monotonic_ns;
+use ipc::broker::Status;
+use ipc::memfd::MemfdError;
+use ipc::record::{Record as _, RecordError};
+use nix::poll::PollFlags;
+use spec::api::ExitStats;
+
+mod api;
+mod child;
+mod confine;
+mod console;
+mod devices;
+mod farewell;
+mod hearing;
+mod identity;
+mod jails;
+mod janitor;
+mod journal;
+mod lifecycle;
+mod logfile;
+mod nursery;
+mod outlet;
+mod poll;
+mod process;
+mod profile;
+mod retry;
+mod seccomp;
+mod service;
+mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod turnover;
+mod verdict;
+mod vmm;
+
+pub use api::http;
+pub use api::route::{ROUTES, Route};
+pub use nursery::{live, stand_in};
+
+use devices::{BeginError, Devices, Means, Start};
+use jails::Jails;
+use janitor::Janitor;
+use journal::Journal;
+use lifecycle::Lifecycle;
+use logfile::Cutter;
+use nursery::Pids;
+use outlet::Outlet;
+use poll::{Interests, Token, earlier};
+use retry::Retry;
+use service::Waiting;
+use vmm::{Parts, SpawnError, Vmm};
+
+/// So long after its birth a VM's start is over.
+const SETTLING_NS: u64 = 500_000_000;
+
+/// The supervisor cannot go on, or cannot start the next vmm now.
+#[derive(Debug, thiserror::Error)]
+enum SupervisorError {
+    /// There is no launch record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The console could not be connected to a vmm.
+    #[error("cannot connect the console")]
+    Console(#[source] std::io::Error),
+    /// There is no memory for the next guest.
+    #[error("cannot make the guest's memory")]
+    Memory(#[from] MemfdError),
+    /// A vmm could not be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// There are no devices for a vmm.
+    #[error(transparent)]
+    Devices(#[from] BeginError),
+    /// Waiting failed.
+    #[error("cannot poll")]
+    Poll(#[source] nix::Error),
+}
+
+/// What every vmm is started from.
+#[derive(Debug)]
+struct Kit {
+    identity: Identity,
+    binaries: Binaries,
+    guest: Guest,
+    blk: Option<OwnedFd>,
+    jails: Jails,
+    net: Option<OwnedFd>,
+    janitor: Rc<Janitor>,
+    pids: Pids,
+    log: Log,
+}
+
+impl Kit {
+    /// What backends are started with.
+    fn means(&self) -> Means<'_> {
+        Means {
+            vm_id: self.identity.name.as_str(),
+            blk: self.blk.as_ref().map(AsFd::as_fd),
+            net: self.net.as_ref().map(AsFd::as_fd),
+            null: self.binaries.null.as_fd(),
+            log: &self.log,
+            jails: &self.jails,
+            janitor: &self.janitor,
+            seccomp: identity::seccomp(&self.identity),
+        }
+    }
+}
+
+/// Builds the supervisor's jail around this process and the jail of a child below it, in which
+/// `program` tells its version.
+pub fn rehearse(
+    has_range: bool,
+    program: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+) -> Result<(), String> {
+    let confined = confine::confine(has_range);
+    let processes = confined.map_err(|e| host::log::chain(&e))?;
+    child::rehearse(program, null, &Jails::new(processes, has_range))
+}
+
+/// The same with only the standard descriptors, and behind the supervisor's filter.
+pub fn rehearse_with_filter(has_range: bool) -> Result<(), String> {
+    confine::keep_only(&[], 0, 2).map_err(|e| host::log::chain(&e))?;
+    confine::confine(has_range).map_err(|e| host::log::chain(&e))?;
+    let filtered = crate::seccomp::SUPERVISOR.install(ipc::seccomp::Mode::Kill);
+    filtered.map_err(|e| host::log::chain(&e))
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    kit: Kit,
+    born_ns: u64,
+    /// Until its own start is over.
+    settles_ns: Option<u64>,
+    api: api::Server,
+    waiting: Vec<Waiting>,
+    console: Outlet,
+    lifecycle: Lifecycle,
+    journal: Journal,
+    cutter: Cutter,
+    // Before the backends, so that it goes first.
+    vmm: Option<Vmm>,
+    devices: Devices,
+    /// When the next vmm is tried again, if it could not be started.
+    retry: Retry,
+    /// Those of the vmms that are no more.
+    past_exits: ExitStats,
+    /// A device that kept the VM from starting.
+    doom: Option<String>,
+    outcome: Option<Outcome>,
+}
+
+/// Runs the VM from its first vmm to its end.
+fn run(endowment: Endowment, jails: Jails, janitor: Rc<Janitor>, pids: Pids) -> Outcome {
+    for line in &endowment.missing {
+        log::warn!("{line}");
+    }
+    let ended = Supervisor::new(endowment, jails, janitor, pids).and_then(|mut supervisor| {
+        supervisor.spawn()?;
+        loop {
+            supervisor.turn()?;
+            if let Some(outcome) = supervisor.outcome.take() {
+                supervisor.say_farewell(&outcome)?;
+                return Ok(outcome);
+            }
+        }
+    });
+    ended.unwrap_or_else(|error| Outcome::new(Status::Error, [host::log::chain(&error)]))
+}
+
+impl Supervisor {
+    fn new(
+        endowment: Endowment,
+        jails: Jails,
+        janitor: Rc<Janitor>,
+        pids: Pids,
+    ) -> Result<Self, SupervisorError> {
+        let born_ns = monotonic_ns();
+        let vm = &endowment.identity.vm;
+        let lifecycle = Lifecycle::new(vm.on_reboot, vm.stop_timeout, born_ns);
+        let console = Outlet::new(endowment.console);
+        let parts = endowment.devices;
+        let (vm, name) = (&endowment.identity.vm, &endowment.identity.name);
+        let devices = Devices::new(vm, name, parts.images, parts.taps, parts.streams);
+        Ok(Self {
+            kit: Kit {
+                identity: endowment.identity,
+                binaries: endowment.binaries,
+                guest: endowment.guest,
+                blk: parts.blk,
+                jails,
+                net: parts.net,
+                janitor,
+                pids,
+                log: endowment.log,
+            },
+            born_ns,
+            settles_ns: Some(born_ns + SETTLING_NS),
+            api: api::Server::new(endowment.api),
+            waiting: Vec::new(),
+            console,
+            lifecycle,
+            journal: Journal::default(),
+            cutter: Cutter::default(),
+            vmm: None,
+            devices,
+            retry: Retry::default(),
+            past_exits: ExitStats::default(),
+            doom: None,
+            outcome: None,
+        })
+    }
+
+    /// Starts a vmm and backends, the first ones or the next. The vmm has the longest way to go, and
+    /// talks to no backend before it has gone half of it: so it is the first.
+    fn spawn(&mut self) -> Result<(), SupervisorError> {
+        let start = Start {
+            now_ns: monotonic_ns(),
+            is_first: self.lifecycle.is_first_start(),
+        };
+        let ram = match self.kit.guest.ram.take() {
+            Some(ram) => ram,
+            None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
+        };
+        let (births, links) = self.devices.prepare(&self.kit.means(), start)?;
+        let identity = &self.kit.identity;
+        let devices = self.devices.records(&identity.vm, &identity.name);
+        let record = identity::record(identity, devices, !start.is_first).write()?;
+        let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
+        let vmm = Vmm::spawn(&Parts {
+            binaries: &self.kit.binaries,
+            guest: &self.kit.guest,
+            ram: ram.as_fd(),
+            record: &record,
+            log: &self.kit.log,
+            console: console.as_fd(),
+            links: &links,
+            jails: &self.kit.jails,
+            profile: profile::vmm::profile(&self.kit.identity.vm),
+        })?;
+        let vmm = self.vmm.insert(vmm);
+        self.devices.begin(&self.kit.means(), births, start)?;
+        vmm.identify(&self.kit.janitor);
+        self.devices.introduce(&self.kit.means());
+        Ok(())
+    }
+
+    /// Waits for something to happen, and sees to it.
+    fn turn(&mut self) -> Result<(), SupervisorError> {
+        let ready = self.wait()?;
+        let now_ns = monotonic_ns();
+        let mut exited = false;
+        for (token, events) in ready {
+            match token {
+                // It is heard below, whatever else there is.
+                Token::Janitor => {}
+                Token::Exit => exited = true,
+                Token::Control => drop(self.hear_vmm(now_ns)),
+                Token::BackendExit(index) => self.backend_exited(index, now_ns),
+                Token::BackendControl(index) => self.hear_backend(index),
+                Token::ApiListener | Token::Api(_) => self.api.ready(token, events, now_ns),
+                Token::ConsoleListener | Token::ConsoleClient | Token::ConsoleVmm => {
+                    self.console.ready(token, events, now_ns);
+                }
+            }
+        }
+        self.hear_janitor(now_ns);
+        while let Some((id, command)) = self.api.next_command(now_ns) {
+            self.serve(id, command, now_ns);
+        }
+        self.tick(now_ns);
+        if exited {
+            self.reap(now_ns)?;
+        }
+        self.api.publish(&self.journal, now_ns);
+        self.follow_up(now_ns);
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
+        let mut interests = Interests::default();
+        interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
+        if let Some(vmm) = &self.vmm {
+            interests.add(Token::Exit, vmm.exit_fd(), PollFlags::POLLIN);
+            if let Some(control) = vmm.control_fd() {
+                interests.add(Token::Control, control, PollFlags::POLLIN);
+            }
+        }
+        self.devices.interests(&mut interests);
+        self.api.interests(&mut interests);
+        self.console.interests(&mut interests);
+        let deadlines = [
+            self.devices.deadline_ns(),
+            self.lifecycle.deadline_ns(),
+            self.api.deadline_ns(),
+            self.console.deadline_ns(),
+            self.waiting_deadline_ns(),
+            Some(self.cutter.deadline_ns()),
+            self.settles_ns,
+            self.retry.deadline_ns(),
+        ];
+        let deadline = deadlines.into_iter().fold(None, earlier);
+        let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
+        interests.wait(wait_ns).map_err(SupervisorError::Poll)
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        let order = self.lifecycle.tick(now_ns);
+        self.obey(order);
+        self.tick_devices(now_ns);
+        self.api.tick(now_ns);
+        self.console.tick(now_ns);
+        self.tick_waiting(now_ns);
+        self.cutter.tick(&self.kit.log, now_ns);
+        if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
+            host::image::let_go();
+        }
+    }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a supervisor has that a device of a world is never in need of.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use handover::endowment::Log;
+use ipc::control::Channel;
+use ipc::seccomp::Mode;
+
+use super::super::devices::script::Means;
+use super::super::jails::Jails;
+use super::super::janitor::Janitor;
+
+/// What is there in every world, and nobody looks at.
+pub(super) struct Scenery {
+    pub(super) null: File,
+    log: Log,
+    jails: Jails,
+    janitor: Janitor,
+}
+
+impl Scenery {
+    fn new() -> Self {
+        let null = || {
+            File::options()
+                .append(true)
+                .read(true)
+                .open("/dev/null")
+                .unwrap()
+        };
+        Self {
+            null: null(),
+            log: Log {
+                reader: null(),
+                writer: null(),
+            },
+            jails: Jails::new(File::open("/proc").unwrap().into(), false),
+            janitor: Janitor::new(Channel::pair().unwrap().0),
+        }
+    }
+
+    /// What backends are started with.
+    pub(super) fn means(&self) -> Means<'_> {
+        Means {
+            vm_id: "played",
+            blk: None,
+            net: None,
+            null: self.null.as_fd(),
+            log: &self.log,
+            jails: &self.jails,
+            janitor: &self.janitor,
+            seccomp: Mode::Kill,
+        }
+    }
+}
+
+thread_local! {
+    /// This thread's.
+    pub(super) static SCENERY: &'static Scenery = Box::leak(Box::new(Scenery::new()));
+}

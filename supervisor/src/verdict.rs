@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the user is told about the end of a VM: an exit status, and one line that names what is at
+//! fault.
+
+use handover::outcome::Outcome;
+use host::seccomp::call_name;
+use ipc::broker::Status;
+use ipc::control::{About, Failure};
+use ipc::health::Crash;
+use nix::sys::signal::Signal;
+use spec::{ByteSize, SpecError, Vm};
+
+use super::lifecycle::{Fate, Force};
+use super::process::Death;
+
+/// How many of the log's last lines are shown when a vmm died without a word.
+const TAIL_LINES: usize = 10;
+
+/// What is said of a guest whose processor gave up.
+pub(crate) const TRIPLE_FAULT: &str = "the guest crashed: a triple fault";
+
+/// What the supervisor knows about a dead vmm.
+#[derive(Debug)]
+pub(crate) struct Evidence<'a> {
+    /// What the spec said.
+    pub(crate) vm: &'a Vm,
+    /// What the vmm recorded in its health page.
+    pub(crate) crash: Crash,
+    /// What was logged since it was started.
+    pub(crate) log: String,
+}
+
+/// The outcome of a VM that ended in this way.
+pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
+    let told = |status, line: String| Outcome::new(status, [line]);
+    match fate {
+        Fate::Finished | Fate::Stopped(Force::Asked) => Outcome::ok(),
+        Fate::Stopped(Force::Signal(number)) => Outcome {
+            status: Status::Signal(u8::try_from(number).unwrap_or(0)),
+            lines: Vec::new(),
+        },
+        Fate::Stopped(Force::Timeout(seconds)) => told(
+            Status::Ok,
+            format!("the guest did not power off within {seconds} s: ended"),
+        ),
+        Fate::Panicked => told(Status::Guest, "the guest's kernel panicked".into()),
+        Fate::TripleFault => told(Status::Guest, TRIPLE_FAULT.into()),
+        Fate::Crashed => told(
+            Status::Guest,
+            "the guest crashed: a state that KVM cannot run".into(),
+        ),
+        Fate::Storm { runs, faulted } => {
+            let last = if faulted {
+                TRIPLE_FAULT
+            } else {
+                "a reboot loop"
+            };
+            let line = format!("{last}: {runs} resets in a row within 30 s of the start: ended");
+            told(Status::Guest, line)
+        }
+        Fate::Failed(failure) => told(Status::Error, failed(&failure, evidence.vm)),
+        Fate::Rubbish(what) => told(Status::Error, format!("the vmm was killed: {what}")),
+        Fate::Died(death) => {
+            let line = format!("the vmm {}", died(death, evidence.crash));
+            with_log(&line, evidence)
+        }
+    }
+}
+
+/// An error, and the last lines of the log.
+pub(crate) fn with_log(line: &str, evidence: &Evidence<'_>) -> Outcome {
+    let mut outcome = Outcome::new(Status::Error, [line]);
+    let lines: Vec<_> = evidence.log.lines().filter(|line| !is_ours(line)).collect();
+    let tail = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
+    let tail = tail.map(|line| format!("log: {line}"));
+    outcome.lines.extend(tail);
+    outcome
+}
+
+/// Whether a line of the log is the supervisor's own, which tells nothing new.
+fn is_ours(line: &str) -> bool {
+    let behind_time = line.split_once("] ").map(|(_, rest)| rest);
+    behind_time.is_some_and(|rest| rest.starts_with("supervisor "))
+}
+
+/// The vmm's reason, with the part of the spec it is about as the user wrote it.
+fn failed(failure: &Failure, vm: &Vm) -> String {
+    let reason = failure.reason.trim();
+    let about = |field, value: String| SpecError::new(field, value, reason).to_string();
+    match failure.about {
+        Some(About::Kernel) => about("kernel", vm.kernel.display().to_string()),
+        Some(About::Initrd) => {
+            let initrd = vm.initrd.as_deref().unwrap_or("".as_ref());
+            about("initrd", initrd.display().to_string())
+        }
+        Some(About::Mem) => about("mem", ByteSize(vm.memory.size_bytes()).to_string()),
+        Some(About::Cpus) => about("cpus", vm.cpus.to_string()),
+        Some(About::Kvm) => about("kvm", "/dev/kvm".into()),
+        None => format!("the vmm cannot go on: {reason}"),
+    }
+}
+
+fn died(death: Death, crash: Crash) -> String {
+    match (crash, death) {
+        (Crash::Syscall(number), _) => format!(
+            "was stopped by its seccomp filter, which lacks {} ({number})",
+            call_name(number)
+        ),
+        (_, Death::Signalled(Signal::SIGSYS)) => {
+            "was killed by its seccomp filter (SIGSYS); --seccomp log names the system call".into()
+        }
+        (Crash::Panic, _) => "panicked".into(),
+        // Only a disk's backend dies of its engine.
+        (Crash::None | Crash::Engine(_), Death::Exited(_)) => format!("{death} without a word"),
+        (Crash::None | Crash::Engine(_), _) => death.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::VmSpec;
+    use std::process::ExitCode;
+
+    fn outcome_of(fate: Fate, crash: Crash, log: &str) -> Outcome {
+        let mut spec = VmSpec::new("/boot/kernel");
+        spec.initrd = Some("/boot/initrd".into());
+        let vm = Vm::try_from(spec).unwrap();
+        let log = log.to_string();
+        outcome(
+            fate,
+            &Evidence {
+                vm: &vm,
+                crash,
+                log,
+            },
+        )
+    }
+
+    fn failure(about: Option<About>) -> Fate {
+        Fate::Failed(Failure {
+            about,
+            reason: "not a kernel\n".into(),
+        })
+    }
+
+    #[test]
+    fn failure_about_the_spec_names_field_and_value() {
+        for (about, start) in [
+            (Some(About::Kernel), "kernel \"/boot/kernel\": not a"),
+            (Some(About::Initrd), "initrd \"/boot/initrd\": not a"),
+            (Some(About::Mem), "mem \"512M\": "),
+            (Some(About::Cpus), "cpus \"1\": "),
+            (Some(About::Kvm), "kvm \"/dev/kvm\": "),
+            (None, "the vmm cannot go on: not a"),
+        ] {
+            let told = outcome_of(failure(about), Crash::None, "");
+            assert_eq!((told.status, told.lines.len()), (Status::Error, 1));
+            assert!(told.lines[0].starts_with(start), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn guest_faults_exit_with_their_own_status_and_one_line() {
+        let storm = |faulted| Fate::Storm { runs: 5, faulted };
+        let fates = [Fate::Panicked, Fate::Crashed, Fate::TripleFault];
+        for fate in fates.into_iter().chain([storm(true), storm(false)]) {
+            let told = outcome_of(fate, Crash::None, "noise\n");
+            assert_eq!((told.status, told.lines.len()), (Status::Guest, 1));
+        }
+        assert_eq!(outcome_of(Fate::Finished, Crash::None, "x"), Outcome::ok());
+        let asked = Fate::Stopped(Force::Asked);
+        assert_eq!(outcome_of(asked, Crash::None, "x"), Outcome::ok());
+    }
+
+    #[test]
+    fn vm_ended_by_a_signal_says_which_and_by_a_timeout_how_long_it_was() {
+        let ended = |force| outcome_of(Fate::Stopped(force), Crash::None, "x");
+        let by_signal = ended(Force::Signal(libc::SIGHUP));
+        assert_eq!(by_signal.status, Status::Signal(1));
+        assert_eq!(ExitCode::from(by_signal.status), ExitCode::from(129));
+        let late = ended(Force::Timeout(90));
+        assert_eq!(late.status, Status::Ok);
+        assert!(late.lines[0].contains("within 90 s"), "{late:?}");
+    }
+
+    #[test]
+    fn silent_death_tells_what_killed_the_vmm() {
+        let killed = |signal| Fate::Died(Death::Signalled(signal));
+        for (fate, crash, told) in [
+            (killed(Signal::SIGKILL), Crash::None, "killed by SIGKILL"),
+            (killed(Signal::SIGSYS), Crash::None, "--seccomp log"),
+            (Fate::Died(Death::Exited(159)), Crash::Syscall(257), "(257)"),
+            (killed(Signal::SIGABRT), Crash::Panic, "panicked"),
+            (Fate::Died(Death::Exited(0)), Crash::None, "without a word"),
+        ] {
+            let line = &outcome_of(fate, crash, "").lines[0];
+            assert!(line.contains(told), "{line}");
+        }
+    }
+
+    #[test]
+    fn silent_death_shows_the_last_lines_of_the_log() {
+        let mut log: String = (0..30).map(|n| format!("line {n}\n")).collect();
+        log.push_str("[  12.345678] supervisor INFO the vmm is gone vm_id=a\n");
+        let fate = Fate::Died(Death::Exited(1));
+        let lines = outcome_of(fate, Crash::None, &log).lines;
+        assert_eq!(lines.len(), 1 + TAIL_LINES);
+        assert_eq!(lines[TAIL_LINES], "log: line 29");
+    }
+}
