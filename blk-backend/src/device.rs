@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use device_backend::bell::{Bell, Events};
-use device_backend::gate::{Gate, Visitor};
 use device_backend::memory::Memory;
+use device_backend::start_barrier::{Participant, StartBarrier};
 use device_backend::vring::Vring;
+use device_backend::wake_event::{Events, WakeEvent};
 use device_backend::{SharedGuestMemory, config_space, lock};
 use ipc::health::{Crash, HealthPage, QueueHealth};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -42,7 +42,7 @@ pub struct Shared {
     /// Which blocks are being changed, if the storage has larger ones than the guest.
     pub blocks: Option<Blocks>,
     /// Those of the workers.
-    bells: OnceLock<Vec<Arc<Bell>>>,
+    wake_events: OnceLock<Vec<Arc<WakeEvent>>>,
     features: AtomicU64,
     /// Whether a predecessor has lost writes.
     pub witness: Witness,
@@ -54,7 +54,7 @@ impl Shared {
         let blocks = disk.geometry.has_partial_blocks().then(Blocks::default);
         Arc::new(Self {
             blocks,
-            bells: OnceLock::new(),
+            wake_events: OnceLock::new(),
             disk,
             after_crash,
             ping: AtomicU32::new(0),
@@ -91,10 +91,12 @@ impl Shared {
 
     /// Wakes the workers of some queues: each has something to begin.
     pub fn wake(&self, queues: &[u16]) {
-        let bells = self.bells.get();
+        let wake_events = self.wake_events.get();
         for queue in queues {
-            if let Some(bell) = bells.and_then(|bells| bells.get(usize::from(*queue))) {
-                bell.ring();
+            if let Some(wake) =
+                wake_events.and_then(|wake_events| wake_events.get(usize::from(*queue)))
+            {
+                wake.notify();
             }
         }
     }
@@ -117,7 +119,7 @@ impl Shared {
 pub struct Device {
     shared: Arc<Shared>,
     seats: Vec<Seat>,
-    gate: Gate,
+    barrier: StartBarrier,
 }
 
 #[derive(Debug)]
@@ -128,7 +130,7 @@ struct Seat {
     /// The ring, once the worker has seen it.
     vring: Mutex<Option<Vring>>,
     /// Readable when the worker is to show that it lives.
-    bell: Arc<Bell>,
+    wake: Arc<WakeEvent>,
 }
 
 impl Device {
@@ -139,15 +141,15 @@ impl Device {
                 worker: Mutex::new(worker),
                 progress: Condvar::new(),
                 vring: Mutex::new(None),
-                bell: Arc::new(Bell::new()?),
+                wake: Arc::new(WakeEvent::new()?),
             })
         });
         let seats = seats.collect::<io::Result<Vec<Seat>>>()?;
-        let bells = seats.iter().map(|seat| seat.bell.clone()).collect();
-        let _ = shared.bells.set(bells);
+        let wake_events = seats.iter().map(|seat| seat.wake.clone()).collect();
+        let _ = shared.wake_events.set(wake_events);
         Ok(Arc::new(Self {
             shared,
-            gate: Gate::new(seats.len()),
+            barrier: StartBarrier::new(seats.len()),
             seats,
         }))
     }
@@ -171,23 +173,23 @@ impl device_backend::serve::Device for Device {
         for (seat, handler) in self.seats.iter().zip(daemon.get_epoll_handlers()) {
             let worker = &mut *lock(&seat.worker);
             let completions = (worker.engine().as_fd(), EventSet::IN);
-            self.events().watch(&handler, completions, &seat.bell)?;
+            self.events().watch(&handler, completions, &seat.wake)?;
         }
         Ok(())
     }
 
-    fn gate(&self) -> &Gate {
-        &self.gate
+    fn barrier(&self) -> &StartBarrier {
+        &self.barrier
     }
 
     fn ping(&self, ping: u32) {
         self.shared.ping.store(ping, Relaxed);
-        self.seats.iter().for_each(|seat| seat.bell.ring());
+        self.seats.iter().for_each(|seat| seat.wake.notify());
     }
 
     fn synced(&self, lost: bool) {
         self.shared.witness.answer(lost);
-        self.seats.iter().for_each(|seat| seat.bell.ring());
+        self.seats.iter().for_each(|seat| seat.wake.notify());
     }
 
     fn close(&self) {
@@ -222,7 +224,7 @@ impl VhostUserBackend for Device {
     }
 
     fn features(&self) -> u64 {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         self.shared.disk.features()
     }
 
@@ -233,7 +235,7 @@ impl VhostUserBackend for Device {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         Disk::protocol_features()
     }
 
@@ -244,12 +246,12 @@ impl VhostUserBackend for Device {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         config_space::part(self.shared.disk.config(), offset, size)
     }
 
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         // Asleep workers have nothing in flight that would notice; they look before they take.
         self.shared.memory.replaced()
     }
@@ -281,10 +283,10 @@ impl VhostUserBackend for Device {
         let (Some(seat), Some(vring)) = (self.seats.get(thread), vrings.first()) else {
             return Ok(());
         };
-        if event == self.events().bell {
-            seat.bell.silence();
+        if event == self.events().wake {
+            seat.wake.clear();
         }
-        self.gate.pass(Visitor::Worker(thread));
+        self.barrier.pass(Participant::Worker(thread));
         lock(&seat.vring).get_or_insert_with(|| vring.clone());
         let outcome = lock(&seat.worker).run(vring);
         if let Err(e) = outcome {

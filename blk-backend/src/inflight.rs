@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, compiler_fence};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 
 use crate::failpoint;
 
@@ -74,7 +74,7 @@ pub struct Replay {
 /// The region of one queue.
 #[derive(Debug)]
 pub struct Region {
-    window: Window,
+    window: SharedMem,
     size: u16,
     counter: u64,
     /// The head that was put into a batch last.
@@ -96,7 +96,7 @@ impl Region {
     ///
     /// Whatever is done here may be interrupted at any step and done again from the start.
     pub fn recover(
-        window: Window,
+        window: SharedMem,
         size: u16,
         used_idx: u16,
         crash: bool,

@@ -6,7 +6,6 @@
 //! it alive if the process dies, [`device`] speaks to the frontend, [`serve`] puts it together for a
 //! process that was born in a jail or one that runs alone.
 
-mod alone;
 pub mod blocks;
 pub mod config;
 pub mod device;
@@ -14,12 +13,13 @@ pub mod engine;
 mod failpoint;
 pub mod inflight;
 pub mod io;
-mod launched;
 mod options;
 pub mod program;
 pub mod queue;
 pub mod request;
 mod seccomp;
 pub mod serve;
+mod standalone;
+mod supervised;
 pub mod witness;
 pub mod worker;

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use device_backend::program::{Seccomp, Wanted};
+use device_backend::program::{Parsed, Seccomp};
 
 /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
 pub(crate) const CAPABILITIES: &str = r#"{"type": "block", "features": ["read-only", "blk-file"]}
@@ -60,7 +60,7 @@ pub struct Options {
 }
 
 /// Understands the command line, without the program's name.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted<Options>, String> {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed<Options>, String> {
     let mut options = Options::default();
     let mut read_only = false;
     let mut args = args.into_iter();
@@ -77,9 +77,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted<O
                 .ok_or(format!("{name}: a value is missing"))
         };
         match name {
-            "--help" | "-h" => return Ok(Wanted::Print(HELP)),
-            "--version" => return Ok(Wanted::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
-            "--print-capabilities" => return Ok(Wanted::Print(CAPABILITIES)),
+            "--help" | "-h" => return Ok(Parsed::Print(HELP)),
+            "--version" => return Ok(Parsed::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
+            "--print-capabilities" => return Ok(Parsed::Print(CAPABILITIES)),
             "--socket-path" => options.socket_path = Some(value()?.into()),
             "--fd" => options.fd = Some(number(name, &text_of(value()?)?)?),
             "--disk" => options.disk = Some(text_of(value()?)?.parse()?),
@@ -94,7 +94,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Wanted<O
     }
     let disk = options.disk.as_mut().ok_or("--disk is needed")?;
     disk.readonly |= read_only;
-    Ok(Wanted::Serve(options))
+    Ok(Parsed::Serve(options))
 }
 
 fn text_of(value: OsString) -> Result<String, String> {
@@ -223,21 +223,21 @@ mod tests {
         }
     }
 
-    fn parse_words(line: &str) -> Result<Wanted<Options>, String> {
+    fn parse_words(line: &str) -> Result<Parsed<Options>, String> {
         parse(line.split(' ').map(OsString::from))
     }
 
     #[test]
     fn command_line_of_the_conventions_is_understood() {
-        let Ok(Wanted::Serve(options)) = parse_words("--fd=7 --blk-file /a --read-only") else {
+        let Ok(Parsed::Serve(options)) = parse_words("--fd=7 --blk-file /a --read-only") else {
             panic!("not understood");
         };
         assert_eq!(options.fd, Some(7));
         assert!(options.disk.unwrap().readonly);
         let line = "--socket-path /s --disk path=/a --seccomp log";
-        assert!(matches!(parse_words(line), Ok(Wanted::Serve(_))));
+        assert!(matches!(parse_words(line), Ok(Parsed::Serve(_))));
         let line = "--print-capabilities whatever";
-        assert_eq!(parse_words(line), Ok(Wanted::Print(CAPABILITIES)));
+        assert_eq!(parse_words(line), Ok(Parsed::Print(CAPABILITIES)));
     }
 
     #[test]

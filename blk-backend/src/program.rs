@@ -4,14 +4,14 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
-use device_backend::program::{Program, Wanted};
+use device_backend::program::{Parsed, Program};
 use device_backend::serve::Service;
 use ipc::health::HealthPage;
 use ipc::record::BlkRecord;
 
 use crate::device::Device;
 use crate::options::{self, Options};
-use crate::{alone, launched};
+use crate::{standalone, supervised};
 
 /// `blk-backend`.
 #[derive(Debug)]
@@ -24,15 +24,15 @@ impl Program for BlkBackend {
     type Record = BlkRecord;
     type Options = Options;
 
-    fn parse(args: Vec<OsString>) -> Result<Wanted<Options>, String> {
+    fn parse(args: Vec<OsString>) -> Result<Parsed<Options>, String> {
         options::parse(args)
     }
 
-    fn launched(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
-        launched::start(record, health)
+    fn supervised(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
+        supervised::start(record, health)
     }
 
-    fn alone(options: Options) -> Result<Service<Device>> {
-        alone::start(&options)
+    fn standalone(options: Options) -> Result<Service<Device>> {
+        standalone::start(&options)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use device_backend::GuestMemory;
 use device_backend::chain::{Chain, ChainError};
 use device_backend::ring::{Layout, Ring, RingError};
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 
 use crate::failpoint;
 use crate::inflight::{InflightError, Region, Replay};
@@ -49,7 +49,7 @@ pub struct Attach {
     /// Where the driver has put it.
     pub layout: Layout,
     /// The in-flight region.
-    pub region: Window,
+    pub region: SharedMem,
     /// The available entry that comes next, from someone who knows; else the region says.
     pub next_avail: Option<u16>,
     /// Whether a predecessor died of itself.

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use device_backend::serve::{Confinement, ServeError, Service};
-use device_backend::window::{Window, WindowError};
+use device_backend::shared_mem::{SharedMem, SharedMemError};
 use host::seccomp::Filter;
 use ipc::health::HealthPage;
 use ipc::inflight::{queue_bytes, region_bytes};
@@ -25,7 +25,7 @@ use crate::worker::Worker;
 pub enum StartError {
     /// The in-flight region cannot be used.
     #[error("cannot map the in-flight region")]
-    Inflight(#[source] WindowError),
+    Inflight(#[source] SharedMemError),
     /// There are not as many rings as queues.
     #[error("{rings} rings for {queues} queues")]
     Rings {
@@ -119,7 +119,7 @@ pub fn start(given: Given) -> Result<Service<Device>, StartError> {
     };
     let mut regions = Vec::new();
     if let Some(fd) = given.inflight {
-        let window = Window::of_file(fd, region_bytes(queues, queue_size));
+        let window = SharedMem::of_file(fd, region_bytes(queues, queue_size));
         let window = window.map_err(StartError::Inflight)?;
         let len = queue_bytes(queue_size);
         regions.extend((0..usize::from(queues)).map(|queue| window.part(queue * len, len)));

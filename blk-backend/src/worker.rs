@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::chain::Chain;
 use device_backend::polling::Polling;
+use device_backend::shared_mem::SharedMem;
 use device_backend::vring::{Snapshot, Vring, notify};
-use device_backend::window::Window;
 use host::clock::monotonic_ns;
 use ipc::health::{BROKEN, QueueHealth};
 
@@ -40,7 +40,7 @@ pub struct Worker {
     index: u16,
     shared: Arc<Shared>,
     engine: Engine,
-    region: Option<Window>,
+    region: Option<SharedMem>,
     serving: Option<Serving>,
     /// The generations of ring and memory that `serving` agrees with.
     seen: Option<(u32, u32)>,
@@ -72,7 +72,7 @@ impl Worker {
         index: u16,
         shared: Arc<Shared>,
         engine: Engine,
-        region: Option<Window>,
+        region: Option<SharedMem>,
         poll_us: u32,
     ) -> Self {
         let slots = Slots::new(shared.disk.queue_size);

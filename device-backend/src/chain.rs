@@ -10,7 +10,7 @@ use vm_memory::GuestAddress;
 
 use crate::GuestMemory;
 use crate::ring::{Descriptor, Ring};
-use crate::window::{Window, WindowError};
+use crate::shared_mem::{SharedMem, SharedMemError};
 
 /// VIRTQ_DESC_F_NEXT
 const NEXT: u16 = 1;
@@ -50,7 +50,7 @@ pub enum ChainError {
     TableLength(u32),
     /// An indirect table that is not in guest memory.
     #[error("an indirect table is outside guest memory")]
-    TableOutside(#[source] WindowError),
+    TableOutside(#[source] SharedMemError),
     /// An indirect table whose descriptors are not aligned.
     #[error("an indirect table at {0:#x} is not aligned")]
     TableMisaligned(u64),
@@ -127,7 +127,7 @@ impl Chain {
             return Err(ChainError::TableLength(len_bytes));
         }
         let address = GuestAddress(descriptor.address);
-        let table = Window::of_guest(memory, address, usize::from(entries) * 16)
+        let table = SharedMem::of_guest(memory, address, usize::from(entries) * 16)
             .map_err(ChainError::TableOutside)?;
         if !table.is_aligned(8) {
             return Err(ChainError::TableMisaligned(address.0));
@@ -173,7 +173,7 @@ impl Chain {
     }
 }
 
-fn read(table: &Window, entries: u16, index: u16) -> Result<Descriptor, ChainError> {
+fn read(table: &SharedMem, entries: u16, index: u16) -> Result<Descriptor, ChainError> {
     if index >= entries {
         return Err(ChainError::Index(index));
     }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use ipc::control::{Channel, ToBackend};
 
 use crate::serve::Device;
-use crate::started;
+use crate::spawn_thread;
 
 /// By this ping, pings being half a second apart, whatever comes at once with a takeover is over.
 const SETTLED_PING: u32 = 4;
 
 /// Starts it; it ends the process when the supervisor is gone.
 pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Result<()> {
-    started::spawn("control", move || {
+    spawn_thread::spawn("control", move || {
         let mut settled = false;
         // The call that could bring a descriptor, though none is expected: the filter has it anyway.
         while let Ok(Some((message, _))) = control.receive_with() {

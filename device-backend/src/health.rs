@@ -15,7 +15,7 @@ pub(crate) fn announce(page: &'static HealthPage) {
     page.version.store(VERSION, Relaxed);
     page.main_ns.store(monotonic_ns(), Relaxed);
     PAGE.get_or_init(|| page);
-    faults::are_what_they_are();
+    faults::reset_fault_signals();
     faults::survive_file_limits();
     std::panic::set_hook(Box::new(|panic| {
         note(Crash::Panic);

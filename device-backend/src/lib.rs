@@ -8,30 +8,30 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub mod bell;
 pub mod bytes;
 pub mod chain;
+pub mod compat_proxy;
 pub mod config_space;
 mod control;
 mod faults;
-pub mod gate;
-#[cfg(test)]
-mod gate_tests;
+pub mod fd_table;
 mod health;
 pub mod listener;
 pub mod memory;
 #[cfg(test)]
 mod models;
-pub mod pin;
 pub mod polling;
 pub mod program;
-pub mod relay;
 pub mod ring;
 pub mod serve;
-pub mod started;
+pub mod shared_mem;
+pub mod spawn_thread;
+pub mod start_barrier;
+#[cfg(test)]
+mod start_barrier_tests;
 mod sync;
 pub mod vring;
-pub mod window;
+pub mod wake_event;
 
 /// Guest memory as the frontend's memory table describes it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::pin;
+use crate::fd_table;
 
 /// A socket cannot be listened to.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub fn bind(path: &Path) -> Result<OwnedFd, ListenerError> {
         std::fs::remove_file(path).map_err(about)?;
     }
     let listener = UnixListener::bind(path).map_err(about)?;
-    Ok(pin::above_table(listener.into())?)
+    Ok(fd_table::above_table(listener.into())?)
 }
 
 /// Takes over a socket that is bound and listens; before anything else in the process is opened.
@@ -67,7 +67,7 @@ pub fn inherited(number: RawFd) -> Result<OwnedFd, ListenerError> {
     if !getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false) {
         return Err(ListenerError::NotListening(number));
     }
-    Ok(pin::above_table(fd)?)
+    Ok(fd_table::above_table(fd)?)
 }
 
 #[allow(unsafe_code)]

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate in many orders of its threads: `gate.rs` once more, with a library's locks in place of the
+//! The barrier in many orders of its threads: `start_barrier.rs` once more, with a library's locks in place of the
 //! standard library's, which decides which thread runs next.
 //!
-//! Found when planted: a gate that is opened without waking those who wait, a waiter that does not look
-//! whether it came last, and a gate that opens although the filter could not be installed.
+//! Found when planted: a barrier that is opened without waking those who wait, a waiter that does not look
+//! whether it came last, and a barrier that opens although the filter could not be installed.
 
 use std::sync::Arc;
 
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use shuttle::thread;
 
-use gate::{Gate, Visitor};
+use start_barrier::{Participant, StartBarrier};
 
 mod sync {
     pub(super) use shuttle::sync::atomic::{AtomicBool, Ordering};
@@ -19,29 +19,34 @@ mod sync {
 }
 
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::duplicate_mod)] // not all of it is used here
-#[path = "gate.rs"]
-mod gate;
+#[path = "start_barrier.rs"]
+mod start_barrier;
 
 const WORKERS: usize = 2;
 
 fn come_and_pass() {
-    let gate = Arc::new(Gate::new(WORKERS));
+    let barrier = Arc::new(StartBarrier::new(WORKERS));
     let confined = Arc::new(AtomicBool::new(false));
     let times = Arc::new(AtomicUsize::new(0));
-    let visitors = (0..WORKERS).map(Visitor::Worker).chain([Visitor::Protocol]);
-    let spawn = |visitor| {
-        let (gate, confined) = (Arc::clone(&gate), Arc::clone(&confined));
+    let participants = (0..WORKERS)
+        .map(Participant::Worker)
+        .chain([Participant::Protocol]);
+    let spawn = |participant| {
+        let (barrier, confined) = (Arc::clone(&barrier), Arc::clone(&confined));
         thread::spawn(move || {
             // A worker comes whenever it has been given a queue.
             for _ in 0..2 {
-                gate.pass(visitor);
-                assert!(confined.load(Ordering::SeqCst), "{visitor:?} has no filter");
+                barrier.pass(participant);
+                assert!(
+                    confined.load(Ordering::SeqCst),
+                    "{participant:?} has no filter"
+                );
             }
         })
     };
-    let threads: Vec<_> = visitors.map(spawn).collect();
+    let threads: Vec<_> = participants.map(spawn).collect();
     let count = Arc::clone(&times);
-    gate.close_behind(move || {
+    barrier.close_behind(move || {
         count.fetch_add(1, Ordering::SeqCst);
         thread::yield_now();
         confined.store(true, Ordering::SeqCst);
@@ -56,15 +61,15 @@ fn come_and_pass() {
 /// The filter cannot be installed: nobody passes, which the library calls a deadlock once nothing else
 /// can happen.
 fn come_and_wait() {
-    let gate = Arc::new(Gate::new(1));
-    for visitor in [Visitor::Worker(0), Visitor::Protocol] {
-        let gate = Arc::clone(&gate);
+    let barrier = Arc::new(StartBarrier::new(1));
+    for participant in [Participant::Worker(0), Participant::Protocol] {
+        let barrier = Arc::clone(&barrier);
         thread::spawn(move || {
-            gate.pass(visitor);
-            panic!("{visitor:?} has passed");
+            barrier.pass(participant);
+            panic!("{participant:?} has passed");
         });
     }
-    gate.close_behind(|| false);
+    barrier.close_behind(|| false);
 }
 
 #[test]

@@ -35,22 +35,22 @@ pub trait Program {
     type Options;
 
     /// Understands the command line, without the program's name.
-    fn parse(args: Vec<OsString>) -> Result<Wanted<Self::Options>, String>;
+    fn parse(args: Vec<OsString>) -> Result<Parsed<Self::Options>, String>;
 
     /// Starts what the record says, from descriptors.
-    fn launched(
+    fn supervised(
         record: &Self::Record,
         health: &'static HealthPage,
     ) -> Result<Service<Self::Device>>;
 
     /// Starts what a user asks for. An inherited descriptor is to be looked for first: whatever is
     /// opened later must not take its place.
-    fn alone(options: Self::Options) -> Result<Service<Self::Device>>;
+    fn standalone(options: Self::Options) -> Result<Service<Self::Device>>;
 }
 
 /// What a command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted<O> {
+pub enum Parsed<O> {
     /// To serve a frontend.
     Serve(O),
     /// To print this.
@@ -63,11 +63,11 @@ pub fn main<P: Program>() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     // The supervisor passes exactly this; nobody else has what it needs.
     let outcome = if args == ["--launched"] {
-        launched::<P>()
+        supervised::<P>()
     } else {
         match P::parse(args) {
-            Ok(Wanted::Serve(options)) => alone::<P>(options),
-            Ok(Wanted::Print(text)) => {
+            Ok(Parsed::Serve(options)) => standalone::<P>(options),
+            Ok(Parsed::Print(text)) => {
                 print!("{text}");
                 return ExitCode::SUCCESS;
             }
@@ -87,7 +87,7 @@ pub fn main<P: Program>() -> ExitCode {
 }
 
 /// The process ends with the connection, or with the supervisor.
-fn launched<P: Program>() -> Result<()> {
+fn supervised<P: Program>() -> Result<()> {
     let _ = host::process::harden();
     let record = P::Record::read(claim(fd::RECORD)?)?;
     host::log::init(P::ROLE, record.vm_id(), log::LevelFilter::Info);
@@ -114,7 +114,7 @@ fn serve<P: Program>(
     control: &Arc<Channel>,
     health: &'static HealthPage,
 ) -> Result<()> {
-    let service = P::launched(record, health)?;
+    let service = P::supervised(record, health)?;
     control::answer(control.clone(), service.device()).context("cannot start a thread")?;
     let (control, device_id) = (control.clone(), record.device_id().to_owned());
     let confined = move |outcome: Result<(), SeccompError>| match outcome {
@@ -145,14 +145,14 @@ fn end_unconfined(error: &anyhow::Error) -> ! {
     std::process::exit(1)
 }
 
-fn alone<P: Program>(options: P::Options) -> Result<()> {
+fn standalone<P: Program>(options: P::Options) -> Result<()> {
     host::log::init(P::NAME, "", log::LevelFilter::Info);
     let confined = |outcome: Result<(), SeccompError>| {
         if let Err(e) = outcome {
             end_unconfined(&e.into());
         }
     };
-    Ok(P::alone(options)?.serve(confined)?)
+    Ok(P::standalone(options)?.serve(confined)?)
 }
 
 /// A health page for a process that nobody has given one.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 use vm_memory::GuestAddress;
 
 use crate::GuestMemory;
-use crate::window::{Window, WindowError};
+use crate::shared_mem::{SharedMem, SharedMemError};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT, in the flags of the available ring.
 const NO_INTERRUPT: u16 = 1;
@@ -51,7 +51,7 @@ pub enum RingError {
     },
     /// A part of the queue is outside guest memory.
     #[error("the {0} is outside guest memory")]
-    Outside(&'static str, #[source] WindowError),
+    Outside(&'static str, #[source] SharedMemError),
     /// The available index runs ahead of the used ones by more than the queue holds.
     #[error("the available index is {0} ahead, more than the queue has room for")]
     Overrun(u16),
@@ -65,9 +65,9 @@ pub enum RingError {
 pub struct Ring {
     size: u16,
     event_idx: bool,
-    desc: Window,
-    avail: Window,
-    used: Window,
+    desc: SharedMem,
+    avail: SharedMem,
+    used: SharedMem,
     next_avail: u16,
     /// The available index as it was last seen.
     seen_avail: u16,
@@ -92,7 +92,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// Reads the descriptor at `index` of a table, each half of it once.
-    pub(crate) fn read(table: &Window, index: u16) -> Self {
+    pub(crate) fn read(table: &SharedMem, index: u16) -> Self {
         let offset = usize::from(index) * 16;
         let address = u64::from_le(table.at::<AtomicU64>(offset).load(Relaxed));
         let rest = u64::from_le(table.at::<AtomicU64>(offset + 8).load(Relaxed)).to_le_bytes();
@@ -121,7 +121,7 @@ impl Ring {
         let entries = usize::from(size);
         // §2.7: descriptor table 16 bytes per entry, available ring 6 + 2, used ring 6 + 8.
         let part = |part, address: GuestAddress, align: usize, len_bytes| {
-            let window = Window::of_guest(memory, address, len_bytes)
+            let window = SharedMem::of_guest(memory, address, len_bytes)
                 .map_err(|e| RingError::Outside(part, e))?;
             // A memory table may put a region at an odd guest address: both sides are checked.
             if !window.is_aligned(align) || !address.0.is_multiple_of(align as u64) {
@@ -153,7 +153,7 @@ impl Ring {
     }
 
     /// The descriptor table.
-    pub fn descriptors(&self) -> &Window {
+    pub fn descriptors(&self) -> &SharedMem {
         &self.desc
     }
 

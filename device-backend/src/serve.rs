@@ -17,7 +17,7 @@ use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 
 use crate::SharedGuestMemory;
-use crate::gate::Gate;
+use crate::start_barrier::StartBarrier;
 use crate::vring::Vring;
 
 /// The stack of threads that do little.
@@ -32,7 +32,7 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = Vring> + Debug + Sized +
     fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()>;
 
     /// Where its threads wait until they are confined.
-    fn gate(&self) -> &Gate;
+    fn barrier(&self) -> &StartBarrier;
 
     /// Asks every worker to answer `ping`.
     fn ping(&self, ping: u32);
@@ -105,7 +105,7 @@ impl<D: Device> Service<D> {
         })
     }
 
-    /// The device, to ring its bell.
+    /// The device, to ring its wake.
     pub fn device(&self) -> Arc<D> {
         self.device.clone()
     }
@@ -126,7 +126,7 @@ impl<D: Device> Service<D> {
         let connected = self.daemon.start(&mut listener(self.listener));
         connected.map_err(|e| daemon_error(&e))?;
         self.device.ping(0);
-        self.device.gate().close_behind(move || {
+        self.device.barrier().close_behind(move || {
             let outcome = match filter {
                 Some((filter, mode)) => filter.install_in_all_threads(mode),
                 None => Ok(()),

@@ -6,9 +6,9 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use device_backend::bell::{Bell, Events};
-use device_backend::gate::{Gate, Visitor};
+use device_backend::start_barrier::{Participant, StartBarrier};
 use device_backend::vring::Vring;
+use device_backend::wake_event::{Events, WakeEvent};
 use device_backend::{SharedGuestMemory, config_space, lock};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
@@ -52,7 +52,7 @@ impl Progress {
 pub struct Device {
     shared: Arc<Shared>,
     seats: Vec<Seat>,
-    gate: Gate,
+    barrier: StartBarrier,
 }
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ struct Seat {
     /// Its rings, once it has seen them.
     vrings: OnceLock<Vec<Vring>>,
     /// Readable when the worker is to look around and to show that it lives.
-    bell: Bell,
+    wake: WakeEvent,
 }
 
 impl Device {
@@ -73,13 +73,13 @@ impl Device {
                 worker: Mutex::new(Worker::new(pair, shared.clone(), poll_us)),
                 progress: Progress::default(),
                 vrings: OnceLock::new(),
-                bell: Bell::new()?,
+                wake: WakeEvent::new()?,
             })
         });
         let seats = seats.collect::<io::Result<Vec<_>>>()?;
         Ok(Arc::new(Self {
             shared,
-            gate: Gate::new(seats.len()),
+            barrier: StartBarrier::new(seats.len()),
             seats,
         }))
     }
@@ -100,23 +100,23 @@ impl device_backend::serve::Device for Device {
         let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
         for ((pair, seat), handler) in (0..).zip(&self.seats).zip(daemon.get_epoll_handlers()) {
             let frames = (self.shared.tap(pair), edges);
-            self.events().watch(&handler, frames, &seat.bell)?;
+            self.events().watch(&handler, frames, &seat.wake)?;
         }
         Ok(())
     }
 
-    fn gate(&self) -> &Gate {
-        &self.gate
+    fn barrier(&self) -> &StartBarrier {
+        &self.barrier
     }
 
     fn ping(&self, ping: u32) {
         self.shared.ping.store(ping, Relaxed);
-        self.seats.iter().for_each(|seat| seat.bell.ring());
+        self.seats.iter().for_each(|seat| seat.wake.notify());
     }
 
     fn set_link(&self, up: bool) {
         self.shared.set_link(up);
-        self.seats.iter().for_each(|seat| seat.bell.ring());
+        self.seats.iter().for_each(|seat| seat.wake.notify());
     }
 }
 
@@ -124,7 +124,7 @@ impl Seat {
     /// Waits until the worker has followed what was done to a ring.
     fn settle(&self, slot: usize) {
         if let Some(vring) = self.vrings.get().and_then(|vrings| vrings.get(slot)) {
-            self.bell.ring();
+            self.wake.notify();
             self.progress.wait(slot, vring);
         }
     }
@@ -143,7 +143,7 @@ impl VhostUserBackend for Device {
     }
 
     fn features(&self) -> u64 {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         self.shared.nic.features()
     }
 
@@ -152,7 +152,7 @@ impl VhostUserBackend for Device {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         Nic::protocol_features()
     }
 
@@ -165,13 +165,13 @@ impl VhostUserBackend for Device {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         let space = self.shared.nic.config(self.shared.settings().1.link_up);
         config_space::part(space, offset, size)
     }
 
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
-        self.gate.pass(Visitor::Protocol);
+        self.barrier.pass(Participant::Protocol);
         // Asleep workers look before they touch anything.
         self.shared.memory.replaced()
     }
@@ -211,10 +211,10 @@ impl VhostUserBackend for Device {
         let Some(seat) = self.seats.get(thread) else {
             return Ok(());
         };
-        if event == self.events().bell {
-            seat.bell.silence();
+        if event == self.events().wake {
+            seat.wake.clear();
         }
-        self.gate.pass(Visitor::Worker(thread));
+        self.barrier.pass(Participant::Worker(thread));
         seat.vrings.get_or_init(|| vrings.to_vec());
         lock(&seat.worker).run(vrings, &seat.progress);
         Ok(())

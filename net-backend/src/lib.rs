@@ -8,7 +8,6 @@
 //! dies, [`device`] speaks to the frontend, [`serve`] puts it together for a process that was born
 //! in a jail or one that runs alone.
 
-mod alone;
 pub mod commander;
 pub mod config;
 pub mod control;
@@ -17,7 +16,6 @@ pub mod filter;
 pub mod gather;
 pub mod guard;
 pub mod header;
-mod launched;
 mod options;
 pub mod program;
 pub mod receive;
@@ -25,7 +23,9 @@ pub mod scatter;
 mod seccomp;
 pub mod serve;
 pub mod settings;
+mod standalone;
 pub mod state;
 pub mod station;
+mod supervised;
 pub mod transmit;
 pub mod worker;

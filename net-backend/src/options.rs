@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use device_backend::program::{Seccomp, Wanted};
+use device_backend::program::{Parsed, Seccomp};
 use ipc::record::Guard;
 
 use crate::filter::Mac;
@@ -95,7 +95,7 @@ impl Default for Options {
 /// Understands the command line, without the program's name.
 pub(crate) fn parse(
     args: impl IntoIterator<Item = OsString>,
-) -> Result<Wanted<Box<Options>>, String> {
+) -> Result<Parsed<Box<Options>>, String> {
     let mut options = Options::default();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -105,9 +105,9 @@ pub(crate) fn parse(
             _ => (text, None),
         };
         match name {
-            "--help" | "-h" => return Ok(Wanted::Print(HELP)),
-            "--version" => return Ok(Wanted::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
-            "--print-capabilities" => return Ok(Wanted::Print(CAPABILITIES)),
+            "--help" | "-h" => return Ok(Parsed::Print(HELP)),
+            "--version" => return Ok(Parsed::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
+            "--print-capabilities" => return Ok(Parsed::Print(CAPABILITIES)),
             _ if !KNOWN.contains(&name) => return Err(format!("unknown argument {arg:?}")),
             _ => {}
         }
@@ -115,7 +115,7 @@ pub(crate) fn parse(
         options.set(name, value.ok_or(format!("{name}: a value is missing"))?)?;
     }
     options.check()?;
-    Ok(Wanted::Serve(Box::new(options)))
+    Ok(Parsed::Serve(Box::new(options)))
 }
 
 /// The options that have a value.
@@ -196,7 +196,7 @@ fn number<N: FromStr>(key: &str, text: &str) -> Result<N, String> {
 mod tests {
     use super::*;
 
-    fn parse_words(line: &str) -> Result<Wanted<Box<Options>>, String> {
+    fn parse_words(line: &str) -> Result<Parsed<Box<Options>>, String> {
         parse(line.split(' ').map(OsString::from))
     }
 
@@ -204,7 +204,7 @@ mod tests {
     fn command_line_of_the_conventions_is_understood() {
         let line = "--fd=7 --tap-fd 8 --tap-fd 9 --mac 02:00:00:00:00:01 --mtu=9000 \
                     --guard mac,services,ip=10.0.0.5,ip=fd00::5 --queue-size 128 --poll-us 0";
-        let Ok(Wanted::Serve(options)) = parse_words(line) else {
+        let Ok(Parsed::Serve(options)) = parse_words(line) else {
             panic!("not understood");
         };
         assert_eq!(
@@ -215,9 +215,9 @@ mod tests {
         assert!(options.guard.mac && options.guard.services);
         assert_eq!((options.guard.ipv4.len(), options.guard.ipv6.len()), (1, 1));
         let line = "--socket-path /s --tap tap0 --queues 4 --seccomp log";
-        assert!(matches!(parse_words(line), Ok(Wanted::Serve(_))));
+        assert!(matches!(parse_words(line), Ok(Parsed::Serve(_))));
         let line = "--print-capabilities whatever";
-        assert_eq!(parse_words(line), Ok(Wanted::Print(CAPABILITIES)));
+        assert_eq!(parse_words(line), Ok(Parsed::Print(CAPABILITIES)));
     }
 
     #[test]

@@ -4,14 +4,14 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
-use device_backend::program::{Program, Wanted};
+use device_backend::program::{Parsed, Program};
 use device_backend::serve::Service;
 use ipc::health::HealthPage;
 use ipc::record::NetRecord;
 
 use crate::device::Device;
 use crate::options::{self, Options};
-use crate::{alone, launched};
+use crate::{standalone, supervised};
 
 /// `net-backend`.
 #[derive(Debug)]
@@ -24,15 +24,15 @@ impl Program for NetBackend {
     type Record = NetRecord;
     type Options = Box<Options>;
 
-    fn parse(args: Vec<OsString>) -> Result<Wanted<Box<Options>>, String> {
+    fn parse(args: Vec<OsString>) -> Result<Parsed<Box<Options>>, String> {
         options::parse(args)
     }
 
-    fn launched(record: &NetRecord, health: &'static HealthPage) -> Result<Service<Device>> {
-        launched::start(record, health)
+    fn supervised(record: &NetRecord, health: &'static HealthPage) -> Result<Service<Device>> {
+        supervised::start(record, health)
     }
 
-    fn alone(options: Box<Options>) -> Result<Service<Device>> {
-        alone::start(*options)
+    fn standalone(options: Box<Options>) -> Result<Service<Device>> {
+        standalone::start(*options)
     }
 }

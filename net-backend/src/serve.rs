@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use device_backend::serve::{Confinement, ServeError, Service};
-use device_backend::window::{Window, WindowError};
+use device_backend::shared_mem::{SharedMem, SharedMemError};
 use ipc::fd::net::STATE_BYTES;
 use ipc::health::HealthPage;
 use ipc::seccomp::Mode;
@@ -18,7 +18,7 @@ use crate::device::{Device, Shared};
 pub enum StartError {
     /// The control state cannot be used.
     #[error("cannot map the control state")]
-    State(#[source] WindowError),
+    State(#[source] SharedMemError),
     /// There are not as many queues of the tap as pairs.
     #[error("{taps} queues of the tap for {pairs} pairs of queues")]
     Taps {
@@ -66,7 +66,7 @@ pub fn start(given: Given) -> Result<Service<Device>, StartError> {
         filter: given.seccomp.map(|mode| (&crate::seccomp::NET, mode)),
         health: given.health,
     };
-    let state = given.state.map(|fd| Window::of_file(fd, STATE_BYTES));
+    let state = given.state.map(|fd| SharedMem::of_file(fd, STATE_BYTES));
     let state = state.transpose().map_err(StartError::State)?;
     let shared = Shared::new(given.nic, given.taps, state, given.link_up, given.health);
     let device = Device::new(shared, given.poll_us).map_err(StartError::Workers)?;

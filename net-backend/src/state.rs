@@ -10,7 +10,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 
 use crate::config::switchable;
 use crate::filter::{Mac, Modes, TABLE_MAX, VLAN_WORDS};
@@ -100,7 +100,7 @@ impl Default for State {
 
 impl State {
     /// Reads what is kept.
-    pub fn load(memory: &Window) -> Self {
+    pub fn load(memory: &SharedMem) -> Self {
         let get = |index: usize| u64::from_le(memory.at::<AtomicU64>(8 * index).load(Relaxed));
         let asked = |index| Some(get(index)).filter(|word| word & ASKED != 0);
         let pairs = asked(word::PAIRS).and_then(|word| u16::try_from(word & !ASKED).ok());
@@ -129,7 +129,7 @@ impl State {
     }
 
     /// Keeps it.
-    pub fn store(&self, memory: &Window) {
+    pub fn store(&self, memory: &SharedMem) {
         let put = |index: usize, word: u64| {
             memory
                 .at::<AtomicU64>(8 * index)
@@ -156,7 +156,7 @@ impl State {
     }
 
     /// Forgets everything: the device was reset.
-    pub fn clear(memory: &Window) {
+    pub fn clear(memory: &SharedMem) {
         Self::default().store(memory);
     }
 }
@@ -201,8 +201,8 @@ fn bits_of(modes: Modes) -> u64 {
 mod tests {
     use super::*;
 
-    fn memory() -> Window {
-        Window::private(ipc::fd::net::STATE_BYTES)
+    fn memory() -> SharedMem {
+        SharedMem::private(ipc::fd::net::STATE_BYTES)
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One pair of queues and the thread that serves it: woken by a kick, by the tap or by the bell, it
+//! One pair of queues and the thread that serves it: woken by a kick, by the tap or by its wake event, it
 //! serves both directions, and the control queue if that is its own, until there is nothing to do.
 //!
 //! `run` is called on the worker thread by vhost-user-backend's event loop. Nothing here waits for a

@@ -5,16 +5,16 @@ use super::*;
 
 const SIZE: u16 = 8;
 
-fn region() -> Window {
-    Window::private(ipc::inflight::queue_bytes(SIZE))
+fn region() -> SharedMem {
+    SharedMem::private(ipc::inflight::queue_bytes(SIZE))
 }
 
-fn recover(window: &Window, used_idx: u16) -> Result<Vec<Replay>, InflightError> {
+fn recover(window: &SharedMem, used_idx: u16) -> Result<Vec<Replay>, InflightError> {
     Region::recover(window.clone(), SIZE, used_idx, true).map(|(_, replays)| replays)
 }
 
 /// A region with heads 2 and 5 in flight, in this order, that has settled up to 10.
-fn busy() -> Window {
+fn busy() -> SharedMem {
     let window = region();
     let (mut region, _) = Region::recover(window.clone(), SIZE, 10, true).unwrap();
     region.fetch(2);
@@ -170,7 +170,10 @@ fn region_of_another_version_or_queue_is_refused() {
     let window = busy();
     window.at::<AtomicU16>(10).store(16, Relaxed);
     assert_eq!(recover(&window, 10), Err(InflightError::DescNum(16)));
-    assert_eq!(recover(&Window::private(64), 0), Err(InflightError::Short));
+    assert_eq!(
+        recover(&SharedMem::private(64), 0),
+        Err(InflightError::Short)
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ const REQUESTS: usize = 20;
 struct World {
     memory: Memory,
     driver: DriverRing,
-    region: Window,
+    region: SharedMem,
     /// The request at each head.
     posted: [Option<usize>; SIZE as usize],
     completions: [u32; REQUESTS],
@@ -49,7 +49,7 @@ impl World {
         Self {
             memory,
             driver,
-            region: Window::private(ipc::inflight::queue_bytes(SIZE)),
+            region: SharedMem::private(ipc::inflight::queue_bytes(SIZE)),
             posted: [None; SIZE as usize],
             completions: [0; REQUESTS],
             next: 0,

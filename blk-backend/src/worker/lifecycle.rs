@@ -4,8 +4,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use device_backend::shared_mem::SharedMem;
 use device_backend::vring::{Snapshot, Vring};
-use device_backend::window::Window;
 use host::clock::monotonic_ns;
 use ipc::health::BROKEN;
 
@@ -70,7 +70,7 @@ impl Worker {
     fn attach(&mut self, ring: Snapshot, memory_generation: u32) -> Result<(), QueueError> {
         let memory = self.shared.memory.now();
         let size = ring.layout.size;
-        let fresh = || Window::private(ipc::inflight::queue_bytes(size));
+        let fresh = || SharedMem::private(ipc::inflight::queue_bytes(size));
         let attach = Attach {
             layout: ring.layout,
             next_avail: self.region.is_none().then_some(ring.next_avail),

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use ipc::health::BROKEN;
 use loadgen::disk::{Kind, Request};
 
@@ -30,7 +30,7 @@ fn posts_a_head_twice_under(name: &str, byte: u8, threads: bool) {
     stand.slot.threads = threads;
     let (mut generation, _connection) = stand.bring_up(false);
     let len_bytes = ipc::inflight::queue_bytes(ENTRIES);
-    let region = Window::of_file(stand.slot.inflight(), len_bytes).unwrap();
+    let region = SharedMem::of_file(stand.slot.inflight(), len_bytes).unwrap();
     let done = AtomicBool::new(false);
     let write = |slot: u32| Request {
         kind: Kind::Write,

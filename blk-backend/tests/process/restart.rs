@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use ipc::control::{FromBackend, ToBackend};
 use ipc::health::BROKEN;
 use loadgen::disk::{Kind, Request};
@@ -201,7 +201,7 @@ fn request_present_at_three_deaths_fails_and_the_others_do_not() {
 #[test]
 fn region_of_nonsense_stops_its_queue_and_not_the_process() {
     let stand = Stand::new("nonsense", Shape { queues: 2, ..SHAPE }, true);
-    let region = Window::of_file(stand.slot.inflight(), 64).unwrap();
+    let region = SharedMem::of_file(stand.slot.inflight(), 64).unwrap();
     region.at::<AtomicU16>(8).store(77, Ordering::Relaxed);
     let (generation, _connection) = stand.bring_up(true);
     let deadline = Instant::now() + PATIENCE;

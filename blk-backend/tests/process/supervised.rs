@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use host::disk::Access;
 use loadgen::connection::{Connection, Place};
 use loadgen::disk::Queue;
@@ -65,10 +65,10 @@ impl Stand {
 /// Writes what a dead backend has left in the in-flight region: it had taken these heads, in this
 /// order, and given each to its engine; each had been there at so many deaths before.
 pub(crate) fn leave_in_flight(stand: &Stand, heads: &[(u16, u8)]) {
-    let region = Window::of_file(stand.slot.inflight(), 64).unwrap();
+    let region = SharedMem::of_file(stand.slot.inflight(), 64).unwrap();
     region.at::<AtomicU16>(10).store(128, Ordering::Relaxed);
     region.at::<AtomicU16>(8).store(1, Ordering::Relaxed);
-    let region = Window::of_file(stand.slot.inflight(), 16 + 16 * 128).unwrap();
+    let region = SharedMem::of_file(stand.slot.inflight(), 16 + 16 * 128).unwrap();
     for (counter, (head, deaths)) in (0..).zip(heads) {
         let entry = 16 + 16 * usize::from(*head);
         region.at::<AtomicU8>(entry).store(1, Ordering::Relaxed);

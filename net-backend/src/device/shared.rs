@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use device_backend::lock;
 use device_backend::memory::Memory;
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use host::tap;
 use ipc::health::{Drops, HealthPage, QueueHealth};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -38,7 +38,7 @@ pub struct Shared {
 struct Wishes {
     features: u64,
     /// Where the driver's wishes are kept.
-    state: Window,
+    state: SharedMem,
     /// Whether that outlives the process.
     kept: bool,
     /// Whether the control queue is served here, and not by the frontend.
@@ -57,12 +57,12 @@ impl Shared {
     pub fn new(
         nic: Nic,
         taps: Vec<OwnedFd>,
-        state: Option<Window>,
+        state: Option<SharedMem>,
         link_up: bool,
         health: &'static HealthPage,
     ) -> Arc<Self> {
         let kept = state.is_some();
-        let state = state.unwrap_or_else(|| Window::private(ipc::fd::net::STATE_BYTES));
+        let state = state.unwrap_or_else(|| SharedMem::private(ipc::fd::net::STATE_BYTES));
         let settings = Settings::new(&nic, 0, &State::default(), link_up);
         let pairs = usize::from(nic.pairs);
         Arc::new(Self {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
@@ -64,7 +64,7 @@ pub struct Place {
     /// Descriptor table, available ring and used ring.
     pub addresses: [GuestAddress; 3],
     /// The used ring.
-    pub used: Window,
+    pub used: SharedMem,
     /// The eventfds.
     pub fds: Arc<QueueFds>,
 }

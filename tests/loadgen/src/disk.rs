@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::GuestAddress;
 
@@ -102,7 +102,7 @@ pub struct Queue {
     pub fds: Arc<QueueFds>,
     options: QueueOptions,
     slots: Vec<Slot>,
-    status: Window,
+    status: SharedMem,
 }
 
 #[derive(Debug)]
@@ -110,7 +110,7 @@ struct Slot {
     header: GuestAddress,
     data: GuestAddress,
     status: GuestAddress,
-    table: Window,
+    table: SharedMem,
     table_address: GuestAddress,
 }
 

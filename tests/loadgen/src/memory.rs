@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use device_backend::GuestMemory;
-use device_backend::window::{Window, WindowError};
+use device_backend::shared_mem::{SharedMem, SharedMemError};
 use ipc::memfd::{Backing, MemfdError, shared};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{Bytes, FileOffset, GuestAddress};
@@ -25,7 +25,7 @@ pub enum MemoryError {
     Full,
     /// An address is outside it.
     #[error(transparent)]
-    Outside(#[from] WindowError),
+    Outside(#[from] SharedMemError),
 }
 
 /// Guest memory.
@@ -122,8 +122,12 @@ impl Memory {
     }
 
     /// A window into it.
-    pub fn window(&self, address: GuestAddress, len_bytes: usize) -> Result<Window, MemoryError> {
-        Ok(Window::of_guest(&self.memory, address, len_bytes)?)
+    pub fn window(
+        &self,
+        address: GuestAddress,
+        len_bytes: usize,
+    ) -> Result<SharedMem, MemoryError> {
+        Ok(SharedMem::of_guest(&self.memory, address, len_bytes)?)
     }
 
     /// What to write and read it with.

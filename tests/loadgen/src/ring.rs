@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use vm_memory::GuestAddress;
 
 use crate::memory::{Memory, MemoryError};
@@ -59,9 +59,9 @@ pub struct RingOptions {
 pub struct Ring {
     options: RingOptions,
     addresses: [GuestAddress; 3],
-    desc: Window,
-    avail: Window,
-    used: Window,
+    desc: SharedMem,
+    avail: SharedMem,
+    used: SharedMem,
     next_avail: u16,
     shown: u16,
     last_used: u16,
@@ -105,7 +105,7 @@ impl Ring {
     }
 
     /// The used ring.
-    pub fn used(&self) -> &Window {
+    pub fn used(&self) -> &SharedMem {
         &self.used
     }
 
@@ -206,7 +206,7 @@ impl Ring {
 }
 
 /// Writes a descriptor into a table, an indirect one too.
-pub fn write_descriptor(table: &Window, index: u16, descriptor: Descriptor) {
+pub fn write_descriptor(table: &SharedMem, index: u16, descriptor: Descriptor) {
     let offset = 16 * usize::from(index);
     let [l0, l1, l2, l3] = descriptor.len_bytes.to_le_bytes();
     let [f0, f1] = descriptor.flags.to_le_bytes();

@@ -16,8 +16,8 @@ use blk_backend::engine::threads::Threads;
 use blk_backend::worker::Worker;
 use device_backend::GuestMemory;
 use device_backend::serve::Device as _;
+use device_backend::shared_mem::SharedMem;
 use device_backend::vring::Vring;
-use device_backend::window::Window;
 use ipc::health::{self, HealthPage};
 use ipc::memfd::{Backing, shared};
 use ipc::record::Geometry;
@@ -46,7 +46,7 @@ struct World {
     vring: Vring,
     memory: GuestMemory,
     /// The in-flight region, which a hostile vmm writes to at any time.
-    region: Option<Window>,
+    region: Option<SharedMem>,
     avail: u16,
 }
 
@@ -245,8 +245,8 @@ impl World {
 }
 
 /// What a predecessor left behind.
-fn region(content: &[u8]) -> Window {
-    let window = Window::private(ipc::inflight::queue_bytes(SIZE));
+fn region(content: &[u8]) -> SharedMem {
+    let window = SharedMem::private(ipc::inflight::queue_bytes(SIZE));
     for (at, byte) in content.iter().enumerate().take(window.len_bytes()) {
         window.at::<AtomicU8>(at).store(*byte, Relaxed);
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
 use blk_backend::inflight::{DEATHS_MAX, Region};
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 
 use crate::script::Script;
 
@@ -15,7 +15,7 @@ pub(crate) fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let size = 1 << (script.u8() % 8);
     let (used_idx, crash) = (script.u16(), script.flag());
-    let window = Window::private(ipc::inflight::queue_bytes(size));
+    let window = SharedMem::private(ipc::inflight::queue_bytes(size));
     // Half of the scripts begin with a header that is not refused at once.
     let header = script.flag();
     for (at, byte) in script.rest().iter().take(window.len_bytes()).enumerate() {

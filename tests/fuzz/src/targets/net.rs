@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::GuestMemory;
 use device_backend::chain::Buffer;
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 use host::tap::HEADER_BYTES;
 use ipc::record::Guard;
 use net_backend::config::Nic;
@@ -205,7 +205,7 @@ fn command(script: &mut Script<'_>, state: &mut State) {
 
 /// What is kept reads back as it was; and anything at all reads back as something.
 fn keep(state: &State, rubbish: &[u8]) {
-    let memory = Window::private(ipc::fd::net::STATE_BYTES);
+    let memory = SharedMem::private(ipc::fd::net::STATE_BYTES);
     state.store(&memory);
     assert_eq!(State::load(&memory), *state);
     for (at, byte) in rubbish.iter().enumerate().take(memory.len_bytes()) {

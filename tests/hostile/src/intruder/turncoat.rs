@@ -68,7 +68,7 @@ pub(crate) fn asked(role: &str) -> Option<Option<Malice>> {
 /// Serves the device, and does it.
 pub(crate) fn serve(role: &str, malice: Option<Malice>) -> ExitCode {
     if let (Some(malice), Some(loot)) = (malice, Loot::grab(role)) {
-        let begun = device_backend::started::spawn("malice", move || {
+        let begun = device_backend::spawn_thread::spawn("malice", move || {
             while loot.page.queues[0].heartbeat.load(Ordering::Relaxed) < PINGS {
                 std::thread::park_timeout(PAUSE);
             }

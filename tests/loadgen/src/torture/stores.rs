@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Acquire};
 use std::time::Duration;
 
-use device_backend::window::Window;
+use device_backend::shared_mem::SharedMem;
 
 use super::stepper::Stepper;
 use super::{BLOCK_BYTES, PATIENCE, QUEUE_SIZE, Stand, TortureError};
@@ -133,14 +133,14 @@ fn wrong(stand: &Stand, image: &File, round: u32) -> Result<usize, TortureError>
 
 /// The memory of the queue that a backend writes and its successor, or the driver, reads.
 struct Lasting {
-    used: Window,
-    region: Window,
+    used: SharedMem,
+    region: SharedMem,
 }
 
 impl Lasting {
     fn of(stand: &Stand) -> Result<Self, TortureError> {
         let len_bytes = ipc::inflight::queue_bytes(QUEUE_SIZE);
-        let region = Window::of_file(stand.slot.inflight(), len_bytes);
+        let region = SharedMem::of_file(stand.slot.inflight(), len_bytes);
         Ok(Self {
             used: stand.places[0].used.clone(),
             region: region.map_err(|e| TortureError::Io(std::io::Error::other(e)))?,
@@ -149,7 +149,7 @@ impl Lasting {
 
     /// All that is in it.
     fn look(&self) -> Vec<u64> {
-        let words = |window: &Window| {
+        let words = |window: &SharedMem| {
             let offsets = (0..window.len_bytes() / 8 * 8).step_by(8);
             let words = offsets.map(|offset| window.at::<AtomicU64>(offset).load(Acquire));
             words.collect::<Vec<_>>()

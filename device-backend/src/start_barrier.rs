@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The moment between starting and being confined: the threads that work for a guest come to the gate
-//! and wait there until the filter is installed in all threads.
+//! The start barrier: each thread that will touch guest data waits here until the seccomp filter is
+//! installed in all threads.
 //!
-//! A thread that is still starting makes system calls that no filter should have to allow, and one
-//! that has started must not touch what a guest sent before the filter is there.
+//! A starting thread makes system calls that the filter does not allow, and a started one must not
+//! touch guest data without the filter.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,31 +11,31 @@ use std::hash::RandomState;
 
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 
-/// The gate.
+/// The start barrier of a process.
 #[derive(Debug)]
-pub struct Gate {
+pub struct StartBarrier {
     open: AtomicBool,
-    /// So many come to it.
-    visitors: usize,
+    /// The number of threads that it waits for.
+    participants: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Who comes to it.
+/// A thread that waits at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Visitor {
+pub enum Participant {
     /// One of the workers.
     Worker(usize),
     /// The protocol thread.
     Protocol,
-    /// The thread that waits for the end of the protocol thread.
-    Waiter,
+    /// The main thread, which waits for the end of the protocol thread.
+    Main,
 }
 
 #[derive(Default)]
 struct State {
-    arrived: BTreeSet<Visitor>,
-    /// What confines them all; the waiter brings it.
+    arrived: BTreeSet<Participant>,
+    /// Installs the filter in all threads; supplied by the main thread.
     confine: Option<Box<dyn FnOnce() -> bool + Send>>,
 }
 
@@ -45,12 +45,12 @@ impl fmt::Debug for State {
     }
 }
 
-impl Gate {
-    /// A closed gate for so many workers, the protocol thread and the one that waits for its end.
+impl StartBarrier {
+    /// A closed barrier for so many workers, the protocol thread and the main thread.
     pub fn new(workers: usize) -> Self {
         Self {
             open: AtomicBool::new(false),
-            visitors: workers + 2,
+            participants: workers + 2,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -60,47 +60,47 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many have come.
+    /// How many threads have arrived.
     #[cfg(test)]
     pub(crate) fn arrived(&self) -> usize {
         self.lock().arrived.len()
     }
 
-    /// Whether they were let through.
+    /// Whether the threads may pass.
     #[cfg(test)]
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Comes to the gate and waits until it is open. If the frontend hangs up before the protocol
-    /// thread has come, it stays closed, and they wait for ever.
-    pub fn pass(&self, visitor: Visitor) {
+    /// Blocks until the barrier is open. If the frontend hangs up before the protocol thread has
+    /// arrived, the barrier stays closed and the threads wait until the process ends.
+    pub fn pass(&self, participant: Participant) {
         if self.open.load(Ordering::Acquire) {
             return;
         }
         // Hash tables of this thread are seeded by the first: the filter has no getrandom.
         let _ = RandomState::new();
-        let state = self.admit(self.lock(), visitor);
+        let state = self.admit(self.lock(), participant);
         let closed = |_: &mut State| !self.open.load(Ordering::Acquire);
         drop(self.changed.wait_while(state, closed));
     }
 
-    /// The waiter brings what confines all threads and says whether it could, and goes on: it touches
-    /// nothing of a guest. The last one to come does it, while the others wait.
+    /// The main thread supplies the closure that installs the filter in all threads and does not
+    /// block: it touches no guest data. The last thread to arrive runs the closure.
     pub fn close_behind(&self, confine: impl FnOnce() -> bool + Send + 'static) {
         let mut state = self.lock();
         state.confine = Some(Box::new(confine));
-        drop(self.admit(state, Visitor::Waiter));
+        drop(self.admit(state, Participant::Main));
     }
 
-    /// The last one confines them all, and opens the gate if that succeeds.
+    /// The last thread to arrive installs the filter, and opens the barrier if that succeeds.
     fn admit<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
-        visitor: Visitor,
+        participant: Participant,
     ) -> MutexGuard<'a, State> {
-        state.arrived.insert(visitor);
-        if state.arrived.len() == self.visitors
+        state.arrived.insert(participant);
+        if state.arrived.len() == self.participants
             && let Some(confine) = state.confine.take()
             && confine()
         {

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::gate::{Gate, Visitor};
+use crate::start_barrier::{Participant, StartBarrier};
 
 const WORKERS: usize = 3;
 
-/// A gate, and how often it was confined behind.
+/// A barrier, and how often it was confined behind.
 #[derive(Clone)]
-struct Stand(Arc<Gate>, Arc<AtomicUsize>);
+struct Stand(Arc<StartBarrier>, Arc<AtomicUsize>);
 
 impl Stand {
     fn new() -> Self {
-        Self(Arc::new(Gate::new(WORKERS)), Arc::default())
+        Self(Arc::new(StartBarrier::new(WORKERS)), Arc::default())
     }
 
     fn confined(&self) -> usize {
@@ -31,11 +31,11 @@ impl Stand {
     }
 
     /// A thread comes, and waits; it tells how often it had been confined when it passed.
-    fn send(&self, visitor: Visitor) -> thread::JoinHandle<usize> {
+    fn send(&self, participant: Participant) -> thread::JoinHandle<usize> {
         let stand = self.clone();
         let before = self.0.arrived();
         let thread = thread::spawn(move || {
-            stand.0.pass(visitor);
+            stand.0.pass(participant);
             stand.confined()
         });
         while self.0.arrived() == before {
@@ -45,9 +45,9 @@ impl Stand {
     }
 }
 
-fn visitors() -> Vec<Visitor> {
-    let workers = (0..WORKERS).map(Visitor::Worker);
-    workers.chain([Visitor::Protocol]).collect()
+fn participants() -> Vec<Participant> {
+    let workers = (0..WORKERS).map(Participant::Worker);
+    workers.chain([Participant::Protocol]).collect()
 }
 
 #[test]
@@ -56,12 +56,12 @@ fn nobody_passes_before_the_last_one_has_confined_them_all() {
     for before in 0..=WORKERS + 1 {
         let stand = Stand::new();
         let mut threads = Vec::new();
-        for (number, visitor) in visitors().into_iter().enumerate() {
+        for (number, participant) in participants().into_iter().enumerate() {
             if number == before {
                 stand.bring(true);
             }
             assert_eq!(stand.confined(), 0, "{number} of {before}");
-            threads.push(stand.send(visitor));
+            threads.push(stand.send(participant));
         }
         if before > WORKERS {
             assert_eq!(stand.confined(), 0);
@@ -71,7 +71,7 @@ fn nobody_passes_before_the_last_one_has_confined_them_all() {
             assert_eq!(thread.join().unwrap(), 1);
         }
         // Whoever comes once more goes on.
-        stand.0.pass(Visitor::Protocol);
+        stand.0.pass(Participant::Protocol);
         assert_eq!(stand.confined(), 1);
     }
 }
@@ -79,7 +79,10 @@ fn nobody_passes_before_the_last_one_has_confined_them_all() {
 #[test]
 fn nobody_passes_when_they_cannot_be_confined() {
     let stand = Stand::new();
-    let threads: Vec<_> = visitors().into_iter().map(|it| stand.send(it)).collect();
+    let threads: Vec<_> = participants()
+        .into_iter()
+        .map(|it| stand.send(it))
+        .collect();
     stand.bring(false);
     assert_eq!(stand.confined(), 1);
     assert!(!stand.0.is_open());

@@ -22,7 +22,7 @@ use ipc::control::receive_with_several;
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::unistd::mkdtemp;
 
-use crate::{pin, started};
+use crate::{fd_table, spawn_thread};
 use order::Order;
 use request::Request;
 
@@ -33,19 +33,19 @@ const PAYLOAD_MAX_BYTES: usize = 4096;
 pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
     let (frontend, _) = UnixListener::from(listener).accept()?;
     let (listener, daemon) = connection()?;
-    let frontend = pin::above_table(frontend.into())?;
-    let daemon = pin::above_table(daemon.into())?;
+    let frontend = fd_table::above_table(frontend.into())?;
+    let daemon = fd_table::above_table(daemon.into())?;
     let (to_frontend, to_daemon) = (frontend.try_clone()?, daemon.try_clone()?);
-    started::spawn("requests", move || {
+    spawn_thread::spawn("requests", move || {
         let _ = pass_requests(frontend.as_fd(), to_daemon.as_fd());
         // The other side learns that there is nobody any more.
         let _ = shutdown(to_daemon.as_raw_fd(), Shutdown::Both);
     })?;
-    started::spawn("replies", move || {
+    spawn_thread::spawn("replies", move || {
         let _ = pass_replies(daemon.as_fd(), to_frontend.as_fd());
         let _ = shutdown(to_frontend.as_raw_fd(), Shutdown::Both);
     })?;
-    Ok(pin::above_table(listener.into())?)
+    Ok(fd_table::above_table(listener.into())?)
 }
 
 /// A listener, and the only connection there will ever be to it: nobody else may enter the directory.

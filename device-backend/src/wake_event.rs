@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What wakes a worker when none of its queues does: its bell, rung by other threads, and a
-//! descriptor of its engine.
+//! What wakes a worker when none of its queues does: its wake event, an eventfd that other threads
+//! write, and the descriptor of its engine.
 //!
 //! A worker sleeps in the event loop of vhost-user-backend, which knows its events by number.
 
@@ -15,22 +15,22 @@ use crate::serve::Device;
 
 /// Readable when a worker is to look around and to show that it lives.
 #[derive(Debug)]
-pub struct Bell(EventFd);
+pub struct WakeEvent(EventFd);
 
-impl Bell {
-    /// A bell that is silent.
+impl WakeEvent {
+    /// An event that is not readable.
     pub fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         Ok(Self(EventFd::from_flags(flags)?))
     }
 
-    /// Rings it.
-    pub fn ring(&self) {
+    /// Makes it readable.
+    pub fn notify(&self) {
         let _ = self.0.write(1);
     }
 
-    /// Silences it.
-    pub fn silence(&self) {
+    /// Makes it unreadable again.
+    pub fn clear(&self) {
         let _ = self.0.read();
     }
 }
@@ -41,8 +41,8 @@ impl Bell {
 pub struct Events {
     /// That of the worker's engine.
     pub engine: u16,
-    /// That of its bell.
-    pub bell: u16,
+    /// That of its wake event.
+    pub wake: u16,
 }
 
 impl Events {
@@ -50,19 +50,19 @@ impl Events {
     pub fn of(queues: u16) -> Self {
         Self {
             engine: queues + 1,
-            bell: queues + 2,
+            wake: queues + 2,
         }
     }
 
-    /// Lets a worker hear of its engine's descriptor, and of its bell.
+    /// Has the worker's event loop watch its engine's descriptor and its wake event.
     pub fn watch<D: Device>(
         self,
         handler: &VringEpollHandler<std::sync::Arc<D>>,
         (engine, set): (BorrowedFd<'_>, EventSet),
-        bell: &Bell,
+        wake: &WakeEvent,
     ) -> io::Result<()> {
         handler.register_listener(engine.as_raw_fd(), set, u64::from(self.engine))?;
-        let bell = bell.0.as_fd().as_raw_fd();
-        handler.register_listener(bell, EventSet::IN, u64::from(self.bell))
+        let wake = wake.0.as_fd().as_raw_fd();
+        handler.register_listener(wake, EventSet::IN, u64::from(self.wake))
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Windows: stretches of memory that a process we do not trust writes at the same time.
+//! Shared memory that an untrusted process may write at any time.
 //!
-//! Nothing in a window is ever a Rust value of ours: it is read and written through atomics, one
-//! naturally aligned integer at a time, each read giving one answer that is then ours.
+//! No Rust reference to plain data ever points into it. It is read and written through atomics, one
+//! naturally aligned integer at a time; the caller checks the value that one read returned.
 
 use std::any::Any;
 use std::num::NonZeroUsize;
@@ -16,9 +16,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::GuestMemory;
 
-/// Memory could not be made a window.
+/// A range or a file cannot be shared memory.
 #[derive(Debug, thiserror::Error)]
-pub enum WindowError {
+pub enum SharedMemError {
     /// The range is not wholly inside one region of guest memory.
     #[error("guest memory has no {len_bytes} bytes at {address:#x}")]
     Outside {
@@ -32,20 +32,20 @@ pub enum WindowError {
     Map(usize, #[source] nix::Error),
 }
 
-/// A stretch of shared memory, kept mapped for as long as the window exists.
+/// A range of shared memory, mapped for as long as this value exists.
 #[derive(Debug, Clone)]
-pub struct Window {
+pub struct SharedMem {
     base: NonNull<u8>,
     len_bytes: usize,
     _keep: Arc<dyn Any + Send + Sync>,
 }
 
-/// The integers a window is made of.
-pub trait Cell: private::Sealed {}
-impl Cell for AtomicU8 {}
-impl Cell for AtomicU16 {}
-impl Cell for AtomicU32 {}
-impl Cell for AtomicU64 {}
+/// An integer in shared memory.
+pub trait AtomicField: private::Sealed {}
+impl AtomicField for AtomicU8 {}
+impl AtomicField for AtomicU16 {}
+impl AtomicField for AtomicU32 {}
+impl AtomicField for AtomicU64 {}
 
 mod private {
     /// Implemented for types that are valid for every bit pattern and may change at any time.
@@ -56,14 +56,14 @@ mod private {
     impl Sealed for super::AtomicU64 {}
 }
 
-impl Window {
+impl SharedMem {
     /// A range of guest memory; it must lie inside one region.
     pub fn of_guest(
         memory: &Arc<GuestMemory>,
         address: GuestAddress,
         len_bytes: usize,
-    ) -> Result<Self, WindowError> {
-        let outside = || WindowError::Outside {
+    ) -> Result<Self, SharedMemError> {
+        let outside = || SharedMemError::Outside {
             address: address.0,
             len_bytes,
         };
@@ -81,8 +81,8 @@ impl Window {
     /// The first `len_bytes` of a file, shared. The file must be sealed against shrinking, or be
     /// nobody else's: a mapping without a file behind it kills who touches it.
     #[allow(unsafe_code)]
-    pub fn of_file(fd: impl AsFd, len_bytes: usize) -> Result<Self, WindowError> {
-        let failed = |source| WindowError::Map(len_bytes, source);
+    pub fn of_file(fd: impl AsFd, len_bytes: usize) -> Result<Self, SharedMemError> {
+        let failed = |source| SharedMemError::Map(len_bytes, source);
         let length = NonZeroUsize::new(len_bytes).ok_or(failed(nix::Error::EINVAL))?;
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing.
@@ -108,7 +108,7 @@ impl Window {
         }
     }
 
-    /// The window's length.
+    /// Its length.
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
     }
@@ -118,10 +118,10 @@ impl Window {
         self.base.as_ptr().addr().is_multiple_of(align_bytes)
     }
 
-    /// A part of this window.
+    /// A part of it.
     ///
     /// # Panics
-    /// If the part is not wholly inside the window or not aligned to 8 bytes, like slicing.
+    /// If the part is not wholly inside the range or not aligned to 8 bytes, like slicing.
     #[allow(unsafe_code)]
     pub fn part(&self, offset: usize, len_bytes: usize) -> Self {
         assert!(offset.is_multiple_of(8) && offset <= self.len_bytes);
@@ -138,10 +138,10 @@ impl Window {
     /// The integer at `offset`.
     ///
     /// # Panics
-    /// If it is not wholly inside the window or not aligned, like indexing a slice: callers mask
+    /// If it is not wholly inside the range or not aligned, like indexing a slice: callers mask
     /// their indices.
     #[allow(unsafe_code)]
-    pub fn at<C: Cell>(&self, offset: usize) -> &C {
+    pub fn at<C: AtomicField>(&self, offset: usize) -> &C {
         assert!(size_of::<C>() <= self.len_bytes && offset <= self.len_bytes - size_of::<C>());
         let cell = self.base.as_ptr().wrapping_add(offset).cast::<C>();
         assert!(cell.is_aligned());
@@ -153,12 +153,12 @@ impl Window {
 
 #[allow(unsafe_code)]
 // SAFETY: the memory is only used through references to atomics, and `_keep` is Send and Sync.
-unsafe impl Send for Window {}
+unsafe impl Send for SharedMem {}
 #[allow(unsafe_code)]
 // SAFETY: as for Send.
-unsafe impl Sync for Window {}
+unsafe impl Sync for SharedMem {}
 
-/// A mapping that ends when the last window into it is dropped.
+/// A mapping that ends when the last range of it is dropped.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
@@ -168,7 +168,7 @@ struct Mapping {
 impl Drop for Mapping {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // SAFETY: made by mmap with this length, and no window into it is left.
+        // SAFETY: made by mmap with this length, and no range of it is left.
         let _ = unsafe { munmap(self.base.cast(), self.len_bytes) };
     }
 }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn window_of_a_file_is_shared_with_every_other() {
         let file = tempfile();
-        let (a, b) = (Window::of_file(&file, 64), Window::of_file(&file, 64));
+        let (a, b) = (SharedMem::of_file(&file, 64), SharedMem::of_file(&file, 64));
         a.unwrap().at::<AtomicU32>(60).store(7, Relaxed);
         assert_eq!(b.unwrap().at::<AtomicU32>(60).load(Relaxed), 7);
     }
@@ -196,22 +196,22 @@ mod tests {
     #[test]
     #[should_panic(expected = "assertion failed")]
     fn window_read_past_its_end_is_refused() {
-        Window::private(16).at::<AtomicU64>(9);
+        SharedMem::private(16).at::<AtomicU64>(9);
     }
 
     #[test]
     #[should_panic(expected = "assertion failed")]
     fn window_read_unaligned_is_refused() {
-        Window::private(16).at::<AtomicU32>(2);
+        SharedMem::private(16).at::<AtomicU32>(2);
     }
 
     #[test]
     fn window_outside_guest_memory_is_an_error() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0x1000), 0x1000)]).unwrap();
         let memory = Arc::new(memory);
-        assert!(Window::of_guest(&memory, GuestAddress(0x1ff0), 16).is_ok());
+        assert!(SharedMem::of_guest(&memory, GuestAddress(0x1ff0), 16).is_ok());
         for address in [0xff0, 0x1ff1, u64::MAX] {
-            assert!(Window::of_guest(&memory, GuestAddress(address), 16).is_err());
+            assert!(SharedMem::of_guest(&memory, GuestAddress(address), 16).is_err());
         }
     }
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Threads beside the workers that the filter finds started: it has no room for what a thread does to
-//! start.
+//! Spawns the threads beside the workers. The filter does not allow the system calls of a starting
+//! thread, so the caller waits until the new thread runs.
 
 use std::io;
 use std::sync::{Arc, Barrier};
 
 use crate::serve::STACK_BYTES;
 
-/// Starts a thread that does little, and waits until it runs.
+/// Spawns a thread with a small stack, and waits until it runs.
 ///
 /// # Errors
 /// When there can be no more threads.

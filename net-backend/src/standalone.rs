@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use anyhow::{Context, Result, bail};
 use device_backend::program::own_health;
 use device_backend::serve::Service;
-use device_backend::{listener, pin, relay};
+use device_backend::{compat_proxy, fd_table, listener};
 use host::tap;
 use ipc::fd::net;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -44,7 +44,7 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
     nic.uso = taps.first().is_some_and(|tap| tap::has_uso(tap.as_fd()));
     let taps = (net::TAP..)
         .zip(taps)
-        .map(|(number, tap)| pin::at(number, tap));
+        .map(|(number, tap)| fd_table::at(number, tap));
     let taps = taps.collect::<nix::Result<_>>()?;
     let listener = match (inherited, &options.socket_path) {
         (Some(fd), _) => fd,
@@ -53,7 +53,7 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
     };
     Ok(serve::start(Given {
         nic,
-        listener: relay::behind(listener).context("cannot wait for the frontend")?,
+        listener: compat_proxy::behind(listener).context("cannot wait for the frontend")?,
         taps,
         state: None,
         link_up: true,
@@ -100,7 +100,7 @@ fn tap_inherited(number: RawFd) -> Result<OwnedFd> {
     tap::check(fd.as_fd())?;
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(pin::above_table(fd)?)
+    Ok(fd_table::above_table(fd)?)
 }
 
 #[cfg(test)]

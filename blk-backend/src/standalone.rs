@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use device_backend::program::own_health;
 use device_backend::serve::Service;
-use device_backend::{listener, pin};
+use device_backend::{fd_table, listener};
 use host::disk::Access;
 use ipc::fd::blk;
 
@@ -60,19 +60,19 @@ fn open(option: &DiskOption) -> Result<(Disk, Source)> {
         queue_size: option.queue_size,
     };
     disk.check()?;
-    let file = pin::above_table(file.into())?;
+    let file = fd_table::above_table(file.into())?;
     let source = match option.engine {
         EngineOption::Uring => {
             let rings = (blk::RING..)
                 .take(usize::from(option.queues))
                 .map(|number| {
                     let (ring, params) = host::ring::create(option.queue_size, file.as_fd())?;
-                    Ok(host::ring::adopt(pin::at(number, ring)?, &params)?)
+                    Ok(host::ring::adopt(fd_table::at(number, ring)?, &params)?)
                 });
             Source::Rings(rings.collect::<Result<_>>()?)
         }
         EngineOption::Threads => {
-            let file = pin::at(blk::DISK, file)?;
+            let file = fd_table::at(blk::DISK, file)?;
             Source::Threads(Arc::new(file.into()), option.direct)
         }
     };
