@@ -118,12 +118,12 @@ impl Shared {
 #[derive(Debug)]
 pub struct Device {
     shared: Arc<Shared>,
-    seats: Vec<Seat>,
+    threads: Vec<QueueThread>,
     barrier: StartBarrier,
 }
 
 #[derive(Debug)]
-struct Seat {
+struct QueueThread {
     worker: Mutex<Worker>,
     /// Notified when the worker has done something.
     progress: Condvar,
@@ -136,26 +136,26 @@ struct Seat {
 impl Device {
     /// A device with these workers, one for each queue.
     pub fn new(shared: Arc<Shared>, workers: Vec<Worker>) -> io::Result<Arc<Self>> {
-        let seats = workers.into_iter().map(|worker| {
-            Ok(Seat {
+        let threads = workers.into_iter().map(|worker| {
+            Ok(QueueThread {
                 worker: Mutex::new(worker),
                 progress: Condvar::new(),
                 vring: Mutex::new(None),
                 wake: Arc::new(WakeEvent::new()?),
             })
         });
-        let seats = seats.collect::<io::Result<Vec<Seat>>>()?;
-        let wake_events = seats.iter().map(|seat| seat.wake.clone()).collect();
+        let threads = threads.collect::<io::Result<Vec<QueueThread>>>()?;
+        let wake_events = threads.iter().map(|thread| thread.wake.clone()).collect();
         let _ = shared.wake_events.set(wake_events);
         Ok(Arc::new(Self {
             shared,
-            barrier: StartBarrier::new(seats.len()),
-            seats,
+            barrier: StartBarrier::new(threads.len()),
+            threads,
         }))
     }
 
     fn drain(&self) {
-        self.seats.iter().for_each(Seat::drain);
+        self.threads.iter().for_each(QueueThread::drain);
     }
 
     fn events(&self) -> Events {
@@ -170,10 +170,10 @@ impl device_backend::serve::Device for Device {
 
     /// Completions.
     fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
-        for (seat, handler) in self.seats.iter().zip(daemon.get_epoll_handlers()) {
-            let worker = &mut *lock(&seat.worker);
+        for (thread, handler) in self.threads.iter().zip(daemon.get_epoll_handlers()) {
+            let worker = &mut *lock(&thread.worker);
             let completions = (worker.engine().as_fd(), EventSet::IN);
-            self.events().watch(&handler, completions, &seat.wake)?;
+            self.events().watch(&handler, completions, &thread.wake)?;
         }
         Ok(())
     }
@@ -184,23 +184,23 @@ impl device_backend::serve::Device for Device {
 
     fn ping(&self, ping: u32) {
         self.shared.ping.store(ping, Relaxed);
-        self.seats.iter().for_each(|seat| seat.wake.notify());
+        self.threads.iter().for_each(|thread| thread.wake.notify());
     }
 
     fn synced(&self, lost: bool) {
         self.shared.witness.answer(lost);
-        self.seats.iter().for_each(|seat| seat.wake.notify());
+        self.threads.iter().for_each(|thread| thread.wake.notify());
     }
 
     fn close(&self) {
-        for seat in &self.seats {
-            lock(&seat.worker).close();
+        for thread in &self.threads {
+            lock(&thread.worker).close();
         }
         self.drain();
     }
 }
 
-impl Seat {
+impl QueueThread {
     /// Waits until nothing of this queue is in flight; its worker sees to that.
     fn drain(&self) {
         let Some(vring) = lock(&self.vring).clone() else {
@@ -264,10 +264,10 @@ impl VhostUserBackend for Device {
 
     /// GET_VRING_BASE: the ring is stopped already; what was taken from it is completed.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
-        let Some(seat) = self.seats.get(queue as usize) else {
+        let Some(thread) = self.threads.get(queue as usize) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        seat.drain();
+        thread.drain();
         Ok(())
     }
 
@@ -278,22 +278,22 @@ impl VhostUserBackend for Device {
         event: u16,
         _set: EventSet,
         vrings: &[Vring],
-        thread: usize,
+        number: usize,
     ) -> io::Result<()> {
-        let (Some(seat), Some(vring)) = (self.seats.get(thread), vrings.first()) else {
+        let (Some(thread), Some(vring)) = (self.threads.get(number), vrings.first()) else {
             return Ok(());
         };
         if event == self.events().wake {
-            seat.wake.clear();
+            thread.wake.clear();
         }
-        self.barrier.pass(Participant::Worker(thread));
-        lock(&seat.vring).get_or_insert_with(|| vring.clone());
-        let outcome = lock(&seat.worker).run(vring);
+        self.barrier.pass(Participant::Worker(number));
+        lock(&thread.vring).get_or_insert_with(|| vring.clone());
+        let outcome = lock(&thread.worker).run(vring);
         if let Err(e) = outcome {
             let errno = e.0.raw_os_error().unwrap_or(libc::EIO);
             device_backend::program::die(Crash::Engine(errno.unsigned_abs()), &e);
         }
-        seat.progress.notify_all();
+        thread.progress.notify_all();
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ const VERSION: u16 = 1;
 const ENTRY_BYTES: usize = 16;
 
 /// The most deaths that are counted.
-pub const DEATHS_MAX: u8 = 3;
+pub const CRASH_LIMIT: u8 = 3;
 
 /// Offsets in the header.
 mod header {
@@ -87,7 +87,7 @@ pub struct Region {
 #[derive(Debug, Clone, Copy, Default)]
 struct Head {
     in_flight: bool,
-    trials: u8,
+    attempts: u8,
 }
 
 impl Region {
@@ -175,14 +175,14 @@ impl Region {
             if counter >> 63 != 0 {
                 return Err(InflightError::Entry);
             }
-            let trials = self.trials(head).load(Relaxed);
-            let deaths = (trials >> 1).saturating_add(u8::from(crash && trials & 1 != 0));
-            let deaths = deaths.min(DEATHS_MAX);
-            self.trials(head).store(deaths << 1, Relaxed);
+            let attempts = self.attempts(head).load(Relaxed);
+            let deaths = (attempts >> 1).saturating_add(u8::from(crash && attempts & 1 != 0));
+            let deaths = deaths.min(CRASH_LIMIT);
+            self.attempts(head).store(deaths << 1, Relaxed);
             failpoint::step();
             self.heads[usize::from(head)] = Head {
                 in_flight: true,
-                trials: deaths << 1,
+                attempts: deaths << 1,
             };
             found.push((counter, Replay { head, deaths }));
         }
@@ -201,22 +201,22 @@ impl Region {
     pub fn fetch(&mut self, head: u16) {
         self.counter(head).store(self.counter.to_le(), Relaxed);
         failpoint::step();
-        self.trials(head).store(0, Relaxed);
+        self.attempts(head).store(0, Relaxed);
         then();
         failpoint::step();
         self.inflight(head).store(1, Relaxed);
         self.heads[usize::from(head)] = Head {
             in_flight: true,
-            trials: 0,
+            attempts: 0,
         };
         self.counter += 1;
     }
 
     /// A head is about to be looked at: if the process dies now, it may be the reason.
     pub fn try_out(&mut self, head: u16) {
-        let trials = self.heads[usize::from(head)].trials | 1;
-        self.heads[usize::from(head)].trials = trials;
-        self.trials(head).store(trials, Relaxed);
+        let attempts = self.heads[usize::from(head)].attempts | 1;
+        self.heads[usize::from(head)].attempts = attempts;
+        self.attempts(head).store(attempts, Relaxed);
         failpoint::step();
     }
 
@@ -224,10 +224,10 @@ impl Region {
     pub fn absolve(&mut self) {
         for head in 0..self.size {
             let known = &mut self.heads[usize::from(head)];
-            known.trials &= !1;
+            known.attempts &= !1;
             if known.in_flight {
-                let trials = known.trials;
-                self.trials(head).store(trials, Relaxed);
+                let attempts = known.attempts;
+                self.attempts(head).store(attempts, Relaxed);
             }
         }
     }
@@ -264,7 +264,7 @@ impl Region {
         self.window.at(self.entry(head) + entry::INFLIGHT)
     }
 
-    fn trials(&self, head: u16) -> &AtomicU8 {
+    fn attempts(&self, head: u16) -> &AtomicU8 {
         self.window.at(self.entry(head) + entry::TRIALS)
     }
 

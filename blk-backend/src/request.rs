@@ -273,7 +273,7 @@ fn take_bytes<const N: usize>(buffers: &mut Vec<Buffer>, memory: &GuestMemory) -
 
 /// What becomes of a request when its engine has answered.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Outcome {
     /// It is over.
     Done(Status),
     /// `Io` was changed into something that does the same; it is to be done.
@@ -282,27 +282,27 @@ pub enum Answer {
 
 /// Judges the engine's answer: the number of bytes or a negative errno. `memory` is the one that the
 /// request was parsed in.
-pub fn judge(io: &mut Io, result: i32, memory: &GuestMemory) -> Answer {
+pub fn completion(io: &mut Io, result: i32, memory: &GuestMemory) -> Outcome {
     let done = u64::try_from(result);
     match (io.op(), done) {
         // A short transfer is an error: the guest must not take the rest for data.
         (Op::Read | Op::Write, Ok(bytes)) if bytes == io.len_bytes() => match io.go_on(memory) {
-            Ok(true) => Answer::Again,
-            Ok(false) => Answer::Done(Status::Ok),
-            Err(_) => Answer::Done(Status::IoErr),
+            Ok(true) => Outcome::Again,
+            Ok(false) => Outcome::Done(Status::Ok),
+            Err(_) => Outcome::Done(Status::IoErr),
         },
         (Op::WriteZeroes { .. }, Ok(_)) if io.durable() => {
             io.become_flush();
-            Answer::Again
+            Outcome::Again
         }
-        (Op::Flush | Op::Discard | Op::WriteZeroes { .. }, Ok(_)) => Answer::Done(Status::Ok),
+        (Op::Flush | Op::Discard | Op::WriteZeroes { .. }, Ok(_)) => Outcome::Done(Status::Ok),
         // A discard is a hint; where holes cannot be made it has been taken.
-        (Op::Discard, Err(_)) if result == -libc::EOPNOTSUPP => Answer::Done(Status::Ok),
+        (Op::Discard, Err(_)) if result == -libc::EOPNOTSUPP => Outcome::Done(Status::Ok),
         (Op::WriteZeroes { .. }, Err(_)) if result == -libc::EOPNOTSUPP => {
             io.become_write_of_zeroes();
-            Answer::Again
+            Outcome::Again
         }
-        _ => Answer::Done(Status::IoErr),
+        _ => Outcome::Done(Status::IoErr),
     }
 }
 

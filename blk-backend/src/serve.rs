@@ -42,9 +42,9 @@ pub enum StartError {
     Serve(#[from] ServeError),
 }
 
-/// What the process was given.
+/// What the process was params.
 #[derive(Debug)]
-pub struct Given {
+pub struct StartParams {
     /// The disk.
     pub disk: Disk,
     /// Where the frontend connects: bound, listening, not connected.
@@ -111,28 +111,28 @@ impl Source {
 }
 
 /// Starts everything that has to run before the frontend is heard.
-pub fn start(given: Given) -> Result<Service<Device>, StartError> {
-    let (queues, queue_size) = (given.disk.queues, given.disk.queue_size);
+pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
+    let (queues, queue_size) = (params.disk.queues, params.disk.queue_size);
     let confinement = Confinement {
-        filter: given.seccomp.map(|mode| (given.engine.filter(), mode)),
-        health: given.health,
+        filter: params.seccomp.map(|mode| (params.engine.filter(), mode)),
+        health: params.health,
     };
     let mut regions = Vec::new();
-    if let Some(fd) = given.inflight {
+    if let Some(fd) = params.inflight {
         let window = SharedMem::of_file(fd, region_bytes(queues, queue_size));
         let window = window.map_err(StartError::Inflight)?;
         let len = queue_bytes(queue_size);
         regions.extend((0..usize::from(queues)).map(|queue| window.part(queue * len, len)));
     }
-    let shared = Shared::new(given.disk, given.health, given.after_crash);
-    if given.awaits_sync {
+    let shared = Shared::new(params.disk, params.health, params.after_crash);
+    if params.awaits_sync {
         shared.witness.expect();
     }
-    let engines = given.engine.engines(queues)?;
+    let engines = params.engine.engines(queues)?;
     let workers = (0..queues).zip(engines).map(|(queue, engine)| {
         let region = regions.get(usize::from(queue)).cloned();
-        Worker::new(queue, shared.clone(), engine, region, given.poll_us)
+        Worker::new(queue, shared.clone(), engine, region, params.poll_us)
     });
     let device = Device::new(shared.clone(), workers.collect()).map_err(StartError::Workers)?;
-    Ok(Service::start(device, given.listener, confinement)?)
+    Ok(Service::start(device, params.listener, confinement)?)
 }

@@ -14,7 +14,7 @@ use ipc::fd::blk;
 use crate::config::Disk;
 use crate::device::Device;
 use crate::options::{DiskOption, EngineOption, Options};
-use crate::serve::{self, Given, Source};
+use crate::serve::{self, Source, StartParams};
 
 /// Starts the disk, to serve one frontend.
 pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
@@ -31,7 +31,7 @@ pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
         (None, Some(path)) => listener::bind(path)?,
         (None, None) => bail!("--socket-path or --fd is needed"),
     };
-    Ok(serve::start(Given {
+    Ok(serve::start(StartParams {
         disk,
         listener,
         engine,

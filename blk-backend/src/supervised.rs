@@ -12,7 +12,7 @@ use ipc::record::{BlkEngine, BlkRecord};
 
 use crate::config::Disk;
 use crate::device::Device;
-use crate::serve::{self, Given, Source};
+use crate::serve::{self, Source, StartParams};
 
 /// Starts the disk.
 pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
@@ -36,7 +36,7 @@ pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<S
             Source::Threads(Arc::new(File::from(claim(blk::DISK)?)), direct)
         }
     };
-    Ok(serve::start(Given {
+    Ok(serve::start(StartParams {
         disk,
         listener: claim(blk::LISTENER)?,
         engine,

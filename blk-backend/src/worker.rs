@@ -22,7 +22,7 @@ use crate::device::Shared;
 use crate::engine::{Completion, Engine, EngineError, Submitted};
 use crate::inflight::Replay;
 use crate::queue::{Queue, QueueError};
-use crate::request::{self, Answer, Memory, Parsed, Status, StatusByte};
+use crate::request::{self, Memory, Outcome, Parsed, Status, StatusByte};
 use held::Held;
 use slots::Slots;
 
@@ -45,7 +45,7 @@ pub struct Worker {
     /// The generations of ring and memory that `serving` agrees with.
     seen: Option<(u32, u32)>,
     slots: Slots,
-    suspects: VecDeque<Replay>,
+    quarantined: VecDeque<Replay>,
     held: Held,
     done: Vec<Completion>,
     /// Heads that begin now, and queues that have some.
@@ -84,7 +84,7 @@ impl Worker {
             serving: None,
             seen: None,
             slots,
-            suspects: VecDeque::new(),
+            quarantined: VecDeque::new(),
             held: Held::default(),
             done: Vec::new(),
             ready: Vec::new(),
@@ -122,8 +122,8 @@ impl Worker {
         let Some(serving) = self.serving.as_mut().filter(|s| s.takes()) else {
             return Ok(false);
         };
-        if !self.suspects.is_empty() {
-            return self.try_suspect();
+        if !self.quarantined.is_empty() {
+            return self.retry_isolated();
         }
         if self.slots.are_full() {
             return Ok(false);
@@ -279,9 +279,9 @@ impl Worker {
         let Some(serving) = &self.serving else {
             return;
         };
-        match request::judge(&mut slot.io, result, &serving.memory) {
-            Answer::Again => self.engine.start(head, &slot.io),
-            Answer::Done(status) => {
+        match request::completion(&mut slot.io, result, &serving.memory) {
+            Outcome::Again => self.engine.start(head, &slot.io),
+            Outcome::Done(status) => {
                 if status != Status::Ok {
                     let why = request::failure(&slot.io, result);
                     let errno = (-result).max(0).cast_unsigned();
@@ -326,7 +326,7 @@ impl Worker {
             return false;
         };
         let (shared, engine, seen) = (&self.shared, &mut self.engine, self.seen);
-        let takes = serving.takes() && self.suspects.is_empty() && !self.slots.are_full();
+        let takes = serving.takes() && self.quarantined.is_empty() && !self.slots.are_full();
         self.polling.look(|| {
             (takes && !matches!(serving.queue.available(), Ok(0)))
                 || engine.is_ready()
@@ -342,7 +342,7 @@ impl Worker {
         serving.queue.enable_kicks();
         let available = serving.queue.available().map(|n| n == 0);
         // An error shows again, and is dealt with, when the request is to be taken.
-        available.unwrap_or(false) || !self.suspects.is_empty() || self.slots.are_full()
+        available.unwrap_or(false) || !self.quarantined.is_empty() || self.slots.are_full()
     }
 
     /// A guest that broke its queue has lost it until it resets the device; what is in flight ends.

@@ -51,12 +51,12 @@ impl Progress {
 #[derive(Debug)]
 pub struct Device {
     shared: Arc<Shared>,
-    seats: Vec<Seat>,
+    threads: Vec<QueueThread>,
     barrier: StartBarrier,
 }
 
 #[derive(Debug)]
-struct Seat {
+struct QueueThread {
     worker: Mutex<Worker>,
     progress: Progress,
     /// Its rings, once it has seen them.
@@ -68,19 +68,19 @@ struct Seat {
 impl Device {
     /// A device on its taps, one worker for each.
     pub fn new(shared: Arc<Shared>, poll_us: u32) -> io::Result<Arc<Self>> {
-        let seats = (0..shared.nic.pairs).map(|pair| {
-            Ok(Seat {
+        let threads = (0..shared.nic.pairs).map(|pair| {
+            Ok(QueueThread {
                 worker: Mutex::new(Worker::new(pair, shared.clone(), poll_us)),
                 progress: Progress::default(),
                 vrings: OnceLock::new(),
                 wake: WakeEvent::new()?,
             })
         });
-        let seats = seats.collect::<io::Result<Vec<_>>>()?;
+        let threads = threads.collect::<io::Result<Vec<_>>>()?;
         Ok(Arc::new(Self {
             shared,
-            barrier: StartBarrier::new(seats.len()),
-            seats,
+            barrier: StartBarrier::new(threads.len()),
+            threads,
         }))
     }
 
@@ -98,9 +98,9 @@ impl device_backend::serve::Device for Device {
     fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
         // Edges: a tap that is readable and cannot be read from now wakes nobody.
         let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-        for ((pair, seat), handler) in (0..).zip(&self.seats).zip(daemon.get_epoll_handlers()) {
+        for ((pair, thread), handler) in (0..).zip(&self.threads).zip(daemon.get_epoll_handlers()) {
             let frames = (self.shared.tap(pair), edges);
-            self.events().watch(&handler, frames, &seat.wake)?;
+            self.events().watch(&handler, frames, &thread.wake)?;
         }
         Ok(())
     }
@@ -111,16 +111,16 @@ impl device_backend::serve::Device for Device {
 
     fn ping(&self, ping: u32) {
         self.shared.ping.store(ping, Relaxed);
-        self.seats.iter().for_each(|seat| seat.wake.notify());
+        self.threads.iter().for_each(|thread| thread.wake.notify());
     }
 
     fn set_link(&self, up: bool) {
         self.shared.set_link(up);
-        self.seats.iter().for_each(|seat| seat.wake.notify());
+        self.threads.iter().for_each(|thread| thread.wake.notify());
     }
 }
 
-impl Seat {
+impl QueueThread {
     /// Waits until the worker has followed what was done to a ring.
     fn settle(&self, slot: usize) {
         if let Some(vring) = self.vrings.get().and_then(|vrings| vrings.get(slot)) {
@@ -157,8 +157,8 @@ impl VhostUserBackend for Device {
     }
 
     fn reset_device(&self) {
-        for seat in &self.seats {
-            (0..SLOTS).for_each(|slot| seat.settle(slot));
+        for thread in &self.threads {
+            (0..SLOTS).for_each(|slot| thread.settle(slot));
         }
     }
 
@@ -195,8 +195,8 @@ impl VhostUserBackend for Device {
             Ok(queue) => (queue / 2, usize::from(queue % 2)),
             Err(_) => return Err(io::ErrorKind::InvalidInput.into()),
         };
-        let seat = self.seats.get(usize::from(pair));
-        seat.ok_or(io::ErrorKind::InvalidInput)?.settle(slot);
+        let thread = self.threads.get(usize::from(pair));
+        thread.ok_or(io::ErrorKind::InvalidInput)?.settle(slot);
         Ok(())
     }
 
@@ -206,17 +206,17 @@ impl VhostUserBackend for Device {
         event: u16,
         _set: EventSet,
         vrings: &[Vring],
-        thread: usize,
+        number: usize,
     ) -> io::Result<()> {
-        let Some(seat) = self.seats.get(thread) else {
+        let Some(thread) = self.threads.get(number) else {
             return Ok(());
         };
         if event == self.events().wake {
-            seat.wake.clear();
+            thread.wake.clear();
         }
-        self.barrier.pass(Participant::Worker(thread));
-        seat.vrings.get_or_init(|| vrings.to_vec());
-        lock(&seat.worker).run(vrings, &seat.progress);
+        self.barrier.pass(Participant::Worker(number));
+        thread.vrings.get_or_init(|| vrings.to_vec());
+        lock(&thread.worker).run(vrings, &thread.progress);
         Ok(())
     }
 }

@@ -8,24 +8,24 @@
 //! dies, [`device`] speaks to the frontend, [`serve`] puts it together for a process that was born
 //! in a jail or one that runs alone.
 
-pub mod commander;
+pub mod anti_spoof;
 pub mod config;
-pub mod control;
+pub mod ctrl_commands;
+pub mod ctrl_queue;
 pub mod device;
 pub mod filter;
-pub mod gather;
-pub mod guard;
 pub mod header;
 mod options;
 pub mod program;
+pub mod queue_state;
 pub mod receive;
-pub mod scatter;
+pub mod rx_buffers;
 mod seccomp;
 pub mod serve;
 pub mod settings;
 mod standalone;
 pub mod state;
-pub mod station;
 mod supervised;
 pub mod transmit;
+pub mod tx_frame;
 pub mod worker;

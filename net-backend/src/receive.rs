@@ -16,9 +16,9 @@ use ipc::health::QueueHealth;
 
 use crate::device::Shared;
 use crate::header::{Header, NUM_BUFFERS};
-use crate::scatter::Scatter;
+use crate::queue_state::{Change, QueueFault, QueueState, Serving};
+use crate::rx_buffers::RxBuffers;
 use crate::settings::Settings;
-use crate::station::{Change, QueueFault, Serving, Station};
 
 /// The most frames before the other direction is looked at.
 const BATCH: u32 = 64;
@@ -37,9 +37,9 @@ const PEEK_BYTES: usize = host::tap::HEADER_BYTES + 18;
 #[derive(Debug, Default)]
 pub struct Receiver {
     /// Its ring.
-    pub station: Station,
+    pub queue: QueueState,
     chain: Chain,
-    room: Scatter,
+    room: RxBuffers,
     /// The length of a frame that was read and waits for more buffers.
     held: Option<usize>,
     /// Whether the guest has to offer buffers before anything can be done.
@@ -63,9 +63,9 @@ impl Receiver {
     /// Follows the frontend.
     pub fn follow(&mut self, vring: &Vring, shared: &Shared) -> Result<Change, QueueFault> {
         let unused = self.room.heads();
-        let change = self.station.follow(vring, shared, unused);
+        let change = self.queue.follow(vring, shared, unused);
         if !matches!(change, Ok(Change::None)) {
-            let memory = self.station.serving().map(|serving| serving.memory.clone());
+            let memory = self.queue.serving().map(|serving| serving.memory.clone());
             self.room.reset(memory);
             (self.held, self.starved) = (None, false);
         }
@@ -79,7 +79,7 @@ impl Receiver {
 
     /// Serves no ring any more.
     pub fn leave(&mut self) {
-        self.station.leave();
+        self.queue.leave();
         self.room.reset(None);
         (self.held, self.starved) = (None, false);
     }
@@ -122,7 +122,7 @@ impl Receiver {
             health.requests.fetch_add(u64::from(delivered), Relaxed);
             health.read_bytes.fetch_add(received_bytes, Relaxed);
         }
-        if let Some(serving) = self.station.serving().filter(|_| worked) {
+        if let Some(serving) = self.queue.serving().filter(|_| worked) {
             health
                 .last_avail
                 .store(serving.ring.next_avail().into(), Relaxed);
@@ -132,7 +132,7 @@ impl Receiver {
     }
 
     fn call(&mut self) {
-        if let Some(serving) = self.station.serving() {
+        if let Some(serving) = self.queue.serving() {
             serving.call();
         }
     }
@@ -153,7 +153,7 @@ impl Receiver {
         };
         self.fill(reach, settings)?;
         self.starved = self.room.heads() == 0;
-        if self.starved || !self.station.is_running() {
+        if self.starved || !self.queue.is_running() {
             return Ok(None);
         }
         match self.room.read(tap, reach) {
@@ -170,15 +170,12 @@ impl Receiver {
     /// Takes buffers from the guest until there is room for so much, as far as there are any.
     fn fill(&mut self, bytes: usize, settings: &Settings) -> Result<(), QueueFault> {
         let Self {
-            station,
-            chain,
-            room,
-            ..
+            queue, chain, room, ..
         } = self;
-        let Some(serving) = station.serving() else {
+        let Some(serving) = queue.serving() else {
             return Ok(());
         };
-        let enough = |room: &Scatter| {
+        let enough = |room: &RxBuffers| {
             room.room_bytes() >= bytes || (!settings.mergeable && room.heads() > 0)
         };
         if enough(room) {
@@ -218,7 +215,7 @@ impl Receiver {
         self.note_length(len_bytes);
         self.fill(len_bytes, settings)?;
         let chains = self.room.chains_for(len_bytes);
-        let Some(serving) = self.station.serving() else {
+        let Some(serving) = self.queue.serving() else {
             return Ok(Outcome::Held);
         };
         let Some(chains) = chains.filter(|chains| *chains == 1 || settings.mergeable) else {
@@ -277,7 +274,7 @@ impl Receiver {
     /// Asks for kicks if buffers are missing; there is nothing to do if there is still nothing then.
     pub fn may_sleep(&mut self) -> bool {
         let starved = self.starved;
-        let Some(serving) = self.station.serving().filter(|_| starved) else {
+        let Some(serving) = self.queue.serving().filter(|_| starved) else {
             return true;
         };
         serving.ring.enable_kicks();

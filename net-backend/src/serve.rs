@@ -35,9 +35,9 @@ pub enum StartError {
     Serve(#[from] ServeError),
 }
 
-/// What the process was given.
+/// What the process was params.
 #[derive(Debug)]
-pub struct Given {
+pub struct StartParams {
     /// The network card.
     pub nic: Nic,
     /// Where the frontend connects: bound, listening, not connected.
@@ -57,18 +57,24 @@ pub struct Given {
 }
 
 /// Starts everything that has to run before the frontend is heard.
-pub fn start(given: Given) -> Result<Service<Device>, StartError> {
-    let (taps, pairs) = (given.taps.len(), given.nic.pairs);
+pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
+    let (taps, pairs) = (params.taps.len(), params.nic.pairs);
     if taps != usize::from(pairs) {
         return Err(StartError::Taps { taps, pairs });
     }
     let confinement = Confinement {
-        filter: given.seccomp.map(|mode| (&crate::seccomp::NET, mode)),
-        health: given.health,
+        filter: params.seccomp.map(|mode| (&crate::seccomp::NET, mode)),
+        health: params.health,
     };
-    let state = given.state.map(|fd| SharedMem::of_file(fd, STATE_BYTES));
+    let state = params.state.map(|fd| SharedMem::of_file(fd, STATE_BYTES));
     let state = state.transpose().map_err(StartError::State)?;
-    let shared = Shared::new(given.nic, given.taps, state, given.link_up, given.health);
-    let device = Device::new(shared, given.poll_us).map_err(StartError::Workers)?;
-    Ok(Service::start(device, given.listener, confinement)?)
+    let shared = Shared::new(
+        params.nic,
+        params.taps,
+        state,
+        params.link_up,
+        params.health,
+    );
+    let device = Device::new(shared, params.poll_us).map_err(StartError::Workers)?;
+    Ok(Service::start(device, params.listener, confinement)?)
 }

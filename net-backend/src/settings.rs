@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the workers go by: the card, the acknowledged features and the driver's wishes, put together
+//! What the workers go by: the card, the acknowledged features and the driver's settings, put together
 //! whenever one of them changes.
 
 use virtio_bindings::virtio_net::{

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::config::Nic;
 use crate::device::Device;
 use crate::options::Options;
-use crate::serve::{self, Given};
+use crate::serve::{self, StartParams};
 
 /// Starts the network card, to serve one frontend.
 pub(crate) fn start(options: Options) -> Result<Service<Device>> {
@@ -51,7 +51,7 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
         (None, Some(path)) => listener::bind(path)?,
         (None, None) => bail!("--socket-path or --fd is needed"),
     };
-    Ok(serve::start(Given {
+    Ok(serve::start(StartParams {
         nic,
         listener: compat_proxy::behind(listener).context("cannot wait for the frontend")?,
         taps,

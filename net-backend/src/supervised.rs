@@ -10,7 +10,7 @@ use ipc::record::NetRecord;
 use crate::config::Nic;
 use crate::device::Device;
 use crate::filter::Mac;
-use crate::serve::{self, Given};
+use crate::serve::{self, StartParams};
 
 /// Starts the network card.
 pub(crate) fn start(record: &NetRecord, health: &'static HealthPage) -> Result<Service<Device>> {
@@ -24,7 +24,7 @@ pub(crate) fn start(record: &NetRecord, health: &'static HealthPage) -> Result<S
     };
     nic.check()?;
     let taps = (net::TAP..).take(usize::from(nic.pairs)).map(claim);
-    Ok(serve::start(Given {
+    Ok(serve::start(StartParams {
         taps: taps.collect::<Result<_, _>>()?,
         nic,
         listener: claim(net::LISTENER)?,

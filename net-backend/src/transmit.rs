@@ -13,13 +13,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use device_backend::chain::Chain;
 use ipc::health::{BACKPRESSURED, QueueHealth};
 
+use crate::anti_spoof::Rules;
+use crate::anti_spoof::packet::Frame;
 use crate::device::Shared;
-use crate::gather::Gather;
-use crate::guard::Rules;
-use crate::guard::packet::Frame;
 use crate::header::Header;
+use crate::queue_state::{QueueFault, QueueState};
 use crate::settings::Settings;
-use crate::station::{QueueFault, Station};
+use crate::tx_frame::TxFrame;
 
 /// The most frames before the other direction is looked at, and before the driver is called.
 const BATCH: u16 = 64;
@@ -30,9 +30,9 @@ const FRAME_MIN_BYTES: usize = 14;
 #[derive(Debug, Default)]
 pub struct Transmitter {
     /// Its ring.
-    pub station: Station,
+    pub queue: QueueState,
     chain: Chain,
-    frame: Gather,
+    frame: TxFrame,
     blocked: bool,
 }
 
@@ -54,7 +54,7 @@ impl Transmitter {
     /// Whether there is something that could be sent.
     pub fn is_ready(&mut self) -> bool {
         let blocked = self.blocked;
-        let serving = self.station.serving().filter(|_| !blocked);
+        let serving = self.queue.serving().filter(|_| !blocked);
         // An error shows again, and is dealt with, when the frame is to be taken.
         serving.is_some_and(|serving| !matches!(serving.ring.available(), Ok(0)))
     }
@@ -68,12 +68,12 @@ impl Transmitter {
         health: &QueueHealth,
     ) -> Result<bool, QueueFault> {
         let Self {
-            station,
+            queue,
             chain,
             frame,
             blocked,
         } = self;
-        let Some(serving) = station.serving().filter(|_| !*blocked) else {
+        let Some(serving) = queue.serving().filter(|_| !*blocked) else {
             return Ok(false);
         };
         let available = serving.ring.available()?.min(BATCH);
@@ -123,7 +123,7 @@ impl Transmitter {
     /// Asks for kicks; there is nothing to do if there is still nothing then.
     pub fn may_sleep(&mut self) -> bool {
         let blocked = self.blocked;
-        let Some(serving) = self.station.serving().filter(|_| !blocked) else {
+        let Some(serving) = self.queue.serving().filter(|_| !blocked) else {
             return true;
         };
         serving.ring.enable_kicks();
@@ -133,7 +133,7 @@ impl Transmitter {
 
 /// Sends a frame, if it is one that may be sent.
 fn send(
-    frame: &mut Gather,
+    frame: &mut TxFrame,
     whole: bool,
     tap: std::os::fd::BorrowedFd<'_>,
     settings: &Settings,
@@ -163,8 +163,8 @@ fn send(
         len_bytes,
         offload: header.offload(),
     };
-    if let Err(offence) = rules.check(&outgoing) {
-        return drop(offence.counter(drops));
+    if let Err(violation) = rules.check(&outgoing) {
+        return drop(violation.counter(drops));
     }
     if !settings.link_up {
         return drop(&drops.down);

@@ -14,12 +14,12 @@ use device_backend::polling::Polling;
 use device_backend::vring::Vring;
 use ipc::health::{BROKEN, QueueHealth, UNPLUGGED};
 
-use crate::commander::Commander;
 use crate::config::Role;
+use crate::ctrl_queue::CtrlQueue;
 use crate::device::{Progress, SLOTS, Shared};
+use crate::queue_state::{Change, QueueFault, QueueState};
 use crate::receive::Receiver;
 use crate::settings::Settings;
-use crate::station::{Change, QueueFault, Station};
 use crate::transmit::Transmitter;
 
 /// While looking for work, the tap is asked, with a system call, only this often.
@@ -34,7 +34,7 @@ pub struct Worker {
     settings_generation: u32,
     receiver: Receiver,
     transmitter: Transmitter,
-    commander: Commander,
+    ctrl_queue: CtrlQueue,
     /// The generations of the rings that were followed.
     followed: [Option<u32>; SLOTS],
     polling: Polling,
@@ -51,7 +51,7 @@ impl Worker {
             settings_generation,
             receiver: Receiver::default(),
             transmitter: Transmitter::default(),
-            commander: Commander::default(),
+            ctrl_queue: CtrlQueue::default(),
             followed: [None; SLOTS],
             polling: Polling::new(poll_us),
         }
@@ -105,23 +105,23 @@ impl Worker {
                 Role::Receive => {
                     let outcome = self.receiver.follow(vring, &self.shared);
                     if self.note_change(outcome, Role::Receive) == Change::Moved {
-                        let running = self.receiver.station.is_running();
+                        let running = self.receiver.queue.is_running();
                         self.shared.set_pair_running(self.pair, running);
                     }
-                    self.receiver.station.seen_ring()
+                    self.receiver.queue.seen_ring()
                 }
                 Role::Transmit => {
-                    let outcome = self.transmitter.station.follow(vring, &self.shared, 0);
+                    let outcome = self.transmitter.queue.follow(vring, &self.shared, 0);
                     self.note_change(outcome, Role::Transmit);
-                    self.transmitter.station.seen_ring()
+                    self.transmitter.queue.seen_ring()
                 }
                 Role::Control => {
-                    let outcome = self.commander.station.follow(vring, &self.shared, 0);
+                    let outcome = self.ctrl_queue.queue.follow(vring, &self.shared, 0);
                     if self.note_change(outcome, Role::Control) == Change::Moved {
-                        let running = self.commander.station.is_running();
+                        let running = self.ctrl_queue.queue.is_running();
                         self.shared.set_control_running(running);
                     }
-                    self.commander.station.seen_ring()
+                    self.ctrl_queue.queue.seen_ring()
                 }
                 Role::None => Some(vring.generation()),
             };
@@ -135,19 +135,19 @@ impl Worker {
 
     /// What was served for a role that no queue has any more.
     fn leave_all_but(&mut self, roles: [Role; SLOTS]) {
-        if !roles.contains(&Role::Receive) && self.receiver.station.is_running() {
+        if !roles.contains(&Role::Receive) && self.receiver.queue.is_running() {
             self.receiver.leave();
         }
-        if !roles.contains(&Role::Transmit) && self.transmitter.station.is_running() {
-            self.transmitter.station.leave();
+        if !roles.contains(&Role::Transmit) && self.transmitter.queue.is_running() {
+            self.transmitter.queue.leave();
         }
-        if !roles.contains(&Role::Control) && self.commander.station.is_running() {
-            self.commander.station.leave();
+        if !roles.contains(&Role::Control) && self.ctrl_queue.queue.is_running() {
+            self.ctrl_queue.queue.leave();
         }
     }
 
     fn command(&mut self) -> bool {
-        let outcome = self.commander.run(self.settings.indirect, &self.shared);
+        let outcome = self.ctrl_queue.run(self.settings.indirect, &self.shared);
         self.outcome(outcome, Role::Control)
     }
 
@@ -171,7 +171,7 @@ impl Worker {
 
     /// Waits a little, awake, for work. Says whether there is any, or was.
     fn look_for_work(&mut self, vrings: &[Vring]) -> bool {
-        if !self.receiver.station.is_running() && !self.transmitter.station.is_running() {
+        if !self.receiver.queue.is_running() && !self.transmitter.queue.is_running() {
             return false;
         }
         let Self {
@@ -219,7 +219,7 @@ impl Worker {
         let idle = [
             self.receiver.may_sleep(),
             self.transmitter.may_sleep(),
-            self.commander.may_sleep(),
+            self.ctrl_queue.may_sleep(),
         ];
         idle == [true; 3]
     }
@@ -246,12 +246,12 @@ impl Worker {
             Ok(worked) => worked,
             Err(e) => {
                 self.report(&e, role);
-                let station: &mut Station = match role {
-                    Role::Receive => &mut self.receiver.station,
-                    Role::Transmit => &mut self.transmitter.station,
-                    Role::Control | Role::None => &mut self.commander.station,
+                let queue: &mut QueueState = match role {
+                    Role::Receive => &mut self.receiver.queue,
+                    Role::Transmit => &mut self.transmitter.queue,
+                    Role::Control | Role::None => &mut self.ctrl_queue.queue,
                 };
-                station.give_up();
+                queue.give_up();
                 true
             }
         }

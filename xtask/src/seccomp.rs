@@ -25,7 +25,7 @@ const FILTERS: &[(&str, &str, usize)] = &[
     ("vmm", "main", 20),
     ("blk-backend", "uring", 26),
     ("blk-backend", "threads", 26),
-    ("net-backend", "net", 24),
+    ("net-backend", "net", 25),
 ];
 /// What would let a process reach for something that it was not given.
 const NEVER: &[&str] = &[

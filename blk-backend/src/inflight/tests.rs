@@ -65,11 +65,11 @@ fn requests_taken_after_a_recovery_come_back_behind_those_before_it() {
 #[test]
 fn deaths_are_counted_for_what_was_looked_at_up_to_a_limit() {
     let window = busy();
-    for death in 1..=DEATHS_MAX + 2 {
+    for death in 1..=CRASH_LIMIT + 2 {
         let (mut region, _) = Region::recover(window.clone(), SIZE, 10, false).unwrap();
         region.try_out(5);
         let replays = recover(&window, 10).unwrap();
-        let deaths = death.min(DEATHS_MAX);
+        let deaths = death.min(CRASH_LIMIT);
         let replay = |head, deaths| Replay { head, deaths };
         assert_eq!(replays, [replay(2, 0), replay(5, deaths)]);
     }
@@ -136,7 +136,7 @@ fn deaths_of_a_request_are_not_those_of_the_next_with_its_head() {
     let (mut region, _) = Region::recover(window.clone(), SIZE, 11, true).unwrap();
     region.fetch(5);
     region.try_out(5);
-    assert_eq!(region.trials(5).load(Relaxed), 1);
+    assert_eq!(region.attempts(5).load(Relaxed), 1);
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn region_overwritten_while_it_is_served_changes_nothing_for_its_owner() {
         let heads: Vec<u16> = in_flight(&region);
         assert_eq!(heads, [2, 3, 5], "byte {byte:#x}");
         region.try_out(2);
-        assert_eq!(region.trials(2).load(Relaxed), 1, "byte {byte:#x}");
+        assert_eq!(region.attempts(2).load(Relaxed), 1, "byte {byte:#x}");
         region.link(5);
         overwrite();
         region.link(3);

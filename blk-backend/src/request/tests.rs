@@ -280,13 +280,13 @@ fn transfer_short_or_failed_is_an_error_of_that_request() {
     let mut case = Case::read(0, 4096);
     case.parse();
     assert_eq!(
-        judge(&mut case.io, 4096, &case.memory),
-        Answer::Done(Status::Ok)
+        completion(&mut case.io, 4096, &case.memory),
+        Outcome::Done(Status::Ok)
     );
     for result in [0, 512, 4095, -libc::EIO, -libc::ENOSPC] {
         assert_eq!(
-            judge(&mut case.io, result, &case.memory),
-            Answer::Done(Status::IoErr)
+            completion(&mut case.io, result, &case.memory),
+            Outcome::Done(Status::IoErr)
         );
     }
 }
@@ -296,15 +296,15 @@ fn write_zeroes_that_the_file_system_lacks_becomes_a_write() {
     let mut case = Case::range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 2048, 0);
     case.parse();
     assert_eq!(
-        judge(&mut case.io, -libc::EOPNOTSUPP, &case.memory),
-        Answer::Again
+        completion(&mut case.io, -libc::EOPNOTSUPP, &case.memory),
+        Outcome::Again
     );
     assert_eq!(case.io.op(), Op::Write);
     let total: usize = case.io.vectors().iter().map(|v| v.iov_len).sum();
     assert_eq!(total as u64, case.io.len_bytes());
     assert_eq!(
-        judge(&mut case.io, 1 << 20, &case.memory),
-        Answer::Done(Status::Ok)
+        completion(&mut case.io, 1 << 20, &case.memory),
+        Outcome::Done(Status::Ok)
     );
 }
 
@@ -316,11 +316,11 @@ fn write_zeroes_for_a_driver_that_never_flushes_is_flushed() {
         parse(chain, memory, &case.disk, true, &mut case.io),
         Parsed::Io
     );
-    assert_eq!(judge(&mut case.io, 0, &case.memory), Answer::Again);
+    assert_eq!(completion(&mut case.io, 0, &case.memory), Outcome::Again);
     assert_eq!(case.io.op(), Op::Flush);
     assert_eq!(
-        judge(&mut case.io, 0, &case.memory),
-        Answer::Done(Status::Ok)
+        completion(&mut case.io, 0, &case.memory),
+        Outcome::Done(Status::Ok)
     );
 }
 
@@ -329,8 +329,8 @@ fn discard_where_no_holes_can_be_made_is_fine() {
     let mut case = Case::range(VIRTIO_BLK_T_DISCARD, 0, 8, 0);
     case.parse();
     assert_eq!(
-        judge(&mut case.io, -libc::EOPNOTSUPP, &case.memory),
-        Answer::Done(Status::Ok)
+        completion(&mut case.io, -libc::EOPNOTSUPP, &case.memory),
+        Outcome::Done(Status::Ok)
     );
 }
 
@@ -391,12 +391,12 @@ fn flush_is_a_flush_even_of_a_read_only_disk() {
         assert_eq!(case.parse(), Parsed::Io);
         assert_eq!(case.io.op(), Op::Flush);
         assert_eq!(
-            judge(&mut case.io, 0, &case.memory),
-            Answer::Done(Status::Ok)
+            completion(&mut case.io, 0, &case.memory),
+            Outcome::Done(Status::Ok)
         );
         assert_eq!(
-            judge(&mut case.io, -libc::EIO, &case.memory),
-            Answer::Done(Status::IoErr)
+            completion(&mut case.io, -libc::EIO, &case.memory),
+            Outcome::Done(Status::IoErr)
         );
     }
 }
@@ -474,12 +474,12 @@ fn discard_is_of_the_range_that_the_driver_names() {
     assert_eq!(case.io.op(), Op::Discard);
     assert_eq!((case.io.offset(), case.io.len_bytes()), (4096, 8192));
     assert_eq!(
-        judge(&mut case.io, 0, &case.memory),
-        Answer::Done(Status::Ok)
+        completion(&mut case.io, 0, &case.memory),
+        Outcome::Done(Status::Ok)
     );
     assert_eq!(
-        judge(&mut case.io, -libc::EIO, &case.memory),
-        Answer::Done(Status::IoErr)
+        completion(&mut case.io, -libc::EIO, &case.memory),
+        Outcome::Done(Status::IoErr)
     );
 }
 
@@ -511,12 +511,12 @@ fn write_zeroes_for_a_driver_that_flushes_is_over_when_it_is_done() {
     let mut case = Case::range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0);
     case.parse();
     assert_eq!(
-        judge(&mut case.io, 0, &case.memory),
-        Answer::Done(Status::Ok)
+        completion(&mut case.io, 0, &case.memory),
+        Outcome::Done(Status::Ok)
     );
     assert_eq!(
-        judge(&mut case.io, -libc::EIO, &case.memory),
-        Answer::Done(Status::IoErr)
+        completion(&mut case.io, -libc::EIO, &case.memory),
+        Outcome::Done(Status::IoErr)
     );
     assert_eq!(case.io.op(), Op::WriteZeroes { unmap: false });
 }

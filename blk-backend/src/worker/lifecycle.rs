@@ -10,12 +10,12 @@ use host::clock::monotonic_ns;
 use ipc::health::BROKEN;
 
 use super::{Serving, Worker};
-use crate::inflight::DEATHS_MAX;
+use crate::inflight::CRASH_LIMIT;
 use crate::queue::{Attach, Queue, QueueError};
 use crate::request::{Status, StatusByte};
 
 /// From this many deaths on, a request is tried alone: the next death will be its own.
-const DEATHS_SUSPECT: u8 = DEATHS_MAX - 1;
+const QUARANTINE_FROM: u8 = CRASH_LIMIT - 1;
 
 impl Worker {
     /// Takes nothing more, whatever the ring says: the process is about to end.
@@ -94,13 +94,13 @@ impl Worker {
             durable: self.shared.durable(),
             broken: false,
         });
-        self.suspects.clear();
+        self.quarantined.clear();
         for replay in replays {
             match replay.deaths {
-                DEATHS_MAX.. => self.retire(replay.head)?,
-                DEATHS_SUSPECT => self.suspects.push_back(replay),
+                CRASH_LIMIT.. => self.fail_poisoned(replay.head)?,
+                QUARANTINE_FROM => self.quarantined.push_back(replay),
                 // The driver may have changed what it asks for, so that it has to be copied.
-                _ if self.slots.are_full() => self.suspects.push_back(replay),
+                _ if self.slots.are_full() => self.quarantined.push_back(replay),
                 _ => self.begin(replay.head, monotonic_ns())?,
             }
         }
@@ -110,19 +110,19 @@ impl Worker {
     }
 
     /// Of those that may have killed the process, one at a time and nothing beside it.
-    pub(super) fn try_suspect(&mut self) -> Result<bool, QueueError> {
+    pub(super) fn retry_isolated(&mut self) -> Result<bool, QueueError> {
         if self.slots.busy() > 0 {
             return Ok(false);
         }
-        if let Some(replay) = self.suspects.pop_front() {
+        if let Some(replay) = self.quarantined.pop_front() {
             self.begin(replay.head, monotonic_ns())?;
         }
         Ok(true)
     }
 
     /// Answers a request that has killed the process too often, without trying it again.
-    fn retire(&mut self, head: u16) -> Result<(), QueueError> {
-        log::error!(queue = self.index; "request at head {head} failed: it ended this process {DEATHS_MAX} times");
+    fn fail_poisoned(&mut self, head: u16) -> Result<(), QueueError> {
+        log::error!(queue = self.index; "request at head {head} failed: it ended this process {CRASH_LIMIT} times");
         let Some(serving) = &mut self.serving else {
             return Ok(());
         };

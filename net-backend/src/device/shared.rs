@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the workers and the protocol thread share: the card, its taps, the driver's wishes.
+//! What the workers and the protocol thread share: the card, its taps, the driver's settings.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
@@ -14,7 +14,7 @@ use ipc::health::{Drops, HealthPage, QueueHealth};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use crate::config::{Nic, has};
-use crate::control::{Command, CommandFault};
+use crate::ctrl_commands::{Command, CommandFault};
 use crate::settings::Settings;
 use crate::state::State;
 
@@ -29,15 +29,15 @@ pub struct Shared {
     health: &'static HealthPage,
     /// Guest memory.
     pub memory: Memory,
-    wishes: Mutex<Wishes>,
+    driver_config: Mutex<DriverConfig>,
     settings_generation: AtomicU32,
 }
 
 /// What the settings are made of, and the settings.
 #[derive(Debug)]
-struct Wishes {
+struct DriverConfig {
     features: u64,
-    /// Where the driver's wishes are kept.
+    /// Where the driver's settings are kept.
     state: SharedMem,
     /// Whether that outlives the process.
     kept: bool,
@@ -52,7 +52,7 @@ struct Wishes {
 }
 
 impl Shared {
-    /// What a device starts with: no memory, no features. `state` is where the driver's wishes are
+    /// What a device starts with: no memory, no features. `state` is where the driver's settings are
     /// kept if that outlives the process.
     pub fn new(
         nic: Nic,
@@ -71,7 +71,7 @@ impl Shared {
             taps,
             health,
             memory: Memory::default(),
-            wishes: Mutex::new(Wishes {
+            driver_config: Mutex::new(DriverConfig {
                 features: 0,
                 state,
                 kept,
@@ -114,7 +114,7 @@ impl Shared {
     pub fn settings(&self) -> (u32, Arc<Settings>) {
         // Loaded first: a change in between leads to one look too many, never to one too few.
         let generation = self.settings_generation();
-        (generation, lock(&self.wishes).settings.clone())
+        (generation, lock(&self.driver_config).settings.clone())
     }
 
     /// A number that is another one after the settings have changed.
@@ -124,10 +124,10 @@ impl Shared {
 
     /// The driver has acknowledged features: it is a new one, unless this process is.
     pub fn set_features(&self, features: u64) {
-        self.change(|wishes| {
-            wishes.features = features;
-            if !wishes.kept {
-                State::clear(&wishes.state);
+        self.change(|driver_config| {
+            driver_config.features = features;
+            if !driver_config.kept {
+                State::clear(&driver_config.state);
             }
         });
         let (_, settings) = self.settings();
@@ -139,12 +139,12 @@ impl Shared {
 
     /// The link goes up, or down.
     pub fn set_link(&self, up: bool) {
-        self.change(|wishes| wishes.link_up = up);
+        self.change(|driver_config| driver_config.link_up = up);
     }
 
     /// The control queue is served, or not any more. What is kept may have been cleared meanwhile.
     pub fn set_control_running(&self, running: bool) {
-        self.change(|wishes| wishes.control_running = running);
+        self.change(|driver_config| driver_config.control_running = running);
         if running {
             self.set_offloads(&self.settings().1);
         }
@@ -152,8 +152,8 @@ impl Shared {
 
     /// A pair's receive ring can be used, or not any more.
     pub fn set_pair_running(&self, pair: u16, running: bool) {
-        self.change(|wishes| {
-            if let Some(known) = wishes.running.get_mut(usize::from(pair)) {
+        self.change(|driver_config| {
+            if let Some(known) = driver_config.running.get_mut(usize::from(pair)) {
                 *known = running;
             }
         });
@@ -161,13 +161,13 @@ impl Shared {
 
     /// Does what the driver says.
     pub fn obey(&self, command: Command) -> Result<(), CommandFault> {
-        let features = lock(&self.wishes).features;
+        let features = lock(&self.driver_config).features;
         command.check(&self.nic, features)?;
         let offloads = matches!(command, Command::Offloads(_));
-        self.change(|wishes| {
-            let mut state = State::load(&wishes.state);
+        self.change(|driver_config| {
+            let mut state = State::load(&driver_config.state);
             command.apply(&mut state);
-            state.store(&wishes.state);
+            state.store(&driver_config.state);
         });
         if offloads {
             self.set_offloads(&self.settings().1);
@@ -182,22 +182,27 @@ impl Shared {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Wishes)) {
-        let wishes = &mut *lock(&self.wishes);
-        change(wishes);
-        let mut state = State::load(&wishes.state);
+    fn change(&self, change: impl FnOnce(&mut DriverConfig)) {
+        let driver_config = &mut *lock(&self.driver_config);
+        change(driver_config);
+        let mut state = State::load(&driver_config.state);
         // Written by who knows what; more pairs than there are do no harm, and less than one would.
         state.pairs = state.pairs.filter(|n| (1..=self.nic.pairs).contains(n));
         if self.nic.guard.mac {
             state.mac = None;
         }
-        let mut settings = Settings::new(&self.nic, wishes.features, &state, wishes.link_up);
+        let mut settings = Settings::new(
+            &self.nic,
+            driver_config.features,
+            &state,
+            driver_config.link_up,
+        );
         // A frontend of somebody else may obey the driver itself, and enable what is to be used.
-        if !wishes.control_running && !wishes.kept {
+        if !driver_config.control_running && !driver_config.kept {
             settings.pairs = None;
         }
-        wishes.settings = Arc::new(settings);
-        self.use_taps(wishes);
+        driver_config.settings = Arc::new(settings);
+        self.use_taps(driver_config);
         self.settings_generation.fetch_add(1, AcqRel);
     }
 }
@@ -205,21 +210,25 @@ impl Shared {
 impl Shared {
     /// Takes the tap's queues into use or out of use, with the driver's: before the driver hears that
     /// it may go on. The kernel throws away what waits in a queue that goes out of use; so where the
-    /// driver's wishes outlive this process they alone decide, not its rings, which stand still while
+    /// driver's settings outlive this process they alone decide, not its rings, which stand still while
     /// one process follows another.
-    fn use_taps(&self, wishes: &mut Wishes) {
+    fn use_taps(&self, driver_config: &mut DriverConfig) {
         // While one process follows another nobody has said yet what the driver is.
-        let unknown = wishes.kept && !has(wishes.features, VIRTIO_F_VERSION_1);
+        let unknown = driver_config.kept && !has(driver_config.features, VIRTIO_F_VERSION_1);
         if self.nic.pairs == 1 || unknown {
             return;
         }
         // A driver that has no way to say how many has one; or it says so to a frontend of somebody else.
-        let unsaid = if wishes.kept { 1 } else { self.nic.pairs };
-        let counted = wishes.settings.pairs.unwrap_or(unsaid);
-        for ((pair, tap), running) in (0..).zip(&self.taps).zip(&wishes.running) {
+        let unsaid = if driver_config.kept {
+            1
+        } else {
+            self.nic.pairs
+        };
+        let counted = driver_config.settings.pairs.unwrap_or(unsaid);
+        for ((pair, tap), running) in (0..).zip(&self.taps).zip(&driver_config.running) {
             // The first stays, so that there is always one to send to.
-            let used = pair == 0 || (pair < counted && (*running || wishes.kept));
-            let known = wishes.used.get_mut(usize::from(pair));
+            let used = pair == 0 || (pair < counted && (*running || driver_config.kept));
+            let known = driver_config.used.get_mut(usize::from(pair));
             if let Some(known) = known.filter(|known| **known != Some(used)) {
                 *known = Some(used);
                 note(tap::set_queue(tap.as_fd(), used));

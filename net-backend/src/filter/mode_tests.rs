@@ -8,7 +8,7 @@ use virtio_bindings::virtio_net::{
 
 use super::{Mac, TABLE_MAX};
 use crate::config::Nic;
-use crate::control::Command;
+use crate::ctrl_commands::Command;
 use crate::settings::Settings;
 use crate::state::State;
 

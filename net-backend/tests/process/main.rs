@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on must end
 
 mod bad_input;
-mod control;
+mod ctrl_commands;
 mod frames;
 mod full;
 mod guarded;

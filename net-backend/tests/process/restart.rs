@@ -140,7 +140,7 @@ fn driver_that_cannot_ask_for_more_gets_everything_in_its_one_pair() {
 
 #[test]
 fn wishes_of_the_driver_outlive_the_process() {
-    let mut stand = Stand::new("kill-wishes", 1, FEATURES | MRG_RXBUF);
+    let mut stand = Stand::new("kill-driver_config", 1, FEATURES | MRG_RXBUF);
     // Not promiscuous, one more address.
     assert_eq!(stand.command(&[0, 0, 0]), Some(0));
     let table = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 9, 0, 0, 0, 0];

@@ -192,7 +192,7 @@ impl Stand {
         found.unwrap().1
     }
 
-    /// The health page of a backend that runs alone, which nobody but itself was given.
+    /// The health page of a backend that runs alone, which nobody but itself was params.
     fn health(&self) -> HealthPage {
         let process = PathBuf::from(format!("/proc/{}", self.program.id()));
         let maps = std::fs::read_to_string(process.join("maps")).unwrap();

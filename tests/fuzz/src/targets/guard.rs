@@ -8,9 +8,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::Ipv6ExtensionsSlice;
 use ipc::record::Guard;
+use net_backend::anti_spoof::Rules;
+use net_backend::anti_spoof::packet::Frame;
 use net_backend::filter::Mac;
-use net_backend::guard::Rules;
-use net_backend::guard::packet::Frame;
 use net_backend::header::Header;
 
 use crate::leaves::leaves;
@@ -23,7 +23,7 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const IPV4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
 /// What is copied of a long frame, without its virtio header.
-const COPIED_BYTES: usize = net_backend::gather::HEAD_BYTES - host::tap::HEADER_BYTES;
+const COPIED_BYTES: usize = net_backend::tx_frame::HEAD_BYTES - host::tap::HEADER_BYTES;
 
 /// Bits of the first byte.
 mod shape {

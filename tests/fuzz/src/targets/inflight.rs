@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
-use blk_backend::inflight::{DEATHS_MAX, Region};
+use blk_backend::inflight::{CRASH_LIMIT, Region};
 use device_backend::shared_mem::SharedMem;
 
 use crate::script::Script;
@@ -35,7 +35,7 @@ pub(crate) fn run(data: &[u8]) {
     assert!(
         replays
             .iter()
-            .all(|r| r.head < size && r.deaths <= DEATHS_MAX)
+            .all(|r| r.head < size && r.deaths <= CRASH_LIMIT)
     );
     let (_, again) = Region::recover(window.clone(), size, used_idx, false).unwrap();
     assert_eq!(again, replays);

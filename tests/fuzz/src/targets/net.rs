@@ -15,15 +15,15 @@ use device_backend::chain::Buffer;
 use device_backend::shared_mem::SharedMem;
 use host::tap::HEADER_BYTES;
 use ipc::record::Guard;
+use net_backend::anti_spoof::packet::Frame;
+use net_backend::anti_spoof::{Rules, Violation};
 use net_backend::config::Nic;
-use net_backend::control::Command;
+use net_backend::ctrl_commands::Command;
 use net_backend::filter::Mac;
-use net_backend::gather::Gather;
-use net_backend::guard::packet::Frame;
-use net_backend::guard::{Offence, Rules};
 use net_backend::header::{Header, Offload};
-use net_backend::scatter::Scatter;
+use net_backend::rx_buffers::RxBuffers;
 use net_backend::state::State;
+use net_backend::tx_frame::TxFrame;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::leaves::leaves;
@@ -42,7 +42,7 @@ pub(crate) fn run(data: &[u8]) {
     for end in [&tap, &wire] {
         end.set_nonblocking(true).unwrap();
     }
-    let (mut frame, mut room) = (Gather::default(), Scatter::default());
+    let (mut frame, mut room) = (TxFrame::default(), RxBuffers::default());
     let mut state = State::default();
     for _ in 0..STEPS_MAX {
         let Some(step) = script.next() else { break };
@@ -96,7 +96,7 @@ fn buffers(script: &mut Script<'_>) -> Vec<Buffer> {
 fn transmit(
     script: &mut Script<'_>,
     memory: &Arc<GuestMemory>,
-    frame: &mut Gather,
+    frame: &mut TxFrame,
     tap: &UnixDatagram,
     wire: &UnixDatagram,
 ) {
@@ -145,7 +145,7 @@ pub(crate) fn stays_allowed(rules: &Rules<'_>, sent: &[u8], offload: Option<Offl
         // If there is nothing to cut the length stays that the driver wrote, and receivers drop what
         // is shorter than its headers.
         let uncut = left.len() == sent.len() && offload.is_some_and(|o| o.segments.is_some());
-        let dropped = uncut && outcome == Err(Offence::Evasive);
+        let dropped = uncut && outcome == Err(Violation::Evasive);
         assert!(
             outcome.is_ok() || dropped,
             "{outcome:?}: {offload:?} {left:02x?}"
@@ -156,7 +156,7 @@ pub(crate) fn stays_allowed(rules: &Rules<'_>, sent: &[u8], offload: Option<Offl
 fn receive(
     script: &mut Script<'_>,
     memory: &Arc<GuestMemory>,
-    room: &mut Scatter,
+    room: &mut RxBuffers,
     tap: &UnixDatagram,
     wire: &UnixDatagram,
 ) {
@@ -177,7 +177,7 @@ fn receive(
     assert!(sent && len <= content.len());
     let mut head = [0; 64];
     room.peek(&mut head);
-    assert!(room.spilled_bytes(len) <= len);
+    assert!(room.overflow_bytes(len) <= len);
     let Some(count) = room.chains_for(len) else {
         return;
     };

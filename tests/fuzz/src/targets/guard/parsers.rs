@@ -2,7 +2,7 @@
 //! Whether both parsers find the same in a frame.
 
 use etherparse::{EtherType, LaxIpPayloadSlice, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket};
-use net_backend::guard::packet::{Frame, Message, Packet, Transport};
+use net_backend::anti_spoof::packet::{Frame, Message, Packet, Transport};
 
 /// Tags that the guard walks and etherparse does not know, and a packet of ARP's form.
 const UNKNOWN: [EtherType; 3] = [EtherType(0x9200), EtherType(0x9300), EtherType(0x8035)];

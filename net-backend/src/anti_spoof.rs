@@ -52,11 +52,11 @@ impl DhcpPorts {
     /// Refuses what only a server sends. Clients take an answer from whatever port it comes, and never
     /// speak to each other. A fragment that is not the first has no ports; nobody can put it together
     /// without the first one.
-    fn check(self, datagram: &[u8]) -> Result<(), Offence> {
+    fn check(self, datagram: &[u8]) -> Result<(), Violation> {
         let ports = u16_at(datagram, 0).zip(u16_at(datagram, 2));
-        let (source, destination) = ports.ok_or(Offence::Evasive)?;
+        let (source, destination) = ports.ok_or(Violation::Evasive)?;
         if source == self.server || destination == self.client {
-            return Err(Offence::Dhcp);
+            return Err(Violation::Dhcp);
         }
         Ok(())
     }
@@ -64,7 +64,7 @@ impl DhcpPorts {
 
 /// Why a frame is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offence {
+pub enum Violation {
     /// The source MAC address.
     SourceMac,
     /// The source IP address.
@@ -83,7 +83,7 @@ pub enum Offence {
     LinkControl,
 }
 
-impl Offence {
+impl Violation {
     /// Where it is counted.
     pub fn counter(self, drops: &Drops) -> &AtomicU64 {
         match self {
@@ -116,7 +116,7 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 
 impl Rules<'_> {
     /// Whether a frame may be sent.
-    pub fn check(&self, frame: &Frame<'_>) -> Result<(), Offence> {
+    pub fn check(&self, frame: &Frame<'_>) -> Result<(), Violation> {
         let Guard {
             mac,
             services,
@@ -128,12 +128,12 @@ impl Rules<'_> {
             return Ok(());
         }
         if mac.is_some_and(|mac| frame.head.get(6..12) != Some(&mac.0)) {
-            return Err(Offence::SourceMac);
+            return Err(Violation::SourceMac);
         }
         if *services && link_control::is_destination(frame.head) {
-            return Err(Offence::LinkControl);
+            return Err(Violation::LinkControl);
         }
-        let packet = Packet::parse(frame).ok_or(Offence::Evasive)?;
+        let packet = Packet::parse(frame).ok_or(Violation::Evasive)?;
         match packet {
             Packet::Arp(message) => self.check_arp(message, mac)?,
             Packet::Rarp(message) => {
@@ -143,40 +143,40 @@ impl Rules<'_> {
             Packet::Ipv4(source, transport) => self.check_ipv4(source, transport)?,
             Packet::Ipv6(source, transport) => self.check_ipv6(source, transport, mac)?,
             Packet::Other(kind) if *services && link_control::is_kind(kind) => {
-                return Err(Offence::LinkControl);
+                return Err(Violation::LinkControl);
             }
             Packet::Other(_) => {}
         }
         match &frame.offload {
-            Some(offload) if !offload::fits(offload, &packet) => Err(Offence::Checksum),
+            Some(offload) if !offload::fits(offload, &packet) => Err(Violation::Checksum),
             _ => Ok(()),
         }
     }
 
     /// RFC 826: who says what must be the guest about itself.
-    fn check_arp(&self, message: &[u8], mac: Option<Mac>) -> Result<(), Offence> {
-        let (form, sender) = message.split_first_chunk::<8>().ok_or(Offence::Evasive)?;
+    fn check_arp(&self, message: &[u8], mac: Option<Mac>) -> Result<(), Violation> {
+        let (form, sender) = message.split_first_chunk::<8>().ok_or(Violation::Evasive)?;
         // Ethernet, or IEEE 802 as old as that, and IPv4. The fields of others are elsewhere.
         if !matches!(form, [0, 1 | 6, 8, 0, 6, 4, _, _]) {
-            return Err(Offence::Evasive);
+            return Err(Violation::Evasive);
         }
-        let (sender, rest) = sender.split_first_chunk::<6>().ok_or(Offence::Evasive)?;
+        let (sender, rest) = sender.split_first_chunk::<6>().ok_or(Violation::Evasive)?;
         if mac.is_some_and(|mac| *sender != mac.0) {
-            return Err(Offence::Neighbour);
+            return Err(Violation::Neighbour);
         }
-        let address = Ipv4Addr::from(*rest.first_chunk::<4>().ok_or(Offence::Evasive)?);
+        let address = Ipv4Addr::from(*rest.first_chunk::<4>().ok_or(Violation::Evasive)?);
         // A probe does not claim anything (RFC 5227).
         if address.is_unspecified() || self.is_own_ipv4(address) {
             Ok(())
         } else {
-            Err(Offence::Neighbour)
+            Err(Violation::Neighbour)
         }
     }
 
     /// RFC 903: a server's reply tells others their addresses, as DHCP does.
-    fn check_rarp(&self, message: &[u8]) -> Result<(), Offence> {
+    fn check_rarp(&self, message: &[u8]) -> Result<(), Violation> {
         match u16_at(message, 6) {
-            Some(4) if self.guard.services => Err(Offence::Dhcp),
+            Some(4) if self.guard.services => Err(Violation::Dhcp),
             _ => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ fn check_offload(
     frame: &[u8],
     (start, offset): (u16, u16),
     segments: Option<(Segments, u16)>,
-) -> Result<(), Offence> {
+) -> Result<(), Violation> {
     let rules = Rules {
         guard,
         mac: Some(MAC),
@@ -40,7 +40,7 @@ fn udp4() -> Vec<u8> {
 fn port_written_after_the_check_is_refused() {
     // The sum of what is behind 34 becomes the port to which the datagram goes: 68.
     let refused = check_offload(&strict(), &udp4(), (L4, 2), None);
-    assert_eq!(refused, Err(Offence::Checksum));
+    assert_eq!(refused, Err(Violation::Checksum));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn checksum_elsewhere_than_in_the_transport_header_is_refused() {
     ];
     for (number, (sent, start, offset)) in cases.iter().enumerate() {
         let refused = check_offload(&strict(), sent, (*start, *offset), None);
-        assert_eq!(refused, Err(Offence::Checksum), "case {number}");
+        assert_eq!(refused, Err(Violation::Checksum), "case {number}");
     }
 }
 
@@ -114,7 +114,7 @@ fn checksum_in_a_tunnel_of_sctp_or_of_a_fragment_is_refused() {
     ];
     for (number, (sent, start, offset)) in cases.iter().enumerate() {
         let refused = check_offload(&strict(), sent, (*start, *offset), None);
-        assert_eq!(refused, Err(Offence::Checksum), "case {number}");
+        assert_eq!(refused, Err(Violation::Checksum), "case {number}");
     }
 }
 
@@ -143,7 +143,7 @@ fn segments_of_what_the_packet_is_not_are_refused() {
     for size in [1, 4, 7, 12] {
         let kind = Some((Segments::UdpFragments, size));
         let refused = check_offload(&strict(), &udp4(), (L4, 6), kind);
-        assert_eq!(refused, Err(Offence::Checksum), "{size}");
+        assert_eq!(refused, Err(Violation::Checksum), "{size}");
     }
 }
 
@@ -185,7 +185,7 @@ fn offload_is_refused_by_every_check_and_by_none() {
     ];
     for guard in each {
         let refused = check_offload(&guard, &udp4(), (L4, 2), None);
-        assert_eq!(refused, Err(Offence::Checksum), "{guard:?}");
+        assert_eq!(refused, Err(Violation::Checksum), "{guard:?}");
     }
     assert_eq!(check_offload(&none, &udp4(), (L4, 2), None), Ok(()));
 }

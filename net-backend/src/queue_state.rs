@@ -66,14 +66,14 @@ impl Serving {
 
 /// One queue's place.
 #[derive(Debug, Default)]
-pub struct Station {
+pub struct QueueState {
     serving: Option<Serving>,
     broken: bool,
     /// The generations of ring and memory that were followed.
     seen: Option<(u32, u32)>,
 }
 
-impl Station {
+impl QueueState {
     /// The ring, if it may be used.
     pub fn serving(&mut self) -> Option<&mut Serving> {
         self.serving.as_mut().filter(|_| !self.broken)

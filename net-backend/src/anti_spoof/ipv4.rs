@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use super::packet::Transport;
-use super::{DHCP, ICMP, Offence, Rules, UDP, u16_at};
+use super::{DHCP, ICMP, Rules, UDP, Violation, u16_at};
 
 /// What routers send to hosts (RFC 792, RFC 1256).
 mod message {
@@ -17,7 +17,7 @@ impl Rules<'_> {
         &self,
         source: Ipv4Addr,
         transport: Transport<'_>,
-    ) -> Result<(), Offence> {
+    ) -> Result<(), Violation> {
         if source.is_unspecified() && !self.guard.ipv4.is_empty() {
             // Who has no address yet asks a DHCP server for one, and nothing else.
             let is_question = match transport {
@@ -25,21 +25,21 @@ impl Rules<'_> {
                 _ => false,
             };
             if !is_question {
-                return Err(Offence::SourceIp);
+                return Err(Violation::SourceIp);
             }
         } else if !self.is_own_ipv4(source) {
-            return Err(Offence::SourceIp);
+            return Err(Violation::SourceIp);
         }
         if !self.guard.services {
             return Ok(());
         }
         match transport {
-            Transport::Hidden => Err(Offence::Evasive),
+            Transport::Hidden => Err(Violation::Evasive),
             Transport::Later => Ok(()),
             Transport::Whole(m) | Transport::First(m) => match m.protocol {
                 UDP => DHCP.check(m.bytes),
-                ICMP => match m.bytes.first().ok_or(Offence::Evasive)? {
-                    &message::REDIRECT | &message::ROUTER_ADVERTISEMENT => Err(Offence::Router),
+                ICMP => match m.bytes.first().ok_or(Violation::Evasive)? {
+                    &message::REDIRECT | &message::ROUTER_ADVERTISEMENT => Err(Violation::Router),
                     _ => Ok(()),
                 },
                 _ => Ok(()),

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use vm_memory::GuestMemoryBackend;
 
 /// What does not fit into the guest's first buffers: the longest frame with its header.
-const SPILL_BYTES: usize = 68 << 10;
-/// The most vectors of one call, in Linux, less the one for what spills.
+const OVERFLOW_BYTES: usize = 68 << 10;
+/// The most vectors of one call, in Linux, less the one for the overflow buffer.
 const VECTORS_MAX: usize = 1023;
 
 /// A buffer of the guest is not in its memory.
@@ -31,12 +31,12 @@ struct Head {
 
 /// The room.
 #[derive(Debug)]
-pub struct Scatter {
+pub struct RxBuffers {
     heads: VecDeque<Head>,
     buffers: VecDeque<Buffer>,
     vectors: VecDeque<libc::iovec>,
     room_bytes: usize,
-    spill: Box<[u8]>,
+    overflow: Box<[u8]>,
     /// Of what was read last, how much is in the guest's buffers.
     direct_bytes: usize,
     call: Vec<libc::iovec>,
@@ -45,16 +45,16 @@ pub struct Scatter {
 
 #[allow(unsafe_code)]
 // SAFETY: the vectors are addresses for the kernel; nothing here dereferences them.
-unsafe impl Send for Scatter {}
+unsafe impl Send for RxBuffers {}
 
-impl Default for Scatter {
+impl Default for RxBuffers {
     fn default() -> Self {
         Self {
             heads: VecDeque::new(),
             buffers: VecDeque::new(),
             vectors: VecDeque::new(),
             room_bytes: 0,
-            spill: vec![0; SPILL_BYTES].into(),
+            overflow: vec![0; OVERFLOW_BYTES].into(),
             direct_bytes: 0,
             call: Vec::new(),
             memory: None,
@@ -62,7 +62,7 @@ impl Default for Scatter {
     }
 }
 
-impl Scatter {
+impl RxBuffers {
     /// Forgets all of the guest's buffers; the next are in this memory.
     pub fn reset(&mut self, memory: Option<Arc<GuestMemory>>) {
         self.heads.clear();
@@ -124,11 +124,11 @@ impl Scatter {
             self.direct_bytes += vector.iov_len;
         }
         self.call.push(libc::iovec {
-            iov_base: self.spill.as_mut_ptr().cast(),
-            iov_len: self.spill.len(),
+            iov_base: self.overflow.as_mut_ptr().cast(),
+            iov_len: self.overflow.len(),
         });
         let count = libc::c_int::try_from(self.call.len()).unwrap_or(0);
-        // SAFETY: the last vector is `spill`, which this owns; the others were made by `add` from
+        // SAFETY: the last vector is `overflow`, which this owns; the others were made by `add` from
         // slices of `memory`, which this keeps mapped. The guest's memory may change at any time.
         let read = unsafe { libc::readv(tap.as_raw_fd(), self.call.as_ptr(), count) };
         let read = Errno::result(read)?;
@@ -136,7 +136,7 @@ impl Scatter {
     }
 
     /// How much of a frame of this length is not in the guest's buffers yet.
-    pub fn spilled_bytes(&self, len_bytes: usize) -> usize {
+    pub fn overflow_bytes(&self, len_bytes: usize) -> usize {
         len_bytes.saturating_sub(self.direct_bytes)
     }
 
@@ -149,14 +149,17 @@ impl Scatter {
             let _ = bytes::read(memory, part, buffer.address);
         });
         let len = own.len();
-        own.copy_from_slice(&self.spill[..len]);
+        own.copy_from_slice(&self.overflow[..len]);
     }
 
-    /// Moves what spilled of a frame of this length into the guest's buffers; there is room.
+    /// Copies what the overflow buffer holds of a frame of this length into the guest's buffers; there is room.
     pub fn settle(&mut self, len_bytes: usize) {
-        let spilled = self.spilled_bytes(len_bytes);
-        if spilled > 0 {
-            self.write(self.direct_bytes, &self.spill[..spilled.min(SPILL_BYTES)]);
+        let overflowed = self.overflow_bytes(len_bytes);
+        if overflowed > 0 {
+            self.write(
+                self.direct_bytes,
+                &self.overflow[..overflowed.min(OVERFLOW_BYTES)],
+            );
         }
     }
 
@@ -241,13 +244,13 @@ mod tests {
         Buffer { address, len_bytes }
     }
 
-    fn stage() -> (Arc<GuestMemory>, Scatter, UnixDatagram, UnixDatagram) {
+    fn stage() -> (Arc<GuestMemory>, RxBuffers, UnixDatagram, UnixDatagram) {
         let ranges = [
             (GuestAddress(0x1000), 0x1000),
             (GuestAddress(0x2000), 0x20000),
         ];
         let memory = Arc::new(GuestMemory::from_ranges(&ranges).unwrap());
-        let mut scatter = Scatter::default();
+        let mut scatter = RxBuffers::default();
         scatter.reset(Some(memory.clone()));
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         (memory, scatter, ours, theirs)
@@ -269,7 +272,7 @@ mod tests {
         let frame = content(0x800);
         theirs.send(&frame).unwrap();
         assert_eq!(scatter.read(ours.as_fd(), 0x100).unwrap(), 0x800);
-        assert_eq!(scatter.spilled_bytes(0x800), 0x700);
+        assert_eq!(scatter.overflow_bytes(0x800), 0x700);
         let mut head = [0; 0x300];
         scatter.peek(&mut head);
         assert_eq!(head, frame[..0x300]);

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use super::packet::{Message, Transport};
-use super::{DHCPV6, ICMPV6, Offence, Rules, UDP};
+use super::{DHCPV6, ICMPV6, Rules, UDP, Violation};
 use crate::filter::Mac;
 
 /// The messages of neighbour discovery (RFC 4861 §4).
@@ -28,15 +28,15 @@ impl Rules<'_> {
         source: Ipv6Addr,
         transport: Transport<'_>,
         mac: Option<Mac>,
-    ) -> Result<(), Offence> {
+    ) -> Result<(), Violation> {
         if !source.is_unspecified() && !self.is_own_ipv6(source) {
-            return Err(Offence::SourceIp);
+            return Err(Violation::SourceIp);
         }
         if !self.guard.services && mac.is_none() && self.guard.ipv6.is_empty() {
             return Ok(());
         }
         if matches!(transport, Transport::Hidden) {
-            return Err(Offence::Evasive);
+            return Err(Violation::Evasive);
         }
         let Some(begun) = transport.begun() else {
             return Ok(());
@@ -56,12 +56,12 @@ impl Rules<'_> {
         discovery: Message<'_>,
         whole: bool,
         mac: Option<Mac>,
-    ) -> Result<(), Offence> {
+    ) -> Result<(), Violation> {
         let bytes = discovery.bytes;
-        let kind = *bytes.first().ok_or(Offence::Evasive)?;
+        let kind = *bytes.first().ok_or(Violation::Evasive)?;
         let options_at = match kind {
             message::ROUTER_ADVERTISEMENT | message::REDIRECT if self.guard.services => {
-                return Err(Offence::Router);
+                return Err(Violation::Router);
             }
             message::ROUTER_SOLICITATION => 8,
             message::ROUTER_ADVERTISEMENT => 16,
@@ -72,19 +72,19 @@ impl Rules<'_> {
         // "Nodes MUST NOT employ IPv6 fragmentation for sending" these (RFC 6980 §5); what is in the
         // next fragment, or behind what was copied, cannot be checked.
         if !whole || bytes.len() < discovery.len_bytes {
-            return Err(Offence::Evasive);
+            return Err(Violation::Evasive);
         }
         if kind == message::ADVERTISEMENT {
             let target = bytes.get(8..).and_then(<[u8]>::first_chunk::<16>);
-            let target = Ipv6Addr::from(*target.ok_or(Offence::Evasive)?);
+            let target = Ipv6Addr::from(*target.ok_or(Violation::Evasive)?);
             if !self.is_own_ipv6(target) {
-                return Err(Offence::Neighbour);
+                return Err(Violation::Neighbour);
             }
         }
         let Some(mac) = mac else {
             return Ok(());
         };
-        let mut options = bytes.get(options_at..).ok_or(Offence::Evasive)?;
+        let mut options = bytes.get(options_at..).ok_or(Violation::Evasive)?;
         while let [number, len, rest @ ..] = options {
             let claims = match *number {
                 option::SOURCE => true,
@@ -93,10 +93,10 @@ impl Rules<'_> {
                 _ => false,
             };
             if claims && rest.get(..6) != Some(&mac.0) {
-                return Err(Offence::Neighbour);
+                return Err(Violation::Neighbour);
             }
             options = match usize::from(*len) {
-                0 => return Err(Offence::Evasive),
+                0 => return Err(Violation::Evasive),
                 len => options.get(8 * len..).unwrap_or_default(),
             };
         }

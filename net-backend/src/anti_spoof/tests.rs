@@ -26,7 +26,7 @@ fn strict() -> Guard {
     }
 }
 
-fn check_with(guard: &Guard, frame: &[u8]) -> Result<(), Offence> {
+fn check_with(guard: &Guard, frame: &[u8]) -> Result<(), Violation> {
     let mac = Some(MAC);
     Rules { guard, mac }.check(&Frame {
         head: frame,
@@ -35,7 +35,7 @@ fn check_with(guard: &Guard, frame: &[u8]) -> Result<(), Offence> {
     })
 }
 
-fn check(frame: &[u8]) -> Result<(), Offence> {
+fn check(frame: &[u8]) -> Result<(), Violation> {
     check_with(&strict(), frame)
 }
 
@@ -90,29 +90,29 @@ fn advertisement(target: Ipv6Addr, mac: Mac) -> Vec<u8> {
 #[test]
 fn frame_from_another_mac_is_refused_unless_allowed() {
     let spoofed = frame(OTHER, 0x88b5, &[]);
-    assert_eq!(check(&spoofed), Err(Offence::SourceMac));
+    assert_eq!(check(&spoofed), Err(Violation::SourceMac));
     let open = Guard {
         mac: false,
         ..strict()
     };
     assert_eq!(check_with(&open, &spoofed), Ok(()));
-    assert_eq!(check(&MAC.0), Err(Offence::SourceMac));
+    assert_eq!(check(&MAC.0), Err(Violation::SourceMac));
 }
 
 #[test]
 fn arp_about_others_is_refused() {
     assert_eq!(check(&arp(MAC, OWN4)), Ok(()));
     assert_eq!(check(&arp(MAC, Ipv4Addr::UNSPECIFIED)), Ok(()));
-    assert_eq!(check(&arp(MAC, ROUTER4)), Err(Offence::Neighbour));
-    assert_eq!(check(&arp(OTHER, OWN4)), Err(Offence::Neighbour));
-    assert_eq!(check(&arp(MAC, OWN4)[..30]), Err(Offence::Evasive));
+    assert_eq!(check(&arp(MAC, ROUTER4)), Err(Violation::Neighbour));
+    assert_eq!(check(&arp(OTHER, OWN4)), Err(Violation::Neighbour));
+    assert_eq!(check(&arp(MAC, OWN4)[..30]), Err(Violation::Evasive));
 }
 
 #[test]
 fn ipv4_from_another_address_is_refused() {
     assert_eq!(check(&ipv4(OWN4, 0, [1000, 80])), Ok(()));
     let spoofed = ipv4(ROUTER4, 0, [1000, 80]);
-    assert_eq!(check(&spoofed), Err(Offence::SourceIp));
+    assert_eq!(check(&spoofed), Err(Violation::SourceIp));
     let any = Guard::default();
     assert_eq!(check_with(&any, &spoofed), Ok(()));
 }
@@ -121,27 +121,27 @@ fn ipv4_from_another_address_is_refused() {
 fn ipv4_without_an_address_may_only_ask_for_one() {
     let none = Ipv4Addr::UNSPECIFIED;
     assert_eq!(check(&ipv4(none, 0, [68, 67])), Ok(()));
-    assert_eq!(check(&ipv4(none, 0, [68, 53])), Err(Offence::SourceIp));
-    assert_eq!(check(&ipv4(none, 0, [67, 67])), Err(Offence::Dhcp));
+    assert_eq!(check(&ipv4(none, 0, [68, 53])), Err(Violation::SourceIp));
+    assert_eq!(check(&ipv4(none, 0, [67, 67])), Err(Violation::Dhcp));
     assert_eq!(check_with(&open(), &ipv4(none, 0, [67, 67])), Ok(()));
 }
 
 #[test]
 fn dhcp_server_is_refused_even_in_tags_and_fragments() {
     let offer = ipv4(OWN4, 0, [67, 68]);
-    assert_eq!(check(&offer), Err(Offence::Dhcp));
+    assert_eq!(check(&offer), Err(Violation::Dhcp));
     let first = ipv4(OWN4, 0x2000, [67, 68]);
-    assert_eq!(check(&first), Err(Offence::Dhcp));
+    assert_eq!(check(&first), Err(Violation::Dhcp));
     assert_eq!(check(&ipv4(OWN4, 5, [67, 68])), Ok(()));
-    assert_eq!(check(&offer[..36]), Err(Offence::Evasive));
+    assert_eq!(check(&offer[..36]), Err(Violation::Evasive));
     for tags in 1..=3 {
         let mut tagged = offer[..12].to_vec();
         (0..tags).for_each(|_| tagged.extend([0x81, 0, 0, 7]));
         tagged.extend(&offer[12..]);
         let expected = if tags < 3 {
-            Offence::Dhcp
+            Violation::Dhcp
         } else {
-            Offence::Evasive
+            Violation::Evasive
         };
         assert_eq!(check(&tagged), Err(expected));
     }
@@ -159,7 +159,7 @@ fn open() -> Guard {
 fn dhcp_server_is_refused_whichever_port_it_speaks_from() {
     for ports in [[67, 68], [67, 1000], [1000, 68], [68, 68], [53, 68]] {
         let offer = ipv4(OWN4, 0, ports);
-        assert_eq!(check(&offer), Err(Offence::Dhcp), "{ports:?}");
+        assert_eq!(check(&offer), Err(Violation::Dhcp), "{ports:?}");
         assert_eq!(check_with(&open(), &offer), Ok(()), "{ports:?}");
     }
     // A client renews its lease.
@@ -170,11 +170,11 @@ fn dhcp_server_is_refused_whichever_port_it_speaks_from() {
 fn ipv4_header_that_makes_no_sense_is_refused() {
     let mut packet = ipv4(OWN4, 0, [1, 2]);
     packet[14] = 0x44;
-    assert_eq!(check(&packet), Err(Offence::Evasive));
+    assert_eq!(check(&packet), Err(Violation::Evasive));
     packet[14] = 0x65;
-    assert_eq!(check(&packet), Err(Offence::Evasive));
+    assert_eq!(check(&packet), Err(Violation::Evasive));
     packet[14] = 0x4f;
-    assert_eq!(check_with(&open(), &packet), Err(Offence::Evasive));
+    assert_eq!(check_with(&open(), &packet), Err(Violation::Evasive));
 }
 
 #[test]
@@ -182,21 +182,24 @@ fn ipv6_from_another_address_is_refused() {
     let udp = [0x30, 0, 0, 53];
     assert_eq!(check(&ipv6(OWN6, UDP, &udp)), Ok(()));
     assert_eq!(check(&ipv6(link_local(MAC), UDP, &udp)), Ok(()));
-    assert_eq!(check(&ipv6(ROUTER6, UDP, &udp)), Err(Offence::SourceIp));
+    assert_eq!(check(&ipv6(ROUTER6, UDP, &udp)), Err(Violation::SourceIp));
 }
 
 #[test]
 fn router_advertisement_is_refused_behind_any_header() {
     let message = [134, 0, 0, 0];
-    assert_eq!(check(&ipv6(OWN6, 58, &message)), Err(Offence::Router));
+    assert_eq!(check(&ipv6(OWN6, 58, &message)), Err(Violation::Router));
     let mut hidden = vec![60, 0, 0, 0, 0, 0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0];
     hidden.extend([58, 0, 0, 1, 0, 0, 0, 0]);
     hidden.extend(message);
-    assert_eq!(check(&ipv6(OWN6, 0, &hidden)), Err(Offence::Router));
-    assert_eq!(check(&ipv6(OWN6, 0, &hidden[..24])), Err(Offence::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 0, &hidden)), Err(Violation::Router));
+    assert_eq!(
+        check(&ipv6(OWN6, 0, &hidden[..24])),
+        Err(Violation::Evasive)
+    );
     let endless = [60, 0, 0, 0, 0, 0, 0, 0].repeat(10);
-    assert_eq!(check(&ipv6(OWN6, 60, &endless)), Err(Offence::Evasive));
-    assert_eq!(check(&ipv6(OWN6, 58, &[137, 0])), Err(Offence::Router));
+    assert_eq!(check(&ipv6(OWN6, 60, &endless)), Err(Violation::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 58, &[137, 0])), Err(Violation::Router));
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn dhcpv6_server_is_refused_whichever_port_it_speaks_from() {
         ipv6(OWN6, UDP, &bytes)
     };
     for ports in [[547, 546], [547, 1000], [1000, 546], [546, 546]] {
-        assert_eq!(check(&datagram(ports)), Err(Offence::Dhcp), "{ports:?}");
+        assert_eq!(check(&datagram(ports)), Err(Violation::Dhcp), "{ports:?}");
         assert_eq!(check_with(&open(), &datagram(ports)), Ok(()), "{ports:?}");
     }
     assert_eq!(check(&datagram([546, 547])), Ok(()));
@@ -219,8 +222,8 @@ fn dhcpv6_server_is_refused_in_a_first_fragment() {
         let header = [UDP, 0, high, low, 0, 0, 0, 1];
         ipv6(OWN6, 44, &[&header[..], datagram].concat())
     };
-    assert_eq!(check(&fragment(0, &[9, 9, 2, 34])), Err(Offence::Dhcp));
-    assert_eq!(check(&fragment(0, &[9, 9])), Err(Offence::Evasive));
+    assert_eq!(check(&fragment(0, &[9, 9, 2, 34])), Err(Violation::Dhcp));
+    assert_eq!(check(&fragment(0, &[9, 9])), Err(Violation::Evasive));
     assert_eq!(check(&fragment(1, &[9, 9, 2, 34])), Ok(()));
 }
 
@@ -229,40 +232,40 @@ fn neighbour_discovery_about_others_is_refused() {
     let own = advertisement(OWN6, MAC);
     assert_eq!(check(&ipv6(OWN6, 58, &own)), Ok(()));
     let other = advertisement(ROUTER6, MAC);
-    assert_eq!(check(&ipv6(OWN6, 58, &other)), Err(Offence::Neighbour));
+    assert_eq!(check(&ipv6(OWN6, 58, &other)), Err(Violation::Neighbour));
     let mac = advertisement(OWN6, OTHER);
-    assert_eq!(check(&ipv6(OWN6, 58, &mac)), Err(Offence::Neighbour));
+    assert_eq!(check(&ipv6(OWN6, 58, &mac)), Err(Violation::Neighbour));
     let mut endless = own;
     endless[25] = 0;
-    assert_eq!(check(&ipv6(OWN6, 58, &endless)), Err(Offence::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 58, &endless)), Err(Violation::Evasive));
 }
 
 #[test]
 fn frame_with_nothing_behind_its_addresses_is_refused() {
     assert_eq!(
         check(&[Mac::BROADCAST.0, MAC.0].concat()),
-        Err(Offence::Evasive)
+        Err(Violation::Evasive)
     );
 }
 
 #[test]
 fn offence_is_counted_under_its_own_name() {
     let drops = Drops::default();
-    let offences = [
-        (Offence::SourceMac, "source-mac"),
-        (Offence::SourceIp, "source-ip"),
-        (Offence::Neighbour, "neighbour"),
-        (Offence::Dhcp, "dhcp"),
-        (Offence::Router, "router"),
-        (Offence::Evasive, "evasive"),
-        (Offence::Checksum, "checksum"),
-        (Offence::LinkControl, "link-control"),
+    let violations = [
+        (Violation::SourceMac, "source-mac"),
+        (Violation::SourceIp, "source-ip"),
+        (Violation::Neighbour, "neighbour"),
+        (Violation::Dhcp, "dhcp"),
+        (Violation::Router, "router"),
+        (Violation::Evasive, "evasive"),
+        (Violation::Checksum, "checksum"),
+        (Violation::LinkControl, "link-control"),
     ];
-    for (number, (offence, _)) in (1..).zip(offences) {
-        offence.counter(&drops).store(number, Relaxed);
+    for (number, (violation, _)) in (1..).zip(violations) {
+        violation.counter(&drops).store(number, Relaxed);
     }
     let counted = drops.by_reason();
-    for (number, (_, reason)) in (1..).zip(offences) {
+    for (number, (_, reason)) in (1..).zip(violations) {
         assert!(counted.contains(&(reason, number)), "{reason}: {counted:?}");
     }
 }

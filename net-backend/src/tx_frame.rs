@@ -36,7 +36,7 @@ pub enum FrameFault {
 
 /// The frame.
 #[derive(Debug)]
-pub struct Gather {
+pub struct TxFrame {
     head: Box<[u8; SHORT_BYTES]>,
     head_bytes: usize,
     total_bytes: usize,
@@ -47,9 +47,9 @@ pub struct Gather {
 
 #[allow(unsafe_code)]
 // SAFETY: the vectors are addresses for the kernel; nothing here dereferences them.
-unsafe impl Send for Gather {}
+unsafe impl Send for TxFrame {}
 
-impl Default for Gather {
+impl Default for TxFrame {
     fn default() -> Self {
         Self {
             head: Box::new([0; SHORT_BYTES]),
@@ -61,7 +61,7 @@ impl Default for Gather {
     }
 }
 
-impl Gather {
+impl TxFrame {
     /// Takes a frame, in place of the last one.
     pub fn load(
         &mut self,
@@ -181,7 +181,7 @@ mod tests {
     fn short_frame_is_copied_whole() {
         let memory = memory();
         let (ours, theirs) = UnixDatagram::pair().unwrap();
-        let mut gather = Gather::default();
+        let mut gather = TxFrame::default();
         let parts = [buffer(0x1f00, 0x200), buffer(0x3000, 0x600)];
         gather.load(&memory, &parts).unwrap();
         assert_eq!(gather.head().len(), SHORT_BYTES);
@@ -202,7 +202,7 @@ mod tests {
             .collect();
         memory.write_slice(&content, GuestAddress(0x1800)).unwrap();
         let (ours, theirs) = UnixDatagram::pair().unwrap();
-        let mut gather = Gather::default();
+        let mut gather = TxFrame::default();
         let buffers = [buffer(0x1800, 100), buffer(0x1864, 0x1200 - 100)];
         gather.load(&memory, &buffers).unwrap();
         assert_eq!(gather.head(), &content[..HEAD_BYTES]);
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn frame_outside_memory_or_too_long_is_refused() {
         let memory = memory();
-        let mut gather = Gather::default();
+        let mut gather = TxFrame::default();
         for outside in [
             buffer(0, 64),
             buffer(u64::MAX - 8, 64),

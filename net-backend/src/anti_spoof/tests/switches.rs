@@ -23,11 +23,15 @@ fn frame_for_switches_is_refused_while_services_are() {
     ];
     for (destination, kind) in groups {
         let sent = to(destination, kind);
-        assert_eq!(check(&sent), Err(Offence::LinkControl), "{destination:x?}");
+        assert_eq!(
+            check(&sent),
+            Err(Violation::LinkControl),
+            "{destination:x?}"
+        );
         assert_eq!(check_with(&open(), &sent), Ok(()), "{destination:x?}");
         let mut tagged = sent.clone();
         tagged.splice(12..12, [0x81, 0, 0, 7]);
-        assert_eq!(check(&tagged), Err(Offence::LinkControl));
+        assert_eq!(check(&tagged), Err(Violation::LinkControl));
     }
 }
 
@@ -35,9 +39,9 @@ fn frame_for_switches_is_refused_while_services_are() {
 fn frame_that_only_switches_send_is_refused_whatever_its_address() {
     for kind in [0x8808, 0x8809, 0x88cc] {
         let mut sent = to([2, 0, 0, 0, 0, 9], kind);
-        assert_eq!(check(&sent), Err(Offence::LinkControl), "{kind:x}");
+        assert_eq!(check(&sent), Err(Violation::LinkControl), "{kind:x}");
         sent.splice(12..12, [0x88, 0xa8, 0, 7]);
-        assert_eq!(check(&sent), Err(Offence::LinkControl), "{kind:x}");
+        assert_eq!(check(&sent), Err(Violation::LinkControl), "{kind:x}");
         assert_eq!(check_with(&open(), &sent), Ok(()));
     }
 }

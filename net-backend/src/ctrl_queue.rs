@@ -10,26 +10,26 @@ use device_backend::chain::{Buffer, Chain};
 use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 use vm_memory::Bytes;
 
-use crate::control::{COMMAND_MAX_BYTES, Command, CommandFault};
+use crate::ctrl_commands::{COMMAND_MAX_BYTES, Command, CommandFault};
 use crate::device::Shared;
-use crate::station::{QueueFault, Serving, Station};
+use crate::queue_state::{QueueFault, QueueState, Serving};
 
 /// The most commands before frames are looked at.
 const BATCH: u16 = 8;
 
 /// The control queue.
 #[derive(Debug, Default)]
-pub struct Commander {
+pub struct CtrlQueue {
     /// Its ring.
-    pub station: Station,
+    pub queue: QueueState,
     chain: Chain,
 }
 
-impl Commander {
+impl CtrlQueue {
     /// Obeys what there is. Says whether there was anything.
     pub fn run(&mut self, indirect: bool, shared: &Shared) -> Result<bool, QueueFault> {
-        let Self { station, chain } = self;
-        let Some(serving) = station.serving() else {
+        let Self { queue, chain } = self;
+        let Some(serving) = queue.serving() else {
             return Ok(false);
         };
         let available = serving.ring.available()?.min(BATCH);
@@ -50,7 +50,7 @@ impl Commander {
 
     /// Asks for kicks; there is nothing to do if there is still nothing then.
     pub fn may_sleep(&mut self) -> bool {
-        let Some(serving) = self.station.serving() else {
+        let Some(serving) = self.queue.serving() else {
             return true;
         };
         serving.ring.enable_kicks();

@@ -29,7 +29,7 @@ const NO_BROADCAST: &[u8] = &[0, 5, 1];
 
 /// A control queue of 16 descriptors, and its driver.
 struct Stage {
-    commander: Commander,
+    ctrl_queue: CtrlQueue,
     shared: Arc<Shared>,
     memory: Arc<GuestMemory>,
     call: File,
@@ -64,11 +64,11 @@ impl Stage {
         vring.set_call(Some(call.try_clone().unwrap()));
         vring.set_queue_ready(true);
         vring.set_enabled(true);
-        let mut commander = Commander::default();
-        commander.station.follow(&vring, &shared, 0).unwrap();
+        let mut ctrl_queue = CtrlQueue::default();
+        ctrl_queue.queue.follow(&vring, &shared, 0).unwrap();
         let memory = shared.memory.now();
         Self {
-            commander,
+            ctrl_queue,
             shared,
             memory,
             call,
@@ -108,7 +108,7 @@ impl Stage {
     }
 
     fn run(&mut self) -> bool {
-        self.commander.run(false, &self.shared).unwrap()
+        self.ctrl_queue.run(false, &self.shared).unwrap()
     }
 
     /// Runs; what the driver is told.
@@ -150,9 +150,9 @@ impl Stage {
 #[test]
 fn queue_that_is_not_there_has_nothing_to_do() {
     let Stage { shared, .. } = Stage::new();
-    let mut commander = Commander::default();
-    assert!(!commander.run(false, &shared).unwrap());
-    assert!(commander.may_sleep());
+    let mut ctrl_queue = CtrlQueue::default();
+    assert!(!ctrl_queue.run(false, &shared).unwrap());
+    assert!(ctrl_queue.may_sleep());
 }
 
 #[test]
@@ -198,12 +198,12 @@ fn commander_may_sleep_when_there_is_no_command_and_asks_for_kicks_before() {
     let mut stage = Stage::new();
     let no_notify = GuestAddress(USED);
     stage.memory.write_obj(1_u16, no_notify).unwrap();
-    assert!(stage.commander.may_sleep());
+    assert!(stage.ctrl_queue.may_sleep());
     assert_eq!(stage.memory.read_obj::<u16>(no_notify).unwrap(), 0);
     stage.command(NO_BROADCAST);
-    assert!(!stage.commander.may_sleep());
+    assert!(!stage.ctrl_queue.may_sleep());
     stage.run();
-    assert!(stage.commander.may_sleep());
+    assert!(stage.ctrl_queue.may_sleep());
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn chain_that_is_malformed_breaks_the_queue() {
     stage.command(NO_BROADCAST);
     stage.describe(15, COMMANDS, 1, NEXT);
     stage.offer(15);
-    let outcome = stage.commander.run(false, &stage.shared);
+    let outcome = stage.ctrl_queue.run(false, &stage.shared);
     let fault = QueueFault::Chain(15, ChainError::Index(16));
     assert_eq!(outcome.unwrap_err().to_string(), fault.to_string());
 }

@@ -3,10 +3,10 @@
 use super::*;
 
 /// As much of a long frame as is copied, with its virtio header.
-const COPIED_BYTES: usize = crate::gather::HEAD_BYTES - host::tap::HEADER_BYTES;
+const COPIED_BYTES: usize = crate::tx_frame::HEAD_BYTES - host::tap::HEADER_BYTES;
 
 /// Checks a frame of which only the beginning is copied.
-fn check_long(frame: &[u8]) -> Result<(), Offence> {
+fn check_long(frame: &[u8]) -> Result<(), Violation> {
     let rules = Rules {
         guard: &strict(),
         mac: Some(MAC),
@@ -31,8 +31,11 @@ fn neighbour_discovery_longer_than_what_is_copied_is_refused() {
     let mut message = advertisement(OWN6, MAC);
     message.extend(padding(2000));
     message.extend(&claim);
-    assert_eq!(check(&ipv6(OWN6, 58, &message)), Err(Offence::Neighbour));
-    assert_eq!(check_long(&ipv6(OWN6, 58, &message)), Err(Offence::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 58, &message)), Err(Violation::Neighbour));
+    assert_eq!(
+        check_long(&ipv6(OWN6, 58, &message)),
+        Err(Violation::Evasive)
+    );
     // Behind its end is what nobody reads.
     let mut padded = ipv6(OWN6, 58, &advertisement(OWN6, MAC));
     padded.extend([0; 2048]);
@@ -45,8 +48,8 @@ fn headers_longer_than_what_is_copied_are_refused() {
     long.resize(200, 0);
     long.extend([0, 9, 2, 34]);
     long.resize(3000, 0);
-    assert_eq!(check(&ipv6(OWN6, 60, &long)), Err(Offence::Dhcp));
-    assert_eq!(check_long(&ipv6(OWN6, 60, &long)), Err(Offence::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 60, &long)), Err(Violation::Dhcp));
+    assert_eq!(check_long(&ipv6(OWN6, 60, &long)), Err(Violation::Evasive));
 }
 
 #[test]
@@ -57,11 +60,11 @@ fn neighbour_discovery_in_fragments_is_refused() {
     };
     let message = advertisement(OWN6, MAC);
     // What is in the second fragment is not known here.
-    assert_eq!(check(&fragment(1, &message)), Err(Offence::Evasive));
-    assert_eq!(check(&fragment(0, &message)), Err(Offence::Evasive));
+    assert_eq!(check(&fragment(1, &message)), Err(Violation::Evasive));
+    assert_eq!(check(&fragment(0, &message)), Err(Violation::Evasive));
     assert_eq!(
         check(&ipv6(OWN6, 44, &[UDP, 0, 1, 0, 0, 0, 0])),
-        Err(Offence::Evasive)
+        Err(Violation::Evasive)
     );
     // A ping may be long.
     assert_eq!(check(&fragment(1, &[128; 64])), Ok(()));
@@ -74,12 +77,12 @@ fn bytes_behind_the_end_of_a_packet_are_no_headers() {
     let header = [60, 0, 0, 1, 0, 0, 0, 1];
     let options = [58, 0, 1, 4, 0, 0, 0, 0];
     let mut frame = ipv6(OWN6, 44, &[header, options].concat());
-    assert_eq!(check(&frame), Err(Offence::Evasive));
+    assert_eq!(check(&frame), Err(Violation::Evasive));
     frame.extend([128, 0, 0, 0]);
-    assert_eq!(check(&frame), Err(Offence::Evasive));
+    assert_eq!(check(&frame), Err(Violation::Evasive));
     let mut datagram = ipv4_with(OWN4, 0x2000, UDP, &[]);
     datagram.extend([0, 9, 0, 9, 0, 0, 0, 0]);
-    assert_eq!(check(&datagram), Err(Offence::Evasive));
+    assert_eq!(check(&datagram), Err(Violation::Evasive));
     // An advertisement shorter than its options, and options that nobody reads.
     let mut message = ipv6(OWN6, 58, &advertisement(OWN6, MAC));
     message.extend([2, 0]);
@@ -91,7 +94,7 @@ fn hop_by_hop_options_behind_other_headers_are_refused() {
     let first = [UDP, 0, 1, 4, 0, 0, 0, 0, 0, 9, 0, 9, 0, 8, 0, 0];
     assert_eq!(check(&ipv6(OWN6, 0, &first)), Ok(()));
     let later = [&[0, 0, 1, 4, 0, 0, 0, 0], &first[..]].concat();
-    assert_eq!(check(&ipv6(OWN6, 60, &later)), Err(Offence::Evasive));
+    assert_eq!(check(&ipv6(OWN6, 60, &later)), Err(Violation::Evasive));
 }
 
 #[test]
@@ -99,11 +102,11 @@ fn packet_of_another_version_than_its_kind_is_refused() {
     let v6 = ipv6(OWN6, UDP, &[0, 9, 0, 9, 0, 0, 0, 0]);
     let mut wrong = v6.clone();
     wrong[12..14].copy_from_slice(&IPV4.to_be_bytes());
-    assert_eq!(check(&wrong), Err(Offence::Evasive));
+    assert_eq!(check(&wrong), Err(Violation::Evasive));
     let mut wrong = ipv4(OWN4, 0, [1000, 80]);
     wrong.resize(80, 0);
     wrong[12..14].copy_from_slice(&IPV6.to_be_bytes());
-    assert_eq!(check(&wrong), Err(Offence::Evasive));
+    assert_eq!(check(&wrong), Err(Violation::Evasive));
 }
 
 #[test]
@@ -113,11 +116,11 @@ fn old_tags_are_tags() {
         let mut tagged = offer.clone();
         let tag = tag.to_be_bytes();
         tagged.splice(12..12, [tag[0], tag[1], 0, 7]);
-        assert_eq!(check(&tagged), Err(Offence::Dhcp), "{tag:x?}");
+        assert_eq!(check(&tagged), Err(Violation::Dhcp), "{tag:x?}");
     }
     let mut about = arp(MAC, ROUTER4);
     about.splice(12..12, [0x91, 0, 0, 7, 0x81, 0, 0, 8]);
-    assert_eq!(check(&about), Err(Offence::Neighbour));
+    assert_eq!(check(&about), Err(Violation::Neighbour));
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn packet_in_an_802_3_frame_is_refused() {
         frame(MAC, 46, &[&header[..], &[0; 38]].concat())
     };
     for kind in [IPV4, IPV6, ARP, 0x8100] {
-        assert_eq!(check(&snap(kind)), Err(Offence::Evasive), "{kind:x}");
+        assert_eq!(check(&snap(kind)), Err(Violation::Evasive), "{kind:x}");
     }
     // AppleTalk.
     assert_eq!(check(&snap(0x809b)), Ok(()));
@@ -143,7 +146,7 @@ fn arp_of_another_form_is_refused() {
     for (at, byte) in [(14, 1), (15, 7), (16, 0x86), (18, 8), (19, 16)] {
         let mut odd = good.clone();
         odd[at] = byte;
-        assert_eq!(check(&odd), Err(Offence::Evasive), "{at}");
+        assert_eq!(check(&odd), Err(Violation::Evasive), "{at}");
     }
     let mut ieee = good;
     ieee[15] = 6;
@@ -160,10 +163,10 @@ fn reverse_arp_is_arp_and_its_server_is_one_of_dhcp() {
     assert_eq!(check(&reverse(arp(MAC, OWN4), 3)), Ok(()));
     assert_eq!(
         check(&reverse(arp(OTHER, OWN4), 3)),
-        Err(Offence::Neighbour)
+        Err(Violation::Neighbour)
     );
     let reply = reverse(arp(MAC, OWN4), 4);
-    assert_eq!(check(&reply), Err(Offence::Dhcp));
+    assert_eq!(check(&reply), Err(Violation::Dhcp));
     assert_eq!(check_with(&open(), &reply), Ok(()));
 }
 
@@ -171,7 +174,7 @@ fn reverse_arp_is_arp_and_its_server_is_one_of_dhcp() {
 fn routers_message_is_refused_in_ipv4_too() {
     for kind in [5, 9] {
         let message = ipv4_with(OWN4, 0, 1, &[kind, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(check(&message), Err(Offence::Router), "{kind}");
+        assert_eq!(check(&message), Err(Violation::Router), "{kind}");
         assert_eq!(check_with(&open(), &message), Ok(()));
     }
     assert_eq!(check(&ipv4_with(OWN4, 0, 1, &[8, 0, 0, 0])), Ok(()));
@@ -184,10 +187,10 @@ fn authentication_header_hides_nothing_in_ipv4() {
         let payload = [&header[..], &[0; 12], &ports, &[0; 4]].concat();
         ipv4_with(OWN4, 0, 51, &payload)
     };
-    assert_eq!(check(&authenticated([0, 67, 0, 68])), Err(Offence::Dhcp));
+    assert_eq!(check(&authenticated([0, 67, 0, 68])), Err(Violation::Dhcp));
     assert_eq!(check(&authenticated([0, 9, 0, 9])), Ok(()));
     let short = ipv4_with(OWN4, 0, 51, &[UDP, 0, 0, 0, 0, 0, 0, 1, 0, 9, 0, 9]);
-    assert_eq!(check(&short), Err(Offence::Evasive));
+    assert_eq!(check(&short), Err(Violation::Evasive));
 }
 
 #[test]
@@ -197,5 +200,5 @@ fn routers_own_advertisement_is_about_itself_where_it_may_be_one() {
         check_with(&open(), &ipv6(OWN6, 58, &message))
     };
     assert_eq!(advertises(MAC), Ok(()));
-    assert_eq!(advertises(OTHER), Err(Offence::Neighbour));
+    assert_eq!(advertises(OTHER), Err(Violation::Neighbour));
 }
