@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::rules;
 use super::tally::{Tally, of_doctests, of_nextest};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
@@ -14,7 +15,7 @@ use crate::{compile, fuzz, packages, progress, target};
 /// How long each target is fuzzed.
 const FUZZ_TIME: Duration = Duration::from_secs(4);
 
-/// Formatting, lints, dependencies; each counts as one test.
+/// Formatting, lints, dependencies, rules; each counts as one test.
 pub(crate) fn style() -> Result<Tally> {
     let mut format = compile::cargo()?;
     format.args(["fmt", "--all", "--check"]);
@@ -56,7 +57,20 @@ pub(crate) fn style() -> Result<Tally> {
             tally += Tally::FAILURE;
         }
     }
+    tally += obeyed("dependencies between crates", &rules::dependencies()?);
+    tally += obeyed("lengths of files", &rules::lengths()?);
     Ok(tally)
+}
+
+/// A rule, and what offends against it.
+fn obeyed(rule: &str, complaints: &[String]) -> Tally {
+    if complaints.is_empty() {
+        println!("ok       {rule}");
+        return Tally::SUCCESS;
+    }
+    println!("FAILED   {rule}");
+    complaints.iter().for_each(|line| println!("    {line}"));
+    Tally::FAILURE
 }
 
 /// Every crate's own tests.

@@ -3,6 +3,7 @@
 
 mod cases;
 mod checks;
+mod rules;
 mod tally;
 mod times;
 
