@@ -27,7 +27,7 @@
 //! starts before the guest runs, so that it can confine it first; the system calls are listed there.
 //! It ends when the [`VhostUserDevice`](vhost_user::device::VhostUserDevice) is dropped. Registers
 //! are handled on vCPU threads, which never wait for a backend. A vCPU thread does ioctl (the traits
-//! above), write (a mailbox's eventfd), poll and preadv2 (eventfds, at MSI-X unmask and reset).
+//! above), write (a command slot's eventfd), poll and preadv2 (eventfds, at MSI-X unmask and reset).
 //!
 //! # Making a device
 //!
@@ -37,14 +37,14 @@
 //! # use std::time::Duration;
 //! # use devices::pci::{bar::Windows, root::PciRoot};
 //! # use devices::virtio::device::DeviceType;
-//! # use devices::virtio::transport::pci::function::{Host, VirtioPci};
+//! # use devices::virtio::transport::pci::function::{PciContext, VirtioPci};
 //! # use devices::virtio::vhost_user::device::VhostUserDevice;
 //! # use devices::virtio::vhost_user::events::DeviceEvents;
 //! # use devices::virtio::vhost_user::inflight::InflightRegion;
 //! # use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 //! # fn example(
 //! #     memory: vm_memory::GuestMemoryMmap<()>, stream: OwnedFd, inflight_fd: OwnedFd,
-//! #     supervisor: Arc<dyn DeviceEvents>, host: Host, windows: &mut Windows, root: &mut PciRoot,
+//! #     supervisor: Arc<dyn DeviceEvents>, context: PciContext, windows: &mut Windows, root: &mut PciRoot,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! // From the launch record's entry: type, queues, queue size, whose backend it is.
 //! let spec = DeviceSpec {

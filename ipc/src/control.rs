@@ -43,7 +43,7 @@ pub enum ToDevice {
     /// Go on with the backend that is connected.
     Resume,
     /// Judge the backend whose stream comes with this message, which may become the next one;
-    /// answered with [`DeviceNews::Fit`] or [`DeviceNews::Unfit`]. The one that serves goes on.
+    /// answered with [`DeviceNews::Compatible`] or [`DeviceNews::Incompatible`]. The one that serves goes on.
     Probe,
     /// Go on with the backend that was judged. The one before is gone and its I/O fenced.
     Switch,
@@ -81,9 +81,9 @@ pub enum DeviceNews {
     /// Its queues were stopped, as asked.
     Drained,
     /// The backend that was to be judged can take over.
-    Fit,
+    Compatible,
     /// It cannot: why.
-    Unfit(String),
+    Incompatible(String),
     /// Once a second, what its request queues have outstanding; without any, once.
     Outstanding(Vec<QueueSample>),
     /// Its backend misbehaved or is gone: why. The device stalls.

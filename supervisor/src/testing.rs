@@ -269,8 +269,8 @@ impl World {
                 DeviceNews::Connected => self.slot.connected(self.now_ns),
                 DeviceNews::Lost(why) => self.slot.lost(why),
                 DeviceNews::Drained => self.slot.drained(),
-                DeviceNews::Fit => self.slot.fit(self.now_ns),
-                DeviceNews::Unfit(why) => self.slot.unfit(why),
+                DeviceNews::Compatible => self.slot.fit(self.now_ns),
+                DeviceNews::Incompatible(why) => self.slot.unfit(why),
                 DeviceNews::Outstanding(samples) if !paused => self.slot.waits(samples),
                 _ => {}
             }
@@ -430,7 +430,7 @@ impl World {
             }
             let heard = match self.told.pop_front() {
                 Some(ToDevice::Attach | ToDevice::Switch) => device(DeviceNews::Connected),
-                Some(ToDevice::Probe) => device(DeviceNews::Fit),
+                Some(ToDevice::Probe) => device(DeviceNews::Compatible),
                 Some(ToDevice::Drain) => device(DeviceNews::Drained),
                 _ if self.lifecycle.is_deaf() => FromVmm::Waiting,
                 _ if self.shown && self.lifecycle.running() == VmState::Starting => {

@@ -37,8 +37,8 @@ impl Supervisor {
             DeviceNews::Connected => slot.connected(now_ns),
             DeviceNews::Lost(why) => slot.lost(why),
             DeviceNews::Drained => slot.drained(),
-            DeviceNews::Fit => slot.fit(now_ns),
-            DeviceNews::Unfit(why) => slot.unfit(why),
+            DeviceNews::Compatible => slot.fit(now_ns),
+            DeviceNews::Incompatible(why) => slot.unfit(why),
             // A guest that is stopped may have been stopped in the middle of something.
             DeviceNews::Outstanding(samples) if !paused => slot.waits(samples),
             DeviceNews::Running

@@ -10,5 +10,5 @@ pub use x86_64::{
     layout::{bars_64, ram_regions},
     machine::{Machine, MachineError},
     prepare_vm,
-    vcpu::{Template, VcpuSetupError, state_of},
+    vcpu::{VcpuBlueprint, VcpuSetupError, state_of},
 };

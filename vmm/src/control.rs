@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::arch::Machine;
 use crate::console::Console;
-use crate::ending::{End, Reason};
+use crate::exit::{ExitLatch, Reason};
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
 use crate::virtio::Device;
@@ -43,7 +43,7 @@ pub struct Control {
     /// Something is to be done for the console.
     pub wake: EventFd,
     /// How the machine ends.
-    pub end: Arc<End>,
+    pub end: Arc<ExitLatch>,
     /// The devices.
     pub machine: Arc<Machine>,
     /// Where vCPUs wait.

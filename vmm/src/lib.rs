@@ -13,7 +13,7 @@ pub mod await_backends;
 pub mod boot;
 pub mod console;
 pub mod control;
-pub mod ending;
+pub mod exit;
 pub mod kvm;
 pub mod memory;
 pub mod seccomp;

@@ -13,11 +13,11 @@ use ipc::record::VmmRecord;
 use ipc::seccomp::Mode;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::arch::{self, BootError, Images, Machine, MachineError, Template, VcpuSetupError};
+use crate::arch::{self, BootError, Images, Machine, MachineError, VcpuBlueprint, VcpuSetupError};
 use crate::await_backends::{AwaitError, Awaited, Patience, await_backends};
 use crate::console::Console;
 use crate::control::Control;
-use crate::ending::{End, Reason};
+use crate::exit::{ExitLatch, Reason};
 use crate::kvm::{KvmError, Vm};
 use crate::memory::{self, Mapping, MemoryError};
 use crate::seccomp;
@@ -127,7 +127,7 @@ pub fn start(
     let ram = Box::leak(Box::new(memory::map(fds.guest_ram, &regions, how)?));
     vm.set_memory(ram)?;
 
-    let end = Arc::new(End::new().map_err(host("make an eventfd"))?);
+    let end = Arc::new(ExitLatch::new().map_err(host("make an eventfd"))?);
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
     let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
     if record.seccomp == Mode::Trap {
@@ -161,7 +161,7 @@ pub fn start(
         false => Patience::FirstStart,
     };
     if await_backends(&devices, channel, patience)? == Awaited::PowerOff {
-        end.decide(Reason::Guest(Ending::PowerOff));
+        end.set(Reason::Guest(Ending::PowerOff));
     }
     host::image::let_go();
     seccomp::confine_main(record.seccomp)?;
@@ -185,10 +185,10 @@ fn start_vcpus(
 ) -> Result<Vec<Kick>, StartError> {
     let prepared = kick::prepare().map_err(std::io::Error::from);
     prepared.map_err(|e| StartError::Host("install a signal handler", e))?;
-    let template = Template::new(vm, record.cpus)?;
+    let blueprint = VcpuBlueprint::new(vm, record.cpus)?;
     let mut kicks = Vec::with_capacity(usize::from(record.cpus));
     for id in 0..record.cpus {
-        let vcpu = template.create(vm, id, entry)?;
+        let vcpu = blueprint.create(vm, id, entry)?;
         kicks.push(vcpu::spawn(id, vcpu, shared.clone())?);
     }
     shared.gate.wait_until_stopped(kicks.len());

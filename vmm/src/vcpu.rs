@@ -26,7 +26,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use log::{error, warn};
 
 use crate::arch::{Machine, state_of};
-use crate::ending::{End, Reason};
+use crate::exit::{ExitLatch, Reason};
 use crate::seccomp;
 use gate::Gate;
 use kick::Kick;
@@ -40,7 +40,7 @@ pub struct Shared {
     /// Where a vCPU waits while the VM is paused.
     pub gate: Arc<Gate>,
     /// How the machine ends.
-    pub end: Arc<End>,
+    pub end: Arc<ExitLatch>,
     /// Counters.
     pub health: &'static HealthPage,
     /// What a system call outside the filter does.
@@ -96,7 +96,7 @@ impl Vcpu {
     fn run(mut self) -> ! {
         if let Err(e) = seccomp::confine_vcpu(self.shared.seccomp) {
             // No guest runs on a thread without its filter.
-            self.shared.end.decide(Reason::Host(host::log::chain(&e)));
+            self.shared.end.set(Reason::Host(host::log::chain(&e)));
             self.shared.gate.wait_for_end();
         }
         self.stop_at_gate();
@@ -111,7 +111,7 @@ impl Vcpu {
                 Next::Run => {}
                 Next::Gate => self.stop_at_gate(),
                 Next::End(reason) => {
-                    self.shared.end.decide(reason);
+                    self.shared.end.set(reason);
                     self.shared.gate.wait_for_end();
                 }
             }

@@ -2,8 +2,8 @@
 //! The virtio devices of the launch record: each gets a PCI slot, a thread, and the stream to its
 //! backend. The device model itself is in the backend's process.
 
-mod pace;
 mod reporter;
+mod throttle;
 
 use std::fmt;
 use std::os::fd::OwnedFd;

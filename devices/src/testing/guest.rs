@@ -8,7 +8,7 @@ use crate::bus::Bus;
 use crate::pci::bar::Windows;
 use crate::pci::root::PciFunction;
 use crate::virtio::device::VirtioDevice;
-use crate::virtio::transport::pci::function::{Host, VirtioPci};
+use crate::virtio::transport::pci::function::{PciContext, VirtioPci};
 
 /// Where the first function's registers are.
 pub const BASE: u64 = 1 << 40;
@@ -55,13 +55,13 @@ impl<D: VirtioDevice + 'static> Guest<D> {
     /// As after power-on, on this bus; its registers are to be at `base`.
     pub fn on(memory: &Arc<Bus>, windows: &mut Windows, base: u64, device: Arc<D>) -> Self {
         let wires = Arc::<Wires>::default();
-        let host = Host {
+        let context = PciContext {
             memory_space: Arc::clone(memory),
             doorbells: Arc::clone(&wires) as _,
             interrupts: Arc::clone(&wires) as _,
             vectors: Arc::clone(&wires) as _,
         };
-        let function = VirtioPci::new(Arc::clone(&device) as _, host, windows).unwrap();
+        let function = VirtioPci::new(Arc::clone(&device) as _, context, windows).unwrap();
         Self {
             wires,
             device,

@@ -12,7 +12,7 @@ fn found_fit() -> World {
     }
     world.step(Event::Beats(0));
     world.step(Event::Upgrade);
-    world.step(Event::Heard(device(DeviceNews::Fit)));
+    world.step(Event::Heard(device(DeviceNews::Compatible)));
     world.step(Event::Pass(10));
     world
 }

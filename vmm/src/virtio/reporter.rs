@@ -7,15 +7,15 @@ use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, Outstanding
 use ipc::control::{Channel, DeviceNews, FromVmm, QueueSample};
 use log::{error, warn};
 
-use super::pace::Pace;
+use super::throttle::Throttle;
 
 /// Reports to the supervisor, and to the log.
 pub(super) struct Reporter {
     index: u8,
     id: String,
     supervisor: Arc<Channel>,
-    runs: Pace,
-    faults: Pace,
+    runs: Throttle,
+    faults: Throttle,
 }
 
 impl Reporter {
@@ -24,20 +24,20 @@ impl Reporter {
             index,
             id: id.to_owned(),
             supervisor: Arc::clone(supervisor),
-            runs: Pace::default(),
-            faults: Pace::default(),
+            runs: Throttle::default(),
+            faults: Throttle::default(),
         }
     }
 
     /// Whether an event is to be reported. A driver that resets its device in a loop brings some of
     /// them about as often as it likes; they must not crowd out those that the supervisor acts on.
     fn is_due(&self, event: &DeviceEvent) -> bool {
-        let pace = match event {
+        let throttle = match event {
             DeviceEvent::Running => &self.runs,
             DeviceEvent::Guest(_) => &self.faults,
             _ => return true,
         };
-        pace.take(host::clock::monotonic_ns())
+        throttle.take(host::clock::monotonic_ns())
     }
 }
 
@@ -53,8 +53,8 @@ impl DeviceEvents for Reporter {
             DeviceEvent::Drained => DeviceNews::Drained,
             DeviceEvent::Lost(fault) => DeviceNews::Lost(host::log::chain(&fault)),
             DeviceEvent::Failed(fault) => DeviceNews::Failed(host::log::chain(&fault)),
-            DeviceEvent::Fit => DeviceNews::Fit,
-            DeviceEvent::Unfit(fault) => DeviceNews::Unfit(host::log::chain(&fault)),
+            DeviceEvent::Compatible => DeviceNews::Compatible,
+            DeviceEvent::Incompatible(fault) => DeviceNews::Incompatible(host::log::chain(&fault)),
             DeviceEvent::Outstanding(queues) => DeviceNews::Outstanding(samples(&queues)),
             DeviceEvent::Guest(fault) => DeviceNews::Guest(host::log::chain(&fault)),
         };

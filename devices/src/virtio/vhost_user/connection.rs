@@ -16,8 +16,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, sendmsg};
 use vhost::vhost_user::message::FrontendReq;
 
 use crate::virtio::eventfd;
+use crate::virtio::vhost_user::command_slot::CommandSlot;
 use crate::virtio::vhost_user::events::{HostFault, LinkError, PeerFault};
-use crate::virtio::vhost_user::mailbox::Mailbox;
 
 const HEADER_LEN: usize = 12;
 const VERSION_MASK: u32 = 0b11;
@@ -25,19 +25,19 @@ const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// How long to wait for a backend; a new one in the mailbox ends the wait at once.
+/// How long to wait for a backend; a posted stream of a new one ends the wait at once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience<'a> {
-    mailbox: &'a Mailbox,
+pub(super) struct Deadline<'a> {
+    commands: &'a CommandSlot,
     timeout: Duration,
     deadline: Instant,
 }
 
-impl<'a> Patience<'a> {
+impl<'a> Deadline<'a> {
     /// Waits until `timeout` from now.
-    pub(super) fn new(mailbox: &'a Mailbox, timeout: Duration) -> Self {
+    pub(super) fn new(commands: &'a CommandSlot, timeout: Duration) -> Self {
         Self {
-            mailbox,
+            commands,
             timeout,
             deadline: Instant::now() + timeout,
         }
@@ -46,13 +46,13 @@ impl<'a> Patience<'a> {
     /// Waits until something has come true that only a look can tell; says whether it has.
     pub(super) fn wait_until(&self, is_true: impl Fn() -> bool) -> Result<bool, LinkError> {
         while !is_true() {
-            if self.mailbox.interrupts() {
+            if self.commands.interrupts() {
                 return Err(LinkError::Interrupted);
             }
             if Instant::now() >= self.deadline {
                 return Ok(false);
             }
-            let wake = self.mailbox.wake();
+            let wake = self.commands.wake();
             let mut fds = [PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
             // One look each millisecond; whether that was interrupted does not matter.
             let _ = poll(&mut fds, PollTimeout::from(1_u8));
@@ -69,7 +69,7 @@ impl<'a> Patience<'a> {
         request: FrontendReq,
     ) -> Result<(), LinkError> {
         loop {
-            if self.mailbox.interrupts() {
+            if self.commands.interrupts() {
                 return Err(LinkError::Interrupted);
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -80,7 +80,7 @@ impl<'a> Patience<'a> {
             // Rounded up, lest the last millisecond be spent polling without waiting.
             let rounded = left + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX);
-            let wake = self.mailbox.wake();
+            let wake = self.commands.wake();
             let mut fds = [
                 PollFd::new(fd, event),
                 PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN),
@@ -89,9 +89,9 @@ impl<'a> Patience<'a> {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(source) => return Err(HostFault::Socket(source).into()),
             }
-            let [socket, mail] = fds;
-            if mail.any() == Some(true) {
-                // What is in the mailbox stays there until the current request is through.
+            let [socket, pending] = fds;
+            if pending.any() == Some(true) {
+                // Commands stay in the slot until the current request is through.
                 eventfd::drain(wake);
             }
             // An error or hang-up is for the next read or write to find out.
@@ -126,15 +126,15 @@ impl Connection {
     }
 
     /// Sends a request that has no answer.
-    pub(super) fn tell(&self, request: Request, patience: Patience) -> Result<(), LinkError> {
-        self.send(request, VERSION, patience)
+    pub(super) fn tell(&self, request: Request, deadline: Deadline) -> Result<(), LinkError> {
+        self.send(request, VERSION, deadline)
     }
 
     /// Sends a request that is acknowledged with a status: zero for success.
-    pub(super) fn set(&self, request: Request, patience: Patience) -> Result<(), LinkError> {
-        self.send(request, VERSION | NEED_REPLY, patience)?;
+    pub(super) fn set(&self, request: Request, deadline: Deadline) -> Result<(), LinkError> {
+        self.send(request, VERSION | NEED_REPLY, deadline)?;
         let mut status = [0; 8];
-        self.receive(request.code, &mut status, patience)?;
+        self.receive(request.code, &mut status, deadline)?;
         if status == [0; 8] {
             Ok(())
         } else {
@@ -147,13 +147,13 @@ impl Connection {
         &self,
         request: Request,
         answer: &mut [u8],
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
-        self.send(request, VERSION, patience)?;
-        self.receive(request.code, answer, patience)
+        self.send(request, VERSION, deadline)?;
+        self.receive(request.code, answer, deadline)
     }
 
-    fn send(&self, request: Request, flags: u32, patience: Patience) -> Result<(), LinkError> {
+    fn send(&self, request: Request, flags: u32, deadline: Deadline) -> Result<(), LinkError> {
         let len = u32::try_from(request.body.len()).unwrap_or(u32::MAX);
         let mut message = Vec::with_capacity(HEADER_LEN + request.body.len());
         for word in [u32::from(request.code), flags, len] {
@@ -164,7 +164,7 @@ impl Connection {
         let mut control = &rights[..usize::from(!request.fds.is_empty())];
         let mut rest = &message[..];
         while !rest.is_empty() {
-            patience.wait(self.as_fd(), PollFlags::POLLOUT, request.code)?;
+            deadline.wait(self.as_fd(), PollFlags::POLLOUT, request.code)?;
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             let parts = [IoSlice::new(rest)];
             match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, flags, None) {
@@ -186,10 +186,10 @@ impl Connection {
         &self,
         code: FrontendReq,
         answer: &mut [u8],
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let mut header = [0; HEADER_LEN];
-        self.fill(code, &mut header, patience)?;
+        self.fill(code, &mut header, deadline)?;
         let mut words = header.chunks_exact(4).map(|word| {
             let bytes = word.try_into().unwrap_or([0; 4]);
             u32::from_ne_bytes(bytes)
@@ -202,7 +202,7 @@ impl Connection {
         if !is_reply || request != u32::from(code) || len as usize != answer.len() {
             return Err(PeerFault::Malformed(code).into());
         }
-        self.fill(code, answer, patience)
+        self.fill(code, answer, deadline)
     }
 
     /// Receives exactly the length of `buffer`.
@@ -210,11 +210,11 @@ impl Connection {
         &self,
         code: FrontendReq,
         buffer: &mut [u8],
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let mut filled = 0;
         while filled < buffer.len() {
-            patience.wait(self.as_fd(), PollFlags::POLLIN, code)?;
+            deadline.wait(self.as_fd(), PollFlags::POLLIN, code)?;
             let mut parts = [IoSliceMut::new(&mut buffer[filled..])];
             let fd = self.0.as_raw_fd();
             match recvmsg::<()>(fd, &mut parts, None, MsgFlags::MSG_DONTWAIT) {

@@ -12,12 +12,12 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::virtio::device::{Activation, DeviceType, QueueIndex, VirtioDevice};
 use crate::virtio::eventfd::{self, QueueEvents};
+use crate::virtio::vhost_user::command_slot::CommandSlot;
 use crate::virtio::vhost_user::events::DeviceEvents;
 use crate::virtio::vhost_user::inflight::InflightRegion;
-use crate::virtio::vhost_user::mailbox::Mailbox;
 use crate::virtio::vhost_user::memory::{MemoryError, SharedMemory};
 use crate::virtio::vhost_user::nic;
-use crate::virtio::vhost_user::reconnect::Offer;
+use crate::virtio::vhost_user::reconnect::Advertised;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 use crate::virtio::vhost_user::worker::Worker;
 
@@ -27,7 +27,7 @@ pub enum DeviceError {
     /// Guest memory cannot be shared with its backend.
     #[error("cannot share guest memory")]
     Memory(#[source] MemoryError),
-    /// There is no eventfd for its mailbox.
+    /// There is no eventfd for its commands.
     #[error("cannot make an eventfd")]
     EventFd(#[source] io::Error),
 }
@@ -36,28 +36,30 @@ pub enum DeviceError {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) spec: DeviceSpec,
-    pub(super) mailbox: Mailbox,
+    pub(super) commands: CommandSlot,
     resetting: AtomicBool,
     /// A network card's link is up.
     link_up: AtomicBool,
-    offer: Mutex<Option<Offer>>,
+    advertised: Mutex<Option<Advertised>>,
     offered: Condvar,
     queues: Mutex<Vec<Arc<QueueEvents>>>,
 }
 
 impl Shared {
-    fn offer(&self) -> MutexGuard<'_, Option<Offer>> {
-        self.offer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn advertised(&self) -> MutexGuard<'_, Option<Advertised>> {
+        self.advertised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the driver has been shown, if it was shown anything.
-    pub(super) fn shown(&self) -> Option<Offer> {
-        self.offer().clone()
+    pub(super) fn shown(&self) -> Option<Advertised> {
+        self.advertised().clone()
     }
 
     /// Shows the driver something, when it cannot have seen anything else since its last reset.
-    pub(super) fn show(&self, offer: Offer) {
-        *self.offer() = Some(offer);
+    pub(super) fn show(&self, advertised: Advertised) {
+        *self.advertised() = Some(advertised);
         self.offered.notify_all();
     }
 
@@ -90,10 +92,10 @@ impl VhostUserDevice {
         let memory = SharedMemory::new(memory).map_err(DeviceError::Memory)?;
         let shared = Arc::new(Shared {
             spec,
-            mailbox: Mailbox::new().map_err(DeviceError::EventFd)?,
+            commands: CommandSlot::new().map_err(DeviceError::EventFd)?,
             resetting: AtomicBool::new(false),
             link_up: AtomicBool::new(true),
-            offer: Mutex::new(None),
+            advertised: Mutex::new(None),
             offered: Condvar::new(),
             queues: Mutex::default(),
         });
@@ -108,58 +110,68 @@ impl VhostUserDevice {
     /// so the caller's seccomp filter must allow close(2); the same goes for [`Self::probe`].
     pub fn attach(&self, stream: OwnedFd) {
         self.release();
-        drop(self.0.mailbox.leave(|mail| mail.stream.replace(stream)));
+        drop(
+            self.0
+                .commands
+                .post(|pending| pending.stream.replace(stream)),
+        );
     }
 
     /// Says that the backend is gone, its I/O fenced, and that there is no other one for now. A
     /// driver's reset can then end.
     pub fn fenced(&self) {
         self.release();
-        self.0.mailbox.leave(|mail| mail.fenced = true);
+        self.0.commands.post(|pending| pending.fenced = true);
     }
 
     /// Stops the queues in an orderly way, to replace the backend;
     /// [`super::events::DeviceEvent::Drained`] says when. Then either `attach` another one, or
     /// `resume`; both let the queues run again.
     pub fn drain(&self) {
-        self.0.mailbox.leave(|mail| mail.drain = Some(true));
+        self.0.commands.post(|pending| pending.drain = Some(true));
     }
 
     /// Lets the queues run again on the backend that is connected.
     pub fn resume(&self) {
-        self.0.mailbox.leave(|mail| mail.drain = Some(false));
+        self.0.commands.post(|pending| pending.drain = Some(false));
     }
 
-    /// Has a backend judged that may become the next one; [`super::events::DeviceEvent::Fit`] or
-    /// `Unfit` says what came of it. The backend that serves goes on.
+    /// Has a backend judged that may become the next one; [`super::events::DeviceEvent::Compatible`] or
+    /// `Incompatible` says what came of it. The backend that serves goes on.
     pub fn probe(&self, stream: OwnedFd) {
-        drop(self.0.mailbox.leave(|mail| mail.probe.replace(stream)));
+        drop(
+            self.0
+                .commands
+                .post(|pending| pending.probe.replace(stream)),
+        );
     }
 
     /// Goes on with the backend that was judged, as [`Self::attach`] does with another.
     pub fn switch(&self) {
         self.release();
-        self.0.mailbox.leave(|mail| mail.switch = true);
+        self.0.commands.post(|pending| pending.switch = true);
     }
 
     /// Plugs a network card's cable in, or pulls it; the driver sees it in the card's status
     /// (VIRTIO_NET_F_STATUS), whatever backend there is.
     pub fn set_link(&self, up: bool) {
         if self.0.link_up.swap(up, Ordering::SeqCst) != up {
-            self.0.mailbox.leave(|mail| mail.config_changed = true);
+            self.0
+                .commands
+                .post(|pending| pending.config_changed = true);
         }
     }
 
     /// Waits until a backend has been found fit, so that a driver has something to see. To be called
     /// before the guest runs.
     pub fn wait_until_connected(&self, timeout: Duration) -> bool {
-        let offer = self.0.offer();
+        let advertised = self.0.advertised();
         let wait = self
             .0
             .offered
-            .wait_timeout_while(offer, timeout, |offer| offer.is_none());
-        let (offer, _) = wait.unwrap_or_else(PoisonError::into_inner);
-        offer.is_some()
+            .wait_timeout_while(advertised, timeout, |advertised| advertised.is_none());
+        let (advertised, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        advertised.is_some()
     }
 
     /// Ends a write to a kick eventfd that a backend managed to block. Only before the device's thread
@@ -175,7 +187,7 @@ impl VhostUserDevice {
 impl Drop for VhostUserDevice {
     /// Ends the device's thread.
     fn drop(&mut self) {
-        self.0.mailbox.leave(|mail| mail.quit = true);
+        self.0.commands.post(|pending| pending.quit = true);
     }
 }
 
@@ -185,7 +197,10 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn features(&self) -> u64 {
-        self.0.offer().as_ref().map_or(0, |offer| offer.features)
+        self.0
+            .advertised()
+            .as_ref()
+            .map_or(0, |advertised| advertised.features)
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -197,8 +212,10 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let offer = self.0.offer();
-        let config = offer.as_ref().map_or(&[][..], |offer| &offer.config);
+        let advertised = self.0.advertised();
+        let config = advertised
+            .as_ref()
+            .map_or(&[][..], |advertised| &advertised.config);
         for (at, byte) in (offset..).zip(data) {
             *byte = config.get(at).copied().unwrap_or(0);
             if matches!(self.0.spec.config, ConfigSource::Nic { .. }) {
@@ -211,19 +228,19 @@ impl VirtioDevice for VhostUserDevice {
         let events = activation.queues.iter().map(|q| Arc::clone(&q.events));
         *self.0.queues.lock().unwrap_or_else(PoisonError::into_inner) = events.collect();
         self.0
-            .mailbox
-            .leave(|mail| mail.activation = Some(activation));
+            .commands
+            .post(|pending| pending.activation = Some(activation));
     }
 
     fn notify(&self, queue: QueueIndex) {
-        self.0.mailbox.leave(|mail| {
-            mail.notified.insert(queue);
+        self.0.commands.post(|pending| {
+            pending.notified.insert(queue);
         });
     }
 
     fn begin_reset(&self) {
         self.0.resetting.store(true, Ordering::SeqCst);
-        self.0.mailbox.leave(|mail| mail.reset = true);
+        self.0.commands.post(|pending| pending.reset = true);
     }
 
     fn reset_done(&self) -> bool {

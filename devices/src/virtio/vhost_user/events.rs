@@ -22,9 +22,9 @@ pub enum DeviceEvent {
     /// As asked, the queues were stopped in an orderly way; what was in progress has been completed.
     Drained,
     /// The backend that was to be judged can take over.
-    Fit,
+    Compatible,
     /// It cannot: why.
-    Unfit(Unfit),
+    Incompatible(Incompatible),
     /// Once a second, what the driver waits for; without any, once.
     Outstanding(Vec<Outstanding>),
     /// The driver asked for something impossible; it has been told to reset the device.
@@ -44,7 +44,7 @@ pub struct Outstanding {
 
 /// Why a backend cannot take over.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub enum Incompatible {
     /// By its own fault.
     #[error(transparent)]
     Peer(#[from] PeerFault),

@@ -13,7 +13,7 @@ use vm_memory::{Address, ByteValued};
 
 use crate::virtio::device::{ActiveQueue, QueueIndex};
 use crate::virtio::features::{VERSION_1, VHOST_USER_PROTOCOL};
-use crate::virtio::vhost_user::connection::{Connection, Patience, Request};
+use crate::virtio::vhost_user::connection::{Connection, Deadline, Request};
 use crate::virtio::vhost_user::events::{LinkError, PeerFault};
 use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::memory::SharedMemory;
@@ -43,18 +43,18 @@ impl Session {
         stream: OwnedFd,
         spec: &DeviceSpec,
         has_region: bool,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<Self, LinkError> {
         let connection = Connection::new(stream);
-        connection.tell(plain(FrontendReq::SET_OWNER), patience)?;
-        let features = get_u64(&connection, FrontendReq::GET_FEATURES, patience)?;
+        connection.tell(plain(FrontendReq::SET_OWNER), deadline)?;
+        let features = get_u64(&connection, FrontendReq::GET_FEATURES, deadline)?;
         let missing = (VERSION_1 | VHOST_USER_PROTOCOL) & !features;
         if missing != 0 {
             return Err(PeerFault::Features { missing }.into());
         }
-        let protocol = negotiate_protocol(&connection, spec, has_region, patience)?;
+        let protocol = negotiate_protocol(&connection, spec, has_region, deadline)?;
         if protocol.contains(VhostUserProtocolFeatures::MQ) {
-            let queues = get_u64(&connection, FrontendReq::GET_QUEUE_NUM, patience)?;
+            let queues = get_u64(&connection, FrontendReq::GET_QUEUE_NUM, deadline)?;
             if queues < spec.queue_max_sizes.len() as u64 {
                 return Err(PeerFault::Queues(queues).into());
             }
@@ -66,7 +66,7 @@ impl Session {
             }
             ConfigSource::Backend { .. } | ConfigSource::Nic { .. } => {
                 let len_bytes = spec.config.len_bytes();
-                Some(get_config(&connection, len_bytes, patience)?)
+                Some(get_config(&connection, len_bytes, deadline)?)
             }
         };
         Ok(Self {
@@ -99,7 +99,7 @@ impl Session {
         &self,
         region: &InflightRegion,
         spec: &DeviceSpec,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let Some(fd) = region.fd() else {
             return Ok(());
@@ -112,7 +112,7 @@ impl Session {
             FrontendReq::SET_INFLIGHT_FD,
             body.as_slice(),
             &[fd],
-            patience,
+            deadline,
         )
     }
 
@@ -127,15 +127,15 @@ impl Session {
         code: FrontendReq,
         body: &[u8],
         fds: &[RawFd],
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let request = Request { code, body, fds };
         if self.acknowledges {
-            return self.connection.set(request, patience);
+            return self.connection.set(request, deadline);
         }
         // Requests are handled in their order: once this one is answered, so is the other handled.
-        self.connection.tell(request, patience)?;
-        get_u64(&self.connection, FrontendReq::GET_FEATURES, patience).map(drop)
+        self.connection.tell(request, deadline)?;
+        get_u64(&self.connection, FrontendReq::GET_FEATURES, deadline).map(drop)
     }
 
     fn set_state(
@@ -143,10 +143,10 @@ impl Session {
         code: FrontendReq,
         queue: QueueIndex,
         value: u16,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let state = VhostUserVringState::new(u32::from(queue.0), u32::from(value));
-        self.set(code, state.as_slice(), &[], patience)
+        self.set(code, state.as_slice(), &[], deadline)
     }
 
     /// Tells everything about the queues, each with the index to go on from. They do not run yet.
@@ -156,21 +156,21 @@ impl Session {
         features: u64,
         queues: &[(ActiveQueue, u16)],
         region: Option<(&InflightRegion, &DeviceSpec)>,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         // What the driver was offered without the backend is none of its business.
         let features = (features & self.features | VHOST_USER_PROTOCOL).to_ne_bytes();
-        self.set(FrontendReq::SET_FEATURES, &features, &[], patience)?;
+        self.set(FrontendReq::SET_FEATURES, &features, &[], deadline)?;
         if !self.memory_known {
             let (table, fds) = (memory.table(), memory.fds());
-            self.set(FrontendReq::SET_MEM_TABLE, table, fds, patience)?;
+            self.set(FrontendReq::SET_MEM_TABLE, table, fds, deadline)?;
             self.memory_known = true;
         }
         if let (true, Some((region, spec))) = (self.tracks, region) {
-            self.share_region(region, spec, patience)?;
+            self.share_region(region, spec, deadline)?;
         }
         for (queue, base) in queues {
-            self.configure_queue(queue, *base, patience)?;
+            self.configure_queue(queue, *base, deadline)?;
         }
         Ok(())
     }
@@ -179,10 +179,10 @@ impl Session {
         &self,
         queue: &ActiveQueue,
         base: u16,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let (index, layout) = (queue.index, &queue.layout);
-        self.set_state(FrontendReq::SET_VRING_NUM, index, layout.size(), patience)?;
+        self.set_state(FrontendReq::SET_VRING_NUM, index, layout.size(), deadline)?;
         let addresses = VhostUserVringAddr::new(
             u32::from(index.0),
             VhostUserVringAddrFlags::empty(),
@@ -192,14 +192,14 @@ impl Session {
             0,
         );
         let code = FrontendReq::SET_VRING_ADDR;
-        self.set(code, addresses.as_slice(), &[], patience)?;
-        self.set_state(FrontendReq::SET_VRING_BASE, index, base, patience)?;
+        self.set(code, addresses.as_slice(), &[], deadline)?;
+        self.set_state(FrontendReq::SET_VRING_BASE, index, base, deadline)?;
         let number = u64::from(index.0).to_ne_bytes();
         for (code, eventfd) in [
             (FrontendReq::SET_VRING_CALL, &queue.events.call),
             (FrontendReq::SET_VRING_KICK, &queue.events.kick),
         ] {
-            self.set(code, &number, &[eventfd.as_raw_fd()], patience)?;
+            self.set(code, &number, &[eventfd.as_raw_fd()], deadline)?;
         }
         Ok(())
     }
@@ -209,14 +209,14 @@ impl Session {
         &self,
         queue: QueueIndex,
         enable: bool,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Result<(), LinkError> {
         let code = FrontendReq::SET_VRING_ENABLE;
-        self.set_state(code, queue, u16::from(enable), patience)
+        self.set_state(code, queue, u16::from(enable), deadline)
     }
 
     /// Stops a queue and returns the index to go on from; what was in progress has been completed.
-    pub(super) fn stop(&self, queue: QueueIndex, patience: Patience) -> Result<u16, LinkError> {
+    pub(super) fn stop(&self, queue: QueueIndex, deadline: Deadline) -> Result<u16, LinkError> {
         let code = FrontendReq::GET_VRING_BASE;
         let asked = VhostUserVringState::new(u32::from(queue.0), 0);
         let mut answer = VhostUserVringState::default();
@@ -227,7 +227,7 @@ impl Session {
             fds: &[],
         };
         self.connection
-            .get(request, answer.as_mut_slice(), patience)?;
+            .get(request, answer.as_mut_slice(), deadline)?;
         let (index, base) = (answer.index, answer.num);
         if index != u32::from(queue.0) {
             return Err(PeerFault::Malformed(code).into());
@@ -247,10 +247,10 @@ fn plain(code: FrontendReq) -> Request<'static> {
 fn get_u64(
     connection: &Connection,
     code: FrontendReq,
-    patience: Patience,
+    deadline: Deadline,
 ) -> Result<u64, LinkError> {
     let mut answer = [0; 8];
-    connection.get(plain(code), &mut answer, patience)?;
+    connection.get(plain(code), &mut answer, deadline)?;
     Ok(u64::from_ne_bytes(answer))
 }
 
@@ -259,10 +259,10 @@ fn negotiate_protocol(
     connection: &Connection,
     spec: &DeviceSpec,
     has_region: bool,
-    patience: Patience,
+    deadline: Deadline,
 ) -> Result<VhostUserProtocolFeatures, LinkError> {
     let code = FrontendReq::GET_PROTOCOL_FEATURES;
-    let offered = get_u64(connection, code, patience)?;
+    let offered = get_u64(connection, code, deadline)?;
     let mut required = VhostUserProtocolFeatures::empty();
     let mut wanted = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
     match (&spec.config, spec.origin) {
@@ -290,14 +290,14 @@ fn negotiate_protocol(
         body: &agreed.bits().to_ne_bytes(),
         fds: &[],
     };
-    connection.tell(request, patience)?;
+    connection.tell(request, deadline)?;
     Ok(agreed)
 }
 
 fn get_config(
     connection: &Connection,
     len_bytes: usize,
-    patience: Patience,
+    deadline: Deadline,
 ) -> Result<Vec<u8>, LinkError> {
     let code = FrontendReq::GET_CONFIG;
     let len = u32::try_from(len_bytes).unwrap_or(u32::MAX);
@@ -311,7 +311,7 @@ fn get_config(
         body: &body,
         fds: &[],
     };
-    connection.get(request, &mut answer, patience)?;
+    connection.get(request, &mut answer, deadline)?;
     let config = answer.split_off(start);
     // Offset and size must be those asked for; nothing is said about the flags of an answer.
     if answer.get(..8) != body.get(..8) {

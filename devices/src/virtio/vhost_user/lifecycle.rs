@@ -1,71 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The life of a driver's queues: started on whatever backend is connected, stopped, reset.
+//! The queues of a driver: started on whatever backend is connected, stopped, reset.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::virtio::device::QueueIndex;
 use crate::virtio::eventfd;
-use crate::virtio::vhost_user::connection::Patience;
+use crate::virtio::vhost_user::connection::Deadline;
 use crate::virtio::vhost_user::events::{DeviceEvent, HostFault, LinkError, PeerFault};
-use crate::virtio::vhost_user::reconnect::{self, Offer};
+use crate::virtio::vhost_user::reconnect::{self, Advertised};
 use crate::virtio::vhost_user::spec::Origin;
 use crate::virtio::vhost_user::worker::Worker;
 
 impl Worker {
     /// Runs the queues, if there are any, they do not run yet, and there is who could run them.
     pub(super) fn start(&mut self) {
-        let (Some(life), Some(_), false) = (&self.life, &self.session, self.running) else {
+        let (Some(driver), Some(_), false) = (&self.driver, &self.session, self.running) else {
             return;
         };
-        if life.failed {
+        if driver.failed {
             return;
         }
-        let queues = &life.activation.queues;
-        let queues = match reconnect::bases(&self.memory, queues, &life.stopped) {
+        let queues = &driver.activation.queues;
+        let queues = match reconnect::bases(&self.memory, queues, &driver.stopped) {
             Ok(queues) => queues,
             Err(fault) => {
                 self.events.report(DeviceEvent::Guest(fault));
                 return self.fail();
             }
         };
-        if let Some(queue) = life.forgotten {
+        if let Some(queue) = driver.untracked {
             self.events
                 .report(DeviceEvent::Failed(HostFault::Forgotten(queue)));
             return self.fail();
         }
-        // Patience borrows the mailbox, which outlives all that happens here.
+        // The deadline borrows the command slot, which outlives all that happens here.
         let shared = Arc::clone(&self.shared);
-        let patience = Patience::new(&shared.mailbox, shared.spec.timeouts.connect);
-        let (Some(life), Some(session)) = (&mut self.life, &mut self.session) else {
+        let deadline = Deadline::new(&shared.commands, shared.spec.timeouts.connect);
+        let (Some(driver), Some(session)) = (&mut self.driver, &mut self.session) else {
             return;
         };
-        let features = life.activation.features;
+        let features = driver.activation.features;
         let region = self.inflight.as_ref().map(|region| (region, &shared.spec));
-        let mut outcome = session.configure(&self.memory, features, &queues, region, patience);
+        let mut outcome = session.configure(&self.memory, features, &queues, region, deadline);
         if outcome.is_ok() {
             // From here on the queues may move.
             self.quiescent = false;
-            life.stopped.clear();
+            driver.stopped.clear();
             outcome = queues
                 .iter()
-                .try_for_each(|(queue, _)| session.enable(queue.index, true, patience));
+                .try_for_each(|(queue, _)| session.enable(queue.index, true, deadline));
         }
         match outcome {
             Ok(()) => self.started(),
-            Err(error) => self.lose(error),
+            Err(error) => self.disconnect(error),
         }
     }
 
     /// A queue of which nobody knows what was completed if the backend goes now: one that works in
     /// any order and keeps no record. To go on anywhere could repeat requests or leave some out.
-    pub(super) fn forgotten(&self) -> Option<QueueIndex> {
-        let (life, session) = (self.life.as_ref()?, self.session.as_ref()?);
+    pub(super) fn untracked(&self) -> Option<QueueIndex> {
+        let (driver, session) = (self.driver.as_ref()?, self.session.as_ref()?);
         let spec = &self.shared.spec;
         if spec.origin == Origin::Own || spec.works_in_order() || session.tracks() {
             return None;
         }
-        let mut queues = life.activation.queues.iter().filter(|_| self.running);
+        let mut queues = driver.activation.queues.iter().filter(|_| self.running);
         let waiting = queues.find(|queue| {
             let layout = &queue.layout;
             self.memory.avail_index(layout) != self.memory.used_index(layout)
@@ -76,19 +76,19 @@ impl Worker {
     /// The queues run.
     fn started(&mut self) {
         self.running = true;
-        let Some(life) = &mut self.life else {
+        let Some(driver) = &mut self.driver else {
             return;
         };
-        if std::mem::replace(&mut life.ran, true) {
+        if std::mem::replace(&mut driver.ran, true) {
             // The backend before may have used buffers without saying so.
-            for queue in &life.activation.queues {
-                life.activation.signals.used_buffers(queue.index);
+            for queue in &driver.activation.queues {
+                driver.activation.signals.used_buffers(queue.index);
             }
         }
         // The driver may have made some available with no one listening. A backend of ours looks
         // when a queue is enabled.
         if self.shared.spec.origin == Origin::Foreign {
-            let queues = &life.activation.queues;
+            let queues = &driver.activation.queues;
             queues.iter().for_each(|queue| kick(&queue.events));
         }
         self.events.report(DeviceEvent::Running);
@@ -96,15 +96,16 @@ impl Worker {
 
     /// Stops the queues, once what is in progress has been completed.
     fn stop(&mut self) -> Result<(), LinkError> {
-        let (Some(life), Some(session), true) = (&self.life, &self.session, self.running) else {
+        let (Some(driver), Some(session), true) = (&self.driver, &self.session, self.running)
+        else {
             return Ok(());
         };
-        let patience = self.patience();
-        let slow = Patience::new(&self.shared.mailbox, self.shared.spec.timeouts.drain);
-        let queues = &life.activation.queues;
+        let deadline = self.deadline();
+        let slow = Deadline::new(&self.shared.commands, self.shared.spec.timeouts.drain);
+        let queues = &driver.activation.queues;
         let mut stopped = BTreeMap::new();
         for queue in queues {
-            session.enable(queue.index, false, patience)?;
+            session.enable(queue.index, false, deadline)?;
         }
         for queue in queues {
             stopped.insert(queue.index, session.stop(queue.index, slow)?);
@@ -122,8 +123,8 @@ impl Worker {
             }
         }
         (self.running, self.quiescent) = (false, true);
-        if let Some(life) = &mut self.life {
-            life.stopped = stopped;
+        if let Some(driver) = &mut self.driver {
+            driver.stopped = stopped;
         }
         Ok(())
     }
@@ -132,7 +133,7 @@ impl Worker {
     /// middle of it must be fenced first.
     pub(super) fn reset(&mut self) {
         if let Err(error) = self.stop() {
-            self.lose(error);
+            self.disconnect(error);
         }
         // Nobody fences a foreign backend, so there is nothing to wait for: one that is lost must not
         // keep a guest from powering off. What it may still do to the guest's memory is the guest's
@@ -142,23 +143,23 @@ impl Worker {
             return;
         }
         self.quiescent = true;
-        // Requests of this life of the driver must not be repeated in the next.
+        // Requests of this driver session must not be repeated in the next.
         if let Some(region) = &self.inflight {
             region.clear();
         }
         if let Some(session) = &self.session {
             let spec = &self.shared.spec;
-            let offer = Offer::new(spec, session.features(), session.config());
-            self.shared.show(offer);
+            let advertised = Advertised::new(spec, session.features(), session.config());
+            self.shared.show(advertised);
         }
-        (self.life, self.resetting) = (None, false);
+        (self.driver, self.resetting) = (None, false);
         self.shared.finish_reset();
     }
 
     /// Stops the queues until there is another backend, or until told otherwise.
     pub(super) fn drain(&mut self, report: bool) {
         if let Err(error) = self.stop() {
-            self.lose(error);
+            self.disconnect(error);
         }
         if report && self.quiescent {
             self.events.report(DeviceEvent::Drained);
@@ -168,21 +169,22 @@ impl Worker {
     /// Tells the driver that only a reset can help, and does nothing more until then.
     pub(super) fn fail(&mut self) {
         if let Err(error) = self.stop() {
-            self.lose(error);
+            self.disconnect(error);
         }
-        if let Some(life) = &mut self.life {
-            life.failed = true;
-            life.activation.signals.needs_reset();
+        if let Some(driver) = &mut self.driver {
+            driver.failed = true;
+            driver.activation.signals.needs_reset();
         }
     }
 
     /// Passes on notifications that came by the slow way.
     pub(super) fn notify(&mut self, notified: &BTreeSet<QueueIndex>) {
-        let (Some(life), Some(session), true) = (&self.life, &self.session, self.running) else {
+        let (Some(driver), Some(session), true) = (&self.driver, &self.session, self.running)
+        else {
             return;
         };
         let mut outcome = Ok(());
-        for queue in &life.activation.queues {
+        for queue in &driver.activation.queues {
             if !notified.contains(&queue.index) {
                 continue;
             }
@@ -192,11 +194,11 @@ impl Worker {
             }
             // A backend of ours looks at a queue when it is enabled.
             outcome = outcome
-                .and_then(|()| session.enable(queue.index, false, self.patience()))
-                .and_then(|()| session.enable(queue.index, true, self.patience()));
+                .and_then(|()| session.enable(queue.index, false, self.deadline()))
+                .and_then(|()| session.enable(queue.index, true, self.deadline()));
         }
         if let Err(error) = outcome {
-            self.lose(error);
+            self.disconnect(error);
         }
     }
 }

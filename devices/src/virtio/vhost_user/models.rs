@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mailbox in many orders of its threads: `mailbox.rs` once more, with a library's locks in place of
+//! The command slot in many orders of its threads: `command_slot.rs` once more, with a library's locks in place of
 //! the standard library's, which decides which thread runs next, and an eventfd made of them.
 //!
-//! Found when planted: mail that is written after its reader was woken, a reader that sleeps before it
-//! looks for mail, one that is woken only by the first mail, and mail that is taken without being
-//! marked as taken together with what it says.
+//! Found when planted: a command that is posted after its reader was woken, a reader that sleeps before it
+//! checks the slot, one that is woken by the first command only, and commands that are taken without being
+//! marked as taken.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use shuttle::thread;
 
 use crate::virtio::device::QueueIndex;
-use mailbox::Mailbox;
+use command_slot::CommandSlot;
 
 mod sync {
     use std::io;
@@ -24,7 +24,7 @@ mod sync {
     pub(super) const EFD_CLOEXEC: i32 = 0;
     pub(super) const EFD_NONBLOCK: i32 = 0;
 
-    /// An eventfd, as far as the mailbox and its reader use one.
+    /// An eventfd, as far as the slot and its reader use one.
     pub(super) struct EventFd {
         count: Mutex<u64>,
         changed: Condvar,
@@ -54,8 +54,8 @@ mod sync {
 }
 
 #[allow(dead_code, clippy::duplicate_mod)] // not all of it is used here
-#[path = "mailbox.rs"]
-mod mailbox;
+#[path = "command_slot.rs"]
+mod command_slot;
 
 /// What the device's thread has found.
 #[derive(Debug, Default, PartialEq)]
@@ -66,49 +66,49 @@ struct Found {
     drained: bool,
 }
 
-/// The device's thread: takes mail, then talks to a backend that does not answer until there is mail
+/// The device's thread: takes commands, then talks to a backend that does not answer until there is one
 /// that makes it pointless, and sleeps until there is any.
-fn read(mailbox: &Mailbox) -> Found {
+fn read(commands: &CommandSlot) -> Found {
     let mut found = Found::default();
     loop {
-        let mail = mailbox.take();
-        found.notified.extend(&mail.notified);
-        found.reset |= mail.reset;
-        found.fenced |= mail.fenced;
-        found.drained |= mail.drain == Some(true);
-        if mail.quit {
+        let pending = commands.take();
+        found.notified.extend(&pending.notified);
+        found.reset |= pending.reset;
+        found.fenced |= pending.fenced;
+        found.drained |= pending.drain == Some(true);
+        if pending.quit {
             return found;
         }
-        if mail.drain == Some(true) {
-            while !mailbox.interrupts() {
-                mailbox.wake().wait_and_drain();
+        if pending.drain == Some(true) {
+            while !commands.interrupts() {
+                commands.wake().wait_and_drain();
             }
         }
-        mailbox.wait_for_mail(|| mailbox.wake().wait_and_drain());
+        commands.wait_for_command(|| commands.wake().wait_and_drain());
     }
 }
 
-fn leave_and_read() {
-    let mailbox = Arc::new(Mailbox::new().unwrap());
+fn post_and_take() {
+    let commands = Arc::new(CommandSlot::new().unwrap());
     let reader = {
-        let mailbox = Arc::clone(&mailbox);
-        thread::spawn(move || read(&mailbox))
+        let commands = Arc::clone(&commands);
+        thread::spawn(move || read(&commands))
     };
     let vcpu = {
-        let mailbox = Arc::clone(&mailbox);
+        let commands = Arc::clone(&commands);
         thread::spawn(move || {
             for queue in 0..2 {
-                mailbox.leave(|mail| {
-                    mail.notified.insert(QueueIndex(queue));
+                commands.post(|pending| {
+                    pending.notified.insert(QueueIndex(queue));
                 });
             }
-            mailbox.leave(|mail| mail.reset = true);
+            commands.post(|pending| pending.reset = true);
         })
     };
-    mailbox.leave(|mail| mail.drain = Some(true));
-    mailbox.leave(|mail| mail.fenced = true);
+    commands.post(|pending| pending.drain = Some(true));
+    commands.post(|pending| pending.fenced = true);
     vcpu.join().unwrap();
-    mailbox.leave(|mail| mail.quit = true);
+    commands.post(|pending| pending.quit = true);
 
     let expected = Found {
         notified: [QueueIndex(0), QueueIndex(1)].into(),
@@ -121,6 +121,6 @@ fn leave_and_read() {
 
 #[test]
 fn model_of_the_mailbox_all_mail_is_found_and_its_reader_never_sleeps_over_it() {
-    shuttle::check_random(leave_and_read, 500);
-    shuttle::check_pct(leave_and_read, 500, 3);
+    shuttle::check_random(post_and_take, 500);
+    shuttle::check_pct(post_and_take, 500, 3);
 }

@@ -16,12 +16,12 @@ const BLOCK_CONFIG_WCE: u64 = 1 << 11;
 
 /// What a driver is shown of its device, as its first backend had it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Offer {
+pub(super) struct Advertised {
     pub(super) features: u64,
     pub(super) config: Vec<u8>,
 }
 
-impl Offer {
+impl Advertised {
     /// What a backend with these features makes possible; without a configuration if it has none.
     pub(super) fn new(spec: &DeviceSpec, backend_features: u64, config: Option<&[u8]>) -> Self {
         let (features, config) = match spec.config {
@@ -87,21 +87,21 @@ mod tests {
     use crate::virtio::vhost_user::spec::Origin;
     use crate::virtio::vhost_user::testing::spec;
 
-    fn offer(features: u64, config: &[u8]) -> Offer {
-        Offer::new(&spec(Origin::Own), features, Some(config))
+    fn advertised(features: u64, config: &[u8]) -> Advertised {
+        Advertised::new(&spec(Origin::Own), features, Some(config))
     }
 
     #[test]
     fn offer_leaves_out_what_cannot_be_done() {
-        let all = offer(u64::MAX, &[]).features;
+        let all = advertised(u64::MAX, &[]).features;
         assert_eq!(all & (BLOCK_CONFIG_WCE | 1 << 30 | 1 << 34), 0);
         assert_ne!(all & VERSION_1, 0);
     }
 
     #[test]
     fn successor_with_all_that_was_acked_is_accepted() {
-        let old = offer(VERSION_1 | RING_EVENT_IDX | 0b11, &[1, 2]);
-        let new = offer(VERSION_1 | 0b111, &[1, 2]);
+        let old = advertised(VERSION_1 | RING_EVENT_IDX | 0b11, &[1, 2]);
+        let new = advertised(VERSION_1 | 0b111, &[1, 2]);
         assert_eq!(old.continues_with(&new, Some(VERSION_1 | 0b1)), Ok(()));
         let missing = RING_EVENT_IDX;
         let lacks = Err(PeerFault::Features { missing });
@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn successor_with_another_configuration_is_refused() {
-        let old = offer(VERSION_1, &[1, 2]);
+        let old = advertised(VERSION_1, &[1, 2]);
         for config in [&[1, 3][..], &[1], &[1, 2, 0]] {
-            let new = offer(VERSION_1, config);
+            let new = advertised(VERSION_1, config);
             assert_eq!(old.continues_with(&new, None), Err(PeerFault::Config));
         }
     }

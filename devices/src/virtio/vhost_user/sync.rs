@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What threads meet at in the mailbox. Models put the same names of another library in its place,
+//! What the threads around a command slot synchronise with. Models put the same names of another library in its place,
 //! which runs its threads in every order.
 
 pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -14,21 +14,21 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::virtio::device::{Activation, QueueIndex};
 use crate::virtio::eventfd;
-use crate::virtio::vhost_user::census::Census;
-use crate::virtio::vhost_user::connection::Patience;
+use crate::virtio::vhost_user::command_slot::Commands;
+use crate::virtio::vhost_user::connection::Deadline;
 use crate::virtio::vhost_user::device::Shared;
 use crate::virtio::vhost_user::events::{
     DeviceEvent, DeviceEvents, LinkError, Outstanding, PeerFault,
 };
 use crate::virtio::vhost_user::frontend::Session;
 use crate::virtio::vhost_user::inflight::InflightRegion;
-use crate::virtio::vhost_user::mailbox::Mail;
 use crate::virtio::vhost_user::memory::SharedMemory;
-use crate::virtio::vhost_user::reconnect::Offer;
+use crate::virtio::vhost_user::outstanding_sampler::OutstandingSampler;
+use crate::virtio::vhost_user::reconnect::Advertised;
 
 /// A driver's queues, from activation to reset.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct DriverSession {
     pub(super) activation: Activation,
     /// Where queues were stopped in an orderly way and did not run since.
     pub(super) stopped: BTreeMap<QueueIndex, u16>,
@@ -37,7 +37,7 @@ pub(super) struct Life {
     /// The driver has been told to reset the device.
     pub(super) failed: bool,
     /// A queue whose backend went and left nobody who knows what it had completed.
-    pub(super) forgotten: Option<QueueIndex>,
+    pub(super) untracked: Option<QueueIndex>,
 }
 
 /// What runs on a device's thread.
@@ -49,7 +49,7 @@ pub struct Worker {
     pub(super) session: Option<Session>,
     /// A backend that was found fit to be the next one.
     candidate: Option<Session>,
-    pub(super) life: Option<Life>,
+    pub(super) driver: Option<DriverSession>,
     /// The queues run on the backend that is connected.
     pub(super) running: bool,
     /// Nobody uses the queues: they never ran, were stopped, or whoever used them is fenced.
@@ -58,14 +58,14 @@ pub struct Worker {
     pub(super) resetting: bool,
     /// The queues are to stay stopped.
     draining: bool,
-    census: Census,
+    sampler: OutstandingSampler,
 }
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
             .field("session", &self.session)
-            .field("life", &self.life)
+            .field("driver", &self.driver)
             .field("running", &self.running)
             .field("resetting", &self.resetting)
             .finish_non_exhaustive()
@@ -86,101 +86,101 @@ impl Worker {
             events,
             session: None,
             candidate: None,
-            life: None,
+            driver: None,
             running: false,
             quiescent: true,
             resetting: false,
             draining: false,
-            census: Census::default(),
+            sampler: OutstandingSampler::default(),
         }
     }
 
     /// Runs until the device is dropped.
     pub fn run(mut self) {
         loop {
-            let mail = self.shared.mailbox.take();
-            if mail.quit {
+            let pending = self.shared.commands.take();
+            if pending.quit {
                 return;
             }
-            self.handle(mail);
+            self.handle(pending);
             self.sleep();
         }
     }
 
-    /// Waits for mail, or for the backend to do what it should not; counts what is outstanding.
+    /// Waits for a command, or for the backend to do what it should not; counts what is outstanding.
     fn sleep(&mut self) {
         let shared = Arc::clone(&self.shared);
-        shared.mailbox.wait_for_mail(|| self.watch());
+        shared.commands.wait_for_command(|| self.watch());
     }
 
-    /// Waits until somebody leaves mail, the backend does something or it is time to count.
+    /// Waits until a command is posted, the backend does something or it is time to count.
     fn watch(&mut self) {
         self.count();
-        let wake = self.shared.mailbox.wake();
+        let wake = self.shared.commands.wake();
         let mut fds = vec![PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
         if let Some(session) = &self.session {
             fds.push(PollFd::new(session.as_fd(), PollFlags::POLLIN));
         }
-        if poll(&mut fds, self.census.timeout(self.running)).is_err() {
+        if poll(&mut fds, self.sampler.timeout(self.running)).is_err() {
             return;
         }
         let disturbed = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
         eventfd::drain(wake);
         if let (true, Some(session)) = (disturbed, &self.session) {
             let error = session.unasked();
-            self.lose(error);
+            self.disconnect(error);
         }
     }
 
-    fn handle(&mut self, mail: Mail) {
-        if let Some(activation) = mail.activation {
-            self.life = Some(Life {
+    fn handle(&mut self, pending: Commands) {
+        if let Some(activation) = pending.activation {
+            self.driver = Some(DriverSession {
                 activation,
                 stopped: BTreeMap::new(),
                 ran: false,
                 failed: false,
-                forgotten: None,
+                untracked: None,
             });
         }
-        self.resetting |= mail.reset;
-        if mail.fenced || mail.switch || mail.stream.is_some() {
+        self.resetting |= pending.reset;
+        if pending.fenced || pending.switch || pending.stream.is_some() {
             (self.session, self.running, self.quiescent) = (None, false, true);
         }
-        self.draining = mail.drain.unwrap_or(self.draining);
-        if let Some(stream) = mail.stream {
+        self.draining = pending.drain.unwrap_or(self.draining);
+        if let Some(stream) = pending.stream {
             self.draining = false;
             self.candidate = None;
             self.connect(stream);
-        } else if mail.switch {
+        } else if pending.switch {
             self.draining = false;
             self.succeed();
         }
-        if let Some(stream) = mail.probe {
+        if let Some(stream) = pending.probe {
             self.probe(stream);
         }
-        if let (true, Some(life)) = (mail.config_changed, &self.life) {
-            life.activation.signals.config_changed();
+        if let (true, Some(driver)) = (pending.config_changed, &self.driver) {
+            driver.activation.signals.config_changed();
         }
         if self.resetting {
             self.reset();
         } else if self.draining {
-            self.drain(mail.drain == Some(true));
+            self.drain(pending.drain == Some(true));
         } else {
             self.start();
         }
-        self.notify(&mail.notified);
+        self.notify(&pending.notified);
     }
 
-    pub(super) fn patience(&self) -> Patience<'_> {
+    pub(super) fn deadline(&self) -> Deadline<'_> {
         let timeout = self.shared.spec.timeouts.connect;
-        Patience::new(&self.shared.mailbox, timeout)
+        Deadline::new(&self.shared.commands, timeout)
     }
 
     /// The backend cannot be used any more.
-    pub(super) fn lose(&mut self, error: LinkError) {
-        let forgotten = self.forgotten();
-        if let Some(life) = &mut self.life {
-            life.forgotten = life.forgotten.or(forgotten);
+    pub(super) fn disconnect(&mut self, error: LinkError) {
+        let untracked = self.untracked();
+        if let Some(driver) = &mut self.driver {
+            driver.untracked = driver.untracked.or(untracked);
         }
         (self.session, self.running) = (None, false);
         match error {
@@ -197,7 +197,7 @@ impl Worker {
                 self.session = Some(session);
                 self.events.report(DeviceEvent::Connected);
             }
-            Err(error) => self.lose(error),
+            Err(error) => self.disconnect(error),
         }
     }
 
@@ -208,7 +208,7 @@ impl Worker {
                 self.session = Some(session);
                 self.events.report(DeviceEvent::Connected);
             }
-            None => self.lose(PeerFault::Closed.into()),
+            None => self.disconnect(PeerFault::Closed.into()),
         }
     }
 
@@ -218,26 +218,26 @@ impl Worker {
         let event = match self.judge(stream) {
             Ok(session) => {
                 self.candidate = Some(session);
-                DeviceEvent::Fit
+                DeviceEvent::Compatible
             }
-            Err(LinkError::Peer(fault)) => DeviceEvent::Unfit(fault.into()),
-            Err(LinkError::Host(fault)) => DeviceEvent::Unfit(fault.into()),
+            Err(LinkError::Peer(fault)) => DeviceEvent::Incompatible(fault.into()),
+            Err(LinkError::Host(fault)) => DeviceEvent::Incompatible(fault.into()),
             // Another one is there already.
-            Err(LinkError::Interrupted) => DeviceEvent::Unfit(PeerFault::Closed.into()),
+            Err(LinkError::Interrupted) => DeviceEvent::Incompatible(PeerFault::Closed.into()),
         };
         self.events.report(event);
     }
 
     /// Once a second, sees to it that interrupts reach the driver, and tells what it waits for.
     fn count(&mut self) {
-        if !self.census.is_due() {
+        if !self.sampler.is_due() {
             return;
         }
-        let life = self.life.as_ref().filter(|_| self.running);
-        if let Some(life) = life {
-            life.activation.signals.retry();
+        let driver = self.driver.as_ref().filter(|_| self.running);
+        if let Some(driver) = driver {
+            driver.activation.signals.retry();
         }
-        let queues = life.map_or(&[][..], |life| &life.activation.queues);
+        let queues = driver.map_or(&[][..], |driver| &driver.activation.queues);
         let outstanding = queues.iter().filter_map(|queue| {
             let spec = &self.shared.spec;
             let (layout, index) = (&queue.layout, queue.index);
@@ -250,7 +250,7 @@ impl Worker {
             })
         });
         let outstanding: Vec<_> = outstanding.collect();
-        if self.census.is_news(!outstanding.is_empty()) {
+        if self.sampler.is_news(!outstanding.is_empty()) {
             self.events.report(DeviceEvent::Outstanding(outstanding));
         }
     }
@@ -258,15 +258,15 @@ impl Worker {
     fn judge(&self, stream: OwnedFd) -> Result<Session, LinkError> {
         let spec = &self.shared.spec;
         let has_region = self.inflight.is_some();
-        let session = Session::open(stream, spec, has_region, self.patience())?;
-        let offer = Offer::new(spec, session.features(), session.config());
+        let session = Session::open(stream, spec, has_region, self.deadline())?;
+        let advertised = Advertised::new(spec, session.features(), session.config());
         match self.shared.shown() {
             Some(shown) => {
-                let life = self.life.as_ref().filter(|_| !self.resetting);
-                let acked = life.map(|life| life.activation.features);
-                shown.continues_with(&offer, acked)?;
+                let driver = self.driver.as_ref().filter(|_| !self.resetting);
+                let acked = driver.map(|driver| driver.activation.features);
+                shown.continues_with(&advertised, acked)?;
             }
-            None => self.shared.show(offer),
+            None => self.shared.show(advertised),
         }
         Ok(session)
     }

@@ -65,8 +65,8 @@ fn news(random: &mut Random) -> DeviceNews {
         0 => DeviceNews::Connected,
         1 => DeviceNews::Running,
         2 => DeviceNews::Drained,
-        3 => DeviceNews::Fit,
-        4 => DeviceNews::Unfit(text(random)),
+        3 => DeviceNews::Compatible,
+        4 => DeviceNews::Incompatible(text(random)),
         5 => {
             let queues = random.below(40);
             DeviceNews::Outstanding((0..queues).map(|_| sample(random)).collect())

@@ -16,7 +16,7 @@ use devices::pci::root::{
 };
 use devices::serial::{self, Serial};
 use devices::virtio::device::VirtioDevice;
-use devices::virtio::transport::pci::function::{FunctionError, Host, VirtioPci};
+use devices::virtio::transport::pci::function::{FunctionError, PciContext, VirtioPci};
 use devices::virtio::transport::pci::vector_count;
 use devices::virtio::vhost_user::device::VhostUserDevice;
 use vmm_sys_util::eventfd::EventFd;
@@ -155,13 +155,13 @@ fn pci_bus(
     for device in virtio {
         let vectors = vector_count(device.queue_max_sizes().len());
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        let host = Host {
+        let context = PciContext {
             memory_space: Arc::clone(memory),
             doorbells: Arc::clone(vm) as _,
             interrupts: Arc::clone(vm) as _,
             vectors: Arc::new(DeviceVectors::allocate(Arc::clone(vm), vectors)),
         };
-        root.add(Arc::new(VirtioPci::new(device, host, &mut windows)?))?;
+        root.add(Arc::new(VirtioPci::new(device, context, &mut windows)?))?;
     }
     Ok(root)
 }

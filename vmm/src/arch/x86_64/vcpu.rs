@@ -37,12 +37,12 @@ pub struct VcpuSetupError {
 
 /// What all vCPUs of a VM have in common.
 #[derive(Debug)]
-pub struct Template {
+pub struct VcpuBlueprint {
     supported: CpuId,
     cpus: u8,
 }
 
-impl Template {
+impl VcpuBlueprint {
     /// Asks KVM what it supports.
     pub fn new(vm: &Vm, cpus: u8) -> Result<Self, KvmError> {
         Ok(Self {

@@ -72,7 +72,7 @@ impl QueueDoorbells {
         if self.base != base {
             self.base = base;
             for index in 0..self.queues.len() {
-                self.settle(index);
+                self.sync_doorbell(index);
             }
         }
     }
@@ -82,11 +82,11 @@ impl QueueDoorbells {
         let index = usize::from(queue.0);
         if let Some(doorbell) = self.queues.get_mut(index) {
             doorbell.wanted = true;
-            self.settle(index);
+            self.sync_doorbell(index);
         }
     }
 
-    fn settle(&mut self, index: usize) {
+    fn sync_doorbell(&mut self, index: usize) {
         let doorbell = &mut self.queues[index];
         // Does not overflow: the BAR that begins at `base` holds the doorbell.
         let address = self

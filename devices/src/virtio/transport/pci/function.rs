@@ -24,7 +24,7 @@ const MSIX_FUNCTION_MASK: u16 = 1 << 14;
 
 /// What a function needs of the machine.
 #[derive(Clone)]
-pub struct Host {
+pub struct PciContext {
     /// Memory space, where the BAR is placed and moved.
     pub memory_space: Arc<Bus>,
     /// Where writes become notifications.
@@ -35,9 +35,9 @@ pub struct Host {
     pub vectors: Arc<dyn MsiVectors>,
 }
 
-impl fmt::Debug for Host {
+impl fmt::Debug for PciContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").finish_non_exhaustive()
+        f.debug_struct("PciContext").finish_non_exhaustive()
     }
 }
 
@@ -104,7 +104,7 @@ impl VirtioPci {
     /// allows it.
     pub fn new(
         device: Arc<dyn VirtioDevice>,
-        host: Host,
+        context: PciContext,
         windows: &mut Windows,
     ) -> Result<Self, FunctionError> {
         let (sizes, config_len) = (device.queue_max_sizes(), device.config_len_bytes());
@@ -128,8 +128,8 @@ impl VirtioPci {
         let offsets = capabilities::add(&mut config, sizes.len(), config_len)
             .map_err(FunctionError::Capability)?;
         let fabric = Fabric {
-            send: host.interrupts,
-            vectors: host.vectors,
+            send: context.interrupts,
+            vectors: context.vectors,
         };
         Ok(Self {
             state: Mutex::new(State {
@@ -137,13 +137,13 @@ impl VirtioPci {
                 placed: None,
             }),
             offsets,
-            registers: Arc::new(Registers::new(device, queues, fabric, host.doorbells)),
-            memory_space: host.memory_space,
+            registers: Arc::new(Registers::new(device, queues, fabric, context.doorbells)),
+            memory_space: context.memory_space,
         })
     }
 
     /// Lets the rest follow what a driver has written to configuration space.
-    fn follow(&self, state: &mut State) {
+    fn apply_config(&self, state: &mut State) {
         let mut control = [0; 2];
         state.config.read(self.offsets.msix + 2, &mut control);
         let control = u16::from_le_bytes(control);
@@ -222,7 +222,7 @@ impl PciFunction for VirtioPci {
             state.config.read(at, &mut value);
             self.registers.write(target, &value[..length]);
         }
-        self.follow(&mut state);
+        self.apply_config(&mut state);
     }
 }
 

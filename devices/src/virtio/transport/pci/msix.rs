@@ -130,7 +130,7 @@ impl Msix {
     }
 
     /// Brings the assigned eventfds into line with the table, and delivers what was pending.
-    fn settle(&mut self) {
+    fn sync_routes(&mut self) {
         for index in 0..self.lines.len() {
             self.settle_line(index);
         }
@@ -171,7 +171,7 @@ impl Msix {
         if !self.faulted {
             return;
         }
-        self.settle();
+        self.sync_routes();
         let settled = |index: usize| self.wanted(index) == self.lines[index].assigned;
         self.faulted = !(0..self.lines.len()).all(settled);
         if !self.faulted {
@@ -183,7 +183,7 @@ impl Msix {
     pub(super) fn set_control(&mut self, control: Control) {
         if self.control != control {
             self.control = control;
-            self.settle();
+            self.sync_routes();
         }
     }
 
@@ -259,7 +259,7 @@ impl Msix {
         } else if data.len() == 4 && offset.is_multiple_of(4) {
             self.write_entry(offset, data);
         }
-        self.settle();
+        self.sync_routes();
     }
 
     fn write_entry(&mut self, offset: usize, data: &[u8]) {

@@ -65,7 +65,7 @@ fn backend_that_is_none_for_this_device_is_refused() {
 }
 
 /// The whole of a life against a backend that does one thing wrong at one message: always a report
-/// before the test's patience ends, and the next backend works.
+/// before the test's deadline ends, and the next backend works.
 fn survives(at: usize, mischief: Mischief) {
     let bench = Bench::new();
     bench.activate();

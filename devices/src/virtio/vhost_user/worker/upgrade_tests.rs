@@ -7,7 +7,7 @@ use vhost::vhost_user::message::FrontendReq;
 use super::*;
 use crate::virtio::device::DeviceType;
 use crate::virtio::features::VHOST_USER_PROTOCOL;
-use crate::virtio::vhost_user::events::{HostFault, Unfit};
+use crate::virtio::vhost_user::events::{HostFault, Incompatible};
 use crate::virtio::vhost_user::spec::{DeviceSpec, Origin};
 use crate::virtio::vhost_user::testing::backend::{
     ALL, Backend, FEATURES, Mischief, PROTOCOL, values,
@@ -30,7 +30,7 @@ fn running() -> (Bench, impl Sized) {
 fn backend_judged_fit_takes_over_where_the_old_one_stopped() {
     let (bench, _old) = running();
     let (_, new) = bench.probe(Backend::default());
-    assert!(matches!(bench.report(), DeviceEvent::Fit));
+    assert!(matches!(bench.report(), DeviceEvent::Compatible));
     bench.device.drain();
     assert!(matches!(bench.report(), DeviceEvent::Drained));
     bench.device.switch();
@@ -52,7 +52,7 @@ fn backend_judged_unfit_changes_nothing() {
     let missing = 0b10;
     assert!(matches!(
         bench.report(),
-        DeviceEvent::Unfit(Unfit::Peer(fault)) if fault == PeerFault::Features { missing }
+        DeviceEvent::Incompatible(Incompatible::Peer(fault)) if fault == PeerFault::Features { missing }
     ));
     // The old one still answers.
     bench.device.drain();
@@ -74,7 +74,10 @@ fn backend_that_misbehaves_while_it_is_judged_is_unfit() {
             ..Backend::default()
         });
         let report = bench.report();
-        assert!(matches!(report, DeviceEvent::Unfit(_)), "{mischief:?}");
+        assert!(
+            matches!(report, DeviceEvent::Incompatible(_)),
+            "{mischief:?}"
+        );
     }
 }
 
@@ -82,7 +85,7 @@ fn backend_that_misbehaves_while_it_is_judged_is_unfit() {
 fn backend_judged_that_died_before_its_turn_is_lost_and_another_one_serves() {
     let (bench, _old) = running();
     let (_, new) = bench.probe(Backend::default());
-    assert!(matches!(bench.report(), DeviceEvent::Fit));
+    assert!(matches!(bench.report(), DeviceEvent::Compatible));
     bench.device.drain();
     assert!(matches!(bench.report(), DeviceEvent::Drained));
     drop(new);

@@ -20,12 +20,12 @@ pub enum Reason {
 
 /// Decided once, by any thread; wakes the main thread.
 #[derive(Debug)]
-pub struct End {
+pub struct ExitLatch {
     reason: OnceLock<Reason>,
     wake: EventFd,
 }
 
-impl End {
+impl ExitLatch {
     /// Undecided.
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
@@ -36,7 +36,7 @@ impl End {
     }
 
     /// Ends the machine for this reason, unless it is ending already.
-    pub fn decide(&self, reason: Reason) {
+    pub fn set(&self, reason: Reason) {
         if self.reason.set(reason).is_ok() {
             // Cannot fail: the counter goes from 0 to 1.
             let _ = self.wake.write(1);
@@ -50,16 +50,16 @@ impl End {
 }
 
 #[allow(unsafe_code)]
-impl AsFd for End {
+impl AsFd for ExitLatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the eventfd is open as long as `self`, from which the result borrows.
         unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
     }
 }
 
-impl GuestEvents for End {
+impl GuestEvents for ExitLatch {
     fn report(&self, event: GuestEvent) {
-        self.decide(Reason::Guest(match event {
+        self.set(Reason::Guest(match event {
             GuestEvent::PowerOff => Ending::PowerOff,
             GuestEvent::Reset => Ending::Reboot,
             GuestEvent::Panic => Ending::Panic,
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn end_keeps_its_first_reason() {
-        let end = End::new().unwrap();
+        let end = ExitLatch::new().unwrap();
         assert_eq!(end.reason(), None);
         end.report(GuestEvent::Panic);
         end.report(GuestEvent::Reset);

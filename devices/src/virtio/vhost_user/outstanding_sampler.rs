@@ -11,13 +11,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// When it was counted, and what was found.
 #[derive(Debug, Default)]
-pub(super) struct Census {
+pub(super) struct OutstandingSampler {
     last: Option<Instant>,
     /// Something was outstanding.
     found: bool,
 }
 
-impl Census {
+impl OutstandingSampler {
     /// Whether it is time again; then it has been counted now. The first time is a period from now.
     pub(super) fn is_due(&mut self) -> bool {
         let due = self.last.map(|last| last.elapsed() >= PERIOD);
@@ -51,16 +51,16 @@ mod tests {
 
     #[test]
     fn nothing_is_news_once_after_something() {
-        let mut census = Census::default();
-        let news = [false, true, true, false, false].map(|found| census.is_news(found));
+        let mut sampler = OutstandingSampler::default();
+        let news = [false, true, true, false, false].map(|found| sampler.is_news(found));
         assert_eq!(news, [false, true, true, true, false]);
     }
 
     #[test]
     fn queues_that_do_not_run_are_waited_for_without_end() {
-        let mut census = Census::default();
-        assert!(!census.is_due() && !census.is_due());
-        assert_eq!(census.timeout(false), PollTimeout::NONE);
-        assert_ne!(census.timeout(true), PollTimeout::NONE);
+        let mut sampler = OutstandingSampler::default();
+        assert!(!sampler.is_due() && !sampler.is_due());
+        assert_eq!(sampler.timeout(false), PollTimeout::NONE);
+        assert_ne!(sampler.timeout(true), PollTimeout::NONE);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What other threads want of a device's thread. It holds wishes, not a history of them: however
-//! often a guest repeats itself, the mailbox does not grow, and leaving something in it never waits
-//! for the device's thread to do anything.
+//! The command slot of a device's thread: other threads post commands, the device's thread takes all of
+//! them at once. Commands of one kind are merged, so that a guest that repeats itself cannot make the
+//! slot grow. Posting never waits for the device's thread.
 //!
 //! `models.rs` runs this file in many orders of its threads.
 
@@ -13,10 +13,10 @@ use std::os::fd::OwnedFd;
 use super::sync::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd, Mutex, MutexGuard, PoisonError};
 use crate::virtio::device::{Activation, QueueIndex};
 
-/// Everything that waits to be done.
+/// All pending commands.
 #[derive(Default)]
-pub(super) struct Mail {
-    /// Something was left since it was last taken out.
+pub(super) struct Commands {
+    /// A command was posted since the last take.
     fresh: bool,
     /// The device is to end.
     pub(super) quit: bool,
@@ -40,68 +40,67 @@ pub(super) struct Mail {
     pub(super) notified: BTreeSet<QueueIndex>,
 }
 
-/// The mailbox of one device.
-pub(super) struct Mailbox {
-    mail: Mutex<Mail>,
+/// The command slot of one device.
+pub(super) struct CommandSlot {
+    pending: Mutex<Commands>,
     wake: EventFd,
 }
 
-impl fmt::Debug for Mailbox {
+impl fmt::Debug for CommandSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox").finish_non_exhaustive()
+        f.debug_struct("CommandSlot").finish_non_exhaustive()
     }
 }
 
-impl Mailbox {
+impl CommandSlot {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            mail: Mutex::default(),
+            pending: Mutex::default(),
             wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Commands> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves something in the mailbox; returns what `write` took out for it. A stream that is
-    /// replaced must be returned: closing it runs code of the kernel's that may take its time, and
-    /// vCPU threads wait for the lock.
-    pub(super) fn leave<R>(&self, write: impl FnOnce(&mut Mail) -> R) -> R {
-        let mut mail = self.lock();
-        let replaced = write(&mut mail);
-        mail.fresh = true;
-        drop(mail);
+    /// Posts a command; returns what `write` replaced. A replaced stream must be returned and not
+    /// dropped inside: closing it can block in the kernel while vCPU threads wait for the lock.
+    pub(super) fn post<R>(&self, write: impl FnOnce(&mut Commands) -> R) -> R {
+        let mut pending = self.lock();
+        let replaced = write(&mut pending);
+        pending.fresh = true;
+        drop(pending);
         // A full eventfd wakes as well. It belongs to this process alone.
         let _ = self.wake.write(1);
         replaced
     }
 
-    /// Takes everything out.
-    pub(super) fn take(&self) -> Mail {
+    /// Takes all pending commands.
+    pub(super) fn take(&self) -> Commands {
         std::mem::take(&mut self.lock())
     }
 
-    /// Waits for something to be left: as long as there is nothing, calls `wait`, which waits for
-    /// [`Self::wake`] and drains it. Others drain it while there is mail, so it is looked for first.
-    pub(super) fn wait_for_mail(&self, mut wait: impl FnMut()) {
+    /// Waits for a command: while there is none, calls `wait`, which polls [`Self::wake`] and drains it.
+    /// Others drain it while a command is pending, so the slot is checked first.
+    pub(super) fn wait_for_command(&self, mut wait: impl FnMut()) {
         while self.is_empty() {
             wait();
         }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether no command is pending.
     fn is_empty(&self) -> bool {
         !self.lock().fresh
     }
 
-    /// Whether what is in it makes talking to the current backend pointless.
+    /// Whether a pending command makes talking to the current backend pointless.
     pub(super) fn interrupts(&self) -> bool {
-        let mail = self.lock();
-        mail.quit || mail.fenced || mail.switch || mail.stream.is_some()
+        let pending = self.lock();
+        pending.quit || pending.fenced || pending.switch || pending.stream.is_some()
     }
 
-    /// Becomes readable when something is left.
+    /// Becomes readable when a command is posted.
     pub(super) fn wake(&self) -> &EventFd {
         &self.wake
     }

@@ -10,9 +10,9 @@ const INTERVAL_NS: u64 = 1_000_000_000;
 
 /// When it happened last; 0 if it never did.
 #[derive(Debug, Default)]
-pub(super) struct Pace(AtomicU64);
+pub(super) struct Throttle(AtomicU64);
 
-impl Pace {
+impl Throttle {
     /// Whether it may happen now; then it counts as having happened.
     pub(super) fn take(&self, now_ns: u64) -> bool {
         let last_ns = self.0.load(Ordering::Relaxed);
@@ -30,12 +30,12 @@ mod tests {
 
     #[test]
     fn pace_lets_the_first_pass_and_one_each_second_after_it() {
-        let pace = Pace::default();
+        let throttle = Throttle::default();
 
-        assert!(pace.take(5));
-        assert!(!pace.take(6));
-        assert!(!pace.take(INTERVAL_NS + 4));
-        assert!(pace.take(INTERVAL_NS + 5));
-        assert!(!pace.take(INTERVAL_NS + 6));
+        assert!(throttle.take(5));
+        assert!(!throttle.take(6));
+        assert!(!throttle.take(INTERVAL_NS + 4));
+        assert!(throttle.take(INTERVAL_NS + 5));
+        assert!(!throttle.take(INTERVAL_NS + 6));
     }
 }
