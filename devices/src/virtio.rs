@@ -60,7 +60,7 @@
 //! let device = Arc::new(device);
 //! std::thread::Builder::new().name("disk0".into()).spawn(move || worker.run())?;
 //! device.attach(stream);
-//! root.add(Arc::new(VirtioPci::new(Arc::clone(&device) as _, host, windows)?))?;
+//! root.add(Arc::new(VirtioPci::new(Arc::clone(&device) as _, context, windows)?))?;
 //! // Before the first vCPU runs: a driver must have something to see.
 //! if !device.wait_until_connected(Duration::from_secs(2)) {
 //!     return Err("disk0 has no backend".into());
