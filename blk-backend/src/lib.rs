@@ -19,6 +19,7 @@ pub mod queue;
 pub mod request;
 mod seccomp;
 pub mod serve;
+pub mod shared;
 mod standalone;
 mod supervised;
 pub mod witness;

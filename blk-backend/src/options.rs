@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of a backend that runs alone: the conventions of vhost-user backend programs
-//! (vhost-user specification, "Backend programs"), and what our disks have beyond them.
+//! The command line of a disk that runs alone, beyond what all backends understand.
 
-use std::ffi::OsString;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use device_backend::program::{Parsed, Seccomp};
-
-/// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
-pub(crate) const CAPABILITIES: &str = r#"{"type": "block", "features": ["read-only", "blk-file"]}
-"#;
+use device_backend::options::{self, DeviceOptions, Value, number, text_of};
 
 /// What `--help` answers.
-pub(crate) const HELP: &str = "\
+const HELP: &str = "\
 Serve a disk image to a virtual machine over vhost-user.
 
 Usage: blk-backend (--socket-path PATH | --fd N) --disk path=F[,OPTION]...
@@ -51,56 +44,35 @@ it dies are lost to the guest.
 ";
 
 /// The command line.
+pub(crate) type Options = options::Options<DiskOptions>;
+
+/// What it says of the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    pub(crate) socket_path: Option<PathBuf>,
-    pub(crate) fd: Option<RawFd>,
+pub struct DiskOptions {
     pub(crate) disk: Option<DiskOption>,
-    pub(crate) seccomp: Seccomp,
+    read_only: bool,
 }
 
-/// Understands the command line, without the program's name.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed<Options>, String> {
-    let mut options = Options::default();
-    let mut read_only = false;
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let text = arg.to_str().unwrap_or_default();
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
-            _ => (text, None),
-        };
-        let mut value = || {
-            value
-                .clone()
-                .or_else(|| args.next())
-                .ok_or(format!("{name}: a value is missing"))
-        };
+impl DeviceOptions for DiskOptions {
+    const HELP: &'static str = HELP;
+    const CAPABILITIES: &'static str =
+        "{\"type\": \"block\", \"features\": [\"read-only\", \"blk-file\"]}\n";
+
+    fn set(&mut self, name: &str, value: Value<'_>) -> Result<bool, String> {
         match name {
-            "--help" | "-h" => return Ok(Parsed::Print(HELP)),
-            "--version" => return Ok(Parsed::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
-            "--print-capabilities" => return Ok(Parsed::Print(CAPABILITIES)),
-            "--socket-path" => options.socket_path = Some(value()?.into()),
-            "--fd" => options.fd = Some(number(name, &text_of(value()?)?)?),
-            "--disk" => options.disk = Some(text_of(value()?)?.parse()?),
-            "--blk-file" => options.disk = Some(DiskOption::new(value()?.into())),
-            "--read-only" => read_only = true,
-            "--seccomp" => options.seccomp = text_of(value()?)?.parse()?,
-            _ => return Err(format!("unknown argument {arg:?}")),
+            "--disk" => self.disk = Some(text_of(value()?)?.parse()?),
+            "--blk-file" => self.disk = Some(DiskOption::new(value()?.into())),
+            "--read-only" => self.read_only = true,
+            _ => return Ok(false),
         }
+        Ok(true)
     }
-    if options.socket_path.is_some() == options.fd.is_some() {
-        return Err("exactly one of --socket-path and --fd is needed".into());
-    }
-    let disk = options.disk.as_mut().ok_or("--disk is needed")?;
-    disk.readonly |= read_only;
-    Ok(Parsed::Serve(options))
-}
 
-fn text_of(value: OsString) -> Result<String, String> {
-    value
-        .into_string()
-        .map_err(|value| format!("{value:?} is not text"))
+    fn check(&mut self) -> Result<(), String> {
+        let disk = self.disk.as_mut().ok_or("--disk is needed")?;
+        disk.readonly |= self.read_only;
+        Ok(())
+    }
 }
 
 /// `engine=`
@@ -181,13 +153,12 @@ impl FromStr for DiskOption {
     }
 }
 
-fn number<N: FromStr>(key: &str, text: &str) -> Result<N, String> {
-    let parsed = text.parse();
-    parsed.map_err(|_| format!("{key} {text:?}: expected a number"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
+    use device_backend::program::Parsed;
+
     use super::*;
 
     #[test]
@@ -224,7 +195,7 @@ mod tests {
     }
 
     fn parse_words(line: &str) -> Result<Parsed<Options>, String> {
-        parse(line.split(' ').map(OsString::from))
+        options::parse(line.split(' ').map(OsString::from))
     }
 
     #[test]
@@ -233,11 +204,14 @@ mod tests {
             panic!("not understood");
         };
         assert_eq!(options.fd, Some(7));
-        assert!(options.disk.unwrap().readonly);
+        assert!(options.device.disk.unwrap().readonly);
         let line = "--socket-path /s --disk path=/a --seccomp log";
         assert!(matches!(parse_words(line), Ok(Parsed::Serve(_))));
         let line = "--print-capabilities whatever";
-        assert_eq!(parse_words(line), Ok(Parsed::Print(CAPABILITIES)));
+        assert_eq!(
+            parse_words(line),
+            Ok(Parsed::Print(DiskOptions::CAPABILITIES))
+        );
     }
 
     #[test]

@@ -4,13 +4,14 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
+use device_backend::options;
 use device_backend::program::{Parsed, Program};
 use device_backend::serve::Service;
 use ipc::health::HealthPage;
 use ipc::record::BlkRecord;
 
 use crate::device::Device;
-use crate::options::{self, Options};
+use crate::options::Options;
 use crate::{standalone, supervised};
 
 /// `blk-backend`.

@@ -14,10 +14,11 @@ use ipc::inflight::{queue_bytes, region_bytes};
 use ipc::seccomp::Mode;
 
 use crate::config::Disk;
-use crate::device::{Device, Shared};
+use crate::device::Device;
 use crate::engine::Engine;
 use crate::engine::threads::Threads;
 use crate::engine::uring::Uring;
+use crate::shared::Shared;
 use crate::worker::Worker;
 
 /// The device cannot be started.
@@ -133,6 +134,6 @@ pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
         let region = regions.get(usize::from(queue)).cloned();
         Worker::new(queue, shared.clone(), engine, region, params.poll_us)
     });
-    let device = Device::new(shared.clone(), workers.collect()).map_err(StartError::Workers)?;
+    let device = Device::new(shared.clone(), workers).map_err(StartError::Workers)?;
     Ok(Service::start(device, params.listener, confinement)?)
 }

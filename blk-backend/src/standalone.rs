@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use device_backend::fd_table;
 use device_backend::program::own_health;
 use device_backend::serve::Service;
-use device_backend::{fd_table, listener};
 use host::disk::Access;
 use ipc::fd::blk;
 
@@ -18,19 +18,13 @@ use crate::serve::{self, Source, StartParams};
 
 /// Starts the disk, to serve one frontend.
 pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
-    // An inherited listener first: whatever is opened later must not take a number of the table
-    // that it has.
-    let inherited = options.fd.map(listener::inherited).transpose()?;
-    let Some(option) = &options.disk else {
+    let inherited = options.inherited()?;
+    let Some(option) = &options.device.disk else {
         bail!("--disk is needed");
     };
     let health = own_health()?;
     let (disk, engine) = open(option).with_context(|| format!("{}", option.path.display()))?;
-    let listener = match (inherited, &options.socket_path) {
-        (Some(fd), _) => fd,
-        (None, Some(path)) => listener::bind(path)?,
-        (None, None) => bail!("--socket-path or --fd is needed"),
-    };
+    let listener = options.listener(inherited)?;
     Ok(serve::start(StartParams {
         disk,
         listener,

@@ -18,11 +18,11 @@ use device_backend::vring::{Snapshot, Vring, notify};
 use host::clock::monotonic_ns;
 use ipc::health::{BROKEN, QueueHealth};
 
-use crate::device::Shared;
 use crate::engine::{Completion, Engine, EngineError, Submitted};
 use crate::inflight::Replay;
 use crate::queue::{Queue, QueueError};
 use crate::request::{self, Memory, Outcome, Parsed, Status, StatusByte};
+use crate::shared::Shared;
 use held::Held;
 use slots::Slots;
 

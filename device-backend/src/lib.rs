@@ -20,8 +20,10 @@ pub mod listener;
 pub mod memory;
 #[cfg(test)]
 mod models;
+pub mod options;
 pub mod polling;
 pub mod program;
+pub mod queue_device;
 pub mod ring;
 pub mod serve;
 pub mod shared_mem;

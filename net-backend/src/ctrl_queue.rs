@@ -11,8 +11,8 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 use vm_memory::Bytes;
 
 use crate::ctrl_commands::{COMMAND_MAX_BYTES, Command, CommandFault};
-use crate::device::Shared;
 use crate::queue_state::{QueueFault, QueueState, Serving};
+use crate::shared::Shared;
 
 /// The most commands before frames are looked at.
 const BATCH: u16 = 8;

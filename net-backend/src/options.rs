@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of a backend that runs alone: the conventions of vhost-user backend programs
-//! (vhost-user specification, "Backend programs"), and what our network cards have beyond them.
+//! The command line of a network card that runs alone, beyond what all backends understand.
 
-use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-use device_backend::program::{Parsed, Seccomp};
+use device_backend::options::{self, DeviceOptions, Value, number, text_of};
 use ipc::record::Guard;
 
 use crate::filter::Mac;
 
-/// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
-pub(crate) const CAPABILITIES: &str = r#"{"type": "net"}
-"#;
-
 /// What `--help` answers.
-pub(crate) const HELP: &str = "\
+const HELP: &str = "\
 Serve a tap to a virtual machine as its network card, over vhost-user.
 
 Usage: net-backend (--socket-path PATH | --fd N) (--tap NAME | --tap-fd N...) [OPTION]...
@@ -54,10 +46,11 @@ killed and replaced while the guest runs. Alone it has the rights it was started
 ";
 
 /// The command line.
+pub(crate) type Options = options::Options<NicOptions>;
+
+/// What it says of the network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    pub(crate) socket_path: Option<PathBuf>,
-    pub(crate) fd: Option<RawFd>,
+pub struct NicOptions {
     pub(crate) tap: Option<String>,
     pub(crate) tap_fds: Vec<RawFd>,
     pub(crate) pairs: u16,
@@ -66,14 +59,11 @@ pub struct Options {
     pub(crate) mtu: Option<u16>,
     pub(crate) guard: Guard,
     pub(crate) poll_us: u32,
-    pub(crate) seccomp: Seccomp,
 }
 
-impl Default for Options {
+impl Default for NicOptions {
     fn default() -> Self {
         Self {
-            socket_path: None,
-            fd: None,
             tap: None,
             tap_fds: Vec::new(),
             pairs: 1,
@@ -87,80 +77,31 @@ impl Default for Options {
                 ..Guard::default()
             },
             poll_us: 50,
-            seccomp: Seccomp::On,
         }
     }
 }
 
-/// Understands the command line, without the program's name.
-pub(crate) fn parse(
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<Parsed<Box<Options>>, String> {
-    let mut options = Options::default();
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let text = arg.to_str().unwrap_or_default();
-        let (name, inline) = match text.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
-            _ => (text, None),
-        };
-        match name {
-            "--help" | "-h" => return Ok(Parsed::Print(HELP)),
-            "--version" => return Ok(Parsed::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
-            "--print-capabilities" => return Ok(Parsed::Print(CAPABILITIES)),
-            _ if !KNOWN.contains(&name) => return Err(format!("unknown argument {arg:?}")),
-            _ => {}
-        }
-        let value = inline.or_else(|| args.next());
-        options.set(name, value.ok_or(format!("{name}: a value is missing"))?)?;
-    }
-    options.check()?;
-    Ok(Parsed::Serve(Box::new(options)))
-}
+impl DeviceOptions for NicOptions {
+    const HELP: &'static str = HELP;
+    const CAPABILITIES: &'static str = "{\"type\": \"net\"}\n";
 
-/// The options that have a value.
-const KNOWN: [&str; 11] = [
-    "--socket-path",
-    "--fd",
-    "--tap",
-    "--tap-fd",
-    "--queues",
-    "--queue-size",
-    "--mac",
-    "--mtu",
-    "--guard",
-    "--poll-us",
-    "--seccomp",
-];
-
-impl Options {
-    fn set(&mut self, name: &str, value: OsString) -> Result<(), String> {
-        if name == "--socket-path" {
-            self.socket_path = Some(value.into());
-            return Ok(());
-        }
-        let text = value
-            .into_string()
-            .map_err(|value| format!("{value:?} is not text"))?;
+    fn set(&mut self, name: &str, value: Value<'_>) -> Result<bool, String> {
+        let mut text = || text_of(value()?);
         match name {
-            "--fd" => self.fd = Some(number(name, &text)?),
-            "--tap" => self.tap = Some(text),
-            "--tap-fd" => self.tap_fds.push(number(name, &text)?),
-            "--queues" => self.pairs = number(name, &text)?,
-            "--queue-size" => self.queue_size = number(name, &text)?,
-            "--mac" => self.mac = Some(text.parse().map_err(|e| format!("{name} {e}"))?),
-            "--mtu" => self.mtu = Some(number(name, &text)?),
-            "--guard" => add_guard(&mut self.guard, &text)?,
-            "--poll-us" => self.poll_us = number(name, &text)?,
-            _ => self.seccomp = text.parse()?,
+            "--tap" => self.tap = Some(text()?),
+            "--tap-fd" => self.tap_fds.push(number(name, &text()?)?),
+            "--queues" => self.pairs = number(name, &text()?)?,
+            "--queue-size" => self.queue_size = number(name, &text()?)?,
+            "--mac" => self.mac = Some(text()?.parse().map_err(|e| format!("{name} {e}"))?),
+            "--mtu" => self.mtu = Some(number(name, &text()?)?),
+            "--guard" => add_guard(&mut self.guard, &text()?)?,
+            "--poll-us" => self.poll_us = number(name, &text()?)?,
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn check(&mut self) -> Result<(), String> {
-        if self.socket_path.is_some() == self.fd.is_some() {
-            return Err("exactly one of --socket-path and --fd is needed".into());
-        }
         if self.tap.is_some() != self.tap_fds.is_empty() {
             return Err("exactly one of --tap and --tap-fd is needed".into());
         }
@@ -187,17 +128,16 @@ fn add_guard(guard: &mut Guard, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn number<N: FromStr>(key: &str, text: &str) -> Result<N, String> {
-    let parsed = text.parse();
-    parsed.map_err(|_| format!("{key} {text:?}: expected a number"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
+    use device_backend::program::Parsed;
+
     use super::*;
 
-    fn parse_words(line: &str) -> Result<Parsed<Box<Options>>, String> {
-        parse(line.split(' ').map(OsString::from))
+    fn parse_words(line: &str) -> Result<Parsed<Options>, String> {
+        options::parse(line.split(' ').map(OsString::from))
     }
 
     #[test]
@@ -207,17 +147,18 @@ mod tests {
         let Ok(Parsed::Serve(options)) = parse_words(line) else {
             panic!("not understood");
         };
-        assert_eq!(
-            (options.fd, options.pairs, options.mtu),
-            (Some(7), 2, Some(9000))
-        );
-        assert_eq!(options.tap_fds, [8, 9]);
-        assert!(options.guard.mac && options.guard.services);
-        assert_eq!((options.guard.ipv4.len(), options.guard.ipv6.len()), (1, 1));
+        let Options { fd, device, .. } = options;
+        assert_eq!((fd, device.pairs, device.mtu), (Some(7), 2, Some(9000)));
+        assert_eq!(device.tap_fds, [8, 9]);
+        assert!(device.guard.mac && device.guard.services);
+        assert_eq!((device.guard.ipv4.len(), device.guard.ipv6.len()), (1, 1));
         let line = "--socket-path /s --tap tap0 --queues 4 --seccomp log";
         assert!(matches!(parse_words(line), Ok(Parsed::Serve(_))));
         let line = "--print-capabilities whatever";
-        assert_eq!(parse_words(line), Ok(Parsed::Print(CAPABILITIES)));
+        assert_eq!(
+            parse_words(line),
+            Ok(Parsed::Print(NicOptions::CAPABILITIES))
+        );
     }
 
     #[test]

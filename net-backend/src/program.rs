@@ -4,13 +4,14 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
+use device_backend::options;
 use device_backend::program::{Parsed, Program};
 use device_backend::serve::Service;
 use ipc::health::HealthPage;
 use ipc::record::NetRecord;
 
 use crate::device::Device;
-use crate::options::{self, Options};
+use crate::options::Options;
 use crate::{standalone, supervised};
 
 /// `net-backend`.
@@ -22,9 +23,9 @@ impl Program for NetBackend {
     const ROLE: &'static str = "net";
     type Device = Device;
     type Record = NetRecord;
-    type Options = Box<Options>;
+    type Options = Options;
 
-    fn parse(args: Vec<OsString>) -> Result<Parsed<Box<Options>>, String> {
+    fn parse(args: Vec<OsString>) -> Result<Parsed<Options>, String> {
         options::parse(args)
     }
 
@@ -32,7 +33,7 @@ impl Program for NetBackend {
         supervised::start(record, health)
     }
 
-    fn standalone(options: Box<Options>) -> Result<Service<Device>> {
-        standalone::start(*options)
+    fn standalone(options: Options) -> Result<Service<Device>> {
+        standalone::start(&options)
     }
 }

@@ -12,7 +12,7 @@ use device_backend::chain::ChainError;
 use device_backend::ring::{Ring, RingError};
 use device_backend::vring::{Snapshot, Vring, notify};
 
-use crate::device::Shared;
+use crate::shared::Shared;
 
 /// The guest broke the queue: it cannot be used until its device is reset.
 #[derive(Debug, thiserror::Error)]

@@ -14,11 +14,11 @@ use device_backend::chain::Chain;
 use device_backend::vring::Vring;
 use ipc::health::QueueHealth;
 
-use crate::device::Shared;
 use crate::header::{Header, NUM_BUFFERS};
 use crate::queue_state::{Change, QueueFault, QueueState, Serving};
 use crate::rx_buffers::RxBuffers;
 use crate::settings::Settings;
+use crate::shared::Shared;
 
 /// The most frames before the other direction is looked at.
 const BATCH: u32 = 64;

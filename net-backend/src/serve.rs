@@ -11,7 +11,9 @@ use ipc::health::HealthPage;
 use ipc::seccomp::Mode;
 
 use crate::config::Nic;
-use crate::device::{Device, Shared};
+use crate::device::Device;
+use crate::shared::Shared;
+use crate::worker::Worker;
 
 /// The device cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,7 @@ pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
         params.link_up,
         params.health,
     );
-    let device = Device::new(shared, params.poll_us).map_err(StartError::Workers)?;
+    let workers = (0..pairs).map(|pair| Worker::new(pair, shared.clone(), params.poll_us));
+    let device = Device::new(shared.clone(), workers).map_err(StartError::Workers)?;
     Ok(Service::start(device, params.listener, confinement)?)
 }

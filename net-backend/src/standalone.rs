@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use anyhow::{Context, Result, bail};
 use device_backend::program::own_health;
 use device_backend::serve::Service;
-use device_backend::{compat_proxy, fd_table, listener};
+use device_backend::{compat_proxy, fd_table};
 use host::tap;
 use ipc::fd::net;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,27 +17,28 @@ use crate::options::Options;
 use crate::serve::{self, StartParams};
 
 /// Starts the network card, to serve one frontend.
-pub(crate) fn start(options: Options) -> Result<Service<Device>> {
+pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
     // What was inherited first: whatever is opened later must not take a number of the table that
     // it has.
-    check_numbers(options.fd, &options.tap_fds)?;
-    let inherited = options.fd.map(listener::inherited).transpose()?;
+    check_numbers(options.fd, &options.device.tap_fds)?;
+    let inherited = options.inherited()?;
     let taps: Vec<_> = options
+        .device
         .tap_fds
         .iter()
         .map(|number| tap_inherited(*number).with_context(|| format!("--tap-fd {number}")))
         .collect::<Result<_>>()?;
     let health = own_health()?;
     let mut nic = Nic {
-        mac: options.mac,
-        mtu: options.mtu,
-        pairs: options.pairs,
-        queue_size: options.queue_size,
+        mac: options.device.mac,
+        mtu: options.device.mtu,
+        pairs: options.device.pairs,
+        queue_size: options.device.queue_size,
         uso: false,
-        guard: options.guard,
+        guard: options.device.guard.clone(),
     };
     nic.check()?;
-    let taps = match &options.tap {
+    let taps = match &options.device.tap {
         Some(name) => tap::open(name, nic.pairs).with_context(|| format!("--tap {name:?}"))?,
         None => taps,
     };
@@ -46,11 +47,7 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
         .zip(taps)
         .map(|(number, tap)| fd_table::at(number, tap));
     let taps = taps.collect::<nix::Result<_>>()?;
-    let listener = match (inherited, &options.socket_path) {
-        (Some(fd), _) => fd,
-        (None, Some(path)) => listener::bind(path)?,
-        (None, None) => bail!("--socket-path or --fd is needed"),
-    };
+    let listener = options.listener(inherited)?;
     Ok(serve::start(StartParams {
         nic,
         listener: compat_proxy::behind(listener).context("cannot wait for the frontend")?,
@@ -58,7 +55,7 @@ pub(crate) fn start(options: Options) -> Result<Service<Device>> {
         state: None,
         link_up: true,
         health,
-        poll_us: options.poll_us,
+        poll_us: options.device.poll_us,
         seccomp: options.seccomp.mode(),
     })?)
 }

@@ -15,10 +15,10 @@ use ipc::health::{BACKPRESSURED, QueueHealth};
 
 use crate::anti_spoof::Rules;
 use crate::anti_spoof::packet::Frame;
-use crate::device::Shared;
 use crate::header::Header;
 use crate::queue_state::{QueueFault, QueueState};
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::tx_frame::TxFrame;
 
 /// The most frames before the other direction is looked at, and before the driver is called.

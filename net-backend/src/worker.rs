@@ -6,7 +6,7 @@
 //! peer, and nothing a guest does ends the thread. The tap is watched for edges only: while the
 //! guest has no buffers, frames that wait in the tap wake nobody.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -16,10 +16,11 @@ use ipc::health::{BROKEN, QueueHealth, UNPLUGGED};
 
 use crate::config::Role;
 use crate::ctrl_queue::CtrlQueue;
-use crate::device::{Progress, SLOTS, Shared};
+use crate::progress::{Progress, SLOTS};
 use crate::queue_state::{Change, QueueFault, QueueState};
 use crate::receive::Receiver;
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::transmit::Transmitter;
 
 /// While looking for work, the tap is asked, with a system call, only this often.
@@ -55,6 +56,11 @@ impl Worker {
             followed: [None; SLOTS],
             polling: Polling::new(poll_us),
         }
+    }
+
+    /// The tap's queue of the pair.
+    pub fn tap(&self) -> BorrowedFd<'_> {
+        self.shared.tap(self.pair)
     }
 
     /// Serves the pair until there is nothing to do. `vrings` are its queues: receive, transmit, and

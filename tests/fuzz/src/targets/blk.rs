@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use blk_backend::config::Disk;
-use blk_backend::device::{Device, Shared};
+use blk_backend::device::Device;
 use blk_backend::engine::Engine;
 use blk_backend::engine::threads::Threads;
+use blk_backend::shared::Shared;
 use blk_backend::worker::Worker;
 use device_backend::GuestMemory;
 use device_backend::serve::Device as _;
