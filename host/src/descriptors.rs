@@ -39,7 +39,7 @@ pub fn close_all_but(kept: &[RawFd]) -> nix::Result<()> {
 
 fn close_range(first: u32, last: u32) -> nix::Result<()> {
     // SAFETY: close_range takes no pointers. In the jailer nothing has been opened yet, so nothing owns
-    // these numbers. In the supervisor their owners belong to the janitor, of which the process is a
+    // these numbers. In the supervisor their owners belong to the jailer, of which the process is a
     // copy; the copy of an owner is never used or dropped.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 /// Since Linux 5.7; beyond what an int can hold.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a copy of this process in new namespaces, born into the control group `cradle` if there is
+/// Makes a copy of this process in new namespaces, spawned into the control group `initial_cgroup` if there is
 /// one: its number and its pidfd; `None` in the copy.
 ///
 /// # Safety
@@ -21,15 +21,15 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// lock may be held by a thread that does not exist in it.
 pub unsafe fn clone(
     namespaces: libc::c_int,
-    cradle: Option<BorrowedFd<'_>>,
+    initial_cgroup: Option<BorrowedFd<'_>>,
 ) -> nix::Result<Option<(Pid, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for which zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = u64::from((namespaces | libc::CLONE_PIDFD).cast_unsigned());
-    if let Some(cradle) = cradle {
+    if let Some(initial_cgroup) = initial_cgroup {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = u64::from(cradle.as_raw_fd().cast_unsigned());
+        args.cgroup = u64::from(initial_cgroup.as_raw_fd().cast_unsigned());
     }
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());

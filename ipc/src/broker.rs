@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What janitor and supervisor say to each other: JSON messages over one SOCK_SEQPACKET socket.
+//! What jailer and supervisor say to each other: JSON messages over one SOCK_SEQPACKET socket.
 //!
-//! The janitor has the host's privileges, so this enum is all that a compromised supervisor can
+//! The jailer has the host's privileges, so this enum is all that a compromised supervisor can
 //! ask of the host. It answers a question with one message and otherwise only passes signals on.
 //! Answers come in any order: what may wait for storage is done by a process of its own.
 
@@ -19,9 +19,9 @@ pub const LINE_MAX_BYTES: usize = 512;
 /// How many lines the supervisor may have printed.
 pub const LINES_MAX: usize = 64;
 
-/// What the supervisor tells or asks the janitor.
+/// What the supervisor tells or asks the jailer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ToJanitor {
+pub enum ToJailer {
     /// The guest has started.
     Started,
     /// A line for the user, when the VM has ended.
@@ -32,7 +32,7 @@ pub enum ToJanitor {
     Ask(u32, Question),
 }
 
-/// What only the janitor can do: it sees the host. An answer takes as long as the storage does.
+/// What only the jailer can do: it sees the host. An answer takes as long as the storage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Open the image of the disk at this place in the spec once more.
@@ -50,7 +50,7 @@ pub enum Question {
     HostPid(u8),
 }
 
-/// What the janitor tells the supervisor.
+/// What the jailer tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSupervisor {
     /// The user sent this signal.
@@ -99,7 +99,7 @@ mod tests {
     fn line_of_the_worst_characters_fits_into_a_message_when_clipped() {
         for filler in ["\u{1}", "\u{10ffff}", "\"", "x"] {
             let line = filler.repeat(2000);
-            let text = serde_json::to_vec(&ToJanitor::Line(clip(&line).into())).unwrap();
+            let text = serde_json::to_vec(&ToJailer::Line(clip(&line).into())).unwrap();
             assert!(text.len() < MESSAGE_MAX_BYTES, "{filler:?}");
         }
     }

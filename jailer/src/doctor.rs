@@ -11,8 +11,8 @@ use ipc::broker::Status;
 use spec::HugePages;
 
 use crate::host::Host;
-use crate::janitor;
-use crate::janitor::rehearsal::{self, Rehearse};
+use crate::run;
+use crate::self_test::{self, SelfTest};
 
 mod probe;
 
@@ -26,14 +26,14 @@ struct Finding {
     needed: bool,
 }
 
-/// Looks at everything, and builds jails by `rehearse`; the lines are for standard output.
-pub fn examine(host: &Host, rehearse: Rehearse) -> (Vec<String>, Outcome) {
+/// Looks at everything, and builds jails by `self_test`; the lines are for standard output.
+pub fn examine(host: &Host, self_test: SelfTest) -> (Vec<String>, Outcome) {
     let mut findings = vec![needed("KVM", kvm(host))];
     findings.extend(probe::namespaces().map(|(what, has)| needed(what, has)));
     findings.extend([
-        needed("jails", rehearsal::rehearse(rehearse)),
+        needed("jails", self_test::jails(self_test)),
         needed("seccomp", probe::seccomp()),
-        optional("users of a VM's own", rehearsal::rehearse_users()),
+        optional("users of a VM's own", self_test::user_range()),
         optional("Landlock", lacking::landlock(lacking::landlock_version())),
         optional("MDWE", probe::mdwe()),
         optional("core scheduling", probe::core_scheduling()),
@@ -112,7 +112,7 @@ fn templess() -> Result<std::os::fd::OwnedFd, ipc::memfd::MemfdError> {
 }
 
 fn cgroups() -> Vec<Finding> {
-    let (found, missing) = janitor::cgroup_hierarchies();
+    let (found, missing) = run::cgroup_hierarchies();
     let mut findings: Vec<_> = found
         .into_iter()
         .map(|line| optional("cgroups", Ok(line)))

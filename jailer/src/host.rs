@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the janitor looks at on the host, and what it finds there.
+//! What the jailer looks at on the host, and what it finds there.
 
 use std::path::{Path, PathBuf};
 

@@ -1,38 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer: one per VM. It is two processes:
+//! The jailer: the privileged process of one VM.
 //!
-//! - the [`janitor`] looks at the host: it opens everything the VM may use, makes the state
-//!   directory, gives birth to the supervisor, waits, and cleans up whatever became of the rest;
-//! - the supervisor is born without any privilege and opens nothing: with what the janitor gave it,
-//!   it spawns, watches and replaces the VM's processes, serves the API and relays the console.
+//! It looks at the host: it opens everything the VM may use, makes the state directory, spawns the
+//! supervisor, answers its few requests (`monitor`), waits for its end and cleans up. The supervisor is
+//! a copy of this process without any privilege. It opens nothing: with what the jailer gave it, it
+//! spawns, watches and replaces the VM's processes, serves the API and relays the console.
 //!
-//! This library is the first alone. It does not know the second, which is `supervisor`: whoever calls
-//! [`run`] says what the copy does that the janitor makes of itself. What the copy takes with it is in
-//! `handover`, and what the two say to each other in `ipc::broker`, over one socket.
+//! This library does not know the code of the supervisor, which is the crate `supervisor`: the caller of
+//! [`run`] supplies the function that the copy runs. What the copy takes along is in `handover`, and the
+//! protocol between the two processes in `ipc::broker`, over one socket.
 //!
-//! Both are single-threaded, and nothing in them waits for a guest, a client, a child that lives or
-//! the storage of an image except in one poll. What may block on storage is done in short-lived
-//! processes of the janitor's.
+//! Single-threaded. The only thing that the main loop waits in is one poll; what may block on storage is
+//! done in short-lived copies of the process (`errands`).
 
 use std::convert::Infallible;
 
-use handover::nursery::Nursery;
 use handover::outcome::Outcome;
+use handover::supervisor_init::SupervisorInit;
 use inherited::Inherited;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 pub mod args;
+mod cgroups;
+mod config;
+mod deferred;
+mod devices;
 pub mod doctor;
+mod errands;
+mod helper;
 pub mod host;
+mod image;
 pub mod inherited;
-pub mod janitor;
+mod monitor;
+mod notify;
+mod opening;
+mod passt;
+mod pty;
+mod rate_limit;
+mod resources;
+mod run;
+mod self_test;
+mod signals;
+mod spawn;
+mod starter;
+mod state;
+mod tap_setup;
+mod uids;
 
-pub use janitor::rehearsal::{Build, Rehearse};
+pub use self_test::{Build, SelfTest};
 
 /// Removes what is left of a VM whose jailer was killed.
 pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> Outcome {
-    janitor::sweep(name, state_dir).unwrap_or_else(|refused| refused)
+    run::sweep(name, state_dir).unwrap_or_else(|refused| refused)
 }
 
 /// Runs one VM from start to end. `live` is its supervisor's whole life: called in the copy of this
@@ -41,9 +61,9 @@ pub fn run(
     args: &args::Args,
     inherited: Inherited,
     host: &host::Host,
-    live: impl FnOnce(Nursery, Pid) -> Infallible,
+    main: impl FnOnce(SupervisorInit, Pid) -> Infallible,
 ) -> Outcome {
-    janitor::run(args, inherited, host, live).unwrap_or_else(|refused| refused)
+    run::run(args, inherited, host, main).unwrap_or_else(|refused| refused)
 }
 
 /// Runs `act` in the jail of a supervisor, which `build` makes, in its place, and waits for its end;
@@ -53,5 +73,5 @@ pub fn in_place_of_a_supervisor(
     build: Build,
     act: impl FnOnce() -> Infallible,
 ) -> Result<WaitStatus, String> {
-    janitor::rehearsal::stand_in(build, act)
+    self_test::stand_in(build, act)
 }

@@ -150,7 +150,7 @@ pub(crate) fn failure(report: &OwnedFd) -> Option<(&'static str, Errno)> {
 }
 
 /// Has a child run and end: whether it could, and if not, why.
-pub(crate) fn rehearse(
+pub(crate) fn self_test(
     program: BorrowedFd<'_>,
     null: BorrowedFd<'_>,
     jails: &Jails,
@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn rehearsal_tells_what_a_child_cannot_do() {
+    fn self_test_tells_what_a_child_cannot_do() {
         let null = open("/dev/null");
-        let told = rehearse(open("/etc/passwd").as_fd(), null.as_fd(), &jails());
+        let told = self_test(open("/etc/passwd").as_fd(), null.as_fd(), &jails());
         let told = told.unwrap_err();
         assert!(told.contains("execute the program: Permission"), "{told}");
         // This program knows no such flag.
         let program = File::open(std::env::current_exe().unwrap()).unwrap();
-        let told = rehearse(program.as_fd(), null.as_fd(), &jails()).unwrap_err();
+        let told = self_test(program.as_fd(), null.as_fd(), &jails()).unwrap_err();
         assert!(told.contains("its program ended as Ok(Exited("), "{told}");
     }
 

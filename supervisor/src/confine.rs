@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the supervisor does to itself before it does anything else: it was born in namespaces of
-//! its own, as a copy of the janitor, and gives up whatever of the host that copy still has.
+//! its own, as a copy of the jailer, and gives up whatever of the host that copy still has.
 
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -51,9 +51,9 @@ pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     }
     step("change its group", setresgid(group, group, group))?;
     step("change its user", setresuid(user, user, user))?;
-    // Cleared when the user changes, so not earlier. The janitor's end of the link tells, too.
+    // Cleared when the user changes, so not earlier. The jailer's end of the link tells, too.
     let death = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-    step("be bound to the janitor's life", death)?;
+    step("be bound to the jailer's life", death)?;
     step("leave the session", setsid().map(drop))?;
     umask(Mode::from_bits_truncate(0o077));
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -84,7 +84,7 @@ fn remount(flags: MsFlags) -> nix::Result<()> {
 /// An empty directory becomes the root; nothing of the host's is mounted below or behind it.
 fn leave_root() -> nix::Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Any directory will do; this one is there, because the janitor has used it.
+    // Any directory will do; this one is there, because the jailer has used it.
     let place = "/proc";
     let options = Some("mode=0555,nr_inodes=1,size=4k");
     mount(Some("empty"), place, Some("tmpfs"), flags, options)?;

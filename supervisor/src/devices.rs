@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use handover::endowment::{Image, TapParts};
+use handover::host_resources::{Image, TapParts};
 use ipc::fd::vmm::DEVICES_MAX;
 use ipc::memfd::MemfdError;
 use ipc::record::DeviceRecord;
@@ -115,7 +115,7 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// Takes what the janitor opened, in the order of the spec.
+    /// Takes what the jailer opened, in the order of the spec.
     pub(crate) fn new(
         vm: &Vm,
         name: &VmName,
@@ -266,7 +266,7 @@ impl Devices {
             slot.tick(means, now_ns);
         }
         for device in &mut self.foreign {
-            device.tick(means.janitor, now_ns);
+            device.tick(means.jailer, now_ns);
         }
     }
 

@@ -37,16 +37,16 @@ impl Supervisor {
         self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();
-            interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
+            interests.add(Token::Jailer, self.kit.jailer.as_fd(), PollFlags::POLLIN);
             self.console.interests(&mut interests);
             let deadline = self.console.deadline_ns();
             let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
             let ready = interests.wait(wait_ns).map_err(SupervisorError::Poll)?;
             let now_ns = monotonic_ns();
             for (token, events) in ready {
-                if token != Token::Janitor {
+                if token != Token::Jailer {
                     self.console.ready(token, events, now_ns);
-                } else if !self.kit.janitor.listen().is_empty() {
+                } else if !self.kit.jailer.listen().is_empty() {
                     return Ok(());
                 }
             }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the supervisor hears, from the vmm to its last words and from the janitor, and what it does
+//! What the supervisor hears, from the vmm to its last words and from the jailer, and what it does
 //! about that: the [`lifecycle`](super::lifecycle) decides.
 
 use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
-use super::janitor::News;
+use super::jailer_link::News;
 use super::lifecycle::{Fate, Force, Next, Order};
 use super::vmm::{Heard, Vmm};
 use super::{Supervisor, SupervisorError, verdict};
@@ -30,8 +30,8 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn hear_janitor(&mut self, now_ns: u64) {
-        for news in self.kit.janitor.listen() {
+    pub(super) fn hear_jailer(&mut self, now_ns: u64) {
+        for news in self.kit.jailer.listen() {
             let order = match news {
                 News::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
                     self.lifecycle.end_at_once(Force::Signal(signal))
@@ -64,9 +64,9 @@ impl Supervisor {
 
     fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
         self.note(&message);
-        // Once: a vmm that says it again and again must not fill the way to the janitor.
+        // Once: a vmm that says it again and again must not fill the way to the jailer.
         if message == FromVmm::Started && self.lifecycle.is_first_start() {
-            self.kit.janitor.tell_started();
+            self.kit.jailer.tell_started();
         }
         if let FromVmm::Device(index, news) = &message {
             self.hear_of_device(*index, news, now_ns);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a VM's processes are told of which VM this is.
 
-use handover::endowment::Identity;
+use handover::host_resources::Identity;
 use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
 use ipc::seccomp::Mode;
 use spec::{HugePages, Seccomp};

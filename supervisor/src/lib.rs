@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The supervisor, without any privilege: spawns, watches and replaces the VM's processes, serves its
-//! API and relays its console, with nothing but what the janitor gave it.
+//! API and relays its console, with nothing but what the jailer gave it.
 //!
 //! One thread, one poll. What happens is told to the [`lifecycle`], which decides.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use handover::endowment::{Binaries, Endowment, Guest, Identity, Log};
+use handover::host_resources::{Binaries, Guest, HostResources, Identity, Log};
 use handover::outcome::Outcome;
 use host::clock::monotonic_ns;
 use ipc::broker::Status;
@@ -24,12 +24,11 @@ mod devices;
 mod farewell;
 mod hearing;
 mod identity;
+mod jailer_link;
 mod jails;
-mod janitor;
 mod journal;
 mod lifecycle;
 mod logfile;
-mod nursery;
 mod outlet;
 mod poll;
 mod process;
@@ -38,6 +37,7 @@ mod retry;
 mod seccomp;
 mod service;
 mod stats;
+mod supervisor_init;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod turnover;
@@ -46,19 +46,19 @@ mod vmm;
 
 pub use api::http;
 pub use api::route::{ROUTES, Route};
-pub use nursery::{live, stand_in};
+pub use supervisor_init::{live, stand_in};
 
 use devices::{BeginError, Devices, Means, Start};
+use jailer_link::JailerLink;
 use jails::Jails;
-use janitor::Janitor;
 use journal::Journal;
 use lifecycle::Lifecycle;
 use logfile::Cutter;
-use nursery::Pids;
 use outlet::Outlet;
 use poll::{Interests, Token, earlier};
 use retry::Retry;
 use service::Waiting;
+use supervisor_init::Pids;
 use vmm::{Parts, SpawnError, Vmm};
 
 /// So long after its birth a VM's start is over.
@@ -96,7 +96,7 @@ struct Kit {
     blk: Option<OwnedFd>,
     jails: Jails,
     net: Option<OwnedFd>,
-    janitor: Rc<Janitor>,
+    jailer: Rc<JailerLink>,
     pids: Pids,
     log: Log,
 }
@@ -111,7 +111,7 @@ impl Kit {
             null: self.binaries.null.as_fd(),
             log: &self.log,
             jails: &self.jails,
-            janitor: &self.janitor,
+            jailer: &self.jailer,
             seccomp: identity::seccomp(&self.identity),
         }
     }
@@ -119,18 +119,18 @@ impl Kit {
 
 /// Builds the supervisor's jail around this process and the jail of a child below it, in which
 /// `program` tells its version.
-pub fn rehearse(
+pub fn self_test(
     has_range: bool,
     program: BorrowedFd<'_>,
     null: BorrowedFd<'_>,
 ) -> Result<(), String> {
     let confined = confine::confine(has_range);
     let processes = confined.map_err(|e| host::log::chain(&e))?;
-    child::rehearse(program, null, &Jails::new(processes, has_range))
+    child::self_test(program, null, &Jails::new(processes, has_range))
 }
 
 /// The same with only the standard descriptors, and behind the supervisor's filter.
-pub fn rehearse_with_filter(has_range: bool) -> Result<(), String> {
+pub fn self_test_with_filter(has_range: bool) -> Result<(), String> {
     confine::keep_only(&[], 0, 2).map_err(|e| host::log::chain(&e))?;
     confine::confine(has_range).map_err(|e| host::log::chain(&e))?;
     let filtered = crate::seccomp::SUPERVISOR.install(ipc::seccomp::Mode::Kill);
@@ -162,11 +162,11 @@ struct Supervisor {
 }
 
 /// Runs the VM from its first vmm to its end.
-fn run(endowment: Endowment, jails: Jails, janitor: Rc<Janitor>, pids: Pids) -> Outcome {
-    for line in &endowment.missing {
+fn run(resources: HostResources, jails: Jails, jailer: Rc<JailerLink>, pids: Pids) -> Outcome {
+    for line in &resources.missing {
         log::warn!("{line}");
     }
-    let ended = Supervisor::new(endowment, jails, janitor, pids).and_then(|mut supervisor| {
+    let ended = Supervisor::new(resources, jails, jailer, pids).and_then(|mut supervisor| {
         supervisor.spawn()?;
         loop {
             supervisor.turn()?;
@@ -181,33 +181,33 @@ fn run(endowment: Endowment, jails: Jails, janitor: Rc<Janitor>, pids: Pids) -> 
 
 impl Supervisor {
     fn new(
-        endowment: Endowment,
+        resources: HostResources,
         jails: Jails,
-        janitor: Rc<Janitor>,
+        jailer: Rc<JailerLink>,
         pids: Pids,
     ) -> Result<Self, SupervisorError> {
         let born_ns = monotonic_ns();
-        let vm = &endowment.identity.vm;
+        let vm = &resources.identity.vm;
         let lifecycle = Lifecycle::new(vm.on_reboot, vm.stop_timeout, born_ns);
-        let console = Outlet::new(endowment.console);
-        let parts = endowment.devices;
-        let (vm, name) = (&endowment.identity.vm, &endowment.identity.name);
+        let console = Outlet::new(resources.console);
+        let parts = resources.devices;
+        let (vm, name) = (&resources.identity.vm, &resources.identity.name);
         let devices = Devices::new(vm, name, parts.images, parts.taps, parts.streams);
         Ok(Self {
             kit: Kit {
-                identity: endowment.identity,
-                binaries: endowment.binaries,
-                guest: endowment.guest,
+                identity: resources.identity,
+                binaries: resources.binaries,
+                guest: resources.guest,
                 blk: parts.blk,
                 jails,
                 net: parts.net,
-                janitor,
+                jailer,
                 pids,
-                log: endowment.log,
+                log: resources.log,
             },
             born_ns,
             settles_ns: Some(born_ns + SETTLING_NS),
-            api: api::Server::new(endowment.api),
+            api: api::Server::new(resources.api),
             waiting: Vec::new(),
             console,
             lifecycle,
@@ -251,7 +251,7 @@ impl Supervisor {
         })?;
         let vmm = self.vmm.insert(vmm);
         self.devices.begin(&self.kit.means(), births, start)?;
-        vmm.identify(&self.kit.janitor);
+        vmm.identify(&self.kit.jailer);
         self.devices.introduce(&self.kit.means());
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Supervisor {
         for (token, events) in ready {
             match token {
                 // It is heard below, whatever else there is.
-                Token::Janitor => {}
+                Token::Jailer => {}
                 Token::Exit => exited = true,
                 Token::Control => drop(self.hear_vmm(now_ns)),
                 Token::BackendExit(index) => self.backend_exited(index, now_ns),
@@ -275,7 +275,7 @@ impl Supervisor {
                 }
             }
         }
-        self.hear_janitor(now_ns);
+        self.hear_jailer(now_ns);
         while let Some((id, command)) = self.api.next_command(now_ns) {
             self.serve(id, command, now_ns);
         }
@@ -290,7 +290,7 @@ impl Supervisor {
 
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
         let mut interests = Interests::default();
-        interests.add(Token::Janitor, self.kit.janitor.as_fd(), PollFlags::POLLIN);
+        interests.add(Token::Jailer, self.kit.jailer.as_fd(), PollFlags::POLLIN);
         if let Some(vmm) = &self.vmm {
             interests.add(Token::Exit, vmm.exit_fd(), PollFlags::POLLIN);
             if let Some(control) = vmm.control_fd() {

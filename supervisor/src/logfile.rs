@@ -4,7 +4,7 @@
 
 use std::io;
 
-use handover::endowment::Log;
+use handover::host_resources::Log;
 
 use crate::profile::LOG_BYTES_MAX;
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use handover::endowment::ConsoleKind;
+use handover::host_resources::ConsoleKind;
 use nix::poll::PollFlags;
 
 use super::console::Hub;
@@ -36,7 +36,7 @@ pub(crate) enum Outlet {
 }
 
 impl Outlet {
-    /// Takes what the janitor opened.
+    /// Takes what the jailer opened.
     pub(crate) fn new(kind: ConsoleKind) -> Self {
         match kind {
             ConsoleKind::Socket {

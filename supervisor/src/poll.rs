@@ -11,8 +11,8 @@ use super::api::ConnectionId;
 /// Who is interested in a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// The janitor has something to say.
-    Janitor,
+    /// The jailer has something to say.
+    Jailer,
     /// The vmm has exited.
     Exit,
     /// The vmm has something to say.

@@ -11,8 +11,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::child::{self, Child, Plan, StartError};
+use super::jailer_link::{Asked, JailerLink};
 use super::jails::Jails;
-use super::janitor::{Asked, Janitor};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl fmt::Display for Death {
 pub(crate) trait Actor: fmt::Debug {
     /// Asks for its process id on the host, or looks for the answer; whether there is nothing left to
     /// wait for.
-    fn identify(&mut self, janitor: &Janitor) -> bool;
+    fn identify(&mut self, jailer: &JailerLink) -> bool;
 
     /// Its process id on the host; 0 if that is not known.
     fn pid(&self) -> Pid;
@@ -60,8 +60,8 @@ pub(crate) trait Actor: fmt::Debug {
 }
 
 impl Actor for Process {
-    fn identify(&mut self, janitor: &Janitor) -> bool {
-        self.identify(janitor)
+    fn identify(&mut self, jailer: &JailerLink) -> bool {
+        self.identify(jailer)
     }
 
     fn pid(&self) -> Pid {
@@ -115,10 +115,10 @@ impl Process {
 
     /// Asks for its process id on the host, or looks for the answer; whether there is nothing left to
     /// wait for. It is for the eye and for control groups: the process runs as well without it.
-    pub(crate) fn identify(&mut self, janitor: &Janitor) -> bool {
+    pub(crate) fn identify(&mut self, jailer: &JailerLink) -> bool {
         let pid = match &self.identity {
             Identity::Settled => return true,
-            Identity::Unknown => match janitor.ask_host_pid(self.user, self.child.pidfd.as_fd()) {
+            Identity::Unknown => match jailer.ask_host_pid(self.user, self.child.pidfd.as_fd()) {
                 Ok(asked) => {
                     self.identity = Identity::Asked(asked);
                     return false;

@@ -47,7 +47,7 @@ impl Supervisor {
             mmio_exits: 0,
         };
         let pids = self.kit.pids;
-        let jailer = ours("jailer", pids.janitor, identity.started_ns);
+        let jailer = ours("jailer", pids.jailer, identity.started_ns);
         let supervisor = ours("supervisor", pids.supervisor, self.born_ns);
         [jailer, supervisor]
             .into_iter()

@@ -70,7 +70,7 @@ impl Supervisor {
             self.devices.rest(now_ns);
         }
         if let Some(vmm) = &mut self.vmm {
-            vmm.identify(&self.kit.janitor);
+            vmm.identify(&self.kit.jailer);
         }
         if self.lifecycle.is_deaf() {
             self.devices.postpone(now_ns);

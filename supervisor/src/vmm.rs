@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
-use handover::endowment::{Binaries, Guest, Log};
+use handover::host_resources::{Binaries, Guest, Log};
 use host::clock::monotonic_ns;
 use ipc::control::{Channel, ControlError, FromVmm, ToVmm};
 use ipc::fd;
@@ -17,8 +17,8 @@ use spec::api::ProcessInfo;
 
 use super::child::{Plan, StartError};
 use super::devices::Link;
+use super::jailer_link::JailerLink;
 use super::jails::Jails;
-use super::janitor::Janitor;
 use super::process::{Death, Process};
 use crate::profile::Profile;
 
@@ -136,8 +136,8 @@ impl Vmm {
     }
 
     /// Asks for its process id on the host, or looks for the answer.
-    pub(crate) fn identify(&mut self, janitor: &Janitor) {
-        if !self.introduced && self.process.identify(janitor) {
+    pub(crate) fn identify(&mut self, jailer: &JailerLink) {
+        if !self.introduced && self.process.identify(jailer) {
             self.introduced = true;
             log::info!("started a vmm, pid {}", self.process.pid());
         }

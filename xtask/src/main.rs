@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The project's chores: demo, test, fuzz, lab, bench, dist.
+//! The project's tasks: demo, test, fuzz, lab, bench, dist.
 //!
 //! Everything a fresh Debian 12 machine with a Rust toolchain, gcc and git lacks is installed or
 //! named by these commands; what they download or make is kept in the user's cache directory.
@@ -39,15 +39,15 @@ use clap::{Args, Parser, Subcommand};
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "The project's chores"
+    about = "The project's tasks"
 )]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Chore {
+enum Task {
     /// Build, boot a stock Debian guest, show its processes, kill and upgrade them under load, and
     /// look for what is left: every step is checked
     Demo {
@@ -147,20 +147,20 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     signals::install()?;
-    match cli.chore {
-        Chore::Demo { shell, place } => demo::run(place, shell),
-        Chore::Test(flags) => test::run(&flags),
-        Chore::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
-        Chore::Mutants { module } => mutants::run(module.as_deref()),
-        Chore::Lab {
+    match cli.task {
+        Task::Demo { shell, place } => demo::run(place, shell),
+        Task::Test(flags) => test::run(&flags),
+        Task::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
+        Task::Mutants { module } => mutants::run(module.as_deref()),
+        Task::Lab {
             action: LabAction::Shell,
         } => lab::shell(),
-        Chore::Lab {
+        Task::Lab {
             action: LabAction::Run { command },
         } => lab::run_command(&command),
-        Chore::Bench { name, place } => bench::run(name, place),
-        Chore::Seccomp { unused: false } => seccomp::run(),
-        Chore::Seccomp { unused: true } => seccomp::list_unused(),
-        Chore::Dist => dist::run(),
+        Task::Bench { name, place } => bench::run(name, place),
+        Task::Seccomp { unused: false } => seccomp::run(),
+        Task::Seccomp { unused: true } => seccomp::list_unused(),
+        Task::Dist => dist::run(),
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Directories that live as long as one run of a chore, also when a signal ends it.
+//! Directories that live as long as one run of a task, also when a signal ends it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

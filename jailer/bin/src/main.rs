@@ -37,7 +37,7 @@ fn obey(parsed: Parsed, inherited: Inherited) -> Outcome {
         Parsed::Sweep { name, state_dir } => jailer::sweep(&name, state_dir.as_deref()),
         Parsed::Doctor => {
             let (lines, outcome) =
-                jailer::doctor::examine(&Host::of_this_binary(), supervisor::rehearse);
+                jailer::doctor::examine(&Host::of_this_binary(), supervisor::self_test);
             let text = lines.join("\n") + "\n";
             let _ = std::io::stdout().write_all(text.as_bytes());
             outcome

@@ -67,7 +67,7 @@ fn owned(returned: libc::c_long) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Wipes the environment that the janitor was given: whatever is in it is the user's.
+/// Wipes the environment that the jailer was given: whatever is in it is the user's.
 pub(super) fn forget_environment() {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;

@@ -15,8 +15,8 @@ use nix::sys::signal::Signal;
 use spec::api::ProcessInfo;
 
 use super::kind::{BackendError, Means};
+use crate::JailerLink;
 use crate::child::Plan;
-use crate::janitor::Janitor;
 use crate::process::{Actor, Death, Process};
 use crate::profile::Profile;
 
@@ -114,8 +114,8 @@ impl Backend {
 
     /// Asks for its process id, or looks for the answer; whether there is nothing left to wait for.
     /// `id` is its device's name, for the log.
-    pub(crate) fn identify(&mut self, id: &str, janitor: &Janitor) -> bool {
-        if !self.identified && self.process.identify(janitor) {
+    pub(crate) fn identify(&mut self, id: &str, jailer: &JailerLink) -> bool {
+        if !self.identified && self.process.identify(jailer) {
             self.identified = true;
             log::info!(device_id = id; "started a backend, pid {}", self.pid());
         }

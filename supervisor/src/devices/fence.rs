@@ -3,7 +3,7 @@
 //! here waits: the supervisor's one loop looks again and again.
 
 use super::kind::Remains;
-use crate::janitor::Janitor;
+use crate::JailerLink;
 
 const MS_NS: u64 = 1_000_000;
 /// After this time it is said that somebody waits for the storage, and only the kernel's word counts.
@@ -35,8 +35,8 @@ impl Fence {
     }
 
     /// Looks whether all of its I/O has ended; how many microseconds after the process.
-    pub(crate) fn ended(&mut self, id: &str, janitor: &Janitor, now_ns: u64) -> Option<u64> {
-        if self.remains.are_gone(id, janitor) {
+    pub(crate) fn ended(&mut self, id: &str, jailer: &JailerLink, now_ns: u64) -> Option<u64> {
+        if self.remains.are_gone(id, jailer) {
             return Some(now_ns.saturating_sub(self.since_ns) / 1000);
         }
         if now_ns < self.next_ns {
@@ -62,8 +62,8 @@ mod tests {
     use super::*;
     use ipc::control::Channel;
 
-    fn janitor() -> Janitor {
-        Janitor::new(Channel::pair().unwrap().0)
+    fn jailer() -> JailerLink {
+        JailerLink::new(Channel::pair().unwrap().0)
     }
 
     /// Says that it is there until it is not believed.
@@ -71,7 +71,7 @@ mod tests {
     struct Liar(bool);
 
     impl Remains for Liar {
-        fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+        fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
             self.0
         }
 
@@ -84,10 +84,10 @@ mod tests {
     fn fence_of_a_liar_falls_when_patience_is_over() {
         let mut fence = Fence::new(Box::new(Liar(false)), 7);
         while fence.deadline_ns() < 7 + PATIENCE_NS {
-            assert_eq!(fence.ended("d", &janitor(), fence.deadline_ns()), None);
+            assert_eq!(fence.ended("d", &jailer(), fence.deadline_ns()), None);
         }
-        assert_eq!(fence.ended("d", &janitor(), fence.deadline_ns()), None);
-        assert!(fence.ended("d", &janitor(), fence.deadline_ns()).is_some());
+        assert_eq!(fence.ended("d", &jailer(), fence.deadline_ns()), None);
+        assert!(fence.ended("d", &jailer(), fence.deadline_ns()).is_some());
     }
 
     /// Gone at the look of this number.
@@ -95,7 +95,7 @@ mod tests {
     struct Slow(u32);
 
     impl Remains for Slow {
-        fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+        fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
             self.0 = self.0.saturating_sub(1);
             self.0 == 0
         }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn fence_of_nothing_falls_at_once() {
         assert_eq!(
-            Fence::new(Box::new(()), 7).ended("d", &janitor(), 9),
+            Fence::new(Box::new(()), 7).ended("d", &jailer(), 9),
             Some(0)
         );
     }
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn fence_is_looked_at_whenever_something_happens_and_when_it_is_time() {
         let mut fence = Fence::new(Box::new(Slow(3)), 7);
-        assert_eq!(fence.ended("d", &janitor(), 7), None);
+        assert_eq!(fence.ended("d", &jailer(), 7), None);
         let deadline_ns = fence.deadline_ns();
-        assert_eq!(fence.ended("d", &janitor(), 8), None);
+        assert_eq!(fence.ended("d", &jailer(), 8), None);
         assert_eq!(fence.deadline_ns(), deadline_ns, "it is not put off");
-        assert!(fence.ended("d", &janitor(), deadline_ns).is_some());
+        assert!(fence.ended("d", &jailer(), deadline_ns).is_some());
     }
 
     /// Is there for ever, and counts how often it is not believed.
@@ -124,7 +124,7 @@ mod tests {
     struct Endless(Rc<Cell<u32>>);
 
     impl Remains for Endless {
-        fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+        fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
             false
         }
 
@@ -138,7 +138,7 @@ mod tests {
         let mut fence = Fence::new(Box::new(Endless::default()), 7);
         let mut next_ms = |waited_ms: u64| {
             let now_ns = 7 + waited_ms * 1_000_000;
-            assert_eq!(fence.ended("d", &janitor(), now_ns), None);
+            assert_eq!(fence.ended("d", &jailer(), now_ns), None);
             (fence.deadline_ns() - now_ns) / 1_000_000
         };
         let looks = [0, 8, 80, 800, 4000, 8000, 80_000].map(&mut next_ms);
@@ -150,19 +150,19 @@ mod tests {
         let distrusted = Rc::new(Cell::new(0));
         let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
         let mut after = |waited_ns: u64| {
-            assert_eq!(fence.ended("d", &janitor(), 7 + waited_ns), None);
+            assert_eq!(fence.ended("d", &jailer(), 7 + waited_ns), None);
             distrusted.get()
         };
         let seconds = [0, 4_999_999_999, 6_000_000_000, 7_000_000_000];
         assert_eq!(seconds.map(&mut after), [0, 0, 1, 1]);
         let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
-        assert_eq!(fence.ended("d", &janitor(), 7 + 5_000_000_000), None);
+        assert_eq!(fence.ended("d", &jailer(), 7 + 5_000_000_000), None);
         assert_eq!(distrusted.get(), 2, "five seconds are enough");
     }
 
     #[test]
     fn fence_that_falls_tells_how_many_microseconds_it_stood() {
         let mut fence = Fence::new(Box::new(Slow(1)), 7);
-        assert_eq!(fence.ended("d", &janitor(), 7 + 12_345_678), Some(12_345));
+        assert_eq!(fence.ended("d", &jailer(), 7 + 12_345_678), Some(12_345));
     }
 }

@@ -11,7 +11,7 @@ use spec::api::{DeviceInfo, DeviceState, EventKind};
 
 use super::slot::News;
 use super::{BeginError, Link};
-use crate::janitor::{AskError, Asked, Janitor};
+use crate::jailer_link::{AskError, Asked, JailerLink};
 
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, … attempt to connect; the last one repeats.
@@ -54,7 +54,7 @@ pub(crate) struct Foreign {
     connected: bool,
     /// When to connect again, and how often that was in vain.
     retry_ns: Option<u64>,
-    /// The janitor is to connect.
+    /// The jailer is to connect.
     asked: Option<Asked>,
     attempts: usize,
     /// When the vmm got the last connection, if that was not at the start of the guest, and how many in
@@ -172,14 +172,14 @@ impl Foreign {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, janitor: &Janitor, now_ns: u64) {
+    pub(crate) fn tick(&mut self, jailer: &JailerLink, now_ns: u64) {
         if self
             .retry_ns
             .take_if(|then_ns| *then_ns <= now_ns)
             .is_some()
             && self.asked.is_none()
         {
-            match janitor.ask(Question::ConnectForeign(self.index)) {
+            match jailer.ask(Question::ConnectForeign(self.index)) {
                 Ok(asked) => self.asked = Some(asked),
                 Err(error) => self.answered(Err(error), now_ns),
             }
@@ -190,7 +190,7 @@ impl Foreign {
         }
     }
 
-    /// The janitor has connected, or could not.
+    /// The jailer has connected, or could not.
     fn answered(&mut self, answer: Result<OwnedFd, AskError>, now_ns: u64) {
         match answer {
             Ok(stream) => {
@@ -255,7 +255,7 @@ mod tests {
     fn backend_that_ends_at_once_again_and_again_is_waited_for_longer() {
         let (ours, other) = Channel::pair().unwrap();
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let janitor = Janitor::new(ours);
+        let jailer = JailerLink::new(ours);
         let face = Face {
             id: "net0".into(),
             named: "net.user \"net0\"".into(),
@@ -272,12 +272,12 @@ mod tests {
             let retry_ns = device.deadline_ns().unwrap();
             pauses_ms.push((retry_ns - now_ns) / MS_NS);
             now_ns = retry_ns;
-            device.tick(&janitor, now_ns);
+            device.tick(&jailer, now_ns);
             number += 1;
             let opened = ToSupervisor::Answer(number, Answer::Opened);
             other.send_with(&opened, somebody().as_fd()).unwrap();
-            assert_eq!(janitor.listen(), []);
-            device.tick(&janitor, now_ns);
+            assert_eq!(jailer.listen(), []);
+            device.tick(&jailer, now_ns);
             device.connected();
         };
         for _ in 0..8 {
@@ -292,7 +292,7 @@ mod tests {
     fn reboot_waits_until_somebody_listens_again() {
         let (ours, other) = Channel::pair().unwrap();
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let janitor = Janitor::new(ours);
+        let jailer = JailerLink::new(ours);
         let face = Face {
             id: "fs0".into(),
             named: "vhost-user \"/fs\"".into(),
@@ -306,19 +306,19 @@ mod tests {
         let refused = Answer::Refused(Errno::ECONNREFUSED as i32);
         for (number, now_ns) in (1..).zip([0, PAUSES_NS[0], PAUSES_NS[0] + PAUSES_NS[1]]) {
             assert_eq!(device.deadline_ns(), Some(now_ns));
-            device.tick(&janitor, now_ns);
+            device.tick(&jailer, now_ns);
             assert_eq!(device.deadline_ns(), None, "asked, and not answered");
             let answer = ToSupervisor::Answer(number, refused.clone());
             other.send(&answer).unwrap();
-            assert_eq!(janitor.listen(), []);
-            device.tick(&janitor, now_ns);
+            assert_eq!(jailer.listen(), []);
+            device.tick(&jailer, now_ns);
             assert!(!device.is_ready());
         }
-        device.tick(&janitor, u64::MAX);
+        device.tick(&jailer, u64::MAX);
         let opened = ToSupervisor::Answer(4, Answer::Opened);
         other.send_with(&opened, somebody().as_fd()).unwrap();
-        assert_eq!(janitor.listen(), []);
-        device.tick(&janitor, u64::MAX);
+        assert_eq!(jailer.listen(), []);
+        device.tick(&jailer, u64::MAX);
         assert!(device.is_ready() && device.begin().is_ok());
         let news = device.news();
         assert!(!news.iter().any(|news| matches!(news, News::Attach(_))));

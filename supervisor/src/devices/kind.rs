@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use handover::endowment::Log;
+use handover::host_resources::Log;
 use host::ring::RingError;
 use ipc::broker::Question;
 use ipc::control::ControlError;
@@ -19,8 +19,8 @@ use spec::api::DeviceKind;
 use super::BeginError;
 use super::backend::{Backend, Outfit};
 use crate::child::StartError;
+use crate::jailer_link::{AskError, JailerLink};
 use crate::jails::Jails;
-use crate::janitor::{AskError, Janitor};
 
 /// A backend could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ pub(crate) struct Means<'a> {
     /// Where they live.
     pub(crate) jails: &'a Jails,
     /// Who opens what we cannot.
-    pub(crate) janitor: &'a Janitor,
+    pub(crate) jailer: &'a JailerLink,
     /// What a system call outside the filters does.
     pub(crate) seccomp: Mode,
 }
@@ -187,8 +187,8 @@ pub(crate) trait Kind: Debug {
 /// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.
 pub(crate) trait Remains: Debug {
     /// Looks, without waiting, whether nothing of what it began can happen any more; `id` is the
-    /// device's name, for the log. The janitor is asked what we must not wait for.
-    fn are_gone(&mut self, id: &str, janitor: &Janitor) -> bool;
+    /// device's name, for the log. The jailer is asked what we must not wait for.
+    fn are_gone(&mut self, id: &str, jailer: &JailerLink) -> bool;
 
     /// It takes long: whatever the backend could have written, to seem alive for ever, is not to be
     /// believed any more. What counts then may be slower to tell.
@@ -203,7 +203,7 @@ pub(crate) trait Remains: Debug {
 
 /// Of a backend that begins nothing that outlives it.
 impl Remains for () {
-    fn are_gone(&mut self, _id: &str, _janitor: &Janitor) -> bool {
+    fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
         true
     }
 }

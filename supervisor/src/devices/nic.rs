@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use handover::endowment::TapParts;
+use handover::host_resources::TapParts;
 use ipc::fd::net;
 use ipc::memfd::{self, Backing};
 use ipc::record::{Guard, NetRecord, Record as _, VERSION};

@@ -288,7 +288,7 @@ impl Slot {
                 }
             }
             Phase::Fencing(fence) => {
-                if let Some(took_us) = fence.ended(self.kind.id(), means.janitor, now_ns) {
+                if let Some(took_us) = fence.ended(self.kind.id(), means.jailer, now_ns) {
                     self.fenced(took_us, now_ns);
                 }
             }

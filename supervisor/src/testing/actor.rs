@@ -18,7 +18,7 @@ use spec::api::DeviceKind;
 use super::super::devices::script::{
     Backend, BackendError, BeginError, Birth, How, Kind, Means, Opened, Outfit, Remains,
 };
-use super::super::janitor::Janitor;
+use super::super::jailer_link::JailerLink;
 use super::super::process::{Actor, Death};
 use crate::profile::Profile;
 
@@ -273,7 +273,7 @@ struct Player {
 }
 
 impl Actor for Player {
-    fn identify(&mut self, _: &Janitor) -> bool {
+    fn identify(&mut self, _: &JailerLink) -> bool {
         true
     }
 
@@ -309,7 +309,7 @@ impl Drop for Player {
 struct Left(Cast, usize);
 
 impl Remains for Left {
-    fn are_gone(&mut self, _: &str, _: &Janitor) -> bool {
+    fn are_gone(&mut self, _: &str, _: &JailerLink) -> bool {
         !self.0.borrow()[self.1].busy
     }
 

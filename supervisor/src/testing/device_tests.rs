@@ -11,9 +11,9 @@ use spec::api::DeviceKind;
 use super::actor::{Cast, Part, Role};
 use super::scenery::SCENERY;
 use super::*;
+use crate::JailerLink;
 use crate::devices::script::Backend;
 use crate::devices::script::{BackendError, Birth, How, Kind, Means, Opened, Outfit, Start};
-use crate::janitor::Janitor;
 use crate::poll::{Interests, Token};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
@@ -29,7 +29,7 @@ pub(super) struct Device {
     pub(super) cast: Cast,
     pub(super) now_ns: u64,
     /// Who is asked, if it is somebody who answers.
-    pub(super) janitor: Option<&'static Janitor>,
+    pub(super) jailer: Option<&'static JailerLink>,
     streams: Vec<OwnedFd>,
 }
 
@@ -46,7 +46,7 @@ impl Device {
             slot,
             cast,
             now_ns: 1000 * SECOND_NS,
-            janitor: None,
+            jailer: None,
             streams: vec![link.stream],
         }
     }
@@ -113,7 +113,7 @@ impl Device {
         let scenery = SCENERY.with(|scenery| *scenery);
         let means = scenery.means();
         Means {
-            janitor: self.janitor.unwrap_or(means.janitor),
+            jailer: self.jailer.unwrap_or(means.jailer),
             ..means
         }
     }

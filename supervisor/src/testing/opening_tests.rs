@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A device whose backends need something opened by a janitor, which takes as long as it takes.
+//! A device whose backends need something opened by a jailer, which takes as long as it takes.
 
 use std::os::fd::AsFd;
 
-use ipc::broker::{Answer, Question, Reopened, ToJanitor, ToSupervisor};
+use ipc::broker::{Answer, Question, Reopened, ToJailer, ToSupervisor};
 use ipc::control::Channel;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -11,16 +11,16 @@ use super::actor::{Cast, Role};
 use super::device_tests::{Card, Device, SECOND_NS};
 use super::upgrade_tests::upgrade;
 use super::*;
-use crate::janitor::Janitor;
+use crate::JailerLink;
 
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const FENCED: &str = "Fenced: 0 us after the end of its backend";
 
-/// A device that serves, and the janitor's end of its link.
+/// A device that serves, and the jailer's end of its link.
 struct Stage {
     device: Device,
     link: Channel,
-    janitor: &'static Janitor,
+    jailer: &'static JailerLink,
 }
 
 impl Stage {
@@ -36,26 +36,26 @@ impl Stage {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         }
         let mut device = Device::of(cast, disk);
-        let janitor = &*Box::leak(Box::new(Janitor::new(ours)));
-        device.janitor = Some(janitor);
+        let jailer = &*Box::leak(Box::new(JailerLink::new(ours)));
+        device.jailer = Some(jailer);
         device.slot.connected(device.now_ns);
         device.told();
         Self {
             device,
             link,
-            janitor,
+            jailer,
         }
     }
 
     /// The number of the one question that was asked, if there is one.
     fn asked(&self) -> Option<u32> {
         match self.link.receive().ok()?? {
-            ToJanitor::Ask(number, Question::ReopenDisk(3)) => Some(number),
+            ToJailer::Ask(number, Question::ReopenDisk(3)) => Some(number),
             other => panic!("{other:?}"),
         }
     }
 
-    /// The janitor has opened it; what is told.
+    /// The jailer has opened it; what is told.
     fn opened(&mut self, number: u32) -> Vec<String> {
         let reopened = Reopened {
             mark: 7,
@@ -64,15 +64,15 @@ impl Stage {
         let answer = ToSupervisor::Answer(number, Answer::Reopened(reopened));
         let null = self.device.means().null;
         self.link.send_with(&answer, null.as_fd()).unwrap();
-        assert_eq!(self.janitor.listen(), []);
+        assert_eq!(self.jailer.listen(), []);
         self.device.pass(0)
     }
 
-    /// The janitor cannot open it; what is told.
+    /// The jailer cannot open it; what is told.
     fn refused(&mut self, number: u32) -> Vec<String> {
         let answer = ToSupervisor::Answer(number, Answer::Refused(libc::EIO));
         self.link.send(&answer).unwrap();
-        assert_eq!(self.janitor.listen(), []);
+        assert_eq!(self.jailer.listen(), []);
         self.device.pass(0)
     }
 }

@@ -4,20 +4,20 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use handover::endowment::Log;
+use handover::host_resources::Log;
 use ipc::control::Channel;
 use ipc::seccomp::Mode;
 
 use super::super::devices::script::Means;
+use super::super::jailer_link::JailerLink;
 use super::super::jails::Jails;
-use super::super::janitor::Janitor;
 
 /// What is there in every world, and nobody looks at.
 pub(super) struct Scenery {
     pub(super) null: File,
     log: Log,
     jails: Jails,
-    janitor: Janitor,
+    jailer: JailerLink,
 }
 
 impl Scenery {
@@ -36,7 +36,7 @@ impl Scenery {
                 writer: null(),
             },
             jails: Jails::new(File::open("/proc").unwrap().into(), false),
-            janitor: Janitor::new(Channel::pair().unwrap().0),
+            jailer: JailerLink::new(Channel::pair().unwrap().0),
         }
     }
 
@@ -49,7 +49,7 @@ impl Scenery {
             null: self.null.as_fd(),
             log: &self.log,
             jails: &self.jails,
-            janitor: &self.janitor,
+            jailer: &self.jailer,
             seccomp: Mode::Kill,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use ipc::broker::{Answer, Question, ToJanitor, ToSupervisor};
+use ipc::broker::{Answer, Question, ToJailer, ToSupervisor};
 use ipc::control::{Channel, ToBackend};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use spec::SpecError;
@@ -13,8 +13,8 @@ use super::actor::{Cast, Role};
 use super::device_tests::FIRST;
 use super::scenery::SCENERY;
 use super::*;
+use crate::JailerLink;
 use crate::devices::script::{Backend, BackendError, Birth, How, Kind, Means, Opened, Outfit};
-use crate::janitor::Janitor;
 
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const QUESTION: Question = Question::SyncDisk(4);
@@ -58,11 +58,11 @@ impl Kind for Written {
     }
 }
 
-/// Its device, and both ends of the link to the janitor.
+/// Its device, and both ends of the link to the jailer.
 struct Stage {
     slot: Slot,
     cast: Cast,
-    janitor: Janitor,
+    jailer: JailerLink,
     other: Channel,
     now_ns: u64,
 }
@@ -83,7 +83,7 @@ impl Stage {
         let mut stage = Self {
             slot,
             cast,
-            janitor: Janitor::new(ours),
+            jailer: JailerLink::new(ours),
             other,
             now_ns: 1,
         };
@@ -92,11 +92,11 @@ impl Stage {
     }
 
     fn tick(&mut self) {
-        assert_eq!(self.janitor.listen(), []);
+        assert_eq!(self.jailer.listen(), []);
         self.now_ns += 20 * MS_NS;
         SCENERY.with(|scenery| {
             let means = Means {
-                janitor: &self.janitor,
+                jailer: &self.jailer,
                 ..scenery.means()
             };
             self.slot.tick(&means, self.now_ns);
@@ -123,7 +123,7 @@ impl Stage {
     /// The number of the question that was asked.
     fn asked(&self) -> Option<u32> {
         match self.other.receive() {
-            Ok(Some(ToJanitor::Ask(number, question))) => {
+            Ok(Some(ToJailer::Ask(number, question))) => {
                 assert_eq!(question, QUESTION);
                 Some(number)
             }
@@ -131,7 +131,7 @@ impl Stage {
         }
     }
 
-    /// The janitor answers; what the living backend is told.
+    /// The jailer answers; what the living backend is told.
     fn answer(&mut self, number: u32, answer: Answer) -> Option<ToBackend> {
         let answer = ToSupervisor::Answer(number, answer);
         self.other.send(&answer).unwrap();

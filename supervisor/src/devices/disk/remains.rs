@@ -11,7 +11,7 @@ use host::ring::RingWatch;
 use ipc::broker::Question;
 
 use super::super::kind::Remains;
-use crate::janitor::{Asked, Janitor};
+use crate::jailer_link::{Asked, JailerLink};
 
 /// A ring that a backend had.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct DiskRemains {
     /// How many requests a ring can have.
     ring_max: u32,
     mark: i64,
-    /// The janitor was asked whether the opening has been released: locks may be a matter of storage.
+    /// The jailer was asked whether the opening has been released: locks may be a matter of storage.
     asked: Option<Asked>,
 }
 
@@ -48,7 +48,7 @@ impl DiskRemains {
         }
     }
 
-    fn is_released(&mut self, id: &str, janitor: &Janitor) -> bool {
+    fn is_released(&mut self, id: &str, jailer: &JailerLink) -> bool {
         let error = match &self.asked {
             Some(asked) => match asked.released() {
                 None => return false,
@@ -60,7 +60,7 @@ impl DiskRemains {
             },
             None => {
                 let question = Question::DiskReleased(self.index, self.mark);
-                match janitor.ask(question) {
+                match jailer.ask(question) {
                     Ok(asked) => {
                         self.asked = Some(asked);
                         return false;
@@ -85,7 +85,7 @@ impl Remains for DiskRemains {
         self.rings.clear();
     }
 
-    fn are_gone(&mut self, id: &str, janitor: &Janitor) -> bool {
+    fn are_gone(&mut self, id: &str, jailer: &JailerLink) -> bool {
         let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
         match unfinished.max() {
             Some(0) => return true,
@@ -96,7 +96,7 @@ impl Remains for DiskRemains {
             }
             None => {}
         }
-        self.is_released(id, janitor)
+        self.is_released(id, jailer)
     }
 }
 
@@ -112,17 +112,17 @@ mod tests {
     use ipc::control::Channel;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-    use ipc::broker::{Answer, ToJanitor, ToSupervisor};
+    use ipc::broker::{Answer, ToJailer, ToSupervisor};
 
     const MARK: i64 = 1 << 62;
 
-    /// The supervisor's end of the link, and the janitor's.
-    pub(super) fn pair() -> (Janitor, Channel) {
+    /// The supervisor's end of the link, and the jailer's.
+    pub(super) fn pair() -> (JailerLink, Channel) {
         let (ours, theirs) = Channel::pair().unwrap();
         for end in [&ours, &theirs] {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         }
-        (Janitor::new(ours), theirs)
+        (JailerLink::new(ours), theirs)
     }
 
     fn image() -> File {
@@ -132,41 +132,41 @@ mod tests {
     }
 
     /// Answers the question whether the opening was released.
-    fn answer(janitor: &Janitor, other: &Channel, number: u32, answer: Answer) {
-        let asked = ToJanitor::Ask(number, Question::DiskReleased(3, MARK));
+    fn answer(jailer: &JailerLink, other: &Channel, number: u32, answer: Answer) {
+        let asked = ToJailer::Ask(number, Question::DiskReleased(3, MARK));
         assert_eq!(other.receive().unwrap(), Some(asked));
-        assert!(other.receive::<ToJanitor>().is_err(), "asked twice");
+        assert!(other.receive::<ToJailer>().is_err(), "asked twice");
         other.send(&ToSupervisor::Answer(number, answer)).unwrap();
-        assert_eq!(janitor.listen(), []);
+        assert_eq!(jailer.listen(), []);
     }
 
     #[test]
-    fn remains_of_threads_stay_until_the_janitor_says_that_their_opening_was_released() {
-        let (janitor, other) = pair();
+    fn remains_of_threads_stay_until_the_jailer_says_that_their_opening_was_released() {
+        let (jailer, other) = pair();
         let mut remains = DiskRemains::new(3, Vec::new(), 16, MARK);
-        assert!(!remains.are_gone("d", &janitor));
-        assert!(!remains.are_gone("d", &janitor));
-        answer(&janitor, &other, 1, Answer::Refused(libc::EIO));
-        assert!(!remains.are_gone("d", &janitor), "an error is no release");
-        assert!(!remains.are_gone("d", &janitor));
-        answer(&janitor, &other, 2, Answer::Released);
-        assert!(remains.are_gone("d", &janitor));
+        assert!(!remains.are_gone("d", &jailer));
+        assert!(!remains.are_gone("d", &jailer));
+        answer(&jailer, &other, 1, Answer::Refused(libc::EIO));
+        assert!(!remains.are_gone("d", &jailer), "an error is no release");
+        assert!(!remains.are_gone("d", &jailer));
+        answer(&jailer, &other, 2, Answer::Released);
+        assert!(remains.are_gone("d", &jailer));
     }
 
     #[test]
     fn remains_of_idle_rings_are_gone_at_once_and_nobody_is_asked() {
-        let (janitor, other) = pair();
+        let (jailer, other) = pair();
         let (fd, params) = host::ring::create(16, image().as_fd()).unwrap();
         let watch = RingWatch::new(&fd, &params).unwrap();
         let rings = vec![Ring { watch, fd }];
-        assert!(DiskRemains::new(3, rings, 16, MARK).are_gone("d", &janitor));
-        assert!(other.receive::<ToJanitor>().is_err());
+        assert!(DiskRemains::new(3, rings, 16, MARK).are_gone("d", &jailer));
+        assert!(other.receive::<ToJailer>().is_err());
     }
 
     #[test]
     #[allow(unsafe_code)]
     fn remains_of_a_ring_that_never_ends_are_gone_with_their_opening_once_it_is_not_believed() {
-        let (janitor, other) = pair();
+        let (jailer, other) = pair();
         // A read of a pipe that nobody writes to.
         let (file, _writer) = nix::unistd::pipe().unwrap();
         let (fd, params) = host::ring::create(16, file.as_fd()).unwrap();
@@ -180,14 +180,11 @@ mod tests {
         drop(user);
         let watch = RingWatch::new(&fd, &params).unwrap();
         let mut remains = DiskRemains::new(3, vec![Ring { watch, fd }], 16, MARK);
-        assert!(!remains.are_gone("d", &janitor));
-        assert!(
-            other.receive::<ToJanitor>().is_err(),
-            "the ring is believed"
-        );
+        assert!(!remains.are_gone("d", &jailer));
+        assert!(other.receive::<ToJailer>().is_err(), "the ring is believed");
         remains.distrust();
-        assert!(!remains.are_gone("d", &janitor), "somebody has the opening");
-        answer(&janitor, &other, 1, Answer::Released);
-        assert!(remains.are_gone("d", &janitor));
+        assert!(!remains.are_gone("d", &jailer), "somebody has the opening");
+        answer(&jailer, &other, 1, Answer::Released);
+        assert!(remains.are_gone("d", &jailer));
     }
 }

@@ -89,12 +89,12 @@ impl Slot {
         Ok(())
     }
 
-    /// Makes a backend that was started known by its process id, for which the janitor is to be asked:
+    /// Makes a backend that was started known by its process id, for which the jailer is to be asked:
     /// that can wait until the vmm has its stream.
     pub(crate) fn introduce(&mut self, means: &Means<'_>) {
         if let Phase::Alive(life) = &mut self.phase
             && !life.introduced
-            && life.backend.identify(self.kind.id(), means.janitor)
+            && life.backend.identify(self.kind.id(), means.jailer)
         {
             self.note_introduction();
         }

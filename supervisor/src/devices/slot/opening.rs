@@ -6,7 +6,7 @@ use spec::api::EventKind;
 
 use super::{Phase, Slot, Upgrade};
 use crate::devices::kind::{BackendError, Means, Opened};
-use crate::janitor::Asked;
+use crate::jailer_link::Asked;
 
 /// After this time it is said that the storage is waited for.
 const PATIENCE_NS: u64 = 2_000_000_000;
@@ -17,7 +17,7 @@ pub(super) enum Opening {
     /// Nobody has asked for it.
     #[default]
     Unasked,
-    /// The janitor opens it.
+    /// The jailer opens it.
     Asked {
         asked: Asked,
         since_ns: u64,
@@ -80,7 +80,7 @@ impl Slot {
         if let (true, Opening::Unasked, Some(question)) =
             (is_wanted, &self.opening, self.kind.needs())
         {
-            self.opening = match means.janitor.ask(question) {
+            self.opening = match means.jailer.ask(question) {
                 Ok(asked) => Opening::Asked {
                     asked,
                     since_ns: now_ns,

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use super::{Phase, Slot};
 use crate::devices::kind::Means;
-use crate::janitor::{AskError, Asked};
+use crate::jailer_link::{AskError, Asked};
 
 /// How soon it is asked again if it could not be asked.
 const RETRY_NS: u64 = 100_000_000;
@@ -107,7 +107,7 @@ impl Slot {
         }
         let is_due = matches!(self.sync.answer, Answer::Wanted(at_ns) if at_ns <= now_ns);
         if is_due && self.sync.stale.is_none() {
-            self.sync.answer = match means.janitor.ask(question) {
+            self.sync.answer = match means.jailer.ask(question) {
                 Ok(asked) => Answer::Asked(asked),
                 Err(_) => Answer::Wanted(now_ns + RETRY_NS),
             };

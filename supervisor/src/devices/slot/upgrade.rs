@@ -313,7 +313,7 @@ impl Slot {
     pub(super) fn tick_upgrade(&mut self, means: &Means<'_>, now_ns: u64) {
         self.start_candidate(means, now_ns);
         if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
-            candidate.identify(self.kind.id(), means.janitor);
+            candidate.identify(self.kind.id(), means.jailer);
         }
         match (&mut self.upgrade, &mut self.phase) {
             (Some(Upgrade::Opening { until_ns, .. }), _) if *until_ns <= now_ns => {

@@ -243,7 +243,7 @@ fn on_processors_ms(pid: Pid) -> Result<f64> {
 /// Building a supervisor's jail with nothing in it, and its end.
 fn empty_jail_ms() -> Result<f64> {
     let begun = Instant::now();
-    let ended = jailer::in_place_of_a_supervisor(supervisor::rehearse_with_filter, || {
+    let ended = jailer::in_place_of_a_supervisor(supervisor::self_test_with_filter, || {
         std::process::exit(0)
     });
     let status = ended.map_err(anyhow::Error::msg)?;

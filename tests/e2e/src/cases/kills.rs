@@ -24,7 +24,7 @@ const SOAK_ROUNDS: u32 = 200;
 const STARTED_US: u32 = 15_000;
 /// The last moment at which somebody is killed: a VM is up long before.
 const LATEST_US: u32 = 150_000;
-/// Whom to kill; the janitor is another case, because what it leaves is swept by others.
+/// Whom to kill; the jailer is another case, because what it leaves is swept by others.
 const VICTIMS: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
 /// Those without which a VM goes on.
 const BACKENDS: [&str; 2] = ["blk-backend", "net-backend"];
@@ -41,8 +41,8 @@ pub(super) fn cases() -> Vec<Case> {
         )
         .soak(Duration::from_secs(900)),
         Case::native(
-            "janitor_killed_at_any_moment_is_swept_by_the_next_command",
-            janitor,
+            "jailer_killed_at_any_moment_is_swept_by_the_next_command",
+            jailer,
         ),
         Case::native(
             "vm_killed_and_its_state_removed_by_hand_is_swept_by_the_next",
@@ -147,7 +147,7 @@ fn kills(context: &Context, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-fn janitor(context: &Context) -> Result<()> {
+fn jailer(context: &Context) -> Result<()> {
     // Where nobody else has taps.
     enter_empty()?;
     let before = Scene::look()?;
@@ -187,7 +187,7 @@ fn forgotten(context: &Context) -> Result<()> {
     let before = Scene::look()?;
     let mut lost = start(context, 0)?;
     lost.wait_for("hello", PATIENCE)?;
-    ensure!(strike("jailer"), "there was no janitor");
+    ensure!(strike("jailer"), "there was no jailer");
     lost.wait_exit(PATIENCE)?;
     let living = procs::wait_for_none(Duration::from_secs(5));
     ensure!(living.is_empty(), "it lives on: {living:?}");

@@ -112,7 +112,7 @@ struct Holdings {
     cgroups: usize,
 }
 
-/// What is held once nothing is under way: a janitor has a process's pidfd until it has moved that
+/// What is held once nothing is under way: a jailer has a process's pidfd until it has moved that
 /// process into its control group.
 fn holdings() -> Holdings {
     let mut held = holdings_now();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A supervisor that was taken over, and the janitor, which alone has the host's privileges: it is told
+//! A supervisor that was taken over, and the jailer, which alone has the host's privileges: it is told
 //! anything, answers nothing that it should not, and leaves nothing behind.
 
 use std::fs;
@@ -16,14 +16,14 @@ use crate::context::{Context, need_root};
 use crate::procs;
 use crate::vm::PATIENCE;
 
-/// What a janitor may have of its own, however much it is told.
-const JANITOR_MAX_KIB: u64 = 4 << 10;
-/// The descriptors that a janitor has, and those of what it puts off.
+/// What a jailer may have of its own, however much it is told.
+const JAILER_MAX_KIB: u64 = 4 << 10;
+/// The descriptors that a jailer has, and those of what it puts off.
 const DESCRIPTORS_MAX: usize = 64;
-/// What a janitor answers, with a little to spare.
+/// What a jailer answers, with a little to spare.
 const ANSWERS_AT_ONCE: u64 = 260;
 const ANSWERS_A_SECOND: u64 = 110;
-/// What it does that no janitor can make anything of, and what is said of it.
+/// What it does that no jailer can make anything of, and what is said of it.
 const MALICES: [(&str, Option<&str>); 4] = [
     ("raves", Some("the supervisor was killed")),
     ("rambles", Some("the supervisor was killed")),
@@ -33,10 +33,10 @@ const MALICES: [(&str, Option<&str>); 4] = [
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::native("janitor_told_anything_by_its_supervisor_goes_on", babble),
-        Case::native("janitor_flooded_with_questions_answers_a_few", flood),
+        Case::native("jailer_told_anything_by_its_supervisor_goes_on", babble),
+        Case::native("jailer_flooded_with_questions_answers_a_few", flood),
         Case::native(
-            "janitor_told_nonsense_ends_the_vm_and_leaves_nothing",
+            "jailer_told_nonsense_ends_the_vm_and_leaves_nothing",
             nonsense,
         ),
     ]
@@ -102,19 +102,19 @@ fn babble(context: &Context) -> Result<()> {
     let (mut most_kib, mut most_open) = (0, 0);
     while !fs::read_to_string(&log).is_ok_and(|said| said.contains("has said everything")) {
         ensure!(begun.elapsed() < PATIENCE, "it talks and talks");
-        if let Some(janitor) = janitor() {
-            most_kib = most_kib.max(procs::anonymous_kib(janitor).unwrap_or(0));
-            let open = fs::read_dir(format!("/proc/{janitor}/fd"));
+        if let Some(jailer) = jailer() {
+            most_kib = most_kib.max(procs::anonymous_kib(jailer).unwrap_or(0));
+            let open = fs::read_dir(format!("/proc/{jailer}/fd"));
             most_open = most_open.max(open.map_or(0, Iterator::count));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    println!("SEEN babble janitor_kib={most_kib} descriptors={most_open}");
+    println!("SEEN babble jailer_kib={most_kib} descriptors={most_open}");
     ensure!(most_kib > 0 && most_open > 0, "nobody looked");
-    ensure!(most_kib < JANITOR_MAX_KIB, "the janitor grew");
-    ensure!(most_open < DESCRIPTORS_MAX, "the janitor kept descriptors");
+    ensure!(most_kib < JAILER_MAX_KIB, "the jailer grew");
+    ensure!(most_open < DESCRIPTORS_MAX, "the jailer kept descriptors");
 
-    kill(janitor().context("the janitor is gone")?, Signal::SIGTERM)?;
+    kill(jailer().context("the jailer is gone")?, Signal::SIGTERM)?;
     let (status, said) = vm.end()?;
 
     ensure!(status == Some(0), "the exit status is {status:?}");
@@ -149,14 +149,14 @@ fn flood(context: &Context) -> Result<()> {
     ensure!(answers <= most, "{answers} answers in {ms} ms");
     ensure!(answers >= ANSWERS_AT_ONCE / 2, "an honest one is held up");
 
-    kill(janitor().context("the janitor is gone")?, Signal::SIGTERM)?;
+    kill(jailer().context("the jailer is gone")?, Signal::SIGTERM)?;
     let (status, _) = vm.end()?;
     ensure!(status == Some(0), "the exit status is {status:?}");
     Ok(())
 }
 
-/// The janitor below this process.
-fn janitor() -> Option<Pid> {
+/// The jailer below this process.
+fn jailer() -> Option<Pid> {
     let all = procs::living_descendants();
     let found = all.iter().find(|process| process.name == "jailer");
     found.map(|process| process.pid)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Control messages: whatever a vmm, a backend, a supervisor or a janitor sends is one message, or
+//! Control messages: whatever a vmm, a backend, a supervisor or a jailer sends is one message, or
 //! refused; and what comes behind it is received all the same.
 
 use std::fmt::Debug;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 
-use ipc::broker::{ToJanitor, ToSupervisor};
+use ipc::broker::{ToJailer, ToSupervisor};
 use ipc::control::{Channel, FromBackend, FromVmm, ToBackend, ToVmm};
 use nix::sys::socket::{MsgFlags, send};
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub(crate) fn run(data: &[u8]) {
         1 => exchange::<ToVmm>(message),
         2 => exchange::<FromBackend>(message),
         3 => exchange::<ToBackend>(message),
-        4 => exchange::<ToJanitor>(message),
+        4 => exchange::<ToJailer>(message),
         _ => exchange::<ToSupervisor>(message),
     }
 }

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         greet(&role);
         intrude(&role);
     }
-    match jailer::in_place_of_a_supervisor(supervisor::rehearse_with_filter, || {
+    match jailer::in_place_of_a_supervisor(supervisor::self_test_with_filter, || {
         intrude("supervisor")
     }) {
         Ok(status) => eprintln!("intruder: the supervisor's stand-in ended: {status:?}"),

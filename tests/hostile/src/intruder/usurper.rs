@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A supervisor that has been taken over, at its end of the link to the janitor: in its jail, behind its
+//! A supervisor that has been taken over, at its end of the link to the jailer: in its jail, behind its
 //! filter, it does what the VM's kernel command line is called.
 
 use std::convert::Infallible;
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ipc::broker::{Question, Status, ToJanitor, ToSupervisor};
+use ipc::broker::{Question, Status, ToJailer, ToSupervisor};
 use ipc::control::{Channel, MESSAGE_MAX_BYTES};
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
@@ -20,13 +20,13 @@ use spec::Vm;
 use crate::gossip::text;
 use crate::{rest, say};
 
-/// How many messages one that babbles sends before it rests; a janitor reads a hundred in a second.
+/// How many messages one that babbles sends before it rests; a jailer reads a hundred in a second.
 const BABBLE: u32 = 1500;
 /// For so long one that floods asks as fast as it can.
 const FLOOD: Duration = Duration::from_secs(4);
 const SEED: u64 = 11;
 
-/// Is a jailer, whose janitor is real.
+/// Is a jailer, whose jailer is real.
 pub(crate) fn jailer() -> ExitCode {
     let Ok(parsed) = args::parse(std::env::args_os().skip(1)) else {
         return ExitCode::FAILURE;
@@ -35,8 +35,8 @@ pub(crate) fn jailer() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let host = Host::of_this_binary();
-    let outcome = jailer::run(args, inherited, &host, |nursery, _| {
-        supervisor::stand_in(nursery, usurp)
+    let outcome = jailer::run(args, inherited, &host, |init, _| {
+        supervisor::stand_in(init, usurp)
     });
     outcome.print();
     outcome.status.into()
@@ -49,7 +49,7 @@ fn usurp(link: &Channel, vm: &Vm) -> Infallible {
         "raves" => raw(link, b"{\"Ask\":[1,{\"OpenPath\":\"/etc/shadow\"}]}"),
         "rambles" => raw(link, &[b' '; MESSAGE_MAX_BYTES + 1]),
         "hangs-up" => drop(shutdown(link.as_fd().as_raw_fd(), Shutdown::Both)),
-        "lingers" => drop(link.send(&ToJanitor::Ended(Status::Ok))),
+        "lingers" => drop(link.send(&ToJailer::Ended(Status::Ok))),
         _ => say("supervisor has no such malice"),
     }
     rest()
@@ -84,7 +84,7 @@ fn babble(link: &Channel) {
 fn flood(link: &Channel) {
     let (begun, mut asked, mut answered) = (Instant::now(), 0_u32, 0_u32);
     while begun.elapsed() < FLOOD {
-        let question = ToJanitor::Ask(asked, Question::HostPid(0));
+        let question = ToJailer::Ask(asked, Question::HostPid(0));
         asked += u32::from(link.send(&question).is_ok());
         while let Ok(Some(ToSupervisor::Answer(..))) = link.receive() {
             answered += 1;
@@ -107,13 +107,13 @@ fn end(link: &Channel) {
             Err(_) => wait_for(link, PollFlags::POLLIN),
         }
     }
-    // The janitor reads slowly what it was flooded with: there may be no room yet.
-    while tell(link, &ToJanitor::Ended(Status::Ok), None).is_err() {
+    // The jailer reads slowly what it was flooded with: there may be no room yet.
+    while tell(link, &ToJailer::Ended(Status::Ok), None).is_err() {
         wait_for(link, PollFlags::POLLOUT);
     }
 }
 
-fn tell(link: &Channel, message: &ToJanitor, fd: Option<BorrowedFd<'_>>) -> Result<(), ()> {
+fn tell(link: &Channel, message: &ToJailer, fd: Option<BorrowedFd<'_>>) -> Result<(), ()> {
     let told = match fd {
         Some(fd) => link.send_with(message, fd),
         None => link.send(message),
@@ -126,12 +126,12 @@ fn wait_for(link: &Channel, what: PollFlags) {
 }
 
 /// Any message but the one that says goodbye.
-fn any(random: &mut Random) -> ToJanitor {
+fn any(random: &mut Random) -> ToJailer {
     let number = u32::try_from(random.below(1 << 32)).unwrap_or(0);
     match random.below(8) {
-        0 => ToJanitor::Started,
-        1 => ToJanitor::Line(text(random)),
-        _ => ToJanitor::Ask(number, question(random)),
+        0 => ToJailer::Started,
+        1 => ToJailer::Line(text(random)),
+        _ => ToJailer::Ask(number, question(random)),
     }
 }
 

@@ -2,10 +2,10 @@
 //! The fence of a disk's backend in every order of a few events: it never falls while the kernel still
 //! works for the dead backend, and it falls once that has ended.
 //!
-//! Real are the fence, what it knows of the backend, and the protocol with the janitor. The model plays
-//! the storage, the janitor and the time.
+//! Real are the fence, what it knows of the backend, and the protocol with the jailer. The model plays
+//! the storage, the jailer and the time.
 
-use ipc::broker::{Answer, ToJanitor, ToSupervisor};
+use ipc::broker::{Answer, ToJailer, ToSupervisor};
 use ipc::control::Channel;
 
 use super::tests::pair;
@@ -26,9 +26,9 @@ enum Event {
     Patience,
     /// The storage ends what it did.
     Ends,
-    /// The janitor tells what it sees.
+    /// The jailer tells what it sees.
     Answer,
-    /// The janitor cannot tell.
+    /// The jailer cannot tell.
     Refuse,
     /// An answer to a question that was never asked.
     Stray,
@@ -45,9 +45,9 @@ const EVENTS: [Event; 6] = [
 
 struct World {
     fence: Fence,
-    janitor: Janitor,
+    jailer: JailerLink,
     other: Channel,
-    /// Questions that the janitor has not answered.
+    /// Questions that the jailer has not answered.
     open: Vec<u32>,
     works: bool,
     now_ns: u64,
@@ -55,11 +55,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (janitor, other) = pair();
+        let (jailer, other) = pair();
         let remains = DiskRemains::new(3, Vec::new(), 16, MARK);
         Self {
             fence: Fence::new(Box::new(remains), 1),
-            janitor,
+            jailer,
             other,
             open: Vec::new(),
             works: true,
@@ -69,8 +69,8 @@ impl World {
 
     /// Whether the fence falls.
     fn look(&mut self) -> bool {
-        let fell = self.fence.ended("d", &self.janitor, self.now_ns).is_some();
-        while let Ok(Some(ToJanitor::Ask(number, question))) = self.other.receive() {
+        let fell = self.fence.ended("d", &self.jailer, self.now_ns).is_some();
+        while let Ok(Some(ToJailer::Ask(number, question))) = self.other.receive() {
             assert_eq!(question, Question::DiskReleased(3, MARK));
             self.open.push(number);
         }
@@ -82,7 +82,7 @@ impl World {
     fn tell(&mut self, number: u32, answer: Answer) {
         let message = ToSupervisor::Answer(number, answer);
         self.other.send(&message).unwrap();
-        assert_eq!(self.janitor.listen(), []);
+        assert_eq!(self.jailer.listen(), []);
     }
 
     /// Whether the fence has fallen.
@@ -125,7 +125,7 @@ fn model_of_the_fence_falls_in_every_order_once_and_only_when_the_storage_has_en
             fallen += 1;
             continue;
         }
-        // Whatever has happened, it falls when the storage ends and the janitor says so.
+        // Whatever has happened, it falls when the storage ends and the jailer says so.
         let rest = [Event::Ends, Event::Look, Event::Answer, Event::Look];
         let fell = rest.repeat(2).iter().any(|event| world.play(*event));
         assert!(fell, "{order:?}");

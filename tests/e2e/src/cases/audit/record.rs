@@ -30,8 +30,8 @@ pub(super) fn record(processes: &[(String, u64)]) -> Result<String> {
         .collect::<Result<_>>()?;
     let (_, supervisor) = processes.get(1).context("no supervisor")?;
     let first_user = user(*supervisor)?;
-    let (_, janitor) = processes.first().context("no janitor")?;
-    let mut text = self::janitor(*janitor)?;
+    let (_, jailer) = processes.first().context("no jailer")?;
+    let mut text = self::jailer(*jailer)?;
     for ((role, pid), mine) in processes.iter().zip(&all).skip(1) {
         let shared = |kind: &&str| {
             all.iter()
@@ -69,10 +69,10 @@ pub(super) fn record(processes: &[(String, u64)]) -> Result<String> {
     Ok(text)
 }
 
-/// Of the janitor what is not simply that of whoever started it, which is this process.
-fn janitor(pid: u64) -> Result<String> {
+/// Of the jailer what is not simply that of whoever started it, which is this process.
+fn jailer(pid: u64) -> Result<String> {
     let this = u64::from(std::process::id());
-    let mut text = String::from("janitor\n");
+    let mut text = String::from("jailer\n");
     let strange = |kind: &&str| {
         let link = |pid| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
         link(pid).ok() != link(this).ok()

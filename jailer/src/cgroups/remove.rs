@@ -60,13 +60,13 @@ pub(crate) fn sweep(dirs: &str) -> io::Result<()> {
 }
 
 /// Removes the groups that nobody remembers, because the state directory of their VM is gone, too. Each
-/// bears the number of its janitor; one with a process in it is somebody's all the same, and stays.
+/// bears the number of its jailer; one with a process in it is somebody's all the same, and stays.
 pub(super) fn forgotten(top: &Path, is_alive: impl Fn(Pid) -> bool) {
     for entry in fs::read_dir(top).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let janitor = name.to_str().and_then(|name| name.rsplit_once('-'));
-        let janitor = janitor.and_then(|(_, pid)| pid.parse().ok());
-        let is_dead = janitor.is_some_and(|pid| !is_alive(Pid::from_raw(pid)));
+        let jailer = name.to_str().and_then(|name| name.rsplit_once('-'));
+        let jailer = jailer.and_then(|(_, pid)| pid.parse().ok());
+        let is_dead = jailer.is_some_and(|pid| !is_alive(Pid::from_raw(pid)));
         if is_dead && processes(&entry.path()).is_empty() {
             // Another user's cannot be removed.
             let _ = attempt(&entry.path());
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn group_is_forgotten_only_if_its_janitor_is_dead_and_nobody_is_in_it() {
+    fn group_is_forgotten_only_if_its_jailer_is_dead_and_nobody_is_in_it() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str| {
             let group = dir.path().join(name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The birth of the supervisor: a copy of the janitor in namespaces of its own, which never returns
-//! to the janitor's code.
+//! Spawns the supervisor: a copy of the jailer in namespaces of its own, which never returns
+//! to the jailer's code.
 
 #![allow(unsafe_code)]
 
@@ -24,8 +24,8 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
-/// The status of a supervisor that panicked, or whose janitor was gone at its birth.
-const STILLBORN: libc::c_int = 101;
+/// The status of a supervisor that panicked, or whose jailer was gone when it began.
+const EXIT_ABORTED: libc::c_int = 101;
 
 /// The supervisor could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ fn remedy(errno: Errno) -> &'static str {
 
 /// A supervisor that lives.
 #[derive(Debug)]
-pub(crate) struct Born {
+pub(crate) struct Spawned {
     /// Readable once it and everything below it is dead.
     pub(crate) pidfd: OwnedFd,
     /// Its number.
@@ -72,25 +72,25 @@ pub(crate) struct Born {
 /// Makes a copy of this process in namespaces of its own, as the users of `range` if there is one,
 /// and runs `live` in it; `live` is told the copy's process id.
 ///
-/// It is born into the control group `cradle`, if there is one.
-pub(crate) fn bear(
+/// It is spawned into the control group `initial_cgroup`, if there is one.
+pub(crate) fn spawn_supervisor(
     range: Option<UidRange>,
-    cradle: Option<BorrowedFd<'_>>,
-    live: impl FnOnce(Pid) -> Infallible,
-) -> Result<Born, BirthError> {
+    initial_cgroup: Option<BorrowedFd<'_>>,
+    main: impl FnOnce(Pid) -> Infallible,
+) -> Result<Spawned, BirthError> {
     let (gate, opener) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(BirthError::Pipe)?;
-    // SAFETY: the janitor is single-threaded.
-    let cloned = unsafe { pidfd::clone(NAMESPACES, cradle) };
+    // SAFETY: the jailer is single-threaded.
+    let cloned = unsafe { pidfd::clone(NAMESPACES, initial_cgroup) };
     let (pid, pidfd) = match cloned.map_err(BirthError::Clone)? {
-        Some(born) => born,
+        Some(spawned) => spawned,
         None => {
-            // The janitor's end must be the only one, or its death would go unnoticed here.
+            // The jailer's end must be the only one, or its death would go unnoticed here.
             drop(opener);
-            let lived = catch_unwind(AssertUnwindSafe(|| await_gate(gate).map(live)));
+            let lived = catch_unwind(AssertUnwindSafe(|| await_gate(gate).map(main)));
             drop(lived);
             // SAFETY: _exit takes no pointers, runs nothing and never returns: everything the
-            // janitor would clean up when it ends is in this copy, too.
-            unsafe { libc::_exit(STILLBORN) }
+            // jailer would clean up when it ends is in this copy, too.
+            unsafe { libc::_exit(EXIT_ABORTED) }
         }
     };
     drop(gate);
@@ -98,9 +98,9 @@ pub(crate) fn bear(
         let opened = File::from(opener).write_all(&pid.as_raw().to_ne_bytes());
         opened.map_err(BirthError::Gate)
     });
-    let born = Born { pidfd, pid };
+    let spawned = Spawned { pidfd, pid };
     match let_go {
-        Ok(()) => Ok(born),
+        Ok(()) => Ok(spawned),
         Err(error) => {
             // Without the pipe it ends by itself.
             let _ = nix::sys::wait::waitpid(pid, None);

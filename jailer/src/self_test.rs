@@ -10,17 +10,18 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 use spec::{SpecError, Vm, VmSpec};
 
-use super::{ROOTLESS, birth, claim_users, uids};
+use crate::run::{ROOTLESS, claim_users};
+use crate::{spawn, uids};
 
 /// How a supervisor builds its jail around the process that it is, told whether the VM has users of its
 /// own; an `Err` says why it cannot.
 pub type Build = fn(bool) -> Result<(), String>;
 /// The same, and the jail of a child below it, in which a program tells its version; its standard input
 /// and output are the last descriptor.
-pub type Rehearse = fn(bool, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<(), String>;
+pub type SelfTest = fn(bool, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<(), String>;
 
 /// Builds the supervisor's jail and a child's in it: whether that is possible, and if not, why.
-pub(crate) fn rehearse(build: Rehearse) -> Result<String, String> {
+pub(crate) fn jails(build: SelfTest) -> Result<String, String> {
     let open = |path: &str, write: bool| {
         let mut options = std::fs::OpenOptions::new();
         let opened = options.read(true).write(write).open(path);
@@ -28,7 +29,7 @@ pub(crate) fn rehearse(build: Rehearse) -> Result<String, String> {
     };
     let (program, null) = (open("/proc/self/exe", false)?, open("/dev/null", true)?);
     let (mut told, tell) = std::io::pipe().map_err(|e| e.to_string())?;
-    let born = bear(move |has_range| {
+    let spawned = spawn_supervisor(move |has_range| {
         let built = build(has_range, program.as_fd(), null.as_fd());
         if let Err(error) = built {
             let _ = (&tell).write_all(error.as_bytes());
@@ -37,7 +38,7 @@ pub(crate) fn rehearse(build: Rehearse) -> Result<String, String> {
     })?;
     let mut reason = String::new();
     let heard = told.read_to_string(&mut reason);
-    let _ = waitpid(born, None);
+    let _ = waitpid(spawned, None);
     match heard {
         Ok(0) => Ok("an empty root, no capabilities".into()),
         Ok(_) => Err(reason),
@@ -51,25 +52,27 @@ pub(crate) fn stand_in(
     build: Build,
     act: impl FnOnce() -> Infallible,
 ) -> Result<WaitStatus, String> {
-    let born = bear(move |has_range| {
+    let spawned = spawn_supervisor(move |has_range| {
         match build(has_range) {
             Ok(()) => drop(act()),
             Err(error) => handover::outcome::say(&error),
         }
         std::process::exit(1)
     })?;
-    waitpid(born, None).map_err(|e| e.to_string())
+    waitpid(spawned, None).map_err(|e| e.to_string())
 }
 
-fn bear(live: impl FnOnce(bool) -> Infallible) -> Result<Pid, String> {
+fn spawn_supervisor(main: impl FnOnce(bool) -> Infallible) -> Result<Pid, String> {
     let claim = range().ok();
     let range = claim.as_ref().map(|claim| claim.range);
-    let born = birth::bear(range, None, move |_| live(range.is_some()));
-    born.map(|born| born.pid).map_err(|e| host::log::chain(&e))
+    let spawned = spawn::spawn_supervisor(range, None, move |_| main(range.is_some()));
+    spawned
+        .map(|spawned| spawned.pid)
+        .map_err(|e| host::log::chain(&e))
 }
 
 /// Whether a VM gets users of its own.
-pub(crate) fn rehearse_users() -> Result<String, String> {
+pub(crate) fn user_range() -> Result<String, String> {
     match geteuid().is_root() {
         true => range()
             .map(|claim| format!("such as {}", claim.range))

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use handover::endowment::Log;
+use handover::host_resources::Log;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
@@ -21,7 +21,7 @@ use spec::state::{CGROUPS, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
 use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
-use super::nics;
+use super::tap_setup;
 
 mod group;
 
@@ -144,8 +144,8 @@ impl StateDir {
     }
 
     /// Where what is owed for this VM is written down.
-    pub(crate) fn debts(&self) -> Result<nics::Debts, SpecError> {
-        open_dir(&self.path).map(nics::Debts::new)
+    pub(crate) fn undo_log(&self) -> Result<tap_setup::UndoLog, SpecError> {
+        open_dir(&self.path).map(tap_setup::UndoLog::new)
     }
 
     /// Writes the spec as it is run.
@@ -263,7 +263,7 @@ fn sweep(dir: &Flock<File>, path: &Path) -> Result<bool, SpecError> {
         let dirs = fs::read_to_string(path.join(CGROUPS)).unwrap_or_default();
         cgroups::sweep(&dirs).map_err(|e| error(path, format!("its control groups: {e}")))?;
     }
-    nics::settle(dir.as_fd());
+    tap_setup::undo(dir.as_fd());
     for name in &remains {
         unlinkat(dir.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir).map_err(failed)?;
     }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use handover::endowment::{Binaries, ConsoleKind, Guest};
+use handover::host_resources::{Binaries, ConsoleKind, Guest};
 use host::file::open_regular;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How much of the janitor's time a supervisor can have: a token bucket for its messages. What is too
+//! How much of the jailer's time a supervisor can have: a token bucket for its messages. What is too
 //! much is not refused but read later. Pure.
 
 /// So many messages may come at once: the questions of all devices of the largest VM, several times.
@@ -9,13 +9,13 @@ const REFILL_NS: u64 = 10_000_000;
 
 /// What is left for a supervisor.
 #[derive(Debug)]
-pub(super) struct Ration {
+pub(super) struct RateLimit {
     tokens: u32,
     /// Until when time has been turned into tokens.
     filled_ns: u64,
 }
 
-impl Ration {
+impl RateLimit {
     /// A full one.
     pub(super) fn full(now_ns: u64) -> Self {
         Self {
@@ -50,7 +50,7 @@ mod tests {
 
     const SECOND_NS: u64 = 1_000_000_000;
 
-    impl Ration {
+    impl RateLimit {
         /// Reads a message if that may be.
         fn reads(&mut self, now_ns: u64) -> bool {
             let may = self.wait_ns(now_ns).is_none();
@@ -61,10 +61,10 @@ mod tests {
 
     #[test]
     fn messages_without_end_are_read_at_a_steady_rate_after_the_first() {
-        let mut ration = Ration::full(5);
+        let mut rate_limit = RateLimit::full(5);
         let mut read_within = |from_ns: u64| {
             let at = (0..10_000).map(|n| from_ns + n * SECOND_NS / 10_000);
-            at.filter(|now_ns| ration.reads(*now_ns)).count()
+            at.filter(|now_ns| rate_limit.reads(*now_ns)).count()
         };
         let per_second = SECOND_NS / REFILL_NS;
         let first = read_within(5) as u64;
@@ -80,20 +80,20 @@ mod tests {
 
     #[test]
     fn message_may_be_read_when_it_is_said_and_not_before() {
-        let mut ration = Ration::full(0);
-        assert_eq!(ration.wait_ns(0), None);
-        assert!((0..BURST).all(|_| ration.reads(0)));
-        let wait_ns = ration.wait_ns(3).unwrap();
-        assert!(!ration.reads(3 + wait_ns - 1));
-        assert_eq!(ration.wait_ns(3 + wait_ns), None);
-        assert!(ration.reads(3 + wait_ns));
+        let mut rate_limit = RateLimit::full(0);
+        assert_eq!(rate_limit.wait_ns(0), None);
+        assert!((0..BURST).all(|_| rate_limit.reads(0)));
+        let wait_ns = rate_limit.wait_ns(3).unwrap();
+        assert!(!rate_limit.reads(3 + wait_ns - 1));
+        assert_eq!(rate_limit.wait_ns(3 + wait_ns), None);
+        assert!(rate_limit.reads(3 + wait_ns));
     }
 
     #[test]
     fn supervisor_that_was_silent_for_long_has_no_more_than_a_burst() {
-        let mut ration = Ration::full(0);
+        let mut rate_limit = RateLimit::full(0);
         let now_ns = 1_000_000 * SECOND_NS;
-        let read = (0..2 * BURST).filter(|_| ration.reads(now_ns)).count();
+        let read = (0..2 * BURST).filter(|_| rate_limit.reads(now_ns)).count();
         assert_eq!(read, BURST as usize);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! A tap that is made here exists as long as a descriptor of it is open, and leaves its bridge by
 //! itself. What is left to do after that, and all that is done to a tap that was there before, is a
-//! [`Debt`], written down in the state directory before it is incurred.
+//! [`UndoEntry`], written down in the state directory before it is incurred.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,14 +14,14 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use spec::{NetKind, SpecError, Tap, Vm};
 
-mod debts;
 mod interface;
 mod script;
+mod undo_log;
 
-pub(crate) use debts::{Debt, Debts, settle};
 use interface::Interface;
+pub(crate) use undo_log::{UndoEntry, UndoLog, undo};
 
-use handover::endowment::TapParts;
+use handover::host_resources::TapParts;
 
 /// A tap that is open and has not been changed yet.
 #[derive(Debug)]
@@ -36,9 +36,9 @@ pub(crate) struct OpenTap {
 
 /// What keeps the taps there and will undo what was done for them; does so when dropped.
 #[derive(Debug)]
-pub(crate) struct Hookups {
+pub(crate) struct TapSetup {
     // Settled while the taps are still there.
-    debts: Debts,
+    undo_log: UndoLog,
     _held: Vec<OwnedFd>,
 }
 
@@ -143,30 +143,30 @@ fn check_script(field: &'static str, path: &Path) -> Result<(), SpecError> {
     }
 }
 
-impl Hookups {
+impl TapSetup {
     /// Prepares the taps that were opened. If one of them cannot be had as it is asked for, all that
     /// was done is undone.
     pub(crate) fn set_up(
         vm: &Vm,
         open: Vec<OpenTap>,
-        debts: Debts,
+        undo_log: UndoLog,
     ) -> Result<(Self, Vec<TapParts>), SpecError> {
-        let mut hookups = Self {
-            debts,
+        let mut tap_setup = Self {
+            undo_log,
             _held: Vec::new(),
         };
         let mut parts = Vec::new();
         for (spec, tap) in taps(vm).zip(open) {
             let held = tap.queues.first().map(OwnedFd::try_clone).transpose();
             let held = held.map_err(|e| SpecError::new("net.tap", &spec.name, e))?;
-            hookups._held.extend(held);
-            hookups.hook_up(spec, tap.existed)?;
+            tap_setup._held.extend(held);
+            tap_setup.hook_up(spec, tap.existed)?;
             parts.push(TapParts {
                 queues: tap.queues,
                 uso: tap.uso,
             });
         }
-        Ok((hookups, parts))
+        Ok((tap_setup, parts))
     }
 
     fn hook_up(&mut self, tap: &Tap, existed: bool) -> Result<(), SpecError> {
@@ -184,7 +184,7 @@ impl Hookups {
         if let Some(mtu) = tap.mtu {
             let before = interface.mtu().map_err(on_tap)?;
             if before != i32::from(mtu) {
-                self.owe(existed.then(|| Debt::Mtu(name.to_string(), before)))?;
+                self.record(existed.then(|| UndoEntry::Mtu(name.to_string(), before)))?;
                 let set = interface.set_mtu(i32::from(mtu));
                 set.map_err(|errno| odd("net.mtu", &mtu, errno))?;
             }
@@ -196,13 +196,13 @@ impl Hookups {
             };
             let bridge = self::interface(named.as_str()).map_err(at_fault)?;
             if !bridge.ports().map_err(at_fault)?.contains(&index) {
-                let debt = || Debt::Port(name.to_string(), named.to_string());
-                self.owe(existed.then(debt))?;
+                let undo_entry = || UndoEntry::Port(name.to_string(), named.to_string());
+                self.record(existed.then(undo_entry))?;
                 bridge.add_port(index).map_err(at_fault)?;
             }
         }
         if !interface.is_up().map_err(on_tap)? {
-            self.owe(existed.then(|| Debt::Up(name.to_string())))?;
+            self.record(existed.then(|| UndoEntry::Up(name.to_string())))?;
             interface.set_up(true).map_err(|errno| match errno {
                 Errno::EPERM => {
                     SpecError::new("net.tap", name, format!("is down: ip link set {name} up"))
@@ -210,8 +210,8 @@ impl Hookups {
                 errno => on_tap(errno),
             })?;
         }
-        let owed = |path| Debt::Script(name.to_string(), path);
-        self.owe(tap.down.clone().map(owed))?;
+        let owed = |path| UndoEntry::Script(name.to_string(), path);
+        self.record(tap.down.clone().map(owed))?;
         match &tap.up {
             Some(up) => script::run(up, name.as_str())
                 .map_err(|reason| SpecError::new("net.up", up.display(), reason)),
@@ -219,9 +219,9 @@ impl Hookups {
         }
     }
 
-    fn owe(&mut self, debt: Option<Debt>) -> Result<(), SpecError> {
-        match debt {
-            Some(debt) => self.debts.add(debt),
+    fn record(&mut self, undo_entry: Option<UndoEntry>) -> Result<(), SpecError> {
+        match undo_entry {
+            Some(undo_entry) => self.undo_log.add(undo_entry),
             None => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is owed to the host: changes that do not go away with this process. They are written down in
-//! the state directory, so that whoever sweeps it can settle them.
+//! The undo log: changes to the host that do not go away with this process. They are written down in
+//! the state directory before they are made, so that a sweep can undo them.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ const LEN_MAX: u64 = 1 << 20;
 /// One thing to be undone, each with the name of its tap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Debt {
+pub(crate) enum UndoEntry {
     /// It took packets of so many bytes before.
     Mtu(String, i32),
     /// It was no port of this bridge.
@@ -36,13 +36,13 @@ pub(crate) enum Debt {
 
 /// All that is owed for one VM; settled, the last first, when dropped.
 #[derive(Debug)]
-pub(crate) struct Debts {
+pub(crate) struct UndoLog {
     /// The state directory.
     dir: OwnedFd,
-    all: Vec<Debt>,
+    all: Vec<UndoEntry>,
 }
 
-impl Debts {
+impl UndoLog {
     /// None so far.
     pub(crate) fn new(dir: impl Into<OwnedFd>) -> Self {
         Self {
@@ -52,8 +52,8 @@ impl Debts {
     }
 
     /// Writes one down.
-    pub(super) fn add(&mut self, debt: Debt) -> Result<(), SpecError> {
-        self.all.push(debt);
+    pub(super) fn add(&mut self, undo_entry: UndoEntry) -> Result<(), SpecError> {
+        self.all.push(undo_entry);
         let written = self.write();
         written.map_err(|e| SpecError::new("state-dir", DEBTS, e))
     }
@@ -69,14 +69,14 @@ impl Debts {
     }
 }
 
-impl Drop for Debts {
+impl Drop for UndoLog {
     fn drop(&mut self) {
-        settle_all(&self.all);
+        undo_all(&self.all);
     }
 }
 
 /// Settles what a dead jailer has left in its state directory.
-pub(crate) fn settle(dir: impl AsFd) {
+pub(crate) fn undo(dir: impl AsFd) {
     let mut text = Vec::new();
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let read = match openat(&dir, DEBTS, flags, Mode::empty()) {
@@ -84,33 +84,33 @@ pub(crate) fn settle(dir: impl AsFd) {
         Err(Errno::ENOENT) => return,
         Err(e) => Err(e.into()),
     };
-    let debts = read.and_then(|_| Ok(serde_json::from_slice::<Vec<Debt>>(&text)?));
-    match debts {
-        Ok(debts) => settle_all(&debts),
+    let undo_log = read.and_then(|_| Ok(serde_json::from_slice::<Vec<UndoEntry>>(&text)?));
+    match undo_log {
+        Ok(undo_log) => undo_all(&undo_log),
         Err(e) => say(&format!("state-dir {DEBTS:?}: {e}")),
     }
 }
 
-fn settle_all(debts: &[Debt]) {
-    for debt in debts.iter().rev() {
-        if let Err(reason) = settle_one(debt) {
+fn undo_all(undo_log: &[UndoEntry]) {
+    for undo_entry in undo_log.iter().rev() {
+        if let Err(reason) = undo_one(undo_entry) {
             say(&reason);
         }
     }
 }
 
-fn settle_one(debt: &Debt) -> Result<(), String> {
+fn undo_one(undo_entry: &UndoEntry) -> Result<(), String> {
     let told = |outcome: nix::Result<()>, tap: &str, what: &str| match outcome {
         // It is gone, and with it all that was done to it.
         Ok(()) | Err(Errno::ENODEV) => Ok(()),
         Err(e) => Err(format!("net.tap {tap:?}: cannot {what}: {}", e.desc())),
     };
-    match debt {
-        Debt::Mtu(tap, mtu) => {
+    match undo_entry {
+        UndoEntry::Mtu(tap, mtu) => {
             let set = interface(tap).and_then(|interface| interface.set_mtu(*mtu));
             told(set, tap, "give it its MTU back")
         }
-        Debt::Port(tap, bridge) => {
+        UndoEntry::Port(tap, bridge) => {
             let remove = interface(tap).and_then(|port| {
                 let index = port.index()?;
                 match interface(bridge)?.remove_port(index) {
@@ -121,11 +121,11 @@ fn settle_one(debt: &Debt) -> Result<(), String> {
             });
             told(remove, tap, "take it from its bridge")
         }
-        Debt::Up(tap) => {
+        UndoEntry::Up(tap) => {
             let set = interface(tap).and_then(|interface| interface.set_up(false));
             told(set, tap, "take it down")
         }
-        Debt::Script(tap, program) => script::run(program, tap)
+        UndoEntry::Script(tap, program) => script::run(program, tap)
             .map_err(|reason| format!("net.down {:?}: {reason}", program.display().to_string())),
     }
 }

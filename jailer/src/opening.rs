@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use handover::endowment::Image;
+use handover::host_resources::Image;
 use handover::outcome::say;
 use handover::parked::Parked;
 use ipc::control::{Channel, ControlError};
@@ -82,7 +82,7 @@ pub(crate) struct OpenImage {
     pub(super) report: ImageReport,
 }
 
-/// What of images the janitor keeps, what the supervisor gets, and where they are.
+/// What of images the jailer keeps, what the supervisor gets, and where they are.
 pub(super) fn part(images: Vec<OpenImage>) -> (Vec<Parked>, Vec<Image>, Vec<Drive>) {
     let (mut witnesses, mut rest, mut drives) = (Vec::new(), Vec::new(), Vec::new());
     for image in images {

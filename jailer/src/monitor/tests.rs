@@ -8,7 +8,7 @@ use std::fs;
 use std::os::fd::FromRawFd;
 use std::process::{Child, Command};
 
-use handover::endowment::Log;
+use handover::host_resources::Log;
 use spec::{DiskSpec, VmSpec};
 
 /// Answers for a VM with one disk that can only be read, and no foreign device.
@@ -142,7 +142,7 @@ fn last_words_are_heard_of_a_supervisor_that_has_left_answers_unread() {
     let (ours, its) = Channel::pair().unwrap();
     let late = ToSupervisor::Answer(1, Answer::Released);
     ours.send(&late).unwrap();
-    for said in [ToJanitor::Line("a".into()), ToJanitor::Ended(Status::Guest)] {
+    for said in [ToJailer::Line("a".into()), ToJailer::Ended(Status::Guest)] {
         its.send(&said).unwrap();
     }
     drop(its);

@@ -10,7 +10,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use spec::{DiskSpec, VhostUserSpec, VmSpec};
 
-use crate::janitor::opening::Opening;
+use crate::opening::Opening;
 
 fn host() -> Host {
     // Any regular file will do as a program that is not started.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is refused without touching the host, and debts. Taps themselves are tested end to end, in
+//! What is refused without touching the host, and the undo log. Taps themselves are tested end to end, in
 //! network namespaces.
 
 use super::*;
@@ -61,14 +61,14 @@ fn bridge_that_does_not_exist_is_refused_with_the_remedy() {
 fn debts_are_settled_when_dropped_the_last_first() {
     let dir = tempfile::tempdir().unwrap();
     let (program, noted) = noting(dir.path());
-    let mut debts = Debts::new(File::open(dir.path()).unwrap());
+    let mut undo_log = UndoLog::new(File::open(dir.path()).unwrap());
     for tap in ["a", "b"] {
-        debts
-            .add(Debt::Script(tap.into(), program.clone()))
+        undo_log
+            .add(UndoEntry::Script(tap.into(), program.clone()))
             .unwrap();
     }
     assert!(!noted.exists());
-    drop(debts);
+    drop(undo_log);
     assert_eq!(fs::read_to_string(noted).unwrap(), "b\na\n");
 }
 
@@ -76,23 +76,27 @@ fn debts_are_settled_when_dropped_the_last_first() {
 fn debts_of_a_killed_jailer_are_settled_by_who_finds_them() {
     let dir = tempfile::tempdir().unwrap();
     let (program, noted) = noting(dir.path());
-    let mut debts = Debts::new(File::open(dir.path()).unwrap());
-    debts.add(Debt::Script("a".into(), program)).unwrap();
-    // Of a tap that is gone nothing is owed any more.
-    debts.add(Debt::Mtu("no-such-tap".into(), 1500)).unwrap();
-    debts
-        .add(Debt::Port("no-such-tap".into(), "br0".into()))
+    let mut undo_log = UndoLog::new(File::open(dir.path()).unwrap());
+    undo_log
+        .add(UndoEntry::Script("a".into(), program))
         .unwrap();
-    debts.add(Debt::Up("no-such-tap".into())).unwrap();
-    std::mem::forget(debts);
-    settle(File::open(dir.path()).unwrap());
+    // Of a tap that is gone nothing is owed any more.
+    undo_log
+        .add(UndoEntry::Mtu("no-such-tap".into(), 1500))
+        .unwrap();
+    undo_log
+        .add(UndoEntry::Port("no-such-tap".into(), "br0".into()))
+        .unwrap();
+    undo_log.add(UndoEntry::Up("no-such-tap".into())).unwrap();
+    std::mem::forget(undo_log);
+    undo(File::open(dir.path()).unwrap());
     assert_eq!(fs::read_to_string(noted).unwrap(), "a\n");
 }
 
 #[test]
 fn debts_that_make_no_sense_are_no_reason_to_stop() {
     let dir = tempfile::tempdir().unwrap();
-    settle(File::open(dir.path()).unwrap());
+    undo(File::open(dir.path()).unwrap());
     fs::write(dir.path().join(DEBTS), "[{\"rob\":[\"bank\"]}]").unwrap();
-    settle(File::open(dir.path()).unwrap());
+    undo(File::open(dir.path()).unwrap());
 }

@@ -130,7 +130,7 @@ fn of_drive(io: &IoLimits, version: Version, drive: dev_t) -> impl Iterator<Item
 }
 
 /// The drive that an image is on, as the block layer counts it: whole, not a partition.
-pub(in crate::janitor) fn drive_of(image: &File) -> io::Result<dev_t> {
+pub(crate) fn drive_of(image: &File) -> io::Result<dev_t> {
     let found = image.metadata()?;
     let device = match found.file_type().is_block_device() {
         true => found.rdev(),

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the copy of the janitor that a supervisor is at its birth to the supervisor it becomes.
+//! From the copy of the jailer that a supervisor is when it is spawned to the supervisor it becomes.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
-use handover::endowment::Endowment;
-use handover::nursery::Nursery;
+use handover::host_resources::HostResources;
 use handover::outcome::Outcome;
+use handover::supervisor_init::SupervisorInit;
 use host::seccomp::SeccompError;
 use ipc::broker::Status;
 use ipc::control::Channel;
@@ -18,8 +18,8 @@ use spec::Vm;
 
 use super::confine::{self, ConfineError};
 use super::identity;
+use super::jailer_link::JailerLink;
 use super::jails::Jails;
-use super::janitor::Janitor;
 use super::seccomp;
 
 /// A supervisor could not be confined.
@@ -42,34 +42,34 @@ enum BirthError {
 /// What the first processes are called on the host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pids {
-    pub(crate) janitor: Pid,
+    pub(crate) jailer: Pid,
     pub(crate) supervisor: Pid,
 }
 
 /// The supervisor's whole life; `supervisor` is its process id on the host.
-pub fn live(nursery: Nursery, supervisor: Pid) -> Infallible {
+pub fn live(init: SupervisorInit, supervisor: Pid) -> Infallible {
     host::process::take_name(c"supervisor");
-    let janitor = Rc::new(Janitor::new(nursery.channel));
+    let jailer = Rc::new(JailerLink::new(init.channel));
     let pids = Pids {
-        janitor: nursery.janitor,
+        jailer: init.jailer,
         supervisor,
     };
-    let confined = confined(&nursery.endowment, &janitor, nursery.has_range);
+    let confined = confined(&init.resources, &jailer, init.has_range);
     let outcome = match confined {
-        Ok(jails) => super::run(nursery.endowment, jails, Rc::clone(&janitor), pids),
+        Ok(jails) => super::run(init.resources, jails, Rc::clone(&jailer), pids),
         Err(error) => Outcome::new(Status::Error, [host::log::chain(&error)]),
     };
-    janitor.tell_outcome(&outcome);
+    jailer.tell_outcome(&outcome);
     std::process::exit(0)
 }
 
 /// A life in which nothing is done but `act`, in the same jail, with its end of the link to the
-/// janitor. For tests of the janitor.
-pub fn stand_in(nursery: Nursery, act: impl FnOnce(&Channel, &Vm) -> Infallible) -> Infallible {
+/// jailer. For tests of the jailer.
+pub fn stand_in(init: SupervisorInit, act: impl FnOnce(&Channel, &Vm) -> Infallible) -> Infallible {
     host::process::take_name(c"supervisor");
-    let janitor = Janitor::new(nursery.channel);
-    match confined(&nursery.endowment, &janitor, nursery.has_range) {
-        Ok(_) => drop(act(janitor.channel(), &nursery.endowment.identity.vm)),
+    let jailer = JailerLink::new(init.channel);
+    match confined(&init.resources, &jailer, init.has_range) {
+        Ok(_) => drop(act(jailer.channel(), &init.resources.identity.vm)),
         Err(error) => handover::outcome::say(&host::log::chain(&error)),
     }
     std::process::exit(1)
@@ -87,19 +87,19 @@ fn filter(mode: Mode) -> Result<(), BirthError> {
 }
 
 fn confined(
-    endowment: &Endowment,
-    janitor: &Janitor,
+    resources: &HostResources,
+    jailer: &JailerLink,
     has_range: bool,
 ) -> Result<Jails, BirthError> {
-    let mut kept = endowment.descriptors();
-    kept.push(janitor.as_fd().as_raw_fd());
+    let mut kept = resources.descriptors();
+    kept.push(jailer.as_fd().as_raw_fd());
     kept.sort_unstable();
-    let (null, log) = (&endowment.binaries.null, &endowment.log.writer);
+    let (null, log) = (&resources.binaries.null, &resources.log.writer);
     confine::keep_only(&kept, null.as_raw_fd(), log.as_raw_fd())?;
-    let name = endowment.identity.name.as_str();
+    let name = resources.identity.name.as_str();
     host::log::init("supervisor", name, log::LevelFilter::Info);
     let processes = confine::confine(has_range)?;
     let jails = Jails::new(processes, has_range);
-    filter(identity::seccomp(&endowment.identity))?;
+    filter(identity::seccomp(&resources.identity))?;
     Ok(jails)
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A short-lived copy of the janitor that does one thing which may block on storage: open(2), fstat(2),
+//! A short-lived copy of the jailer that does one thing which may block on storage: open(2), fstat(2),
 //! locks, fdatasync(2), a path that leads through a file system that hangs.
 //!
 //! It is a process and no thread: one in uninterruptible sleep cannot be ended, and would keep the
-//! janitor from ending, with all that it has open. A helper has closed everything but what it needs,
+//! jailer from ending, with all that it has open. A helper has closed everything but what it needs,
 //! so one that is left behind keeps nothing of the VM but the image that it waits for.
 
 #![allow(unsafe_code)]
@@ -49,16 +49,16 @@ impl Helper {
     ) -> Result<Self, HelperError> {
         let (ours, its) = Channel::pair()?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let janitor = Pid::this();
-        // SAFETY: the janitor is single-threaded, so that no lock is held by another thread. (Tests
+        let jailer = Pid::this();
+        // SAFETY: the jailer is single-threaded, so that no lock is held by another thread. (Tests
         // are not: the C library's fork sees to its own locks.)
         match unsafe { fork() }? {
             ForkResult::Child => {
                 let kept = kept.iter().map(AsRawFd::as_raw_fd).collect();
-                let lived = catch_unwind(AssertUnwindSafe(|| live(kept, &its, janitor, act)));
+                let lived = catch_unwind(AssertUnwindSafe(|| main(kept, &its, jailer, act)));
                 drop(lived);
                 // SAFETY: _exit takes no pointers, runs nothing and never returns: everything that
-                // would be cleaned up at an exit is the janitor's.
+                // would be cleaned up at an exit is the jailer's.
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {
@@ -120,10 +120,10 @@ fn open_pidfd(child: Pid) -> nix::Result<OwnedFd> {
 }
 
 /// The life of a helper.
-fn live(mut kept: Vec<RawFd>, channel: &Channel, janitor: Pid, act: impl FnOnce(&Channel)) {
+fn main(mut kept: Vec<RawFd>, channel: &Channel, jailer: Pid, act: impl FnOnce(&Channel)) {
     host::process::take_name(c"storage-helper");
     let bound = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-    if bound.is_err() || getppid() != janitor {
+    if bound.is_err() || getppid() != jailer {
         return;
     }
     // The standard descriptors lead nowhere: what is opened next must not become one of them.

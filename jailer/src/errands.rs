@@ -63,7 +63,7 @@ impl Errands {
                 Ok((answer, None)) => channel.send(&answer),
                 Err(errno) => channel.send(&Answer::Refused(errno as i32)),
             };
-            // Without an answer the janitor refuses in its place.
+            // Without an answer the jailer refuses in its place.
             drop(told);
         })
     }

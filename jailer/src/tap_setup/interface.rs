@@ -120,7 +120,7 @@ impl<'a> Interface<'a> {
         // SAFETY: the ifreq leads to four numbers, as the call expects of a bridge; they and the
         // buffer that they lead to, of the length they say, outlive it. Drivers of other interfaces
         // know no private command that reads as this one: those that have any check its number, and
-        // the janitor asks only of interfaces the user calls bridges.
+        // the jailer asks only of interfaces the user calls bridges.
         unsafe { raw::device_private(self.socket.as_raw_fd(), &raw mut request) }?;
         // Each port has a place of its own, and not every place a port.
         Ok(indices.into_iter().filter(|index| *index != 0).collect())

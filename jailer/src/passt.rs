@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use handover::endowment::Log;
+use handover::host_resources::Log;
 use handover::users::cards_user;
 use nix::sys::socket::{MsgFlags, recv};
 use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};

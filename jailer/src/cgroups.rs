@@ -2,7 +2,7 @@
 //! The VM's control groups: one for the VM, in it one for each process; of version 2, version 1, or
 //! both beside each other, whatever this host has.
 //!
-//! The janitor makes the groups of processes and puts them there, by number, when nothing more urgent
+//! The jailer makes the groups of processes and puts them there, by number, when nothing more urgent
 //! is to be done: the kernel may take some ten milliseconds for it. Until then they are in the group
 //! of their parent.
 
@@ -68,8 +68,8 @@ fn parent(hierarchy: &Hierarchy) -> &Path {
 pub(crate) fn sweep_forgotten() {
     let (hierarchies, _) = host::hierarchies();
     for hierarchy in &hierarchies {
-        remove::forgotten(&parent(hierarchy).join(TOP), |janitor| {
-            kill(janitor, None) != Err(Errno::ESRCH)
+        remove::forgotten(&parent(hierarchy).join(TOP), |jailer| {
+            kill(jailer, None) != Err(Errno::ESRCH)
         });
     }
 }
@@ -98,13 +98,13 @@ struct Group {
     has_leaves: bool,
     /// Whether the threads of each are limited here.
     counts_threads: bool,
-    /// The supervisor's group, for those that can be born into one.
-    cradle: Option<File>,
+    /// The supervisor's group, for those that can be spawned into one.
+    initial_cgroup: Option<File>,
 }
 
 impl Cgroups {
     /// Where the groups of a VM are going to be; nothing is made yet. Also what this host has not.
-    pub(crate) fn plan(vm: &Vm, name: &str, janitor: Pid) -> (Self, Vec<String>) {
+    pub(crate) fn plan(vm: &Vm, name: &str, jailer: Pid) -> (Self, Vec<String>) {
         let (hierarchies, mut missing) = host::hierarchies();
         if hierarchies.is_empty() && missing.is_empty() {
             missing.push("this host mounts no cgroups: processes are not accounted".into());
@@ -112,11 +112,11 @@ impl Cgroups {
         let groups = hierarchies.into_iter().map(|hierarchy| {
             let parent = parent(&hierarchy);
             Group {
-                dir: parent.join(TOP).join(format!("{name}-{janitor}")),
+                dir: parent.join(TOP).join(format!("{name}-{jailer}")),
                 has_leaves: hierarchy.controllers.iter().any(|c| *c != "memory"),
                 hierarchy,
                 counts_threads: false,
-                cradle: None,
+                initial_cgroup: None,
             }
         });
         let cgroups = Self {
@@ -221,10 +221,13 @@ impl Cgroups {
         }
     }
 
-    /// The group that the supervisor can be born into, where there is such a thing.
-    pub(crate) fn cradle(&self) -> Option<BorrowedFd<'_>> {
-        let cradle = self.groups.iter().find_map(|group| group.cradle.as_ref());
-        cradle.map(AsFd::as_fd)
+    /// The group that the supervisor can be spawned into, where there is such a thing.
+    pub(crate) fn initial_cgroup(&self) -> Option<BorrowedFd<'_>> {
+        let initial_cgroup = self
+            .groups
+            .iter()
+            .find_map(|group| group.initial_cgroup.as_ref());
+        initial_cgroup.map(AsFd::as_fd)
     }
 
     /// Whether a number is that of a process of the VM: 0 is the supervisor, then come the vmm and
@@ -239,7 +242,7 @@ impl Cgroups {
             return Ok(());
         };
         for group in &self.groups {
-            if user == 0 && group.cradle.is_some() {
+            if user == 0 && group.initial_cgroup.is_some() {
                 continue;
             }
             fs::write(group.place_of(leaf)?.join("cgroup.procs"), pid.to_string())?;
@@ -259,7 +262,7 @@ impl Drop for Cgroups {
 impl Group {
     /// Makes the group; what it cannot control.
     fn make(&mut self, leaves: &[Leaf]) -> io::Result<Vec<&'static str>> {
-        // Another janitor may take the top away in between, because nothing was in it.
+        // Another jailer may take the top away in between, because nothing was in it.
         let top = self.dir.parent().unwrap_or(&self.dir).to_path_buf();
         let mut attempts = 0;
         let unavailable = loop {
@@ -283,9 +286,9 @@ impl Group {
             for controller in ["cpu", "pids", "io"].into_iter().filter(|c| has(c)) {
                 enable(&self.dir, controller)?;
             }
-            let cradle = self.dir.join(SUPERVISOR);
-            fs::create_dir(&cradle)?;
-            self.cradle = File::open(cradle).ok();
+            let initial_cgroup = self.dir.join(SUPERVISOR);
+            fs::create_dir(&initial_cgroup)?;
+            self.initial_cgroup = File::open(initial_cgroup).ok();
         }
         Ok(unavailable)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the janitor puts off until nothing else is to be done: processes are put into their control
+//! What the jailer puts off until nothing else is to be done: processes are put into their control
 //! groups, and once the VM's start is over there is time for what others have left. Pure.
 
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ const UNPLACED_MAX: usize = 256;
 
 /// Something to do when there is time for it.
 #[derive(Debug)]
-pub(super) enum Chore {
+pub(super) enum Task {
     /// To put a process where it belongs.
     Place(Unplaced),
     /// To clean up, once in a VM's life, when its start is over.
@@ -35,12 +35,12 @@ enum Start {
 
 /// All that was put off.
 #[derive(Debug)]
-pub(super) struct Chores {
+pub(super) struct Deferred {
     unplaced: Vec<Unplaced>,
     start: Start,
 }
 
-impl Chores {
+impl Deferred {
     /// Those of a VM that is about to start.
     pub(super) fn new(unplaced: impl IntoIterator<Item = Unplaced>) -> Self {
         Self {
@@ -69,13 +69,13 @@ impl Chores {
     }
 
     /// The next one, which is to be done now.
-    pub(super) fn next(&mut self) -> Option<Chore> {
+    pub(super) fn next(&mut self) -> Option<Task> {
         if let Some(process) = self.unplaced.pop() {
-            return Some(Chore::Place(process));
+            return Some(Task::Place(process));
         }
         (self.start == Start::Over).then(|| {
             self.start = Start::Settled;
-            Chore::Settle
+            Task::Settle
         })
     }
 }
@@ -94,37 +94,40 @@ mod tests {
 
     #[test]
     fn vm_settles_once_however_often_it_starts_and_backends_follow() {
-        let mut chores = Chores::new([process(1)]);
-        assert!(matches!(chores.next(), Some(Chore::Place(p)) if p.pid == 1));
-        assert!(!chores.are_left() && chores.next().is_none(), "no guest");
-        chores.place(process(2));
-        chores.started();
-        assert!(matches!(chores.next(), Some(Chore::Place(p)) if p.pid == 2));
-        assert!(chores.are_left());
-        assert!(matches!(chores.next(), Some(Chore::Settle)));
+        let mut deferred = Deferred::new([process(1)]);
+        assert!(matches!(deferred.next(), Some(Task::Place(p)) if p.pid == 1));
+        assert!(
+            !deferred.are_left() && deferred.next().is_none(),
+            "no guest"
+        );
+        deferred.place(process(2));
+        deferred.started();
+        assert!(matches!(deferred.next(), Some(Task::Place(p)) if p.pid == 2));
+        assert!(deferred.are_left());
+        assert!(matches!(deferred.next(), Some(Task::Settle)));
         for pid in 3..10 {
-            chores.place(process(pid));
-            chores.started();
-            assert!(matches!(chores.next(), Some(Chore::Place(p)) if p.pid == pid));
-            assert!(!chores.are_left() && chores.next().is_none());
+            deferred.place(process(pid));
+            deferred.started();
+            assert!(matches!(deferred.next(), Some(Task::Place(p)) if p.pid == pid));
+            assert!(!deferred.are_left() && deferred.next().is_none());
         }
     }
 
     #[test]
     fn vm_settles_with_nothing_to_place() {
-        let mut chores = Chores::new([]);
-        assert!(!chores.are_left());
-        chores.started();
-        assert!(chores.are_left());
-        assert!(matches!(chores.next(), Some(Chore::Settle)));
-        assert!(!chores.are_left());
+        let mut deferred = Deferred::new([]);
+        assert!(!deferred.are_left());
+        deferred.started();
+        assert!(deferred.are_left());
+        assert!(matches!(deferred.next(), Some(Task::Settle)));
+        assert!(!deferred.are_left());
     }
 
     #[test]
     fn processes_without_end_are_not_kept_in_mind() {
-        let mut chores = Chores::new([]);
-        (1..=1000).for_each(|pid| chores.place(process(pid)));
-        let placed = std::iter::from_fn(|| chores.next()).count();
+        let mut deferred = Deferred::new([]);
+        (1..=1000).for_each(|pid| deferred.place(process(pid)));
+        let placed = std::iter::from_fn(|| deferred.next()).count();
         assert_eq!(placed, UNPLACED_MAX);
     }
 }

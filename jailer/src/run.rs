@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The janitor: looks at the host so that nobody else has to.
+//! One VM from start to end, as the privileged process sees it.
 //!
 //! It reads the spec, opens everything the VM may use with all errors gathered before anything is
-//! started, holds the state directory, gives birth to the supervisor, which takes all of it with
+//! started, holds the state directory, spawns the supervisor, which takes all of it with
 //! it, waits, and cleans up after it. Single-threaded, and the only process that sees the host.
 
 use std::convert::Infallible;
@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use handover::endowment::{ConsoleKind, DeviceParts, Endowment, Identity, Log};
-use handover::nursery::Nursery;
+use handover::host_resources::{ConsoleKind, DeviceParts, HostResources, Identity, Log};
 use handover::outcome::{Outcome, say};
+use handover::supervisor_init::SupervisorInit;
 use host::clock::monotonic_ns;
 use ipc::broker::Status;
 use ipc::control::Channel;
@@ -24,42 +24,21 @@ use spec::{Console, SpecError, UidRange, Vm, VmName, VmSpec};
 use crate::args::Args;
 use crate::host::Host;
 use crate::inherited::Inherited;
+use crate::{cgroups, config, notify, opening, signals, spawn, starter, state, uids};
 
-mod birth;
-mod cgroups;
-mod chores;
-mod config;
-mod devices;
-mod errands;
-mod helper;
-mod image;
-mod nics;
-mod notify;
-mod opening;
-mod passt;
-mod pty;
-mod ration;
-pub(crate) mod rehearsal;
-mod resources;
-mod signals;
-mod starter;
-mod state;
-mod uids;
-mod vigil;
-
-use cgroups::Cgroups;
-use chores::{Chores, Unplaced};
-use errands::Errands;
-use nics::Hookups;
-use opening::{Drive, Ended};
-use passt::Passts;
-use ration::Ration;
-use resources::Resources;
-use state::StateDir;
-use vigil::{Answers, Vigil};
+use crate::cgroups::Cgroups;
+use crate::deferred::{Deferred, Unplaced};
+use crate::errands::Errands;
+use crate::monitor::{Answers, Monitor};
+use crate::opening::{Drive, Ended};
+use crate::passt::Passts;
+use crate::rate_limit::RateLimit;
+use crate::resources::Resources;
+use crate::state::StateDir;
+use crate::tap_setup::TapSetup;
 
 /// What is said when we are not root.
-const ROOTLESS: &str =
+pub(crate) const ROOTLESS: &str =
     "not started by root: the VM's processes are all one user, the one that started it";
 
 /// Runs one VM, of which `live` is the supervisor's whole life; an `Err` is what was refused before
@@ -68,7 +47,7 @@ pub(crate) fn run(
     args: &Args,
     inherited: Inherited,
     host: &Host,
-    live: impl FnOnce(Nursery, Pid) -> Infallible,
+    main: impl FnOnce(SupervisorInit, Pid) -> Infallible,
 ) -> Result<Outcome, Outcome> {
     let started_ns = monotonic_ns();
     let signals = signals::take_over().map_err(refused)?;
@@ -96,8 +75,10 @@ pub(crate) fn run(
     let log = state.open_log().map_err(refused)?;
     let passts = Passts::new(&vm, host.passt.clone(), range, &log).map_err(refused)?;
     let taps = std::mem::take(&mut resources.devices.taps);
-    let hooked_up = state.debts().and_then(|d| Hookups::set_up(&vm, taps, d));
-    let (hookups, taps) = hooked_up.map_err(refused)?;
+    let set_up = state
+        .undo_log()
+        .and_then(|d| TapSetup::set_up(&vm, taps, d));
+    let (tap_setup, taps) = set_up.map_err(refused)?;
     let streams = passts.start_all().map_err(refused)?;
     let identity = Identity {
         spec: VmSpec {
@@ -110,21 +91,21 @@ pub(crate) fn run(
     };
     let (witnesses, images, drives) = opening::part(std::mem::take(&mut resources.devices.images));
     let (cgroups, missing) = make_cgroups(&identity, &state, &drives)?;
-    let mut endowment = endow(identity, resources, log, &state, client)?;
-    endowment.devices.images = images;
-    endowment.devices.taps = taps;
-    endowment.devices.streams.splice(0..0, streams);
-    endowment.missing = missing;
+    let mut resources = gather(identity, resources, log, &state, client)?;
+    resources.devices.images = images;
+    resources.devices.taps = taps;
+    resources.devices.streams.splice(0..0, streams);
+    resources.missing = missing;
     if range.is_none() {
-        endowment.missing.push(ROOTLESS.into());
+        resources.missing.push(ROOTLESS.into());
     }
-    let answers = Answers::new(&endowment.identity.vm, witnesses, passts);
-    let vigil = begin(endowment, signals, range, cgroups, answers, live)?;
+    let answers = Answers::new(&resources.identity.vm, witnesses, passts);
+    let monitor = begin(resources, signals, range, cgroups, answers, main)?;
     // Nobody of the same user has business with a process that sees the host.
     let _ = nix::sys::prctl::set_dumpable(false);
-    let outcome = vigil.keep();
+    let outcome = monitor.keep();
     // The scripts run while the taps are there, and the directory goes last.
-    drop(hookups);
+    drop(tap_setup);
     drop((claim, state));
     Ok(outcome)
 }
@@ -140,7 +121,7 @@ fn state_dir(args: &Args, name: &VmName) -> Result<StateDir, SpecError> {
 }
 
 /// Users for the VM alone, if we are root.
-fn claim_users(vm: &Vm) -> Result<Option<uids::Claim>, SpecError> {
+pub(crate) fn claim_users(vm: &Vm) -> Result<Option<uids::Claim>, SpecError> {
     match (geteuid().is_root(), vm.uid_range) {
         (true, _) => {
             // The same file for all of root's VMs, wherever their state is.
@@ -155,30 +136,31 @@ fn claim_users(vm: &Vm) -> Result<Option<uids::Claim>, SpecError> {
     }
 }
 
-/// Starts the supervisor, which takes the endowment with it.
+/// Starts the supervisor, which takes the resources with it.
 fn begin(
-    endowment: Endowment,
+    resources: HostResources,
     signals: SignalFd,
     range: Option<UidRange>,
     cgroups: Cgroups,
     answers: Answers,
-    live: impl FnOnce(Nursery, Pid) -> Infallible,
-) -> Result<Vigil, Outcome> {
+    main: impl FnOnce(SupervisorInit, Pid) -> Infallible,
+) -> Result<Monitor, Outcome> {
     let notify = notify::connect(std::env::var_os("NOTIFY_SOCKET"));
     let (channel, its_channel) = Channel::pair().map_err(refused)?;
     for end in [&channel, &its_channel] {
         fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
     }
-    let nursery = Nursery {
-        endowment,
+    let init = SupervisorInit {
+        resources,
         channel: its_channel,
         has_range: range.is_some(),
-        janitor: Pid::this(),
+        jailer: Pid::this(),
     };
-    let log = nursery.endowment.log.writer.try_clone().map_err(refused)?;
-    let name = nursery.endowment.identity.name.to_string();
-    let born = birth::bear(range, cgroups.cradle(), |pid| live(nursery, pid)).map_err(refused)?;
-    host::log::init_to(log, "janitor", &name, log::LevelFilter::Info);
+    let log = init.resources.log.writer.try_clone().map_err(refused)?;
+    let name = init.resources.identity.name.to_string();
+    let spawned = spawn::spawn_supervisor(range, cgroups.initial_cgroup(), |pid| main(init, pid))
+        .map_err(refused)?;
+    host::log::init_to(log, "jailer", &name, log::LevelFilter::Info);
     // A variable that was left over in the environment is no reason not to run the VM.
     let notify = notify.unwrap_or_else(|error| {
         log::warn!(
@@ -187,20 +169,20 @@ fn begin(
         );
         None
     });
-    let supervisor = born.pidfd.try_clone().map(|pidfd| Unplaced {
+    let supervisor = spawned.pidfd.try_clone().map(|pidfd| Unplaced {
         user: 0,
-        pid: born.pid.as_raw(),
+        pid: spawned.pid.as_raw(),
         pidfd,
     });
-    Ok(Vigil {
-        born,
+    Ok(Monitor {
+        spawned,
         channel,
         signals,
         answers,
         cgroups,
-        chores: Chores::new(supervisor.ok()),
+        deferred: Deferred::new(supervisor.ok()),
         errands: Errands::default(),
-        ration: Ration::full(monotonic_ns()),
+        rate_limit: RateLimit::full(monotonic_ns()),
         notify,
     })
 }
@@ -228,13 +210,13 @@ fn notice(state: &StateDir, name: &VmName) {
 }
 
 /// Makes what the state directory holds, and puts together what the supervisor gets.
-fn endow(
+fn gather(
     identity: Identity,
     resources: Resources,
     log: Log,
     state: &StateDir,
     client: Option<UnixStream>,
-) -> Result<Endowment, Outcome> {
+) -> Result<HostResources, Outcome> {
     state.write_spec(&identity.spec).map_err(refused)?;
     let console = match (resources.console, &identity.vm.console) {
         (Some(kind), _) => {
@@ -253,7 +235,7 @@ fn endow(
             ConsoleKind::Fixed(null.map_err(refused)?)
         }
     };
-    Ok(Endowment {
+    Ok(HostResources {
         api: state.listen(spec::state::API_SOCKET).map_err(refused)?,
         missing: Vec::new(),
         binaries: resources.binaries,

@@ -10,7 +10,7 @@ use spec::ByteSize;
 /// The rings of a VM's disks are locked memory since Linux 6.14, and much less than this.
 const LOCKED_BYTES: u64 = 1 << 30;
 
-/// Makes the janitor independent of its starter. To be called before anything is made.
+/// Makes the jailer independent of its starter. To be called before anything is made.
 pub(super) fn part_with() {
     // What is for others gets its mode by itself.
     umask(Mode::from_bits_truncate(0o077));

@@ -4,17 +4,17 @@
 use ipc::control::Channel;
 use nix::unistd::Pid;
 
-use crate::endowment::Endowment;
+use crate::host_resources::HostResources;
 
 /// What a supervisor is born with.
 #[derive(Debug)]
-pub struct Nursery {
+pub struct SupervisorInit {
     /// All that it will have.
-    pub endowment: Endowment,
+    pub resources: HostResources,
     /// Its end of the link, non-blocking.
     pub channel: Channel,
     /// Whether the VM has users of its own.
     pub has_range: bool,
-    /// The janitor's process id.
-    pub janitor: Pid,
+    /// The jailer's process id.
+    pub jailer: Pid,
 }

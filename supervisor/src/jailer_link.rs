@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The supervisor's end of its link to the janitor: the few questions it may ask, and the signals
+//! The supervisor's end of its link to the jailer: the few questions it may ask, and the signals
 //! it hears of. Nothing here waits: an answer takes as long as the storage behind it, and is looked for
 //! when it suits.
 
@@ -10,28 +10,28 @@ use std::rc::Rc;
 
 use handover::outcome::Outcome;
 use host::clock::monotonic_ns;
-use ipc::broker::{Answer, Question, Reopened, ToJanitor, ToSupervisor, clip};
+use ipc::broker::{Answer, Question, Reopened, ToJailer, ToSupervisor, clip};
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
-/// How long the janitor may take to have room for how the VM has ended.
+/// How long the jailer may take to have room for how the VM has ended.
 const LAST_WORDS_NS: u64 = 10_000_000_000;
 /// How often to try meanwhile: poll(2) says that there is room only when there is much.
 const LOOK_MS: u8 = 20;
 
-/// The janitor did not do what it was asked for.
+/// The jailer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     /// It cannot be reached.
-    #[error("cannot reach the janitor")]
+    #[error("cannot reach the jailer")]
     Link(#[from] ControlError),
     /// It could not do it either.
-    #[error("the janitor was refused")]
+    #[error("the jailer was refused")]
     Refused(#[source] Errno),
     /// It answers something else.
-    #[error("the janitor does not answer")]
+    #[error("the jailer does not answer")]
     Silent,
 }
 
@@ -110,25 +110,25 @@ impl Asked {
     }
 }
 
-/// The janitor, as the supervisor sees it.
+/// The jailer, as the supervisor sees it.
 #[derive(Debug)]
-pub(crate) struct Janitor {
+pub(crate) struct JailerLink {
     channel: Channel,
     /// How many questions were asked.
     asked: Cell<u32>,
     answers: Answers,
 }
 
-/// Something of the janitor's own accord.
+/// Something of the jailer's own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
     /// The user sent a signal.
     Signal(i32),
-    /// There is no janitor any more: whatever is left of the VM must end.
+    /// There is no jailer any more: whatever is left of the VM must end.
     Gone,
 }
 
-impl Janitor {
+impl JailerLink {
     /// Takes our end of the link, which is non-blocking.
     pub(crate) fn new(channel: Channel) -> Self {
         Self {
@@ -156,7 +156,7 @@ impl Janitor {
     fn ask_all(&self, question: Question, fd: Option<BorrowedFd<'_>>) -> Result<Asked, AskError> {
         self.asked.set(self.asked.get().wrapping_add(1));
         let number = self.asked.get();
-        let message = ToJanitor::Ask(number, question);
+        let message = ToJailer::Ask(number, question);
         match fd {
             Some(fd) => self.channel.send_with(&message, fd)?,
             None => self.channel.send(&message)?,
@@ -171,24 +171,24 @@ impl Janitor {
     /// Says that the guest has started.
     pub(crate) fn tell_started(&self) {
         // If it cannot be told, it is gone, which is noticed elsewhere.
-        let _ = self.send(&ToJanitor::Started);
+        let _ = self.send(&ToJailer::Started);
     }
 
     /// Says how the VM has ended: the last that is said.
     pub(crate) fn tell_outcome(&self, outcome: &Outcome) {
         for line in &outcome.lines {
-            self.insist(&ToJanitor::Line(clip(line).into()));
+            self.insist(&ToJailer::Line(clip(line).into()));
         }
-        self.insist(&ToJanitor::Ended(outcome.status));
+        self.insist(&ToJailer::Ended(outcome.status));
     }
 
-    /// Sends what must not be lost. The janitor reads slowly when much was said: there may be no room
+    /// Sends what must not be lost. The jailer reads slowly when much was said: there may be no room
     /// yet.
-    fn insist(&self, message: &ToJanitor) {
+    fn insist(&self, message: &ToJailer) {
         let deadline_ns = monotonic_ns() + LAST_WORDS_NS;
         while let Err(AskError::Link(ControlError::Send(Errno::EAGAIN))) = self.send(message) {
             if monotonic_ns() >= deadline_ns {
-                log::error!("the janitor reads nothing of how the VM has ended");
+                log::error!("the jailer reads nothing of how the VM has ended");
                 return;
             }
             let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLOUT)];
@@ -217,12 +217,12 @@ impl Janitor {
         }
     }
 
-    fn send(&self, message: &ToJanitor) -> Result<(), AskError> {
+    fn send(&self, message: &ToJailer) -> Result<(), AskError> {
         Ok(self.channel.send(message)?)
     }
 }
 
-impl AsFd for Janitor {
+impl AsFd for JailerLink {
     /// Readable when it has said something.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
@@ -235,10 +235,10 @@ mod tests {
     use ipc::broker::Status;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-    fn pair() -> (Janitor, Channel) {
+    fn pair() -> (JailerLink, Channel) {
         let (ours, theirs) = Channel::pair().unwrap();
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        (Janitor::new(ours), theirs)
+        (JailerLink::new(ours), theirs)
     }
 
     fn answer(number: u32, answer: Answer) -> ToSupervisor {
@@ -246,82 +246,82 @@ mod tests {
     }
 
     #[test]
-    fn outcome_is_told_though_the_janitor_has_not_read_what_was_said_before() {
-        let (janitor, other) = pair();
+    fn outcome_is_told_though_the_jailer_has_not_read_what_was_said_before() {
+        let (jailer, other) = pair();
         let mut said = 0;
-        while janitor.send(&ToJanitor::Started).is_ok() {
+        while jailer.send(&ToJailer::Started).is_ok() {
             said += 1;
         }
         let reader = std::thread::spawn(move || {
             std::thread::sleep(std::time::Duration::from_millis(50));
             for _ in 0..said {
-                assert_eq!(other.receive().unwrap(), Some(ToJanitor::Started));
+                assert_eq!(other.receive().unwrap(), Some(ToJailer::Started));
             }
-            other.receive::<ToJanitor>().unwrap()
+            other.receive::<ToJailer>().unwrap()
         });
-        janitor.tell_outcome(&Outcome::ok());
-        assert_eq!(reader.join().unwrap(), Some(ToJanitor::Ended(Status::Ok)));
+        jailer.tell_outcome(&Outcome::ok());
+        assert_eq!(reader.join().unwrap(), Some(ToJailer::Ended(Status::Ok)));
     }
 
     #[test]
     fn answers_come_in_any_order_and_signals_between_them() {
-        let (janitor, other) = pair();
-        let first = janitor.ask(Question::ReopenDisk(7)).unwrap();
-        let second = janitor.ask(Question::ConnectForeign(0)).unwrap();
-        let asked = ToJanitor::Ask(1, Question::ReopenDisk(7));
+        let (jailer, other) = pair();
+        let first = jailer.ask(Question::ReopenDisk(7)).unwrap();
+        let second = jailer.ask(Question::ConnectForeign(0)).unwrap();
+        let asked = ToJailer::Ask(1, Question::ReopenDisk(7));
         assert_eq!(other.receive().unwrap(), Some(asked));
         let file = tempfile::tempfile().unwrap();
         let opened = answer(2, Answer::Opened);
         other.send_with(&opened, file.as_fd()).unwrap();
         other.send(&ToSupervisor::Signal(15)).unwrap();
-        assert_eq!(janitor.listen(), [News::Signal(15)]);
+        assert_eq!(jailer.listen(), [News::Signal(15)]);
         assert!(first.reopened().is_none());
         assert!(second.connected().unwrap().is_ok());
         assert!(second.connected().is_none(), "it is told once");
         other.send(&answer(1, Answer::Refused(2))).unwrap();
-        assert_eq!(janitor.listen(), []);
+        assert_eq!(jailer.listen(), []);
         let refused = first.reopened().unwrap();
         assert!(matches!(refused, Err(AskError::Refused(Errno::ENOENT))));
         drop(other);
-        assert_eq!(janitor.listen(), [News::Gone]);
-        assert!(janitor.ask(Question::ConnectForeign(0)).is_err());
+        assert_eq!(jailer.listen(), [News::Gone]);
+        assert!(jailer.ask(Question::ConnectForeign(0)).is_err());
     }
 
     #[test]
     fn answer_to_a_question_that_was_forgotten_is_dropped_with_its_descriptor() {
-        let (janitor, other) = pair();
-        drop(janitor.ask(Question::ConnectForeign(0)).unwrap());
+        let (jailer, other) = pair();
+        drop(jailer.ask(Question::ConnectForeign(0)).unwrap());
         let (kept, sent) = Channel::pair().unwrap();
         let opened = answer(1, Answer::Opened);
         other.send_with(&opened, sent.as_fd()).unwrap();
         drop(sent);
-        assert_eq!(janitor.listen(), []);
-        assert_eq!(kept.receive::<ToJanitor>().unwrap(), None);
+        assert_eq!(jailer.listen(), []);
+        assert_eq!(kept.receive::<ToJailer>().unwrap(), None);
     }
 
     #[test]
     fn answer_without_a_descriptor_or_of_another_kind_is_none() {
-        let (janitor, other) = pair();
-        let first = janitor.ask(Question::ConnectForeign(7)).unwrap();
-        let second = janitor.ask(Question::ReopenDisk(7)).unwrap();
+        let (jailer, other) = pair();
+        let first = jailer.ask(Question::ConnectForeign(7)).unwrap();
+        let second = jailer.ask(Question::ReopenDisk(7)).unwrap();
         other.send(&answer(1, Answer::Opened)).unwrap();
         other.send(&answer(2, Answer::HostPid(1))).unwrap();
-        assert_eq!(janitor.listen(), []);
+        assert_eq!(jailer.listen(), []);
         assert!(matches!(first.connected(), Some(Err(AskError::Silent))));
         assert!(matches!(second.reopened(), Some(Err(AskError::Silent))));
     }
 
     #[test]
     fn outcome_is_told_line_by_line() {
-        let (janitor, other) = pair();
-        janitor.tell_outcome(&Outcome::new(Status::Guest, ["a", "b"]));
+        let (jailer, other) = pair();
+        jailer.tell_outcome(&Outcome::new(Status::Guest, ["a", "b"]));
         for line in ["a", "b"] {
             let told = other.receive().unwrap();
-            assert_eq!(told, Some(ToJanitor::Line(line.into())));
+            assert_eq!(told, Some(ToJailer::Line(line.into())));
         }
         assert_eq!(
             other.receive().unwrap(),
-            Some(ToJanitor::Ended(Status::Guest))
+            Some(ToJailer::Ended(Status::Guest))
         );
     }
 }

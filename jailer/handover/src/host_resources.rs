@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All that the supervisor has: what the janitor opened for it.
+//! All that the supervisor has: what the jailer opened for it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -12,9 +12,9 @@ use spec::{HugePages, Memory, Vm, VmName, VmSpec};
 
 use crate::parked::Parked;
 
-/// What the janitor hands over.
+/// What the jailer hands over.
 #[derive(Debug)]
-pub struct Endowment {
+pub struct HostResources {
     /// Which VM this is.
     pub identity: Identity,
     /// What is executed, and what it gets for standard input and output.
@@ -137,8 +137,8 @@ pub enum ConsoleKind {
     Fixed(File),
 }
 
-impl Endowment {
-    /// Every descriptor in it, in order of its number: whoever is given the endowment keeps these
+impl HostResources {
+    /// Every descriptor in it, in order of its number: whoever is given the resources keeps these
     /// and no others.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let (guest, devices) = (&self.guest, &self.devices);

@@ -12,10 +12,10 @@ use spec::{ByteSize, Disk, DiskEngine, NetKind, SpecError, VhostUser, Vm};
 
 use super::cgroups::drive_of;
 use super::image;
-use super::nics::{self, OpenTap};
 use super::opening::{Fault, Found, ImageReport, OpenImage};
 use super::passt;
 use super::resources::{cause, open_binary};
+use super::tap_setup::{self, OpenTap};
 use crate::host::Host;
 
 /// What was opened.
@@ -42,7 +42,7 @@ impl Devices {
                 .map_err(|e| errors.push(e))
                 .ok(),
         };
-        let taps = nics::open_all(vm, errors);
+        let taps = tap_setup::open_all(vm, errors);
         let net = match vm
             .nets
             .iter()

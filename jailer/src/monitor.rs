@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the janitor does while the VM runs: it waits for the end of the supervisor, passes signals
+//! What the jailer does while the VM runs: it waits for the end of the supervisor, passes signals
 //! on, and answers the few questions there are. It waits for no storage: a question that could is
 //! answered by a helper.
 
@@ -14,7 +14,7 @@ use host::disk::Access;
 use host::pidfd;
 use host::socket::connect;
 use ipc::broker::Status;
-use ipc::broker::{Answer, LINES_MAX, Question, ToJanitor, ToSupervisor};
+use ipc::broker::{Answer, LINES_MAX, Question, ToJailer, ToSupervisor};
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,15 +23,15 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use spec::Vm;
 
-use super::birth::Born;
 use super::cgroups::{self, Cgroups};
-use super::chores::{Chore, Chores, Unplaced};
+use super::deferred::{Deferred, Task, Unplaced};
 use super::errands::Errands;
 use super::image;
 use super::passt::Passts;
-use super::ration::Ration;
+use super::rate_limit::RateLimit;
+use super::spawn::Spawned;
 
-/// So long nothing must have happened before a chore is done, which can take longer than a guest
+/// So long nothing must have happened before a task is done, which can take longer than a guest
 /// should wait for a backend.
 const PAUSE_MS: u8 = 50;
 
@@ -54,20 +54,20 @@ pub(crate) struct Answers {
     sockets: Vec<PathBuf>,
 }
 
-/// The janitor of a VM that runs.
+/// The jailer of a VM that runs.
 #[derive(Debug)]
-pub(crate) struct Vigil {
-    pub(crate) born: Born,
+pub(crate) struct Monitor {
+    pub(crate) spawned: Spawned,
     pub(crate) channel: Channel,
     pub(crate) signals: SignalFd,
     pub(crate) answers: Answers,
     pub(crate) cgroups: Cgroups,
     /// What is put off until nothing else is to be done.
-    pub(crate) chores: Chores,
+    pub(crate) deferred: Deferred,
     /// What helpers are doing.
     pub(super) errands: Errands,
     /// How much the supervisor may still say.
-    pub(super) ration: Ration,
+    pub(super) rate_limit: RateLimit,
     /// Who wants to know that the guest has started.
     pub(crate) notify: Option<UnixDatagram>,
 }
@@ -85,10 +85,10 @@ impl Words {
     fn hear_last(&mut self, channel: &Channel) {
         for _ in 0..LAST_MAX {
             match channel.receive() {
-                Ok(Some(ToJanitor::Line(line))) if self.lines.len() < LINES_MAX => {
+                Ok(Some(ToJailer::Line(line))) if self.lines.len() < LINES_MAX => {
                     self.lines.push(line);
                 }
-                Ok(Some(ToJanitor::Ended(status))) => return self.status = Some(status),
+                Ok(Some(ToJailer::Ended(status))) => return self.status = Some(status),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return,
             }
@@ -197,18 +197,18 @@ fn parent_of(pid: i32) -> Result<Pid, Errno> {
     pid.map(Pid::from_raw).ok_or(Errno::ESRCH)
 }
 
-impl Vigil {
+impl Monitor {
     /// Waits for the end of the VM. When this returns, no process of it is left.
     pub(crate) fn keep(mut self) -> Outcome {
         let mut words = Words::default();
         loop {
-            let patience = match self.chores.are_left() {
+            let patience = match self.deferred.are_left() {
                 true => PAUSE_MS.into(),
                 false => PollTimeout::NONE,
             };
             let (signalled, ended, spoken) = match self.wait(patience) {
                 Ok(None) => {
-                    self.do_a_chore();
+                    self.run_deferred_task();
                     continue;
                 }
                 Ok(Some(ready)) => ready,
@@ -234,7 +234,7 @@ impl Vigil {
     /// Waits until something happens: whether there is a signal, whether the supervisor has ended,
     /// and whether it says something that is to be read now. `None` if nothing happens for so long.
     fn wait(&mut self, patience: PollTimeout) -> nix::Result<Option<(bool, bool, bool)>> {
-        let wait_ns = self.ration.wait_ns(monotonic_ns());
+        let wait_ns = self.rate_limit.wait_ns(monotonic_ns());
         let (heard, patience) = match wait_ns {
             None => (PollFlags::POLLIN, patience),
             Some(ns) => {
@@ -244,7 +244,7 @@ impl Vigil {
         };
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.spawned.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.channel.as_fd(), heard),
         ];
         let helpers = self.errands.fds();
@@ -267,28 +267,28 @@ impl Vigil {
     /// something.
     fn listen(&mut self, words: &mut Words) -> bool {
         for _ in 0..LINES_MAX {
-            if self.ration.wait_ns(monotonic_ns()).is_some() {
+            if self.rate_limit.wait_ns(monotonic_ns()).is_some() {
                 return true;
             }
             let said = self.channel.receive_with();
-            self.ration.take();
+            self.rate_limit.take();
             match said {
-                Ok(Some((ToJanitor::Ask(number, question), fd))) => {
+                Ok(Some((ToJailer::Ask(number, question), fd))) => {
                     self.answer(number, question, fd);
                 }
-                Ok(Some((ToJanitor::Started, _))) => {
-                    self.chores.started();
+                Ok(Some((ToJailer::Started, _))) => {
+                    self.deferred.started();
                     if let Some(socket) = self.notify.take() {
                         // Nobody waits for it any more, or they have no room: not our trouble.
                         let _ = socket.send(b"READY=1");
                     }
                 }
-                Ok(Some((ToJanitor::Line(line), _))) => {
+                Ok(Some((ToJailer::Line(line), _))) => {
                     if words.lines.len() < LINES_MAX {
                         words.lines.push(line);
                     }
                 }
-                Ok(Some((ToJanitor::Ended(status), _))) => {
+                Ok(Some((ToJailer::Ended(status), _))) => {
                     words.status = Some(status);
                     return false;
                 }
@@ -306,7 +306,7 @@ impl Vigil {
 
     fn answer(&mut self, number: u32, question: Question, fd: Option<OwnedFd>) {
         let asked = (number, question);
-        let supervisor = self.born.pid;
+        let supervisor = self.spawned.pid;
         let answered = self
             .answers
             .answer(&mut self.errands, supervisor, asked, fd.as_ref());
@@ -320,7 +320,7 @@ impl Vigil {
             && self.cgroups.has(user)
         {
             let pid = *pid;
-            self.chores.place(Unplaced { user, pid, pidfd });
+            self.deferred.place(Unplaced { user, pid, pidfd });
         }
         self.tell(&ToSupervisor::Answer(number, answer), opened.as_ref());
     }
@@ -335,10 +335,10 @@ impl Vigil {
     }
 
     /// Nothing else is to be done.
-    fn do_a_chore(&mut self) {
-        let begun = match self.chores.next() {
-            Some(Chore::Place(process)) => self.place(process),
-            Some(Chore::Settle) => {
+    fn run_deferred_task(&mut self) {
+        let begun = match self.deferred.next() {
+            Some(Task::Place(process)) => self.place(process),
+            Some(Task::Settle) => {
                 host::image::let_go();
                 self.errands.run(|| {
                     cgroups::sweep_forgotten();
@@ -374,9 +374,9 @@ impl Vigil {
     /// The supervisor has ended, or is ended now; with it goes everything in its pid namespace.
     fn end(self, words: Words) -> Outcome {
         // If it has said its last there is nothing left for it to do.
-        pidfd::kill(self.born.pidfd.as_fd());
+        pidfd::kill(self.spawned.pidfd.as_fd());
         let death = loop {
-            match waitid(Id::PIDFd(self.born.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            match waitid(Id::PIDFd(self.spawned.pidfd.as_fd()), WaitPidFlag::WEXITED) {
                 Err(Errno::EINTR) => {}
                 death => break death,
             }
