@@ -232,7 +232,8 @@ impl Stand {
         let pid = backend.and_then(|process| process["pid"].as_i64());
         let pid = pid.map(i32::try_from).transpose()?;
         let serves = device["state"] == "serving";
-        Ok(pid.filter(|_| serves).map(Pid::from_raw))
+        // 0 is shown until its number on the host is known, and means all of us to kill(2).
+        Ok(pid.filter(|pid| serves && *pid > 0).map(Pid::from_raw))
     }
 
     /// The same, as soon as there is one.

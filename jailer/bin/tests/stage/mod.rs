@@ -207,8 +207,12 @@ impl Running {
         eventually(|| options.read(true).append(true).open(&path).ok())
     }
 
+    /// The vmm's number on the host, once it is known; before that 0 is shown.
     pub(crate) fn vmm_pid(&self) -> i64 {
-        self.info()["processes"][2]["pid"].as_i64().unwrap()
+        eventually(|| {
+            let pid = self.info()["processes"][2]["pid"].as_i64().unwrap();
+            (pid > 0).then_some(pid)
+        })
     }
 }
 
