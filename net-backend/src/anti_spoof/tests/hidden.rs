@@ -202,3 +202,48 @@ fn routers_own_advertisement_is_about_itself_where_it_may_be_one() {
     assert_eq!(advertises(MAC), Ok(()));
     assert_eq!(advertises(OTHER), Err(Violation::Neighbour));
 }
+
+#[test]
+fn solicitation_and_redirect_are_about_the_sender_where_routers_may_be() {
+    let sends = |kind: u8, fixed: usize, option: u8, mac: Mac| {
+        let body = vec![0; fixed - 1];
+        let message = [&[kind][..], &body, &[option, 1], &mac.0].concat();
+        check_with(&open(), &ipv6(OWN6, 58, &message))
+    };
+    for (kind, fixed) in [(133, 8), (135, 24), (137, 40)] {
+        assert_eq!(sends(kind, fixed, 1, MAC), Ok(()), "{kind}");
+        let other = sends(kind, fixed, 1, OTHER);
+        assert_eq!(other, Err(Violation::Neighbour), "{kind}");
+    }
+    // A redirect tells of another's address.
+    assert_eq!(sends(137, 40, 2, OTHER), Ok(()));
+}
+
+#[test]
+fn own_link_local_address_is_that_of_the_mac_address() {
+    let message = advertisement(OWN6, MAC);
+    for (interface, verdict) in [(0, Ok(())), (2 << 8, Err(Violation::SourceIp))] {
+        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, interface, 0xff, 0xfe00, 1);
+        assert_eq!(check(&ipv6(address, 58, &message)), verdict, "{address}");
+    }
+}
+
+#[test]
+fn hidden_packet_is_refused_wherever_something_is_checked_of_ipv6() {
+    let endless = ipv6(OWN6, 60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(10));
+    for services in [false, true] {
+        for mac in [false, true] {
+            for ipv6 in [vec![], vec![OWN6]] {
+                let checked = services || mac || !ipv6.is_empty();
+                let guard = Guard {
+                    mac,
+                    services,
+                    ipv4: vec![OWN4],
+                    ipv6,
+                };
+                let passes = check_with(&guard, &endless).is_ok();
+                assert_eq!(passes, !checked, "{guard:?}");
+            }
+        }
+    }
+}
