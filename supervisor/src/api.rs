@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 
 use nix::poll::PollFlags;
 
-use super::journal::Journal;
+use super::event_log::EventLog;
 use super::poll::{Interests, Token, earlier};
 
 mod connection;
@@ -118,7 +118,7 @@ impl Server {
     }
 
     /// Answers a request with all events, those to come included.
-    pub(crate) fn follow(&mut self, id: ConnectionId, journal: &Journal, now_ns: u64) {
+    pub(crate) fn follow(&mut self, id: ConnectionId, event_log: &EventLog, now_ns: u64) {
         if self.followers.len() >= FOLLOWERS_MAX {
             let reason = format!("{FOLLOWERS_MAX} clients follow the events");
             return self.answer(id, &Response::Refused(Refusal::new(503, reason)), now_ns);
@@ -128,21 +128,21 @@ impl Server {
             let (_, connection) = self.connections.swap_remove(found);
             let follower = Follower::new(connection.into_stream(), now_ns);
             self.followers.push((id, follower));
-            self.publish(journal, now_ns);
+            self.publish(event_log, now_ns);
         }
     }
 
     /// Gives followers what they have not had yet.
-    pub(crate) fn publish(&mut self, journal: &Journal, now_ns: u64) {
+    pub(crate) fn publish(&mut self, event_log: &EventLog, now_ns: u64) {
         for (_, follower) in &mut self.followers {
-            follower.give(journal.iter(), now_ns);
+            follower.give(event_log.iter(), now_ns);
         }
         self.forget();
     }
 
     /// The VM has ended.
-    pub(crate) fn end(&mut self, journal: &Journal, now_ns: u64) {
-        self.publish(journal, now_ns);
+    pub(crate) fn end(&mut self, event_log: &EventLog, now_ns: u64) {
+        self.publish(event_log, now_ns);
         for (_, follower) in self.followers.drain(..) {
             follower.end(now_ns);
         }

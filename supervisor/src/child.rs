@@ -23,7 +23,7 @@ use crate::profile::{LOG_BYTES_MAX, Profile};
 
 mod inside;
 
-use inside::{PARKING, Ready, STEPS};
+use inside::{ChildPlan, PARKING, STEPS};
 
 /// With those that a child makes for itself, everything there is but time: no call of a child's is
 /// about clocks that could be moved.
@@ -35,7 +35,7 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
 
 /// What a child is to become.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct ChildSpec<'a> {
     /// Its argv[0].
     pub(crate) name: &'static CStr,
     /// Its only argument, if it has one.
@@ -78,11 +78,11 @@ pub(crate) enum StartError {
 }
 
 /// Starts a child.
-pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Child, StartError> {
-    let program = park(plan.program)?;
-    let mut parked = Vec::with_capacity(plan.fds.len());
+pub(crate) fn start(spec: &ChildSpec<'_>, jails: &Jails) -> Result<Child, StartError> {
+    let program = park(spec.program)?;
+    let mut parked = Vec::with_capacity(spec.fds.len());
     let mut sources = [-1; PARKING as usize];
-    for (number, fd) in &plan.fds {
+    for (number, fd) in &spec.fds {
         let fd = park(*fd)?;
         let slot = usize::try_from(*number)
             .ok()
@@ -94,31 +94,31 @@ pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Child, StartError>
     let (report, write_end) = pipe2(flags).map_err(StartError::Pipe)?;
     let (gate, opener) = pipe2(OFlag::O_CLOEXEC).map_err(StartError::Pipe)?;
     let (write_end, gate) = (park(write_end.as_fd())?, park(gate.as_fd())?);
-    let landlock = deny_all_but(plan.program);
+    let landlock = deny_all_but(spec.program);
     let landlock = landlock.map(|fd| park(fd.as_fd())).transpose()?;
-    let arg = plan.arg.map_or(std::ptr::null(), CStr::as_ptr);
-    let ready = Ready {
+    let arg = spec.arg.map_or(std::ptr::null(), CStr::as_ptr);
+    let plan = ChildPlan {
         program: program.as_raw_fd(),
         report: write_end.as_raw_fd(),
         gate: gate.as_raw_fd(),
         opener: opener.as_raw_fd(),
         landlock: landlock.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-        user: plan.profile.user.into(),
+        user: spec.profile.user.into(),
         has_groups: jails.has_range(),
         limits: [
-            (Resource::RLIMIT_NOFILE, plan.profile.descriptors_max),
-            (Resource::RLIMIT_FSIZE, plan.profile.file_bytes_max),
+            (Resource::RLIMIT_NOFILE, spec.profile.descriptors_max),
+            (Resource::RLIMIT_FSIZE, spec.profile.file_bytes_max),
             (Resource::RLIMIT_CORE, 0),
         ],
-        argv: [plan.name.as_ptr(), arg, std::ptr::null()],
+        argv: [spec.name.as_ptr(), arg, std::ptr::null()],
         envp: [std::ptr::null()],
         sources,
     };
     // A child can be mapped only while it may be looked at, which a copy of us may if we may.
     let looked_at = set_dumpable(true);
     let started = looked_at.map_err(StartError::Clone).and_then(|()| {
-        let (pid, pidfd) = clone_into(&ready).map_err(StartError::Clone)?;
-        Ok((pidfd, jails.map(pid, &plan.profile)))
+        let (pid, pidfd) = clone_into(&plan).map_err(StartError::Clone)?;
+        Ok((pidfd, jails.map(pid, &spec.profile)))
     });
     // Cannot fail: it did not a moment ago.
     let _ = set_dumpable(false);
@@ -155,7 +155,7 @@ pub(crate) fn self_test(
     null: BorrowedFd<'_>,
     jails: &Jails,
 ) -> Result<(), String> {
-    let plan = Plan {
+    let spec = ChildSpec {
         name: c"jailer",
         arg: Some(c"--version"),
         program,
@@ -167,7 +167,7 @@ pub(crate) fn self_test(
             oom_score_adj: 0,
         },
     };
-    let child = start(&plan, jails).map_err(|e| format!("a child's: {}", host::log::chain(&e)))?;
+    let child = start(&spec, jails).map_err(|e| format!("a child's: {}", host::log::chain(&e)))?;
     let ended = waitid(Id::PIDFd(child.pidfd.as_fd()), WaitPidFlag::WEXITED);
     match (failure(&child.report), ended) {
         (None, Ok(WaitStatus::Exited(_, 0))) => Ok(()),
@@ -182,11 +182,11 @@ fn park(fd: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn clone_into(ready: &Ready) -> Result<(Pid, OwnedFd), Errno> {
+fn clone_into(plan: &ChildPlan) -> Result<(Pid, OwnedFd), Errno> {
     // SAFETY: the child calls only `enter`, which is made for that, and does not return.
     match unsafe { pidfd::clone(NAMESPACES, None) }? {
         Some(child) => Ok(child),
-        None => inside::enter(ready),
+        None => inside::enter(plan),
     }
 }
 
@@ -219,14 +219,14 @@ mod tests {
     #[test]
     fn program_that_cannot_be_executed_is_reported_with_the_step() {
         let (program, null) = (open("/etc/passwd"), open("/dev/null"));
-        let plan = Plan {
+        let spec = ChildSpec {
             name: c"x",
             arg: None,
             program: program.as_fd(),
             fds: vec![(0, null.as_fd())],
             profile: PROFILE,
         };
-        let child = start(&plan, &jails()).unwrap();
+        let child = start(&spec, &jails()).unwrap();
         assert!(matches!(
             reaped(&child),
             WaitStatus::Exited(_, NOT_EXECUTED)
@@ -253,14 +253,14 @@ mod tests {
         let program = File::open(std::env::current_exe().unwrap()).unwrap();
         let null = open("/dev/null");
         let (read_end, write_end) = nix::unistd::pipe().unwrap();
-        let plan = Plan {
+        let spec = ChildSpec {
             name: c"tests",
             arg: Some(c"--help"),
             program: program.as_fd(),
             fds: vec![(0, null.as_fd()), (1, write_end.as_fd()), (2, null.as_fd())],
             profile: PROFILE,
         };
-        let child = start(&plan, &jails()).unwrap();
+        let child = start(&spec, &jails()).unwrap();
         drop(write_end);
         let mut said = String::new();
         File::from(read_end).read_to_string(&mut said).unwrap();

@@ -18,35 +18,37 @@ use crate::profile;
 mod backend;
 mod complaints;
 mod disk;
+mod external;
 mod fence;
-mod foreign;
 mod kind;
+mod managed;
 mod nic;
 mod records;
-mod rendezvous;
 mod restarts;
-mod slot;
-mod watch;
+mod socket_pair;
+mod watchdog;
 
-pub(crate) use kind::Means;
-pub(crate) use slot::{News, UPGRADE_NS};
+pub(crate) use kind::SpawnContext;
+pub(crate) use managed::{DeviceAction, UPGRADE_NS};
 
 /// What a world of a test's own is made of.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
-    pub(crate) use super::backend::{Backend, Outfit};
-    pub(crate) use super::kind::{BackendError, Birth, How, Kind, Means, Opened, Remains};
+    pub(crate) use super::backend::{Backend, ChildResources};
+    pub(crate) use super::kind::{
+        BackendError, Kind, Opened, PendingIo, PreparedBackend, SpawnContext, SpawnOptions,
+    };
     #[cfg(test)]
-    pub(crate) use super::slot::UPGRADE_NS;
-    pub(crate) use super::slot::{News, Slot};
+    pub(crate) use super::managed::UPGRADE_NS;
+    pub(crate) use super::managed::{DeviceAction, ManagedDevice};
     pub(crate) use super::{BeginError, Start};
 }
 
 use disk::Disk;
-use foreign::{Face, Foreign};
-use kind::{BackendError, Birth};
+use external::{External, ExternalDeviceInfo};
+use kind::{BackendError, PreparedBackend};
+use managed::ManagedDevice;
 use nic::Nic;
-use slot::Slot;
 
 const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
 
@@ -87,22 +89,22 @@ pub(crate) struct Link {
 }
 
 /// The devices of other programs, in the order of the record.
-fn foreign(vm: &Vm) -> impl Iterator<Item = Face> {
+fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
     let cards = vm
         .nets
         .iter()
         .filter(|net| matches!(net.kind, NetKind::User(_)));
-    let cards = cards.map(|net| Face {
+    let cards = cards.map(|net| ExternalDeviceInfo {
         id: net.id.to_string(),
         named: format!("net.user {:?}", net.id.as_str()),
         link_up: Some(true),
         tracked: None,
     });
-    cards.chain(vm.vhost_user.iter().map(|device| Face {
+    cards.chain(vm.vhost_user.iter().map(|device| ExternalDeviceInfo {
         id: device.id.to_string(),
         named: format!("vhost-user {:?}", device.socket),
         link_up: (device.kind == VhostUserKind::Net).then_some(true),
-        tracked: foreign::is_tracked(&device.kind).then_some((device.queues, device.queue_size)),
+        tracked: external::is_tracked(&device.kind).then_some((device.queues, device.queue_size)),
     }))
 }
 
@@ -110,8 +112,8 @@ fn foreign(vm: &Vm) -> impl Iterator<Item = Face> {
 #[derive(Debug)]
 pub(crate) struct Devices {
     /// Those whose backends are our children.
-    own: Vec<Slot>,
-    foreign: Vec<Foreign>,
+    own: Vec<ManagedDevice>,
+    external: Vec<External>,
 }
 
 impl Devices {
@@ -124,20 +126,21 @@ impl Devices {
         streams: Vec<OwnedFd>,
     ) -> Self {
         let disks = (0..).zip(vm.disks.iter().cloned()).zip(images);
-        let disks = disks.map(|((index, spec), image)| Slot::new(Disk::new(index, spec, image)));
+        let disks =
+            disks.map(|((index, spec), image)| ManagedDevice::new(Disk::new(index, spec, image)));
         let cards = vm.nets.iter().enumerate();
         let cards = cards.filter_map(|(index, net)| match &net.kind {
             NetKind::Tap(tap) => Some((net, tap, profile::net::profile(vm, index, tap))),
             NetKind::User(_) => None,
         });
         let cards = cards.zip(taps).map(|((net, spec, profile), tap)| {
-            Slot::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
+            ManagedDevice::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
         });
-        let foreign = (0..).zip(foreign(vm).zip(streams));
+        let external = (0..).zip(external_devices(vm).zip(streams));
         Self {
             own: disks.chain(cards).collect(),
-            foreign: foreign
-                .map(|(index, (face, stream))| Foreign::new(index, face, stream))
+            external: external
+                .map(|(index, (info, stream))| External::new(index, info, stream))
                 .collect(),
         }
     }
@@ -146,9 +149,9 @@ impl Devices {
     pub(crate) fn records(&self, vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
         records::of(vm, name, |id| {
             let own = self.own.iter().find(|slot| slot.id() == id);
-            let foreign = self.foreign.iter().find(|device| device.id() == id);
-            let up = own.and_then(Slot::link_up);
-            up.or(foreign.and_then(Foreign::link_up)).unwrap_or(true)
+            let external = self.external.iter().find(|device| device.id() == id);
+            let up = own.and_then(ManagedDevice::link_up);
+            up.or(external.and_then(External::link_up)).unwrap_or(true)
         })
     }
 
@@ -159,8 +162,8 @@ impl Devices {
         if let Some((index, slot)) = self.find(id) {
             return slot.set_link(up).then_some(index);
         }
-        let mut foreign = self.foreign.iter_mut().zip(own..);
-        let (device, index) = foreign.find(|(device, _)| device.id() == id)?;
+        let mut external = self.external.iter_mut().zip(own..);
+        let (device, index) = external.find(|(device, _)| device.id() == id)?;
         let index = u8::try_from(index).ok()?;
         device.set_link(up).then_some(index)
     }
@@ -169,32 +172,32 @@ impl Devices {
     /// for a device whose backend cannot be had yet.
     pub(crate) fn prepare(
         &mut self,
-        means: &Means<'_>,
+        context: &SpawnContext<'_>,
         start: Start,
-    ) -> Result<(Vec<Option<Birth>>, Vec<Link>), BeginError> {
-        let mut births = Vec::with_capacity(self.own.len());
-        let mut links = Vec::with_capacity(self.own.len() + self.foreign.len());
+    ) -> Result<(Vec<Option<PreparedBackend>>, Vec<Link>), BeginError> {
+        let mut prepared = Vec::with_capacity(self.own.len());
+        let mut links = Vec::with_capacity(self.own.len() + self.external.len());
         for slot in &mut self.own {
-            let (birth, link) = slot.prepare(means, start)?;
-            births.push(birth);
+            let (backend, link) = slot.prepare(context, start)?;
+            prepared.push(backend);
             links.push(link);
         }
-        for device in &mut self.foreign {
+        for device in &mut self.external {
             links.push(device.begin()?);
         }
-        Ok((births, links))
+        Ok((prepared, links))
     }
 
     /// Starts those that were prepared.
     pub(crate) fn begin(
         &mut self,
-        means: &Means<'_>,
-        births: Vec<Option<Birth>>,
+        context: &SpawnContext<'_>,
+        prepared: Vec<Option<PreparedBackend>>,
         start: Start,
     ) -> Result<(), BeginError> {
-        let all = self.own.iter_mut().zip(births);
-        let mut prepared = all.filter_map(|(slot, birth)| Some((slot, birth?)));
-        prepared.try_for_each(|(slot, birth)| slot.begin(means, birth, start))
+        let all = self.own.iter_mut().zip(prepared);
+        let mut prepared = all.filter_map(|(slot, prepared)| Some((slot, prepared?)));
+        prepared.try_for_each(|(slot, prepared)| slot.begin(context, prepared, start))
     }
 
     /// The vmm still builds its machine: the time that it has to connect begins later.
@@ -203,32 +206,32 @@ impl Devices {
     }
 
     /// Makes those known that were started since.
-    pub(crate) fn introduce(&mut self, means: &Means<'_>) {
-        self.own.iter_mut().for_each(|slot| slot.introduce(means));
+    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) {
+        self.own.iter_mut().for_each(|slot| slot.register(context));
     }
 
     /// Ends all backends for good.
     pub(crate) fn retire(&mut self, now_ns: u64) {
-        self.own.iter_mut().for_each(Slot::retire);
-        let foreign = self.foreign.iter_mut();
-        foreign.for_each(|device| device.retire(now_ns));
+        self.own.iter_mut().for_each(ManagedDevice::retire);
+        let external = self.external.iter_mut();
+        external.for_each(|device| device.retire(now_ns));
     }
 
     /// Whether a fresh vmm may follow: of ours nothing runs and nothing is in flight, what the next
     /// backends need is open, and all others are there.
     pub(crate) fn are_ready(&self) -> bool {
-        self.own.iter().all(Slot::is_ready) && self.foreign.iter().all(Foreign::is_ready)
+        self.own.iter().all(ManagedDevice::is_ready) && self.external.iter().all(External::is_ready)
     }
 
     /// The device at this place in the record, if it is one of ours.
-    pub(crate) fn slot(&mut self, index: u8) -> Option<&mut Slot> {
+    pub(crate) fn slot(&mut self, index: u8) -> Option<&mut ManagedDevice> {
         self.own.get_mut(usize::from(index))
     }
 
     /// The device at this place in the record, if it is another program's.
-    pub(crate) fn foreign(&mut self, index: u8) -> Option<&mut Foreign> {
+    pub(crate) fn external(&mut self, index: u8) -> Option<&mut External> {
         let index = usize::from(index).checked_sub(self.own.len())?;
-        self.foreign.get_mut(index)
+        self.external.get_mut(index)
     }
 
     /// The name of the device at this place in the record.
@@ -236,7 +239,7 @@ impl Devices {
         if let Some(slot) = self.slot(index) {
             return Some(slot.id().to_owned());
         }
-        self.foreign(index).map(|device| device.id().to_owned())
+        self.external(index).map(|device| device.id().to_owned())
     }
 
     /// Adds what is waited for.
@@ -248,8 +251,12 @@ impl Devices {
 
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        let foreign = self.foreign.iter().map(Foreign::deadline_ns);
-        let all = self.own.iter().map(Slot::deadline_ns).chain(foreign);
+        let external = self.external.iter().map(External::deadline_ns);
+        let all = self
+            .own
+            .iter()
+            .map(ManagedDevice::deadline_ns)
+            .chain(external);
         all.fold(None, earlier)
     }
 
@@ -261,34 +268,34 @@ impl Devices {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         for slot in &mut self.own {
-            slot.tick(means, now_ns);
+            slot.tick(context, now_ns);
         }
-        for device in &mut self.foreign {
-            device.tick(means.jailer, now_ns);
+        for device in &mut self.external {
+            device.tick(context.jailer, now_ns);
         }
     }
 
     /// What has become of each device since this was last asked.
-    pub(crate) fn news(&mut self) -> Vec<(u8, News)> {
-        let own = self.own.iter_mut().map(Slot::news);
-        let foreign = self.foreign.iter_mut().map(Foreign::news);
-        let all = (0..).zip(own.chain(foreign));
+    pub(crate) fn news(&mut self) -> Vec<(u8, DeviceAction)> {
+        let own = self.own.iter_mut().map(ManagedDevice::news);
+        let external = self.external.iter_mut().map(External::news);
+        let all = (0..).zip(own.chain(external));
         all.flat_map(|(index, news)| news.into_iter().map(move |news| (index, news)))
             .collect()
     }
 
     /// The device of this name, and its place in the record: `None` if there is none, or it is
     /// another program's.
-    pub(crate) fn find(&mut self, id: &str) -> Option<(u8, &mut Slot)> {
+    pub(crate) fn find(&mut self, id: &str) -> Option<(u8, &mut ManagedDevice)> {
         let mut slots = (0..).zip(&mut self.own);
         slots.find(|(_, slot)| slot.id() == id)
     }
 
     /// For `inspect`: the processes.
     pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
-        self.own.iter().filter_map(Slot::process).collect()
+        self.own.iter().filter_map(ManagedDevice::process).collect()
     }
 
     /// For `stats`.
@@ -298,7 +305,11 @@ impl Devices {
 
     /// For `inspect`: the devices.
     pub(crate) fn infos(&self) -> Vec<DeviceInfo> {
-        let foreign = self.foreign.iter().map(Foreign::info);
-        self.own.iter().map(Slot::info).chain(foreign).collect()
+        let external = self.external.iter().map(External::info);
+        self.own
+            .iter()
+            .map(ManagedDevice::info)
+            .chain(external)
+            .collect()
     }
 }

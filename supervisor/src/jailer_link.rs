@@ -121,7 +121,7 @@ pub(crate) struct JailerLink {
 
 /// Something of the jailer's own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum LinkEvent {
     /// The user sent a signal.
     Signal(i32),
     /// There is no jailer any more: whatever is left of the VM must end.
@@ -197,11 +197,11 @@ impl JailerLink {
     }
 
     /// Hears all that it has said: the answers are kept for whoever asked; the rest is returned.
-    pub(crate) fn listen(&self) -> Vec<News> {
+    pub(crate) fn listen(&self) -> Vec<LinkEvent> {
         let mut news = Vec::new();
         loop {
             match self.channel.receive_with() {
-                Ok(Some((ToSupervisor::Signal(signal), _))) => news.push(News::Signal(signal)),
+                Ok(Some((ToSupervisor::Signal(signal), _))) => news.push(LinkEvent::Signal(signal)),
                 Ok(Some((ToSupervisor::Answer(number, answer), fd))) => {
                     // Nobody waits for one that was forgotten.
                     if let Some(place) = self.answers.borrow_mut().get_mut(&number) {
@@ -210,7 +210,7 @@ impl JailerLink {
                 }
                 Err(ControlError::Receive(Errno::EAGAIN)) => return news,
                 Ok(None) | Err(_) => {
-                    news.push(News::Gone);
+                    news.push(LinkEvent::Gone);
                     return news;
                 }
             }
@@ -274,7 +274,7 @@ mod tests {
         let opened = answer(2, Answer::Opened);
         other.send_with(&opened, file.as_fd()).unwrap();
         other.send(&ToSupervisor::Signal(15)).unwrap();
-        assert_eq!(jailer.listen(), [News::Signal(15)]);
+        assert_eq!(jailer.listen(), [LinkEvent::Signal(15)]);
         assert!(first.reopened().is_none());
         assert!(second.connected().unwrap().is_ok());
         assert!(second.connected().is_none(), "it is told once");
@@ -283,7 +283,7 @@ mod tests {
         let refused = first.reopened().unwrap();
         assert!(matches!(refused, Err(AskError::Refused(Errno::ENOENT))));
         drop(other);
-        assert_eq!(jailer.listen(), [News::Gone]);
+        assert_eq!(jailer.listen(), [LinkEvent::Gone]);
         assert!(jailer.ask(Question::ConnectForeign(0)).is_err());
     }
 

@@ -20,48 +20,48 @@ mod api;
 mod child;
 mod confine;
 mod console;
+mod console_backend;
+mod device_events;
 mod devices;
-mod farewell;
-mod hearing;
+mod event_log;
+mod exit_report;
 mod identity;
 mod jailer_link;
 mod jails;
-mod journal;
 mod lifecycle;
-mod logfile;
-mod outlet;
+mod log_truncator;
+mod messages;
 mod poll;
 mod process;
 mod profile;
 mod retry;
 mod seccomp;
 mod service;
+mod shutdown;
 mod stats;
 mod supervisor_init;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod turnover;
-mod verdict;
 mod vmm;
 
 pub use api::http;
 pub use api::route::{ROUTES, Route};
 pub use supervisor_init::{live, stand_in};
 
-use devices::{BeginError, Devices, Means, Start};
+use console_backend::ConsoleBackend;
+use devices::{BeginError, Devices, SpawnContext, Start};
+use event_log::EventLog;
 use jailer_link::JailerLink;
 use jails::Jails;
-use journal::Journal;
 use lifecycle::Lifecycle;
-use logfile::Cutter;
-use outlet::Outlet;
+use log_truncator::LogTruncator;
 use poll::{Interests, Token, earlier};
 use retry::Retry;
 use service::Waiting;
 use supervisor_init::Pids;
 use vmm::{Parts, SpawnError, Vmm};
 
-/// So long after its birth a VM's start is over.
+/// So long after its start a VM's start is over.
 const SETTLING_NS: u64 = 500_000_000;
 
 /// The supervisor cannot go on, or cannot start the next vmm now.
@@ -89,7 +89,7 @@ enum SupervisorError {
 
 /// What every vmm is started from.
 #[derive(Debug)]
-struct Kit {
+struct VmContext {
     identity: Identity,
     binaries: Binaries,
     guest: Guest,
@@ -101,10 +101,10 @@ struct Kit {
     log: Log,
 }
 
-impl Kit {
+impl VmContext {
     /// What backends are started with.
-    fn means(&self) -> Means<'_> {
-        Means {
+    fn spawn_context(&self) -> SpawnContext<'_> {
+        SpawnContext {
             vm_id: self.identity.name.as_str(),
             blk: self.blk.as_ref().map(AsFd::as_fd),
             net: self.net.as_ref().map(AsFd::as_fd),
@@ -139,16 +139,16 @@ pub fn self_test_with_filter(has_range: bool) -> Result<(), String> {
 
 #[derive(Debug)]
 struct Supervisor {
-    kit: Kit,
+    vm_context: VmContext,
     born_ns: u64,
     /// Until its own start is over.
     settles_ns: Option<u64>,
     api: api::Server,
     waiting: Vec<Waiting>,
-    console: Outlet,
+    console: ConsoleBackend,
     lifecycle: Lifecycle,
-    journal: Journal,
-    cutter: Cutter,
+    event_log: EventLog,
+    log_truncator: LogTruncator,
     // Before the backends, so that it goes first.
     vmm: Option<Vmm>,
     devices: Devices,
@@ -157,7 +157,7 @@ struct Supervisor {
     /// Those of the vmms that are no more.
     past_exits: ExitStats,
     /// A device that kept the VM from starting.
-    doom: Option<String>,
+    startup_failure: Option<String>,
     outcome: Option<Outcome>,
 }
 
@@ -171,7 +171,7 @@ fn run(resources: HostResources, jails: Jails, jailer: Rc<JailerLink>, pids: Pid
         loop {
             supervisor.turn()?;
             if let Some(outcome) = supervisor.outcome.take() {
-                supervisor.say_farewell(&outcome)?;
+                supervisor.shut_down(&outcome)?;
                 return Ok(outcome);
             }
         }
@@ -189,12 +189,12 @@ impl Supervisor {
         let born_ns = monotonic_ns();
         let vm = &resources.identity.vm;
         let lifecycle = Lifecycle::new(vm.on_reboot, vm.stop_timeout, born_ns);
-        let console = Outlet::new(resources.console);
+        let console = ConsoleBackend::new(resources.console);
         let parts = resources.devices;
         let (vm, name) = (&resources.identity.vm, &resources.identity.name);
         let devices = Devices::new(vm, name, parts.images, parts.taps, parts.streams);
         Ok(Self {
-            kit: Kit {
+            vm_context: VmContext {
                 identity: resources.identity,
                 binaries: resources.binaries,
                 guest: resources.guest,
@@ -211,13 +211,13 @@ impl Supervisor {
             waiting: Vec::new(),
             console,
             lifecycle,
-            journal: Journal::default(),
-            cutter: Cutter::default(),
+            event_log: EventLog::default(),
+            log_truncator: LogTruncator::default(),
             vmm: None,
             devices,
             retry: Retry::default(),
             past_exits: ExitStats::default(),
-            doom: None,
+            startup_failure: None,
             outcome: None,
         })
     }
@@ -229,30 +229,33 @@ impl Supervisor {
             now_ns: monotonic_ns(),
             is_first: self.lifecycle.is_first_start(),
         };
-        let ram = match self.kit.guest.ram.take() {
+        let ram = match self.vm_context.guest.ram.take() {
             Some(ram) => ram,
-            None => Guest::fresh_ram(&self.kit.identity.vm.memory)?,
+            None => Guest::fresh_ram(&self.vm_context.identity.vm.memory)?,
         };
-        let (births, links) = self.devices.prepare(&self.kit.means(), start)?;
-        let identity = &self.kit.identity;
+        let (prepared, links) = self
+            .devices
+            .prepare(&self.vm_context.spawn_context(), start)?;
+        let identity = &self.vm_context.identity;
         let devices = self.devices.records(&identity.vm, &identity.name);
         let record = identity::record(identity, devices, !start.is_first).write()?;
         let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
         let vmm = Vmm::spawn(&Parts {
-            binaries: &self.kit.binaries,
-            guest: &self.kit.guest,
+            binaries: &self.vm_context.binaries,
+            guest: &self.vm_context.guest,
             ram: ram.as_fd(),
             record: &record,
-            log: &self.kit.log,
+            log: &self.vm_context.log,
             console: console.as_fd(),
             links: &links,
-            jails: &self.kit.jails,
-            profile: profile::vmm::profile(&self.kit.identity.vm),
+            jails: &self.vm_context.jails,
+            profile: profile::vmm::profile(&self.vm_context.identity.vm),
         })?;
         let vmm = self.vmm.insert(vmm);
-        self.devices.begin(&self.kit.means(), births, start)?;
-        vmm.identify(&self.kit.jailer);
-        self.devices.introduce(&self.kit.means());
+        self.devices
+            .begin(&self.vm_context.spawn_context(), prepared, start)?;
+        vmm.identify(&self.vm_context.jailer);
+        self.devices.register(&self.vm_context.spawn_context());
         Ok(())
     }
 
@@ -283,14 +286,18 @@ impl Supervisor {
         if exited {
             self.reap(now_ns)?;
         }
-        self.api.publish(&self.journal, now_ns);
+        self.api.publish(&self.event_log, now_ns);
         self.follow_up(now_ns);
         Ok(())
     }
 
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, SupervisorError> {
         let mut interests = Interests::default();
-        interests.add(Token::Jailer, self.kit.jailer.as_fd(), PollFlags::POLLIN);
+        interests.add(
+            Token::Jailer,
+            self.vm_context.jailer.as_fd(),
+            PollFlags::POLLIN,
+        );
         if let Some(vmm) = &self.vmm {
             interests.add(Token::Exit, vmm.exit_fd(), PollFlags::POLLIN);
             if let Some(control) = vmm.control_fd() {
@@ -306,7 +313,7 @@ impl Supervisor {
             self.api.deadline_ns(),
             self.console.deadline_ns(),
             self.waiting_deadline_ns(),
-            Some(self.cutter.deadline_ns()),
+            Some(self.log_truncator.deadline_ns()),
             self.settles_ns,
             self.retry.deadline_ns(),
         ];
@@ -322,7 +329,7 @@ impl Supervisor {
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
-        self.cutter.tick(&self.kit.log, now_ns);
+        self.log_truncator.tick(&self.vm_context.log, now_ns);
         if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
             host::image::let_go();
         }

@@ -21,7 +21,7 @@ const STORM_RUNS: u32 = 5;
 
 /// What is to be done about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum Action {
     /// Nothing.
     Nothing,
     /// Send the vmm a message.
@@ -41,7 +41,7 @@ pub(crate) enum Next {
         faulted: bool,
     },
     /// The VM has ended.
-    End(Fate),
+    End(VmOutcome),
 }
 
 /// Why a VM is ended at once, without its guest.
@@ -57,14 +57,14 @@ pub(crate) enum Force {
 
 /// How a VM ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum VmOutcome {
     /// The guest powered off, rebooted with `on_reboot: exit`, or did either after it was asked to
     /// power off.
     Finished,
     /// It was ended at once.
     Stopped(Force),
     /// The guest reboots again and again; the last time by a triple fault, or not.
-    Storm {
+    RebootLoop {
         /// How often in a row.
         runs: u32,
         /// Whether the last was a triple fault.
@@ -79,17 +79,17 @@ pub(crate) enum Fate {
     /// The vmm gave up.
     Failed(Failure),
     /// The vmm said what no vmm says.
-    Rubbish(String),
+    Malformed(String),
     /// The vmm died without a word.
     Died(Death),
 }
 
 /// The last words of a vmm.
 #[derive(Debug)]
-enum Words {
+enum ExitNotice {
     Ended(Ending),
     Failed(Failure),
-    Rubbish(String),
+    Malformed(String),
 }
 
 /// Where a VM is on its way.
@@ -105,7 +105,7 @@ pub(crate) struct Lifecycle {
     stop_by: Option<(u64, Duration)>,
     /// The VM is being ended at once.
     forced: Option<Force>,
-    words: Option<Words>,
+    notice: Option<ExitNotice>,
     /// When the vmm is killed if it has not exited.
     deadline_ns: Option<u64>,
     born_ns: u64,
@@ -125,7 +125,7 @@ impl Lifecycle {
             asked: false,
             stop_by: None,
             forced: None,
-            words: None,
+            notice: None,
             deadline_ns: None,
             born_ns: now_ns,
             short_runs: 0,
@@ -136,7 +136,7 @@ impl Lifecycle {
 
     /// What the VM is doing.
     pub(crate) fn state(&self) -> VmState {
-        if self.asked || self.forced.is_some() || self.words.is_some() {
+        if self.asked || self.forced.is_some() || self.notice.is_some() {
             VmState::Stopping
         } else {
             self.running
@@ -170,26 +170,26 @@ impl Lifecycle {
     }
 
     /// The vmm said something.
-    pub(crate) fn heard(&mut self, message: FromVmm, now_ns: u64) -> Order {
+    pub(crate) fn heard(&mut self, message: FromVmm, now_ns: u64) -> Action {
         match message {
-            _ if self.words.is_some() => {}
+            _ if self.notice.is_some() => {}
             FromVmm::Started | FromVmm::Resumed => self.running = VmState::Running,
             FromVmm::Paused => self.running = VmState::Paused,
             FromVmm::Waiting => self.listens = true,
-            FromVmm::Ended(ending) => self.last_words(Words::Ended(ending), now_ns),
-            FromVmm::Failed(failure) => self.last_words(Words::Failed(failure), now_ns),
+            FromVmm::Ended(ending) => self.exit_notice(ExitNotice::Ended(ending), now_ns),
+            FromVmm::Failed(failure) => self.exit_notice(ExitNotice::Failed(failure), now_ns),
             // What becomes of a device is not yet the VM's affair; it is in the log.
             FromVmm::Device(..) => {}
         }
-        Order::Nothing
+        Action::Nothing
     }
 
     /// The vmm said what no vmm says.
-    pub(crate) fn heard_rubbish(&mut self, what: String, now_ns: u64) -> Order {
-        if self.words.is_none() {
-            self.last_words(Words::Rubbish(what), now_ns);
+    pub(crate) fn heard_malformed(&mut self, what: String, now_ns: u64) -> Action {
+        if self.notice.is_none() {
+            self.exit_notice(ExitNotice::Malformed(what), now_ns);
         }
-        Order::Kill
+        Action::Kill
     }
 
     /// The vmm closed its control socket: it is exiting.
@@ -197,87 +197,89 @@ impl Lifecycle {
         self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
     }
 
-    fn last_words(&mut self, words: Words, now_ns: u64) {
-        self.words = Some(words);
+    fn exit_notice(&mut self, notice: ExitNotice, now_ns: u64) {
+        self.notice = Some(notice);
         self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
     }
 
     /// Asks the guest to power off within `timeout`, or else within what the spec says. The earlier
     /// end holds if it was asked before.
-    pub(crate) fn press_power_button(&mut self, timeout: Option<Duration>, now_ns: u64) -> Order {
+    pub(crate) fn press_power_button(&mut self, timeout: Option<Duration>, now_ns: u64) -> Action {
         self.asked = true;
         if let Some(timeout) = timeout.or(self.stop_timeout) {
             let length_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
             let stop_by = (now_ns.saturating_add(length_ns), timeout);
             self.stop_by = Some(self.stop_by.map_or(stop_by, |before| before.min(stop_by)));
         }
-        Order::Tell(ToVmm::PowerButton)
+        Action::Tell(ToVmm::PowerButton)
     }
 
     /// A signal asks for the end of the VM: the guest powers off at the first, the second does not
     /// wait for it. The sender of a signal cannot be told that a paused guest does not hear its power
     /// button, and may be the host that shuts down: the guest runs again, to the end.
-    pub(crate) fn asked_by_signal(&mut self, signal: i32, now_ns: u64) -> Order {
+    pub(crate) fn asked_by_signal(&mut self, signal: i32, now_ns: u64) -> Action {
         if self.asked {
             return self.end_at_once(Force::Signal(signal));
         }
         let press = self.press_power_button(None, now_ns);
         match self.running {
-            VmState::Paused => Order::WakeAndPress,
+            VmState::Paused => Action::WakeAndPress,
             _ => press,
         }
     }
 
     /// The VM ends at once.
-    pub(crate) fn end_at_once(&mut self, force: Force) -> Order {
+    pub(crate) fn end_at_once(&mut self, force: Force) -> Action {
         self.forced.get_or_insert(force);
-        Order::Kill
+        Action::Kill
     }
 
     /// How a VM ends that was asked to while no vmm runs.
-    pub(crate) fn ended_between_vmms(&self) -> Fate {
-        self.forced.map_or(Fate::Finished, Fate::Stopped)
+    pub(crate) fn ended_between_vmms(&self) -> VmOutcome {
+        self.forced.map_or(VmOutcome::Finished, VmOutcome::Stopped)
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, now_ns: u64) -> Order {
+    pub(crate) fn tick(&mut self, now_ns: u64) -> Action {
         if let Some((_, timeout)) = self.stop_by.take_if(|(at_ns, _)| *at_ns <= now_ns) {
             return self.end_at_once(Force::Timeout(timeout.as_secs()));
         }
         match self.deadline_ns {
             Some(deadline) if now_ns >= deadline => {
                 self.deadline_ns = None;
-                Order::Kill
+                Action::Kill
             }
-            _ => Order::Nothing,
+            _ => Action::Nothing,
         }
     }
 
     /// The vmm is dead and reaped, and everything it had said was heard.
     pub(crate) fn died(&mut self, death: Death, now_ns: u64) -> Next {
         if let Some(force) = self.forced {
-            return Next::End(Fate::Stopped(force));
+            return Next::End(VmOutcome::Stopped(force));
         }
         // A kernel that resets itself so (`reboot=triple`) and one that crashes look alike. The next
         // run is right for both; where there is none, the user shall know of a crash.
         let goes_on = self.on_reboot == OnReboot::Restart && !self.asked;
-        let fate = match self.words.take() {
-            Some(Words::Ended(Ending::PowerOff)) => Fate::Finished,
-            Some(Words::Ended(Ending::Reboot)) if goes_on => return self.rebooted(false, now_ns),
+        let outcome_of_vm = match self.notice.take() {
+            Some(ExitNotice::Ended(Ending::PowerOff)) => VmOutcome::Finished,
+            Some(ExitNotice::Ended(Ending::Reboot)) if goes_on => {
+                return self.rebooted(false, now_ns);
+            }
             // A guest that reboots when told to power off has at least gone down; a fresh one would
             // never hear that it was asked.
-            Some(Words::Ended(Ending::Reboot)) => Fate::Finished,
-            Some(Words::Ended(Ending::TripleFault)) if goes_on => {
+            Some(ExitNotice::Ended(Ending::Reboot)) => VmOutcome::Finished,
+            Some(ExitNotice::Ended(Ending::TripleFault)) if goes_on => {
                 return self.rebooted(true, now_ns);
             }
-            Some(Words::Ended(Ending::TripleFault)) => Fate::TripleFault,
-            Some(Words::Ended(Ending::Panic)) => Fate::Panicked,
-            Some(Words::Ended(Ending::Crash)) => Fate::Crashed,
-            Some(Words::Failed(failure)) => Fate::Failed(failure),
-            Some(Words::Rubbish(what)) => Fate::Rubbish(what),
-            None => Fate::Died(death),
+            Some(ExitNotice::Ended(Ending::TripleFault)) => VmOutcome::TripleFault,
+            Some(ExitNotice::Ended(Ending::Panic)) => VmOutcome::Panicked,
+            Some(ExitNotice::Ended(Ending::Crash)) => VmOutcome::Crashed,
+            Some(ExitNotice::Failed(failure)) => VmOutcome::Failed(failure),
+            Some(ExitNotice::Malformed(what)) => VmOutcome::Malformed(what),
+            None => VmOutcome::Died(death),
         };
-        Next::End(fate)
+        Next::End(outcome_of_vm)
     }
 
     fn rebooted(&mut self, faulted: bool, now_ns: u64) -> Next {
@@ -287,7 +289,7 @@ impl Lifecycle {
         };
         if self.short_runs >= STORM_RUNS {
             let runs = self.short_runs;
-            return Next::End(Fate::Storm { runs, faulted });
+            return Next::End(VmOutcome::RebootLoop { runs, faulted });
         }
         self.reboots = self.reboots.saturating_add(1);
         self.running = VmState::Starting;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use super::child::{self, Child, Plan, StartError};
+use super::child::{self, Child, ChildSpec, StartError};
 use super::jailer_link::{Asked, JailerLink};
 use super::jails::Jails;
 
@@ -103,10 +103,10 @@ enum Identity {
 
 impl Process {
     /// Starts a child and takes charge of it.
-    pub(crate) fn start(plan: &Plan<'_>, jails: &Jails) -> Result<Self, StartError> {
+    pub(crate) fn start(spec: &ChildSpec<'_>, jails: &Jails) -> Result<Self, StartError> {
         Ok(Self {
-            child: child::start(plan, jails)?,
-            user: plan.profile.user,
+            child: child::start(spec, jails)?,
+            user: spec.profile.user,
             host_pid: Pid::from_raw(0),
             identity: Identity::Unknown,
             reaped: false,

@@ -12,7 +12,7 @@ use super::Supervisor;
 use super::api::http::{Refusal, Response};
 use super::api::{Command, ConnectionId};
 use super::devices::UPGRADE_NS;
-use super::lifecycle::{Force, Order};
+use super::lifecycle::{Action, Force};
 use super::poll::earlier;
 
 /// How long the vmm may take to pause or resume.
@@ -61,8 +61,8 @@ impl Supervisor {
             Command::Resume => {
                 return self.switch(id, ToVmm::Resume, VmState::Running, now_ns);
             }
-            Command::Events => json(&self.journal.events()),
-            Command::Follow => return self.api.follow(id, &self.journal, now_ns),
+            Command::Events => json(&self.event_log.events()),
+            Command::Follow => return self.api.follow(id, &self.event_log, now_ns),
             Command::Restart(device, Restart { wait }) => match self.devices.find(&device) {
                 None => no_device(&device),
                 Some((index, slot)) => match slot.restart(now_ns) {
@@ -73,7 +73,7 @@ impl Supervisor {
             },
             Command::Link(device, Link { up }) => match self.devices.set_link(&device, up) {
                 Some(index) => {
-                    self.obey(Order::Tell(ToVmm::Device(index, ToDevice::Link(up))));
+                    self.obey(Action::Tell(ToVmm::Device(index, ToDevice::Link(up))));
                     Response::Done
                 }
                 None => {
@@ -90,7 +90,7 @@ impl Supervisor {
                         "an upgrade needs the descriptor of a program",
                     )),
                     (Some((index, slot)), Some(program)) => {
-                        match slot.upgrade(&self.kit.means(), program, now_ns) {
+                        match slot.upgrade(&self.vm_context.spawn_context(), program, now_ns) {
                             Err(reason) => refused(&device, &reason),
                             Ok(()) => return self.wait_for(id, index, now_ns),
                         }
@@ -133,7 +133,7 @@ impl Supervisor {
         } else if running == wanted && self.waiting.is_empty() {
             self.api.answer(id, &Response::Done, now_ns);
         } else {
-            self.obey(Order::Tell(message));
+            self.obey(Action::Tell(message));
             self.waiting.push(Waiting {
                 id,
                 wanted: Wanted::State(wanted),
@@ -143,7 +143,7 @@ impl Supervisor {
     }
 
     fn info(&self) -> VmInfo {
-        let identity = &self.kit.identity;
+        let identity = &self.vm_context.identity;
         VmInfo {
             name: identity.name.clone(),
             state: self.lifecycle.state(),
@@ -167,7 +167,7 @@ impl Supervisor {
     /// Answers the requests whose wish has come true.
     pub(super) fn answer_waiting(&mut self, now_ns: u64) {
         let running = self.lifecycle.running();
-        self.dismiss(&Response::Done, now_ns, |waiting| {
+        self.terminate(&Response::Done, now_ns, |waiting| {
             waiting.wanted == Wanted::State(running)
         });
     }
@@ -179,9 +179,9 @@ impl Supervisor {
             waiting.deadline_ns <= now_ns && is_device == device
         };
         let silent = Response::Refused(Refusal::new(504, "the vmm does not answer"));
-        self.dismiss(&silent, now_ns, |waiting| late(waiting, false));
+        self.terminate(&silent, now_ns, |waiting| late(waiting, false));
         let slow = Response::Refused(Refusal::new(504, "it takes long: see the VM's events"));
-        self.dismiss(&slow, now_ns, |waiting| late(waiting, true));
+        self.terminate(&slow, now_ns, |waiting| late(waiting, true));
     }
 
     /// Answers the requests for another backend of a device.
@@ -193,7 +193,7 @@ impl Supervisor {
                 refused(&id.unwrap_or_default(), &reason)
             }
         };
-        self.dismiss(&response, now_ns, |waiting| {
+        self.terminate(&response, now_ns, |waiting| {
             waiting.wanted == Wanted::Device(index)
         });
     }
@@ -201,10 +201,10 @@ impl Supervisor {
     /// The vmm that was asked is gone.
     pub(super) fn fail_waiting(&mut self, now_ns: u64) {
         let gone = Response::Refused(Refusal::new(503, "the guest has ended or rebooted"));
-        self.dismiss(&gone, now_ns, |_| true);
+        self.terminate(&gone, now_ns, |_| true);
     }
 
-    fn dismiss(&mut self, response: &Response, now_ns: u64, which: impl Fn(&Waiting) -> bool) {
+    fn terminate(&mut self, response: &Response, now_ns: u64, which: impl Fn(&Waiting) -> bool) {
         for waiting in self.waiting.extract_if(.., |waiting| which(waiting)) {
             self.api.answer(waiting.id, response, now_ns);
         }

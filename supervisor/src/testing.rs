@@ -20,8 +20,8 @@ use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
-use super::devices::script::{BeginError, News, Slot, Start};
-use super::lifecycle::{Fate, Force, Lifecycle, Next, Order};
+use super::devices::script::{BeginError, DeviceAction, ManagedDevice, Start};
+use super::lifecycle::{Action, Force, Lifecycle, Next, VmOutcome};
 use super::process::Death;
 use super::service::DEVICE_NS;
 
@@ -61,7 +61,7 @@ const ENOUGH_NS: u64 = 5 * MINUTE_NS;
 #[derive(Debug)]
 pub struct World {
     now_ns: u64,
-    slot: Slot,
+    slot: ManagedDevice,
     lifecycle: Lifecycle,
     cast: Cast,
     /// How many of the next backends cannot be had.
@@ -92,7 +92,7 @@ pub struct World {
     upgraded: u32,
     /// When the device took a backend since somebody gave it another chance.
     births_ns: VecDeque<u64>,
-    fate: Option<Fate>,
+    outcome_of_vm: Option<VmOutcome>,
 }
 
 impl Default for World {
@@ -107,7 +107,7 @@ impl World {
         let (cast, shortage) = (Cast::default(), Rc::<Shortage>::default());
         let mut world = Self {
             now_ns: 1,
-            slot: Slot::new(Role(Rc::clone(&cast), Rc::clone(&shortage))),
+            slot: ManagedDevice::new(Role(Rc::clone(&cast), Rc::clone(&shortage))),
             lifecycle: Lifecycle::new(OnReboot::Restart, None, 1),
             cast,
             shortage,
@@ -125,7 +125,7 @@ impl World {
             upgrading_ns: None,
             upgraded: 0,
             births_ns: VecDeque::new(),
-            fate: None,
+            outcome_of_vm: None,
         };
         world.begin();
         world
@@ -137,11 +137,11 @@ impl World {
             is_first: self.lifecycle.is_first_start(),
         };
         let link = SCENERY.with(|scenery| {
-            let (birth, link) = self.slot.prepare(&scenery.means(), start)?;
-            if let Some(birth) = birth {
-                self.slot.begin(&scenery.means(), birth, start)?;
+            let (prepared, link) = self.slot.prepare(&scenery.spawn_context(), start)?;
+            if let Some(prepared) = prepared {
+                self.slot.begin(&scenery.spawn_context(), prepared, start)?;
             }
-            self.slot.introduce(&scenery.means());
+            self.slot.register(&scenery.spawn_context());
             Ok::<_, BeginError>(link)
         });
         self.vmm = Some(None);
@@ -158,7 +158,7 @@ impl World {
 
     /// Something happens, and the supervisor sees to it.
     pub fn step(&mut self, event: Event) {
-        if self.fate.is_some() {
+        if self.outcome_of_vm.is_some() {
             return;
         }
         self.may_end |= event.may_end();
@@ -181,7 +181,7 @@ impl World {
                 self.part(which, |part| part.busy = busy && part.death.is_none());
             }
             Event::CannotBe(prepared, started) => self.shortage.add(prepared, started),
-            Event::Heard(message) => self.hear_vmm(message),
+            Event::Incoming(message) => self.hear_vmm(message),
             Event::VmmDies => self.vmm_dies(),
             Event::Restart => {
                 let accepted = self.slot.restart(self.now_ns);
@@ -190,8 +190,8 @@ impl World {
             Event::Upgrade => {
                 let accepted = SCENERY.with(|scenery| {
                     let program = scenery.null.try_clone().unwrap().into();
-                    let means = scenery.means();
-                    self.slot.upgrade(&means, program, self.now_ns)
+                    let context = scenery.spawn_context();
+                    self.slot.upgrade(&context, program, self.now_ns)
                 });
                 self.wait_for(accepted.is_ok());
             }
@@ -223,9 +223,9 @@ impl World {
         if self.lifecycle.is_deaf() {
             self.slot.postpone(self.now_ns);
         }
-        SCENERY.with(|scenery| self.slot.tick(&scenery.means(), self.now_ns));
+        SCENERY.with(|scenery| self.slot.tick(&scenery.spawn_context(), self.now_ns));
         self.hear_slot();
-        SCENERY.with(|scenery| self.slot.introduce(&scenery.means()));
+        SCENERY.with(|scenery| self.slot.register(&scenery.spawn_context()));
         self.hear_slot();
         self.assert_upgrade_ends();
         let waiting = self.waiting_ns.len();
@@ -238,13 +238,13 @@ impl World {
                     self.vmm = None;
                     self.slot.retire();
                 }
-                Next::End(fate) => self.fate = Some(fate),
+                Next::End(outcome_of_vm) => self.outcome_of_vm = Some(outcome_of_vm),
             }
             self.answer_all();
         }
-        let ends_unasked = self.has_run && !self.may_end && self.fate.is_some();
+        let ends_unasked = self.has_run && !self.may_end && self.outcome_of_vm.is_some();
         assert!(!ends_unasked, "a backend ended the VM: {self:?}");
-        if self.vmm.is_none() && self.fate.is_none() && self.slot.is_idle() {
+        if self.vmm.is_none() && self.outcome_of_vm.is_none() && self.slot.is_idle() {
             self.begin();
         }
     }
@@ -279,14 +279,14 @@ impl World {
         self.obey(order);
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: Action) {
         match (order, self.vmm) {
-            (Order::Nothing | Order::Tell(_) | Order::WakeAndPress, Some(_)) => {}
-            (Order::Kill, Some(_)) => self.vmm_dies(),
-            (Order::Nothing, None) => {}
+            (Action::Nothing | Action::Tell(_) | Action::WakeAndPress, Some(_)) => {}
+            (Action::Kill, Some(_)) => self.vmm_dies(),
+            (Action::Nothing, None) => {}
             (_, None) => {
-                let fate = self.lifecycle.ended_between_vmms();
-                self.fate.get_or_insert(fate);
+                let outcome_of_vm = self.lifecycle.ended_between_vmms();
+                self.outcome_of_vm.get_or_insert(outcome_of_vm);
                 self.answer_all();
             }
         }
@@ -301,15 +301,15 @@ impl World {
     fn hear_slot(&mut self) {
         for news in self.slot.news() {
             match news {
-                News::Attach(stream) => {
+                DeviceAction::Attach(stream) => {
                     self.give(&stream);
                     self.told.push_back(ToDevice::Attach);
                 }
-                News::Probe(stream) => {
+                DeviceAction::Probe(stream) => {
                     self.probed = behind(&self.cast, &stream);
                     self.told.push_back(ToDevice::Probe);
                 }
-                News::Tell(message) => {
+                DeviceAction::Tell(message) => {
                     match (message, self.probed) {
                         (ToDevice::Switch, Some(probed)) => self.give_to(probed),
                         (ToDevice::Switch, None) => panic!("nobody was judged: {self:?}"),
@@ -318,10 +318,10 @@ impl World {
                     }
                     self.told.push_back(message);
                 }
-                News::Died(_) if self.lifecycle.is_first_start() => self.vmm_dies(),
-                News::Died(_) => {}
-                News::Event(kind, _) => self.note(kind),
-                News::Answer(outcome) => {
+                DeviceAction::Died(_) if self.lifecycle.is_first_start() => self.vmm_dies(),
+                DeviceAction::Died(_) => {}
+                DeviceAction::Event(kind, _) => self.note(kind),
+                DeviceAction::Answer(outcome) => {
                     let is_no = std::mem::take(&mut self.refused);
                     assert!(!is_no || outcome.is_err(), "refused with success: {self:?}");
                     self.answer_all();
@@ -336,8 +336,11 @@ impl World {
                 let now_ns = self.now_ns;
                 self.births_ns.push_back(now_ns);
                 self.births_ns.retain(|then| now_ns < then + MINUTE_NS);
-                let births = self.births_ns.len();
-                assert!(births <= BIRTHS_MAX, "{births} within a minute: {self:?}");
+                let prepared = self.births_ns.len();
+                assert!(
+                    prepared <= BIRTHS_MAX,
+                    "{prepared} within a minute: {self:?}"
+                );
             }
             EventKind::UpgradeAsked => self.upgrading_ns = Some(self.now_ns),
             EventKind::UpgradeRefused => (self.refused, self.upgrading_ns) = (true, None),
@@ -438,12 +441,12 @@ impl World {
                 }
                 _ => device(DeviceNews::Outstanding(Vec::new())),
             };
-            self.step(Event::Heard(heard));
+            self.step(Event::Incoming(heard));
             self.step(Event::Pass(100));
         }
         self.step(Event::Stop { force: true });
         self.step(Event::Pass(0));
-        assert!(self.fate.is_some(), "it does not end: {self:?}");
+        assert!(self.outcome_of_vm.is_some(), "it does not end: {self:?}");
         assert_eq!((self.asked, self.late), (self.answered, 0), "{self:?}");
     }
 
@@ -454,7 +457,7 @@ impl World {
             DeviceState::Serving | DeviceState::Slow | DeviceState::Stalled
         );
         let idle = self.waiting_ns.is_empty() && self.told.is_empty();
-        self.fate.is_some() || (rests && idle && self.vmm == Some(None))
+        self.outcome_of_vm.is_some() || (rests && idle && self.vmm == Some(None))
     }
 }
 

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
 
-use super::child::{Plan, StartError};
+use super::child::{ChildSpec, StartError};
 use super::devices::Link;
 use super::jailer_link::JailerLink;
 use super::jails::Jails;
@@ -46,11 +46,11 @@ pub(crate) enum SpawnError {
 
 /// What the vmm said, and whether that was all.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum Incoming {
     /// A message.
     Message(FromVmm),
     /// Something that is no message.
-    Rubbish(String),
+    Malformed(String),
     /// Its end is closed.
     HungUp,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Vmm {
     spawned_ns: u64,
     log_start: u64,
     /// Its process id is known, or cannot be.
-    introduced: bool,
+    registered: bool,
 }
 
 /// What every generation gets, and the console end of this one.
@@ -117,7 +117,7 @@ impl Vmm {
             );
         }
         let log_start = parts.log.reader.metadata().map_or(0, |m| m.len());
-        let plan = Plan {
+        let spec = ChildSpec {
             name: c"vmm",
             arg: None,
             program: parts.binaries.vmm.as_fd(),
@@ -126,19 +126,19 @@ impl Vmm {
         };
         let spawned_ns = monotonic_ns();
         Ok(Self {
-            process: Process::start(&plan, parts.jails)?,
+            process: Process::start(&spec, parts.jails)?,
             control: Some(control),
             health,
             spawned_ns,
             log_start,
-            introduced: false,
+            registered: false,
         })
     }
 
     /// Asks for its process id on the host, or looks for the answer.
     pub(crate) fn identify(&mut self, jailer: &JailerLink) {
-        if !self.introduced && self.process.identify(jailer) {
-            self.introduced = true;
+        if !self.registered && self.process.identify(jailer) {
+            self.registered = true;
             log::info!("started a vmm, pid {}", self.process.pid());
         }
     }
@@ -154,18 +154,18 @@ impl Vmm {
     }
 
     /// What the vmm has said, in order; not all of it, if it says a lot.
-    pub(crate) fn listen(&mut self) -> Vec<Heard> {
+    pub(crate) fn listen(&mut self) -> Vec<Incoming> {
         let mut all = Vec::new();
         while let Some(control) = &self.control
             && all.len() < MESSAGES_AT_ONCE
         {
             let heard = match control.receive() {
-                Ok(Some(message)) => Heard::Message(message),
-                Ok(None) => Heard::HungUp,
+                Ok(Some(message)) => Incoming::Message(message),
+                Ok(None) => Incoming::HungUp,
                 Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
-                Err(error) => Heard::Rubbish(host::log::chain(&error)),
+                Err(error) => Incoming::Malformed(host::log::chain(&error)),
             };
-            if !matches!(heard, Heard::Message(_)) {
+            if !matches!(heard, Incoming::Message(_)) {
                 self.control = None;
             }
             all.push(heard);

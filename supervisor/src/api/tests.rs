@@ -12,7 +12,7 @@ struct Scene {
     path: std::path::PathBuf,
     _dir: tempfile::TempDir,
     now_ns: u64,
-    journal: Journal,
+    event_log: EventLog,
 }
 
 impl Scene {
@@ -26,7 +26,7 @@ impl Scene {
             path,
             _dir: dir,
             now_ns: 0,
-            journal: Journal::default(),
+            event_log: EventLog::default(),
         }
     }
 
@@ -52,7 +52,7 @@ impl Scene {
             }
             while let Some((id, command)) = self.server.next_command(self.now_ns) {
                 if command == Command::Follow {
-                    self.server.follow(id, &self.journal, self.now_ns);
+                    self.server.follow(id, &self.event_log, self.now_ns);
                     commands.push(command);
                     continue;
                 }
@@ -179,8 +179,8 @@ impl Scene {
     }
 
     fn happens(&mut self, kind: EventKind) {
-        self.journal.note(kind, Some("disk0"), "a detail");
-        self.server.publish(&self.journal, self.now_ns);
+        self.event_log.note(kind, Some("disk0"), "a detail");
+        self.server.publish(&self.event_log, self.now_ns);
     }
 }
 
@@ -202,7 +202,7 @@ fn follower_gets_what_was_what_comes_and_the_end() {
     }
     assert_eq!(lines[4..], [""], "each event is given once");
     scene.happens(EventKind::Ended);
-    scene.server.end(&scene.journal, 0);
+    scene.server.end(&scene.event_log, 0);
     assert!(received(&mut client).ends_with("\n\r\n0\r\n\r\n"));
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
@@ -235,7 +235,7 @@ fn follower_is_given_all_events_that_are_kept_however_long_their_details_are() {
         let detail = filler.repeat(4096 / filler.len());
         for _ in 0..EVENTS_MAX {
             let kind = EventKind::UpgradeRolledBack;
-            scene.journal.note(kind, Some(&"d".repeat(32)), &detail);
+            scene.event_log.note(kind, Some(&"d".repeat(32)), &detail);
         }
         let client = scene.follower();
         assert_eq!(scene.server.followers.len(), 1, "{filler:?}");

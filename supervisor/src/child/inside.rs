@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A child, from its birth to its exec. It shares nothing with the supervisor but code and a copy of
+//! A child, from its clone to its exec. It shares nothing with the supervisor but code and a copy of
 //! its memory, and calls nothing but system calls: no allocation, no locks, no destructors.
 //!
 //! Its root needs no work: its mount namespace is a copy of the supervisor's, in which there is one
@@ -44,7 +44,7 @@ pub(super) const STEPS: [&str; 10] = [
 ];
 
 /// What the child needs, and nothing that has to be freed, locked or grown.
-pub(super) struct Ready {
+pub(super) struct ChildPlan {
     pub(super) program: RawFd,
     pub(super) report: RawFd,
     /// One byte comes from here when the user is mapped; nothing if that failed.
@@ -65,8 +65,8 @@ pub(super) struct Ready {
 }
 
 /// The child.
-pub(super) fn enter(ready: &Ready) -> ! {
-    let steps: [fn(&Ready) -> bool; 10] = [
+pub(super) fn enter(plan: &ChildPlan) -> ! {
+    let steps: [fn(&ChildPlan) -> bool; 10] = [
         wait_at_gate,
         make_namespaces,
         leave_session,
@@ -79,8 +79,8 @@ pub(super) fn enter(ready: &Ready) -> ! {
         execute,
     ];
     for (number, step) in (0_i32..).zip(steps) {
-        if !step(ready) {
-            fail(ready, number);
+        if !step(plan) {
+            fail(plan, number);
         }
     }
     // The last step does not return if it succeeds.
@@ -88,35 +88,35 @@ pub(super) fn enter(ready: &Ready) -> ! {
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
-fn fail(ready: &Ready, step: i32) -> ! {
+fn fail(plan: &ChildPlan, step: i32) -> ! {
     let errno = Errno::last_raw();
     let mut word = [0; 8];
     word[..4].copy_from_slice(&step.to_ne_bytes());
     word[4..].copy_from_slice(&errno.to_ne_bytes());
     // SAFETY: the buffer is valid for its length; write only reads it.
-    unsafe { libc::write(ready.report, word.as_ptr().cast(), word.len()) };
+    unsafe { libc::write(plan.report, word.as_ptr().cast(), word.len()) };
     // SAFETY: _exit takes no pointers, runs no destructors and never returns.
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
 /// Waits until its user exists; whether it does.
-fn wait_at_gate(ready: &Ready) -> bool {
+fn wait_at_gate(plan: &ChildPlan) -> bool {
     // Ours must not keep the pipe open, or a supervisor that gives up would wait for us for ever.
     // SAFETY: whoever owns this number in the supervisor does not run in this process.
-    unsafe { libc::close(ready.opener) };
+    unsafe { libc::close(plan.opener) };
     let mut byte = 0_u8;
     // SAFETY: the buffer is one byte long.
-    unsafe { libc::read(ready.gate, (&raw mut byte).cast(), 1) == 1 }
+    unsafe { libc::read(plan.gate, (&raw mut byte).cast(), 1) == 1 }
 }
 
 /// The last namespaces, while it may: they belong to the user namespace that it was born in.
-fn make_namespaces(_: &Ready) -> bool {
+fn make_namespaces(_: &ChildPlan) -> bool {
     // SAFETY: unshare takes no pointers.
     unsafe { libc::unshare(SLOW_NAMESPACES) == 0 }
 }
 
 /// A session of its own, so that the user's Ctrl-C is not for it; and nothing of the one before.
-fn leave_session(_: &Ready) -> bool {
+fn leave_session(_: &ChildPlan) -> bool {
     // SAFETY: setsid takes no pointers.
     let session = unsafe { libc::setsid() };
     // SAFETY: chdir reads a C string.
@@ -124,8 +124,8 @@ fn leave_session(_: &Ready) -> bool {
     session != -1 && moved != -1
 }
 
-fn limit(ready: &Ready) -> bool {
-    ready.limits.iter().all(|(resource, most)| {
+fn limit(plan: &ChildPlan) -> bool {
+    plan.limits.iter().all(|(resource, most)| {
         let resource = *resource as libc::c_long;
         let mut limit = libc::rlimit64 {
             rlim_cur: 0,
@@ -145,7 +145,7 @@ fn limit(ready: &Ready) -> bool {
 }
 
 /// No way back to any capability: not by exec, not by becoming somebody, not by raising.
-fn renounce(_: &Ready) -> bool {
+fn renounce(_: &ChildPlan) -> bool {
     // SAFETY: PR_SET_SECUREBITS takes an integer.
     if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) } != 0 {
         return false;
@@ -162,9 +162,9 @@ fn renounce(_: &Ready) -> bool {
 }
 
 /// Its own user, its own group, no other groups, no capabilities, no new privileges.
-fn change_user(ready: &Ready) -> bool {
-    let (user, none) = (ready.user, std::ptr::null::<libc::gid_t>());
-    if ready.has_groups {
+fn change_user(plan: &ChildPlan) -> bool {
+    let (user, none) = (plan.user, std::ptr::null::<libc::gid_t>());
+    if plan.has_groups {
         // SAFETY: an empty list is not read.
         if unsafe { libc::syscall(libc::SYS_setgroups, 0, none) } != 0 {
             return false;
@@ -185,15 +185,15 @@ fn change_user(ready: &Ready) -> bool {
     group == 0 && user == 0 && caps == 0 && bound == 0
 }
 
-fn enter_landlock(ready: &Ready) -> bool {
-    let ruleset = ready.landlock;
+fn enter_landlock(plan: &ChildPlan) -> bool {
+    let ruleset = plan.landlock;
     // SAFETY: landlock_restrict_self takes no pointers.
     ruleset < 0 || unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } == 0
 }
 
 /// Exactly the descriptors of the table below PARKING, and none above after the exec.
-fn place_fds(ready: &Ready) -> bool {
-    for (number, source) in (0..PARKING).zip(&ready.sources) {
+fn place_fds(plan: &ChildPlan) -> bool {
+    for (number, source) in (0..PARKING).zip(&plan.sources) {
         if *source < 0 {
             // SAFETY: whoever owned this number in the parent does not run in this process.
             unsafe { libc::close(number) };
@@ -220,7 +220,7 @@ fn place_fds(ready: &Ready) -> bool {
 /// Every disposition at its default but one, nothing blocked. The log is everybody's: one process may
 /// have written it to the length at which another's line is one too many. Such a line is lost, and not
 /// the process with it.
-fn reset_signals(_: &Ready) -> bool {
+fn reset_signals(_: &ChildPlan) -> bool {
     // The kernel's sigaction and sigset_t of zeroes: SIG_DFL, no flags, an empty mask. The C library
     // would not touch the signals it uses itself, which may be ignored as any other.
     let zeroes = [0_u64; 8];
@@ -243,12 +243,12 @@ fn reset_signals(_: &Ready) -> bool {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, SIGSET_BYTES) == 0 }
 }
 
-fn execute(ready: &Ready) -> bool {
+fn execute(plan: &ChildPlan) -> bool {
     let empty = c"".as_ptr();
-    let (argv, envp) = (ready.argv.as_ptr(), ready.envp.as_ptr());
+    let (argv, envp) = (plan.argv.as_ptr(), plan.envp.as_ptr());
     let flags = libc::AT_EMPTY_PATH;
     // SAFETY: the path is a C string, argv and envp are arrays of C strings that end in null; all
     // of them live in `ready` or for ever.
-    unsafe { libc::syscall(libc::SYS_execveat, ready.program, empty, argv, envp, flags) };
+    unsafe { libc::syscall(libc::SYS_execveat, plan.program, empty, argv, envp, flags) };
     false
 }

@@ -14,9 +14,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use spec::api::ProcessInfo;
 
-use super::kind::{BackendError, Means};
+use super::kind::{BackendError, SpawnContext};
 use crate::JailerLink;
-use crate::child::Plan;
+use crate::child::ChildSpec;
 use crate::process::{Actor, Death, Process};
 use crate::profile::Profile;
 
@@ -29,16 +29,16 @@ const MESSAGES_MAX: usize = 64;
 
 /// What the backend said.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum Incoming {
     /// A message.
     Message(FromBackend),
     /// Something that is no message.
-    Rubbish(String),
+    Malformed(String),
 }
 
 /// What one kind of backend is started with, beside what all have.
 #[derive(Debug)]
-pub(crate) struct Outfit {
+pub(crate) struct ChildResources {
     /// Its argv\[0\].
     pub(crate) name: &'static CStr,
     /// Its program.
@@ -63,33 +63,41 @@ pub(crate) struct Backend {
     /// Its process id is known, or cannot be.
     identified: bool,
     /// We have killed it, and had a reason.
-    condemned: Cell<bool>,
+    killed_by_us: Cell<bool>,
 }
 
 impl Backend {
     /// Starts a backend.
-    pub(crate) fn start(means: &Means<'_>, outfit: &Outfit) -> Result<Self, BackendError> {
+    pub(crate) fn start(
+        context: &SpawnContext<'_>,
+        resources: &ChildResources,
+    ) -> Result<Self, BackendError> {
         let (control, its_control) = Channel::pair()?;
         let page = health::create()?;
         let mut fds = vec![
-            (0, means.null),
-            (1, means.null),
-            (2, means.log.writer.as_fd()),
-            (fd::RECORD, outfit.record.as_fd()),
+            (0, context.null),
+            (1, context.null),
+            (2, context.log.writer.as_fd()),
+            (fd::RECORD, resources.record.as_fd()),
             (fd::CONTROL, its_control.as_fd()),
             (fd::HEALTH, page.as_fd()),
         ];
-        fds.extend(outfit.fds.iter().map(|(number, fd)| (*number, fd.as_fd())));
+        fds.extend(
+            resources
+                .fds
+                .iter()
+                .map(|(number, fd)| (*number, fd.as_fd())),
+        );
         let spawned_ns = monotonic_ns();
-        let plan = Plan {
-            name: outfit.name,
+        let spec = ChildSpec {
+            name: resources.name,
             // The same program runs alone, too, and takes its descriptors for granted only so.
             arg: Some(c"--launched"),
-            program: outfit.program.as_fd(),
+            program: resources.program.as_fd(),
             fds,
-            profile: outfit.profile,
+            profile: resources.profile,
         };
-        let process = Process::start(&plan, means.jails)?;
+        let process = Process::start(&spec, context.jails)?;
         Self::of(Box::new(process), spawned_ns, control, &page)
     }
 
@@ -108,7 +116,7 @@ impl Backend {
             health: HealthPage::map(page)?,
             spawned_ns,
             identified: false,
-            condemned: Cell::new(false),
+            killed_by_us: Cell::new(false),
         })
     }
 
@@ -138,7 +146,7 @@ impl Backend {
     }
 
     /// What it has said, in order; not all of it, if it says a lot.
-    pub(crate) fn listen(&mut self) -> Vec<Heard> {
+    pub(crate) fn listen(&mut self) -> Vec<Incoming> {
         let mut all = Vec::new();
         while let Some(control) = &self.control
             && all.len() < MESSAGES_AT_ONCE
@@ -147,17 +155,17 @@ impl Backend {
                 Ok(Some(_)) if self.heard == MESSAGES_MAX => {
                     self.control = None;
                     let what = format!("it has said more than {MESSAGES_MAX} things");
-                    all.push(Heard::Rubbish(what));
+                    all.push(Incoming::Malformed(what));
                 }
                 Ok(Some(message)) => {
                     self.heard += 1;
-                    all.push(Heard::Message(message));
+                    all.push(Incoming::Message(message));
                 }
                 Ok(None) => self.control = None,
                 Err(ControlError::Receive(nix::Error::EAGAIN)) => break,
                 Err(error) => {
                     self.control = None;
-                    all.push(Heard::Rubbish(host::log::chain(&error)));
+                    all.push(Incoming::Malformed(host::log::chain(&error)));
                 }
             }
         }
@@ -166,20 +174,20 @@ impl Backend {
 
     /// Ends it; it is still to be reaped.
     pub(crate) fn kill(&self) {
-        self.condemned.set(true);
+        self.killed_by_us.set(true);
         self.process.kill();
     }
 
     /// Ends it because nobody talks to it any more, if it has not ended already: that is no fault of
     /// its requests.
-    pub(crate) fn dismiss(&self) {
+    pub(crate) fn terminate(&self) {
         self.process.kill();
     }
 
     /// Whether no request can be the reason of a death: another process killed it, or the kernel
     /// refused its io_uring.
-    pub(crate) fn was_murdered(&self, death: Death) -> bool {
-        let killed = death == Death::Signalled(Signal::SIGKILL) && !self.condemned.get();
+    pub(crate) fn was_killed_externally(&self, death: Death) -> bool {
+        let killed = death == Death::Signalled(Signal::SIGKILL) && !self.killed_by_us.get();
         killed || matches!(self.crash(), Crash::Engine(_))
     }
 

@@ -13,9 +13,11 @@ use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
-use super::backend::Outfit;
-use super::kind::{BackendError, Birth, How, Kind, Means, Opened, program};
-use super::rendezvous::{self, Meeting};
+use super::backend::ChildResources;
+use super::kind::{
+    BackendError, Kind, Opened, PreparedBackend, SpawnContext, SpawnOptions, program,
+};
+use super::socket_pair::{self, SocketPair};
 use super::{BeginError, Image};
 use crate::profile;
 
@@ -77,15 +79,15 @@ impl Disk {
 
     fn record(
         &self,
-        means: &Means<'_>,
+        context: &SpawnContext<'_>,
         geometry: Geometry,
         engine: BlkEngine,
-        how: How<'_>,
+        how: SpawnOptions<'_>,
     ) -> BlkRecord {
         let disk = &self.spec;
         BlkRecord {
             version: VERSION,
-            vm_id: means.vm_id.into(),
+            vm_id: context.vm_id.into(),
             device_id: disk.id.to_string(),
             queues: disk.queues,
             queue_size: disk.queue_size,
@@ -96,7 +98,7 @@ impl Disk {
             poll_us: disk.poll_us,
             after_crash: how.after_crash,
             awaits_sync: how.awaits_sync && !disk.readonly,
-            seccomp: means.seccomp,
+            seccomp: context.seccomp,
         }
     }
 }
@@ -151,10 +153,10 @@ impl Kind for Disk {
 
     fn prepare(
         &mut self,
-        means: &Means<'_>,
-        how: How<'_>,
+        context: &SpawnContext<'_>,
+        how: SpawnOptions<'_>,
         opened: Option<Opened>,
-    ) -> Result<(Birth, OwnedFd), BackendError> {
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         let inflight = self
             .inflight
             .as_ref()
@@ -167,9 +169,9 @@ impl Kind for Disk {
         } = opened.ok_or(BackendError::Unopened)?;
         let (engine, rings) = engine(&self.spec, opening.as_fd())?;
         let geometry = self.to_serve(geometry, how.anew)?;
-        let record = self.record(means, geometry, engine, how);
+        let record = self.record(context, geometry, engine, how);
         let record = record.write()?;
-        let Meeting { listener, stream } = rendezvous::arrange()?;
+        let SocketPair { listener, stream } = socket_pair::arrange()?;
         let mut fds = vec![(fd::blk::LISTENER, listener), (fd::blk::INFLIGHT, inflight)];
         if self.spec.engine == DiskEngine::Threads {
             fds.push((fd::blk::DISK, opening));
@@ -177,9 +179,9 @@ impl Kind for Disk {
         for (number, ring) in (fd::blk::RING..).zip(&rings) {
             fds.push((number, ring.fd.try_clone()?));
         }
-        let outfit = Outfit {
+        let resources = ChildResources {
             name: c"blk-backend",
-            program: program(how, means.blk)?,
+            program: program(how, context.blk)?,
             record,
             fds,
             profile: profile::blk::profile(self.index, &self.spec, &geometry),
@@ -187,9 +189,15 @@ impl Kind for Disk {
         if std::mem::take(&mut self.forgotten) {
             self.geometry = geometry;
         }
-        let remains = DiskRemains::new(self.index, rings, self.spec.queue_size, mark);
-        let remains = Box::new(remains);
-        Ok((Birth { outfit, remains }, stream))
+        let pending_io = DiskRemains::new(self.index, rings, self.spec.queue_size, mark);
+        let pending_io = Box::new(pending_io);
+        Ok((
+            PreparedBackend {
+                resources,
+                pending_io,
+            },
+            stream,
+        ))
     }
 }
 

@@ -2,7 +2,7 @@
 //! The time between the death of a backend and the end of what the kernel still does for it. Nothing
 //! here waits: the supervisor's one loop looks again and again.
 
-use super::kind::Remains;
+use super::kind::PendingIo;
 use crate::JailerLink;
 
 const MS_NS: u64 = 1_000_000;
@@ -12,7 +12,7 @@ const PATIENCE_NS: u64 = 5_000 * MS_NS;
 /// What a dead and reaped backend has left behind.
 #[derive(Debug)]
 pub(crate) struct Fence {
-    remains: Box<dyn Remains>,
+    pending_io: Box<dyn PendingIo>,
     since_ns: u64,
     next_ns: u64,
     told: bool,
@@ -20,9 +20,9 @@ pub(crate) struct Fence {
 
 impl Fence {
     /// The backend is dead and reaped.
-    pub(crate) fn new(remains: Box<dyn Remains>, now_ns: u64) -> Self {
+    pub(crate) fn new(pending_io: Box<dyn PendingIo>, now_ns: u64) -> Self {
         Self {
-            remains,
+            pending_io,
             since_ns: now_ns,
             next_ns: now_ns,
             told: false,
@@ -36,7 +36,7 @@ impl Fence {
 
     /// Looks whether all of its I/O has ended; how many microseconds after the process.
     pub(crate) fn ended(&mut self, id: &str, jailer: &JailerLink, now_ns: u64) -> Option<u64> {
-        if self.remains.are_gone(id, jailer) {
+        if self.pending_io.is_quiesced(id, jailer) {
             return Some(now_ns.saturating_sub(self.since_ns) / 1000);
         }
         if now_ns < self.next_ns {
@@ -46,7 +46,7 @@ impl Fence {
         if waited_ns >= PATIENCE_NS && !self.told {
             self.told = true;
             log::error!(device_id = id; "stalled: the storage does not finish a dead backend's I/O");
-            self.remains.distrust();
+            self.pending_io.distrust();
         }
         // Often at first, when it is about to happen, and never so often that it costs anything.
         self.next_ns = now_ns + (waited_ns / 8).clamp(MS_NS, 500 * MS_NS);
@@ -70,8 +70,8 @@ mod tests {
     #[derive(Debug)]
     struct Liar(bool);
 
-    impl Remains for Liar {
-        fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
+    impl PendingIo for Liar {
+        fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
             self.0
         }
 
@@ -94,8 +94,8 @@ mod tests {
     #[derive(Debug)]
     struct Slow(u32);
 
-    impl Remains for Slow {
-        fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
+    impl PendingIo for Slow {
+        fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
             self.0 = self.0.saturating_sub(1);
             self.0 == 0
         }
@@ -123,8 +123,8 @@ mod tests {
     #[derive(Debug, Default)]
     struct Endless(Rc<Cell<u32>>);
 
-    impl Remains for Endless {
-        fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
+    impl PendingIo for Endless {
+        fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
             false
         }
 

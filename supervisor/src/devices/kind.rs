@@ -17,7 +17,7 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::BeginError;
-use super::backend::{Backend, Outfit};
+use super::backend::{Backend, ChildResources};
 use crate::child::StartError;
 use crate::jailer_link::{AskError, JailerLink};
 use crate::jails::Jails;
@@ -62,7 +62,7 @@ pub(crate) enum BackendError {
 
 /// What the backends of all devices are started with.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Means<'a> {
+pub(crate) struct SpawnContext<'a> {
     /// The VM's name.
     pub(crate) vm_id: &'a str,
     /// The program that serves disks, if there are any.
@@ -83,7 +83,7 @@ pub(crate) struct Means<'a> {
 
 /// How one backend is started.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct How<'a> {
+pub(crate) struct SpawnOptions<'a> {
     /// Its program, if it is not that of all devices of its kind.
     pub(crate) program: Option<BorrowedFd<'a>>,
     /// The one before died of itself.
@@ -107,16 +107,16 @@ pub(crate) struct Opened {
 
 /// A backend that can be started.
 #[derive(Debug)]
-pub(crate) struct Birth {
+pub(crate) struct PreparedBackend {
     /// What it is started with.
-    pub(crate) outfit: Outfit,
+    pub(crate) resources: ChildResources,
     /// What will tell, once it is dead, that nothing it began can happen any more.
-    pub(crate) remains: Box<dyn Remains>,
+    pub(crate) pending_io: Box<dyn PendingIo>,
 }
 
 /// The program of a backend: its own, or that of all devices of its kind.
 pub(crate) fn program(
-    how: How<'_>,
+    how: SpawnOptions<'_>,
     usual: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, BackendError> {
     let program = how.program.or(usual).ok_or(BackendError::Program)?;
@@ -173,22 +173,26 @@ pub(crate) trait Kind: Debug {
     /// the vmm's end of its connection, on which the vmm can speak at once.
     fn prepare(
         &mut self,
-        means: &Means<'_>,
-        how: How<'_>,
+        context: &SpawnContext<'_>,
+        how: SpawnOptions<'_>,
         opened: Option<Opened>,
-    ) -> Result<(Birth, OwnedFd), BackendError>;
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError>;
 
     /// Starts a backend.
-    fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
-        Backend::start(means, outfit)
+    fn start(
+        &self,
+        context: &SpawnContext<'_>,
+        resources: &ChildResources,
+    ) -> Result<Backend, BackendError> {
+        Backend::start(context, resources)
     }
 }
 
 /// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.
-pub(crate) trait Remains: Debug {
+pub(crate) trait PendingIo: Debug {
     /// Looks, without waiting, whether nothing of what it began can happen any more; `id` is the
     /// device's name, for the log. The jailer is asked what we must not wait for.
-    fn are_gone(&mut self, id: &str, jailer: &JailerLink) -> bool;
+    fn is_quiesced(&mut self, id: &str, jailer: &JailerLink) -> bool;
 
     /// It takes long: whatever the backend could have written, to seem alive for ever, is not to be
     /// believed any more. What counts then may be slower to tell.
@@ -202,8 +206,8 @@ pub(crate) trait Remains: Debug {
 }
 
 /// Of a backend that begins nothing that outlives it.
-impl Remains for () {
-    fn are_gone(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
+impl PendingIo for () {
+    fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
         true
     }
 }

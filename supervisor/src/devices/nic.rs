@@ -13,9 +13,11 @@ use spec::api::DeviceKind;
 use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
 
 use super::BeginError;
-use super::backend::Outfit;
-use super::kind::{BackendError, Birth, How, Kind, Means, Opened, program};
-use super::rendezvous::{self, Meeting};
+use super::backend::ChildResources;
+use super::kind::{
+    BackendError, Kind, Opened, PreparedBackend, SpawnContext, SpawnOptions, program,
+};
+use super::socket_pair::{self, SocketPair};
 use crate::profile::Profile;
 
 /// How long a worker looks for work before it sleeps, in µs.
@@ -48,10 +50,10 @@ impl Nic {
         }
     }
 
-    fn record(&self, means: &Means<'_>) -> NetRecord {
+    fn record(&self, context: &SpawnContext<'_>) -> NetRecord {
         NetRecord {
             version: VERSION,
-            vm_id: means.vm_id.into(),
+            vm_id: context.vm_id.into(),
             device_id: self.id.clone(),
             pairs: self.spec.pairs,
             queue_size: self.spec.queue_size,
@@ -61,7 +63,7 @@ impl Nic {
             link_up: self.link_up,
             guard: guard(&self.spec.guard),
             poll_us: POLL_US,
-            seccomp: means.seccomp,
+            seccomp: context.seccomp,
         }
     }
 }
@@ -118,26 +120,32 @@ impl Kind for Nic {
 
     fn prepare(
         &mut self,
-        means: &Means<'_>,
-        how: How<'_>,
+        context: &SpawnContext<'_>,
+        how: SpawnOptions<'_>,
         _: Option<Opened>,
-    ) -> Result<(Birth, OwnedFd), BackendError> {
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         let state = self.state.as_ref().ok_or(nix::Error::EBADF)?;
-        let record = self.record(means).write()?;
-        let Meeting { listener, stream } = rendezvous::arrange()?;
+        let record = self.record(context).write()?;
+        let SocketPair { listener, stream } = socket_pair::arrange()?;
         let mut fds = vec![(net::LISTENER, listener), (net::STATE, state.try_clone()?)];
         for (number, queue) in (net::TAP..).zip(&self.tap.queues) {
             fds.push((number, queue.try_clone()?));
         }
-        let outfit = Outfit {
+        let resources = ChildResources {
             name: c"net-backend",
-            program: program(how, means.net)?,
+            program: program(how, context.net)?,
             record,
             fds,
             profile: self.profile,
         };
-        let remains = Box::new(());
-        Ok((Birth { outfit, remains }, stream))
+        let pending_io = Box::new(());
+        Ok((
+            PreparedBackend {
+                resources,
+                pending_io,
+            },
+            stream,
+        ))
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn of(vm: &Vm, name: &VmName, is_up: impl Fn(&str) -> bool) -> Vec<De
     let others = vm
         .vhost_user
         .iter()
-        .map(|device| foreign(device, name, &is_up));
+        .map(|device| external(device, name, &is_up));
     vm.disks
         .iter()
         .map(disk)
@@ -36,7 +36,7 @@ fn disk(disk: &Disk) -> DeviceRecord {
 }
 
 fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
-    let (queues, queue_size, foreign) = match &net.kind {
+    let (queues, queue_size, external) = match &net.kind {
         // Two for each pair, and the control queue.
         NetKind::Tap(tap) => (2 * tap.pairs + 1, tap.queue_size, false),
         NetKind::User(_) => (2, USER_QUEUE_SIZE, true),
@@ -49,13 +49,13 @@ fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
         }),
         queues,
         queue_size,
-        foreign,
+        foreign: external,
         // What the driver has asked for on the control queue is cleared like requests in flight.
-        inflight: !foreign,
+        inflight: !external,
     }
 }
 
-fn foreign(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
+fn external(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
     DeviceRecord {
         id: device.id.to_string(),
         kind: match &device.kind {
@@ -72,7 +72,7 @@ fn foreign(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> De
         queues: device.queues,
         queue_size: device.queue_size,
         foreign: true,
-        inflight: super::foreign::is_tracked(&device.kind),
+        inflight: super::external::is_tracked(&device.kind),
     }
 }
 

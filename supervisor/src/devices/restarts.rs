@@ -13,7 +13,7 @@ const CRASHES_MAX: usize = 5;
 
 /// What follows a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RestartDecision {
     /// Another backend, not before this time.
     At(u64),
     /// None.
@@ -29,7 +29,7 @@ pub(crate) struct Restarts {
 
 impl Restarts {
     /// A backend has died.
-    pub(crate) fn crashed(&mut self, now_ns: u64) -> Verdict {
+    pub(crate) fn crashed(&mut self, now_ns: u64) -> RestartDecision {
         self.total = self.total.saturating_add(1);
         let old = |then: &u64| now_ns.saturating_sub(*then) >= WINDOW_NS;
         while self.recent_ns.front().is_some_and(old) {
@@ -38,14 +38,14 @@ impl Restarts {
         let before = self.recent_ns.len();
         self.recent_ns.push_back(now_ns);
         if self.recent_ns.len() >= CRASHES_MAX {
-            return Verdict::Never;
+            return RestartDecision::Never;
         }
         let pause_ns = PAUSES_NS[before.min(PAUSES_NS.len() - 1)];
-        Verdict::At(now_ns + pause_ns)
+        RestartDecision::At(now_ns + pause_ns)
     }
 
     /// What has been does not count any more, for how soon another one follows.
-    pub(crate) fn forgive(&mut self) {
+    pub(crate) fn reset_backoff(&mut self) {
         self.recent_ns.clear();
     }
 
@@ -63,18 +63,21 @@ mod tests {
     fn crashes_in_a_row_are_followed_later_and_later_and_then_not() {
         let mut restarts = Restarts::default();
         for pause_ms in [0, 10, 100, 1000] {
-            assert_eq!(restarts.crashed(5), Verdict::At(5 + pause_ms * 1_000_000));
+            assert_eq!(
+                restarts.crashed(5),
+                RestartDecision::At(5 + pause_ms * 1_000_000)
+            );
         }
-        assert_eq!(restarts.crashed(5), Verdict::Never);
+        assert_eq!(restarts.crashed(5), RestartDecision::Never);
         assert_eq!(restarts.total(), 5);
     }
 
     #[test]
     fn crashes_forgiven_do_not_count() {
         let mut restarts = Restarts::default();
-        while restarts.crashed(5) != Verdict::Never {}
-        restarts.forgive();
-        assert_eq!(restarts.crashed(5), Verdict::At(5));
+        while restarts.crashed(5) != RestartDecision::Never {}
+        restarts.reset_backoff();
+        assert_eq!(restarts.crashed(5), RestartDecision::At(5));
         assert_eq!(restarts.total(), 6);
     }
 
@@ -83,7 +86,7 @@ mod tests {
         let mut restarts = Restarts::default();
         for n in 0..20 {
             let now_ns = n * WINDOW_NS / 3;
-            let Verdict::At(then_ns) = restarts.crashed(now_ns) else {
+            let RestartDecision::At(then_ns) = restarts.crashed(now_ns) else {
                 unreachable!("a crash every 20 s is bearable");
             };
             assert!(then_ns <= now_ns + PAUSES_NS[2]);
@@ -99,8 +102,8 @@ mod tests {
             restarts.crashed(5 + ns)
         };
         let then_ns = 5 + MINUTE_NS;
-        assert_eq!(second_after(MINUTE_NS), Verdict::At(then_ns));
+        assert_eq!(second_after(MINUTE_NS), RestartDecision::At(then_ns));
         let then_ns = 5 + MINUTE_NS - 1 + 10_000_000;
-        assert_eq!(second_after(MINUTE_NS - 1), Verdict::At(then_ns));
+        assert_eq!(second_after(MINUTE_NS - 1), RestartDecision::At(then_ns));
     }
 }

@@ -9,23 +9,23 @@ const TERM: i32 = libc::SIGTERM;
 
 fn started() -> Lifecycle {
     let mut vm = Lifecycle::new(OnReboot::Restart, None, 0);
-    assert_eq!(vm.heard(FromVmm::Started, 0), Order::Nothing);
+    assert_eq!(vm.heard(FromVmm::Started, 0), Action::Nothing);
     vm
 }
 
 fn ended(mut vm: Lifecycle, ending: Ending) -> Next {
-    assert_eq!(vm.heard(FromVmm::Ended(ending), 0), Order::Nothing);
+    assert_eq!(vm.heard(FromVmm::Ended(ending), 0), Action::Nothing);
     vm.died(EXITED, 0)
 }
 
 #[test]
 fn guest_that_ends_decides_how_the_vm_ends() {
-    for (ending, fate) in [
-        (Ending::PowerOff, Fate::Finished),
-        (Ending::Panic, Fate::Panicked),
-        (Ending::Crash, Fate::Crashed),
+    for (ending, outcome_of_vm) in [
+        (Ending::PowerOff, VmOutcome::Finished),
+        (Ending::Panic, VmOutcome::Panicked),
+        (Ending::Crash, VmOutcome::Crashed),
     ] {
-        assert_eq!(ended(started(), ending), Next::End(fate));
+        assert_eq!(ended(started(), ending), Next::End(outcome_of_vm));
     }
 }
 
@@ -33,17 +33,17 @@ fn guest_that_ends_decides_how_the_vm_ends() {
 fn guest_that_reboots_is_respawned_or_ends_as_the_spec_says() {
     assert_eq!(ended(started(), Ending::Reboot), RESET);
     let exits = Lifecycle::new(OnReboot::Exit, None, 0);
-    assert_eq!(ended(exits, Ending::Reboot), Next::End(Fate::Finished));
+    assert_eq!(ended(exits, Ending::Reboot), Next::End(VmOutcome::Finished));
     let mut asked = started();
     asked.press_power_button(None, 0);
-    assert_eq!(ended(asked, Ending::Reboot), Next::End(Fate::Finished));
+    assert_eq!(ended(asked, Ending::Reboot), Next::End(VmOutcome::Finished));
 }
 
 #[test]
 fn triple_fault_resets_like_a_reboot_and_is_a_crash_where_none_follows() {
     let faulted = Next::Respawn { faulted: true };
     assert_eq!(ended(started(), Ending::TripleFault), faulted);
-    let crashed = Next::End(Fate::TripleFault);
+    let crashed = Next::End(VmOutcome::TripleFault);
     let exits = Lifecycle::new(OnReboot::Exit, None, 0);
     assert_eq!(ended(exits, Ending::TripleFault), crashed);
     let mut asked = started();
@@ -54,7 +54,7 @@ fn triple_fault_resets_like_a_reboot_and_is_a_crash_where_none_follows() {
         vm.heard(FromVmm::Ended(Ending::TripleFault), 0);
         assert_eq!(vm.died(EXITED, 0), faulted);
     }
-    let storm = Fate::Storm {
+    let storm = VmOutcome::RebootLoop {
         runs: 5,
         faulted: true,
     };
@@ -73,10 +73,10 @@ fn guest_that_does_not_power_off_in_time_is_ended() {
             false => vm.press_power_button(None, SECOND_NS),
         };
         assert_eq!(vm.deadline_ns(), Some(91 * SECOND_NS));
-        assert_eq!(vm.tick(91 * SECOND_NS - 1), Order::Nothing);
-        assert_eq!(vm.tick(91 * SECOND_NS), Order::Kill);
-        let fate = Fate::Stopped(Force::Timeout(90));
-        assert_eq!(vm.died(EXITED, 0), Next::End(fate));
+        assert_eq!(vm.tick(91 * SECOND_NS - 1), Action::Nothing);
+        assert_eq!(vm.tick(91 * SECOND_NS), Action::Kill);
+        let outcome_of_vm = VmOutcome::Stopped(Force::Timeout(90));
+        assert_eq!(vm.died(EXITED, 0), Next::End(outcome_of_vm));
     }
 }
 
@@ -89,7 +89,7 @@ fn earlier_end_of_two_holds_and_a_guest_in_time_has_powered_off() {
         vm.press_power_button(timeout, SECOND_NS * u64::from(timeout.is_some()));
         assert_eq!(vm.deadline_ns(), Some(at_s * SECOND_NS));
     }
-    assert_eq!(ended(vm, Ending::PowerOff), Next::End(Fate::Finished));
+    assert_eq!(ended(vm, Ending::PowerOff), Next::End(VmOutcome::Finished));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn fifth_short_run_in_a_row_is_a_storm_and_a_long_one_breaks_the_row() {
     }
     assert_eq!(
         reboot(long + 5),
-        Next::End(Fate::Storm {
+        Next::End(VmOutcome::RebootLoop {
             runs: 5,
             faulted: false
         })
@@ -115,13 +115,16 @@ fn fifth_short_run_in_a_row_is_a_storm_and_a_long_one_breaks_the_row() {
 #[test]
 fn first_signal_presses_the_button_and_the_second_ends() {
     let mut vm = started();
-    assert_eq!(vm.asked_by_signal(TERM, 0), Order::Tell(ToVmm::PowerButton));
+    assert_eq!(
+        vm.asked_by_signal(TERM, 0),
+        Action::Tell(ToVmm::PowerButton)
+    );
     assert_eq!(vm.state(), VmState::Stopping);
-    assert_eq!(vm.asked_by_signal(TERM, 0), Order::Kill);
+    assert_eq!(vm.asked_by_signal(TERM, 0), Action::Kill);
     let killed = Death::Signalled(nix::sys::signal::Signal::SIGKILL);
     assert_eq!(
         vm.died(killed, 0),
-        Next::End(Fate::Stopped(Force::Signal(TERM)))
+        Next::End(VmOutcome::Stopped(Force::Signal(TERM)))
     );
 }
 
@@ -129,9 +132,9 @@ fn first_signal_presses_the_button_and_the_second_ends() {
 fn signal_to_a_paused_guest_wakes_it_to_power_off_and_the_second_ends() {
     let mut vm = started();
     vm.heard(FromVmm::Paused, 0);
-    assert_eq!(vm.asked_by_signal(TERM, 0), Order::WakeAndPress);
+    assert_eq!(vm.asked_by_signal(TERM, 0), Action::WakeAndPress);
     assert_eq!(vm.state(), VmState::Stopping);
-    assert_eq!(vm.asked_by_signal(TERM, 0), Order::Kill);
+    assert_eq!(vm.asked_by_signal(TERM, 0), Action::Kill);
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn button_pressed_again_by_the_api_does_not_end_the_vm() {
     for _ in 0..2 {
         assert_eq!(
             vm.press_power_button(None, 0),
-            Order::Tell(ToVmm::PowerButton)
+            Action::Tell(ToVmm::PowerButton)
         );
     }
 }
@@ -151,16 +154,16 @@ fn vmm_that_says_it_ends_and_stays_is_killed_and_believed() {
     vm.heard(FromVmm::Ended(Ending::PowerOff), 7);
     vm.hung_up(9);
     assert_eq!(vm.deadline_ns(), Some(7 + EXIT_DEADLINE_NS));
-    assert_eq!(vm.tick(EXIT_DEADLINE_NS), Order::Nothing);
-    assert_eq!(vm.tick(7 + EXIT_DEADLINE_NS), Order::Kill);
+    assert_eq!(vm.tick(EXIT_DEADLINE_NS), Action::Nothing);
+    assert_eq!(vm.tick(7 + EXIT_DEADLINE_NS), Action::Kill);
     assert_eq!(vm.deadline_ns(), None);
-    assert_eq!(vm.died(Death::Exited(9), 0), Next::End(Fate::Finished));
+    assert_eq!(vm.died(Death::Exited(9), 0), Next::End(VmOutcome::Finished));
 }
 
 #[test]
 fn vmm_that_dies_without_a_word_is_told_by_its_death() {
     let death = Death::Exited(4);
-    assert_eq!(started().died(death, 0), Next::End(Fate::Died(death)));
+    assert_eq!(started().died(death, 0), Next::End(VmOutcome::Died(death)));
 }
 
 #[test]
@@ -170,15 +173,18 @@ fn words_after_the_last_ones_change_nothing() {
     vm.heard(FromVmm::Ended(Ending::PowerOff), 0);
     vm.heard(FromVmm::Paused, 0);
     assert_eq!(vm.running(), VmState::Running);
-    assert_eq!(vm.heard_rubbish("noise".into(), 0), Order::Kill);
-    assert_eq!(vm.died(EXITED, 0), Next::End(Fate::Panicked));
+    assert_eq!(vm.heard_malformed("noise".into(), 0), Action::Kill);
+    assert_eq!(vm.died(EXITED, 0), Next::End(VmOutcome::Panicked));
 }
 
 #[test]
 fn rubbish_kills_the_vmm_and_is_what_is_told() {
     let mut vm = started();
-    assert_eq!(vm.heard_rubbish("noise".into(), 0), Order::Kill);
-    assert_eq!(vm.died(EXITED, 0), Next::End(Fate::Rubbish("noise".into())));
+    assert_eq!(vm.heard_malformed("noise".into(), 0), Action::Kill);
+    assert_eq!(
+        vm.died(EXITED, 0),
+        Next::End(VmOutcome::Malformed("noise".into()))
+    );
 }
 
 #[test]

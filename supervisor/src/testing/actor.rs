@@ -16,7 +16,8 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::super::devices::script::{
-    Backend, BackendError, BeginError, Birth, How, Kind, Means, Opened, Outfit, Remains,
+    Backend, BackendError, BeginError, ChildResources, Kind, Opened, PendingIo, PreparedBackend,
+    SpawnContext, SpawnOptions,
 };
 use super::super::jailer_link::JailerLink;
 use super::super::process::{Actor, Death};
@@ -28,7 +29,7 @@ pub(super) const QUEUES: u16 = 2;
 /// So often is enough to hear of an end: of one that was killed for another's end, once more.
 const TOLD_MAX: u32 = 3;
 
-/// One backend, from its birth to after its death.
+/// One backend, from its start to after its death.
 #[derive(Debug)]
 pub(super) struct Part {
     /// How it ended, once it has.
@@ -141,7 +142,7 @@ impl Part {
     }
 }
 
-/// All of them, in the order of their births.
+/// All of them, in the order in which they were prepared.
 pub(super) type Cast = Rc<RefCell<Vec<Part>>>;
 
 /// Which of them has the other end of this stream.
@@ -204,10 +205,10 @@ impl Kind for Role {
 
     fn prepare(
         &mut self,
-        means: &Means<'_>,
-        how: How<'_>,
+        context: &SpawnContext<'_>,
+        how: SpawnOptions<'_>,
         _: Option<Opened>,
-    ) -> Result<(Birth, OwnedFd), BackendError> {
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         if fails(&self.1.prepared) {
             return Err(nix::Error::ENFILE.into());
         }
@@ -228,8 +229,8 @@ impl Kind for Role {
             control: None,
             page: HealthPage::map(&page)?,
         });
-        let null = || means.null.try_clone_to_owned();
-        let outfit = Outfit {
+        let null = || context.null.try_clone_to_owned();
+        let resources = ChildResources {
             name: c"played",
             program: null()?,
             record: null()?,
@@ -241,11 +242,21 @@ impl Kind for Role {
                 oom_score_adj: 0,
             },
         };
-        let remains = Box::new(Left(Rc::clone(&self.0), number));
-        Ok((Birth { outfit, remains }, stream))
+        let pending_io = Box::new(Left(Rc::clone(&self.0), number));
+        Ok((
+            PreparedBackend {
+                resources,
+                pending_io,
+            },
+            stream,
+        ))
     }
 
-    fn start(&self, _: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
+    fn start(
+        &self,
+        _: &SpawnContext<'_>,
+        resources: &ChildResources,
+    ) -> Result<Backend, BackendError> {
         let (ours, theirs) = Channel::pair()?;
         let number = self.0.borrow().len() - 1;
         let part = &mut self.0.borrow_mut()[number];
@@ -258,9 +269,9 @@ impl Kind for Role {
         let player = Player {
             cast: Rc::clone(&self.0),
             number,
-            exit: outfit.fds[0].1.try_clone()?,
+            exit: resources.fds[0].1.try_clone()?,
         };
-        Backend::of(Box::new(player), 0, ours, &outfit.fds[1].1)
+        Backend::of(Box::new(player), 0, ours, &resources.fds[1].1)
     }
 }
 
@@ -308,8 +319,8 @@ impl Drop for Player {
 #[derive(Debug)]
 struct Left(Cast, usize);
 
-impl Remains for Left {
-    fn are_gone(&mut self, _: &str, _: &JailerLink) -> bool {
+impl PendingIo for Left {
+    fn is_quiesced(&mut self, _: &str, _: &JailerLink) -> bool {
         !self.0.borrow()[self.1].busy
     }
 

@@ -13,7 +13,9 @@ use super::scenery::SCENERY;
 use super::*;
 use crate::JailerLink;
 use crate::devices::script::Backend;
-use crate::devices::script::{BackendError, Birth, How, Kind, Means, Opened, Outfit, Start};
+use crate::devices::script::{
+    BackendError, ChildResources, Kind, Opened, PreparedBackend, SpawnContext, SpawnOptions, Start,
+};
 use crate::poll::{Interests, Token};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
@@ -25,7 +27,7 @@ const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 
 /// A device that a test calls as the supervisor does.
 pub(super) struct Device {
-    pub(super) slot: Slot,
+    pub(super) slot: ManagedDevice,
     pub(super) cast: Cast,
     pub(super) now_ns: u64,
     /// Who is asked, if it is somebody who answers.
@@ -35,11 +37,12 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn of(cast: Cast, kind: impl Kind + 'static) -> Self {
-        let mut slot = Slot::new(kind);
+        let mut slot = ManagedDevice::new(kind);
         let link = SCENERY.with(|scenery| {
-            let (birth, link) = slot.prepare(&scenery.means(), FIRST).unwrap();
-            slot.begin(&scenery.means(), birth.unwrap(), FIRST).unwrap();
-            slot.introduce(&scenery.means());
+            let (prepared, link) = slot.prepare(&scenery.spawn_context(), FIRST).unwrap();
+            slot.begin(&scenery.spawn_context(), prepared.unwrap(), FIRST)
+                .unwrap();
+            slot.register(&scenery.spawn_context());
             link
         });
         Self {
@@ -89,41 +92,41 @@ impl Device {
         let mut told = Vec::new();
         for news in self.slot.news() {
             let text = match news {
-                News::Attach(stream) => {
+                DeviceAction::Attach(stream) => {
                     self.streams.push(stream);
                     "attach".to_owned()
                 }
-                News::Probe(stream) => {
+                DeviceAction::Probe(stream) => {
                     self.streams.push(stream);
                     "probe".to_owned()
                 }
-                News::Tell(message) => format!("tell {message:?}"),
-                News::Died(how) => format!("died: {how}"),
-                News::Event(kind, detail) if detail.is_empty() => format!("{kind:?}"),
-                News::Event(kind, detail) => format!("{kind:?}: {detail}"),
-                News::Answer(Ok(())) => "answer: done".to_owned(),
-                News::Answer(Err(why)) => format!("answer: {why}"),
+                DeviceAction::Tell(message) => format!("tell {message:?}"),
+                DeviceAction::Died(how) => format!("died: {how}"),
+                DeviceAction::Event(kind, detail) if detail.is_empty() => format!("{kind:?}"),
+                DeviceAction::Event(kind, detail) => format!("{kind:?}: {detail}"),
+                DeviceAction::Answer(Ok(())) => "answer: done".to_owned(),
+                DeviceAction::Answer(Err(why)) => format!("answer: {why}"),
             };
             told.push(text);
         }
         told
     }
 
-    pub(super) fn means(&self) -> Means<'static> {
+    pub(super) fn spawn_context(&self) -> SpawnContext<'static> {
         let scenery = SCENERY.with(|scenery| *scenery);
-        let means = scenery.means();
-        Means {
-            jailer: self.jailer.unwrap_or(means.jailer),
-            ..means
+        let context = scenery.spawn_context();
+        SpawnContext {
+            jailer: self.jailer.unwrap_or(context.jailer),
+            ..context
         }
     }
 
     /// Time passes, and the supervisor turns once; what is told.
     pub(super) fn pass(&mut self, ns: u64) -> Vec<String> {
         self.now_ns += ns;
-        let means = self.means();
-        self.slot.tick(&means, self.now_ns);
-        self.slot.introduce(&means);
+        let context = self.spawn_context();
+        self.slot.tick(&context, self.now_ns);
+        self.slot.register(&context);
         self.told()
     }
 
@@ -516,14 +519,18 @@ impl Kind for Card {
     }
     fn prepare(
         &mut self,
-        means: &Means<'_>,
-        how: How<'_>,
+        context: &SpawnContext<'_>,
+        how: SpawnOptions<'_>,
         opened: Option<Opened>,
-    ) -> Result<(Birth, OwnedFd), BackendError> {
-        self.role.prepare(means, how, opened)
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
+        self.role.prepare(context, how, opened)
     }
-    fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
-        self.role.start(means, outfit)
+    fn start(
+        &self,
+        context: &SpawnContext<'_>,
+        resources: &ChildResources,
+    ) -> Result<Backend, BackendError> {
+        self.role.start(context, resources)
     }
 }
 
@@ -539,7 +546,7 @@ fn link_is_told_to_a_card_s_backend_and_to_the_one_that_may_follow() {
     assert_eq!(device.slot.link_up(), Some(true));
     device.slot.connected(device.now_ns);
     let null = SCENERY.with(|scenery| scenery.null.as_fd().try_clone_to_owned().unwrap());
-    let upgraded = SCENERY.with(|s| device.slot.upgrade(&s.means(), null, device.now_ns));
+    let upgraded = SCENERY.with(|s| device.slot.upgrade(&s.spawn_context(), null, device.now_ns));
     assert_eq!(upgraded, Ok(()));
     assert!(device.slot.set_link(false));
     assert_eq!(device.slot.link_up(), Some(false));

@@ -21,7 +21,7 @@ pub enum Event {
     /// So many of the next backends cannot be prepared, so many that were cannot be started.
     CannotBe(u8, u8),
     /// The vmm says something.
-    Heard(FromVmm),
+    Incoming(FromVmm),
     /// The vmm dies.
     VmmDies,
     /// The API is asked for another backend, and waits.
@@ -40,7 +40,7 @@ impl Event {
     pub(super) fn may_end(&self) -> bool {
         match self {
             Self::VmmDies | Self::Stop { .. } => true,
-            Self::Heard(message) => matches!(message, FromVmm::Ended(_) | FromVmm::Failed(_)),
+            Self::Incoming(message) => matches!(message, FromVmm::Ended(_) | FromVmm::Failed(_)),
             _ => false,
         }
     }

@@ -62,7 +62,7 @@ impl Stage {
             geometry: Err("never looked at".to_owned()),
         };
         let answer = ToSupervisor::Answer(number, Answer::Reopened(reopened));
-        let null = self.device.means().null;
+        let null = self.device.spawn_context().null;
         self.link.send_with(&answer, null.as_fd()).unwrap();
         assert_eq!(self.jailer.listen(), []);
         self.device.pass(0)

@@ -9,7 +9,7 @@ use super::*;
 fn rebooting() -> World {
     let mut world = World::new();
     for heard in [device(DeviceNews::Connected), FromVmm::Started] {
-        world.step(Event::Heard(heard));
+        world.step(Event::Incoming(heard));
     }
     reboot(&mut world);
     world
@@ -18,7 +18,7 @@ fn rebooting() -> World {
 /// The vmm says that the guest reboots, and exits; the next one follows.
 fn reboot(world: &mut World) {
     let (vmms, backends) = (world.lifecycle.reboots(), world.cast.borrow().len());
-    world.step(Event::Heard(FromVmm::Ended(Ending::Reboot)));
+    world.step(Event::Incoming(FromVmm::Ended(Ending::Reboot)));
     world.step(Event::VmmDies);
     while world.vmm != Some(None) {
         world.step(Event::Pass(10));
@@ -30,14 +30,14 @@ fn reboot(world: &mut World) {
 
 /// The fresh vmm gets to its guest, whatever the last backend was; the device serves.
 fn starts(mut world: World) {
-    world.step(Event::Heard(FromVmm::Waiting));
+    world.step(Event::Incoming(FromVmm::Waiting));
     for _ in 0..20 {
         world.step(Event::Pass(100));
     }
     assert!(world.told.contains(&ToDevice::Attach), "{world:?}");
     world.told.clear();
     for heard in [device(DeviceNews::Connected), FromVmm::Started] {
-        world.step(Event::Heard(heard));
+        world.step(Event::Incoming(heard));
     }
     assert_eq!(world.slot.info().state, DeviceState::Serving);
     assert_eq!(world.lifecycle.running(), VmState::Running);
@@ -48,7 +48,7 @@ fn starts(mut world: World) {
 fn backend_that_dies_at_the_first_start_ends_the_vm() {
     let mut world = World::new();
     world.step(Event::Dies(0, None));
-    assert!(world.fate.is_some());
+    assert!(world.outcome_of_vm.is_some());
 }
 
 #[test]
@@ -67,9 +67,9 @@ fn backend_that_dies_while_the_guest_reboots_is_followed_by_another() {
 #[test]
 fn backend_that_dies_after_the_fresh_vmm_has_connected_is_followed_by_another() {
     let mut world = rebooting();
-    world.step(Event::Heard(device(DeviceNews::Connected)));
+    world.step(Event::Incoming(device(DeviceNews::Connected)));
     world.step(Event::Dies(0, Some(1)));
-    world.step(Event::Heard(device(DeviceNews::Lost("closed".into()))));
+    world.step(Event::Incoming(device(DeviceNews::Lost("closed".into()))));
     starts(world);
 }
 
@@ -78,7 +78,7 @@ fn backend_that_cannot_be_had_while_the_guest_reboots_is_tried_again() {
     for (prepared, started) in [(1, 0), (0, 1), (2, 1)] {
         let mut world = World::new();
         for heard in [device(DeviceNews::Connected), FromVmm::Started] {
-            world.step(Event::Heard(heard));
+            world.step(Event::Incoming(heard));
         }
         world.step(Event::CannotBe(prepared, started));
         reboot(&mut world);
@@ -108,7 +108,7 @@ fn backend_is_not_blamed_for_a_vmm_that_takes_long_to_build_its_machine() {
         world.step(Event::Pass(1000));
     }
     assert!(lives(&world), "killed by a vmm that was slow");
-    world.step(Event::Heard(FromVmm::Waiting));
+    world.step(Event::Incoming(FromVmm::Waiting));
     world.step(Event::Pass(2000));
     assert!(lives(&world), "killed too early");
     world.step(Event::Pass(1001));

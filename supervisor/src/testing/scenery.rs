@@ -8,7 +8,7 @@ use handover::host_resources::Log;
 use ipc::control::Channel;
 use ipc::seccomp::Mode;
 
-use super::super::devices::script::Means;
+use super::super::devices::script::SpawnContext;
 use super::super::jailer_link::JailerLink;
 use super::super::jails::Jails;
 
@@ -41,8 +41,8 @@ impl Scenery {
     }
 
     /// What backends are started with.
-    pub(super) fn means(&self) -> Means<'_> {
-        Means {
+    pub(super) fn spawn_context(&self) -> SpawnContext<'_> {
+        SpawnContext {
             vm_id: "played",
             blk: None,
             net: None,

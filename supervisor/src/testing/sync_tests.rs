@@ -14,7 +14,10 @@ use super::device_tests::FIRST;
 use super::scenery::SCENERY;
 use super::*;
 use crate::JailerLink;
-use crate::devices::script::{Backend, BackendError, Birth, How, Kind, Means, Opened, Outfit};
+use crate::devices::script::{
+    Backend, BackendError, ChildResources, Kind, Opened, PreparedBackend, SpawnContext,
+    SpawnOptions,
+};
 
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const QUESTION: Question = Question::SyncDisk(4);
@@ -47,20 +50,24 @@ impl Kind for Written {
     }
     fn prepare(
         &mut self,
-        means: &Means<'_>,
-        how: How<'_>,
+        context: &SpawnContext<'_>,
+        how: SpawnOptions<'_>,
         opened: Option<Opened>,
-    ) -> Result<(Birth, OwnedFd), BackendError> {
-        self.0.prepare(means, how, opened)
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
+        self.0.prepare(context, how, opened)
     }
-    fn start(&self, means: &Means<'_>, outfit: &Outfit) -> Result<Backend, BackendError> {
-        self.0.start(means, outfit)
+    fn start(
+        &self,
+        context: &SpawnContext<'_>,
+        resources: &ChildResources,
+    ) -> Result<Backend, BackendError> {
+        self.0.start(context, resources)
     }
 }
 
 /// Its device, and both ends of the link to the jailer.
 struct Stage {
-    slot: Slot,
+    slot: ManagedDevice,
     cast: Cast,
     jailer: JailerLink,
     other: Channel,
@@ -75,10 +82,11 @@ impl Stage {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         }
         let cast = Cast::default();
-        let mut slot = Slot::new(Written(Role(Rc::clone(&cast), Rc::default())));
+        let mut slot = ManagedDevice::new(Written(Role(Rc::clone(&cast), Rc::default())));
         SCENERY.with(|scenery| {
-            let (birth, _) = slot.prepare(&scenery.means(), FIRST).unwrap();
-            slot.begin(&scenery.means(), birth.unwrap(), FIRST).unwrap();
+            let (prepared, _) = slot.prepare(&scenery.spawn_context(), FIRST).unwrap();
+            slot.begin(&scenery.spawn_context(), prepared.unwrap(), FIRST)
+                .unwrap();
         });
         let mut stage = Self {
             slot,
@@ -95,11 +103,11 @@ impl Stage {
         assert_eq!(self.jailer.listen(), []);
         self.now_ns += 20 * MS_NS;
         SCENERY.with(|scenery| {
-            let means = Means {
+            let context = SpawnContext {
                 jailer: &self.jailer,
-                ..scenery.means()
+                ..scenery.spawn_context()
             };
-            self.slot.tick(&means, self.now_ns);
+            self.slot.tick(&context, self.now_ns);
         });
     }
 

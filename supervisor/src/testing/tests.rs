@@ -7,12 +7,12 @@ use super::*;
 fn found_fit() -> World {
     let mut world = World::new();
     for heard in [device(DeviceNews::Connected), FromVmm::Started] {
-        world.step(Event::Heard(heard));
+        world.step(Event::Incoming(heard));
         world.step(Event::Pass(10));
     }
     world.step(Event::Beats(0));
     world.step(Event::Upgrade);
-    world.step(Event::Heard(device(DeviceNews::Compatible)));
+    world.step(Event::Incoming(device(DeviceNews::Compatible)));
     world.step(Event::Pass(10));
     world
 }
@@ -21,14 +21,14 @@ fn found_fit() -> World {
 fn stalled_and_upgraded() -> World {
     let mut world = World::new();
     for heard in [device(DeviceNews::Connected), FromVmm::Started] {
-        world.step(Event::Heard(heard));
+        world.step(Event::Incoming(heard));
     }
     while world.slot.info().state != DeviceState::Stalled {
         world.step(Event::Dies(0, None));
         world.step(Event::Pass(1000));
     }
     world.step(Event::Upgrade);
-    world.step(Event::Heard(device(DeviceNews::Connected)));
+    world.step(Event::Incoming(device(DeviceNews::Connected)));
     assert_eq!(world.waiting_ns.len(), 1, "told before it has served");
     world
 }
@@ -37,7 +37,7 @@ fn stalled_and_upgraded() -> World {
 fn taken_over() -> World {
     let mut world = found_fit();
     for news in [DeviceNews::Drained, DeviceNews::Connected] {
-        world.step(Event::Heard(device(news)));
+        world.step(Event::Incoming(device(news)));
         world.step(Event::Pass(10));
     }
     world.step(Event::Claims(0, 1, 0));

@@ -11,9 +11,9 @@ const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const LOOK_NS: u64 = 5_000_000;
 
 pub(super) fn upgrade(device: &mut Device) -> Result<(), String> {
-    let means = device.means();
-    let program = means.null.try_clone_to_owned().unwrap();
-    device.slot.upgrade(&means, program, device.now_ns)
+    let context = device.spawn_context();
+    let program = context.null.try_clone_to_owned().unwrap();
+    device.slot.upgrade(&context, program, device.now_ns)
 }
 
 /// A device whose new backend, number 1, is being judged.

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use host::ring::RingWatch;
 use ipc::broker::Question;
 
-use super::super::kind::Remains;
+use super::super::kind::PendingIo;
 use crate::jailer_link::{Asked, JailerLink};
 
 /// A ring that a backend had.
@@ -74,7 +74,7 @@ impl DiskRemains {
     }
 }
 
-impl Remains for DiskRemains {
+impl PendingIo for DiskRemains {
     fn is_busy(&self, queue: u16) -> Option<bool> {
         let ring = self.rings.get(usize::from(queue))?;
         Some(ring.watch.unfinished() != 0)
@@ -85,7 +85,7 @@ impl Remains for DiskRemains {
         self.rings.clear();
     }
 
-    fn are_gone(&mut self, id: &str, jailer: &JailerLink) -> bool {
+    fn is_quiesced(&mut self, id: &str, jailer: &JailerLink) -> bool {
         let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
         match unfinished.max() {
             Some(0) => return true,
@@ -143,14 +143,17 @@ mod tests {
     #[test]
     fn remains_of_threads_stay_until_the_jailer_says_that_their_opening_was_released() {
         let (jailer, other) = pair();
-        let mut remains = DiskRemains::new(3, Vec::new(), 16, MARK);
-        assert!(!remains.are_gone("d", &jailer));
-        assert!(!remains.are_gone("d", &jailer));
+        let mut pending_io = DiskRemains::new(3, Vec::new(), 16, MARK);
+        assert!(!pending_io.is_quiesced("d", &jailer));
+        assert!(!pending_io.is_quiesced("d", &jailer));
         answer(&jailer, &other, 1, Answer::Refused(libc::EIO));
-        assert!(!remains.are_gone("d", &jailer), "an error is no release");
-        assert!(!remains.are_gone("d", &jailer));
+        assert!(
+            !pending_io.is_quiesced("d", &jailer),
+            "an error is no release"
+        );
+        assert!(!pending_io.is_quiesced("d", &jailer));
         answer(&jailer, &other, 2, Answer::Released);
-        assert!(remains.are_gone("d", &jailer));
+        assert!(pending_io.is_quiesced("d", &jailer));
     }
 
     #[test]
@@ -159,7 +162,7 @@ mod tests {
         let (fd, params) = host::ring::create(16, image().as_fd()).unwrap();
         let watch = RingWatch::new(&fd, &params).unwrap();
         let rings = vec![Ring { watch, fd }];
-        assert!(DiskRemains::new(3, rings, 16, MARK).are_gone("d", &jailer));
+        assert!(DiskRemains::new(3, rings, 16, MARK).is_quiesced("d", &jailer));
         assert!(other.receive::<ToJailer>().is_err());
     }
 
@@ -179,12 +182,15 @@ mod tests {
         user.submit().unwrap();
         drop(user);
         let watch = RingWatch::new(&fd, &params).unwrap();
-        let mut remains = DiskRemains::new(3, vec![Ring { watch, fd }], 16, MARK);
-        assert!(!remains.are_gone("d", &jailer));
+        let mut pending_io = DiskRemains::new(3, vec![Ring { watch, fd }], 16, MARK);
+        assert!(!pending_io.is_quiesced("d", &jailer));
         assert!(other.receive::<ToJailer>().is_err(), "the ring is believed");
-        remains.distrust();
-        assert!(!remains.are_gone("d", &jailer), "somebody has the opening");
+        pending_io.distrust();
+        assert!(
+            !pending_io.is_quiesced("d", &jailer),
+            "somebody has the opening"
+        );
         answer(&jailer, &other, 1, Answer::Released);
-        assert!(remains.are_gone("d", &jailer));
+        assert!(pending_io.is_quiesced("d", &jailer));
     }
 }

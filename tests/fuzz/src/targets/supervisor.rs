@@ -26,7 +26,7 @@ fn event(step: u8, script: &mut Script<'_>) -> Event {
     // Mostly one of the youngest.
     let which = step >> 6;
     match step % 64 {
-        32 => return Event::Heard(FromVmm::Waiting),
+        32 => return Event::Incoming(FromVmm::Waiting),
         33 => return Event::CannotBe(script.u8() % 8, script.u8() % 8),
         _ => {}
     }
@@ -46,10 +46,10 @@ fn event(step: u8, script: &mut Script<'_>) -> Event {
         20 => about(DeviceNews::Compatible),
         21 => about(DeviceNews::Incompatible(String::new())),
         22 => about(DeviceNews::Outstanding(samples(script))),
-        23 => Event::Heard(FromVmm::Started),
-        24 => Event::Heard(FromVmm::Paused),
-        25 => Event::Heard(FromVmm::Resumed),
-        26 => Event::Heard(ending(script)),
+        23 => Event::Incoming(FromVmm::Started),
+        24 => Event::Incoming(FromVmm::Paused),
+        25 => Event::Incoming(FromVmm::Resumed),
+        26 => Event::Incoming(ending(script)),
         27 => Event::VmmDies,
         28 => Event::Restart,
         29..31 => Event::Upgrade,
@@ -60,7 +60,7 @@ fn event(step: u8, script: &mut Script<'_>) -> Event {
 }
 
 fn about(news: DeviceNews) -> Event {
-    Event::Heard(FromVmm::Device(0, news))
+    Event::Incoming(FromVmm::Device(0, news))
 }
 
 fn said(script: &mut Script<'_>) -> FromBackend {

@@ -56,9 +56,9 @@ struct World {
 impl World {
     fn new() -> Self {
         let (jailer, other) = pair();
-        let remains = DiskRemains::new(3, Vec::new(), 16, MARK);
+        let pending_io = DiskRemains::new(3, Vec::new(), 16, MARK);
         Self {
-            fence: Fence::new(Box::new(remains), 1),
+            fence: Fence::new(Box::new(pending_io), 1),
             jailer,
             other,
             open: Vec::new(),

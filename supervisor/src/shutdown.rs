@@ -16,7 +16,7 @@ use super::{Supervisor, SupervisorError};
 impl Supervisor {
     /// The VM has ended: whoever follows its events hears how, whoever reads its console gets the
     /// rest.
-    pub(super) fn say_farewell(&mut self, outcome: &Outcome) -> Result<(), SupervisorError> {
+    pub(super) fn shut_down(&mut self, outcome: &Outcome) -> Result<(), SupervisorError> {
         let how = match (outcome.lines.first(), outcome.status) {
             (Some(line), _) => line.clone(),
             (None, Status::Signal(number)) => {
@@ -25,8 +25,8 @@ impl Supervisor {
             }
             (None, _) => String::new(),
         };
-        self.journal.note(EventKind::Ended, None, &how);
-        self.api.end(&self.journal, monotonic_ns());
+        self.event_log.note(EventKind::Ended, None, &how);
+        self.api.end(&self.event_log, monotonic_ns());
         self.drain_console()
     }
 
@@ -37,7 +37,11 @@ impl Supervisor {
         self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();
-            interests.add(Token::Jailer, self.kit.jailer.as_fd(), PollFlags::POLLIN);
+            interests.add(
+                Token::Jailer,
+                self.vm_context.jailer.as_fd(),
+                PollFlags::POLLIN,
+            );
             self.console.interests(&mut interests);
             let deadline = self.console.deadline_ns();
             let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
@@ -46,7 +50,7 @@ impl Supervisor {
             for (token, events) in ready {
                 if token != Token::Jailer {
                     self.console.ready(token, events, now_ns);
-                } else if !self.kit.jailer.listen().is_empty() {
+                } else if !self.vm_context.jailer.listen().is_empty() {
                     return Ok(());
                 }
             }

@@ -5,46 +5,46 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use spec::api::EventKind;
 
-use super::{CONNECT_NS, Life, News, Phase, Slot, Upgrade};
+use super::{CONNECT_NS, DeviceAction, ManagedDevice, Phase, RunningBackend, Upgrade};
 use crate::devices::backend::Backend;
 use crate::devices::complaints::Complaints;
-use crate::devices::kind::{BackendError, Birth, How, Means, Remains};
+use crate::devices::kind::{BackendError, PendingIo, PreparedBackend, SpawnContext, SpawnOptions};
 use crate::devices::restarts::Restarts;
-use crate::devices::watch::Watch;
-use crate::devices::{BeginError, Link, Start, rendezvous};
+use crate::devices::watchdog::Watchdog;
+use crate::devices::{BeginError, Link, Start, socket_pair};
 
-impl Slot {
+impl ManagedDevice {
     /// Prepares the first backend for a fresh vmm, and what the vmm gets for the device. If there can
     /// be none now, and it is not the VM's first start, the vmm gets a stream that leads nowhere, and
     /// the next backend follows as after a crash.
     pub(crate) fn prepare(
         &mut self,
-        means: &Means<'_>,
+        context: &SpawnContext<'_>,
         start: Start,
-    ) -> Result<(Option<Birth>, Link), BeginError> {
+    ) -> Result<(Option<PreparedBackend>, Link), BeginError> {
         let inflight = self.kind.renew()?;
         self.restarts = Restarts::default();
         (self.retiring, self.after_crash) = (false, false);
-        let (birth, stream) = match self.prepare_next(means) {
-            Ok((birth, stream)) => (Some(birth), stream),
+        let (prepared, stream) = match self.prepare_next(context) {
+            Ok((prepared, stream)) => (Some(prepared), stream),
             Err(error) if start.is_first => return Err(self.unborn(error)),
             Err(error) => {
                 self.could_not_be(&error, start.now_ns);
-                let nowhere = rendezvous::nowhere();
+                let nowhere = socket_pair::nowhere();
                 (None, nowhere.map_err(|error| self.unborn(error.into()))?)
             }
         };
-        Ok((birth, Link { stream, inflight }))
+        Ok((prepared, Link { stream, inflight }))
     }
 
     /// Starts it.
     pub(crate) fn begin(
         &mut self,
-        means: &Means<'_>,
-        birth: Birth,
+        context: &SpawnContext<'_>,
+        prepared: PreparedBackend,
         start: Start,
     ) -> Result<(), BeginError> {
-        match self.bear(means, birth) {
+        match self.start_backend(context, prepared) {
             // At the first start it is the vmm that waits no longer than it takes.
             Ok(()) => self.deadline_ns = (!start.is_first).then(|| start.now_ns + CONNECT_NS),
             Err(error) if start.is_first => return Err(self.unborn(error)),
@@ -64,47 +64,54 @@ impl Slot {
         BeginError::Backend(self.kind.role(), error)
     }
 
-    pub(super) fn spawn(&mut self, means: &Means<'_>) -> Result<OwnedFd, BackendError> {
-        let (birth, stream) = self.prepare_next(means)?;
-        self.bear(means, birth)?;
+    pub(super) fn spawn(&mut self, context: &SpawnContext<'_>) -> Result<OwnedFd, BackendError> {
+        let (prepared, stream) = self.prepare_next(context)?;
+        self.start_backend(context, prepared)?;
         Ok(stream)
     }
 
-    fn prepare_next(&mut self, means: &Means<'_>) -> Result<(Birth, OwnedFd), BackendError> {
+    fn prepare_next(
+        &mut self,
+        context: &SpawnContext<'_>,
+    ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         let opened = self.take_opened()?;
         let tried = self.upgrade.as_ref().and_then(Upgrade::tried);
-        let how = How {
+        let how = SpawnOptions {
             program: tried.or(self.program.as_ref()).map(AsFd::as_fd),
             after_crash: self.after_crash,
             awaits_sync: self.sync.has_predecessor(),
             anew: false,
         };
-        self.kind.prepare(means, how, opened)
+        self.kind.prepare(context, how, opened)
     }
 
     /// What the backend got is dropped here: it shall be the last to hold it.
-    fn bear(&mut self, means: &Means<'_>, birth: Birth) -> Result<(), BackendError> {
-        let backend = self.kind.start(means, &birth.outfit)?;
-        self.live(backend, birth.remains);
+    fn start_backend(
+        &mut self,
+        context: &SpawnContext<'_>,
+        prepared: PreparedBackend,
+    ) -> Result<(), BackendError> {
+        let backend = self.kind.start(context, &prepared.resources)?;
+        self.live(backend, prepared.pending_io);
         Ok(())
     }
 
     /// Makes a backend that was started known by its process id, for which the jailer is to be asked:
     /// that can wait until the vmm has its stream.
-    pub(crate) fn introduce(&mut self, means: &Means<'_>) {
+    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) {
         if let Phase::Alive(life) = &mut self.phase
-            && !life.introduced
-            && life.backend.identify(self.kind.id(), means.jailer)
+            && !life.registered
+            && life.backend.identify(self.kind.id(), context.jailer)
         {
-            self.note_introduction();
+            self.note_registration();
         }
     }
 
     /// Says once of the living backend that it was started: when its process id is known, or when it
     /// ends before that.
-    pub(super) fn note_introduction(&mut self) {
+    pub(super) fn note_registration(&mut self) {
         if let Phase::Alive(life) = &mut self.phase
-            && !std::mem::replace(&mut life.introduced, true)
+            && !std::mem::replace(&mut life.registered, true)
         {
             let pid = life.backend.pid();
             self.note(EventKind::BackendStarted, format!("pid {pid}"));
@@ -115,23 +122,23 @@ impl Slot {
     /// Whoever asked for a backend is told when it serves and is known.
     pub(super) fn answer_once_served(&mut self) {
         if let (Phase::Alive(life), true) = (&self.phase, self.connected)
-            && life.introduced
-            && !self.planned
+            && life.registered
+            && !self.stop_requested
             && self.upgrade.is_none()
         {
-            self.outbox.push(News::Answer(Ok(())));
+            self.outbox.push(DeviceAction::Answer(Ok(())));
         }
     }
 
-    pub(super) fn live(&mut self, backend: Backend, remains: Box<dyn Remains>) {
-        self.phase = Phase::Alive(Box::new(Life {
+    pub(super) fn live(&mut self, backend: Backend, pending_io: Box<dyn PendingIo>) {
+        self.phase = Phase::Alive(Box::new(RunningBackend {
             backend,
-            remains,
-            watch: Watch::new(self.kind.queues()),
+            pending_io,
+            watchdog: Watchdog::new(self.kind.queues()),
             complaints: Complaints::default(),
-            introduced: false,
+            registered: false,
         }));
-        (self.connected, self.hung_up, self.planned) = (false, false, false);
+        (self.connected, self.hung_up, self.stop_requested) = (false, false, false);
         self.sync.begin(self.kind.witness().is_some());
     }
 }

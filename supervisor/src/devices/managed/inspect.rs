@@ -3,9 +3,9 @@
 
 use spec::api::{DeviceInfo, DeviceState, ProcessInfo};
 
-use super::{Phase, Slot};
+use super::{ManagedDevice, Phase};
 
-impl Slot {
+impl ManagedDevice {
     /// For `inspect`: its process, if it has one.
     pub(crate) fn process(&self) -> Option<ProcessInfo> {
         match &self.phase {
@@ -21,12 +21,12 @@ impl Slot {
     pub(crate) fn info(&self) -> DeviceInfo {
         let state = match &self.phase {
             Phase::Alive(_) if !self.connected => DeviceState::Connecting,
-            Phase::Alive(life) if life.watch.is_slow() => DeviceState::Slow,
+            Phase::Alive(life) if life.watchdog.is_slow() => DeviceState::Slow,
             Phase::Alive(_) => DeviceState::Serving,
             Phase::Fencing(_) => DeviceState::Fencing,
-            Phase::Resting { .. } | Phase::Idle if self.opening.is_asked() => DeviceState::Opening,
-            Phase::Resting { .. } | Phase::Idle => DeviceState::Resting,
-            Phase::GivenUp => DeviceState::Stalled,
+            Phase::Backoff { .. } | Phase::Idle if self.opening.is_asked() => DeviceState::Opening,
+            Phase::Backoff { .. } | Phase::Idle => DeviceState::Resting,
+            Phase::Failed => DeviceState::Stalled,
         };
         DeviceInfo {
             id: self.kind.id().into(),

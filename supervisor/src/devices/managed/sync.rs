@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 
-use super::{Phase, Slot};
-use crate::devices::kind::Means;
+use super::{ManagedDevice, Phase};
+use crate::devices::kind::SpawnContext;
 use crate::jailer_link::{AskError, Asked};
 
 /// How soon it is asked again if it could not be asked.
@@ -93,9 +93,9 @@ impl Sync {
     }
 }
 
-impl Slot {
+impl ManagedDevice {
     /// Time has passed: asks, looks for the answer, and tells the living backend.
-    pub(super) fn tick_sync(&mut self, means: &Means<'_>, now_ns: u64) {
+    pub(super) fn tick_sync(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         self.hear_loss_told();
         let Some(question) = self.kind.witness() else {
             return;
@@ -107,7 +107,7 @@ impl Slot {
         }
         let is_due = matches!(self.sync.answer, Answer::Wanted(at_ns) if at_ns <= now_ns);
         if is_due && self.sync.stale.is_none() {
-            self.sync.answer = match means.jailer.ask(question) {
+            self.sync.answer = match context.jailer.ask(question) {
                 Ok(asked) => Answer::Asked(asked),
                 Err(_) => Answer::Wanted(now_ns + RETRY_NS),
             };

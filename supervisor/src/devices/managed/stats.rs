@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use ipc::health::{BACKPRESSURED, BROKEN, Drops, Health, QueueHealth};
 use spec::api::{DeviceKind, DeviceStats, QueueStats, Traffic};
 
-use super::{Phase, Slot};
+use super::{ManagedDevice, Phase};
 
 /// What the backends of a device have done that are no more.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct StatsCollector {
     queues: Vec<Traffic>,
     dropped: Dropped,
     deaths: u64,
@@ -21,7 +21,7 @@ pub(super) struct Tally {
 /// What a network card's backends did not let through, by reason.
 type Dropped = BTreeMap<String, u64>;
 
-impl Tally {
+impl StatsCollector {
     /// For a device with so many queues.
     pub(super) fn new(queues: u16) -> Self {
         Self {
@@ -63,11 +63,11 @@ impl Tally {
     }
 }
 
-impl Slot {
+impl ManagedDevice {
     /// Its backend is not to be found hung for now.
     pub(crate) fn rest(&mut self, now_ns: u64) {
         if let Phase::Alive(life) = &mut self.phase {
-            life.watch.rest(now_ns);
+            life.watchdog.rest(now_ns);
         }
     }
 
@@ -77,17 +77,17 @@ impl Slot {
             Phase::Alive(life) => Some(life.backend.health()),
             _ => None,
         };
-        let queues = self.tally.queues(health, now_ns);
+        let queues = self.stats.queues(health, now_ns);
         let traffic = queues.iter().map(|queue| queue.traffic);
         DeviceStats {
             id: self.kind.id().into(),
             kind: self.kind.kind(),
-            restarts: self.tally.deaths,
+            restarts: self.stats.deaths,
             total: traffic.fold(Traffic::default(), Traffic::plus),
             queues,
             dropped: match self.kind.kind() {
                 DeviceKind::Disk => Dropped::new(),
-                DeviceKind::Nic => self.tally.dropped(health),
+                DeviceKind::Nic => self.stats.dropped(health),
             },
         }
     }
@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn counters_go_on_where_the_backend_before_has_ended() {
-        let mut tally = Tally::new(2);
-        tally.ended(&page(3, 512), true);
-        tally.ended(&page(4, 512), false);
+        let mut stats = StatsCollector::new(2);
+        stats.ended(&page(3, 512), true);
+        stats.ended(&page(4, 512), false);
         let living = page(5, 1);
         living.queues[1].in_flight.store(2, Relaxed);
         living.queues[1].oldest_ns.store(60, Relaxed);
         living.queues[1].flags.store(BROKEN, Relaxed);
-        let [first, second] = tally.queues(Some(&living), 100)[..] else {
+        let [first, second] = stats.queues(Some(&living), 100)[..] else {
             unreachable!("there are two queues");
         };
         assert_eq!(first, QueueStats::default());
@@ -157,27 +157,27 @@ mod tests {
         );
         assert_eq!((second.in_flight, second.oldest_age_ns), (2, 40));
         assert!(second.broken && !second.backpressured);
-        assert_eq!(tally.deaths, 1);
-        let dropped = tally.dropped(Some(&living));
+        assert_eq!(stats.deaths, 1);
+        let dropped = stats.dropped(Some(&living));
         assert_eq!((dropped["dhcp"], dropped["router"]), (12, 0));
     }
 
     #[test]
     fn counters_of_nobody_are_those_of_the_past_and_nothing_is_in_flight() {
-        let mut tally = Tally::new(2);
-        tally.ended(&page(3, 512), true);
-        let queues = tally.queues(None, 100);
+        let mut stats = StatsCollector::new(2);
+        stats.ended(&page(3, 512), true);
+        let queues = stats.queues(None, 100);
         assert_eq!((queues[1].traffic.requests, queues[1].in_flight), (3, 0));
-        assert_eq!(tally.dropped(None)["dhcp"], 3);
+        assert_eq!(stats.dropped(None)["dhcp"], 3);
     }
 
     #[test]
     fn counters_that_lie_do_not_overflow() {
-        let mut tally = Tally::new(2);
-        tally.ended(&page(u64::MAX, u64::MAX), true);
+        let mut stats = StatsCollector::new(2);
+        stats.ended(&page(u64::MAX, u64::MAX), true);
         let living = page(u64::MAX, 1);
-        let queues = tally.queues(Some(&living), 0);
+        let queues = stats.queues(Some(&living), 0);
         assert_eq!(queues[1].traffic.requests, u64::MAX);
-        assert_eq!(tally.dropped(Some(&living))["dhcp"], u64::MAX);
+        assert_eq!(stats.dropped(Some(&living))["dhcp"], u64::MAX);
     }
 }

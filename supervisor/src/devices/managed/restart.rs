@@ -6,17 +6,17 @@ use ipc::control::ToDevice;
 use ipc::health::Crash;
 use spec::api::EventKind;
 
-use super::{CONNECT_NS, HANGUP_PAUSE_NS, News, Phase, Slot};
+use super::{CONNECT_NS, DeviceAction, HANGUP_PAUSE_NS, ManagedDevice, Phase};
 use crate::devices::fence::Fence;
-use crate::devices::kind::{BackendError, Means};
-use crate::devices::restarts::Verdict;
+use crate::devices::kind::{BackendError, SpawnContext};
+use crate::devices::restarts::RestartDecision;
 use crate::process::Death;
 
-impl Slot {
+impl ManagedDevice {
     /// A backend's process has ended.
     pub(crate) fn exited(&mut self, now_ns: u64) {
         self.listen();
-        self.leaving.retain_mut(|backend| backend.reap().is_none());
+        self.dying.retain_mut(|backend| backend.reap().is_none());
         self.candidate_exited();
         let Phase::Alive(life) = &mut self.phase else {
             return;
@@ -25,33 +25,33 @@ impl Slot {
             return;
         };
         let how = told(death, life.backend.crash());
-        let murdered = life.backend.was_murdered(death);
-        self.note_introduction();
+        let murdered = life.backend.was_killed_externally(death);
+        self.note_registration();
         self.hear_loss_told();
         let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };
         (self.deadline_ns, self.connected) = (None, false);
-        let planned = std::mem::take(&mut self.planned);
-        let died = !(self.retiring || self.hung_up || planned);
-        self.tally.ended(life.backend.health(), died);
-        self.phase = Phase::Fencing(Fence::new(life.remains, now_ns));
+        let stop_requested = std::mem::take(&mut self.stop_requested);
+        let died = !(self.retiring || self.hung_up || stop_requested);
+        self.stats.ended(life.backend.health(), died);
+        self.phase = Phase::Fencing(Fence::new(life.pending_io, now_ns));
         if self.retiring {
             log::info!(device_id = self.kind.id(); "the backend {how}");
-        } else if self.upgrade_goes_on(planned, &how, now_ns) {
+        } else if self.upgrade_goes_on(stop_requested, &how, now_ns) {
             // What follows is decided.
         } else if self.hung_up {
             self.note(EventKind::BackendDied, "because the vmm hung up");
             // It is the backend that says so: if that is all it ever does, there is an end to it, too.
             (self.next, self.after_crash) = (self.crashed_slowly(now_ns), true);
-        } else if planned {
+        } else if stop_requested {
             self.note(EventKind::BackendDied, "as asked");
-            (self.next, self.after_crash) = (Verdict::At(now_ns), false);
+            (self.next, self.after_crash) = (RestartDecision::At(now_ns), false);
         } else {
             self.note(EventKind::BackendDied, how.clone());
             // A request that sees three crashes fails, and it must have had a part in them.
             (self.next, self.after_crash) = (self.restarts.crashed(now_ns), !murdered);
-            self.outbox.push(News::Died(how));
+            self.outbox.push(DeviceAction::Died(how));
         }
     }
 
@@ -63,25 +63,25 @@ impl Slot {
             self.phase = Phase::Idle;
         } else if !self.switch(now_ns) {
             match self.next {
-                Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
-                Verdict::Never => self.give_up(),
+                RestartDecision::At(until_ns) => self.phase = Phase::Backoff { until_ns },
+                RestartDecision::Never => self.give_up(),
             }
         }
     }
 
     fn give_up(&mut self) {
         let why = format!("its backends died {} times", self.restarts.total());
-        self.phase = Phase::GivenUp;
-        self.outbox.push(News::Tell(ToDevice::Fenced));
-        self.outbox.push(News::Answer(Err(why.clone())));
+        self.phase = Phase::Failed;
+        self.outbox.push(DeviceAction::Tell(ToDevice::Fenced));
+        self.outbox.push(DeviceAction::Answer(Err(why.clone())));
         self.note(EventKind::Stalled, why);
     }
 
-    pub(super) fn respawn(&mut self, means: &Means<'_>, now_ns: u64) {
-        match self.spawn(means) {
+    pub(super) fn respawn(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
+        match self.spawn(context) {
             Ok(stream) => {
                 self.deadline_ns = Some(now_ns + CONNECT_NS);
-                self.outbox.push(News::Attach(stream));
+                self.outbox.push(DeviceAction::Attach(stream));
             }
             Err(error) => self.could_not_be(&error, now_ns),
         }
@@ -93,17 +93,19 @@ impl Slot {
         self.note(EventKind::BackendDied, format!("could not be: {error}"));
         self.abandon(&format!("the new backend could not be: {error}"));
         match self.crashed_slowly(now_ns) {
-            Verdict::At(until_ns) => self.phase = Phase::Resting { until_ns },
-            Verdict::Never => self.give_up(),
+            RestartDecision::At(until_ns) => self.phase = Phase::Backoff { until_ns },
+            RestartDecision::Never => self.give_up(),
         }
     }
 
     /// What follows a death that may be followed by the vmm's, or by another one for the same reason:
     /// never anything at once.
-    fn crashed_slowly(&mut self, now_ns: u64) -> Verdict {
+    fn crashed_slowly(&mut self, now_ns: u64) -> RestartDecision {
         match self.restarts.crashed(now_ns) {
-            Verdict::At(then_ns) => Verdict::At(then_ns.max(now_ns + HANGUP_PAUSE_NS)),
-            Verdict::Never => Verdict::Never,
+            RestartDecision::At(then_ns) => {
+                RestartDecision::At(then_ns.max(now_ns + HANGUP_PAUSE_NS))
+            }
+            RestartDecision::Never => RestartDecision::Never,
         }
     }
 }

@@ -17,10 +17,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipc::control::ToDevice;
 use spec::api::EventKind;
 
-use super::{CONNECT_NS, News, Opening, Phase, Slot};
+use super::{CONNECT_NS, DeviceAction, ManagedDevice, Opening, Phase};
 use crate::devices::backend::Backend;
-use crate::devices::kind::{How, Means, Remains};
-use crate::devices::restarts::Verdict;
+use crate::devices::kind::{PendingIo, SpawnContext, SpawnOptions};
+use crate::devices::restarts::RestartDecision;
 
 /// How long its storage may take to open what it needs.
 const OPEN_NS: u64 = 5_000_000_000;
@@ -43,7 +43,7 @@ pub(crate) const UPGRADE_NS: u64 = OPEN_NS + PROBE_NS + DRAIN_NS + CONNECT_NS + 
 #[derive(Debug)]
 pub(super) struct Candidate {
     backend: Backend,
-    remains: Box<dyn Remains>,
+    pending_io: Box<dyn PendingIo>,
     program: OwnedFd,
 }
 
@@ -123,25 +123,25 @@ impl Upgrade {
     }
 }
 
-impl Slot {
+impl ManagedDevice {
     /// Begins to replace the program behind the device.
     pub(crate) fn upgrade(
         &mut self,
-        means: &Means<'_>,
+        context: &SpawnContext<'_>,
         program: OwnedFd,
         now_ns: u64,
     ) -> Result<(), String> {
         if self.upgrade.is_some() {
             return Err("it is being upgraded already".into());
         }
-        if matches!(self.phase, Phase::GivenUp) {
+        if matches!(self.phase, Phase::Failed) {
             self.note(EventKind::UpgradeAsked, "of a stalled device");
-            self.restarts.forgive();
+            self.restarts.reset_backoff();
             self.upgrade = Some(Upgrade::trial(program, now_ns));
-            self.phase = Phase::Resting { until_ns: now_ns };
+            self.phase = Phase::Backoff { until_ns: now_ns };
             return Ok(());
         }
-        if self.retiring || self.planned || !self.connected {
+        if self.retiring || self.stop_requested || !self.connected {
             return Err("it has no backend that could be succeeded now".into());
         }
         self.note(EventKind::UpgradeAsked, "");
@@ -151,13 +151,13 @@ impl Slot {
         }
         let until_ns = now_ns + OPEN_NS;
         self.upgrade = Some(Upgrade::Opening { program, until_ns });
-        self.tick_opening(means, now_ns);
-        self.start_candidate(means, now_ns);
+        self.tick_opening(context, now_ns);
+        self.start_candidate(context, now_ns);
         Ok(())
     }
 
     /// Starts the candidate, if what it needs is open.
-    fn start_candidate(&mut self, means: &Means<'_>, now_ns: u64) {
+    fn start_candidate(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         if !self.is_opened() {
             return;
         }
@@ -168,7 +168,7 @@ impl Slot {
                 return;
             }
         };
-        let how = How {
+        let how = SpawnOptions {
             program: Some(program.as_fd()),
             after_crash: false,
             awaits_sync: true,
@@ -176,21 +176,21 @@ impl Slot {
         };
         let opened = self.take_opened();
         let born = opened.and_then(|opened| {
-            let (birth, stream) = self.kind.prepare(means, how, opened)?;
-            let backend = self.kind.start(means, &birth.outfit)?;
-            Ok((backend, birth.remains, stream))
+            let (prepared, stream) = self.kind.prepare(context, how, opened)?;
+            let backend = self.kind.start(context, &prepared.resources)?;
+            Ok((backend, prepared.pending_io, stream))
         });
         match born {
-            Ok((backend, remains, stream)) => {
+            Ok((backend, pending_io, stream)) => {
                 self.upgrade = Some(Upgrade::Probing {
                     next: Candidate {
                         backend,
-                        remains,
+                        pending_io,
                         program,
                     },
                     until_ns: now_ns + PROBE_NS,
                 });
-                self.outbox.push(News::Probe(stream));
+                self.outbox.push(DeviceAction::Probe(stream));
             }
             Err(error) => self.refuse(&host::log::chain(&error)),
         }
@@ -202,7 +202,7 @@ impl Slot {
             Some(Upgrade::Probing { next, .. }) => {
                 let until_ns = now_ns + DRAIN_NS;
                 self.upgrade = Some(Upgrade::Draining { next, until_ns });
-                self.outbox.push(News::Tell(ToDevice::Drain));
+                self.outbox.push(DeviceAction::Tell(ToDevice::Drain));
             }
             other => self.upgrade = other,
         }
@@ -220,7 +220,7 @@ impl Slot {
         match (self.upgrade.take(), &self.phase) {
             (Some(Upgrade::Draining { next, .. }), Phase::Alive(life)) => {
                 life.backend.kill();
-                self.planned = true;
+                self.stop_requested = true;
                 self.upgrade = Some(Upgrade::Switching { next });
             }
             (other, _) => self.upgrade = other,
@@ -238,18 +238,18 @@ impl Slot {
                 | Upgrade::Switching { next },
             ) => {
                 next.backend.kill();
-                self.leaving.push(next.backend);
+                self.dying.push(next.backend);
                 self.note(EventKind::UpgradeRefused, why);
             }
             Some(Upgrade::Trial { .. }) => self.note(EventKind::UpgradeRolledBack, why),
         }
-        self.outbox.push(News::Answer(Err(why.to_owned())));
+        self.outbox.push(DeviceAction::Answer(Err(why.to_owned())));
     }
 
     /// There is no candidate, and none follows.
     fn refuse(&mut self, why: &str) {
         self.note(EventKind::UpgradeRefused, why);
-        self.outbox.push(News::Answer(Err(why.to_owned())));
+        self.outbox.push(DeviceAction::Answer(Err(why.to_owned())));
     }
 
     /// Notices if the candidate has ended.
@@ -258,7 +258,7 @@ impl Slot {
         let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
             return;
         };
-        let how = super::succession::told(death, crash);
+        let how = super::restart::told(death, crash);
         self.keep_old(&format!("the new backend {how}"));
     }
 
@@ -267,22 +267,22 @@ impl Slot {
         let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
         self.abandon(why);
         if draining {
-            self.outbox.push(News::Tell(ToDevice::Resume));
+            self.outbox.push(DeviceAction::Tell(ToDevice::Resume));
         }
     }
 
     /// The living backend has ended, `planned` or not; whether that is part of an upgrade, or the end
     /// of one, and what follows is decided.
-    pub(super) fn upgrade_goes_on(&mut self, planned: bool, how: &str, now_ns: u64) -> bool {
+    pub(super) fn upgrade_goes_on(&mut self, stop_requested: bool, how: &str, now_ns: u64) -> bool {
         match &self.upgrade {
-            Some(Upgrade::Switching { .. }) if planned => {
+            Some(Upgrade::Switching { .. }) if stop_requested => {
                 // Should the new one die meanwhile.
-                (self.next, self.after_crash) = (Verdict::At(now_ns), false);
+                (self.next, self.after_crash) = (RestartDecision::At(now_ns), false);
                 true
             }
             Some(Upgrade::Trial { .. }) => {
                 self.abandon(&format!("the new backend {how}"));
-                (self.next, self.after_crash) = (Verdict::At(now_ns), true);
+                (self.next, self.after_crash) = (RestartDecision::At(now_ns), true);
                 true
             }
             _ => {
@@ -296,9 +296,9 @@ impl Slot {
     pub(super) fn switch(&mut self, now_ns: u64) -> bool {
         match self.upgrade.take() {
             Some(Upgrade::Switching { next }) => {
-                self.live(next.backend, next.remains);
+                self.live(next.backend, next.pending_io);
                 self.deadline_ns = Some(now_ns + CONNECT_NS);
-                self.outbox.push(News::Tell(ToDevice::Switch));
+                self.outbox.push(DeviceAction::Tell(ToDevice::Switch));
                 self.upgrade = Some(Upgrade::trial(next.program, now_ns));
                 true
             }
@@ -310,10 +310,10 @@ impl Slot {
     }
 
     /// Time has passed for an upgrade.
-    pub(super) fn tick_upgrade(&mut self, means: &Means<'_>, now_ns: u64) {
-        self.start_candidate(means, now_ns);
+    pub(super) fn tick_upgrade(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
+        self.start_candidate(context, now_ns);
         if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
-            candidate.identify(self.kind.id(), means.jailer);
+            candidate.identify(self.kind.id(), context.jailer);
         }
         match (&mut self.upgrade, &mut self.phase) {
             (Some(Upgrade::Opening { until_ns, .. }), _) if *until_ns <= now_ns => {
@@ -335,14 +335,14 @@ impl Slot {
                 Phase::Alive(life),
             ) if *look_ns <= now_ns => {
                 *look_ns = now_ns + LOOK_NS;
-                let idle = now_ns >= *since_ns + IDLE_NS && !life.watch.is_waited_for();
+                let idle = now_ns >= *since_ns + IDLE_NS && !life.watchdog.is_waited_for();
                 let serves = self.connected && (idle || life.backend.has_completed());
-                let lives = life.watch.is_answered(life.backend.health());
+                let lives = life.watchdog.is_answered(life.backend.health());
                 if serves && lives && *asked {
                     self.commit();
                 } else if serves && lives {
                     *asked = true;
-                    life.backend.ping(life.watch.ask(now_ns));
+                    life.backend.ping(life.watchdog.ask(now_ns));
                 } else if now_ns >= *since_ns + TRIAL_NS {
                     *look_ns = u64::MAX;
                     life.backend.kill();
@@ -356,9 +356,9 @@ impl Slot {
     fn commit(&mut self) {
         if let Some(Upgrade::Trial { program, .. }) = self.upgrade.take() {
             self.program = Some(program);
-            self.restarts.forgive();
+            self.restarts.reset_backoff();
             self.note(EventKind::UpgradeDone, "");
-            self.outbox.push(News::Answer(Ok(())));
+            self.outbox.push(DeviceAction::Answer(Ok(())));
         }
     }
 }

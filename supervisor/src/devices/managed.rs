@@ -3,9 +3,9 @@
 //! The same for every kind of device; what differs is a [`Kind`].
 //!
 //! ```text
-//! Idle ──begin──▶ Alive ──dies──▶ Fencing ──I/O ended──▶ Resting ──pause over──▶ Alive
+//! Idle ──begin──▶ Alive ──dies──▶ Fencing ──I/O ended──▶ Backoff ──pause over──▶ Alive
 //!   ▲                                │ retired │ too many crashes      ▲
-//!   └────────────────────────────────┘         └──▶ GivenUp ──asked────┘
+//!   └────────────────────────────────┘         └──▶ Failed ──asked─────┘
 //! ```
 //!
 //! While one is alive another may be made ready to succeed it: [`upgrade`].
@@ -20,23 +20,23 @@ use spec::api::EventKind;
 use super::backend::Backend;
 use super::complaints::Complaints;
 use super::fence::Fence;
-use super::kind::{Kind, Means, Remains};
-use super::restarts::{Restarts, Verdict};
-use super::watch::Watch;
+use super::kind::{Kind, PendingIo, SpawnContext};
+use super::restarts::{RestartDecision, Restarts};
+use super::watchdog::Watchdog;
 use crate::poll::{Interests, Token, earlier};
 
-mod account;
-mod birth;
-mod hearing;
+mod inspect;
+mod messages;
 mod opening;
-mod succession;
+mod restart;
+mod spawn;
+mod stats;
 mod sync;
-mod tally;
 mod upgrade;
 
 use opening::Opening;
+use stats::StatsCollector;
 use sync::Sync;
-use tally::Tally;
 pub(crate) use upgrade::UPGRADE_NS;
 use upgrade::Upgrade;
 
@@ -47,7 +47,7 @@ const HANGUP_PAUSE_NS: u64 = 100_000_000;
 
 /// What becomes of a device, for the vmm, the VM and whoever asked for something.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum DeviceAction {
     /// The vmm is to go on with this stream.
     Attach(OwnedFd),
     /// The vmm is to judge the backend behind this stream.
@@ -56,7 +56,7 @@ pub(crate) enum News {
     Tell(ToDevice),
     /// A backend died: how.
     Died(String),
-    /// Something for the journal.
+    /// Something for the event log.
     Event(EventKind, String),
     /// What came of the last wish for another backend.
     Answer(Result<(), String>),
@@ -65,30 +65,30 @@ pub(crate) enum News {
 #[derive(Debug)]
 enum Phase {
     Idle,
-    Alive(Box<Life>),
+    Alive(Box<RunningBackend>),
     Fencing(Fence),
-    Resting { until_ns: u64 },
-    GivenUp,
+    Backoff { until_ns: u64 },
+    Failed,
 }
 
 /// A backend that lives.
 #[derive(Debug)]
-struct Life {
+struct RunningBackend {
     backend: Backend,
-    remains: Box<dyn Remains>,
-    watch: Watch,
+    pending_io: Box<dyn PendingIo>,
+    watchdog: Watchdog,
     complaints: Complaints,
     /// It was said that it was started, with its process id.
-    introduced: bool,
+    registered: bool,
 }
 
 /// A device and its backend.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct ManagedDevice {
     kind: Box<dyn Kind>,
     phase: Phase,
     restarts: Restarts,
-    tally: Tally,
+    stats: StatsCollector,
     /// The program of its backends, if it is not that of all devices of its kind.
     program: Option<OwnedFd>,
     upgrade: Option<Upgrade>,
@@ -97,7 +97,7 @@ pub(crate) struct Slot {
     /// Whether writes were lost.
     sync: Sync,
     /// Backends that were never used and have been killed.
-    leaving: Vec<Backend>,
+    dying: Vec<Backend>,
     /// The vmm has found the living backend fit.
     connected: bool,
     /// When the living backend is killed if it is not connected.
@@ -105,20 +105,20 @@ pub(crate) struct Slot {
     /// The living backend said that the vmm hung up.
     hung_up: bool,
     /// The living backend was killed, and did nothing to deserve it.
-    planned: bool,
+    stop_requested: bool,
     /// No other backend is to follow, because the vmm goes too.
     retiring: bool,
     after_crash: bool,
-    next: Verdict,
-    outbox: Vec<News>,
+    next: RestartDecision,
+    outbox: Vec<DeviceAction>,
 }
 
-impl Slot {
+impl ManagedDevice {
     /// A device without a backend.
     pub(crate) fn new(mut kind: impl Kind + 'static) -> Self {
         let first = kind.first();
         Self {
-            tally: Tally::new(kind.queues()),
+            stats: StatsCollector::new(kind.queues()),
             kind: Box::new(kind),
             phase: Phase::Idle,
             restarts: Restarts::default(),
@@ -126,14 +126,14 @@ impl Slot {
             upgrade: None,
             opening: first.map_or(Opening::Unasked, Opening::Ready),
             sync: Sync::default(),
-            leaving: Vec::new(),
+            dying: Vec::new(),
             connected: false,
             deadline_ns: None,
             hung_up: false,
-            planned: false,
+            stop_requested: false,
             retiring: false,
             after_crash: false,
-            next: Verdict::Never,
+            next: RestartDecision::Never,
             outbox: Vec::new(),
         }
     }
@@ -165,7 +165,7 @@ impl Slot {
     }
 
     /// What has become of it since this was last asked.
-    pub(crate) fn news(&mut self) -> Vec<News> {
+    pub(crate) fn news(&mut self) -> Vec<DeviceAction> {
         std::mem::take(&mut self.outbox)
     }
 
@@ -177,13 +177,13 @@ impl Slot {
     /// Passes on what a backend complains of; the guest of a card without a tap sees its cable pulled.
     fn pass_on(&mut self, kind: EventKind, detail: String) {
         if kind == EventKind::TapGone {
-            self.outbox.push(News::Tell(ToDevice::Link(false)));
+            self.outbox.push(DeviceAction::Tell(ToDevice::Link(false)));
         }
         self.note(kind, detail);
     }
 
     fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
-        self.outbox.push(News::Event(kind, detail.into()));
+        self.outbox.push(DeviceAction::Event(kind, detail.into()));
     }
 
     /// Ends the backend for good; the device is [`Self::is_idle`] when its I/O has ended, too.
@@ -192,14 +192,14 @@ impl Slot {
         self.abandon("the guest has ended or rebooted");
         match &self.phase {
             Phase::Alive(life) => life.backend.kill(),
-            Phase::Resting { .. } | Phase::GivenUp => self.phase = Phase::Idle,
+            Phase::Backoff { .. } | Phase::Failed => self.phase = Phase::Idle,
             Phase::Idle | Phase::Fencing(_) => {}
         }
     }
 
     /// Whether nothing of it runs and nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && self.leaving.is_empty()
+        matches!(self.phase, Phase::Idle) && self.dying.is_empty()
     }
 
     /// Whether the first backend of a fresh vmm may follow.
@@ -216,15 +216,15 @@ impl Slot {
             return Err("it is being upgraded".into());
         }
         self.note(EventKind::RestartAsked, "");
-        self.restarts.forgive();
+        self.restarts.reset_backoff();
         match &mut self.phase {
             Phase::Alive(life) => {
-                self.planned = true;
+                self.stop_requested = true;
                 life.backend.kill();
             }
-            Phase::Fencing(_) => self.next = Verdict::At(now_ns),
-            Phase::Resting { until_ns } => *until_ns = now_ns,
-            Phase::GivenUp => self.phase = Phase::Resting { until_ns: now_ns },
+            Phase::Fencing(_) => self.next = RestartDecision::At(now_ns),
+            Phase::Backoff { until_ns } => *until_ns = now_ns,
+            Phase::Failed => self.phase = Phase::Backoff { until_ns: now_ns },
             Phase::Idle => {}
         }
         Ok(())
@@ -237,7 +237,7 @@ impl Slot {
             _ => None,
         };
         let candidate = self.upgrade.as_ref().and_then(Upgrade::candidate);
-        let all = alive.into_iter().chain(candidate).chain(&self.leaving);
+        let all = alive.into_iter().chain(candidate).chain(&self.dying);
         for backend in all {
             let exit = Token::BackendExit(index);
             interests.add(exit, backend.exit_fd(), PollFlags::POLLIN);
@@ -254,10 +254,10 @@ impl Slot {
         let own = match &self.phase {
             Phase::Fencing(fence) => Some(fence.deadline_ns()),
             // Its storage is waited for, however long that takes.
-            Phase::Resting { .. } if self.opening.is_asked() => None,
-            Phase::Resting { until_ns } => Some(*until_ns),
-            Phase::Alive(life) => life.watch.deadline_ns(),
-            Phase::Idle | Phase::GivenUp => None,
+            Phase::Backoff { .. } if self.opening.is_asked() => None,
+            Phase::Backoff { until_ns } => Some(*until_ns),
+            Phase::Alive(life) => life.watchdog.deadline_ns(),
+            Phase::Idle | Phase::Failed => None,
         };
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline_ns);
         let opening = self.opening.deadline_ns();
@@ -266,7 +266,7 @@ impl Slot {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, means: &Means<'_>, now_ns: u64) {
+    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         if self.deadline_ns.is_some_and(|deadline| deadline <= now_ns) {
             self.deadline_ns = None;
             self.note(EventKind::BackendLost, "the vmm did not connect to it");
@@ -274,33 +274,33 @@ impl Slot {
                 life.backend.kill();
             }
         }
-        self.tick_opening(means, now_ns);
-        self.tick_upgrade(means, now_ns);
+        self.tick_opening(context, now_ns);
+        self.tick_upgrade(context, now_ns);
         match &mut self.phase {
             Phase::Alive(life) if self.connected => {
                 let page = life.backend.health();
-                let finding = life.watch.tick(page, now_ns);
+                let event = life.watchdog.tick(page, now_ns);
                 let is_disk = self.kind.link_up().is_none();
                 let complaint = life.complaints.look(page, is_disk, now_ns);
-                self.follow(finding);
+                self.follow(event);
                 if let Some((kind, detail)) = complaint {
                     self.pass_on(kind, detail);
                 }
             }
             Phase::Fencing(fence) => {
-                if let Some(took_us) = fence.ended(self.kind.id(), means.jailer, now_ns) {
+                if let Some(took_us) = fence.ended(self.kind.id(), context.jailer, now_ns) {
                     self.fenced(took_us, now_ns);
                 }
             }
             _ => {}
         }
-        self.tick_sync(means, now_ns);
+        self.tick_sync(context, now_ns);
         // A restart that was asked for, or the last look at the fence, has ended up here just now.
-        self.tick_opening(means, now_ns);
-        let is_due = matches!(self.phase, Phase::Resting { until_ns } if until_ns <= now_ns);
+        self.tick_opening(context, now_ns);
+        let is_due = matches!(self.phase, Phase::Backoff { until_ns } if until_ns <= now_ns);
         if is_due && self.is_opened() {
-            self.respawn(means, now_ns);
-            self.tick_sync(means, now_ns);
+            self.respawn(context, now_ns);
+            self.tick_sync(context, now_ns);
         }
     }
 }

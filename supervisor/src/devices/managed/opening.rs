@@ -4,8 +4,8 @@
 
 use spec::api::EventKind;
 
-use super::{Phase, Slot, Upgrade};
-use crate::devices::kind::{BackendError, Means, Opened};
+use super::{ManagedDevice, Phase, Upgrade};
+use crate::devices::kind::{BackendError, Opened, SpawnContext};
 use crate::jailer_link::Asked;
 
 /// After this time it is said that the storage is waited for.
@@ -49,7 +49,7 @@ impl Opening {
     }
 }
 
-impl Slot {
+impl ManagedDevice {
     /// Whether a backend can be started as far as this goes: what it needs is there, or cannot be had,
     /// which shows when it is started.
     pub(super) fn is_opened(&self) -> bool {
@@ -70,17 +70,17 @@ impl Slot {
     }
 
     /// Time has passed: asks for what is needed next, and looks for the answer.
-    pub(super) fn tick_opening(&mut self, means: &Means<'_>, now_ns: u64) {
+    pub(super) fn tick_opening(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         let is_wanted = match &self.phase {
-            Phase::Fencing(_) | Phase::Resting { .. } => true,
+            Phase::Fencing(_) | Phase::Backoff { .. } => true,
             Phase::Idle => self.retiring,
             Phase::Alive(_) => matches!(self.upgrade, Some(Upgrade::Opening { .. })),
-            Phase::GivenUp => false,
+            Phase::Failed => false,
         };
         if let (true, Opening::Unasked, Some(question)) =
             (is_wanted, &self.opening, self.kind.needs())
         {
-            self.opening = match means.jailer.ask(question) {
+            self.opening = match context.jailer.ask(question) {
                 Ok(asked) => Opening::Asked {
                     asked,
                     since_ns: now_ns,

@@ -10,7 +10,7 @@ use ipc::health::Crash;
 use nix::sys::signal::Signal;
 use spec::{ByteSize, SpecError, Vm};
 
-use super::lifecycle::{Fate, Force};
+use super::lifecycle::{Force, VmOutcome};
 use super::process::Death;
 
 /// How many of the log's last lines are shown when a vmm died without a word.
@@ -21,7 +21,7 @@ pub(crate) const TRIPLE_FAULT: &str = "the guest crashed: a triple fault";
 
 /// What the supervisor knows about a dead vmm.
 #[derive(Debug)]
-pub(crate) struct Evidence<'a> {
+pub(crate) struct ExitContext<'a> {
     /// What the spec said.
     pub(crate) vm: &'a Vm,
     /// What the vmm recorded in its health page.
@@ -31,25 +31,25 @@ pub(crate) struct Evidence<'a> {
 }
 
 /// The outcome of a VM that ended in this way.
-pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
+pub(crate) fn outcome(outcome_of_vm: VmOutcome, context: &ExitContext<'_>) -> Outcome {
     let told = |status, line: String| Outcome::new(status, [line]);
-    match fate {
-        Fate::Finished | Fate::Stopped(Force::Asked) => Outcome::ok(),
-        Fate::Stopped(Force::Signal(number)) => Outcome {
+    match outcome_of_vm {
+        VmOutcome::Finished | VmOutcome::Stopped(Force::Asked) => Outcome::ok(),
+        VmOutcome::Stopped(Force::Signal(number)) => Outcome {
             status: Status::Signal(u8::try_from(number).unwrap_or(0)),
             lines: Vec::new(),
         },
-        Fate::Stopped(Force::Timeout(seconds)) => told(
+        VmOutcome::Stopped(Force::Timeout(seconds)) => told(
             Status::Ok,
             format!("the guest did not power off within {seconds} s: ended"),
         ),
-        Fate::Panicked => told(Status::Guest, "the guest's kernel panicked".into()),
-        Fate::TripleFault => told(Status::Guest, TRIPLE_FAULT.into()),
-        Fate::Crashed => told(
+        VmOutcome::Panicked => told(Status::Guest, "the guest's kernel panicked".into()),
+        VmOutcome::TripleFault => told(Status::Guest, TRIPLE_FAULT.into()),
+        VmOutcome::Crashed => told(
             Status::Guest,
             "the guest crashed: a state that KVM cannot run".into(),
         ),
-        Fate::Storm { runs, faulted } => {
+        VmOutcome::RebootLoop { runs, faulted } => {
             let last = if faulted {
                 TRIPLE_FAULT
             } else {
@@ -58,19 +58,19 @@ pub(crate) fn outcome(fate: Fate, evidence: &Evidence<'_>) -> Outcome {
             let line = format!("{last}: {runs} resets in a row within 30 s of the start: ended");
             told(Status::Guest, line)
         }
-        Fate::Failed(failure) => told(Status::Error, failed(&failure, evidence.vm)),
-        Fate::Rubbish(what) => told(Status::Error, format!("the vmm was killed: {what}")),
-        Fate::Died(death) => {
-            let line = format!("the vmm {}", died(death, evidence.crash));
-            with_log(&line, evidence)
+        VmOutcome::Failed(failure) => told(Status::Error, failed(&failure, context.vm)),
+        VmOutcome::Malformed(what) => told(Status::Error, format!("the vmm was killed: {what}")),
+        VmOutcome::Died(death) => {
+            let line = format!("the vmm {}", died(death, context.crash));
+            with_log(&line, context)
         }
     }
 }
 
 /// An error, and the last lines of the log.
-pub(crate) fn with_log(line: &str, evidence: &Evidence<'_>) -> Outcome {
+pub(crate) fn with_log(line: &str, context: &ExitContext<'_>) -> Outcome {
     let mut outcome = Outcome::new(Status::Error, [line]);
-    let lines: Vec<_> = evidence.log.lines().filter(|line| !is_ours(line)).collect();
+    let lines: Vec<_> = context.log.lines().filter(|line| !is_ours(line)).collect();
     let tail = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
     let tail = tail.map(|line| format!("log: {line}"));
     outcome.lines.extend(tail);
@@ -122,14 +122,14 @@ mod tests {
     use spec::VmSpec;
     use std::process::ExitCode;
 
-    fn outcome_of(fate: Fate, crash: Crash, log: &str) -> Outcome {
+    fn outcome_of(outcome_of_vm: VmOutcome, crash: Crash, log: &str) -> Outcome {
         let mut spec = VmSpec::new("/boot/kernel");
         spec.initrd = Some("/boot/initrd".into());
         let vm = Vm::try_from(spec).unwrap();
         let log = log.to_string();
         outcome(
-            fate,
-            &Evidence {
+            outcome_of_vm,
+            &ExitContext {
                 vm: &vm,
                 crash,
                 log,
@@ -137,8 +137,8 @@ mod tests {
         )
     }
 
-    fn failure(about: Option<About>) -> Fate {
-        Fate::Failed(Failure {
+    fn failure(about: Option<About>) -> VmOutcome {
+        VmOutcome::Failed(Failure {
             about,
             reason: "not a kernel\n".into(),
         })
@@ -162,20 +162,27 @@ mod tests {
 
     #[test]
     fn guest_faults_exit_with_their_own_status_and_one_line() {
-        let storm = |faulted| Fate::Storm { runs: 5, faulted };
-        let fates = [Fate::Panicked, Fate::Crashed, Fate::TripleFault];
-        for fate in fates.into_iter().chain([storm(true), storm(false)]) {
-            let told = outcome_of(fate, Crash::None, "noise\n");
+        let storm = |faulted| VmOutcome::RebootLoop { runs: 5, faulted };
+        let fates = [
+            VmOutcome::Panicked,
+            VmOutcome::Crashed,
+            VmOutcome::TripleFault,
+        ];
+        for outcome_of_vm in fates.into_iter().chain([storm(true), storm(false)]) {
+            let told = outcome_of(outcome_of_vm, Crash::None, "noise\n");
             assert_eq!((told.status, told.lines.len()), (Status::Guest, 1));
         }
-        assert_eq!(outcome_of(Fate::Finished, Crash::None, "x"), Outcome::ok());
-        let asked = Fate::Stopped(Force::Asked);
+        assert_eq!(
+            outcome_of(VmOutcome::Finished, Crash::None, "x"),
+            Outcome::ok()
+        );
+        let asked = VmOutcome::Stopped(Force::Asked);
         assert_eq!(outcome_of(asked, Crash::None, "x"), Outcome::ok());
     }
 
     #[test]
     fn vm_ended_by_a_signal_says_which_and_by_a_timeout_how_long_it_was() {
-        let ended = |force| outcome_of(Fate::Stopped(force), Crash::None, "x");
+        let ended = |force| outcome_of(VmOutcome::Stopped(force), Crash::None, "x");
         let by_signal = ended(Force::Signal(libc::SIGHUP));
         assert_eq!(by_signal.status, Status::Signal(1));
         assert_eq!(ExitCode::from(by_signal.status), ExitCode::from(129));
@@ -186,15 +193,23 @@ mod tests {
 
     #[test]
     fn silent_death_tells_what_killed_the_vmm() {
-        let killed = |signal| Fate::Died(Death::Signalled(signal));
-        for (fate, crash, told) in [
+        let killed = |signal| VmOutcome::Died(Death::Signalled(signal));
+        for (outcome_of_vm, crash, told) in [
             (killed(Signal::SIGKILL), Crash::None, "killed by SIGKILL"),
             (killed(Signal::SIGSYS), Crash::None, "--seccomp log"),
-            (Fate::Died(Death::Exited(159)), Crash::Syscall(257), "(257)"),
+            (
+                VmOutcome::Died(Death::Exited(159)),
+                Crash::Syscall(257),
+                "(257)",
+            ),
             (killed(Signal::SIGABRT), Crash::Panic, "panicked"),
-            (Fate::Died(Death::Exited(0)), Crash::None, "without a word"),
+            (
+                VmOutcome::Died(Death::Exited(0)),
+                Crash::None,
+                "without a word",
+            ),
         ] {
-            let line = &outcome_of(fate, crash, "").lines[0];
+            let line = &outcome_of(outcome_of_vm, crash, "").lines[0];
             assert!(line.contains(told), "{line}");
         }
     }
@@ -203,8 +218,8 @@ mod tests {
     fn silent_death_shows_the_last_lines_of_the_log() {
         let mut log: String = (0..30).map(|n| format!("line {n}\n")).collect();
         log.push_str("[  12.345678] supervisor INFO the vmm is gone vm_id=a\n");
-        let fate = Fate::Died(Death::Exited(1));
-        let lines = outcome_of(fate, Crash::None, &log).lines;
+        let outcome_of_vm = VmOutcome::Died(Death::Exited(1));
+        let lines = outcome_of(outcome_of_vm, Crash::None, &log).lines;
         assert_eq!(lines.len(), 1 + TAIL_LINES);
         assert_eq!(lines[TAIL_LINES], "log: line 29");
     }

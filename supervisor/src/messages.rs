@@ -6,24 +6,24 @@ use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
-use super::jailer_link::News;
-use super::lifecycle::{Fate, Force, Next, Order};
-use super::vmm::{Heard, Vmm};
-use super::{Supervisor, SupervisorError, verdict};
+use super::jailer_link::LinkEvent;
+use super::lifecycle::{Action, Force, Next, VmOutcome};
+use super::vmm::{Incoming, Vmm};
+use super::{Supervisor, SupervisorError, exit_report};
 
 /// How often a dead vmm is listened to: more than its socket can hold.
 const HEARINGS_MAX: u32 = 64;
 
 impl Supervisor {
-    pub(super) fn obey(&mut self, order: Order) {
+    pub(super) fn obey(&mut self, order: Action) {
         let Some(vmm) = &self.vmm else {
             return self.obey_without_vmm(order);
         };
         match order {
-            Order::Nothing => {}
-            Order::Kill => vmm.kill(),
-            Order::Tell(message) => tell(vmm, message),
-            Order::WakeAndPress => {
+            Action::Nothing => {}
+            Action::Kill => vmm.kill(),
+            Action::Tell(message) => tell(vmm, message),
+            Action::WakeAndPress => {
                 tell(vmm, ToVmm::Resume);
                 tell(vmm, ToVmm::PowerButton);
             }
@@ -31,14 +31,14 @@ impl Supervisor {
     }
 
     pub(super) fn hear_jailer(&mut self, now_ns: u64) {
-        for news in self.kit.jailer.listen() {
+        for news in self.vm_context.jailer.listen() {
             let order = match news {
-                News::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
+                LinkEvent::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
                     self.lifecycle.end_at_once(Force::Signal(signal))
                 }
-                News::Signal(signal) => self.lifecycle.asked_by_signal(signal, now_ns),
+                LinkEvent::Signal(signal) => self.lifecycle.asked_by_signal(signal, now_ns),
                 // Nobody is left to tell anything, and what is below us goes with us.
-                News::Gone => std::process::exit(1),
+                LinkEvent::Gone => std::process::exit(1),
             };
             log::info!("asked to end: {news:?}");
             self.obey(order);
@@ -51,12 +51,12 @@ impl Supervisor {
         let said = !heard.is_empty();
         for heard in heard {
             match heard {
-                Heard::Message(message) => self.hear_message(message, now_ns),
-                Heard::Rubbish(what) => {
-                    let order = self.lifecycle.heard_rubbish(what, now_ns);
+                Incoming::Message(message) => self.hear_message(message, now_ns),
+                Incoming::Malformed(what) => {
+                    let order = self.lifecycle.heard_malformed(what, now_ns);
                     self.obey(order);
                 }
-                Heard::HungUp => self.lifecycle.hung_up(now_ns),
+                Incoming::HungUp => self.lifecycle.hung_up(now_ns),
             }
         }
         said
@@ -66,7 +66,7 @@ impl Supervisor {
         self.note(&message);
         // Once: a vmm that says it again and again must not fill the way to the jailer.
         if message == FromVmm::Started && self.lifecycle.is_first_start() {
-            self.kit.jailer.tell_started();
+            self.vm_context.jailer.tell_started();
         }
         if let FromVmm::Device(index, news) = &message {
             self.hear_of_device(*index, news, now_ns);
@@ -76,7 +76,7 @@ impl Supervisor {
         self.answer_waiting(now_ns);
     }
 
-    /// What the vmm says goes to the journal or at least to the log, but for what it says every
+    /// What the vmm says goes to the event log or at least to the log, but for what it says every
     /// second.
     fn note(&mut self, message: &FromVmm) {
         let kind = match message {
@@ -86,7 +86,7 @@ impl Supervisor {
             FromVmm::Device(_, DeviceNews::Outstanding(_)) => return,
             other => return log::info!("the vmm says {other:?}"),
         };
-        self.journal.note(kind, None, "");
+        self.event_log.note(kind, None, "");
     }
 
     /// The vmm has exited: what it said is heard first.
@@ -107,21 +107,25 @@ impl Supervisor {
         log::info!("the vmm {death}");
         match self.lifecycle.died(death, now_ns) {
             Next::Respawn { faulted } => {
-                let how = if faulted { verdict::TRIPLE_FAULT } else { "" };
-                self.journal.note(EventKind::Rebooted, None, how);
+                let how = if faulted {
+                    exit_report::TRIPLE_FAULT
+                } else {
+                    ""
+                };
+                self.event_log.note(EventKind::Rebooted, None, how);
                 // Its successor follows when what the backends had in flight has ended.
                 self.vmm = None;
                 self.devices.retire(now_ns);
             }
-            Next::End(fate) => self.outcome = Some(self.verdict(fate)),
+            Next::End(outcome_of_vm) => self.outcome = Some(self.verdict(outcome_of_vm)),
         }
         self.fail_waiting(now_ns);
         Ok(())
     }
 
-    pub(super) fn verdict(&self, fate: Fate) -> Outcome {
-        let evidence = verdict::Evidence {
-            vm: &self.kit.identity.vm,
+    pub(super) fn verdict(&self, outcome_of_vm: VmOutcome) -> Outcome {
+        let context = exit_report::ExitContext {
+            vm: &self.vm_context.identity.vm,
             crash: self
                 .vmm
                 .as_ref()
@@ -129,14 +133,14 @@ impl Supervisor {
             log: self
                 .vmm
                 .as_ref()
-                .map(|vmm| vmm.log_tail(&self.kit.log.reader))
+                .map(|vmm| vmm.log_tail(&self.vm_context.log.reader))
                 .unwrap_or_default(),
         };
-        match (&self.doom, &fate) {
-            (Some(line), fate) if !matches!(fate, Fate::Stopped(_)) => {
-                verdict::with_log(line, &evidence)
+        match (&self.startup_failure, &outcome_of_vm) {
+            (Some(line), outcome_of_vm) if !matches!(outcome_of_vm, VmOutcome::Stopped(_)) => {
+                exit_report::with_log(line, &context)
             }
-            _ => verdict::outcome(fate, &evidence),
+            _ => exit_report::outcome(outcome_of_vm, &context),
         }
     }
 }

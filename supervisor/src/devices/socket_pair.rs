@@ -10,7 +10,7 @@ use nix::sys::socket::{
 
 /// The two ends.
 #[derive(Debug)]
-pub(crate) struct Meeting {
+pub(crate) struct SocketPair {
     /// A socket that listens, with one connection waiting in it and room for no other.
     pub(crate) listener: OwnedFd,
     /// The other end of that connection.
@@ -19,12 +19,12 @@ pub(crate) struct Meeting {
 
 /// Makes a listener and connects to it. Its name is one that the kernel picks, and it is known in
 /// this network namespace only, which nobody else is in.
-pub(crate) fn arrange() -> nix::Result<Meeting> {
+pub(crate) fn arrange() -> nix::Result<SocketPair> {
     let listener = stream_socket(SockFlag::empty())?;
     bind(listener.as_raw_fd(), &UnixAddr::new_unnamed())?;
     listen(&listener, Backlog::new(1)?)?;
     let stream = connect_by(&getsockname(listener.as_raw_fd())?)?;
-    Ok(Meeting { listener, stream })
+    Ok(SocketPair { listener, stream })
 }
 
 /// One end of a connection whose other end is closed: a backend that is gone already.
@@ -42,9 +42,9 @@ mod tests {
     #[test]
     fn meeting_connects_two_ends() {
         for _ in 0..2 {
-            let meeting = arrange().unwrap();
-            UnixStream::from(meeting.stream).write_all(b"hi").unwrap();
-            let (mut other, _) = UnixListener::from(meeting.listener).accept().unwrap();
+            let pair = arrange().unwrap();
+            UnixStream::from(pair.stream).write_all(b"hi").unwrap();
+            let (mut other, _) = UnixListener::from(pair.listener).accept().unwrap();
             let mut text = String::new();
             other.read_to_string(&mut text).unwrap();
             assert_eq!(text, "hi");

@@ -7,15 +7,15 @@ use ipc::control::{DeviceNews, ToDevice, ToVmm};
 use spec::api::{EventKind, VmState};
 
 use super::Supervisor;
-use super::devices::News;
-use super::lifecycle::Order;
+use super::devices::DeviceAction;
+use super::lifecycle::Action;
 use super::retry::Retry;
 
 impl Supervisor {
     /// The vmm speaks of a device.
     pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews, now_ns: u64) {
         let paused = self.lifecycle.running() == VmState::Paused;
-        if let Some(device) = self.devices.foreign(index) {
+        if let Some(device) = self.devices.external(index) {
             match news {
                 DeviceNews::Connected => device.connected(),
                 DeviceNews::Lost(why) => device.lost(why, now_ns),
@@ -28,7 +28,7 @@ impl Supervisor {
                 DeviceNews::Guest(_) => EventKind::GuestFault,
                 _ => EventKind::Stalled,
             };
-            self.journal.note(kind, id.as_deref(), why);
+            self.event_log.note(kind, id.as_deref(), why);
         }
         let Some(slot) = self.devices.slot(index) else {
             return;
@@ -70,14 +70,14 @@ impl Supervisor {
             self.devices.rest(now_ns);
         }
         if let Some(vmm) = &mut self.vmm {
-            vmm.identify(&self.kit.jailer);
+            vmm.identify(&self.vm_context.jailer);
         }
         if self.lifecycle.is_deaf() {
             self.devices.postpone(now_ns);
         }
-        self.devices.tick(&self.kit.means(), now_ns);
+        self.devices.tick(&self.vm_context.spawn_context(), now_ns);
         self.spread_news(now_ns);
-        self.devices.introduce(&self.kit.means());
+        self.devices.register(&self.vm_context.spawn_context());
         self.spread_news(now_ns);
     }
 
@@ -87,17 +87,17 @@ impl Supervisor {
         }
     }
 
-    fn spread(&mut self, index: u8, news: News, now_ns: u64) {
+    fn spread(&mut self, index: u8, news: DeviceAction, now_ns: u64) {
         match news {
-            News::Attach(stream) => self.hand(index, ToDevice::Attach, &stream),
-            News::Probe(stream) => self.hand(index, ToDevice::Probe, &stream),
-            News::Tell(message) => self.obey(Order::Tell(ToVmm::Device(index, message))),
-            News::Died(how) => self.backend_died(index, &how),
-            News::Event(kind, detail) => {
+            DeviceAction::Attach(stream) => self.hand(index, ToDevice::Attach, &stream),
+            DeviceAction::Probe(stream) => self.hand(index, ToDevice::Probe, &stream),
+            DeviceAction::Tell(message) => self.obey(Action::Tell(ToVmm::Device(index, message))),
+            DeviceAction::Died(how) => self.backend_died(index, &how),
+            DeviceAction::Event(kind, detail) => {
                 let id = self.devices.id(index);
-                self.journal.note(kind, id.as_deref(), &detail);
+                self.event_log.note(kind, id.as_deref(), &detail);
             }
-            News::Answer(outcome) => self.answer_device(index, outcome, now_ns),
+            DeviceAction::Answer(outcome) => self.answer_device(index, outcome, now_ns),
         }
     }
 
@@ -114,23 +114,23 @@ impl Supervisor {
 
     /// A backend that dies before the guest has ever run will not get better: the VM does not start.
     fn backend_died(&mut self, index: u8, how: &str) {
-        if !self.lifecycle.is_first_start() || self.doom.is_some() {
+        if !self.lifecycle.is_first_start() || self.startup_failure.is_some() {
             return;
         }
         if let Some(slot) = self.devices.slot(index) {
             let line = slot.fault(format!("its backend {how}"));
-            self.doom = Some(line.to_string());
-            self.obey(Order::Kill);
+            self.startup_failure = Some(line.to_string());
+            self.obey(Action::Kill);
         }
     }
 
     /// Between two vmms no guest runs: a VM that is asked to end, gently or not, ends.
-    pub(super) fn obey_without_vmm(&mut self, order: Order) {
+    pub(super) fn obey_without_vmm(&mut self, order: Action) {
         match order {
-            Order::Kill | Order::WakeAndPress | Order::Tell(ToVmm::PowerButton) => {
+            Action::Kill | Action::WakeAndPress | Action::Tell(ToVmm::PowerButton) => {
                 self.outcome = Some(self.verdict(self.lifecycle.ended_between_vmms()));
             }
-            Order::Nothing | Order::Tell(_) => {}
+            Action::Nothing | Action::Tell(_) => {}
         }
     }
 
@@ -146,7 +146,7 @@ impl Supervisor {
             Err(error) => {
                 let why = host::log::chain(&error);
                 if self.retry.failed(&why, now_ns) {
-                    self.journal.note(EventKind::StartFailed, None, &why);
+                    self.event_log.note(EventKind::StartFailed, None, &why);
                 }
                 self.vmm = None;
                 self.devices.retire(now_ns);

@@ -12,12 +12,12 @@ const DETAIL_MAX_BYTES: usize = 400;
 
 /// The last events.
 #[derive(Debug, Default)]
-pub(crate) struct Journal {
+pub(crate) struct EventLog {
     events: VecDeque<Event>,
     count: u64,
 }
 
-impl Journal {
+impl EventLog {
     /// Notes that something has happened, to a device if it is about one.
     pub(crate) fn note(&mut self, kind: EventKind, device: Option<&str>, detail: &str) {
         let level = level(kind);
@@ -82,11 +82,11 @@ mod tests {
 
     #[test]
     fn journal_keeps_the_last_events_and_counts_all() {
-        let mut journal = Journal::default();
+        let mut event_log = EventLog::default();
         for _ in 0..EVENTS_MAX + 3 {
-            journal.note(EventKind::BackendDied, Some("disk0"), "was killed");
+            event_log.note(EventKind::BackendDied, Some("disk0"), "was killed");
         }
-        let events = journal.events().events;
+        let events = event_log.events().events;
         assert_eq!(events.len(), EVENTS_MAX);
         assert_eq!(events[0].number, 4);
         assert_eq!(events[0].device.as_deref(), Some("disk0"));

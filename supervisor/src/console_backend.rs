@@ -14,7 +14,7 @@ use super::poll::{Interests, Token};
 
 /// The supervisor's side of the console.
 #[derive(Debug)]
-pub(crate) enum Outlet {
+pub(crate) enum ConsoleBackend {
     /// Relayed to the clients of a socket.
     Hub {
         /// What relays.
@@ -35,7 +35,7 @@ pub(crate) enum Outlet {
     Fixed(File),
 }
 
-impl Outlet {
+impl ConsoleBackend {
     /// Takes what the jailer opened.
     pub(crate) fn new(kind: ConsoleKind) -> Self {
         match kind {

@@ -4,11 +4,11 @@
 use ipc::control::{FromBackend, QueueSample};
 use spec::api::EventKind;
 
-use super::{Life, Phase, Slot, Upgrade};
-use crate::devices::backend::{Backend, Heard};
-use crate::devices::watch::Finding;
+use super::{ManagedDevice, Phase, RunningBackend, Upgrade};
+use crate::devices::backend::{Backend, Incoming};
+use crate::devices::watchdog::WatchdogEvent;
 
-impl Slot {
+impl ManagedDevice {
     /// A backend says something.
     pub(crate) fn listen(&mut self) {
         let id = self.kind.id();
@@ -25,7 +25,7 @@ impl Slot {
         let Phase::Alive(life) = &mut self.phase else {
             return;
         };
-        life.watch.begin(now_ns);
+        life.watchdog.begin(now_ns);
         self.connected = true;
         self.deadline_ns = None;
         self.note(EventKind::BackendConnected, "");
@@ -37,8 +37,8 @@ impl Slot {
     pub(crate) fn lost(&mut self, why: &str) {
         if let (Phase::Alive(life), true) = (&self.phase, self.connected) {
             // Of one that was killed by somebody else the vmm often hears before we do.
-            life.backend.dismiss();
-            if !self.planned {
+            life.backend.terminate();
+            if !self.stop_requested {
                 self.note(EventKind::BackendLost, why);
             }
         }
@@ -47,10 +47,10 @@ impl Slot {
     /// The vmm tells what the driver waits for.
     pub(crate) fn waits(&mut self, samples: &[QueueSample]) {
         if let (Phase::Alive(life), true) = (&mut self.phase, self.connected) {
-            let Life {
+            let RunningBackend {
                 backend,
-                remains,
-                watch,
+                pending_io,
+                watchdog,
                 ..
             } = &mut **life;
             // A flush that waits for the oldest opening's answer waits for the storage.
@@ -59,27 +59,27 @@ impl Slot {
                 if waits {
                     Some(true)
                 } else {
-                    remains.is_busy(queue)
+                    pending_io.is_busy(queue)
                 }
             };
-            let finding = watch.sample(samples, backend.health(), busy);
-            self.follow(finding);
+            let event = watchdog.sample(samples, backend.health(), busy);
+            self.follow(event);
         }
     }
 
-    pub(super) fn follow(&mut self, finding: Finding) {
+    pub(super) fn follow(&mut self, event: WatchdogEvent) {
         let Phase::Alive(life) = &mut self.phase else {
             return;
         };
-        match finding {
-            Finding::Fine => {}
-            Finding::Ping(number) => life.backend.ping(number),
-            Finding::Hung(how) => {
+        match event {
+            WatchdogEvent::Fine => {}
+            WatchdogEvent::Ping(number) => life.backend.ping(number),
+            WatchdogEvent::Hung(how) => {
                 life.backend.kill();
                 self.note(EventKind::BackendHung, how);
             }
-            Finding::Slow(how) => self.note(EventKind::Slow, how),
-            Finding::SlowNoMore => self.note(EventKind::SlowNoMore, ""),
+            WatchdogEvent::Slow(how) => self.note(EventKind::Slow, how),
+            WatchdogEvent::SlowNoMore => self.note(EventKind::SlowNoMore, ""),
         }
     }
 }
@@ -89,11 +89,11 @@ fn hear(id: &str, backend: &mut Backend) -> bool {
     let mut hung_up = false;
     for heard in backend.listen() {
         match heard {
-            Heard::Message(message) => {
+            Incoming::Message(message) => {
                 log::info!(device_id = id; "the backend says {message:?}");
                 hung_up |= message == FromBackend::Hangup;
             }
-            Heard::Rubbish(what) => {
+            Incoming::Malformed(what) => {
                 log::error!(device_id = id; "its backend is killed: {what}");
                 backend.kill();
             }

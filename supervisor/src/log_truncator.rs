@@ -19,11 +19,11 @@ const KEPT_BYTES: u64 = 1 << 20;
 
 /// Looks after it.
 #[derive(Debug, Default)]
-pub(crate) struct Cutter {
+pub(crate) struct LogTruncator {
     looked_ns: u64,
 }
 
-impl Cutter {
+impl LogTruncator {
     /// When [`Self::tick`] is to be called at the latest.
     pub(crate) fn deadline_ns(&self) -> u64 {
         self.looked_ns + LATE_NS

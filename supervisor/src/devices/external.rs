@@ -9,7 +9,7 @@ use ipc::inflight;
 use spec::VhostUserKind;
 use spec::api::{DeviceInfo, DeviceState, EventKind};
 
-use super::slot::News;
+use super::managed::DeviceAction;
 use super::{BeginError, Link};
 use crate::jailer_link::{AskError, Asked, JailerLink};
 
@@ -30,7 +30,7 @@ const FLAP_PAUSES_NS: [u64; 6] = [
 
 /// What is said of a device.
 #[derive(Debug)]
-pub(crate) struct Face {
+pub(crate) struct ExternalDeviceInfo {
     /// Its name.
     pub(crate) id: String,
     /// What it is in the spec, for errors.
@@ -43,8 +43,8 @@ pub(crate) struct Face {
 
 /// A device and the way to its backend.
 #[derive(Debug)]
-pub(crate) struct Foreign {
-    face: Face,
+pub(crate) struct External {
+    info: ExternalDeviceInfo,
     /// Its place among the devices of other programs.
     index: u8,
     /// For the next vmm.
@@ -62,14 +62,14 @@ pub(crate) struct Foreign {
     attached_ns: Option<u64>,
     flaps: usize,
     outages: u32,
-    outbox: Vec<News>,
+    outbox: Vec<DeviceAction>,
 }
 
-impl Foreign {
+impl External {
     /// A device that is connected already.
-    pub(crate) fn new(index: u8, face: Face, stream: OwnedFd) -> Self {
+    pub(crate) fn new(index: u8, info: ExternalDeviceInfo, stream: OwnedFd) -> Self {
         Self {
-            face,
+            info,
             index,
             stream: Some(stream),
             retired: true,
@@ -86,28 +86,28 @@ impl Foreign {
 
     /// Its name.
     pub(crate) fn id(&self) -> &str {
-        &self.face.id
+        &self.info.id
     }
 
     /// Whether its link is up, if it has one.
     pub(crate) fn link_up(&self) -> Option<bool> {
-        self.face.link_up
+        self.info.link_up
     }
 
     /// Changes that; false if it has none.
     pub(crate) fn set_link(&mut self, up: bool) -> bool {
-        let has_link = self.face.link_up.is_some();
-        self.face.link_up = has_link.then_some(up);
+        let has_link = self.info.link_up.is_some();
+        self.info.link_up = has_link.then_some(up);
         has_link
     }
 
     /// What has become of it since this was last asked.
-    pub(crate) fn news(&mut self) -> Vec<News> {
+    pub(crate) fn news(&mut self) -> Vec<DeviceAction> {
         std::mem::take(&mut self.outbox)
     }
 
     fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
-        self.outbox.push(News::Event(kind, detail.into()));
+        self.outbox.push(DeviceAction::Event(kind, detail.into()));
     }
 
     /// Whether somebody listens for the next vmm.
@@ -118,15 +118,15 @@ impl Foreign {
     /// The connection for a fresh vmm.
     pub(crate) fn begin(&mut self) -> Result<Link, BeginError> {
         let Some(stream) = self.stream.take() else {
-            return Err(BeginError::Connect(self.face.named.clone()));
+            return Err(BeginError::Connect(self.info.named.clone()));
         };
         let region = self
-            .face
+            .info
             .tracked
             .map(|(queues, size)| inflight::create(queues, size));
         let inflight = region
             .transpose()
-            .map_err(|source| BeginError::Inflight(self.face.id.clone(), source))?;
+            .map_err(|source| BeginError::Inflight(self.info.id.clone(), source))?;
         (self.retired, self.outages) = (false, 0);
         (self.retry_ns, self.attempts) = (None, 0);
         (self.attached_ns, self.flaps) = (None, 0);
@@ -200,13 +200,13 @@ impl Foreign {
                     true => self.stream = Some(stream),
                     false => {
                         self.attached_ns = Some(now_ns);
-                        self.outbox.push(News::Attach(stream));
+                        self.outbox.push(DeviceAction::Attach(stream));
                     }
                 }
             }
             Err(error) => {
                 let error = host::log::chain(&error);
-                log::debug!(device_id = self.face.id.as_str(); "{error}");
+                log::debug!(device_id = self.info.id.as_str(); "{error}");
                 if self.retired && self.attempts == 0 {
                     let why = format!("{error}: the guest's reboot waits until somebody listens");
                     self.note(EventKind::BackendLost, why);
@@ -219,14 +219,14 @@ impl Foreign {
     /// For `inspect`.
     pub(crate) fn info(&self) -> DeviceInfo {
         DeviceInfo {
-            id: self.face.id.clone(),
-            role: self.face.named.clone(),
+            id: self.info.id.clone(),
+            role: self.info.named.clone(),
             state: match self.connected {
                 true => DeviceState::Serving,
                 false => DeviceState::Connecting,
             },
             restarts: self.outages,
-            link_up: self.face.link_up,
+            link_up: self.info.link_up,
         }
     }
 }
@@ -256,17 +256,17 @@ mod tests {
         let (ours, other) = Channel::pair().unwrap();
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let jailer = JailerLink::new(ours);
-        let face = Face {
+        let info = ExternalDeviceInfo {
             id: "net0".into(),
             named: "net.user \"net0\"".into(),
             link_up: Some(true),
             tracked: None,
         };
-        let mut device = Foreign::new(0, face, somebody());
+        let mut device = External::new(0, info, somebody());
         assert!(device.begin().is_ok());
         let (mut now_ns, mut pauses_ms) = (0, Vec::new());
         let mut number = 0;
-        let mut serve = |device: &mut Foreign, for_ns: u64| {
+        let mut serve = |device: &mut External, for_ns: u64| {
             now_ns += for_ns;
             device.lost("it hung up", now_ns);
             let retry_ns = device.deadline_ns().unwrap();
@@ -293,13 +293,13 @@ mod tests {
         let (ours, other) = Channel::pair().unwrap();
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let jailer = JailerLink::new(ours);
-        let face = Face {
+        let info = ExternalDeviceInfo {
             id: "fs0".into(),
             named: "vhost-user \"/fs\"".into(),
             link_up: None,
             tracked: None,
         };
-        let mut device = Foreign::new(0, face, somebody());
+        let mut device = External::new(0, info, somebody());
         assert!(device.is_ready() && device.begin().is_ok());
         device.connected();
         device.retire(0);
@@ -321,6 +321,10 @@ mod tests {
         device.tick(&jailer, u64::MAX);
         assert!(device.is_ready() && device.begin().is_ok());
         let news = device.news();
-        assert!(!news.iter().any(|news| matches!(news, News::Attach(_))));
+        assert!(
+            !news
+                .iter()
+                .any(|news| matches!(news, DeviceAction::Attach(_)))
+        );
     }
 }

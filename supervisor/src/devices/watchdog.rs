@@ -24,7 +24,7 @@ const SLOW_MIN: u32 = 3;
 
 /// What is to be done about a backend.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum WatchdogEvent {
     /// Nothing.
     Fine,
     /// It is to be pinged with this number.
@@ -39,19 +39,19 @@ pub(crate) enum Finding {
 
 /// What is known of a backend.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct Watchdog {
     queues: u16,
     ping: u32,
     looks: u32,
     /// When to look, once it is to be pinged at all.
     next_ns: Option<u64>,
-    stuck: Vec<Stuck>,
+    stuck: Vec<QueueProgress>,
     slow: bool,
 }
 
 /// A queue as it was at the last sample.
 #[derive(Debug, Clone, Copy)]
-struct Stuck {
+struct QueueProgress {
     queue: u16,
     used: u16,
     fetched: u32,
@@ -59,7 +59,7 @@ struct Stuck {
     waited: u32,
 }
 
-impl Watch {
+impl Watchdog {
     /// For a new backend with so many queues.
     pub(crate) fn new(queues: u16) -> Self {
         Self {
@@ -116,18 +116,18 @@ impl Watch {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, page: &Health, now_ns: u64) -> Finding {
+    pub(crate) fn tick(&mut self, page: &Health, now_ns: u64) -> WatchdogEvent {
         if self.next_ns.is_none_or(|next| now_ns < next) {
-            return Finding::Fine;
+            return WatchdogEvent::Fine;
         }
         self.next_ns = Some(now_ns + PING_NS);
         let Some(queue) = self.silent(page) else {
-            return Finding::Ping(self.ask(now_ns));
+            return WatchdogEvent::Ping(self.ask(now_ns));
         };
         self.looks += 1;
         match self.looks >= LOOKS_MAX {
-            true => Finding::Hung(format!("queue {queue} shows no heartbeat")),
-            false => Finding::Fine,
+            true => WatchdogEvent::Hung(format!("queue {queue} shows no heartbeat")),
+            false => WatchdogEvent::Fine,
         }
     }
 
@@ -138,7 +138,7 @@ impl Watch {
         samples: &[QueueSample],
         page: &Health,
         busy: impl Fn(u16) -> Option<bool>,
-    ) -> Finding {
+    ) -> WatchdogEvent {
         let mut stuck = Vec::with_capacity(samples.len());
         for sample in samples.iter().filter(|s| s.queue < self.queues) {
             let claims = of(page, sample.queue);
@@ -148,19 +148,19 @@ impl Watch {
         self.stuck = stuck;
         if let Some(queue) = self.stuck.iter().find(|q| q.forgotten >= FORGOTTEN_MAX) {
             let queue = queue.queue;
-            return Finding::Hung(format!("queue {queue} has requests that nobody works on"));
+            return WatchdogEvent::Hung(format!("queue {queue} has requests that nobody works on"));
         }
         let slow = self.stuck.iter().find(|q| q.waited >= SLOW_MIN);
         let was = std::mem::replace(&mut self.slow, slow.is_some());
         match (was, slow) {
             (false, Some(slow)) => {
                 let (queue, seconds) = (slow.queue, slow.waited);
-                Finding::Slow(format!(
+                WatchdogEvent::Slow(format!(
                     "nothing completed on queue {queue} for {seconds} s"
                 ))
             }
-            (true, None) => Finding::SlowNoMore,
-            _ => Finding::Fine,
+            (true, None) => WatchdogEvent::SlowNoMore,
+            _ => WatchdogEvent::Fine,
         }
     }
 }
@@ -170,12 +170,12 @@ fn of(page: &Health, queue: u16) -> &QueueHealth {
 }
 
 fn compare(
-    old: Option<&Stuck>,
+    old: Option<&QueueProgress>,
     sample: &QueueSample,
     claims: &QueueHealth,
     busy: Option<bool>,
-) -> Stuck {
-    let mut now = Stuck {
+) -> QueueProgress {
+    let mut now = QueueProgress {
         queue: sample.queue,
         used: sample.used,
         fetched: claims.last_avail.load(Relaxed),
