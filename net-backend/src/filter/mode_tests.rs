@@ -344,3 +344,11 @@ fn card_that_does_not_know_its_address_gets_all_unicast_until_it_does() {
         ],
     );
 }
+
+#[test]
+fn address_of_a_host_is_neither_a_groups_nor_all_zeroes() {
+    assert!(Mac([2, 0, 0, 0, 0, 1]).is_host());
+    assert!(!Mac([0; 6]).is_host());
+    assert!(!Mac([1, 0, 0x5e, 0, 0, 1]).is_host());
+    assert!(!Mac::BROADCAST.is_host());
+}
