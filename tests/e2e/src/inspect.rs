@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The processes of a VM, as `bulkhead inspect` lists them.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::vm::PATIENCE;
 
 /// One process.
 #[derive(Debug)]
@@ -43,10 +46,18 @@ pub fn processes(context: &Context, vm: &str) -> Result<Vec<Process>> {
 /// # Errors
 /// When there is none.
 pub fn process(context: &Context, vm: &str, role: &str) -> Result<Pid> {
-    let all = processes(context, vm)?;
-    let found = all.iter().find(|process| process.role == role);
-    let found = found.with_context(|| format!("no process {role:?} among {all:?}"))?;
-    Ok(Pid::from_raw(found.pid))
+    let begun = Instant::now();
+    loop {
+        let all = processes(context, vm)?;
+        let found = all.iter().find(|process| process.role == role);
+        let found = found.with_context(|| format!("no process {role:?} among {all:?}"))?;
+        // 0 until the jailer has told the supervisor.
+        if found.pid > 0 {
+            return Ok(Pid::from_raw(found.pid));
+        }
+        ensure!(begun.elapsed() < PATIENCE, "no number of {role:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Runs `bulkhead`, which must succeed, and returns what it says.

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::Case;
 use crate::context::{Context, Skip, need_root};
+use crate::inspect;
 use crate::procs;
 use crate::vm::PATIENCE;
 
@@ -113,14 +114,13 @@ fn processes(context: &Context) -> Result<()> {
     for role in ROLES {
         wait_for(&format!("INTRUDER {role} waits"), &mut vm.0, &read)?;
     }
-    let info: Value = serde_json::from_str(&context.run_ok(&["inspect", &name, "--json"])?)?;
-    let listed = info["processes"].as_array().context("no processes")?;
+    let listed = inspect::processes(context, &name)?;
     for role in ROLES {
         // A backend is listed with its device.
         let kind = role.trim_end_matches("-backend");
-        let is_it = |p: &&Value| p["role"].as_str().is_some_and(|r| r.starts_with(kind));
-        let pid = listed.iter().find(is_it).and_then(|p| p["pid"].as_i64());
-        let pid = Pid::from_raw(i32::try_from(pid.context(role)?)?);
+        let process = listed.iter().find(|process| process.role.starts_with(kind));
+        let process = process.with_context(|| format!("no {role} among {listed:?}"))?;
+        let pid = inspect::process(context, &name, &process.role)?;
         let done = format!("INTRUDER {role} done");
         without_filters(pid, || Ok(read()?.contains(&done)))?;
     }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
 use super::Case;
 use super::bad_input::{ERROR, complains};
 use crate::context::{Context, Skip, need_root};
+use crate::inspect;
 use crate::stand::{Device, Setup, Stand};
 use crate::storage::Storage;
 use crate::tiny_kernel::TinyKernel;
@@ -84,10 +84,7 @@ fn hold(context: &Context) -> Result<()> {
         .arg("--limits", "of=vmm,cpu=20,pids=40")
         .start()?;
     vm.wait_for("spinning", PATIENCE)?;
-    let info: Value = serde_json::from_str(&context.run_ok(&["inspect", vm.name(), "--json"])?)?;
-    let processes = info["processes"].as_array().context("no processes")?;
-    let vmm = processes.iter().find(|process| process["role"] == "vmm");
-    let pid = vmm.and_then(|vmm| vmm["pid"].as_i64()).context("no vmm")?;
+    let pid = i64::from(inspect::process(context, vm.name(), "vmm")?.as_raw());
     let text = context.run_ok(&["inspect", vm.name()])?;
     ensure!(text.contains("of=vmm,cpu=20,pids=40"), "inspect: {text}");
 

@@ -183,7 +183,7 @@ fn restart_waits(context: &Context, engine: &str) -> Result<()> {
         ensure!(begun.elapsed() < PATIENCE, "no signal ends it");
         vm.signal(Signal::SIGTERM)?;
     }
-    vm.expect_exit(0)?;
+    vm.expect_exit(128 + Signal::SIGTERM as i32)?;
     expect_nothing_left(&fuse)
 }
 
