@@ -159,7 +159,9 @@ fn jailer(context: &Context) -> Result<()> {
         if !hit {
             vm.signal(Signal::SIGKILL)?;
         }
-        vm.wait_exit(PATIENCE)?;
+        let ended = vm.wait_exit(PATIENCE);
+        // One that was killed itself has no status.
+        ensure!(!hit || ended.is_ok(), "{ended:?}");
         let living = procs::wait_for_none(Duration::from_secs(5));
         ensure!(living.is_empty(), "it lives on: {living:?}");
         println!("round {round}: hit {hit}, gone after {:?}", begun.elapsed());
