@@ -16,7 +16,6 @@ use spec::VmName;
 use spec::api::{DEVICE_SECONDS_MAX, Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
 use spec::state::API_SOCKET;
 
-use crate::args::LinkState;
 use crate::error::Error;
 
 /// How long an answer may take; the jailer's own deadlines are shorter.
@@ -66,6 +65,18 @@ pub(crate) enum ClientError {
     /// Its console is not behind a socket.
     #[error("VM {0:?}: {1}")]
     NoConsole(String, String),
+}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Self {
+        match &error {
+            ClientError::Dead { vm, base } => {
+                let (base, vm) = (base.clone(), vm.clone());
+                Self::new(error).about_dead(base, vm)
+            }
+            _ => Self::new(error),
+        }
+    }
 }
 
 /// Connects to a socket in a VM's state directory.
@@ -150,8 +161,7 @@ pub(crate) fn restart(base: &Path, vm: &VmName, device: &str, wait: bool) -> Res
 }
 
 /// `bulkhead link`.
-pub(crate) fn link(base: &Path, vm: &VmName, nic: &str, state: LinkState) -> Result<(), Error> {
-    let up = state == LinkState::Up;
+pub(crate) fn link(base: &Path, vm: &VmName, nic: &str, up: bool) -> Result<(), Error> {
     let body = serde_json::to_string(&Link { up });
     let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
     request(

@@ -27,6 +27,12 @@ pub(crate) enum DocumentsError {
     Schema(#[source] serde_json::Error),
 }
 
+impl From<DocumentsError> for Error {
+    fn from(error: DocumentsError) -> Self {
+        Self::new(error)
+    }
+}
+
 /// Reads a VM from a JSON file; it is checked as far as it can be without looking at the host.
 pub(crate) fn read(path: &Path) -> Result<VmSpec, DocumentsError> {
     let mut text = Vec::new();

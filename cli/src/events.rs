@@ -36,7 +36,7 @@ pub(crate) fn events(base: &Path, vm: &VmName, follow: bool, json: bool) -> Resu
 fn line(event: &Event, json: bool) -> Result<String, Error> {
     if json {
         let text = serde_json::to_string(event);
-        return Ok(text.map_err(|e| Error::Output(e.into()))? + "\n");
+        return Ok(text.map_err(|e| Error::output(e.into()))? + "\n");
     }
     let age = Duration::from_nanos(monotonic_ns().saturating_sub(event.time_ns));
     let time = SystemTime::now().checked_sub(age);

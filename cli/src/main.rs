@@ -31,7 +31,7 @@ mod terminal;
 mod top;
 mod usage;
 
-use args::{Cli, Verb};
+use args::{Cli, LinkState, Verb};
 use error::Error;
 
 #[global_allocator]
@@ -80,7 +80,9 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
         Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,
         Verb::Restart { vm, device, wait } => client::restart(&base()?, &vm, &device, wait)?,
-        Verb::Link { vm, nic, state } => client::link(&base()?, &vm, &nic, state)?,
+        Verb::Link { vm, nic, state } => {
+            client::link(&base()?, &vm, &nic, state == LinkState::Up)?;
+        }
         Verb::Upgrade { vm, device, binary } => {
             client::upgrade(&base()?, &vm, &device, &binary)?;
         }

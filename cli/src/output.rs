@@ -12,7 +12,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
     match written {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(e)),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::output(e)),
         _ => Ok(()),
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn ps(base: &Path, json: bool) -> Result<(), Error> {
     let text = match json {
         true => {
             let text = serde_json::to_string_pretty(&entries);
-            text.map_err(|e| Error::Output(e.into()))? + "\n"
+            text.map_err(|e| Error::output(e.into()))? + "\n"
         }
         false => describe(&entries),
     };

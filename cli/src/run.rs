@@ -44,6 +44,12 @@ pub(crate) enum RunError {
     Killed(i32),
 }
 
+impl From<RunError> for Error {
+    fn from(error: RunError) -> Self {
+        Self::new(error)
+    }
+}
+
 /// Starts a VM; the exit status is the jailer's.
 pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> {
     let detach = args.detach;

@@ -23,6 +23,12 @@ pub(crate) fn completions(shell: Shell) -> Result<(), Error> {
     output::print(&String::from_utf8_lossy(&script))
 }
 
+impl From<ManError> for Error {
+    fn from(error: ManError) -> Self {
+        Self::new(error)
+    }
+}
+
 /// `bulkhead man`: a page for the command and one for each verb.
 pub(crate) fn man(dir: &Path) -> Result<(), Error> {
     let made = std::fs::create_dir_all(dir);

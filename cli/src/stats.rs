@@ -116,7 +116,7 @@ fn all(base: &Path, form: Form) -> Result<(), Error> {
 
 fn json(value: &impl Serialize) -> Result<String, Error> {
     let text = serde_json::to_string_pretty(value);
-    Ok(text.map_err(|e| Error::Output(e.into()))? + "\n")
+    Ok(text.map_err(|e| Error::output(e.into()))? + "\n")
 }
 
 fn describe(report: &Report) -> String {

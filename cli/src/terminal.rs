@@ -12,6 +12,8 @@ use host::output::Output;
 use nix::errno::Errno;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
+use crate::error::Error;
+
 /// The terminal's mode before we changed it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// Whether we have the whole screen.
@@ -45,6 +47,12 @@ pub(crate) enum TerminalError {
     /// The console's socket failed.
     #[error("cannot use the console's socket")]
     Socket(#[source] io::Error),
+}
+
+impl From<TerminalError> for Error {
+    fn from(error: TerminalError) -> Self {
+        Self::new(error)
+    }
 }
 
 /// Standard input in raw mode, for as long as this lives.

@@ -54,12 +54,12 @@ pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
     let stdout = io::stdout();
     let backend = TermionBackend::new(Canvas::new(stdout.as_fd(), &signals));
     // Never dropped: it would wait for a terminal that nobody reads, to show the cursor.
-    let mut terminal = ManuallyDrop::new(Terminal::new(backend).map_err(Error::Output)?);
+    let mut terminal = ManuallyDrop::new(Terminal::new(backend).map_err(Error::output)?);
     loop {
         let drawn = terminal.draw(|frame| view::draw(frame, &model, theme));
         match drawn {
             Err(error) if canvas::was_interrupted(&error) => return Ok(()),
-            drawn => drawn.map_err(Error::Output)?,
+            drawn => drawn.map_err(Error::output)?,
         };
         let stdin = io::stdin();
         let mut fds = [
