@@ -114,8 +114,13 @@ pub(super) struct Found {
 /// The start has to end.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The user sent a signal; what the start waited for then, if the user was told that it waits.
-    Asked(Option<String>),
+    /// The user sent a signal.
+    Asked {
+        /// Which one.
+        signal: i32,
+        /// What the start waited for then, if the user was told that it waits.
+        line: Option<String>,
+    },
     /// There is no helper.
     Helper(HelperError),
     /// The helper has died.
@@ -321,9 +326,12 @@ fn await_report(
             let number = signal.ssi_signo.cast_signed();
             let signal = Signal::try_from(number).map_or("a signal", Signal::as_str);
             let waited = patience == PollTimeout::NONE;
-            return Err(Ended::Asked(waited.then(|| {
-                format!("ended by {signal} while {} was waited for", item.named())
-            })));
+            let line =
+                waited.then(|| format!("ended by {signal} while {} was waited for", item.named()));
+            return Err(Ended::Asked {
+                signal: number,
+                line,
+            });
         }
     }
 }

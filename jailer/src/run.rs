@@ -270,7 +270,17 @@ fn make_cgroups(
 impl From<Ended> for Outcome {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Asked(line) => Self::new(Status::Ok, line),
+            Ended::Asked { signal, line } => {
+                // As for a VM that runs: SIGTERM and SIGINT ask, the others end it.
+                let ends = [libc::SIGHUP, libc::SIGQUIT].contains(&signal);
+                let number = u8::try_from(signal).unwrap_or(0);
+                let status = if ends {
+                    Status::Signal(number)
+                } else {
+                    Status::Ok
+                };
+                Self::new(status, line)
+            }
             Ended::Helper(error) => refused(error),
             Ended::Died => {
                 let line = "the process that opens what the VM needs has died";
