@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use nix::poll::PollFlags;
 
 use super::event_log::EventLog;
-use super::poll::{Interests, Token, earlier};
+use super::poll::{ConnectionId, Interests, Token, earlier};
 
 mod connection;
 mod follower;
@@ -26,10 +26,6 @@ const CONNECTIONS_MAX: usize = 16;
 const REFUSALS_MAX: usize = 4;
 /// How many of the clients may follow the events: the others have requests.
 const FOLLOWERS_MAX: usize = 8;
-
-/// One client, for as long as the jailer runs: numbers are not used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ConnectionId(u64);
 
 /// Everybody who is connected.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use spec::check_stop_timeout;
 
 use super::Supervisor;
 use super::api::http::{Refusal, Response};
-use super::api::{Command, ConnectionId};
+use super::api::Command;
 use super::devices::UPGRADE_NS;
 use super::lifecycle::{Action, Force};
-use super::poll::earlier;
+use super::poll::{ConnectionId, earlier};
 
 /// How long the vmm may take to pause or resume.
 const ANSWER_NS: u64 = 5_000_000_000;
