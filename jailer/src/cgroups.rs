@@ -26,7 +26,9 @@ pub(super) use limits::drive_of;
 pub(crate) use remove::sweep;
 
 use self::host::{Hierarchy, Version};
-use super::opening::Drive;
+
+/// The number of the drive that an image is on, or why it is on none.
+pub(crate) type Drive = Result<libc::dev_t, String>;
 
 /// The group that all VMs are below.
 const TOP: &str = "bulkhead";

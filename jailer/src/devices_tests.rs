@@ -2,13 +2,13 @@
 //! Devices that cannot be had, and how it is said.
 
 use super::*;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use spec::{DiskSpec, VhostUserSpec, VmSpec};
+use spec::{DiskEngine, DiskSpec, VhostUserSpec, VmSpec};
 
 use crate::opening::Opening;
 

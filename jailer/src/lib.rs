@@ -34,6 +34,8 @@ mod image;
 pub mod inherited;
 mod monitor;
 mod notify;
+mod open;
+mod open_image;
 mod opening;
 mod passt;
 mod pty;

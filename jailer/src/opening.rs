@@ -10,7 +10,6 @@ use handover::host_resources::Image;
 use handover::outcome::say;
 use handover::parked::Parked;
 use ipc::control::{Channel, ControlError};
-use ipc::record::Geometry;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -18,10 +17,11 @@ use nix::sys::signalfd::SignalFd;
 use serde::{Deserialize, Serialize};
 use spec::{Disk, SpecError, VhostUser, Vm};
 
-use super::devices::{open_image, open_stream, shared_with};
+use super::cgroups::Drive;
 use super::helper::{Helper, HelperError};
 use super::image::fresh_mark;
-use super::resources::{open_file, open_initrd};
+use super::open::{open_file, open_initrd};
+use super::open_image::{Fault, ImageReport, open_image, open_stream, shared_with};
 
 /// After this time the user is told what the start waits for, in ms.
 const PATIENCE_MS: u16 = 2000;
@@ -50,28 +50,6 @@ struct Places {
 struct Report {
     place: usize,
     outcome: Result<Option<ImageReport>, Fault>,
-}
-
-/// What an image is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ImageReport {
-    /// What the guest is shown.
-    pub(super) geometry: Geometry,
-    /// The byte that the first backend's opening has marked.
-    pub(super) mark: i64,
-    /// The number of the drive that it is on, or why it is on none.
-    pub(super) drive: Drive,
-}
-
-/// The number of the drive that an image is on, or why it is on none.
-pub(crate) type Drive = Result<libc::dev_t, String>;
-
-/// Why something cannot be opened.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Fault {
-    /// It is about `disk.engine`, not about the image.
-    pub(super) engine: bool,
-    pub(super) reason: String,
 }
 
 /// An image that was opened.
@@ -284,15 +262,6 @@ fn open(item: &Item<'_>) -> Result<(Option<ImageReport>, Option<OwnedFd>), Fault
             park(&places.witness, &witness)?;
             park(&places.first, &first)?;
             Ok((Some(report), None))
-        }
-    }
-}
-
-impl Fault {
-    pub(super) fn of(reason: String) -> Self {
-        Self {
-            engine: false,
-            reason,
         }
     }
 }

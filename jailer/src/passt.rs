@@ -22,7 +22,7 @@ use handover::users::cards_user;
 use nix::sys::socket::{MsgFlags, recv};
 use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};
 
-use super::resources::cause;
+use super::open::cause;
 
 /// The descriptor that its end of the connection has.
 const SOCKET: i32 = 3;

@@ -9,7 +9,6 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use handover::host_resources::{Binaries, ConsoleKind, Guest};
-use host::file::open_regular;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signalfd::SignalFd;
@@ -19,6 +18,7 @@ use super::devices::Devices;
 use super::opening::{Ended, Opening};
 use super::pty;
 use crate::host::Host;
+use crate::open::{cause, open, open_binary};
 
 /// What was opened.
 #[derive(Debug)]
@@ -71,33 +71,6 @@ impl Resources {
     }
 }
 
-/// An I/O error in the words of errno(3), without its number.
-pub(crate) fn cause(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().into(),
-        None => error.to_string(),
-    }
-}
-
-fn open(path: &Path, read: bool, write: bool, flags: OFlag) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(read).write(write);
-    options.custom_flags((flags | OFlag::O_NOCTTY).bits());
-    options.open(path)
-}
-
-/// A program that we start.
-pub(crate) fn open_binary(field: &'static str, path: &Path) -> Result<OwnedFd, SpecError> {
-    let error = |reason: String| SpecError::new(field, path.display(), reason);
-    let file = open(path, true, false, OFlag::O_PATH)
-        .map_err(|e| error(format!("{}: it belongs beside the jailer", cause(&e))))?;
-    match file.metadata() {
-        Ok(found) if found.is_file() => Ok(file.into()),
-        Ok(_) => Err(error("is not a program".into())),
-        Err(e) => Err(error(cause(&e))),
-    }
-}
-
 fn open_null() -> Result<File, SpecError> {
     let opened = open(Path::new("/dev/null"), true, true, OFlag::empty());
     opened.map_err(|e| SpecError::new("null", "/dev/null", cause(&e)))
@@ -122,29 +95,6 @@ fn kvm_remedy(error: &io::Error) -> String {
         ),
         _ => cause(error),
     }
-}
-
-/// A kernel or an initrd: a regular file that is not empty. What is in it, the vmm judges. Runs in a
-/// helper.
-pub(super) fn open_file(path: &Path) -> Result<File, String> {
-    let file = open_regular(path).map_err(|e| cause(&e))?;
-    match file.metadata().map_err(|e| cause(&e))?.len() {
-        0 => Err("is empty".into()),
-        1.. => Ok(file),
-    }
-}
-
-/// An initrd, which must fit into so much memory. Runs in a helper.
-pub(super) fn open_initrd(path: &Path, mem_bytes: u64) -> Result<File, String> {
-    let file = open_file(path)?;
-    let len = file.metadata().map_err(|e| cause(&e))?.len();
-    if len >= mem_bytes {
-        let mem = ByteSize(mem_bytes);
-        return Err(format!(
-            "is {len} bytes long and does not fit into mem {mem}"
-        ));
-    }
-    Ok(file)
 }
 
 fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {

@@ -27,10 +27,11 @@ use crate::inherited::Inherited;
 use crate::{cgroups, config, notify, opening, signals, spawn, starter, state, uids};
 
 use crate::cgroups::Cgroups;
+use crate::cgroups::Drive;
 use crate::deferred::{Deferred, Unplaced};
 use crate::errands::Errands;
 use crate::monitor::{Answers, Monitor};
-use crate::opening::{Drive, Ended};
+use crate::opening::Ended;
 use crate::passt::Passts;
 use crate::rate_limit::RateLimit;
 use crate::resources::Resources;

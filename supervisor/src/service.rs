@@ -9,8 +9,8 @@ use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, VmInfo, VmState};
 use spec::check_stop_timeout;
 
 use super::Supervisor;
-use super::api::http::{Refusal, Response};
 use super::api::Command;
+use super::api::http::{Refusal, Response};
 use super::devices::UPGRADE_NS;
 use super::lifecycle::{Action, Force};
 use super::poll::{ConnectionId, earlier};

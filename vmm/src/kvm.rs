@@ -74,8 +74,13 @@ const NEEDED: [(Cap, &str); 6] = [
 
 impl Vm {
     /// Makes a VM for `cpus` vCPUs, with the interrupt controllers split: the local APICs in the
-    /// kernel, the IOAPIC in `devices`.
-    pub fn new(fd: OwnedFd, cpus: u8) -> Result<Self, KvmError> {
+    /// kernel, the IOAPIC in `devices`. `prepare` does what the architecture needs before the first
+    /// vCPU.
+    pub fn new(
+        fd: OwnedFd,
+        cpus: u8,
+        prepare: impl FnOnce(&VmFd) -> Result<(), KvmError>,
+    ) -> Result<Self, KvmError> {
         let kvm = adopt(fd);
         let version = kvm.get_api_version();
         if u32::try_from(version) != Ok(KVM_API_VERSION) {
@@ -94,7 +99,7 @@ impl Vm {
             ..Default::default()
         };
         cap.args[0] = PINS as u64;
-        crate::arch::prepare_vm(&vm)?;
+        prepare(&vm)?;
         vm.enable_cap(&cap)
             .map_err(failed("enable the split irqchip"))?;
         Ok(Self {

@@ -116,7 +116,7 @@ pub fn start(
 ) -> Result<Control, StartError> {
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
-    let vm = Arc::new(Vm::new(fds.kvm, record.cpus)?);
+    let vm = Arc::new(Vm::new(fds.kvm, record.cpus, arch::prepare_vm)?);
 
     let how = Mapping {
         pages: record.pages,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::resources::cause;
+use crate::open::cause;
 
 /// How long one may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::rules;
 use super::tally::{Tally, of_doctests, of_nextest};
+use super::{circles, rules, words};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
 use crate::{compile, fuzz, packages, progress, target};
@@ -59,6 +59,8 @@ pub(crate) fn style() -> Result<Tally> {
     }
     tally += obeyed("dependencies between crates", &rules::dependencies()?);
     tally += obeyed("lengths of files", &rules::lengths()?);
+    tally += obeyed("imports without circles", &circles::circles()?);
+    tally += obeyed("words that were replaced", &words::gone()?);
     Ok(tally)
 }
 

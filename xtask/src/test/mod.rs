@@ -3,9 +3,11 @@
 
 mod cases;
 mod checks;
+mod circles;
 mod rules;
 mod tally;
 mod times;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

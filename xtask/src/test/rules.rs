@@ -116,7 +116,7 @@ pub(super) fn lengths() -> Result<Vec<String>> {
 }
 
 /// Whether a file is there for tests only.
-fn is_of_tests(path: &Path) -> bool {
+pub(super) fn is_of_tests(path: &Path) -> bool {
     let parts = path.iter().map(|part| part.to_string_lossy());
     parts.into_iter().any(|part| {
         let name = part.trim_end_matches(".rs");
@@ -125,7 +125,7 @@ fn is_of_tests(path: &Path) -> bool {
 }
 
 /// Every source file below a directory.
-fn walk(dir: &Path, visit: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn walk(dir: &Path, visit: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -61,7 +61,7 @@ mod tests {
             .write(true)
             .open("/dev/kvm");
         if let Ok(kvm) = kvm {
-            let vm = crate::kvm::Vm::new(kvm.into(), 1).unwrap();
+            let vm = crate::kvm::Vm::new(kvm.into(), 1, prepare_vm).unwrap();
             vm.create_vcpu(0).unwrap();
         }
     }
