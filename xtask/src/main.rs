@@ -26,6 +26,7 @@ mod scratch;
 mod seccomp;
 mod signals;
 mod target;
+mod terminal;
 mod test;
 mod tools;
 #[cfg(test)]

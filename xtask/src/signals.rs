@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::{lab, scratch};
+use crate::{scratch, terminal};
 
 /// How long what we started may take to clean up after itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub(crate) fn install() -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             STOPPING.store(true, Ordering::Release);
-            lab::restore_terminal();
+            terminal::restore();
             eprintln!("xtask: stopping");
             e2e::procs::end_descendants(GRACE);
             scratch::remove_all();

@@ -10,7 +10,6 @@ mod emulator;
 mod images;
 mod payload;
 mod qemu;
-mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,8 +18,6 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::compile;
-
-pub(crate) use terminal::restore as restore_terminal;
 
 /// Where guest kernels and initrds are in the inner host.
 pub(crate) const GUESTS: &str = "/opt/bulkhead/guests";

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use super::channels::Report;
 use super::images::Images;
-use super::{Finished, Job, channels, payload, terminal};
+use super::{Finished, Job, channels, payload};
 use crate::scratch::Scratch;
-use crate::{progress, signals};
+use crate::{progress, signals, terminal};
 
 const MEMORY: &str = "6G";
 const CPUS: &str = "2";
