@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_doctests, of_nextest};
-use super::{circles, rules, words};
+use super::{circles, rules, unsafe_code, words};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
 use crate::{compile, fuzz, packages, progress, target};
@@ -60,6 +60,7 @@ pub(crate) fn style() -> Result<Tally> {
     tally += obeyed("dependencies between crates", &rules::dependencies()?);
     tally += obeyed("lengths of files", &rules::lengths()?);
     tally += obeyed("imports without circles", &circles::circles()?);
+    tally += obeyed("unsafe code", &unsafe_code::unlisted()?);
     tally += obeyed("words that were replaced", &words::gone()?);
     Ok(tally)
 }

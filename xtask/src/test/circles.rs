@@ -64,7 +64,7 @@ fn imports(files: &[(String, String)]) -> Imports {
 }
 
 /// A file without comments and without the tests at its end.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests").next();
     let lines = text.unwrap_or_default().lines();
     let lines = lines.filter(|line| !line.trim_start().starts_with("//"));

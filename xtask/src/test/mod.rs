@@ -7,6 +7,7 @@ mod circles;
 mod rules;
 mod tally;
 mod times;
+mod unsafe_code;
 mod words;
 
 use std::path::PathBuf;
