@@ -36,10 +36,12 @@ fn listed(text: &str) -> BTreeSet<String> {
     files.map(str::to_owned).collect()
 }
 
+/// Whether a block, an implementation or a function is unsafe.
 fn has_unsafe(text: &str) -> bool {
     let code = code(text);
-    let mut words = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.any(|word| word == "unsafe")
+    let begins = ["{", "impl ", "fn ", "extern "];
+    let mut rests = code.split("unsafe ").skip(1);
+    rests.any(|rest| begins.iter().any(|begin| rest.starts_with(begin)))
 }
 
 #[cfg(test)]
