@@ -119,6 +119,11 @@ struct TestFlags {
     /// Have chance begin with this number, which an earlier run said: the same storm once more
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Style, and the unit and process tests of the crates that depend on what differs from a commit
+    /// [default: the last one]
+    #[arg(long, value_name = "COMMIT", num_args = 0..=1, require_equals = true,
+        default_missing_value = "HEAD", conflicts_with_all = ["soak", "previous", "seed", "filter"])]
+    changed: Option<String>,
     /// Only end-to-end cases whose name contains this; leaves out style and unit tests
     filter: Option<String>,
 }

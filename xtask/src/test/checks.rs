@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests that need no VM: style, and unit tests.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -78,21 +79,35 @@ fn obeyed(rule: &str, complaints: &[String]) -> Tally {
 
 /// Every crate's own tests.
 pub(crate) fn unit_tests() -> Result<Tally> {
+    tests("unit tests", &["--workspace".to_owned()])
+}
+
+/// The tests of some crates.
+pub(super) fn tests_of(crates: &BTreeSet<String>) -> Result<Tally> {
+    let names: Vec<_> = crates.iter().map(String::as_str).collect();
+    progress::say(format!("tests of {}", names.join(", ")));
+    // Process tests run programs of other crates.
+    let mut programs = compile::cargo()?;
+    target::build_for(&mut programs);
+    programs.args(["build", "--quiet", "--workspace", "--bins", "--examples"]);
+    let built = progress::step("building programs", || loud(&mut programs))?;
+    anyhow::ensure!(built.success(), "the build failed");
+    let selected = crates
+        .iter()
+        .flat_map(|name| ["--package".to_owned(), name.clone()]);
+    tests("unit tests", &selected.collect::<Vec<_>>())
+}
+
+fn tests(what: &str, crates: &[String]) -> Result<Tally> {
     packages::ensure(packages::UNIT_TESTS)?;
     let nextest = NEXTEST.ready()?;
     let mut units = Command::new(nextest);
     units.current_dir(compile::root()?);
     target::build_for(&mut units);
-    units.args([
-        "nextest",
-        "run",
-        "--workspace",
-        "--no-fail-fast",
-        "--no-tests",
-        "pass",
-    ]);
+    units.args(["nextest", "run", "--no-fail-fast", "--no-tests", "pass"]);
+    units.args(crates);
     units.args(["--status-level", "fail", "--cargo-quiet"]);
-    let mut tally = counted("unit tests", &mut units, of_nextest)?;
+    let mut tally = counted(what, &mut units, of_nextest)?;
     let mut docs = compile::cargo()?;
     target::build_for(&mut docs);
     docs.args(["test", "--quiet", "--workspace", "--doc"]);

@@ -2,6 +2,7 @@
 //! `cargo xtask test`: style, unit tests, process tests, end-to-end tests, one closing line.
 
 mod cases;
+mod changed;
 mod checks;
 mod circles;
 mod rules;
@@ -24,6 +25,16 @@ use times::Times;
 /// Runs everything, or only the end-to-end cases that the filter selects.
 pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     let (mut tally, mut times) = (Tally::default(), Times::default());
+    if let Some(commit) = &flags.changed {
+        let crates = changed::crates(commit)?;
+        tally += times.of("style", |_| checks::style())?;
+        if crates.is_empty() {
+            println!("nothing differs from {commit}");
+        } else {
+            tally += times.of("unit tests", |_| checks::tests_of(&crates))?;
+        }
+        return Ok(close(tally, &times));
+    }
     if flags.filter.is_none() {
         tally += times.of("style", |_| checks::style())?;
         tally += times.of("unit tests", |_| checks::unit_tests())?;
@@ -44,6 +55,11 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
             tally += Tally::FAILURE;
         }
     }
+    Ok(close(tally, &times))
+}
+
+/// Says the closing lines; the exit status.
+fn close(tally: Tally, times: &Times) -> ExitCode {
     let Tally {
         passed,
         failed,
@@ -53,11 +69,11 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         println!("{line}");
     }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(if failed == 0 {
+    if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 /// Cases that need no lab, and the lab beside them: most of either is waiting.
