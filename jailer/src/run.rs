@@ -52,7 +52,7 @@ pub(crate) fn run(
 ) -> Result<Outcome, Outcome> {
     let started_ns = monotonic_ns();
     let signals = signals::take_over().map_err(refused)?;
-    starter::part_with();
+    starter::part_with().map_err(refused)?;
     let spec = config::read(&args.config).map_err(refused)?;
     drop(inherited.config);
     let vm = Vm::try_from(spec.clone()).map_err(refused)?;

@@ -7,15 +7,30 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use spec::ByteSize;
 
+/// What the jailer and each process of a VM may have open: more than the largest VM needs.
+const DESCRIPTORS: u64 = 2048;
+/// Fewer are not enough for any VM: the supervisor parks what children get above number 64.
+const DESCRIPTORS_MIN: u64 = 256;
 /// The rings of a VM's disks are locked memory since Linux 6.14, and much less than this.
 const LOCKED_BYTES: u64 = 1 << 30;
 
+/// The starter allows too few descriptors, and this user cannot raise the limit.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the limit on open files that the jailer was started with, {0}, is too low: raise it to \
+     {DESCRIPTORS} (ulimit -n, or LimitNOFILE= of a service)"
+)]
+pub(super) struct TooFewDescriptors(u64);
+
 /// Makes the jailer independent of its starter. To be called before anything is made.
-pub(super) fn part_with() {
+///
+/// # Errors
+/// When no VM can run under a limit that cannot be raised.
+pub(super) fn part_with() -> Result<(), TooFewDescriptors> {
     // What is for others gets its mode by itself.
     umask(Mode::from_bits_truncate(0o077));
     for (resource, wanted) in [
-        (Resource::RLIMIT_NOFILE, 0),
+        (Resource::RLIMIT_NOFILE, DESCRIPTORS),
         (Resource::RLIMIT_MEMLOCK, LOCKED_BYTES),
     ] {
         let Ok((soft, hard)) = getrlimit(resource) else {
@@ -26,6 +41,10 @@ pub(super) fn part_with() {
         if soft < most && setrlimit(resource, most, most).is_err() {
             let _ = setrlimit(resource, hard, hard);
         }
+    }
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft < DESCRIPTORS_MIN => Err(TooFewDescriptors(soft)),
+        _ => Ok(()),
     }
 }
 

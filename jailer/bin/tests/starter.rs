@@ -76,6 +76,21 @@ fn few_descriptors_and_little_locked_memory_are_enough() {
     stage.assert_clean();
 }
 
+/// Only CAP_SYS_RESOURCE raises a hard limit, which not every root has.
+#[test]
+fn too_few_descriptors_are_raised_or_told() {
+    let stage = Stage::new();
+    let vm = stage.start_after("started off", || {
+        setrlimit(Resource::RLIMIT_NOFILE, 64, 64).map_err(Into::into)
+    });
+    let ended = vm.wait();
+    match ended.status {
+        Some(0) => ended.assert_told(0, &[]),
+        _ => ended.assert_told(1, &["limit on open files", "64", "LimitNOFILE="]),
+    }
+    stage.assert_clean();
+}
+
 #[test]
 fn stale_notify_socket_matters_to_nobody() {
     let stage = Stage::new();
