@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Descriptors of a process that is to have those that it was given and no others.
+//! Which descriptors a process keeps and at which numbers.
 
 #![allow(unsafe_code)]
 
@@ -7,11 +7,11 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-/// 0, 1 and 2 are below it: the runtime sees to it that they are open.
+/// The first number above stdin, stdout and stderr, which the Rust runtime keeps open.
 pub const STANDARD: RawFd = 3;
 
-/// Keeps the descriptors in `kept` (in order) and closes every other one; 0 and 1 become `null`, 2
-/// becomes `log`. An `Err` says what could not be done, and why.
+/// Keeps the descriptors in `kept` (sorted) and closes every other one; 0 and 1 become `null`, 2
+/// becomes `log`. An `Err` names the failed step and its errno.
 pub fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), (&'static str, Errno)> {
     for (number, source) in [(0, null), (1, null), (2, log)] {
         place(source, number).map_err(|errno| ("place its standard descriptors", errno))?;
@@ -19,13 +19,13 @@ pub fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), (&'stati
     close_all_but(kept).map_err(|errno| ("close descriptors", errno))
 }
 
-/// Puts a copy of a descriptor at a number of its own.
+/// Duplicates a descriptor to the given number.
 fn place(source: RawFd, number: RawFd) -> nix::Result<()> {
     // SAFETY: dup2 takes no pointers; 0, 1 and 2 have no owner in this process.
     Errno::result(unsafe { libc::dup2(source, number) }).map(drop)
 }
 
-/// Closes every descriptor but the standard ones and those in `kept`, which are in order.
+/// Closes every descriptor except the standard ones and those in `kept`, which is sorted.
 pub fn close_all_but(kept: &[RawFd]) -> nix::Result<()> {
     let mut from = STANDARD.cast_unsigned();
     for number in kept.iter().map(|number| number.cast_unsigned()) {

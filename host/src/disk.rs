@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Disk images: opening one, locking it against other programs, and finding out what it is.
+//! Disk images: opening, locking against other programs, and geometry.
 //!
-//! Used by whoever opens the image: the jailer, or a backend that runs alone.
+//! The jailer opens the image of a supervised backend; a standalone backend opens its own.
 
 mod geometry;
 mod lock;
@@ -18,19 +18,18 @@ use ipc::record::{Geometry, SECTOR_BYTES};
 pub use lock::{is_marked, lock, mark, mark_byte};
 use nix::errno::Errno;
 
-/// For how long an image that is locked may become free.
+/// How long to wait for a locked image to become free.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-/// How often to look.
+/// How often to retry the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// An image cannot be a disk.
+/// Why an image cannot be used as a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// It cannot be opened.
     #[error("cannot open the image")]
     Open(#[source] std::io::Error),
-    /// It can be read, and not written: its mode, its attributes, its file system or its block device
-    /// do not allow that.
+    /// It can be read but not written: its mode, attributes, file system or block device forbid it.
     #[error("it can only be read: add readonly")]
     ReadOnly(#[source] std::io::Error),
     /// It is neither a file nor a block device.
@@ -39,10 +38,10 @@ pub enum DiskError {
     /// It has no content.
     #[error("the image is empty")]
     Empty,
-    /// It has a part of a sector.
+    /// Its last sector is incomplete.
     #[error("the image has {0} bytes, which is not a multiple of {SECTOR_BYTES}")]
     PartialSector(u64),
-    /// It is smaller than the disk that a guest knows.
+    /// It is smaller than the disk the guest already uses.
     #[error(
         "the image has shrunk to {now} bytes, and the guest's disk has {known}: \
          make it as large again"
@@ -53,18 +52,19 @@ pub enum DiskError {
         /// The size of the image in bytes.
         now: u64,
     },
-    /// It ends within a block: of the guest's disk, or of the storage below direct I/O.
+    /// Its last block is incomplete: a logical block of the guest, or a block of the storage below
+    /// direct I/O.
     #[error("the image has {bytes} bytes, which is not a multiple of its blocks of {block_bytes}")]
     PartialBlock {
-        /// What it has.
+        /// The size of the image in bytes.
         bytes: u64,
-        /// The block.
+        /// The block size in bytes.
         block_bytes: u32,
     },
     /// Its file system does not do direct I/O.
     #[error("direct I/O is not supported where the image is")]
     Direct,
-    /// It does not give away what it is.
+    /// The kernel does not report its size or block sizes.
     #[error("cannot examine the image")]
     Examine(#[source] std::io::Error),
     /// Another program has locked it.
@@ -75,12 +75,12 @@ pub enum DiskError {
 /// How an image is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Writes will be refused.
+    /// The backend refuses writes.
     pub readonly: bool,
-    /// The page cache is bypassed.
+    /// I/O bypasses the page cache.
     pub direct: bool,
-    /// The guest's logical block size, if it is not the usual one: 512 of a file, of a block device its
-    /// own.
+    /// The guest's logical block size; `None` is the default: 512 for a file, the device's own for
+    /// a block device.
     pub block_bytes: Option<u32>,
 }
 
@@ -106,12 +106,12 @@ pub fn open(path: &Path, access: Access) -> Result<(File, Geometry), DiskError> 
         _ => DiskError::Open(e),
     })?;
     let geometry = examine(&file, access)?;
-    // The kernel opens such a block device for writing all the same, and fails each write.
+    // The kernel still opens a read-only block device for writing and fails each write.
     if !access.readonly && geometry.block_device && is_read_only(&file)? {
         return Err(DiskError::ReadOnly(Errno::EROFS.into()));
     }
-    // A process that has just ended may hold its image for a moment longer: an io_uring lets go of
-    // its files some time after it was closed.
+    // A process that has just exited may hold the lock a moment longer: the kernel releases an
+    // io_uring's files some time after the ring is closed.
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match lock(&file, access.readonly) {

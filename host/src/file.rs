@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files that a user names: opened without waiting, and refused by what they are. In the command line
-//! and in the jailer.
+//! Files that the user names: opened without blocking, and rejected if they are not regular. Used
+//! by the command line and the jailer.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Opens a regular file for reading. A named pipe would keep open(2) waiting for its writer, and a device
-/// may do anything: neither is waited for.
+/// Opens a regular file for reading, without blocking: open(2) of a named pipe would wait for its
+/// writer, and a device may block for any reason.
 ///
 /// # Errors
-/// What open(2) says; `InvalidInput`, with what it is, if the file is not a regular one.
+/// open(2)'s error; `InvalidInput`, naming the file type, if the file is not a regular one.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let options = options.read(true);
@@ -19,7 +19,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
-        // A socket, or a device without a driver.
+        // open(2) of a socket, or of a device without a driver.
         Some(libc::ENXIO) => std::fs::metadata(path).map_or(error, |found| odd(found.file_type())),
         _ => error,
     })?;
@@ -35,7 +35,7 @@ fn odd(kind: FileType) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
-/// What a file is, with its article.
+/// The name of a file type, with its article.
 #[must_use]
 pub fn name(kind: FileType) -> &'static str {
     match kind {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! This program as it lies in memory, told by its own program headers. (System V gABI, "Program
-//! Header".)
+//! This program's own ELF segments in memory, found by its program headers. (System V gABI,
+//! "Program Header".)
 
 #![allow(unsafe_code)]
 
@@ -11,30 +11,30 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 
 unsafe extern "C" {
-    /// The first byte of the file, which the linker names; only its address is of interest.
+    /// The first byte of the file, a symbol that the linker defines; only its address is used.
     static __ehdr_start: u8;
 }
 
-/// Makes what only relocation writes, such as tables of functions, read-only from now on
-/// (PT_GNU_RELRO). glibc has done so before `main`; musl does not in a static program.
+/// Makes the data that only relocation writes, such as tables of functions, read-only
+/// (PT_GNU_RELRO). glibc does so before `main`; musl does not in a static program.
 pub fn seal() {
     for relro in of_kind(libc::PT_GNU_RELRO) {
         let Range { start, end } = place(relro);
-        // It begins where what can be written does, whose first page is nobody else's. On its last
-        // page something may begin that is written for ever.
+        // RELRO begins where the writable segment begins, and nothing else is on its first page. On
+        // its last page, data may begin that stays writable.
         let (first, len_bytes) = pages(start - start % page_bytes()..end - end % page_bytes());
-        // It could fail in a process with as many mappings as it may have; this one has a few yet.
+        // mprotect can fail only at the limit of mappings; this process has few.
         // SAFETY: whole pages up to the end of what is written by relocation only, which is over.
         let _ = unsafe { mprotect(first, len_bytes, ProtFlags::PROT_READ) };
     }
 }
 
-/// Gives back the pages of code and constants that have been used once: those of a start, when it is
-/// over. What is needed again is found in the page cache, a few pages at a time.
+/// Drops the pages of code and constants that start-up used, when start-up is over. The kernel
+/// reads the ones still needed from the page cache again.
 pub fn let_go() {
     for segment in of_kind(libc::PT_LOAD).filter(|it| it.p_flags & libc::PF_W == 0) {
         let Range { start, end } = place(segment);
-        // A page on which another segment begins or ends is left alone: that may be one with data.
+        // Keep a page on which another segment begins or ends: that segment may be data.
         let start = start.next_multiple_of(page_bytes());
         let (first, len_bytes) = pages(start..end - end % page_bytes());
         // SAFETY: whole pages of a segment that cannot be written, and that relocation does not
@@ -56,8 +56,8 @@ fn headers() -> &'static [libc::Elf64_Phdr] {
     let Some(first) = NonNull::new(std::ptr::with_exposed_provenance_mut(address)) else {
         return &[];
     };
-    // SAFETY: the kernel says that so many are there, in a segment that nobody writes to for as long
-    // as the program runs. (getauxval(3))
+    // SAFETY: the kernel says that so many headers are there, in a segment that is never written
+    // while the program runs. (getauxval(3))
     unsafe { std::slice::from_raw_parts(first.as_ptr(), count) }
 }
 
@@ -67,8 +67,8 @@ fn page_bytes() -> usize {
     usize::try_from(bytes).unwrap_or(4096)
 }
 
-/// Where in memory it is. The program may be anywhere; the segment with the file's first byte tells
-/// how far it is from where it was linked for.
+/// Where a segment is in memory. The kernel may load the program anywhere; the segment that holds
+/// the file's first byte tells the offset from the linked address.
 fn place(header: &libc::Elf64_Phdr) -> Range<usize> {
     let number = |bytes: u64| usize::try_from(bytes).unwrap_or_default();
     let linked = of_kind(libc::PT_LOAD).find(|it| it.p_offset == 0);

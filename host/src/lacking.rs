@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a kernel may lack of what confines processes: the words for it, in the log of each VM that goes
-//! without and from `bulkhead doctor`.
+//! Which of the kernel's confinement features are missing: the words for the log of each VM that
+//! runs without them, and for `bulkhead doctor`.
 
 #![allow(unsafe_code)]
 
 use nix::errno::Errno;
 
-/// Of a kernel that cannot keep memory that is written apart from memory that is executed.
+/// For a kernel without PR_SET_MDWE, on which a process may execute memory that it has written.
 pub const NO_MDWE: &str =
     "this kernel is older than 6.3: what a process has written it may execute";
 /// LANDLOCK_CREATE_RULESET_VERSION
 const LANDLOCK_VERSION: libc::c_uint = 1;
-/// What Landlock denies only since some version of its ABI; without anything it denies files. Moving
-/// files to other directories is denied before it can be allowed, which is since version 2.
+/// What Landlock denies only since some version of its ABI; every version denies file access.
+/// Before version 2, Landlock always denies moving files to other directories.
 const DENIED_SINCE: [(i32, &str); 4] = [
     (3, "truncating files"),
     (4, "TCP"),
@@ -35,7 +35,7 @@ pub fn landlock_version() -> Result<i32, Errno> {
     Errno::result(version).map(|version| i32::try_from(version).unwrap_or(i32::MAX))
 }
 
-/// What a kernel with this version of Landlock has, or what it lacks.
+/// What a kernel with this version of Landlock supports, or what it lacks.
 pub fn landlock(version: Result<i32, Errno>) -> Result<String, String> {
     let lacks = |what: &str| {
         Err(format!(

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What our programs need of the host, whichever of them: disk images with their locks, taps,
-//! io_urings, processes, descriptors, filters,
-//! the log, the clock, the allocator, and this program's own pages.
+//! What our programs need of the host: disk images with their locks, taps, io_urings, processes,
+//! descriptors, seccomp filters, the log, the clock, the allocator, and the program's own ELF
+//! segments.
 //!
-//! Nothing here is agreed on between processes; what is, is in `ipc`.
+//! What processes agree on among themselves is in `ipc`.
 
 pub mod clock;
 pub mod descriptors;

@@ -3,9 +3,9 @@
 //!
 //! `[  12.345678] vmm WARN the message vm_id=a device_id=disk0`
 //!
-//! Each call site may write ten lines a second: what a guest or a backend can trigger cannot fill a
-//! disk. The first line above that is replaced by one that names the call site, and its next line
-//! says how many were dropped (`dropped=N`).
+//! Each call site may write ten lines a second, so that a guest or a backend cannot fill the host's
+//! disk with lines that it triggers. The first line above the limit becomes a notice that names the
+//! call site; the next line from there says how many were dropped (`dropped=N`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use crate::clock::monotonic_ns;
 use crate::output::harmless;
 
-/// Lines that one call site may write per second.
+/// The limit of lines per call site and second.
 const LINES_PER_SECOND: u32 = 10;
 
 /// A call site: file and line. There are as many as the program has log macros, so budgets are bounded.
@@ -29,7 +29,7 @@ type Site = (&'static str, u32);
 struct Logger {
     role: &'static str,
     vm_id: String,
-    /// Where lines go, if not to file descriptor 2.
+    /// The log file, if lines do not go to file descriptor 2.
     file: Option<File>,
     budgets: Mutex<BTreeMap<Site, Budget>>,
 }
@@ -43,14 +43,14 @@ struct Budget {
     dropped: u32,
 }
 
-/// What becomes of a line.
+/// What to do with a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Permit {
-    /// It is written, after so many that were not.
+    /// Write it, with the number of lines dropped before it.
     Write {
         dropped: u32,
     },
-    /// It is the first above the budget: a notice takes its place.
+    /// The first line above the limit: write a notice instead.
     Notice,
     Drop,
 }
@@ -76,13 +76,13 @@ impl Budget {
     }
 }
 
-/// Sends everything logged in this process to file descriptor 2. The first call counts.
+/// Logs this process to file descriptor 2. Only the first call has an effect.
 pub fn init(role: &'static str, vm_id: &str, level: LevelFilter) {
     start(role, vm_id, level, None);
 }
 
-/// As [`init`], to a file opened for appending: for the process whose file descriptor 2 is the
-/// user's.
+/// As [`init`], to a file opened for appending: for a process whose file descriptor 2 belongs to
+/// the user.
 pub fn init_to(file: File, role: &'static str, vm_id: &str, level: LevelFilter) {
     start(role, vm_id, level, Some(file));
 }
@@ -99,7 +99,7 @@ fn start(role: &'static str, vm_id: &str, level: LevelFilter, file: Option<File>
     }
 }
 
-/// Writes ` key=value` for each structured field of a record.
+/// Appends ` key=value` for each structured field of a record.
 struct Fields<'a>(&'a mut String);
 
 impl<'kvs> VisitSource<'kvs> for Fields<'_> {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Text for a person, on descriptors that others share: writing never blocks, and no terminal obeys
-//! what a guest or a backend put into a line. In the command line and in the jailer.
+//! Output for the user, on descriptors that other processes share: writing never blocks, and
+//! control characters from a guest or a backend never reach a terminal. Used by the command line
+//! and the jailer.
 //!
-//! A descriptor that poll(2) calls writable still blocks a writer that brings more than there is room
-//! for: a terminal whose reader stopped holds it for ever, deaf to the signals it has blocked. And
-//! O_NONBLOCK belongs to the open file description, which the user's shell shares. So a terminal and a
-//! pipe are opened once more, for a description of our own.
+//! A descriptor that poll(2) reports as writable still blocks a write that is longer than its free
+//! space: a terminal whose reader has stopped would block us for ever, with our signals blocked.
+//! And O_NONBLOCK belongs to the open file description, which we share with the user's shell. So we
+//! reopen a terminal or pipe, to have a description of our own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -18,10 +19,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::write;
 
-/// How long a line waits for a reader who is slow.
+/// How long a line waits for a slow reader.
 const LINE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A descriptor that is written without waiting.
+/// A descriptor that is written without blocking.
 #[derive(Debug)]
 pub struct Output<'fd> {
     fd: BorrowedFd<'fd>,
@@ -30,18 +31,18 @@ pub struct Output<'fd> {
 
 #[derive(Debug)]
 enum Way {
-    /// By an open file description of our own.
+    /// Through an open file description of our own.
     Reopened(File),
     Socket,
-    /// A terminal or pipe that we may not open: there is room for a byte when poll says so, and no
-    /// more is known.
+    /// A terminal or pipe that we may not reopen: after poll(2) reports it writable, only one byte
+    /// is certain not to block.
     ByteByByte,
-    /// A file: there is nobody to wait for.
+    /// A file: it never blocks.
     File,
 }
 
 impl<'fd> Output<'fd> {
-    /// For a descriptor that stays open; its flags do not change.
+    /// For a descriptor that stays open. Does not change its flags.
     pub fn of(fd: BorrowedFd<'fd>) -> Self {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let kind = std::fs::metadata(&path).map(|found| found.file_type());
@@ -57,10 +58,10 @@ impl<'fd> Output<'fd> {
         Self { fd, way }
     }
 
-    /// Writes what there is room for, at least one byte.
+    /// Writes as much as there is room for, at least one byte.
     ///
     /// # Errors
-    /// `WouldBlock` when there is no room; what write(2) says otherwise.
+    /// `WouldBlock` if there is no room; otherwise write(2)'s error.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = match &self.way {
             Way::Reopened(file) => write(file, bytes),
@@ -77,10 +78,10 @@ impl<'fd> Output<'fd> {
         written.map_err(io::Error::from)
     }
 
-    /// Writes all of it; what a reader has not taken after so long is dropped.
+    /// Writes all of it; drops what the reader has not taken after `patience`.
     ///
     /// # Errors
-    /// `TimedOut` then; what write(2) says otherwise.
+    /// `TimedOut` if some was dropped; otherwise write(2)'s error.
     pub fn write_within(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
         while !bytes.is_empty() {
@@ -109,8 +110,8 @@ impl<'fd> Output<'fd> {
     }
 }
 
-/// Writes a line to standard error for the user: `program: line`. A user who does not read loses it
-/// after a second.
+/// Writes a line to standard error for the user: `program: line`. Drops it if the reader does not
+/// take it within a second.
 pub fn say(program: &str, line: &str) {
     let stderr = io::stderr();
     let _ = stderr.lock().flush();
@@ -118,16 +119,16 @@ pub fn say(program: &str, line: &str) {
     let _ = Output::of(stderr.as_fd()).write_within(text.as_bytes(), LINE_PATIENCE);
 }
 
-/// The line with a space for each character that a terminal obeys or that changes how the line reads:
-/// control characters, line separators, and those that reverse or hide text.
+/// The line with a space for each character that a terminal would interpret or that changes how the
+/// line reads: control characters, line separators, and those that reverse or hide text.
 #[must_use]
 pub fn harmless(line: &str) -> String {
     let shown = |c| if misleads(c) { ' ' } else { c };
     line.chars().map(shown).collect()
 }
 
-/// Whether a character is not to reach a person's terminal (Unicode: Cc, Zl, Zp, Bidi_Control, and
-/// what has no width).
+/// Whether a character must not reach the user's terminal (Unicode: Cc, Zl, Zp, Bidi_Control, and
+/// those without width).
 fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(c,

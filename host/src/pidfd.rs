@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Processes of ours, known by a descriptor from their first moment and ended through it: a number
-//! may be another process's by then.
+//! Child processes held by pidfd from clone on and killed through it: their pid may belong to
+//! another process by then.
 
 #![allow(unsafe_code)]
 
@@ -9,16 +9,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-/// Since Linux 5.7; beyond what an int can hold.
+/// Since Linux 5.7; it does not fit into an int.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a copy of this process in new namespaces, spawned into the control group `initial_cgroup` if there is
-/// one: its number and its pidfd; `None` in the copy.
+/// Clones this process into new namespaces and, if given, the control group `initial_cgroup`.
+/// Returns the child's pid and pidfd; `None` in the child.
 ///
 /// # Safety
 ///
-/// Unless this process is single-threaded, the copy must do nothing but async-signal-safe calls: a
-/// lock may be held by a thread that does not exist in it.
+/// Unless this process is single-threaded, the child may only make async-signal-safe calls: a lock
+/// may be held by a thread that does not exist in the child.
 pub unsafe fn clone(
     namespaces: libc::c_int,
     initial_cgroup: Option<BorrowedFd<'_>>,
@@ -35,7 +35,8 @@ pub unsafe fn clone(
     args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     let args_ptr = &raw mut args;
     // SAFETY: args is a clone_args of the size given; pidfd outlives the call. Without CLONE_VM the
-    // copy has its own copy of everything, this stack included. What it may do is the caller's care.
+    // child has its own copy of everything, this stack included. The caller vouches for what the
+    // child does.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args_ptr, size_of_val(&args)) };
     match Errno::result(pid)? {
         0 => Ok(None),
@@ -48,7 +49,7 @@ pub unsafe fn clone(
     }
 }
 
-/// Ends a process, which is still to be reaped. It may be dead already, which is what was wanted.
+/// Kills a process that is not yet reaped. It may have exited already.
 pub fn kill(pidfd: BorrowedFd<'_>) {
     let no_info: *const libc::siginfo_t = std::ptr::null();
     let (call, pidfd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());

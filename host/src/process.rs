@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What every child does to itself first.
+//! What every child process does to itself first.
 
 use std::ffi::CStr;
 
 use nix::errno::Errno;
 
-/// Takes a name for `ps` and the like: a program that was executed from a descriptor is called by
-/// the descriptor's number on kernels before 6.14. At most 15 bytes are kept.
+/// Sets the process name that `ps` shows: on kernels before 6.14, a program executed from a
+/// descriptor is called by the descriptor's number. The kernel keeps at most 15 bytes.
 pub fn take_name(name: &CStr) {
     // Cannot fail with a valid string, and nothing depends on it.
     let _ = nix::sys::prctl::set_name(name);
@@ -16,12 +16,12 @@ pub fn take_name(name: &CStr) {
 const SET_MDWE: libc::c_int = 65;
 const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
 
-/// What of its jail each process builds itself: nobody of the same user may look into it, which
-/// executing a program undoes; and no memory that could be written becomes executable, which it hands
-/// down.
+/// The part of its jail that each process sets up itself. It makes itself undumpable, so that other
+/// processes of its user cannot trace it (execve resets this), and denies itself making written
+/// memory executable (its children inherit this).
 ///
 /// # Errors
-/// When the kernel has no such thing as the latter. It is done without, and the supervisor says so.
+/// If the kernel has no PR_SET_MDWE. The process goes on without it, and the supervisor logs that.
 #[allow(unsafe_code)]
 pub fn harden() -> nix::Result<()> {
     // Cannot fail.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An io_uring that can do one thing only: I/O on one file.
+//! An io_uring that can only do I/O on one file.
 //!
-//! The supervisor makes it, the backend inherits it and does not even hold the file; seccomp does
-//! not see what is submitted, the restrictions do. Since the ring outlives the backend, the
-//! supervisor can see when the I/O of a dead one has ended ([`RingWatch`]): that is the fence behind
-//! which the next generation starts.
+//! The supervisor creates it and the backend inherits it, without the file itself. Seccomp does not
+//! see what the backend submits; the ring's restrictions limit it. The supervisor keeps the ring
+//! after the backend has died and so sees when the backend's I/O has ended ([`RingWatch`]): the I/O
+//! fence before the next generation starts.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
@@ -19,13 +19,13 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// The index of the file among the ring's registered ones.
 pub const FILE: u32 = 0;
-/// Kernel threads that one ring may have for what cannot be done without blocking: on files, on
-/// other things.
+/// The most kernel threads of one ring for blocking I/O: on regular files and block devices, and on
+/// other files.
 const WORKERS_MAX: [u32; 2] = [16, 4];
-/// IORING_FEAT_SINGLE_MMAP: both rings are in one mapping, since Linux 5.4.
+/// IORING_FEAT_SINGLE_MMAP: both queues are in one mapping, since Linux 5.4.
 const SINGLE_MMAP: u32 = 1;
 
-/// A ring could not be made or adopted.
+/// Why a ring could not be made or adopted.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} an io_uring{}", remedy(source))]
 pub struct RingError {
@@ -34,7 +34,7 @@ pub struct RingError {
     source: std::io::Error,
 }
 
-/// Rings are locked memory of the user, which the kernel counts for all of their processes.
+/// The kernel counts rings as locked memory, per user and not per process.
 fn remedy(source: &std::io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::ENOMEM) => {
@@ -59,10 +59,10 @@ mod word {
 const _: () = assert!(size_of::<RingParams>() == size_of::<Parameters>());
 const _: () = assert!(align_of::<RingParams>() <= align_of::<Parameters>());
 
-/// Makes a ring with room for `entries` requests on `file`, for whoever gets the descriptor.
+/// Makes a ring for `entries` requests on `file`. The process that inherits the descriptor uses it.
 pub fn create(entries: u16, file: BorrowedFd<'_>) -> Result<(OwnedFd, RingParams), RingError> {
-    // No DEFER_TASKRUN and no SINGLE_ISSUER: the first would never come to rest once the only
-    // task that may reap is dead, the second would tie the ring to the process that makes it.
+    // No DEFER_TASKRUN: a ring would never become idle once the only task that may reap is dead. No
+    // SINGLE_ISSUER: it would tie the ring to the process that makes it.
     let ring = IoUring::builder()
         .setup_r_disabled()
         .setup_submit_all()
@@ -110,7 +110,7 @@ fn params_of(ring: &IoUring) -> RingParams {
     unsafe { std::mem::transmute(params) }
 }
 
-/// Maps an inherited ring, to submit to it.
+/// Maps an inherited ring in order to submit to it.
 #[allow(unsafe_code)]
 pub fn adopt(fd: OwnedFd, params: &RingParams) -> Result<IoUring, RingError> {
     // SAFETY: a transparent wrapper of a C structure of 30 words (the size is asserted above) for
@@ -121,7 +121,7 @@ pub fn adopt(fd: OwnedFd, params: &RingParams) -> Result<IoUring, RingError> {
     unsafe { IoUring::from_fd(fd.into_raw_fd(), params) }.map_err(failed("map"))
 }
 
-/// The supervisor's view of a ring that a backend uses: how much was taken and how much was done.
+/// The supervisor's view of a backend's ring: how many requests the kernel has taken and completed.
 #[derive(Debug)]
 pub struct RingWatch {
     page: NonNull<AtomicU32>,
@@ -131,7 +131,7 @@ pub struct RingWatch {
 }
 
 impl RingWatch {
-    /// Maps the counters of a ring, to read them.
+    /// Maps the counters of a ring read-only.
     #[allow(unsafe_code)]
     pub fn new(ring: impl AsFd, params: &RingParams) -> Result<Self, RingError> {
         let RingParams(words) = params;
@@ -158,9 +158,9 @@ impl RingWatch {
         })
     }
 
-    /// How many requests the kernel has taken and not completed. Only of a process that has ended:
-    /// a living one can write the counters, and a dead one may have; a number larger than the ring
-    /// means that it did, and that the ring says nothing.
+    /// How many requests the kernel has taken and not completed. Valid only after the backend has
+    /// exited, and only if the backend did not write the counters: a number larger than the ring
+    /// means that it did.
     pub fn unfinished(&self) -> u32 {
         let taken = self.counter(self.head).load(Ordering::Acquire);
         let done = self.counter(self.tail).load(Ordering::Acquire);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Installing the filters that a build script compiled with [`compile`].
 //!
-//! A process keeps one table, `seccomp.json`, in seccompiler's format, with a reason as the
-//! "comment" of every rule; each filter in it is for one kind of thread. Both forms are in the
-//! binary: the one that kills, and the one that names the system call first (`--seccomp log`).
+//! Each program has one table, `seccomp.json`, in seccompiler's format, with a reason as the
+//! "comment" of every rule; each filter in it is for one kind of thread. Both modes are in the
+//! binary: the one that kills, and the one that logs the system call first (`--seccomp log`).
 
 use ipc::seccomp::Mode;
 use seccompiler::sock_filter;
@@ -15,20 +15,20 @@ mod report;
 
 pub use report::{call_name, report_violations};
 
-/// The C library that this program is linked with, as rules name it that are for one alone.
+/// The C library of this program, as the rules of one C library name it.
 pub const LIBC: &str = if cfg!(target_env = "musl") {
     "musl"
 } else {
     "gnu"
 };
 
-/// Whether release builds of programs linked with `libc` have this rule of a table.
+/// Whether this rule applies to release builds of programs linked with `libc`.
 #[must_use]
 pub fn concerns(rule: &Value, libc: &str) -> bool {
     !is_for_debug(rule) && rule.get("libc").is_none_or(|whose| whose == libc)
 }
 
-/// Whether only debug builds have this rule of a table.
+/// Whether this rule applies to debug builds only.
 fn is_for_debug(rule: &Value) -> bool {
     rule.get("build").is_some()
 }
@@ -36,16 +36,16 @@ fn is_for_debug(rule: &Value) -> bool {
 /// One BPF instruction: code, jump if true, jump if false, operand.
 pub type Instruction = (u16, u8, u8, u32);
 
-/// A compiled filter, in both forms.
+/// A compiled filter, for both modes.
 #[derive(Debug, Clone, Copy)]
 pub struct Filter {
-    /// The kind of thread it is for.
+    /// The kind of thread.
     pub name: &'static str,
-    /// How many system calls it allows.
+    /// How many system calls the filter allows.
     pub calls: usize,
-    /// The form for [`Mode::Kill`].
+    /// For [`Mode::Kill`].
     pub kill: &'static [Instruction],
-    /// The form for [`Mode::Trap`].
+    /// For [`Mode::Trap`].
     pub trap: &'static [Instruction],
 }
 
@@ -70,7 +70,7 @@ impl Filter {
             .collect()
     }
 
-    /// Confines the calling thread, for ever. Sets no_new_privs.
+    /// Installs the filter in the calling thread, irrevocably. Sets no_new_privs.
     pub fn install(&self, mode: Mode) -> Result<(), SeccompError> {
         let installed = seccompiler::apply_filter(&self.program(mode));
         installed.map_err(|source| SeccompError {
@@ -79,7 +79,7 @@ impl Filter {
         })
     }
 
-    /// Confines every thread of the process, for ever. Sets no_new_privs.
+    /// Installs the filter in every thread of the process, irrevocably. Sets no_new_privs.
     pub fn install_in_all_threads(&self, mode: Mode) -> Result<(), SeccompError> {
         let installed = seccompiler::apply_filter_all_threads(&self.program(mode));
         installed.map_err(|source| SeccompError {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a process does about a signal, as it was when the process started and as it shall be
-//! (signal(7)). A disposition "ignored" is inherited through exec; handlers are not.
+//! Signal dispositions: as the process inherited them, and as it sets them (signal(7)). "Ignored"
+//! is inherited through execve; handlers are not.
 
 #![allow(unsafe_code)]
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Whether this process ignores a signal; what cannot be asked is not ignored.
+/// Whether this process ignores a signal; false if the kernel does not say.
 #[must_use]
 pub fn is_ignored(signal: Signal) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
@@ -17,15 +17,16 @@ pub fn is_ignored(signal: Signal) -> bool {
     asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// A signal does what it does by default. Safe between fork and exec: one system call, no allocation.
+/// Resets a signal to its default action. Safe between fork and exec: one system call, no
+/// allocation.
 ///
 /// # Errors
-/// The kernel's, for SIGKILL and SIGSTOP alone.
+/// The kernel's, only for SIGKILL and SIGSTOP.
 pub fn reset(signal: Signal) -> nix::Result<()> {
     set(signal, SigHandler::SigDfl)
 }
 
-/// A signal does nothing.
+/// Ignores a signal.
 ///
 /// # Errors
 /// As those of [`reset`].

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stream sockets, connected without waiting.
+//! Stream sockets, connected without blocking.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -9,12 +9,12 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, socket,
 };
 
-/// Connects to a socket, without ever waiting for whoever listens there.
+/// Connects to a socket without waiting for its listener.
 pub fn connect(path: &Path) -> nix::Result<OwnedFd> {
     connect_by(&UnixAddr::new(path)?)
 }
 
-/// The same by an address.
+/// As [`connect`], by address.
 pub fn connect_by(address: &UnixAddr) -> nix::Result<OwnedFd> {
     let stream = stream_socket(SockFlag::SOCK_NONBLOCK)?;
     loop {
@@ -25,7 +25,7 @@ pub fn connect_by(address: &UnixAddr) -> nix::Result<OwnedFd> {
     }
 }
 
-/// A stream socket that no program inherits.
+/// A stream socket with close-on-exec.
 pub fn stream_socket(flags: SockFlag) -> nix::Result<OwnedFd> {
     let flags = flags | SockFlag::SOCK_CLOEXEC;
     socket(AddressFamily::Unix, SockType::Stream, flags, None)

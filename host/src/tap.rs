@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Taps: opening one, and telling the kernel how frames go through it.
+//! Taps: opening one and configuring its queues.
 //!
-//! Opened by whoever starts a backend, the jailer or a backend that runs alone; a backend in a jail
-//! gets the queues as descriptors and may only set offloads, the header's length and which queues
-//! are in use.
+//! The jailer opens the tap of a supervised backend; a standalone backend opens its own. A backend
+//! in a jail inherits the queues as descriptors and may only set the offloads, the header's length
+//! and which queues are in use.
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,73 +21,73 @@ pub const HEADER_BYTES: usize = 12;
 /// The length of the header of drivers older than virtio 1.0.
 pub const LEGACY_HEADER_BYTES: usize = 10;
 
-/// TUN_F_*: what the reader of a tap can take.
+/// TUN_F_*: which offloads the reader of a tap accepts.
 pub mod offload {
     /// Frames without a checksum.
     pub const CSUM: u32 = 0x01;
-    /// TCP over IPv4, not yet cut into segments.
+    /// TCP over IPv4, unsegmented.
     pub const TSO4: u32 = 0x02;
-    /// The same over IPv6.
+    /// TCP over IPv6, unsegmented.
     pub const TSO6: u32 = 0x04;
-    /// TCP with congestion bits, not yet cut.
+    /// TCP with ECN bits, unsegmented.
     pub const ECN: u32 = 0x08;
-    /// UDP that is to be fragmented.
+    /// UDP, to be fragmented.
     pub const UFO: u32 = 0x10;
-    /// UDP over IPv4, not yet cut into datagrams.
+    /// UDP over IPv4, unsegmented.
     pub const USO4: u32 = 0x20;
-    /// The same over IPv6.
+    /// UDP over IPv6, unsegmented.
     pub const USO6: u32 = 0x40;
 }
 
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
-/// A tap cannot be used.
+/// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// No interface can have this name.
     #[error("the name must have 1 to {NAME_MAX_BYTES} bytes and no slash or space")]
     Name,
-    /// There cannot be so many.
+    /// A tap cannot have so many queues.
     #[error("{0} queues: must be 1 to {QUEUES_MAX}")]
     Queues(u16),
-    /// The kernel has none.
+    /// /dev/net/tun cannot be opened.
     #[error("cannot open /dev/net/tun")]
     Device(#[source] std::io::Error),
-    /// Somebody else has it.
+    /// Another program has attached to it.
     #[error("the tap is in use by another program")]
     Busy,
-    /// This process may not have it.
+    /// This process may not open or create it.
     #[error("no permission to open or create the tap")]
     Permission,
-    /// It was made for a single queue.
+    /// It was made without multi_queue.
     #[error("the tap has one queue only: it was not made with multi_queue")]
     SingleQueue,
-    /// It was made for several.
+    /// It was made with multi_queue.
     #[error("the tap was made with multi_queue, and one queue was asked for")]
     MultiQueue,
-    /// There is an interface of that name, and it is something else.
+    /// The interface of that name is not a tap.
     #[error("the interface is not a tap")]
     NotTap,
-    /// What was inherited has other flags than are needed.
+    /// The inherited tap lacks a flag.
     #[error("the tap has flags {0:#x}: it needs tap, no_pi and vnet_hdr")]
     Flags(i32),
-    /// Something else failed.
+    /// Another call failed.
     #[error("cannot {0} the tap")]
     Other(&'static str, #[source] std::io::Error),
 }
 
-/// The calls as the kernel has them. (linux/if_tun.h)
+/// The ioctls. (linux/if_tun.h)
 mod ioctl {
     nix::ioctl_write_ptr_bad!(
         /// Attaches a descriptor to an interface.
         set_iff, libc::TUNSETIFF, libc::ifreq
     );
     nix::ioctl_read_bad!(
-        /// Which interface it is attached to.
+        /// The interface that a descriptor is attached to.
         get_iff, libc::TUNGETIFF, libc::ifreq
     );
     nix::ioctl_write_int_bad!(
-        /// What the reader can take.
+        /// Which offloads the reader accepts.
         set_offload, libc::TUNSETOFFLOAD
     );
     nix::ioctl_write_ptr_bad!(
@@ -95,13 +95,13 @@ mod ioctl {
         set_header, libc::TUNSETVNETHDRSZ, libc::c_int
     );
     nix::ioctl_write_ptr_bad!(
-        /// Whether a queue is used.
+        /// Whether a queue is in use.
         set_queue, libc::TUNSETQUEUE, libc::ifreq
     );
 }
 
-/// Opens the queues of a tap, which is made if there is none of that name. What is read from and
-/// written to them is a header of [`HEADER_BYTES`] and a frame; neither ever waits.
+/// Opens the queues of a tap; makes the tap if there is none of that name. Each read or write is a
+/// header of [`HEADER_BYTES`] and a frame, and never blocks.
 pub fn open(name: &str, queues: u16) -> Result<Vec<OwnedFd>, TapError> {
     if queues == 0 || queues > QUEUES_MAX {
         return Err(TapError::Queues(queues));
@@ -122,7 +122,8 @@ fn open_queue(name: &str, multi: bool) -> Result<OwnedFd, TapError> {
         Ok(()) => Ok(device),
         Err(Errno::EBUSY) => Err(TapError::Busy),
         Err(Errno::EPERM | Errno::EACCES) => Err(TapError::Permission),
-        // The kernel says so of a tap with the other kind of queues, and of what is no tap.
+        // The kernel returns EINVAL for a tap with the other kind of queues, and for what is no
+        // tap.
         Err(Errno::EINVAL) => match attach(name, !multi)?.1 {
             Ok(()) | Err(Errno::EBUSY) if multi => Err(TapError::SingleQueue),
             Ok(()) | Err(Errno::EBUSY) => Err(TapError::MultiQueue),
@@ -147,7 +148,7 @@ fn attach(name: &str, multi: bool) -> Result<(OwnedFd, Result<(), Errno>), TapEr
     Ok((device.into(), set.map(drop)))
 }
 
-/// Sees to it that an inherited descriptor is one queue of a tap, and says which tap it is of.
+/// Checks that an inherited descriptor is a queue of a tap, and returns the tap's name.
 #[allow(unsafe_code)]
 pub fn check(fd: BorrowedFd<'_>) -> Result<String, TapError> {
     let mut request = request("any", 0)?;
@@ -163,7 +164,7 @@ pub fn check(fd: BorrowedFd<'_>) -> Result<String, TapError> {
     Ok(name.map(|byte| char::from(byte.to_ne_bytes()[0])).collect())
 }
 
-/// Says what the reader of the tap can take, as [`offload`] has it.
+/// Sets which offloads the reader of the tap accepts, as in [`offload`].
 #[allow(unsafe_code)]
 pub fn set_offload(fd: BorrowedFd<'_>, offload: u32) -> Result<(), TapError> {
     let offload = i32::try_from(offload).unwrap_or(0);
@@ -173,7 +174,7 @@ pub fn set_offload(fd: BorrowedFd<'_>, offload: u32) -> Result<(), TapError> {
         .map_err(|e| TapError::Other("set the offloads of", e.into()))
 }
 
-/// Whether this kernel's taps can do UDP segmentation. Leaves the tap without offloads.
+/// Whether this kernel's taps support UDP segmentation. Leaves the tap without offloads.
 pub fn has_uso(fd: BorrowedFd<'_>) -> bool {
     let wanted = offload::CSUM | offload::USO4 | offload::USO6;
     let has = set_offload(fd, wanted).is_ok();
@@ -181,7 +182,7 @@ pub fn has_uso(fd: BorrowedFd<'_>) -> bool {
     has
 }
 
-/// Says how long the header in front of each frame is.
+/// Sets the length of the header in front of each frame.
 #[allow(unsafe_code)]
 pub fn set_header_bytes(fd: BorrowedFd<'_>, len_bytes: usize) -> Result<(), TapError> {
     let len = libc::c_int::try_from(len_bytes).unwrap_or(0);
@@ -191,7 +192,7 @@ pub fn set_header_bytes(fd: BorrowedFd<'_>, len_bytes: usize) -> Result<(), TapE
         .map_err(|e| TapError::Other("set the header's length of", e.into()))
 }
 
-/// Takes a queue of a tap with several into use, or out of use.
+/// Attaches or detaches a queue of a multi-queue tap.
 #[allow(unsafe_code)]
 pub fn set_queue(fd: BorrowedFd<'_>, used: bool) -> Result<(), TapError> {
     let flag = if used {
@@ -202,7 +203,7 @@ pub fn set_queue(fd: BorrowedFd<'_>, used: bool) -> Result<(), TapError> {
     let request = request("any", flag)?;
     // SAFETY: `request` is initialised and outlives the call.
     match unsafe { ioctl::set_queue(fd.as_raw_fd(), &raw const request) } {
-        // It is so already.
+        // It is in that state already.
         Ok(_) | Err(Errno::EINVAL) => Ok(()),
         Err(e) => Err(TapError::Other("switch a queue of", e.into())),
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an open image is: the disk that a guest sees, and what I/O on the image must be aligned to.
+//! The geometry of an open image: the disk that a guest sees, and the alignment of I/O on the
+//! image.
 //!
-//! What the guest sees must not change when an image is copied, or bypasses the page cache: a partition
-//! table counts logical blocks. So a file is a disk of 512-byte blocks wherever it is and however it is
-//! opened. Where the storage below needs larger blocks, the backend reads, changes and writes them
-//! ([`Geometry::has_partial_blocks`]). A block device has blocks of its own, with direct I/O or not.
+//! The guest's view must not change when an image is copied or opened with direct I/O: a partition
+//! table counts logical blocks. So a file is always a disk of 512-byte blocks. If the storage below
+//! needs larger blocks, the backend does read-modify-write ([`Geometry::has_partial_blocks`]). A
+//! block device keeps its own block size, with direct I/O or not.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -14,14 +15,14 @@ use ipc::record::{Geometry, SECTOR_BYTES};
 
 use super::{Access, DiskError};
 
-/// The logical block of a file.
+/// The logical block size of a file.
 const FILE_LOGICAL_BYTES: u32 = 512;
-/// What a guest is told of a file's physical blocks: those of most file systems and disks.
+/// The physical block size that a guest sees for a file: that of most file systems and disks.
 const FILE_PHYSICAL_BYTES: u32 = 4096;
-/// The largest block that is read, changed and written for a part of it.
+/// The largest block for which the backend does read-modify-write.
 const STORAGE_BLOCK_MAX_BYTES: u32 = 64 << 10;
 
-/// What an image is, if a disk can have its size.
+/// Checks that a disk can have this geometry.
 pub fn checked(found: Geometry) -> Result<Geometry, DiskError> {
     let block_bytes = found.io_block_bytes();
     match found.capacity_bytes {
@@ -35,8 +36,8 @@ pub fn checked(found: Geometry) -> Result<Geometry, DiskError> {
     }
 }
 
-/// What is served of an image that is `now` to a running guest that knows `known`. One that has grown
-/// is served at the size that the guest knows; one that has shrunk cannot be served.
+/// The geometry to serve to a running guest that knows `known` when the image is `now`. The backend
+/// serves a grown image at the size the guest knows; it cannot serve one that has shrunk.
 pub fn for_guest_of(now: Geometry, known: Geometry) -> Result<Geometry, DiskError> {
     if now.capacity_bytes < known.capacity_bytes {
         return Err(DiskError::Shrunk {
@@ -50,12 +51,12 @@ pub fn for_guest_of(now: Geometry, known: Geometry) -> Result<Geometry, DiskErro
     })
 }
 
-/// Finds out what an open image is.
+/// Finds the geometry of an open image, and checks it.
 pub fn examine(file: &File, access: Access) -> Result<Geometry, DiskError> {
     checked(look(file, access)?)
 }
 
-/// The same of an image of any size, also one that no disk can have.
+/// As [`examine`], without the check of its size.
 pub fn look(file: &File, access: Access) -> Result<Geometry, DiskError> {
     let metadata = file.metadata().map_err(DiskError::Examine)?;
     let kind = metadata.file_type();
@@ -96,15 +97,15 @@ fn block_device(file: &File, access: Access) -> Result<Geometry, DiskError> {
         capacity_bytes: bytes,
         logical_block_bytes: logical,
         physical_block_bytes: physical.max(logical),
-        // Without direct I/O, too: discards are aligned to its own blocks.
+        // Even without direct I/O: discards must be aligned to the device's own blocks.
         storage_block_bytes: own,
         memory_align_bytes: if access.direct { own } else { 1 },
         block_device: true,
     })
 }
 
-/// Whether no write to a block device can succeed: it, or the disk that it is a partition of, is
-/// read-only.
+/// Whether every write to a block device fails because it, or the disk of which it is a partition,
+/// is read-only.
 pub(super) fn is_read_only(device: &File) -> Result<bool, DiskError> {
     let mut flag = 0;
     let asked = ioctl::read_only(device.as_raw_fd(), &mut flag);
@@ -112,7 +113,7 @@ pub(super) fn is_read_only(device: &File) -> Result<bool, DiskError> {
     Ok(flag != 0)
 }
 
-/// The wrappers of ioctl(2) that ask a block device about itself.
+/// The ioctls that query a block device.
 #[allow(unsafe_code)]
 mod ioctl {
     use std::os::fd::RawFd;
@@ -148,8 +149,8 @@ mod ioctl {
     }
 }
 
-/// What a file asks of direct I/O, of addresses and of offsets; `None` if the kernel does not say
-/// (before Linux 6.1).
+/// The memory and offset alignment that direct I/O on a file needs; `None` if the kernel does not
+/// report it (before Linux 6.1).
 #[allow(unsafe_code)]
 fn direct_aligns(file: &File) -> Result<Option<(u32, u32)>, DiskError> {
     let mut answer = std::mem::MaybeUninit::<libc::statx>::zeroed();

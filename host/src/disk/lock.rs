@@ -7,15 +7,14 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::DiskError;
 
-/// Locks an image against other programs as QEMU does, so that it and we respect each other: open
-/// file description locks that readers can share and a writer cannot. They end when the last
-/// reference to this opening is gone, in whatever process.
+/// Locks an image as QEMU does, so that QEMU and Bulkhead respect each other's locks: open file
+/// description locks that readers can share and a writer cannot. They end when the last reference
+/// to this open file description is closed, in any process.
 pub fn lock(file: &File, readonly: bool) -> Result<(), DiskError> {
     let (mine, others) = permissions(readonly);
     mark(file, readonly)?;
-    // Marks first, then a look at those of others: of two that start at once, at least one sees
-    // the other. F_OFD_GETLK answers F_UNLCK if an exclusive lock could be had, that is, if nobody
-    // else holds a mark there.
+    // Set our marks first, then look for conflicting ones: of two programs that start at once, at
+    // least one sees the other. F_OFD_GETLK returns F_UNLCK if no other opening holds a mark there.
     let conflicts = others
         .iter()
         .map(|n| 100 + n)
@@ -28,8 +27,8 @@ pub fn lock(file: &File, readonly: bool) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Puts the marks of [`lock`] on another opening of an image that is locked already: so they last
-/// as long as that opening does.
+/// Sets the marks of [`lock`] on another opening of an image that is already locked, so that they
+/// last as long as that opening.
 pub fn mark(file: &File, readonly: bool) -> Result<(), DiskError> {
     let (mine, others) = permissions(readonly);
     let marks = mine.iter().map(|n| 100 + n);
@@ -39,9 +38,9 @@ pub fn mark(file: &File, readonly: bool) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// At 100 + n, a shared lock says "I use permission n"; at
-/// 200 + n, "nobody else may use it". 0 is consistent read, 1 write, 3 resize. What we use, and
-/// what nobody else may.
+/// The permissions we use, and those we deny to others. A shared lock at byte 100 + n means "I use
+/// permission n", one at 200 + n "no other program may use it"; 0 is consistent read, 1 write, 3
+/// resize.
 fn permissions(readonly: bool) -> (&'static [i64], &'static [i64]) {
     match readonly {
         true => (&[0], &[1, 3]),
@@ -49,15 +48,15 @@ fn permissions(readonly: bool) -> (&'static [i64], &'static [i64]) {
     }
 }
 
-/// Marks one byte of an image, which need not exist, with a lock that can be shared. It ends with
-/// this opening.
+/// Sets a shared lock on one byte of an image, which may lie beyond its end. It ends with this
+/// opening.
 pub fn mark_byte(file: &File, byte: i64) -> Result<(), DiskError> {
     let lock = lock_byte(libc::F_RDLCK, byte);
     let locked = fcntl(file, FcntlArg::F_OFD_SETLK(&lock));
     locked.map(drop).map_err(|_| DiskError::Locked)
 }
 
-/// Whether an opening other than this one has marked a byte.
+/// Whether another opening of the image has marked a byte.
 pub fn is_marked(file: &File, byte: i64) -> Result<bool, DiskError> {
     let mut lock = lock_byte(libc::F_WRLCK, byte);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(|e| DiskError::Examine(e.into()))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! For build scripts: a table of filters becomes Rust constants, so that nothing is parsed or
-//! compiled when a process starts.
+//! For build scripts: compiles a table of filters to Rust constants, so that a process parses and
+//! compiles nothing when it starts.
 
 use std::collections::BTreeSet;
 use std::env::{VarError, var};
@@ -18,13 +18,13 @@ pub enum CompileError {
     /// A file could not be read or written.
     #[error("cannot use {0}")]
     File(String, #[source] std::io::Error),
-    /// Cargo did not say what it builds for: this is no build script.
+    /// Cargo did not name the target: this is not a build script.
     #[error("cargo does not say for what it builds")]
     Target(#[from] VarError),
     /// The table is not JSON.
     #[error("the table is not JSON")]
     Json(#[from] serde_json::Error),
-    /// The table is JSON of another shape; this filter, this fault.
+    /// The table has the wrong shape: the filter's name, and the fault.
     #[error("filter {0}: {1}")]
     Shape(String, &'static str),
     /// seccompiler refused it.
@@ -35,12 +35,12 @@ pub enum CompileError {
     Architecture(#[from] seccompiler::BackendError),
 }
 
-/// Compiles `table` for the target that cargo builds for and writes one constant of type
-/// [`super::Filter`] for each filter to `output`, a file's name in cargo's directory for such.
+/// Compiles `table` for cargo's target and writes one constant of type [`super::Filter`] for each
+/// filter to `output`, a file name in cargo's output directory.
 ///
-/// A rule with a `"libc"` is for programs linked with that one only, `"musl"` or `"gnu"`: the same
-/// function of another C library may make another call. A rule with `"build": "debug"` is for programs
-/// with debug assertions only, as cargo's profiles `dev` and `test` make them.
+/// A rule with a `"libc"`, `"musl"` or `"gnu"`, applies only to programs linked with that one: C
+/// libraries differ in the calls that a function makes. A rule with `"build": "debug"` applies only
+/// to programs with debug assertions, as cargo's profiles `dev` and `test` make them.
 pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
     println!("cargo::rerun-if-changed={}", table.display());
     let output = &Path::new(&var("OUT_DIR")?).join(output);
@@ -69,7 +69,8 @@ pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
     std::fs::write(output, source).map_err(|e| CompileError::File(named(output), e))
 }
 
-/// Leaves out the rules of other C libraries than `libc`, and those of debug builds unless this is one.
+/// Removes the rules for other C libraries than `libc`, and the debug rules unless this is a debug
+/// build.
 fn leave_out_others(
     filters: &mut Map<String, Value>,
     libc: &str,
@@ -87,7 +88,7 @@ fn leave_out_others(
             return Err(shape("has a rule for an unknown \"build\""));
         }
         rules.retain(|rule| is_debug || !is_for_debug(rule));
-        // What compiles the table does not know the keys.
+        // seccompiler rejects keys that it does not know.
         for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
             rule.remove("build");
         }
@@ -105,7 +106,7 @@ fn leave_out_others(
     Ok(())
 }
 
-/// The table with `action` for every call that no rule allows.
+/// The table with `action` for every call that it does not allow.
 fn with_action(filters: &Map<String, Value>, action: &str) -> Result<String, CompileError> {
     let mut filters = filters.clone();
     for (name, filter) in &mut filters {
@@ -117,7 +118,7 @@ fn with_action(filters: &Map<String, Value>, action: &str) -> Result<String, Com
     Ok(serde_json::to_string(&filters)?)
 }
 
-/// How many different system calls a filter allows. Each rule must give its reason.
+/// How many different system calls a filter allows. Fails on a rule without a reason.
 fn count_calls(name: &str, filter: &Value) -> Result<usize, CompileError> {
     let shape = |fault| CompileError::Shape(name.to_string(), fault);
     let rules = filter["filter"]

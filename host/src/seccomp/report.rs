@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ipc::health::{Crash, HealthPage};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Where the number of the forbidden call is stored; set before the handler is installed.
+/// Where to store the number of the forbidden call; set before the handler is installed.
 static CRASH: OnceLock<&'static AtomicU32> = OnceLock::new();
 
-/// Installs the handler; `health` learns the number of the call, the log its name.
+/// Installs the handler. It stores the call's number in `health` and logs the call's name.
 #[allow(unsafe_code)]
 pub fn report_violations(health: &'static HealthPage) -> nix::Result<()> {
     CRASH.get_or_init(|| &health.crash);
