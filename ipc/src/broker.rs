@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What jailer and supervisor say to each other: JSON messages over one SOCK_SEQPACKET socket.
+//! The protocol between supervisor and jailer: JSON messages over one SOCK_SEQPACKET socket.
 //!
-//! The jailer has the host's privileges, so this enum is all that a compromised supervisor can
-//! ask of the host. It answers a question with one message and otherwise only passes signals on.
-//! Answers come in any order: what may wait for storage is done by a process of its own.
+//! The jailer has the host's privileges, so this enum is all that a compromised supervisor can ask
+//! of the host. The jailer answers a question with one message and otherwise only forwards signals.
+//! Answers come in any order: a child process does whatever may wait for storage.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,10 @@ mod status;
 
 pub use status::Status;
 
-/// The longest line the supervisor may have printed, in bytes: it fits into a message however it is
-/// escaped.
+/// The longest line that the jailer prints for the supervisor, in bytes: even with every byte
+/// escaped it fits into a message.
 pub const LINE_MAX_BYTES: usize = 512;
-/// How many lines the supervisor may have printed.
+/// How many lines the jailer prints for the supervisor.
 pub const LINES_MAX: usize = 64;
 
 /// What the supervisor tells or asks the jailer.
@@ -24,36 +24,38 @@ pub const LINES_MAX: usize = 64;
 pub enum ToJailer {
     /// The guest has started.
     Started,
-    /// A line for the user, when the VM has ended.
+    /// A line for the user, to be printed when the VM has ended.
     Line(String),
     /// The VM has ended.
     Ended(Status),
-    /// A question, with a number that comes back with its answer.
+    /// A question, with a number that the answer repeats.
     Ask(u32, Question),
 }
 
-/// What only the jailer can do: it sees the host. An answer takes as long as the storage does.
+/// Requests that need the host's privileges or view. An answer takes as long as the storage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
-    /// Open the image of the disk at this place in the spec once more.
+    /// Open once more the image of the disk at this place in the spec.
     ReopenDisk(u8),
-    /// Wait until the opening of that image with this mark is closed by its last user.
+    /// Wait until the last holder of the opening of that image with this mark has closed it.
     DiskReleased(u8, i64),
-    /// Ask the opening of that image that is as old as the VM whether everything that was written is on
-    /// stable storage: fdatasync(2).
+    /// fdatasync(2) the opening of that image that is as old as the VM, which reports whether
+    /// writes were lost.
     SyncDisk(u8),
-    /// Connect to the backend of the device of another program at this place: those that passt
-    /// serves, for which it is started anew, then the vhost-user devices, as in the spec.
+    /// Connect to the backend of the external device at this place: first the devices that passt
+    /// serves, for which the jailer starts a new passt, then the vhost-user devices, as in the
+    /// spec.
     ConnectForeign(u8),
-    /// What number has the process on the host whose pidfd comes with this message? It is a child of
-    /// the supervisor's and this user of the VM's, and is put into the control group of that name.
+    /// The host's pid of the process whose pidfd comes with this message. It is a child of the
+    /// supervisor and runs as this user of the VM; the jailer moves it into the control group of
+    /// that name.
     HostPid(u8),
 }
 
 /// What the jailer tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSupervisor {
-    /// The user sent this signal.
+    /// The user sent this signal to the jailer.
     Signal(i32),
     /// The answer to the question of this number.
     Answer(u32, Answer),
@@ -62,30 +64,30 @@ pub enum ToSupervisor {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Here it is, with this message.
+    /// The descriptor is attached to this message.
     Opened,
-    /// Here is the opening of the image, with this message.
+    /// The opening of the image is attached to this message.
     Reopened(Reopened),
-    /// Nobody has the opening any more.
+    /// The last holder of the opening has closed it.
     Released,
-    /// Everything is on stable storage but for what was lost: 0, or an errno.
+    /// fdatasync(2) has returned: 0, or an errno if writes were lost.
     Synced(i32),
-    /// The number of the process.
+    /// The host's pid of the process.
     HostPid(i32),
-    /// It cannot be had: an errno.
+    /// It failed: an errno.
     Refused(i32),
 }
 
-/// What is known of an opening of an image.
+/// What the supervisor learns about an opening of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reopened {
-    /// The byte that this opening alone has marked, for [`Question::DiskReleased`].
+    /// The byte that only this opening has marked, for [`Question::DiskReleased`].
     pub mark: i64,
-    /// What the image is now, or why it is no disk any more.
+    /// The image's geometry now, or why it cannot be a disk any more.
     pub geometry: Result<Geometry, String>,
 }
 
-/// What of a line may be told.
+/// The line, cut to [`LINE_MAX_BYTES`].
 pub fn clip(line: &str) -> &str {
     &line[..line.floor_char_boundary(LINE_MAX_BYTES)]
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the supervisor and a vmm, and the supervisor and a backend, say to each other: JSON messages
-//! over one SOCK_SEQPACKET socket for each pair.
+//! The protocols between supervisor and vmm and between supervisor and backend: JSON messages over
+//! one SOCK_SEQPACKET socket for each pair.
 //!
-//! Neither end trusts the other to be sane: a message has a bounded length, sending never blocks, and
-//! the supervisor receives no descriptors (the kernel closes what another end attaches). A vmm whose
-//! end of the socket closes ends at once.
+//! Neither end trusts the other: a message has a bounded length, sending never blocks, and the
+//! supervisor receives no descriptors (the kernel closes those attached). A vmm exits when the
+//! other end of its socket closes.
 
 mod channel;
 mod rights;
@@ -17,45 +17,46 @@ pub use rights::{receive_with_one, receive_with_several};
 /// The longest message in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 4096;
 
-/// What the supervisor asks of a vmm. Ending it is not among them: that is SIGKILL.
+/// What the supervisor asks of a vmm. To end a vmm, the supervisor sends SIGKILL instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToVmm {
     /// Press the power button.
     PowerButton,
     /// Stop every vCPU; answered with [`FromVmm::Paused`].
     Pause,
-    /// Let them run again; answered with [`FromVmm::Resumed`].
+    /// Resume the vCPUs; answered with [`FromVmm::Resumed`].
     Resume,
-    /// Something about a device: its place in the launch record.
+    /// A request for a device: its place in the launch record.
     Device(u8, ToDevice),
 }
 
 /// What the supervisor asks of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDevice {
-    /// Go on with the backend whose stream comes with this message. The one before is gone and its
+    /// Use the backend whose stream is attached to this message. The previous one is gone and its
     /// I/O fenced.
     Attach,
-    /// The backend is gone, its I/O is fenced, and there is no other one for now.
+    /// The backend is gone, its I/O is fenced, and the supervisor has no other one yet.
     Fenced,
-    /// Stop the queues in an orderly way; answered with [`DeviceNews::Drained`].
+    /// Stop the queues with GET_VRING_BASE; answered with [`DeviceNews::Drained`].
     Drain,
-    /// Go on with the backend that is connected.
+    /// Start the queues again on the connected backend.
     Resume,
-    /// Judge the backend whose stream comes with this message, which may become the next one;
-    /// answered with [`DeviceNews::Compatible`] or [`DeviceNews::Incompatible`]. The one that serves goes on.
+    /// Check whether the backend whose stream is attached to this message can become the next one;
+    /// answered with [`DeviceNews::Compatible`] or [`DeviceNews::Incompatible`]. The current one
+    /// keeps serving.
     Probe,
-    /// Go on with the backend that was judged. The one before is gone and its I/O fenced.
+    /// Use the backend that was probed. The previous one is gone and its I/O fenced.
     Switch,
-    /// Of a network card: the link is up, or down.
+    /// Network card: set the link up or down.
     Link(bool),
 }
 
 /// What a vmm tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromVmm {
-    /// The machine is complete, but some of its devices have no backend yet. Messages about devices
-    /// are read from now on; the guest starts when each device has a backend.
+    /// The machine is complete, but some devices have no backend yet. The vmm handles messages
+    /// about devices from now on; the guest starts when each device has a backend.
     Waiting,
     /// The guest is about to execute its first instruction.
     Started,
@@ -63,41 +64,41 @@ pub enum FromVmm {
     Paused,
     /// The vCPUs run again.
     Resumed,
-    /// Something happened to a device: its place in the launch record.
+    /// An event of a device: its place in the launch record.
     Device(u8, DeviceNews),
-    /// The guest ended; the process exits now.
+    /// The guest ended; the vmm exits now.
     Ended(Ending),
-    /// The vmm cannot go on; the process exits now.
+    /// The vmm cannot continue; it exits now.
     Failed(Failure),
 }
 
-/// What happened to a device.
+/// An event of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceNews {
-    /// A backend was found fit for it.
+    /// The device has accepted a backend.
     Connected,
     /// The driver's queues run on its backend.
     Running,
-    /// Its queues were stopped, as asked.
+    /// The queues are stopped, as the supervisor asked.
     Drained,
-    /// The backend that was to be judged can take over.
+    /// The probed backend can take over.
     Compatible,
-    /// It cannot: why.
+    /// The probed backend cannot take over: why.
     Incompatible(String),
-    /// Once a second, what its request queues have outstanding; without any, once.
+    /// Once a second, the outstanding requests of the request queues; once, if there are none.
     Outstanding(Vec<QueueSample>),
-    /// Its backend misbehaved or is gone: why. The device stalls.
+    /// The backend misbehaved or is gone: why. The device stalls.
     Lost(String),
-    /// This process or its kernel failed it: why. The device stalls.
+    /// The vmm or the kernel failed the device: why. The device stalls.
     Failed(String),
-    /// Its driver asked for something impossible: what.
+    /// The driver broke the rules of virtio: how.
     Guest(String),
 }
 
-/// A queue on which the driver waits for something.
+/// A queue with requests outstanding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSample {
-    /// Which one.
+    /// Its index.
     pub queue: u16,
     /// The available index.
     pub avail: u16,
@@ -108,14 +109,14 @@ pub struct QueueSample {
 /// What the supervisor asks of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToBackend {
-    /// Every worker that lives stores this number as its heartbeat in the health page.
+    /// Every live worker stores this number as its heartbeat in the health page.
     Ping(u32),
-    /// Of a network device: the link is up, or down.
+    /// Network device: set the link up or down.
     Link(bool),
-    /// Of a disk whose record says that it waits for this: whether the storage has lost writes of which
-    /// no driver was told. For backends whose health page is of version 3 or newer.
+    /// Disk whose record has `awaits_sync`: whether the storage has lost writes that no driver was
+    /// told of. For backends whose health page is of version 3 or newer.
     Synced {
-        /// It has.
+        /// It has lost some.
         lost: bool,
     },
 }
@@ -123,39 +124,39 @@ pub enum ToBackend {
 /// What a backend tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromBackend {
-    /// It is confined and serves its frontend.
+    /// The backend is confined and serves its frontend.
     Serving,
-    /// The frontend has hung up, and nothing is in flight; the process exits now.
+    /// The frontend has hung up and nothing is in flight; the backend exits now.
     Hangup,
-    /// It cannot go on; the process exits now.
+    /// The backend cannot continue; it exits now.
     Failed(Failure),
 }
 
 /// How a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
-    /// It powered itself off.
+    /// It powered off.
     PowerOff,
     /// It asked for a reset.
     Reboot,
-    /// Its kernel panicked, and said so.
+    /// Its kernel panicked and reported it.
     Panic,
-    /// The processor gave up: a triple fault, by which some kernels reset the machine.
+    /// A triple fault, by which some kernels reset the machine.
     TripleFault,
-    /// A state that KVM cannot run.
+    /// A vCPU state that KVM cannot run.
     Crash,
 }
 
-/// Why a vmm cannot go on.
+/// Why a process cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The part of the spec that is at fault, if one is.
+    /// The part of the spec at fault, if any.
     pub about: Option<About>,
     /// One line: what went wrong, with its causes.
     pub reason: String,
 }
 
-/// A part of the spec that only the vmm can judge.
+/// A part of the spec that only the vmm can check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum About {
     /// `kernel`

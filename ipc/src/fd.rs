@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The file descriptors a child is born with: the same numbers in every process, for ever.
+//! The file descriptors that a child inherits: the same numbers in every process and every version.
 //!
-//! 0 and 1 are /dev/null and 2 is the log; they are always valid, because Rust's start-up code ends
-//! a process that lacks one.
+//! 0 and 1 are /dev/null and 2 is the log; all three are always open, because Rust's start-up code
+//! ends a process that lacks one.
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ pub const CONTROL: RawFd = 4;
 /// The health page: a sealed memfd of one page.
 pub const HEALTH: RawFd = 5;
 
-/// The vmm's own.
+/// The vmm's descriptors.
 pub mod vmm {
     use std::os::fd::RawFd;
 
@@ -26,59 +26,59 @@ pub mod vmm {
     pub const GUEST_RAM: RawFd = 7;
     /// The guest kernel, read-only.
     pub const KERNEL: RawFd = 8;
-    /// The initial RAM disk, read-only; only if the record says there is one.
+    /// The initial RAM disk, read-only; only if the record announces one.
     pub const INITRD: RawFd = 9;
-    /// COM1: a socket, a pseudo-terminal, a file or /dev/null; the supervisor has made it
+    /// COM1: a socket, a pseudo-terminal, a file or /dev/null. The supervisor has made it
     /// non-blocking.
     pub const CONSOLE: RawFd = 10;
 
-    /// The most devices a vmm is born with.
+    /// The most devices a vmm inherits descriptors for.
     pub const DEVICES_MAX: usize = 24;
     const FIRST_DEVICE: RawFd = 16;
 
     /// The two descriptors of a device, in the order of the launch record: a stream connected to
-    /// its backend, and the in-flight region of its backends; the second only if the record says
-    /// there is one.
+    /// its backend, and the in-flight region of its backends; the second only if the record
+    /// announces one.
     pub fn device(index: u8) -> (RawFd, RawFd) {
         let stream = FIRST_DEVICE + 2 * RawFd::from(index);
         (stream, stream + 1)
     }
 }
 
-/// A disk backend's own.
+/// A disk backend's descriptors.
 pub mod blk {
     use std::os::fd::RawFd;
 
-    /// The vhost-user socket: bound and listening, one connection waits in it.
+    /// The vhost-user socket: bound and listening, with one connection pending.
     pub const LISTENER: RawFd = 6;
-    /// The image, for the engine of threads only.
+    /// The image, only for the threads engine.
     pub const DISK: RawFd = 7;
-    /// The in-flight region: a sealed memfd that outlives every generation of the backend.
+    /// The in-flight region: a sealed memfd that all generations of the backend share.
     pub const INFLIGHT: RawFd = 8;
-    /// The io_uring of queue 0, for the engine of rings only; those of the others follow it.
+    /// The io_uring of queue 0, only for the io_uring engine; those of the other queues follow it.
     pub const RING: RawFd = 9;
-    /// The most queues a disk may have, so the most rings.
+    /// The most queues of a disk, so the most io_urings.
     pub const QUEUES_MAX: u16 = 16;
 }
 
-/// A network backend's own.
+/// A network backend's descriptors.
 pub mod net {
     use std::os::fd::RawFd;
 
-    /// The vhost-user socket: bound and listening, one connection waits in it.
+    /// The vhost-user socket: bound and listening, with one connection pending.
     pub const LISTENER: RawFd = 6;
-    /// The control state: a sealed memfd of [`STATE_BYTES`] that outlives every generation of the
-    /// backend. All zeroes is what a driver finds that has asked for nothing yet.
+    /// The control state: a sealed memfd of [`STATE_BYTES`] that all generations of the backend
+    /// share. All zeroes is the state before the driver has sent a command.
     pub const STATE: RawFd = 7;
     /// The length of the control state.
     pub const STATE_BYTES: usize = 4096;
     /// The first queue of the tap, non-blocking; the others follow it.
     pub const TAP: RawFd = 8;
-    /// The most queues a tap may have, so the most pairs of virtqueues.
+    /// The most queues of a tap, so the most pairs of virtqueues.
     pub const PAIRS_MAX: u16 = 8;
 }
 
-/// A descriptor that should have been inherited is not there.
+/// Why an inherited descriptor cannot be claimed.
 #[derive(Debug, thiserror::Error)]
 pub enum FdError {
     /// Nothing is open at this number.
@@ -90,12 +90,12 @@ pub enum FdError {
         #[source]
         source: nix::Error,
     },
-    /// It was claimed before, or is none of the numbers children are born with.
+    /// It was claimed before, or is not one of the inherited numbers.
     #[error("file descriptor {0} is not there to be claimed")]
     Taken(RawFd),
 }
 
-/// One bit for each number below 64 that has found its owner.
+/// One bit for each number below 64: whether it is claimed.
 static CLAIMED: AtomicU64 = AtomicU64::new(0);
 
 /// Takes ownership of an inherited descriptor, once, and marks it close-on-exec.
@@ -111,7 +111,7 @@ pub fn claim(number: RawFd) -> Result<OwnedFd, FdError> {
     match fcntl(&fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)) {
         Ok(_) => Ok(fd),
         Err(source) => {
-            // Closing a number that is not open would be an error of its own.
+            // Dropping it would close a number that is not open.
             std::mem::forget(fd);
             Err(FdError::Missing { number, source })
         }
@@ -121,7 +121,7 @@ pub fn claim(number: RawFd) -> Result<OwnedFd, FdError> {
 #[allow(unsafe_code)]
 fn own(number: RawFd) -> OwnedFd {
     // SAFETY: the caller has checked with CLAIMED that this number has no owner in this process:
-    // children are born with it, and nothing else makes an owner of a number it did not open.
+    // the process inherits it, and no other code makes an owner of a number it did not open.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The health page: one page that a child writes and the supervisor reads, so that statistics cost
-//! neither of them a system call.
+//! neither a system call.
 //!
-//! Everything in it is a claim by a process that may be compromised: the supervisor shows it and
-//! bases no decision about anyone else on it.
+//! A compromised child can write anything into it: the supervisor shows it and bases no decision
+//! about other processes on it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,17 +16,17 @@ use crate::memfd::{self, Backing, MemfdError};
 pub const LEN_BYTES: usize = 4096;
 /// The version of the layout of [`Health`].
 pub const VERSION: u32 = 4;
-/// The first version whose writer knows [`ToBackend::Synced`](crate::control::ToBackend::Synced), and
-/// writes [`Health::loss_told`].
+/// The first version whose writer understands
+/// [`ToBackend::Synced`](crate::control::ToBackend::Synced) and writes [`Health::loss_told`].
 pub const KNOWS_SYNCED: u32 = 3;
 
-/// What is in the page. All zeroes until the child has mapped it and set `version`.
+/// The content of the page. All zeroes until the child has mapped it and set `version`.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Health {
     /// [`VERSION`] of the build that writes the page.
     pub version: AtomicU32,
-    /// A [`Crash`], as a number, once the process is about to die of it.
+    /// A [`Crash`] as a number, stored just before the process dies of it.
     pub crash: AtomicU32,
     /// CLOCK_MONOTONIC in ns at which `main` began.
     pub main_ns: AtomicU64,
@@ -39,14 +39,14 @@ pub struct Health {
     reserved: [AtomicU64; 3],
     /// The queues of a backend.
     pub queues: [QueueHealth; QUEUES],
-    /// What a network backend did not let through.
+    /// What a network backend dropped.
     pub drops: Drops,
-    /// 1 once the driver has been told, by a flush that failed, of writes that a predecessor has lost.
+    /// 1 once a failed flush has told the driver of lost writes of an earlier backend.
     pub loss_told: AtomicU32,
     reserved_end: AtomicU32,
 }
 
-/// Frames and commands that went no further, by reason.
+/// Frames dropped and commands refused, by reason.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Drops {
@@ -54,40 +54,40 @@ pub struct Drops {
     pub source_mac: AtomicU64,
     /// Sent with an IPv4 or IPv6 address that is not the guest's.
     pub source_ip: AtomicU64,
-    /// ARP or neighbour discovery that claims somebody else's address.
+    /// ARP or neighbour discovery that claims another host's address.
     pub neighbour: AtomicU64,
     /// Sent as a DHCP server would.
     pub dhcp: AtomicU64,
     /// Router advertisements sent.
     pub router: AtomicU64,
-    /// Sent in a way that hides what it is.
+    /// Sent in a form that hides the protocol.
     pub evasive: AtomicU64,
-    /// Sent with a header that makes no sense.
+    /// Sent with an invalid header.
     pub header: AtomicU64,
-    /// Sent too short, too long, or from nowhere in guest memory.
+    /// Sent too short, too long, or from addresses outside guest memory.
     pub frame: AtomicU64,
     /// Sent while the tap or the link was down.
     pub down: AtomicU64,
     /// Refused by the host for another reason.
     pub host: AtomicU64,
-    /// Received and not wanted: other addresses, other VLANs.
+    /// Received but filtered: other addresses, other VLANs.
     pub unwanted: AtomicU64,
-    /// Received and longer than what the driver has room for.
+    /// Received, but longer than the driver's buffers.
     pub too_long: AtomicU64,
-    /// Received with an offload that the driver does not have any more.
+    /// Received with an offload that the driver has switched off.
     pub offload: AtomicU64,
-    /// Control commands that make no sense.
+    /// Malformed control commands.
     pub command: AtomicU64,
-    /// Control commands that are not allowed.
+    /// Control commands that are not permitted.
     pub refused: AtomicU64,
-    /// Sent with an offload that would change what was checked. Since version 2.
+    /// Sent with an offload that would change the checked headers. Since version 2.
     pub checksum: AtomicU64,
-    /// Sent to switches, as only they send. Since version 2.
+    /// Sent to the link-local addresses that only switches use. Since version 2.
     pub link_control: AtomicU64,
 }
 
 impl Drops {
-    /// How many there were, by the name of the reason.
+    /// The counters with the names of their reasons.
     pub fn by_reason(&self) -> [(&'static str, u64); 17] {
         [
             ("source-mac", &self.source_mac),
@@ -112,7 +112,7 @@ impl Drops {
     }
 }
 
-/// The queues that the page has room for.
+/// How many queues the page has room for.
 pub const QUEUES: usize = 16;
 
 /// One queue of a backend, written by the worker that owns it.
@@ -129,11 +129,11 @@ pub struct QueueHealth {
     pub used: AtomicU32,
     /// Requests fetched and not completed.
     pub in_flight: AtomicU32,
-    /// The errno of the last request that the storage failed; 0 if there was none, or no errno. Since
-    /// version 4.
+    /// The errno of the last request that the storage failed; 0 if there was none, or no errno.
+    /// Since version 4.
     pub last_errno: AtomicU32,
-    /// CLOCK_MONOTONIC in ns at which the oldest of them was fetched, or a moment before; 0 if
-    /// there is none.
+    /// CLOCK_MONOTONIC in ns at which the worker fetched the oldest of them, or a moment before; 0
+    /// if there is none.
     pub oldest_ns: AtomicU64,
     /// Requests completed.
     pub requests: AtomicU64,
@@ -145,9 +145,10 @@ pub struct QueueHealth {
     pub written_bytes: AtomicU64,
 }
 
-/// The peer behind the backend takes no more for now.
+/// The tap behind the backend accepts no more frames for now.
 pub const BACKPRESSURED: u32 = 2;
-/// The guest broke the rules of virtio; the queue stands still until the device is reset.
+/// The guest broke the rules of virtio; the worker leaves the queue stopped until the device is
+/// reset.
 pub const BROKEN: u32 = 4;
 
 /// The tap behind the backend does not exist any more. Since version 4.
@@ -157,26 +158,26 @@ const _: () = assert!(size_of::<QueueHealth>() == 64);
 const _: () = assert!(std::mem::offset_of!(Health, queues) == 64);
 const _: () = assert!(size_of::<Health>() <= LEN_BYTES);
 
-/// What killed a process, in its own words. (A signal alone does not tell: abort() in process 1 of a
-/// pid namespace shows as SIGSEGV.)
+/// Why a process died, by its own account. (The signal does not tell: abort() in process 1 of a pid
+/// namespace shows as SIGSEGV.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// Nothing was recorded.
     None,
     /// A Rust panic; its message is in the log.
     Panic,
-    /// A system call outside the filter, reported under `--seccomp log`: its number.
+    /// A system call outside the filter, under `--seccomp log`: its number.
     Syscall(u32),
-    /// A disk's io_uring cannot be used any more: the errno. No request is the reason.
+    /// A disk's io_uring has failed for good: the errno. No request caused it.
     Engine(u32),
 }
 
-/// What is added to the errno of [`Crash::Engine`], and to the number of [`Crash::Syscall`].
+/// Added to the errno of [`Crash::Engine`] and to the number of [`Crash::Syscall`].
 const ENGINE: u32 = 0x4000_0000;
 const SYSCALL: u32 = 0x8000_0000;
 
 impl Crash {
-    /// As it is stored in [`Health::crash`].
+    /// The number for [`Health::crash`].
     pub fn to_u32(self) -> u32 {
         match self {
             Self::None => 0,
@@ -186,7 +187,7 @@ impl Crash {
         }
     }
 
-    /// As a peer stored it; anything unknown is `None`.
+    /// Decodes a peer's number; an unknown one is `None`.
     pub fn from_u32(stored: u32) -> Self {
         match stored {
             1 => Self::Panic,
@@ -203,7 +204,7 @@ pub enum HealthError {
     /// It could not be made.
     #[error("cannot make a health page")]
     Create(#[source] MemfdError),
-    /// What was inherited is not one page.
+    /// The inherited memfd does not have the length of one page.
     #[error("the health page is {0} bytes long, not {LEN_BYTES}")]
     Length(u64),
     /// It could not be mapped.
@@ -215,7 +216,7 @@ pub enum HealthError {
 #[derive(Debug)]
 pub struct HealthPage(NonNull<Health>);
 
-/// Makes a page for a new child.
+/// Makes the page of a new child.
 pub fn create() -> Result<OwnedFd, HealthError> {
     memfd::shared("health", LEN_BYTES as u64, Backing::Shmem).map_err(HealthError::Create)
 }

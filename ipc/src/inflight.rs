@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The in-flight region of a device: where it is in the memfd that every generation of its backend
-//! inherits. What is in it is between one generation of a backend and the next (vhost-user,
-//! "Inflight I/O tracking", split virtqueues).
+//! The in-flight region of a device: the layout of the memfd that all generations of its backend
+//! inherit. Its content is private to those generations (vhost-user, "Inflight I/O tracking", split
+//! virtqueues).
 //!
-//! All zeroes means that nothing was ever in flight: so the supervisor makes it, and so the vmm
-//! leaves it when it resets the device.
+//! All zeroes means that nothing was ever in flight: the supervisor creates it so, and the vmm
+//! zeroes it when it resets the device.
 
 use std::os::fd::OwnedFd;
 
@@ -15,12 +15,13 @@ const ALIGN_BYTES: usize = 64;
 /// The header of a queue's part, and the entry of each descriptor.
 const ENTRY_BYTES: usize = 16;
 
-/// The length of one queue's part.
+/// The length of one queue's part in bytes.
 pub fn queue_bytes(queue_size: u16) -> usize {
     (ENTRY_BYTES + ENTRY_BYTES * usize::from(queue_size)).next_multiple_of(ALIGN_BYTES)
 }
 
-/// The length of the region of a device with `queues` queues of at most `queue_size` entries.
+/// The length in bytes of the region of a device with `queues` queues of at most `queue_size`
+/// entries.
 pub fn region_bytes(queues: u16, queue_size: u16) -> usize {
     usize::from(queues) * queue_bytes(queue_size)
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The contract between the jailer and the processes it starts.
 //!
-//! A child is born with exactly its file descriptors, at the numbers of [`fd`], and a [`record`]
-//! that says what they are for. It talks to the supervisor over one [`control`] socket and publishes
-//! what it does in a [`health`] page. Nothing of it opens a path. What the supervisor needs the host
-//! for it asks the jailer ([`broker`]).
+//! A child inherits exactly its file descriptors, at the numbers of [`fd`], and a [`record`] that
+//! says what they are for. It talks to the supervisor over one [`control`] socket and publishes
+//! statistics in a [`health`] page. It opens no path. The supervisor asks the jailer for what only
+//! the host can give ([`broker`]).
 //!
-//! Record, control messages and health page carry versions: either side may be replaced by a newer
-//! build while the VM runs.
+//! Record, control messages and health page carry versions: a newer build may replace either side
+//! while the VM runs.
 
 pub mod broker;
 pub mod control;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sealed memfds: memory that processes who do not trust each other can share, because none of them
-//! can shrink it under another (a shrunk mapping is a SIGBUS) or grow it.
+//! Sealed memfds: memory that processes can share without trusting each other, because none of them
+//! can shrink it under another (access beyond the end is a SIGBUS) or grow it.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -33,14 +33,13 @@ pub enum Backing {
     Huge1G,
 }
 
-/// Memory of a fixed size, all zeroes, for others to map and write.
+/// Zeroed memory of a fixed size that other processes may map and write.
 pub fn shared(name: &'static str, len_bytes: u64, backing: Backing) -> Result<OwnedFd, MemfdError> {
     let fd = create(name, len_bytes, backing)?;
     seal(fd, name, len_bytes, SealFlag::empty())
 }
 
-/// A document: `content` and nothing else, readable by everyone who has the descriptor, never to be
-/// changed again.
+/// A memfd that holds `content` and that no holder of the descriptor can change.
 pub fn document(name: &'static str, content: &[u8]) -> Result<OwnedFd, MemfdError> {
     let len_bytes = content.len() as u64;
     let file = File::from(create(name, len_bytes, Backing::Shmem)?);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The launch record: what a child is to be, as JSON in a sealed memfd at [`crate::fd::RECORD`].
+//! The launch record: a child's configuration, as JSON in a sealed memfd at [`crate::fd::RECORD`].
 //!
-//! It holds no path: whatever the child may use it has as a file descriptor already.
+//! It holds no path: the child inherits a file descriptor for everything it may use.
 //!
-//! A supervisor and its children need not be of one build. A record says its version and the oldest
-//! build that understands it (`min_version`); a reader takes what it is not too old for and ignores
-//! fields it does not know. So a new field has a default that means what its absence meant, and only
-//! what an older build would get wrong raises [`READABLE_SINCE`].
+//! A supervisor and its children may be of different builds. A record carries its version and the
+//! oldest version of a build that understands it (`min_version`); a reader refuses a record that it
+//! is too old for and ignores fields that it does not know. So a new field has a default that means
+//! what its absence meant, and only what an older build would get wrong raises [`READABLE_SINCE`].
 
 mod blk;
 mod geometry;
@@ -29,7 +29,7 @@ pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
 
 /// The version of the records this build writes.
 pub const VERSION: u32 = 2;
-/// The oldest version of a build that understands them, unless a record says otherwise.
+/// The oldest version of a build that understands these records, unless a record says otherwise.
 pub const READABLE_SINCE: u32 = 1;
 /// The oldest records that this build understands.
 const OLDEST: u32 = 1;
@@ -48,27 +48,27 @@ pub enum RecordError {
     /// Reading the memfd failed.
     #[error("cannot read the launch record")]
     Read(#[source] std::io::Error),
-    /// It is longer than any record.
+    /// It is longer than the limit.
     #[error("the launch record is {0} bytes long, at most {MAX_BYTES} are expected")]
     TooLong(u64),
-    /// It was written by a build too different from this one.
+    /// It is of a version that this build does not read.
     #[error("the launch record is of version {0}, this build reads {VERSION}")]
     Version(u32),
 }
 
-/// A launch record of one of the programs.
+/// A launch record.
 pub trait Record: Serialize + DeserializeOwned {
     /// The oldest version of a build that does what this record asks for.
     fn readable_since(&self) -> u32 {
         READABLE_SINCE
     }
 
-    /// Puts the record into a sealed memfd.
+    /// Writes the record to a sealed memfd.
     fn write(&self) -> Result<OwnedFd, RecordError> {
         write(self)
     }
 
-    /// Reads the record back; of another version it is refused.
+    /// Reads the record back; refuses versions that this build does not understand.
     fn read(fd: OwnedFd) -> Result<Self, RecordError> {
         read(fd)
     }
@@ -95,7 +95,7 @@ fn read<R: DeserializeOwned>(fd: OwnedFd) -> Result<R, RecordError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
-        /// Without it, nobody but a build of that version.
+        /// Without it, only a build of that version reads the record.
         min_version: Option<u32>,
     }
     let file = File::from(fd);

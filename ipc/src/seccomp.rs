@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What becomes of a process that leaves its filter.
+//! What happens on a system call outside a seccomp filter.
 
 use serde::{Deserialize, Serialize};
 
-/// What a system call outside the filter does.
+/// What happens on a system call outside a seccomp filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// The kernel kills the process.
     Kill,
-    /// A handler writes the call's name to the log, then the process ends.
+    /// A handler logs the call's name, then the process exits.
     Trap,
 }

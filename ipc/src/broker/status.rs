@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a run of the jailer ended, as its exit status tells.
+//! The exit status of the jailer.
 
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-/// How the jailer ends: its exit status.
+/// How the jailer exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// The guest powered off, or the VM was ended as asked.
@@ -16,7 +16,7 @@ pub enum Status {
     Usage,
     /// The guest panicked or crashed.
     Guest,
-    /// This signal ended the VM, and the guest was not waited for: 128 and its number, as shells say.
+    /// This signal ended the VM before the guest had shut down: 128 plus its number, as in shells.
     Signal(u8),
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The socket that control messages go through.
+//! The socket that carries control messages.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,13 +16,13 @@ use super::rights::receive_with_one;
 /// A message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The socket pair could not be made.
+    /// The socket pair could not be created.
     #[error("cannot make a control socket")]
     Create(#[source] nix::Error),
     /// The message is too long or cannot be written as JSON.
     #[error("a control message cannot be encoded")]
     Encode,
-    /// The peer is gone, or does not read.
+    /// The peer is gone or does not read.
     #[error("cannot send a control message")]
     Send(#[source] nix::Error),
     /// Reading failed.
@@ -33,7 +33,7 @@ pub enum ControlError {
         "a control message of {0} bytes was received, at most {MESSAGE_MAX_BYTES} are expected"
     )]
     TooLong(usize),
-    /// The peer sent something that is no message.
+    /// The peer sent a malformed message.
     #[error("a malformed control message was received")]
     Malformed(#[source] serde_json::Error),
 }
@@ -51,7 +51,7 @@ impl Channel {
             .map_err(ControlError::Create)
     }
 
-    /// Sends one message, without ever waiting for the peer to read.
+    /// Sends one message. Never blocks.
     pub fn send<M: Serialize>(&self, message: &M) -> Result<(), ControlError> {
         self.send_all(message, &[])
     }
@@ -85,16 +85,16 @@ impl Channel {
         sent.map(drop).map_err(ControlError::Send)
     }
 
-    /// Waits for the next message; `None` once the peer has closed its end. There is no room for
-    /// descriptors: the kernel closes those that come along.
+    /// Waits for the next message; `None` once the peer has closed its end. Takes no descriptors:
+    /// the kernel closes those attached.
     pub fn receive<M: DeserializeOwned>(&self) -> Result<Option<M>, ControlError> {
         let mut text = [0; MESSAGE_MAX_BYTES];
         let len = retry(|| recv(self.0.as_raw_fd(), &mut text, MsgFlags::MSG_TRUNC))?;
         decode(&text, len)
     }
 
-    /// Waits for the next message of a peer that may send a descriptor with it; `None` once the
-    /// peer has closed its end.
+    /// Waits for the next message of a peer that may attach a descriptor; `None` once the peer has
+    /// closed its end.
     pub fn receive_with<M: DeserializeOwned>(
         &self,
     ) -> Result<Option<(M, Option<OwnedFd>)>, ControlError> {
@@ -105,9 +105,9 @@ impl Channel {
     }
 }
 
-/// Receives once, however often it is interrupted. If the peer closed its end with messages of ours
-/// unread, the kernel says ECONNRESET once before it gives what the peer had sent, which may be its
-/// last words.
+/// Receives once, and retries when a signal interrupts. If the peer closed its end with messages of
+/// ours unread, the kernel returns ECONNRESET once before it delivers what the peer had sent, which
+/// may be its last message.
 fn retry<T>(mut receive: impl FnMut() -> nix::Result<T>) -> Result<T, ControlError> {
     loop {
         match receive() {
@@ -117,7 +117,7 @@ fn retry<T>(mut receive: impl FnMut() -> nix::Result<T>) -> Result<T, ControlErr
     }
 }
 
-/// The message of `len` bytes, of which as much as there was room for is in `text`.
+/// Decodes a message of `len` bytes. `text` holds as much of it as there was room for.
 fn decode<M: DeserializeOwned>(text: &[u8], len: usize) -> Result<Option<M>, ControlError> {
     match text.get(..len) {
         None => Err(ControlError::TooLong(len)),

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Receiving from a socket whose peer may send descriptors along (SCM_RIGHTS).
+//! Receiving from a socket whose peer may attach descriptors (SCM_RIGHTS).
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg};
 
-/// Receives once: how many bytes, and the first descriptor that came with them. The buffer is rounded
-/// up to a whole word and may hold a second descriptor, which is closed here, so the caller's seccomp
-/// filter must allow close(2); the kernel closes all others.
+/// Receives once: the number of bytes, and the first descriptor attached. The control buffer is
+/// rounded up to a whole word and may hold a second descriptor, which is closed here, so the
+/// caller's seccomp filter must allow close(2); the kernel closes all others.
 pub fn receive_with_one(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -19,7 +19,7 @@ pub fn receive_with_one(
     Ok((count, descriptors.into_iter().next()))
 }
 
-/// Receives once: how many bytes, and the descriptors that came with them, at most eight.
+/// Receives once: the number of bytes, and the descriptors attached, at most eight.
 pub fn receive_with_several(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -40,7 +40,7 @@ fn receive(
     Ok((message.bytes, descriptors_of(&message)))
 }
 
-/// Takes ownership of the descriptors that came with a message.
+/// Takes ownership of the descriptors attached to a message.
 #[allow(unsafe_code)]
 fn descriptors_of(message: &RecvMsg<'_, '_, ()>) -> Vec<OwnedFd> {
     let rights = message
@@ -51,8 +51,8 @@ fn descriptors_of(message: &RecvMsg<'_, '_, ()>) -> Vec<OwnedFd> {
             ControlMessageOwned::ScmRights(fds) => Some(fds),
             _ => None,
         });
-    // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows
-    // their numbers.
+    // SAFETY: the kernel has just installed these descriptors for this message; nothing else in
+    // this process owns their numbers.
     rights
         .flatten()
         .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a disk backend is to serve.
+//! The launch record of a disk backend.
 
 use serde::{Deserialize, Serialize};
 
 use super::{BackendRecord, Geometry, READABLE_SINCE, Record};
 use crate::seccomp::Mode;
 
-/// What a disk backend is to serve.
+/// The launch record of a disk backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlkRecord {
     /// [`VERSION`](super::VERSION) of the build that wrote it.
@@ -19,43 +19,44 @@ pub struct BlkRecord {
     pub queues: u16,
     /// The most entries a queue may have: a power of two from 16 to 1024.
     pub queue_size: u16,
-    /// What the guest sees as the disk's serial number, at most 20 bytes.
+    /// The disk's serial number, at most 20 bytes.
     pub serial: String,
-    /// Whether writes are refused.
+    /// Whether the backend refuses writes.
     pub readonly: bool,
-    /// What the disk is; the backend cannot ask.
+    /// The image's geometry; the backend cannot query it.
     pub geometry: Geometry,
     /// How it does its I/O.
     pub engine: BlkEngine,
-    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
+    /// How long a worker polls before it sleeps, in µs; 0 does not poll.
     pub poll_us: u32,
-    /// Whether the last generation died of itself, so that what it had in flight is suspect.
+    /// Whether the previous generation died of itself, so that a request it had in flight may be
+    /// the cause.
     pub after_crash: bool,
-    /// Whether flushes wait for [`ToBackend::Synced`](crate::control::ToBackend::Synced). A supervisor
-    /// that is too old to say so never sends it.
+    /// Whether flushes wait for [`ToBackend::Synced`](crate::control::ToBackend::Synced). Absent
+    /// from the records of older supervisors, which never send it.
     #[serde(default)]
     pub awaits_sync: bool,
-    /// What a system call outside the filter does.
+    /// What happens on a system call outside the filter.
     pub seccomp: Mode,
 }
 
 /// How a disk backend does its I/O.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlkEngine {
-    /// The rings from [`crate::fd::blk::RING`] on, one for each queue.
+    /// The io_urings from [`crate::fd::blk::RING`] on, one for each queue.
     Uring(Vec<RingParams>),
-    /// Threads, and the image at [`crate::fd::blk::DISK`].
+    /// Threads, on the image at [`crate::fd::blk::DISK`].
     Threads,
 }
 
-/// Where things are in an io_uring, as the kernel said: the words of `struct io_uring_params`.
+/// The layout of an io_uring, as the kernel reported it: the words of `struct io_uring_params`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingParams(
     /// The words.
     pub [u32; 30],
 );
 
-/// Since this version a backend reads, changes and writes a block of the storage for a part of it.
+/// The version since which a backend does read-modify-write for parts of a storage block.
 const PARTIAL_BLOCKS_SINCE: u32 = 2;
 
 impl Record for BlkRecord {

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a disk is, as its backend is told.
+//! The geometry of a disk.
 
 use serde::{Deserialize, Serialize};
 
 /// The unit of virtio's capacity and offsets.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// What a disk is made of.
+/// The size, block sizes and alignment of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geometry {
     /// Its size: a multiple of [`SECTOR_BYTES`], not zero.
     pub capacity_bytes: u64,
     /// The guest's logical block: a power of two of at least 512.
     pub logical_block_bytes: u32,
-    /// What the guest is told can be written without reading first: the logical block size or a power
-    /// of two above it.
+    /// The guest's physical block, which can be written without reading it first: the logical block
+    /// size or a power of two above it.
     pub physical_block_bytes: u32,
     /// What offsets and lengths of I/O on the image must be a multiple of, if that is more than the
-    /// logical block; 0 is how an older supervisor says that it is not.
+    /// logical block; 0 in the records of older supervisors.
     #[serde(default)]
     pub storage_block_bytes: u32,
-    /// What addresses of buffers must be a multiple of, for direct I/O; 1 without it.
+    /// What buffer addresses must be a multiple of for direct I/O; 1 without it.
     pub memory_align_bytes: u32,
-    /// Whether it is a block device.
+    /// Whether the image is a block device.
     pub block_device: bool,
 }
 
@@ -32,7 +32,7 @@ impl Geometry {
         self.storage_block_bytes.max(self.logical_block_bytes)
     }
 
-    /// Whether the guest may ask for a part of a block that can only be read and written whole.
+    /// Whether a request may cover a part of a storage block, which needs read-modify-write.
     pub fn has_partial_blocks(&self) -> bool {
         self.io_block_bytes() > self.logical_block_bytes
     }

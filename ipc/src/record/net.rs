@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a network backend is to serve.
+//! The launch record of a network backend.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{BackendRecord, Record};
 use crate::seccomp::Mode;
 
-/// What a network backend is to serve.
+/// The launch record of a network backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetRecord {
     /// [`VERSION`](super::VERSION) of the build that wrote it.
@@ -17,32 +17,31 @@ pub struct NetRecord {
     pub vm_id: String,
     /// The device's name, for the log.
     pub device_id: String,
-    /// The pairs of queues, 1 to [`crate::fd::net::PAIRS_MAX`]; as many queues of the tap from
-    /// [`crate::fd::net::TAP`] on.
+    /// The number of queue pairs, 1 to [`crate::fd::net::PAIRS_MAX`]. The tap has as many queues,
+    /// from [`crate::fd::net::TAP`] on.
     pub pairs: u16,
     /// The most entries a queue may have: a power of two from 64 to 1024.
     pub queue_size: u16,
     /// The MAC address.
     pub mac: [u8; 6],
-    /// The largest packet that the driver may send, if it is to be told.
+    /// The MTU that the device offers, if any.
     pub mtu: Option<u16>,
-    /// Whether the tap can do UDP segmentation.
+    /// Whether the tap supports UDP segmentation.
     pub uso: bool,
     /// Whether the link is up.
     pub link_up: bool,
     /// What the guest may not send.
     pub guard: Guard,
-    /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
+    /// How long a worker polls before it sleeps, in µs; 0 does not poll.
     pub poll_us: u32,
-    /// What a system call outside the filter does.
+    /// What happens on a system call outside the filter.
     pub seccomp: Mode,
 }
 
-/// What a guest may not send: each check can be switched off, the lists are empty if every address
-/// is allowed.
+/// What the guest may not send: each check can be switched off; an empty list allows every address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
-    /// Frames come from the device's own MAC address, which the driver cannot change.
+    /// Frames must come from the device's own MAC address, which the driver cannot change.
     pub mac: bool,
     /// No DHCP server, no router advertisements, no spanning tree or the like.
     pub services: bool,

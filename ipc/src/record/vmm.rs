@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a vmm is to run.
+//! The launch record of a vmm.
 
 use serde::{Deserialize, Serialize};
 
 use super::Record;
 use crate::seccomp::Mode;
 
-/// What a vmm is to run.
+/// The launch record of a vmm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmmRecord {
     /// [`VERSION`](super::VERSION) of the build that wrote it.
@@ -25,10 +25,10 @@ pub struct VmmRecord {
     pub cmdline: String,
     /// Whether [`crate::fd::vmm::INITRD`] is there.
     pub initrd: bool,
-    /// What a system call outside the filters does.
+    /// What happens on a system call outside the filters.
     pub seccomp: Mode,
-    /// A guest has run in this VM before and has rebooted: the vmm waits for the backends of its
-    /// devices, however long they take. At a VM's first start they must be there soon.
+    /// A guest has run in this VM before and has rebooted: the vmm waits for its backends without a
+    /// time limit. At a VM's first start it waits only briefly.
     #[serde(default)]
     pub rebooted: bool,
     /// The virtio devices, in the order of their PCI slots; at most
@@ -46,9 +46,9 @@ pub struct DeviceRecord {
     pub kind: DeviceKind,
     /// The number of its virtqueues.
     pub queues: u16,
-    /// The largest size of each, a power of two.
+    /// The largest size of each virtqueue, a power of two.
     pub queue_size: u16,
-    /// Whether its backend is somebody else's program.
+    /// Whether its backend is an external program.
     pub foreign: bool,
     /// Whether its backends inherit an in-flight region.
     pub inflight: bool,
@@ -67,14 +67,14 @@ pub enum DeviceKind {
     Vsock,
     /// File system: its tag.
     Fs(String),
-    /// Another one: its virtio device id. It has no configuration space.
+    /// Any other type: its virtio device id. It has no configuration space.
     Other(u8),
 }
 
-/// What a vmm says of a network card without its backend.
+/// A network card's configuration while it has no backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicRecord {
-    /// The MAC address, if the backend knows none.
+    /// The MAC address, if the backend reports none.
     pub mac: [u8; 6],
     /// Whether the link is up.
     pub link_up: bool,
