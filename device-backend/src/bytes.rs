@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Short copies from and to guest memory. The library's go through an iterator over regions, which
-//! takes longer than the copy of a small frame; these do so only where one region does not hold it all.
+//! Short copies from and to guest memory. vm-memory iterates over regions, which takes longer than
+//! copying a small frame; these functions do so only if one region does not hold all bytes.
 
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryError};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Walking a descriptor chain (virtio 1.2, §2.7.5): each descriptor is copied once, and what comes
-//! out is a list of guest buffers that need not be looked at in the tables again.
+//! Walking a descriptor chain (virtio 1.2, §2.7.5): copies each descriptor once and returns a list
+//! of guest buffers, so that the tables are not read again.
 //!
 //! Runs on the worker thread that owns the queue.
 
@@ -18,13 +18,13 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 /// VIRTQ_DESC_F_INDIRECT
 const INDIRECT: u16 = 4;
-/// The length of a descriptor.
+/// The length of a descriptor in bytes.
 const DESCRIPTOR_BYTES: u32 = 16;
 
-/// A chain that no driver may make.
+/// How a chain violates the specification.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
-    /// A descriptor names a next one outside its table.
+    /// A descriptor's next index is outside its table.
     #[error("descriptor {0} is outside the table")]
     Index(u16),
     /// The chain has more descriptors than the queue, so it is a loop or too long.
@@ -45,18 +45,18 @@ pub enum ChainError {
     /// An indirect descriptor that has a next one.
     #[error("an indirect descriptor has a next one")]
     IndirectNext,
-    /// The length of an indirect table.
+    /// An indirect table's length is zero, not a multiple of 16, or longer than the queue.
     #[error("an indirect table cannot have {0} bytes")]
     TableLength(u32),
-    /// An indirect table that is not in guest memory.
+    /// An indirect table is outside guest memory.
     #[error("an indirect table is outside guest memory")]
     TableOutside(#[source] SharedMemError),
-    /// An indirect table whose descriptors are not aligned.
+    /// An indirect table is not aligned to 8 bytes.
     #[error("an indirect table at {0:#x} is not aligned")]
     TableMisaligned(u64),
 }
 
-/// A guest buffer; nothing has been checked about where it is.
+/// A guest buffer. Its address is not checked yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
     /// Its guest-physical address.
@@ -68,15 +68,15 @@ pub struct Buffer {
 /// The buffers of one chain, in order. Reused from one chain to the next.
 #[derive(Debug, Default)]
 pub struct Chain {
-    /// What the device may read.
+    /// The device-readable buffers.
     pub readable: Vec<Buffer>,
-    /// What the device may write.
+    /// The device-writable buffers.
     pub writable: Vec<Buffer>,
     total_bytes: u32,
 }
 
 impl Chain {
-    /// Collects the buffers of the chain at `head`, in place of those of the last chain.
+    /// Replaces the buffers with those of the chain at `head`.
     pub fn walk(
         &mut self,
         ring: &Ring,
@@ -103,8 +103,8 @@ impl Chain {
         }
     }
 
-    /// Collects the buffers of an indirect table, the last element of a chain of which `left` more
-    /// descriptors may follow.
+    /// Collects the buffers of an indirect table, the last element of a chain. `left` more
+    /// descriptors are allowed.
     fn walk_table(
         &mut self,
         ring: &Ring,

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stands between a frontend and the daemon of vhost-user-backend, and puts requests into the order
-//! that the daemon insists on.
+//! A proxy between a frontend and the daemon of vhost-user-backend that brings requests into the
+//! order that the daemon requires.
 //!
-//! QEMU enables the rings of a network card before it says which features it takes. The daemon hangs
-//! up on that: "This request should be sent only when `VHOST_USER_F_PROTOCOL_FEATURES` has been
-//! negotiated" (vhost-user specification, `VHOST_USER_SET_VRING_ENABLE`). Such requests are answered
-//! here, if they want to be, and wait for the features: no ring can have started before. Everything
-//! else passes as it comes, both ways, on a thread for each; guest memory
-//! and the queues do not come by here.
+//! QEMU enables the rings of a network card before it sets the features. The daemon closes the
+//! connection on that: "This request should be sent only when `VHOST_USER_F_PROTOCOL_FEATURES` has
+//! been negotiated" (vhost-user specification, `VHOST_USER_SET_VRING_ENABLE`). The proxy answers
+//! such requests, if a reply is needed, and holds them back until SET_FEATURES: no ring can start
+//! before. It forwards everything else unchanged, with a thread for each direction; guest memory
+//! and the queues do not pass through it.
 //!
-//! Only in a process that runs alone: our own frontend keeps the order.
+//! Only standalone backends use it: our own frontend keeps the order.
 
 mod order;
 mod request;
@@ -26,10 +26,10 @@ use crate::{fd_table, spawn_thread};
 use order::Order;
 use request::Request;
 
-/// The longest payload that is passed on.
+/// The longest payload that the proxy forwards.
 const PAYLOAD_MAX_BYTES: usize = 4096;
 
-/// Waits for the frontend, and gives a listener to which it seems to have connected.
+/// Waits for the frontend, and returns a listener with a pending connection from the proxy.
 pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
     let (frontend, _) = UnixListener::from(listener).accept()?;
     let (listener, daemon) = connection()?;
@@ -38,7 +38,7 @@ pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
     let (to_frontend, to_daemon) = (frontend.try_clone()?, daemon.try_clone()?);
     spawn_thread::spawn("requests", move || {
         let _ = pass_requests(frontend.as_fd(), to_daemon.as_fd());
-        // The other side learns that there is nobody any more.
+        // Let the daemon see that its frontend is gone.
         let _ = shutdown(to_daemon.as_raw_fd(), Shutdown::Both);
     })?;
     spawn_thread::spawn("replies", move || {
@@ -48,7 +48,7 @@ pub fn behind(listener: OwnedFd) -> io::Result<OwnedFd> {
     Ok(fd_table::above_table(listener.into())?)
 }
 
-/// A listener, and the only connection there will ever be to it: nobody else may enter the directory.
+/// A listener and a connection to it. The directory's mode keeps other users from connecting.
 fn connection() -> io::Result<(UnixListener, UnixStream)> {
     let dir = mkdtemp(&std::env::temp_dir().join("vhost-user-XXXXXX"))?;
     let path = dir.join("socket");
@@ -89,7 +89,7 @@ fn pass_replies(daemon: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> io::Result<
     }
 }
 
-/// Sends all of it, the descriptors with the first byte.
+/// Sends all bytes, with the descriptors attached to the first.
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of a configuration space that a frontend asks for.
+//! The part of a configuration space that a frontend reads.
 
-/// What may be asked for; beyond the device's own it reads as zeroes.
+/// The most that a frontend may read; beyond the device's own space it reads zeroes.
 const MAX_BYTES: usize = 256;
 
-/// `size` bytes of `space`, from `offset` on; none if they are out of range.
+/// `size` bytes of `space` from `offset` on; none if they are out of range.
 pub fn part(space: impl IntoIterator<Item = u8>, offset: u32, size: u32) -> Vec<u8> {
     let (offset, size) = (offset as usize, size as usize);
     if offset.saturating_add(size) > MAX_BYTES {

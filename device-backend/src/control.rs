@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The thread of a launched process that answers the supervisor.
+//! The thread of a supervised backend that handles the supervisor's messages.
 
 use std::io;
 use std::sync::Arc;
@@ -9,14 +9,15 @@ use ipc::control::{Channel, ToBackend};
 use crate::serve::Device;
 use crate::spawn_thread;
 
-/// By this ping, pings being half a second apart, whatever comes at once with a takeover is over.
+/// Pings are half a second apart: by this one, the load right after a takeover is over.
 const SETTLED_PING: u32 = 4;
 
-/// Starts it; it ends the process when the supervisor is gone.
+/// Starts the thread. It ends the process when the supervisor is gone.
 pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Result<()> {
     spawn_thread::spawn("control", move || {
         let mut settled = false;
-        // The call that could bring a descriptor, though none is expected: the filter has it anyway.
+        // `receive_with` takes a descriptor, though none is expected: the filter allows its call
+        // anyway.
         while let Ok(Some((message, _))) = control.receive_with() {
             match message {
                 ToBackend::Ping(ping) => {
@@ -29,7 +30,7 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
                 ToBackend::Synced { lost } => device.synced(lost),
             }
         }
-        // It has died, or talks nonsense: nobody is left who could want this process.
+        // The supervisor has died or sent a malformed message: end the process.
         std::process::exit(0);
     })
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What becomes of a process that touches memory which is not there, or writes more to a file than its
-//! limits allow.
+//! Signals for accesses to unmapped memory and for writes beyond the file size limit.
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-/// Lets SIGSEGV and SIGBUS end the process as themselves. Rust's own handler would call what no
-/// filter allows, and the death would be told as one of the filter.
+/// Restores the default action of SIGSEGV and SIGBUS. Rust's own handler makes calls that no filter
+/// allows, so that the process would seem to have died of a seccomp violation.
 #[allow(unsafe_code)]
 pub(crate) fn reset_fault_signals() {
     for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
@@ -14,9 +13,10 @@ pub(crate) fn reset_fault_signals() {
     }
 }
 
-/// Has a write beyond the limit on file sizes (`ulimit -f`) fail with EFBIG, which the driver is told,
-/// instead of ending the process. The jail does so for those that were launched.
+/// Makes a write beyond the file size limit (`ulimit -f`) fail with EFBIG, which the backend
+/// reports to the driver, instead of killing the process. The jailer does so for supervised
+/// backends.
 pub(crate) fn survive_file_limits() {
-    // It can be refused for SIGKILL and SIGSTOP alone.
+    // Only SIGKILL and SIGSTOP are refused.
     let _ = host::signals::ignore(Signal::SIGXFSZ);
 }

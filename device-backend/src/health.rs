@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The first words on the health page, and the last.
+//! Publishes the start and the crash of the process on the health page.
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +10,7 @@ use ipc::health::{Crash, HealthPage, VERSION};
 
 static PAGE: OnceLock<&'static HealthPage> = OnceLock::new();
 
-/// Says that the process has begun, and sees to it that a panic is known for one, and a fault, too.
+/// Publishes the start time, and makes panics and faults visible to the supervisor.
 pub(crate) fn announce(page: &'static HealthPage) {
     page.version.store(VERSION, Relaxed);
     page.main_ns.store(monotonic_ns(), Relaxed);
@@ -23,7 +23,7 @@ pub(crate) fn announce(page: &'static HealthPage) {
     }));
 }
 
-/// Notes what the process is about to die of.
+/// Stores what the process is about to die of.
 pub(crate) fn note(crash: Crash) {
     if let Some(page) = PAGE.get() {
         page.crash.store(crash.to_u32(), Relaxed);

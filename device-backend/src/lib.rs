@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a vhost-user backend process needs whatever its device is: the device's half of a split
-//! virtqueue, read from and written to memory that a guest changes meanwhile; and the life of the
-//! process, from [`program`], which it begins with, to [`serve`], which confines it and ends it.
+//! What every vhost-user backend needs: the device's half of a split virtqueue, in memory that the
+//! guest changes concurrently; and the process, from [`program`], its entry, to [`serve`], which
+//! confines it and ends it.
 //!
-//! Linked into the backends. Everything in a [`ring`] or a [`chain`] was written by a guest and is
-//! checked here before anyone uses it; `Err` is the guest's fault, never the host's.
+//! Linked into the backends. The guest writes everything in a [`ring`] or a [`chain`]; this crate
+//! checks it before use, and an `Err` is the guest's fault, never the host's.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -40,7 +40,7 @@ pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 /// Guest memory that the frontend may replace.
 pub type SharedGuestMemory = vm_memory::GuestMemoryAtomic<GuestMemory>;
 
-/// A thread that panicked has ended the process, so no lock is ever poisoned outside tests.
+/// Locks a mutex. A panic ends the process, so no lock is ever poisoned outside tests.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

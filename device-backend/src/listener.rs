@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The socket of a backend that runs alone: bound by itself, or inherited. (vhost-user specification,
+//! The socket of a standalone backend: bound by itself, or inherited. (vhost-user specification,
 //! "Backend programs")
 
 use std::io;
@@ -13,27 +13,27 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::fd_table;
 
-/// A socket cannot be listened to.
+/// Why a socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenerError {
-    /// Somebody else does.
+    /// Another process listens on it.
     #[error("{0}: another process listens there")]
     Taken(String),
-    /// It cannot be made.
+    /// It cannot be bound.
     #[error("{0}")]
     Bind(String, #[source] io::Error),
     /// Nothing was inherited at this number.
     #[error("--fd {0}: no such descriptor")]
     Missing(RawFd),
-    /// What was inherited is something else.
+    /// The inherited descriptor is not a listening socket.
     #[error("--fd {0}: not a listening socket")]
     NotListening(RawFd),
-    /// It cannot be moved out of the way.
+    /// It cannot be moved above the table.
     #[error("cannot duplicate the socket")]
     Move(#[from] nix::Error),
 }
 
-/// Binds the socket; what is left of an earlier process is removed, a living one is not.
+/// Binds the socket. Removes the socket file of a dead process, but not of a live one.
 pub fn bind(path: &Path) -> Result<OwnedFd, ListenerError> {
     let name = path.display().to_string();
     let about = |e| ListenerError::Bind(name.clone(), e);
@@ -41,7 +41,7 @@ pub fn bind(path: &Path) -> Result<OwnedFd, ListenerError> {
         .symlink_metadata()
         .is_ok_and(|m| m.file_type().is_socket())
     {
-        // Not by connecting: a backend serves one connection, and that would be it.
+        // Do not probe by connecting: a backend serves only one connection.
         let sockets = std::fs::read_to_string("/proc/net/unix").map_err(about)?;
         if sockets
             .lines()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest memory as the frontend's memory table describes it.
 //!
-//! Replaced by the protocol thread, through vhost-user-backend; looked at by the workers.
+//! vhost-user-backend's protocol thread replaces it; the workers read it.
 
 use std::io;
 use std::ptr::NonNull;
@@ -14,7 +14,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestRegionMmap};
 
 use crate::{GuestMemory, SharedGuestMemory};
 
-/// Guest memory, and a number by which a worker sees that it has changed.
+/// Guest memory, with a generation counter that tells workers of a change.
 #[derive(Debug)]
 pub struct Memory {
     shared: SharedGuestMemory,
@@ -31,35 +31,36 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// For who replaces it.
+    /// A handle for the thread that replaces it.
     pub fn shared(&self) -> SharedGuestMemory {
         self.shared.clone()
     }
 
-    /// Guest memory as it is now.
+    /// The current memory table.
     pub fn now(&self) -> Arc<GuestMemory> {
         self.shared.memory().into_inner()
     }
 
-    /// A number that is another one after every change.
+    /// The generation: changes with every change of the memory.
     pub fn generation(&self) -> u32 {
         self.generation.load(Acquire)
     }
 
-    /// It was replaced: keeps what is mapped now out of core dumps, and has the workers look again.
+    /// Called after a replacement: excludes the new mappings from core dumps and makes the workers
+    /// look again.
     pub fn replaced(&self) -> io::Result<()> {
         self.now().iter().try_for_each(keep_out_of_dumps)?;
         self.touch();
         Ok(())
     }
 
-    /// Has whoever uses it look again.
+    /// Makes the workers look again.
     pub fn touch(&self) {
         self.generation.fetch_add(1, AcqRel);
     }
 }
 
-/// Guest memory is the guest's.
+/// Excludes guest memory from core dumps: it may hold the guest's secrets.
 #[allow(unsafe_code)]
 fn keep_out_of_dumps(region: &GuestRegionMmap<()>) -> io::Result<()> {
     let Some(start) = NonNull::new(region.as_ptr()) else {

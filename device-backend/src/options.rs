@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of a backend that runs alone: the conventions of vhost-user backend programs
-//! (vhost-user specification, "Backend programs"). What a kind of device has beyond them is its own.
+//! The command line of a standalone backend: the conventions of vhost-user backend programs
+//! (vhost-user specification, "Backend programs"), plus each device type's own options.
 
 use std::ffi::OsString;
 use std::os::fd::{OwnedFd, RawFd};
@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use crate::listener;
 use crate::program::{Parsed, Seccomp};
 
-/// The command line, with what `D` makes of the rest.
+/// The parsed command line, with the options of device type `D`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options<D> {
     /// `--socket-path`
@@ -21,28 +21,28 @@ pub struct Options<D> {
     pub fd: Option<RawFd>,
     /// `--seccomp`
     pub seccomp: Seccomp,
-    /// What is said of the device.
+    /// The options of the device.
     pub device: D,
 }
 
-/// What is said of a device of some kind.
+/// The options of a device type.
 pub trait DeviceOptions: Default {
-    /// What `--help` answers.
+    /// What `--help` prints.
     const HELP: &'static str;
-    /// What `--print-capabilities` answers (QEMU's docs/interop/vhost-user.json).
+    /// What `--print-capabilities` prints (QEMU's docs/interop/vhost-user.json).
     const CAPABILITIES: &'static str;
 
-    /// Takes an option, whose value `value` gives. Whether there is one of this name.
+    /// Sets an option; `value` returns its value. False if there is no option of this name.
     fn set(&mut self, name: &str, value: Value<'_>) -> Result<bool, String>;
 
-    /// Sees to it that the whole makes sense.
+    /// Checks that the options are consistent.
     fn check(&mut self) -> Result<(), String>;
 }
 
-/// Gives the value of an option.
+/// Returns the value of an option.
 pub type Value<'a> = &'a mut dyn FnMut() -> Result<OsString, String>;
 
-/// Understands the command line, without the program's name.
+/// Parses the command line, without the program's name.
 pub fn parse<D: DeviceOptions>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Parsed<Options<D>>, String> {
@@ -82,13 +82,13 @@ pub fn parse<D: DeviceOptions>(
 }
 
 impl<D> Options<D> {
-    /// The inherited listener, if one is named. To be taken first: whatever is opened later must not
-    /// take a number of the table that it has.
+    /// The inherited listener, if the command line names one. Call this first: a descriptor placed in
+    /// the table would overwrite a listener that has the same number.
     pub fn inherited(&self) -> Result<Option<OwnedFd>> {
         Ok(self.fd.map(listener::inherited).transpose()?)
     }
 
-    /// Where the frontend connects: what was inherited, or a socket that is made now.
+    /// The listener for the frontend: the inherited one, or one bound now.
     pub fn listener(&self, inherited: Option<OwnedFd>) -> Result<OwnedFd> {
         match (inherited, &self.socket_path) {
             (Some(fd), _) => Ok(fd),
@@ -98,13 +98,13 @@ impl<D> Options<D> {
     }
 }
 
-/// The value of an option that is text.
+/// Converts an option's value to text.
 pub fn text_of(value: OsString) -> Result<String, String> {
     let text = value.into_string();
     text.map_err(|value| format!("{value:?} is not text"))
 }
 
-/// The value of an option that is a number.
+/// Converts an option's value to a number.
 pub fn number<N: FromStr>(name: &str, text: &str) -> Result<N, String> {
     let parsed = text.parse();
     parsed.map_err(|_| format!("{name} {text:?}: expected a number"))

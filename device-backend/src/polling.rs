@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When a worker that has nothing to do looks for work before it sleeps, and for how long.
+//! Whether and how long an idle worker polls for work before it sleeps.
 //!
-//! Waking a sleeping thread costs more than many a disk request. So a worker stays awake for a
-//! moment, at most `poll-us`, as long as that pays: each look that finds nothing lets it sleep at
-//! once for a growing number of pauses. That happens when pauses are long, and when whoever makes
-//! the work needs the processor that the look takes. In the long run, looks that find nothing take
-//! no more than [`WASTE_PERCENT`] of one processor.
+//! Waking a sleeping thread costs more than many a disk request. So a worker polls for a moment, at
+//! most `poll-us`, as long as that pays: each poll that finds nothing makes it sleep through a
+//! growing number of idle periods without polling. That happens when idle periods are long, and
+//! when the driver or kernel thread that makes the work needs the processor that polling takes. In
+//! the long run, polls that find nothing take no more than [`WASTE_PERCENT`] of one processor.
 
 use host::clock::monotonic_ns;
 
-/// The share of one processor that looks without a find may take, in the long run.
+/// The share of one processor that polls without result may take in the long run.
 pub const WASTE_PERCENT: u64 = 10;
-/// What may be spent beyond that in one go.
+/// The most credit that accumulates for polls without result.
 const CREDIT_MAX_NS: u64 = 5_000_000;
-/// The most pauses that are slept through after a look that found nothing.
+/// The most idle periods slept through after a poll without result.
 const SKIP_MAX: u32 = 255;
 
-/// A processor that comes back after so long was taken by someone who computes.
+/// If yielding the processor takes this long, a busy thread had it.
 const TAKEN_NS: u64 = 200_000;
-/// How often to look before the processor is offered to others.
+/// How many checks to make before yielding the processor.
 const GLANCES: u32 = 16;
 
 /// The polling of one worker.
@@ -27,13 +27,13 @@ pub struct Polling {
     limit_ns: u64,
     credit_ns: u64,
     credited_at_ns: u64,
-    /// How many pauses to sleep through after the next look in vain.
+    /// How many idle periods to sleep through after the next poll without result.
     penalty: u32,
     skip: u32,
 }
 
 impl Polling {
-    /// Polling for at most `limit_us` at a time; never, if that is 0.
+    /// Polls for at most `limit_us` at a time; 0 never polls.
     pub fn new(limit_us: u32) -> Self {
         Self {
             limit_ns: u64::from(limit_us) * 1000,
@@ -44,7 +44,7 @@ impl Polling {
         }
     }
 
-    /// The work has run out: looks for more, if that is worth while. Says whether there is any.
+    /// Called when the work has run out: polls for more if that pays. Returns whether there is any.
     pub fn look(&mut self, mut has_work: impl FnMut() -> bool) -> bool {
         if self.limit_ns == 0 {
             return false;
@@ -66,12 +66,13 @@ impl Polling {
                 }
                 std::hint::spin_loop();
             }
-            // Whoever makes the work may need this processor: the driver, or a kernel thread.
+            // The driver or kernel thread that makes the work may need this processor.
             let before_ns = now_ns;
             std::thread::yield_now();
             now_ns = monotonic_ns();
             if now_ns - before_ns > TAKEN_NS {
-                // So did someone who has nothing to do with it. A sleeper would have been woken.
+                // A thread that has nothing to do with it may have it instead. A sleeper would have
+                // been woken.
                 self.penalty = SKIP_MAX;
                 break;
             }
@@ -80,7 +81,7 @@ impl Polling {
         has_work()
     }
 
-    /// Whether there is credit for a look in vain.
+    /// Whether there is credit for a poll without result.
     fn afford(&mut self, now_ns: u64) -> bool {
         let earned = now_ns.saturating_sub(self.credited_at_ns) / 100 * WASTE_PERCENT;
         self.credit_ns = self.credit_ns.saturating_add(earned).min(CREDIT_MAX_NS);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The programs: what each of them does from `main` on, launched in a jail or started alone by a
-//! user.
+//! The backend programs from `main` on: supervised in a jail, or standalone.
 //!
-//! Launched, everything the process may use is open already, at the numbers of `ipc::fd`, and its
-//! record says what that is. Alone, it opens for itself what the jailer would have given it.
+//! A supervised backend inherits everything it may use, at the numbers of `ipc::fd`, and its launch
+//! record says what that is. A standalone backend opens for itself what the jailer would have
+//! opened.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -21,47 +21,47 @@ use ipc::seccomp::Mode;
 use crate::serve::{Device, Service};
 use crate::{control, health};
 
-/// One of the programs.
+/// A backend program.
 pub trait Program {
-    /// What it is called by users.
+    /// Its name for users.
     const NAME: &'static str;
-    /// What it is called in the log of a VM.
+    /// Its name in the log of a VM.
     const ROLE: &'static str;
-    /// What it serves.
+    /// The device that it serves.
     type Device: Device;
-    /// What it is told in a jail.
+    /// Its launch record.
     type Record: BackendRecord;
-    /// What it is told by a user.
+    /// Its command line options.
     type Options;
 
-    /// Understands the command line, without the program's name.
+    /// Parses the command line, without the program's name.
     fn parse(args: Vec<OsString>) -> Result<Parsed<Self::Options>, String>;
 
-    /// Starts what the record says, from descriptors.
+    /// Starts the device of the launch record on inherited descriptors.
     fn supervised(
         record: &Self::Record,
         health: &'static HealthPage,
     ) -> Result<Service<Self::Device>>;
 
-    /// Starts what a user asks for. An inherited descriptor is to be looked for first: whatever is
-    /// opened later must not take its place.
+    /// Starts the device of the command line. Claims an inherited descriptor first: a descriptor
+    /// placed in the table would overwrite one that has the same number.
     fn standalone(options: Self::Options) -> Result<Service<Self::Device>>;
 }
 
-/// What a command line asks for.
+/// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed<O> {
-    /// To serve a frontend.
+    /// Serve a frontend.
     Serve(O),
-    /// To print this.
+    /// Print this text and exit.
     Print(&'static str),
 }
 
-/// What `main` does: serves one frontend.
+/// The body of `main`: serves one frontend.
 pub fn main<P: Program>() -> ExitCode {
     host::image::seal();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    // The supervisor passes exactly this; nobody else has what it needs.
+    // The supervisor passes exactly this; a user cannot provide the descriptors that it needs.
     let outcome = if args == ["--launched"] {
         supervised::<P>()
     } else {
@@ -86,7 +86,7 @@ pub fn main<P: Program>() -> ExitCode {
     }
 }
 
-/// The process ends with the connection, or with the supervisor.
+/// Serves until the frontend hangs up or the supervisor is gone; then the process ends.
 fn supervised<P: Program>() -> Result<()> {
     let _ = host::process::harden();
     let record = P::Record::read(claim(fd::RECORD)?)?;
@@ -131,15 +131,15 @@ fn serve<P: Program>(
     Ok(service.serve(confined)?)
 }
 
-/// Ends the process at once, from any of its threads, and says why, in the log and on the health page:
-/// it cannot go on, and its supervisor is to start another one.
+/// Ends the process from any of its threads, with the error in the log and the crash on the health
+/// page. The supervisor starts a new one.
 pub fn die(crash: Crash, error: &dyn std::error::Error) -> ! {
     log::error!("{}", host::log::chain(error));
     health::note(crash);
     std::process::exit(1)
 }
 
-/// The process ends at once, whoever else waits in it.
+/// Ends the process, even if other threads are blocked at the barrier.
 fn end_unconfined(error: &anyhow::Error) -> ! {
     log::error!("{error:#}");
     std::process::exit(1)
@@ -155,7 +155,7 @@ fn standalone<P: Program>(options: P::Options) -> Result<()> {
     Ok(P::standalone(options)?.serve(confined)?)
 }
 
-/// A health page for a process that nobody has given one.
+/// A health page of its own for a standalone backend.
 pub fn own_health() -> Result<&'static HealthPage> {
     Ok(announce(HealthPage::map(ipc::health::create()?)?))
 }
@@ -169,17 +169,17 @@ fn announce(page: HealthPage) -> &'static HealthPage {
 /// `--seccomp`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Seccomp {
-    /// A call outside the filter ends the process.
+    /// A call outside the filter kills the process.
     #[default]
     On,
-    /// Its name is logged before that.
+    /// The process logs the call's name, then exits.
     Log,
-    /// There is no filter.
+    /// No filter.
     Off,
 }
 
 impl Seccomp {
-    /// What a call outside the filter does, if there is one.
+    /// What happens on a call outside the filter; `None` without a filter.
     pub fn mode(self) -> Option<Mode> {
         match self {
             Self::On => Some(Mode::Kill),

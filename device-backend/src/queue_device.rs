@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A device as vhost-user-backend sees it, whatever its kind: answers the frontend on the protocol
-//! thread and hands each event of a queue to its worker. What differs is a [`Model`], what the device
-//! is, and a [`QueueWorker`], what is done with its queues.
+//! A device as vhost-user-backend sees it: answers the frontend on the protocol thread and
+//! dispatches the events of a queue to its worker. A [`Model`] describes the device type and a
+//! [`QueueWorker`] processes its queues.
 
 use std::fmt::Debug;
 use std::io;
@@ -21,21 +21,21 @@ use crate::vring::Vring;
 use crate::wake_event::{Events, WakeEvent};
 use crate::{SharedGuestMemory, config_space, lock};
 
-/// What a device is: its workers share it.
+/// A device's type and state, which its workers share.
 pub trait Model: Debug + Send + Sync + 'static {
-    /// The number of its queues.
+    /// The number of its virtqueues.
     fn queues(&self) -> u16;
 
     /// The most entries of a queue.
     fn queue_size(&self) -> u16;
 
-    /// The feature bits that it offers.
+    /// The device features.
     fn features(&self) -> u64;
 
-    /// The driver has acknowledged these.
+    /// Called with the features that the driver has acknowledged.
     fn set_features(&self, features: u64);
 
-    /// The features of the vhost-user protocol that it offers.
+    /// The vhost-user protocol features.
     fn protocol_features(&self) -> VhostUserProtocolFeatures;
 
     /// The configuration space.
@@ -44,63 +44,64 @@ pub trait Model: Debug + Send + Sync + 'static {
     /// Guest memory.
     fn memory(&self) -> &Memory;
 
-    /// The last ping; workers answer it in the health page.
+    /// The last ping; the workers store it as their heartbeat in the health page.
     fn ping(&self) -> &AtomicU32;
 
-    /// Which worker has a queue, and the how-manieth of its queues it is.
+    /// Which worker owns a queue, and the queue's position among that worker's queues.
     fn worker_of(&self, queue: u16) -> (usize, usize);
 
-    /// What wakes its workers, which wake each other by it.
+    /// Passes the workers' wake events, by which the workers wake each other.
     fn set_wake_events(&self, _wake_events: Vec<Arc<WakeEvent>>) {}
 
-    /// The link goes up, or down. Whether it has one.
+    /// Sets the link up or down. False if the device has no link.
     fn set_link(&self, _up: bool) -> bool {
         false
     }
 
-    /// It is known whether writes of a predecessor were lost. Whether it waits for that.
+    /// Called when the supervisor knows whether writes of an earlier backend were lost. False if the
+    /// device does not wait for that.
     fn synced(&self, _lost: bool) -> bool {
         false
     }
 }
 
-/// What serves one or several queues, on a thread of its own.
+/// Serves one or more queues on a thread of its own.
 pub trait QueueWorker: Debug + Send + Sized + 'static {
-    /// The device that it is of.
+    /// Its device.
     type Model: Model;
-    /// How it tells how far it has followed what the frontend does.
+    /// How far it has followed the frontend's changes.
     type Progress: Debug + Default + Send + Sync;
 
-    /// What else wakes it, and by which events.
+    /// The descriptor of its engine, and the events on it that wake the worker.
     fn engine(&self) -> (BorrowedFd<'_>, EventSet);
 
     /// Serves its queues until there is nothing to do.
     ///
-    /// Never an error: that would end the thread for good. What fails for good ends the process.
+    /// Returns no error, which would end the thread for good; a permanent failure ends the process.
     fn run(&mut self, vrings: &[Vring], progress: &Self::Progress);
 
-    /// Waits until the worker has followed what was done to one of its rings.
+    /// Waits until the worker has followed a change of one of its rings.
     fn settle(thread: &QueueThread<Self>, slot: usize);
 
-    /// The frontend is gone: takes nothing more and completes what is in flight.
+    /// The frontend is gone: takes no more requests and completes those in flight.
     fn close(_threads: &[QueueThread<Self>]) {}
 }
 
-/// A worker, and how it is reached.
+/// A worker and what other threads need to reach it.
 #[derive(Debug)]
 pub struct QueueThread<W: QueueWorker> {
     /// The worker.
     pub worker: Mutex<W>,
-    /// How far it is.
+    /// How far it has followed the frontend.
     pub progress: W::Progress,
-    /// Its rings, once it has seen them.
+    /// Its rings, set at its first event.
     vrings: OnceLock<Vec<Vring>>,
-    /// Readable when the worker is to look around and to show that it lives.
+    /// Readable when the worker must check for changes and store its heartbeat.
     pub wake: Arc<WakeEvent>,
 }
 
 impl<W: QueueWorker> QueueThread<W> {
-    /// One of its rings, if it has seen them.
+    /// One of its rings, if it has had an event.
     pub fn vring(&self, slot: usize) -> Option<&Vring> {
         self.vrings.get()?.get(slot)
     }
@@ -111,7 +112,7 @@ impl<W: QueueWorker> QueueThread<W> {
     }
 }
 
-/// The device: one thread for each worker.
+/// A device with one thread for each worker.
 #[derive(Debug)]
 pub struct QueueDevice<W: QueueWorker> {
     model: Arc<W::Model>,
@@ -120,7 +121,7 @@ pub struct QueueDevice<W: QueueWorker> {
 }
 
 impl<W: QueueWorker> QueueDevice<W> {
-    /// A device with these workers.
+    /// A device with the given workers.
     pub fn new(
         model: Arc<W::Model>,
         workers: impl IntoIterator<Item = W>,
@@ -230,7 +231,7 @@ impl<W: QueueWorker> VhostUserBackend for QueueDevice<W> {
 
     fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
         self.barrier.pass(Participant::Protocol);
-        // Asleep workers look before they touch anything.
+        // Sleeping workers check the generation before they access guest memory.
         self.model.memory().replaced()
     }
 
@@ -244,7 +245,7 @@ impl<W: QueueWorker> VhostUserBackend for QueueDevice<W> {
         masks
     }
 
-    /// GET_VRING_BASE: the ring is stopped already.
+    /// GET_VRING_BASE. vhost-user-backend has already stopped the ring.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         let known = u16::try_from(queue).ok();
         let known = known.filter(|queue| *queue < self.model.queues());

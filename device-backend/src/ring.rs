@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The device's half of a split virtqueue (virtio 1.2, §2.7): takes available heads, publishes used
-//! ones in batches, and decides who has to be notified.
+//! elements in batches, and decides whether to call the driver.
 //!
 //! Runs on the worker thread that owns the queue.
 
@@ -17,10 +17,10 @@ use crate::shared_mem::{SharedMem, SharedMemError};
 const NO_INTERRUPT: u16 = 1;
 /// VIRTQ_USED_F_NO_NOTIFY, in the flags of the used ring.
 const NO_NOTIFY: u16 = 1;
-/// The bytes in front of both rings: flags and index.
+/// The length of flags and index at the start of both rings.
 const HEADER_BYTES: usize = 4;
 
-/// Where a queue is, as the driver has set it up.
+/// The addresses and size of a queue, as the driver has set them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// The number of descriptors.
@@ -35,13 +35,13 @@ pub struct Layout {
     pub event_idx: bool,
 }
 
-/// What a driver did that no driver may do; its queue cannot be used further.
+/// How the driver violated the specification; the queue cannot be used further.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     /// Not a power of two from 1 to 32768.
     #[error("a queue cannot have {0} descriptors")]
     Size(u16),
-    /// A part of the queue is not aligned as §2.7 demands.
+    /// A part of the queue is not aligned as §2.7 requires.
     #[error("the {part} is at {address:#x}, which is not aligned")]
     Misaligned {
         /// The part.
@@ -52,10 +52,10 @@ pub enum RingError {
     /// A part of the queue is outside guest memory.
     #[error("the {0} is outside guest memory")]
     Outside(&'static str, #[source] SharedMemError),
-    /// The available index runs ahead of the used ones by more than the queue holds.
+    /// The available index is ahead of the taken entries by more than the queue size.
     #[error("the available index is {0} ahead, more than the queue has room for")]
     Overrun(u16),
-    /// An available entry names a descriptor that does not exist.
+    /// An available entry's head is outside the descriptor table.
     #[error("head {0} is outside the descriptor table")]
     Head(u16),
 }
@@ -69,11 +69,11 @@ pub struct Ring {
     avail: SharedMem,
     used: SharedMem,
     next_avail: u16,
-    /// The available index as it was last seen.
+    /// The available index as last read.
     seen_avail: u16,
-    /// Where the next used element goes; ahead of what is published by the batch being built.
+    /// Where the next used element goes; ahead of the published index while a batch is built.
     next_used: u16,
-    /// The used index at the last decision to call the driver or not.
+    /// The used index at the last decision whether to call the driver.
     called_at: u16,
 }
 
@@ -86,7 +86,7 @@ pub struct Descriptor {
     pub len_bytes: u32,
     /// VIRTQ_DESC_F_*.
     pub flags: u16,
-    /// The next descriptor, if the flags say there is one.
+    /// The next descriptor, if the flags have VIRTQ_DESC_F_NEXT.
     pub next: u16,
 }
 
@@ -107,8 +107,8 @@ impl Descriptor {
 }
 
 impl Ring {
-    /// Looks at the queue for the first time; goes on behind what is published in its used ring,
-    /// with the available entry `next_avail`.
+    /// Maps the queue. Continues after the used index in guest memory, at the available entry
+    /// `next_avail`.
     pub fn attach(
         memory: &Arc<GuestMemory>,
         layout: Layout,
@@ -157,23 +157,23 @@ impl Ring {
         &self.desc
     }
 
-    /// The available entry that is taken next.
+    /// The index of the available entry to take next.
     pub fn next_avail(&self) -> u16 {
         self.next_avail
     }
 
-    /// Goes on with the available entry `index`.
+    /// Continues at the available entry `index`.
     pub fn set_next_avail(&mut self, index: u16) {
         self.next_avail = index;
         self.seen_avail = index;
     }
 
-    /// The used index as it will be once the batch is published.
+    /// The used index that publishing the batch will set.
     pub fn next_used(&self) -> u16 {
         self.next_used
     }
 
-    /// How many heads wait to be taken.
+    /// How many heads are available.
     pub fn available(&self) -> Result<u16, RingError> {
         let index = u16::from_le(self.avail.at::<AtomicU16>(2).load(Acquire));
         let ahead = index.wrapping_sub(self.next_avail);
@@ -183,11 +183,11 @@ impl Ring {
         Ok(ahead)
     }
 
-    /// How many heads are known to wait; looks for more, where the driver writes, only if there are
-    /// none.
+    /// How many heads are known to be available; reads the driver's index only if there are none.
     pub fn known(&mut self) -> Result<u16, RingError> {
         let known = self.seen_avail.wrapping_sub(self.next_avail);
-        // More than there can be: some were taken since that nobody here had seen.
+        // More than the queue holds: heads were taken after `available`, beyond the last index read
+        // here.
         if known > 0 && known <= self.size {
             return Ok(known);
         }
@@ -196,8 +196,8 @@ impl Ring {
         Ok(known)
     }
 
-    /// Takes the next head; only after [`Ring::available`] or [`Ring::known`] has said that there
-    /// is one.
+    /// Takes the next head. Call [`Ring::available`] or [`Ring::known`] first, and only if there is
+    /// one.
     pub fn take(&mut self) -> Result<u16, RingError> {
         let slot = usize::from(self.next_avail & (self.size - 1));
         let head = self.avail.at::<AtomicU16>(HEADER_BYTES + 2 * slot);
@@ -209,7 +209,7 @@ impl Ring {
         Ok(head)
     }
 
-    /// Writes a used element behind the others of this batch; the driver does not see it yet.
+    /// Adds a used element to the batch; the driver does not see it yet.
     pub fn push_used(&mut self, head: u16, written_bytes: u32) {
         let slot = usize::from(self.next_used & (self.size - 1));
         let offset = HEADER_BYTES + 8 * slot;
@@ -220,13 +220,13 @@ impl Ring {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
-    /// Shows the driver the whole batch.
+    /// Publishes the batch to the driver.
     pub fn publish(&mut self) {
         let index = self.next_used.to_le();
         self.used.at::<AtomicU16>(2).store(index, Release);
     }
 
-    /// Whether the driver asked to be called about what was published since the last time.
+    /// Whether the driver wants a call for what was published since the last time.
     pub fn needs_call(&mut self) -> bool {
         // The published index must be visible before used_event is read (§2.7.7.2).
         fence(SeqCst);
@@ -241,22 +241,25 @@ impl Ring {
         }
         let offset = HEADER_BYTES + 2 * usize::from(self.size);
         let used_event = u16::from_le(self.avail.at::<AtomicU16>(offset).load(Relaxed));
-        // vring_need_event (§2.7.7.2): the driver wants a call when used_event is passed.
+        // vring_need_event (§2.7.7.2): the driver wants a call when the used index passes
+        // used_event.
         new.wrapping_sub(used_event).wrapping_sub(1) < new.wrapping_sub(old)
     }
 
-    /// Asks the driver to kick for what it makes available from now on; the caller has to look at
-    /// [`Ring::available`] once more before it sleeps. Undoes whatever a predecessor left behind.
+    /// Asks the driver to kick for what it makes available from now on. The caller must check
+    /// [`Ring::available`] once more before it sleeps. Overwrites what an earlier backend left
+    /// behind.
     pub fn enable_kicks(&self) {
         self.used.at::<AtomicU16>(0).store(0, Relaxed);
         if self.event_idx {
             self.avail_event().store(self.next_avail.to_le(), Relaxed);
         }
-        // The wish must be visible before the available index is read again (§2.7.10).
+        // The request must be visible before the available index is read again (§2.7.10).
         fence(SeqCst);
     }
 
-    /// Asks the driver not to kick, as a hint; with EVENT_IDX passing avail_event does that.
+    /// Asks the driver not to kick, as a hint; with EVENT_IDX, avail_event does so once the driver
+    /// has passed it.
     pub fn disable_kicks(&self) {
         if !self.event_idx {
             let flags = NO_NOTIFY.to_le();

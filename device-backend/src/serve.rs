@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A device that serves its frontend, to its end.
+//! Serves a device to its frontend.
 //!
-//! Everything is opened, mapped and started before the frontend is listened to; then the process
-//! confines itself.
+//! The process opens, maps and starts everything before it accepts the frontend; then it confines
+//! itself.
 
 use std::fmt::Debug;
 use std::io;
@@ -20,34 +20,35 @@ use crate::SharedGuestMemory;
 use crate::start_barrier::StartBarrier;
 use crate::vring::Vring;
 
-/// The stack of threads that do little.
+/// The stack size of threads that do little.
 pub(crate) const STACK_BYTES: usize = 64 << 10;
 
-/// What serving a device has to know of it, beyond what vhost-user-backend does.
+/// What serving a device needs beyond [`VhostUserBackend`].
 pub trait Device: VhostUserBackend<Bitmap = (), Vring = Vring> + Debug + Sized + 'static {
-    /// Guest memory, for the daemon that will fill it.
+    /// Guest memory, for the daemon that replaces it.
     fn memory(&self) -> SharedGuestMemory;
 
-    /// Lets each worker hear of what its queues do not tell.
+    /// Makes each worker's event loop watch its engine and its wake event.
     fn watch(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()>;
 
-    /// Where its threads wait until they are confined.
+    /// The barrier where its threads wait until they are confined.
     fn barrier(&self) -> &StartBarrier;
 
-    /// Asks every worker to answer `ping`.
+    /// Asks every worker to store `ping` as its heartbeat.
     fn ping(&self, ping: u32);
 
-    /// The link goes up, or down; not every device has one.
+    /// Sets the link up or down; does nothing if the device has none.
     fn set_link(&self, _up: bool) {}
 
-    /// It is known whether writes of a predecessor were lost; only disks wait for it.
+    /// Called when the supervisor knows whether writes of an earlier backend were lost; only disks
+    /// wait for it.
     fn synced(&self, _lost: bool) {}
 
-    /// The frontend is gone: takes nothing more and completes what is in flight.
+    /// The frontend is gone: takes no more requests and completes those in flight.
     fn close(&self) {}
 }
 
-/// The device cannot be served.
+/// Why a device cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// A thread or an eventfd could not be made.
@@ -61,19 +62,19 @@ pub enum ServeError {
     Handler(#[source] nix::Error),
 }
 
-/// How a process is confined.
+/// How the process is confined.
 #[derive(Debug, Clone, Copy)]
 pub struct Confinement {
-    /// The system calls it may make; `None` for all.
+    /// The filter to install; `None` for no filter.
     pub filter: Option<(&'static Filter, Mode)>,
-    /// Where a call outside the filter is noted.
+    /// Where to store the number of a call outside the filter.
     pub health: &'static HealthPage,
 }
 
 /// A device whose threads run, before its frontend has connected.
 pub struct Service<D: Device> {
     device: Arc<D>,
-    /// Never dropped: that would wait for the workers, which end with the process.
+    /// Never dropped: dropping would wait for the workers, which run until the process ends.
     daemon: ManuallyDrop<VhostUserDaemon<Arc<D>>>,
     listener: OwnedFd,
     confinement: Confinement,
@@ -86,8 +87,8 @@ impl<D: Device> Debug for Service<D> {
 }
 
 impl<D: Device> Service<D> {
-    /// Starts everything that has to run before the frontend is heard. It will connect to
-    /// `listener`: bound, listening, not connected.
+    /// Starts everything that must run before the frontend is accepted. The frontend will connect
+    /// to `listener`: bound, listening, not connected.
     pub fn start(
         device: Arc<D>,
         listener: OwnedFd,
@@ -105,16 +106,16 @@ impl<D: Device> Service<D> {
         })
     }
 
-    /// The device, to ring its wake.
+    /// The device, for the thread that handles the supervisor's messages.
     pub fn device(&self) -> Arc<D> {
         self.device.clone()
     }
 
     /// Waits for the frontend to connect, confines the process, and serves until the frontend hangs
-    /// up and what is in flight has been completed. The process must end then: the workers do not.
-    /// Nothing that the frontend sends has an effect before the process is confined. `confined` hears
-    /// whether that could be done, in any thread, unless the frontend leaves first. If it could not,
-    /// the process has to end: it never will serve.
+    /// up and the requests in flight are completed. Then the process must end: the workers do not.
+    /// No request of the frontend has an effect before the process is confined. `confined` is
+    /// called in any thread with the result, unless the frontend hangs up first. On an error it
+    /// must end the process, which will never serve.
     pub fn serve(
         mut self,
         confined: impl FnOnce(Result<(), SeccompError>) + Send + 'static,

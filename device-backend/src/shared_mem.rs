@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Shared memory that an untrusted process may write at any time.
 //!
-//! No Rust reference to plain data ever points into it. It is read and written through atomics, one
-//! naturally aligned integer at a time; the caller checks the value that one read returned.
+//! No Rust reference to plain data ever points into it. This module accesses it through atomics,
+//! one naturally aligned integer at a time; the caller checks the value that one read returned.
 
 use std::any::Any;
 use std::num::NonZeroUsize;
@@ -16,7 +16,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::GuestMemory;
 
-/// A range or a file cannot be shared memory.
+/// Why a range or a file cannot be used as shared memory.
 #[derive(Debug, thiserror::Error)]
 pub enum SharedMemError {
     /// The range is not wholly inside one region of guest memory.
@@ -32,7 +32,7 @@ pub enum SharedMemError {
     Map(usize, #[source] nix::Error),
 }
 
-/// A range of shared memory, mapped for as long as this value exists.
+/// A range of shared memory. It stays mapped as long as this value exists.
 #[derive(Debug, Clone)]
 pub struct SharedMem {
     base: NonNull<u8>,
@@ -79,7 +79,7 @@ impl SharedMem {
     }
 
     /// The first `len_bytes` of a file, shared. The file must be sealed against shrinking, or be
-    /// nobody else's: a mapping without a file behind it kills who touches it.
+    /// private to this process: access to a page beyond the end of the file raises SIGBUS.
     #[allow(unsafe_code)]
     pub fn of_file(fd: impl AsFd, len_bytes: usize) -> Result<Self, SharedMemError> {
         let failed = |source| SharedMemError::Map(len_bytes, source);
@@ -95,7 +95,7 @@ impl SharedMem {
         })
     }
 
-    /// Memory of this process alone, all zeroes.
+    /// Zeroed memory of this process alone.
     pub fn private(len_bytes: usize) -> Self {
         let words: Arc<[AtomicU64]> = (0..len_bytes.div_ceil(8))
             .map(|_| AtomicU64::new(0))
@@ -158,7 +158,7 @@ unsafe impl Send for SharedMem {}
 // SAFETY: as for Send.
 unsafe impl Sync for SharedMem {}
 
-/// A mapping that ends when the last range of it is dropped.
+/// A mapping, unmapped when the last range of it is dropped.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Spawns the threads beside the workers. The filter does not allow the system calls of a starting
-//! thread, so the caller waits until the new thread runs.
+//! Spawns threads other than the workers. The seccomp filter does not allow the system calls of a
+//! starting thread, so the caller waits until the new thread runs.
 
 use std::io;
 use std::sync::{Arc, Barrier};
@@ -10,7 +10,7 @@ use crate::serve::STACK_BYTES;
 /// Spawns a thread with a small stack, and waits until it runs.
 ///
 /// # Errors
-/// When there can be no more threads.
+/// If the kernel refuses a new thread.
 pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let started = Arc::new(Barrier::new(2));
     let here = started.clone();

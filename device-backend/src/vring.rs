@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A vring whose owner can ask whether anything about it changed, without taking a lock.
+//! A vring with a generation counter, so that its worker sees changes without taking a lock.
 //!
-//! Written by the protocol thread, which runs vhost-user-backend's handler; read by the worker that
-//! owns the queue. Wraps that crate's ring state, which must stay what the protocol knows, and keeps
+//! The protocol thread, which runs vhost-user-backend's handler, writes it; the worker that owns
+//! the queue reads it. Wraps that crate's ring state, which the protocol handler needs, and keeps
 //! what it does not give back: the call and error eventfds.
 
 use std::fs::File;
@@ -17,7 +17,7 @@ use vm_memory::GuestAddress;
 use crate::SharedGuestMemory;
 use crate::ring::Layout;
 
-/// A vring, cheap to clone; all clones are the same ring.
+/// A vring. All clones are the same ring.
 #[derive(Clone)]
 pub struct Vring {
     state: VringRwLock<SharedGuestMemory>,
@@ -31,30 +31,31 @@ struct Shared {
     error: Mutex<Option<Arc<File>>>,
 }
 
-/// A vring as the frontend has set it up, at one moment.
+/// The frontend's settings of a vring at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Whether requests may be taken from it: started and enabled.
+    /// Whether the worker may take requests: the ring is started and enabled.
     pub running: bool,
-    /// Where its parts are.
+    /// The addresses and size.
     pub layout: Layout,
-    /// The available entry that comes next.
+    /// The index of the available entry to take next.
     pub next_avail: u16,
-    /// Written when the driver is to be interrupted.
+    /// The eventfd that interrupts the driver.
     pub call: Option<Arc<File>>,
-    /// Written when the driver has broken the queue.
+    /// The eventfd that reports a broken queue to the frontend.
     pub error: Option<Arc<File>>,
 }
 
 impl Vring {
-    /// A number that is another one after every change.
+    /// The generation: changes with every change of the ring.
     pub fn generation(&self) -> u32 {
         self.shared.generation.load(Ordering::Acquire)
     }
 
-    /// The ring as it is now, and the generation it belongs to.
+    /// The ring as it is now, and its generation.
     pub fn snapshot(&self) -> (u32, Snapshot) {
-        // Loaded first: a change in between leads to one look too many, never to one too few.
+        // Load the generation first: a change in between then causes one check too many, never a
+        // missed one.
         let generation = self.generation();
         let state = self.state.get_ref();
         let queue = state.get_queue();
@@ -75,18 +76,18 @@ impl Vring {
         (generation, snapshot)
     }
 
-    /// Tells the protocol how far the queue got, for GET_VRING_BASE. Not a change.
+    /// Stores how far the queue got, for GET_VRING_BASE. Does not count as a change.
     pub fn store_next_avail(&self, next_avail: u16) {
         self.state.set_queue_next_avail(next_avail);
     }
 
-    /// Says that something outside the ring's own state changed.
+    /// Counts a change of something outside the ring's own state.
     pub fn touch(&self) {
         self.shared.generation.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// Adds one to an eventfd. It is the peer's: whether it is full or closed is the peer's affair.
+/// Adds one to an eventfd of the peer. Errors are the peer's own problem: it may be full or closed.
 pub fn notify(eventfd: &File) {
     let mut eventfd = eventfd;
     let _ = eventfd.write(&1_u64.to_ne_bytes());
@@ -198,8 +199,8 @@ impl VringT<SharedGuestMemory> for Vring {
         self.touch();
     }
 
-    /// Whether the ring may be looked at. A kick that is gone when it is read was somebody's
-    /// mistake or trick, no reason to end the worker.
+    /// Whether the worker may use the ring. A kick that is already gone when it is read is a
+    /// frontend's mistake or attack, no reason to end the worker.
     fn read_kick(&self) -> io::Result<bool> {
         let enabled = self.state.get_ref().is_enabled();
         Ok(self.state.read_kick().unwrap_or(enabled))

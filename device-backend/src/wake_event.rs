@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What wakes a worker when none of its queues does: its wake event, an eventfd that other threads
-//! write, and the descriptor of its engine.
+//! What wakes a worker besides its queues: its wake event, an eventfd that other threads write, and
+//! the descriptor of its engine.
 //!
-//! A worker sleeps in the event loop of vhost-user-backend, which knows its events by number.
+//! A worker sleeps in the event loop of vhost-user-backend, which identifies events by number.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,7 +13,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use crate::serve::Device;
 
-/// Readable when a worker is to look around and to show that it lives.
+/// An eventfd. Readable when the worker must check for changes and store its heartbeat.
 #[derive(Debug)]
 pub struct WakeEvent(EventFd);
 
@@ -35,18 +35,18 @@ impl WakeEvent {
     }
 }
 
-/// The numbers of a worker's events: those of the queues come first, the next is the event loop's
-/// own.
+/// The numbers of a worker's events: those of the queues come first, the next one belongs to the
+/// event loop itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Events {
-    /// That of the worker's engine.
+    /// The number of the worker's engine.
     pub engine: u16,
-    /// That of its wake event.
+    /// The number of its wake event.
     pub wake: u16,
 }
 
 impl Events {
-    /// For a device with so many queues.
+    /// The numbers for a device with so many queues.
     pub fn of(queues: u16) -> Self {
         Self {
             engine: queues + 1,
@@ -54,7 +54,7 @@ impl Events {
         }
     }
 
-    /// Has the worker's event loop watch its engine's descriptor and its wake event.
+    /// Makes the worker's event loop watch its engine's descriptor and its wake event.
     pub fn watch<D: Device>(
         self,
         handler: &VringEpollHandler<std::sync::Arc<D>>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which requests have to wait for the features.
+//! Which requests must wait for SET_FEATURES.
 
 use super::request::Request;
 
@@ -10,7 +10,7 @@ pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// More rings than any device here has.
 const EARLY_MAX: usize = 64;
 
-/// What has to wait.
+/// The requests held back until SET_FEATURES.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     featured: bool,
@@ -18,26 +18,26 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Whether this request has to wait.
+    /// Whether this request must be held back.
     pub(super) fn is_early(&self, request: &Request) -> bool {
         !self.featured && request.enables_a_ring() && self.early.len() < EARLY_MAX
     }
 
-    /// It waits.
+    /// Holds a request back.
     pub(super) fn keep(&mut self, request: Request) {
         self.early.push(request);
     }
 
-    /// What can be passed on, now that this request has come.
+    /// The requests to forward, now that this one has arrived.
     pub(super) fn after(&mut self, request: Request) -> Vec<Request> {
         let features = request.features();
-        // With it the daemon forgets the features.
+        // The daemon forgets the features when the device is reset.
         self.featured &= request.code() != RESET_DEVICE;
         let mut ready = vec![request];
         if let Some(features) = features {
             self.featured = true;
             let early = std::mem::take(&mut self.early);
-            // Without them, all rings are enabled anyway.
+            // Without this feature, all rings are enabled anyway.
             if features & PROTOCOL_FEATURES != 0 {
                 ready.extend(early);
             }

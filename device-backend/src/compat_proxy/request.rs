@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One request of a frontend, whole: header, payload and descriptors (vhost-user specification,
+//! One whole request of a frontend: header, payload and descriptors (vhost-user specification,
 //! Message Specification).
 
 use std::io;
@@ -12,14 +12,14 @@ use super::PAYLOAD_MAX_BYTES;
 
 /// Request, flags and size, each of four bytes.
 const HEADER_BYTES: usize = 12;
-/// The flags: the protocol's version; this is an answer; the frontend waits for one.
+/// The flags: protocol version; this is a reply; the frontend needs a reply.
 pub(super) const VERSION: u32 = 1;
 pub(super) const REPLY: u32 = 1 << 2;
 pub(super) const NEED_REPLY: u32 = 1 << 3;
 pub(super) const SET_FEATURES: u32 = 2;
 pub(super) const SET_VRING_ENABLE: u32 = 18;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) bytes: Vec<u8>,
@@ -27,7 +27,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// The next one, none if the frontend has hung up.
+    /// Receives the next request; `None` if the frontend has hung up.
     pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Self>> {
         let mut request = Self {
             bytes: vec![0; HEADER_BYTES],
@@ -45,7 +45,7 @@ impl Request {
         Ok(whole.then_some(request))
     }
 
-    /// Receives the bytes from `start` to the end; false if there are no more.
+    /// Receives the bytes from `start` to the end; false if the frontend has hung up.
     fn fill(&mut self, socket: BorrowedFd<'_>, start: usize) -> io::Result<bool> {
         let mut filled = start;
         while let Some(room @ [_, ..]) = self.bytes.get_mut(filled..) {
@@ -59,7 +59,7 @@ impl Request {
         Ok(true)
     }
 
-    /// Which request it is.
+    /// The request type.
     pub(super) fn code(&self) -> u32 {
         self.word(0)
     }
@@ -69,7 +69,7 @@ impl Request {
         bytes.copied().map_or(0, u32::from_le_bytes)
     }
 
-    /// The features, of a request that says which.
+    /// The features, if this is SET_FEATURES.
     pub(super) fn features(&self) -> Option<u64> {
         let bytes = self.bytes.get(HEADER_BYTES..).and_then(<[u8]>::first_chunk);
         let features = bytes.copied().map(u64::from_le_bytes);
@@ -80,7 +80,7 @@ impl Request {
         self.code() == SET_VRING_ENABLE
     }
 
-    /// What the frontend waits for, if it does: that the request was done. From here on it does not.
+    /// The reply that acknowledges the request, if it needs one. Clears the flag.
     pub(super) fn take_answer(&mut self) -> Option<Vec<u8>> {
         let flags = self.word(4);
         if flags & NEED_REPLY == 0 {
