@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An address space: which device answers at which address. A machine has one for memory-mapped
-//! I/O and, on x86, one for ports. Looked up on vCPU threads at every exit.
+//! An address space: which device owns which addresses. A machine has one for memory-mapped I/O
+//! and, on x86, one for ports. vCPU threads look addresses up here at every exit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,28 +9,28 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// A device with registers. It locks itself: several vCPUs may be inside at once.
+/// A device with registers. It locks itself: several vCPUs may access it at once.
 pub trait BusDevice: Send + Sync {
-    /// Fills `data` with what is at `offset` from the device's base.
+    /// Fills `data` from `offset` into the device's range.
     fn read(&self, offset: u64, data: &mut [u8]);
-    /// Writes `data` at `offset` from the device's base.
+    /// Writes `data` at `offset` into the device's range.
     fn write(&self, offset: u64, data: &[u8]);
 }
 
-/// Addresses in memory space at which a guest's write makes an eventfd readable, without this
-/// process running. Called on vCPU threads with a device's locks held.
+/// Addresses in memory space at which a guest's write signals an eventfd in the kernel, without the
+/// vmm (KVM ioeventfds). Called on vCPU threads with a device's locks held.
 pub trait Doorbells: Send + Sync {
-    /// A write of any width and value at `address` signals `kick`.
+    /// Makes a write of any width and value at `address` signal `kick`.
     fn register(&self, address: u64, kick: &EventFd) -> io::Result<()>;
-    /// Ends what `register` began. It may cost milliseconds, so that devices do it only when their
-    /// registers move.
+    /// Undoes `register`. It may take milliseconds, so devices only call it when their registers
+    /// move.
     fn unregister(&self, address: u64, kick: &EventFd) -> io::Result<()>;
 }
 
-/// A range cannot be given to a device.
+/// Why a device cannot get a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// It overlaps another device's.
+    /// It overlaps another device's range.
     #[error("{len:#x} bytes at {base:#x} overlap another device")]
     Overlap {
         /// Its first address.
@@ -53,7 +53,7 @@ struct Entry {
     device: Arc<dyn BusDevice>,
 }
 
-/// Devices by their first address.
+/// The devices, by first address.
 #[derive(Default)]
 pub struct Bus {
     entries: RwLock<BTreeMap<u64, Entry>>,
@@ -69,14 +69,14 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// Gives `len` bytes from `base` to a device.
+    /// Assigns `len` bytes from `base` to a device.
     pub fn insert(&self, base: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<(), BusError> {
         let last = match len.checked_sub(1).and_then(|more| base.checked_add(more)) {
             Some(last) => last,
             None => return Err(BusError::Range { base, len }),
         };
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        // The last entry that begins at or before `last` is the only one that can reach `base`.
+        // Only the last entry that begins at or before `last` can reach `base`.
         if let Some((other, entry)) = entries.range(..=last).next_back()
             && other + (entry.len - 1) >= base
         {
@@ -86,13 +86,13 @@ impl Bus {
         Ok(())
     }
 
-    /// Takes the range that begins at `base` away from its device.
+    /// Removes the range that begins at `base`.
     pub fn remove(&self, base: u64) -> Option<Arc<dyn BusDevice>> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.remove(&base).map(|entry| entry.device)
     }
 
-    /// The device that answers for all of `len` bytes at `address`, and the offset in it.
+    /// The device whose range holds all of `len` bytes at `address`, and the offset in it.
     fn find(&self, address: u64, len: usize) -> Option<(Arc<dyn BusDevice>, u64)> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let (base, entry) = entries.range(..=address).next_back()?;
@@ -101,7 +101,7 @@ impl Bus {
         (end <= entry.len).then(|| (Arc::clone(&entry.device), offset))
     }
 
-    /// A guest's read. Where nothing answers, every bit reads as one.
+    /// A guest's read. Without a device, all bits read as one.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {
             Some((device, offset)) => device.read(offset, data),
@@ -109,7 +109,7 @@ impl Bus {
         }
     }
 
-    /// A guest's write. Where nothing answers, it is lost.
+    /// A guest's write. Without a device, it is ignored.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.find(address, data.len()) {
             device.write(offset, data);

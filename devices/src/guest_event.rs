@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest can do to the machine as a whole.
+//! What a guest can do to the whole machine.
 
-/// Something the guest asked for, or that befell it.
+/// An event that ends the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestEvent {
     /// It powered off (ACPI sleep state S5).
     PowerOff,
-    /// It asked for a reset (ACPI reset register, keyboard controller).
+    /// It requested a reset (ACPI reset register, keyboard controller).
     Reset,
-    /// Its kernel panicked and said so (pvpanic).
+    /// Its kernel panicked and reported it (pvpanic).
     Panic,
 }
 
-/// Where devices report them; called on vCPU threads, must not wait.
+/// Receives these events; called on vCPU threads, must not block.
 pub trait GuestEvents: Send + Sync {
-    /// Reports one. The first one reported decides how the machine ends.
+    /// Reports an event. The first one decides how the machine ends.
     fn report(&self, event: GuestEvent);
 }

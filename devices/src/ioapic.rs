@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The IOAPIC (Intel 82093AA datasheet; ICH9 §13.5 for the EOI register): 24 pins, each of which
-//! sends a message to the local APICs, which live in the kernel.
+//! sends a message to the local APICs, which KVM emulates in the kernel.
 //!
-//! Runs on vCPU threads (registers, end of interrupt) and on whichever thread drives a line.
+//! Runs on vCPU threads (registers, EOI) and on the threads that drive a line.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ const REMOTE_IRR: u64 = 1 << 14;
 const LEVEL: u64 = 1 << 15;
 const MASKED: u64 = 1 << 16;
 const READ_ONLY: u64 = DELIVERY_STATUS | REMOTE_IRR;
-/// What an entry can hold: the low 17 bits and the destination.
+/// The writable bits of an entry: the low 17 bits and the destination.
 const WRITABLE: u64 = (0xff << 56) | 0x1_ffff & !READ_ONLY;
 
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ struct Pin {
     entry: u64,
     /// The level of the line, for a level-triggered pin.
     line: bool,
-    /// An edge has come and was not yet sent, because the pin was masked.
+    /// An edge arrived while the pin was masked, and its message is not sent yet.
     edge: bool,
 }
 
@@ -58,7 +58,7 @@ impl Pin {
         self.entry & MASKED != 0
     }
 
-    /// The message an entry stands for (Intel SDM volume 3 §11.11).
+    /// The message of an entry (Intel SDM volume 3 §11.11).
     fn message(&self) -> MsiMessage {
         let (destination, logical) = (self.entry >> 56, (self.entry >> 11) & 1);
         let (delivery, level) = ((self.entry >> 8) & 7, (self.entry >> 15) & 1);
@@ -69,7 +69,7 @@ impl Pin {
         }
     }
 
-    /// Whether a message is due now; if so it counts as sent.
+    /// Whether a message must be sent now; if so, counts it as sent.
     fn take_due(&mut self) -> bool {
         if self.is_masked() {
             return false;
@@ -131,15 +131,15 @@ impl IoApic {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the level of a line. A rising one is an edge for an edge-triggered pin.
+    /// Sets the level of a line. A rising edge triggers an edge-triggered pin.
     pub fn set_line(&self, pin: usize, high: bool) {
         if let Some(pin) = self.lock().pins.get_mut(pin) {
             self.drive(pin, high);
         }
     }
 
-    /// Raises a low line and lowers it again. One step: another thread's pulse in between would find
-    /// the line high and be no edge.
+    /// Raises a low line and lowers it again, under one lock: another thread's pulse in between
+    /// would find the line high and make no edge.
     fn pulse(&self, pin: usize) {
         if let Some(pin) = self.lock().pins.get_mut(pin) {
             let level = pin.line;
@@ -148,7 +148,7 @@ impl IoApic {
         }
     }
 
-    /// A local APIC saw the end of an interrupt with this vector.
+    /// Handles a local APIC's EOI for this vector.
     pub fn eoi(&self, vector: u8) {
         let mut state = self.lock();
         for pin in state
@@ -161,7 +161,7 @@ impl IoApic {
         }
     }
 
-    /// What [`Self::set_line`] does, under the lock.
+    /// [`Self::set_line`] under the lock.
     fn drive(&self, pin: &mut Pin, high: bool) {
         pin.edge |= high && !pin.line && !pin.is_level();
         pin.line = high;
@@ -204,8 +204,8 @@ impl IoApic {
                 let written = pin.entry & kept | u64::from(value) << shift;
                 pin.entry = written & WRITABLE | pin.entry & READ_ONLY;
                 if !pin.is_level() {
-                    // As hardware does, and as Linux counts on: turning a pin to edge ends what was
-                    // in service.
+                    // As on hardware, and Linux relies on it: switching a pin to edge-triggered
+                    // clears Remote IRR.
                     pin.entry &= !REMOTE_IRR;
                 }
                 self.deliver(pin);
@@ -215,9 +215,9 @@ impl IoApic {
         }
     }
 
-    /// Tells the fabric when the messages of the level-triggered pins have changed; setting routes
-    /// is slow, and drivers write each entry several times. What the fabric could not take it is told
-    /// again at the next write.
+    /// Passes the messages of the level-triggered pins to the fabric if they have changed: setting
+    /// routes is slow, and drivers write each entry several times. After an error, the next write
+    /// tries again.
     fn watch_level_pins(&self, state: &mut State) {
         let watched = state
             .pins

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The few ports of a PC that kernels still expect, none of which is hardware worth the name: the
-//! registers ACPI names for sleep and reset, the keyboard controller's reset line, and pvpanic.
+//! The few PC ports that kernels still expect: the ACPI sleep and reset registers, the keyboard
+//! controller's reset line, and pvpanic.
 //!
 //! They run on vCPU threads.
 
@@ -23,14 +23,14 @@ impl AcpiPm {
     pub const SLEEP_STATUS: u64 = 1;
     /// The offset of the reset register.
     pub const RESET: u64 = 2;
-    /// What the guest writes to the reset register.
+    /// The value for the reset register.
     pub const RESET_VALUE: u8 = 1;
     /// The SLP_TYP of soft-off, S5.
     pub const SLP_TYP_S5: u8 = 5;
-    /// SLP_EN: go to sleep now.
+    /// SLP_EN: enter the sleep state now.
     const SLP_EN: u8 = 1 << 5;
 
-    /// The registers, reporting to `events`.
+    /// Registers that report to `events`.
     pub fn new(events: Arc<dyn GuestEvents>) -> Self {
         Self(events)
     }
@@ -60,7 +60,7 @@ impl fmt::Debug for AcpiPm {
     }
 }
 
-/// The keyboard controller at port 0x60: no keyboard, but its reset line, which kernels without
+/// The keyboard controller at port 0x60: no keyboard, only the reset line, which kernels without
 /// ACPI use.
 pub struct I8042(Arc<dyn GuestEvents>);
 
@@ -70,7 +70,7 @@ impl I8042 {
     const COMMAND: u64 = 4;
     const CMD_RESET: u8 = 0xfe;
 
-    /// The controller, reporting to `events`.
+    /// A controller that reports to `events`.
     pub fn new(events: Arc<dyn GuestEvents>) -> Self {
         Self(events)
     }
@@ -78,7 +78,7 @@ impl I8042 {
 
 impl BusDevice for I8042 {
     fn read(&self, _: u64, data: &mut [u8]) {
-        // Status 0: the input buffer is empty, a command may be written at once.
+        // Status 0: the input buffer is empty, so the guest may write a command.
         data.fill(0);
     }
 
@@ -103,7 +103,7 @@ impl PvPanic {
     pub const PORTS: u64 = 1;
     const PANICKED: u8 = 1 << 0;
 
-    /// The port, reporting to `events`.
+    /// A port that reports to `events`.
     pub fn new(events: Arc<dyn GuestEvents>) -> Self {
         Self(events)
     }
@@ -111,7 +111,7 @@ impl PvPanic {
 
 impl BusDevice for PvPanic {
     fn read(&self, _: u64, data: &mut [u8]) {
-        // The events this device understands.
+        // The supported events.
         data.fill(Self::PANICKED);
     }
 

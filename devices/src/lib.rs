@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The machine's devices, as the vmm process sees them. They run on vCPU threads (register
-//! accesses) and on the vmm's main thread (input), never wait for anything, and know no KVM: what
-//! they need of the machine comes in through the traits of [`bus`], [`interrupt`] and
-//! [`guest_event`].
+//! The machine's devices in the vmm process. They run on vCPU threads (register accesses) and on
+//! the vmm's main thread (input), never block, and do not depend on KVM: the machine implements the
+//! traits of [`bus`], [`interrupt`] and [`guest_event`] for them.
 //!
-//! Everything a guest can write arrives here. No value of any width at any offset may panic, block
-//! or allocate without bound.
+//! Everything a guest can write arrives here. No value of any width at any offset may make this
+//! code panic, block or allocate without bound.
 
 pub mod bus;
 pub mod guest_event;

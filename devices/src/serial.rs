@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! COM1, a [16550A](uart), and what lies between it and the host.
+//! COM1, a [16550A](uart), and its buffers to and from the host.
 //!
-//! A vCPU thread writes a byte into a buffer and goes on; the main thread carries the buffer to the
-//! console and brings input back. A console that does not read costs the guest its oldest output,
-//! never its time.
+//! A vCPU thread writes a byte into a buffer and continues; the main thread moves the buffer to the
+//! console and brings input back. If the console does not read, the guest's oldest output is
+//! dropped; the guest never waits.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,13 +21,13 @@ use uart::Uart;
 
 /// The number of ports.
 pub const PORTS: u64 = 8;
-/// Output that waits for the console, in bytes; beyond it the oldest is dropped.
+/// The most output buffered for the console, in bytes; beyond it the oldest is dropped.
 const OUTPUT_MAX_BYTES: usize = 64 << 10;
 
 /// COM1.
 pub struct Serial {
     port: Mutex<Port>,
-    /// On its way to the console; filled by the vCPU threads, emptied by the main thread.
+    /// Output for the console. vCPU threads fill it, the main thread empties it.
     output: Mutex<Output>,
     wake: EventFd,
     line: Arc<dyn InterruptLine>,
@@ -36,14 +36,14 @@ pub struct Serial {
 #[derive(Debug, Default)]
 struct Output {
     bytes: VecDeque<u8>,
-    /// The console is gone or never was: output is dropped, and wakes no thread.
+    /// The console is gone or is /dev/null: output is dropped and wakes no thread.
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Port {
     uart: Uart,
-    /// The console has input and found no room for it.
+    /// The console has input, but the port had no room for it.
     input_waits: bool,
 }
 
@@ -56,8 +56,8 @@ impl fmt::Debug for Serial {
 }
 
 impl Serial {
-    /// A port that interrupts through `line` and writes to `wake` when there is something for the
-    /// main thread to do: output to take, or room for input. `wake` must be non-blocking.
+    /// A port that interrupts through `line` and writes to `wake` when it has output for the main
+    /// thread or room for input again. `wake` must be non-blocking.
     pub fn new(line: Arc<dyn InterruptLine>, wake: &EventFd) -> io::Result<Self> {
         Ok(Self {
             port: Mutex::new(Port {
@@ -70,19 +70,19 @@ impl Serial {
         })
     }
 
-    /// Takes the output that waits, oldest byte first.
+    /// Takes the buffered output, oldest byte first.
     pub fn take_output(&self) -> VecDeque<u8> {
         std::mem::take(&mut lock(&self.output).bytes)
     }
 
-    /// Puts back output the console did not accept, in front of what has come since.
+    /// Puts back output that the console did not take, in front of newer output.
     pub fn return_output(&self, mut rest: VecDeque<u8>) {
         let mut output = lock(&self.output);
         rest.append(&mut output.bytes);
         output.bytes = newest(rest);
     }
 
-    /// Drops output from now on: no console takes it. The main thread is not woken for it any more.
+    /// Drops output from now on, without waking the main thread.
     pub fn close_output(&self) {
         *lock(&self.output) = Output {
             bytes: VecDeque::new(),
@@ -90,8 +90,8 @@ impl Serial {
         };
     }
 
-    /// How many bytes of input the port can take. If none, the main thread is woken once the guest
-    /// has read what is there.
+    /// How many bytes of input the port can take. If none, the port wakes the main thread once the
+    /// guest has read all of its input.
     pub fn input_room(&self) -> usize {
         let mut port = lock(&self.port);
         let room = port.uart.input_room();
@@ -99,12 +99,12 @@ impl Serial {
         room
     }
 
-    /// Gives the guest input; returns how many bytes were taken.
+    /// Adds input for the guest; returns how many bytes the port took.
     pub fn input(&self, data: &[u8]) -> usize {
         self.access(|uart| uart.receive(data))
     }
 
-    /// Does something to the chip, and what follows from it outside.
+    /// Accesses the UART, then drives the line and wakes the main thread as needed.
     fn access<R>(&self, what: impl FnOnce(&mut Uart) -> R) -> R {
         let mut port = lock(&self.port);
         let was_high = port.uart.line();
@@ -127,7 +127,7 @@ impl Serial {
         if output.closed {
             return;
         }
-        // The main thread takes everything at once: only the first byte needs to wake it.
+        // The main thread takes all output at once, so only the first byte must wake it.
         let is_first = output.bytes.is_empty();
         output.bytes.push_back(byte);
         if output.bytes.len() > OUTPUT_MAX_BYTES {
@@ -140,7 +140,7 @@ impl Serial {
     }
 
     fn wake(&self) {
-        // An eventfd that is full wakes as well.
+        // A full eventfd wakes as well.
         let _ = self.wake.write(1);
     }
 }

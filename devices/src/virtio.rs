@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Virtio devices (virtio 1.2) as the vmm process sees them: a [`transport`], through which the
-//! guest's driver reaches the device, and the device itself, whose model is another process
-//! ([`vhost_user`]). The two know each other only through the traits of [`device`].
+//! Virtio devices (virtio 1.2) in the vmm process: a [`transport`], through which the guest's
+//! driver reaches the device, and the device itself, which another process implements
+//! ([`vhost_user`]). The two only use each other through the traits of [`device`].
 //!
-//! With MSI-X the data path is between guest and backend; no thread of this process runs in it.
+//! With MSI-X the data path is between guest and backend; no thread of the vmm takes part in it.
 //!
 //! # What the machine has to provide
 //!
@@ -12,22 +12,23 @@
 //! - [`MsiVectors`](crate::interrupt::MsiVectors), one for each device: as many GSIs as
 //!   [`vector_count`](transport::pci::vector_count) says, allocated when the device is made.
 //!   `assign` sets the GSI's route if the message is a new one (KVM_SET_GSI_ROUTING replaces all
-//!   routes of the machine) and assigns the eventfd to it (KVM_IRQFD); `deassign` takes it away.
-//!   KVM injects at once if the eventfd is readable when it is assigned, as the trait demands.
+//!   routes of the machine) and assigns the eventfd to it (KVM_IRQFD); `deassign` undoes that. KVM
+//!   injects immediately if the eventfd is readable when it is assigned, as the trait requires.
 //! - [`InterruptFabric`](crate::interrupt::InterruptFabric): `send` is KVM_SIGNAL_MSI.
 //! - the memory [`Bus`](crate::bus::Bus), where the functions place and move their BARs themselves.
-//!   Guest memory is not on it and needs not be: KVM serves it before the bus is asked.
-//! - [`DeviceEvents`](vhost_user::events::DeviceEvents), one for each device: passes on to the
-//!   supervisor what it has to act on. `Lost` asks for a fenced, new backend; `Failed` and `Guest`
-//!   are for the log.
+//!   Guest memory need not be on it: KVM handles those accesses without an exit.
+//! - [`DeviceEvents`](vhost_user::events::DeviceEvents), one for each device: passes events to the
+//!   supervisor. `Lost` asks it to fence the backend and attach a new one; `Failed` and `Guest` are
+//!   for the log.
 //!
 //! # Threads
 //!
-//! Each device has one, running [`Worker::run`](vhost_user::worker::Worker::run), which the vmm
-//! starts before the guest runs, so that it can confine it first; the system calls are listed there.
-//! It ends when the [`VhostUserDevice`](vhost_user::device::VhostUserDevice) is dropped. Registers
-//! are handled on vCPU threads, which never wait for a backend. A vCPU thread does ioctl (the traits
-//! above), write (a command slot's eventfd), poll and preadv2 (eventfds, at MSI-X unmask and reset).
+//! Each device has one, which runs [`Worker::run`](vhost_user::worker::Worker::run). The vmm starts
+//! it before the guest runs, so that it can confine it first; the system calls are listed there. It
+//! ends when the [`VhostUserDevice`](vhost_user::device::VhostUserDevice) is dropped. vCPU threads
+//! handle register accesses and never wait for a backend. A vCPU thread calls ioctl (the traits
+//! above), write (a command slot's eventfd), poll and preadv2 (eventfds, at MSI-X unmask and
+//! reset).
 //!
 //! # Making a device
 //!
@@ -69,8 +70,8 @@
 //! # }
 //! ```
 //!
-//! Later, by order of the supervisor: `attach` for each new backend, once the old one is killed,
-//! reaped and fenced; `fenced` if there is none for now; `probe`, `drain`, then `switch` or `resume`,
+//! Later, as the supervisor asks: `attach` for each new backend, once the old one is killed, reaped
+//! and fenced; `fenced` if there is no new one yet; `probe`, `drain`, then `switch` or `resume`,
 //! for an upgrade; `set_link` for a network card.
 
 pub mod device;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Base address registers (PCI local bus 3.0 §6.2.5) and the windows they are placed in.
+//! Base address registers (PCI local bus 3.0 §6.2.5) and the address windows for them.
 
 use vm_allocator::{AddressAllocator, AllocPolicy, RangeInclusive};
 
-/// The BAR registers of a type 0 header.
+/// The number of BAR registers of a type 0 header.
 pub const BAR_COUNT: usize = 6;
 
-/// What a BAR asks for. Lengths are powers of two, at least 16 bytes.
+/// The type and length of a BAR. Lengths are powers of two, at least 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bar {
     /// Non-prefetchable memory below 4 GiB.
@@ -22,7 +22,7 @@ pub enum Bar {
 }
 
 impl Bar {
-    /// How many bytes of BAR registers it takes.
+    /// The length of its BAR registers in bytes.
     pub fn register_bytes(self) -> usize {
         match self {
             Self::Memory32 { .. } => 4,
@@ -38,7 +38,7 @@ impl Bar {
         }
     }
 
-    /// The address bits.
+    /// The writable address bits.
     pub(super) fn mask(self) -> u64 {
         let bits = match self {
             Self::Memory32 { .. } => 0xffff_ffff,
@@ -56,7 +56,7 @@ impl Bar {
     }
 }
 
-/// No window has room for a BAR.
+/// No window has space for a BAR.
 #[derive(Debug, thiserror::Error)]
 #[error("no room for a BAR of {len:#x} bytes")]
 pub struct NoWindow {
@@ -65,7 +65,7 @@ pub struct NoWindow {
     source: vm_allocator::Error,
 }
 
-/// The parts of the address space that the machine gives to PCI.
+/// The address windows for BARs.
 #[derive(Debug)]
 pub struct Windows {
     below_4g: AddressAllocator,
@@ -73,7 +73,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Two windows: first address and length in bytes of each.
+    /// The windows below and above 4 GiB: first address and length in bytes of each.
     pub fn new(below_4g: (u64, u64), above_4g: (u64, u64)) -> Result<Self, vm_allocator::Error> {
         Ok(Self {
             below_4g: AddressAllocator::new(below_4g.0, below_4g.1)?,
@@ -81,7 +81,7 @@ impl Windows {
         })
     }
 
-    /// Finds room for a BAR: an address aligned to its length.
+    /// Allocates an address for a BAR, aligned to its length.
     pub fn place(&mut self, bar: Bar) -> Result<u64, NoWindow> {
         let window = match bar {
             Bar::Memory32 { .. } => &mut self.below_4g,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One function's configuration space (PCI local bus 3.0 §6.1): a type 0 header, BARs and a list of
-//! capabilities. Each bit is read-only unless something made it writable.
+//! One function's configuration space (PCI local bus 3.0 §6.1): a type 0 header, BARs and
+//! capabilities. Bits are read-only unless made writable.
 
 use crate::pci::bar::{BAR_COUNT, Bar};
 
-/// The length of the header and capabilities in bytes; beyond it (up to the 4 KiB of ECAM) all is
-/// zero, which says that there are no extended capabilities.
+/// The length of the header and capabilities in bytes. The rest (up to the 4 KiB of ECAM) reads as
+/// zero, which means that there are no extended capabilities.
 pub const LEN_BYTES: usize = 256;
 
 const VENDOR_ID: usize = 0x00;
@@ -26,32 +26,32 @@ const STATUS_CAPABILITIES: u16 = 1 << 4;
 
 /// The bits of the command register that a driver may set.
 pub mod command {
-    /// Answer in memory space.
+    /// Respond in memory space.
     pub const MEMORY: u16 = 1 << 1;
-    /// May access memory and send messages.
+    /// Access memory and send MSIs.
     pub const BUS_MASTER: u16 = 1 << 2;
-    /// INTx is off.
+    /// Disable INTx.
     pub const INTX_DISABLE: u16 = 1 << 10;
 }
 
-/// Who a function is.
+/// The identification registers of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Vendor.
+    /// Vendor ID.
     pub vendor_id: u16,
-    /// Device.
+    /// Device ID.
     pub device_id: u16,
-    /// Revision.
+    /// Revision ID.
     pub revision_id: u8,
     /// Base class, subclass, programming interface.
     pub class: [u8; 3],
-    /// Vendor of the subsystem.
+    /// Subsystem vendor ID.
     pub subsystem_vendor_id: u16,
-    /// The subsystem.
+    /// Subsystem ID.
     pub subsystem_id: u16,
 }
 
-/// The capability list has no room left.
+/// The capability list is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no room for a PCI capability of {0} bytes")]
 pub struct NoRoom(pub usize);
@@ -111,7 +111,7 @@ impl ConfigSpace {
         u32::from(self.u16_at(offset)) | u32::from(self.u16_at(offset + 2)) << 16
     }
 
-    /// Gives the function a BAR at `address`. A 64-bit one takes register `index` and the next.
+    /// Adds a BAR at `address`. A 64-bit BAR takes register `index` and the next one.
     pub fn add_bar(&mut self, index: usize, bar: Bar, address: u64) {
         let offset = BARS + 4 * index;
         let (mask, value) = (bar.mask(), bar.flags() | address & bar.mask());
@@ -121,7 +121,8 @@ impl ConfigSpace {
         self.bars[index] = Some(bar);
     }
 
-    /// Where BAR `index` is now, if it exists and the driver lets it answer.
+    /// The current address of BAR `index`; `None` if it does not exist or the driver has disabled
+    /// memory space.
     pub fn bar_address(&self, index: usize) -> Option<u64> {
         let bar = self.bars.get(index).copied().flatten()?;
         let offset = BARS + 4 * index;
@@ -139,8 +140,8 @@ impl ConfigSpace {
         self.u16_at(COMMAND)
     }
 
-    /// Appends a capability: its id, what follows id and next pointer, and which bits of that a
-    /// driver may write. Returns the capability's offset.
+    /// Appends a capability: its id, its body after id and next pointer, and a mask of the body's
+    /// bits that a driver may write. Returns the capability's offset.
     pub fn add_capability(
         &mut self,
         id: u8,
@@ -166,7 +167,7 @@ impl ConfigSpace {
         Ok(offset)
     }
 
-    /// A driver's read; what lies beyond the header and capabilities is zero.
+    /// A driver's read; bytes beyond the header and capabilities are zero.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
         for (i, value) in data.iter_mut().enumerate() {
             *value = self
@@ -177,7 +178,7 @@ impl ConfigSpace {
         }
     }
 
-    /// A driver's write; read-only bits stay as they are.
+    /// A driver's write; read-only bits do not change.
     pub fn write(&mut self, offset: usize, data: &[u8]) {
         for (i, value) in data.iter().enumerate() {
             let at = offset.saturating_add(i);

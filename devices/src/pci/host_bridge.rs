@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Device 0: the bridge between the host and the bus. It has no registers of its own; operating
-//! systems look for it to know that there is a bus.
+//! Device 0: the host bridge. It has no registers of its own; operating systems look for it to
+//! detect the bus.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::pci::config::{ConfigSpace, Identity};
 use crate::pci::root::PciFunction;
 
-/// The bridge that QEMU uses where a machine has no chipset to imitate (docs/specs/pci-ids).
+/// QEMU's bridge for machines without an emulated chipset (docs/specs/pci-ids).
 const IDENTITY: Identity = Identity {
     vendor_id: 0x1b36,
     device_id: 0x0008,

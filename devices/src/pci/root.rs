@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The root of the bus, and the two ways into configuration space: ECAM (PCI Express base 5.0
-//! §7.2.2), one MiB of memory per bus, and the ports 0xcf8 and 0xcfc (PCI local bus 3.0 §3.2.2.3.2).
+//! The PCI root bus, and the two ways to configuration space: ECAM (PCI Express base 5.0 §7.2.2),
+//! one MiB of memory per bus, and the ports 0xcf8 and 0xcfc (PCI local bus 3.0 §3.2.2.3.2).
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bus::BusDevice;
 
-/// The devices of a bus.
+/// The number of devices of a bus.
 pub const DEVICES: usize = 32;
 /// The length of the ECAM window in bytes: one bus.
 pub const ECAM_LEN_BYTES: u64 = 1 << 20;
-/// The first port of the configuration mechanism.
+/// The first port of the port mechanism.
 pub const CONFIG_PORT: u64 = 0xcf8;
 /// The number of its ports: address and data.
 pub const CONFIG_PORTS: u64 = 8;
@@ -30,7 +30,7 @@ pub trait PciFunction: Send + Sync {
 #[error("the PCI bus has {DEVICES} devices already")]
 pub struct BusFull;
 
-/// The bus: its functions by device number.
+/// The bus: functions by device number.
 #[derive(Default)]
 pub struct PciRoot {
     functions: Vec<Arc<dyn PciFunction>>,
@@ -54,7 +54,8 @@ impl PciRoot {
         Ok(self.functions.len() - 1)
     }
 
-    /// The function at bus, device and function number `bdf`, as configuration addresses hold it.
+    /// The function with the bus, device and function number `bdf`, encoded as in configuration
+    /// addresses.
     fn function(&self, bdf: usize) -> Option<&Arc<dyn PciFunction>> {
         let (device, function) = (bdf >> 3, bdf & 7);
         if function != 0 {
@@ -80,16 +81,16 @@ impl PciRoot {
     }
 }
 
-/// Whether an access stays within 4 aligned bytes.
+/// Whether an access stays within an aligned 4-byte word.
 fn fits(offset: usize, len: usize) -> bool {
     (1..=4).contains(&len) && offset % 4 + len <= 4
 }
 
-/// The window in memory space.
+/// The ECAM window in memory space.
 #[derive(Debug)]
 pub struct Ecam(pub Arc<PciRoot>);
 
-/// Bus, device and function; and the offset in the function's 4 KiB.
+/// The bus, device and function number, and the offset in the function's 4 KiB.
 fn ecam_address(offset: u64) -> (usize, usize) {
     let bdf = usize::try_from(offset >> 12).unwrap_or(usize::MAX);
     (bdf, (offset & 0xfff) as usize)
@@ -107,7 +108,7 @@ impl BusDevice for Ecam {
     }
 }
 
-/// The ports.
+/// The ports 0xcf8 and 0xcfc.
 #[derive(Debug)]
 pub struct ConfigPorts {
     root: Arc<PciRoot>,
@@ -118,7 +119,7 @@ impl ConfigPorts {
     const ENABLE: u32 = 1 << 31;
     const DATA: u64 = 4;
 
-    /// The ports into `root`.
+    /// The ports of `root`.
     pub fn new(root: Arc<PciRoot>) -> Self {
         Self {
             root,
@@ -126,7 +127,7 @@ impl ConfigPorts {
         }
     }
 
-    /// What the data port leads to now, if the address port enables it.
+    /// The register that the data port accesses, if the address port enables it.
     fn target(&self, offset: u64) -> Option<(usize, usize)> {
         let address = self.address.load(Ordering::Relaxed);
         let register = (address & 0xfc) as usize + usize::try_from(offset - Self::DATA).ok()?;

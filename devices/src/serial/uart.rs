@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The registers of a 16550A. Pure: what is sent and what its line does are for the caller.
+//! The registers of a 16550A. Pure: the caller sends the bytes and drives the line.
 //!
-//! The line follows its causes, as the chip's does: input that came while its interrupt was off
-//! raises the line when the interrupt is switched on. (TI PC16550D, §8.0; transmission takes no
-//! time, so that the transmitter is always empty.)
+//! The line follows its causes, as on hardware: input that arrives while its interrupt is disabled
+//! raises the line when the interrupt is enabled. (TI PC16550D, §8.0; transmission takes no time,
+//! so the transmitter is always empty.)
 
 use std::collections::VecDeque;
 
-/// Input the port holds for the guest, in bytes. More than the chip's 16: drivers read until there
-/// is no more, and each byte less is an exit less.
+/// The most input buffered for the guest, in bytes. More than the 16 of the hardware: drivers read
+/// until it is empty, which saves exits.
 pub(super) const INPUT_MAX_BYTES: usize = 64;
 
 /// Receive and transmit holding registers; divisor latch, low byte.
@@ -55,10 +55,10 @@ const MSR_DSR: u8 = 1 << 5;
 const MSR_RI: u8 = 1 << 6;
 const MSR_DCD: u8 = 1 << 7;
 
-/// The divisor for 9600 baud; nothing depends on it.
+/// The divisor for 9600 baud; it has no effect.
 const DIVISOR: u16 = 12;
 
-/// The chip.
+/// The registers and the input buffer.
 #[derive(Debug)]
 pub(super) struct Uart {
     divisor: u16,
@@ -68,13 +68,13 @@ pub(super) struct Uart {
     scr: u8,
     fifos: bool,
     overrun: bool,
-    /// The transmitter became empty and nobody has been told.
+    /// The transmitter became empty, and no interrupt identification has reported it.
     transmitted: bool,
     input: VecDeque<u8>,
 }
 
 impl Uart {
-    /// The chip after its reset, connected to somebody who is ready.
+    /// The state after reset, with a peer that is ready.
     pub(super) fn new() -> Self {
         Self {
             divisor: DIVISOR,
@@ -94,7 +94,7 @@ impl Uart {
         self.cause() != IIR_NONE
     }
 
-    /// How many bytes of input it takes now; none while its output is its input.
+    /// How many bytes of input it takes now; none in loopback mode.
     pub(super) fn input_room(&self) -> usize {
         match self.is_loop() {
             true => 0,
@@ -102,14 +102,14 @@ impl Uart {
         }
     }
 
-    /// Takes input, as much as there is room for; returns how much.
+    /// Takes as much input as there is room for; returns how much.
     pub(super) fn receive(&mut self, data: &[u8]) -> usize {
         let taken = self.input_room().min(data.len());
         self.input.extend(&data[..taken]);
         taken
     }
 
-    /// The guest reads a register.
+    /// A guest's read of a register.
     pub(super) fn read(&mut self, register: u8) -> u8 {
         let [low, high] = self.divisor.to_le_bytes();
         match register {
@@ -127,7 +127,7 @@ impl Uart {
         }
     }
 
-    /// The guest writes a register; what it sends, if it sends something.
+    /// A guest's write to a register; returns the byte to send, if any.
     pub(super) fn write(&mut self, register: u8, value: u8) -> Option<u8> {
         let [low, high] = self.divisor.to_le_bytes();
         match register {
@@ -137,7 +137,7 @@ impl Uart {
             IER => {
                 let switched_on = value & !self.ier & IER_TRANSMITTED != 0;
                 self.ier = value & IER_VALID;
-                // The transmitter is empty, and the interrupt says so as soon as it may.
+                // The transmitter is empty: report it as soon as its interrupt is enabled.
                 self.transmitted |= switched_on;
             }
             IIR_FCR => {
@@ -175,7 +175,7 @@ impl Uart {
         None
     }
 
-    /// The most urgent cause of an interrupt.
+    /// The interrupt cause of highest priority.
     fn cause(&self) -> u8 {
         let enabled = |bit: u8| self.ier & bit != 0;
         if enabled(IER_LINE_STATUS) && self.overrun {
@@ -189,7 +189,7 @@ impl Uart {
         }
     }
 
-    /// Reading the cause ends it only if it is the empty transmitter.
+    /// Reading the cause only clears it if it is the empty transmitter.
     fn identify(&mut self) -> u8 {
         let cause = self.cause();
         if cause == IIR_TRANSMITTED {
@@ -212,7 +212,7 @@ impl Uart {
         status
     }
 
-    /// The other side is always there; in a loop it is the port itself.
+    /// The peer is always ready; in loopback mode the port is its own peer.
     fn modem_status(&self) -> u8 {
         if !self.is_loop() {
             return MSR_CTS | MSR_DSR | MSR_DCD;

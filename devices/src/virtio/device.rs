@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What lies between a transport and a device, so that either can be another one.
+//! The interface between a transport and a device, so that either can be replaced.
 //!
-//! The transport calls [`VirtioDevice`] on vCPU threads with its own locks held: no method may wait
-//! for anything, and none may call [`DriverSignals`] itself. The device calls [`DriverSignals`] on a
-//! thread of its own.
+//! The transport calls [`VirtioDevice`] on vCPU threads with its own locks held: no method may
+//! block or call [`DriverSignals`] itself. The device calls [`DriverSignals`] on its own thread.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::queue::QueueLayout;
 
-/// What kind of device one is (virtio 1.2 §5).
+/// A device type (virtio 1.2 §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceType(pub u8);
 
@@ -28,7 +27,7 @@ impl DeviceType {
     pub const FS: Self = Self(26);
 }
 
-/// The number of a queue within its device.
+/// The index of a queue within its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueIndex(pub u16);
 
@@ -41,21 +40,21 @@ impl fmt::Display for QueueIndex {
 /// A queue that the driver has enabled.
 #[derive(Debug, Clone)]
 pub struct ActiveQueue {
-    /// Which one.
+    /// The queue's index.
     pub index: QueueIndex,
-    /// Where it is.
+    /// The queue's addresses and size.
     pub layout: QueueLayout,
-    /// How driver and device notify each other.
+    /// The eventfds by which driver and device notify each other.
     pub events: Arc<QueueEvents>,
 }
 
-/// What a device needs to begin.
+/// What a device needs to start.
 pub struct Activation {
-    /// The features that driver and device agreed on.
+    /// The negotiated features.
     pub features: u64,
     /// The queues that the driver enabled.
     pub queues: Vec<ActiveQueue>,
-    /// The way to the driver.
+    /// Signals to the driver.
     pub signals: Arc<dyn DriverSignals>,
 }
 
@@ -68,24 +67,24 @@ impl fmt::Debug for Activation {
     }
 }
 
-/// What a device can tell its driver besides what goes through the queues.
+/// Signals of a device to its driver besides the queues.
 pub trait DriverSignals: Send + Sync {
     /// Sends the interrupt of a queue once, as if buffers had been used.
     fn used_buffers(&self, queue: QueueIndex);
-    /// Says that what the device's configuration space reads has changed.
+    /// Reports a change of the device's configuration space.
     fn config_changed(&self);
-    /// Sets DEVICE_NEEDS_RESET: the device does nothing more until the driver has reset it.
+    /// Sets DEVICE_NEEDS_RESET: the device stops until the driver has reset it.
     fn needs_reset(&self);
-    /// Tries again to route interrupts that the host refused to route. To be called every second or
-    /// so while the queues run.
+    /// Retries to route interrupts that the kernel refused to route. Call it about once a second
+    /// while the queues run.
     fn retry(&self) {}
 }
 
-/// A device, whatever it is and wherever it lives.
+/// A virtio device, independent of its transport and its implementation.
 pub trait VirtioDevice: Send + Sync + fmt::Debug {
-    /// What kind it is.
+    /// Its type.
     fn device_type(&self) -> DeviceType;
-    /// The features it offers; the same as long as a driver may have read them.
+    /// The features it offers; constant as long as a driver may have read them.
     fn features(&self) -> u64;
     /// The largest size of each of its queues; powers of two. Never changes.
     fn queue_max_sizes(&self) -> &[u16];
@@ -93,13 +92,13 @@ pub trait VirtioDevice: Send + Sync + fmt::Debug {
     fn config_len_bytes(&self) -> usize;
     /// Reads its configuration space; bytes beyond the end read as zero.
     fn read_config(&self, offset: usize, data: &mut [u8]);
-    /// Begins to use the queues. Called once between resets.
+    /// Starts using the queues. Called once between resets.
     fn activate(&self, activation: Activation);
-    /// A notification that did not come through the queue's eventfd. Only after `activate`.
+    /// Handles a notification that did not come through the queue's eventfd. Only after `activate`.
     fn notify(&self, queue: QueueIndex);
-    /// Begins a reset. Called only after `activate`, and not again before `reset_done`.
+    /// Starts a reset. Called only after `activate`, and not again before `reset_done`.
     fn begin_reset(&self);
-    /// Whether the reset is over: no request is in progress, guest memory is not touched any more
-    /// and no signal will come.
+    /// Whether the reset is complete: no request is in progress, the device does not access guest
+    /// memory any more, and sends no more signals.
     fn reset_done(&self) -> bool;
 }

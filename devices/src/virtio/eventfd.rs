@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The eventfds of a queue. They are shared with the device's process, which may be hostile: it may
-//! fill them, drain them and change their flags at any time. So this process never reads one in a way
-//! that could wait, and writes only the kicks of foreign backends, on their device's own thread.
+//! The eventfds of a queue. The backend shares them and may be hostile: it may fill them, drain
+//! them and change their flags at any time. So the vmm never reads one in a way that could block,
+//! and only writes the kicks of external backends, on their device's own thread.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,17 +9,17 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// How the driver and the device of a queue notify each other.
+/// The eventfds by which driver and device of a queue notify each other.
 #[derive(Debug)]
 pub struct QueueEvents {
-    /// Becomes readable when the driver has made buffers available.
+    /// Readable when the driver has made buffers available.
     pub kick: EventFd,
-    /// Becomes readable when the device has used buffers.
+    /// Readable when the device has used buffers.
     pub call: EventFd,
 }
 
 impl QueueEvents {
-    /// A new pair.
+    /// Makes both eventfds.
     pub fn new() -> io::Result<Self> {
         let flags = EFD_CLOEXEC | EFD_NONBLOCK;
         Ok(Self {
@@ -41,7 +41,7 @@ pub fn is_readable(eventfd: &EventFd) -> bool {
     has(eventfd, PollFlags::POLLIN)
 }
 
-/// Whether one more signal would not be too many.
+/// Whether one more signal would not block.
 pub fn is_writable(eventfd: &EventFd) -> bool {
     has(eventfd, PollFlags::POLLOUT)
 }
@@ -55,8 +55,8 @@ fn has(eventfd: &EventFd, event: PollFlags) -> bool {
     fd.revents().is_some_and(|events| events.contains(event))
 }
 
-/// Makes an eventfd unreadable; says whether it was readable. Never waits, whatever a peer has done
-/// to O_NONBLOCK.
+/// Makes an eventfd unreadable; returns whether it was readable. Never blocks, even if a backend
+/// has cleared O_NONBLOCK.
 #[allow(unsafe_code)]
 pub fn drain(eventfd: &EventFd) -> bool {
     let mut count = 0_u64;
@@ -64,8 +64,8 @@ pub fn drain(eventfd: &EventFd) -> bool {
         iov_base: (&raw mut count).cast(),
         iov_len: size_of::<u64>(),
     };
-    // SAFETY: `iov` is one vector of 8 bytes that all lie in `count`, which no one else uses during
-    // the call.
+    // SAFETY: `iov` is one vector of 8 bytes that all lie in `count`, which nothing else accesses
+    // during the call.
     let len =
         unsafe { libc::preadv2(eventfd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
     len == 8

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Feature bits (virtio 1.2 §6), and which of a device's may be offered through this transport.
+//! Feature bits (virtio 1.2 §6), and which of a device's features this transport can offer.
 
-/// Descriptors may point to tables of descriptors.
+/// Indirect descriptors.
 pub const RING_INDIRECT_DESC: u64 = 1 << 28;
-/// Notifications are suppressed by index.
+/// Notification suppression by index.
 pub const RING_EVENT_IDX: u64 = 1 << 29;
-/// Means "protocol features follow" to a vhost-user peer; never shown to a driver.
+/// For a vhost-user backend: "protocol features follow". Never offered to a driver.
 pub const VHOST_USER_PROTOCOL: u64 = 1 << 30;
-/// Virtio 1.0 or later; without it a device is a legacy one.
+/// Virtio 1.0 or later; a device without it is a legacy device.
 pub const VERSION_1: u64 = 1 << 32;
 
-/// The bits whose meaning depends on the type of device.
+/// The bits whose meaning depends on the device type.
 const DEVICE_SPECIFIC: u64 = 0x00ff_ffff | !((1 << 50) - 1);
-/// What this transport, and restarting the device's process, can bear of the others. Not among
-/// them: the packed ring (its position cannot be told from memory alone), an IOMMU, data in
-/// notifications (a doorbell keeps none), and reset of single queues.
+/// The other features that this transport and a restart of the backend support. Not the packed ring
+/// (its position is not in guest memory), an IOMMU, notification data (an ioeventfd does not keep
+/// it), or reset of single queues.
 const COMMON: u64 = RING_INDIRECT_DESC | RING_EVENT_IDX | VERSION_1;
 
-/// What remains of a device's features.
+/// The features of a device that the transport can offer.
 pub fn offerable(features: u64) -> u64 {
     features & (DEVICE_SPECIFIC | COMMON)
 }
 
-/// Whether a driver may go on with the features it wrote.
+/// Whether to accept the features that a driver wrote.
 pub fn acceptable(offered: u64, written: u64) -> bool {
     // "The driver MUST NOT accept a feature which the device did not offer" (§2.2.1), and the device
     // "MAY fail to operate further if VIRTIO_F_VERSION_1 is not accepted" (§6.2).

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A split virtqueue as the driver describes it (virtio 1.2 §2.7). The vmm never looks into its
-//! descriptors; it only knows where it is.
+//! A split virtqueue as the driver describes it (virtio 1.2 §2.7). The vmm never reads its
+//! descriptors; it only knows the addresses.
 
 use vm_memory::{Address, GuestAddress};
 
 /// The largest size of a queue (§2.7: "The maximum Queue Size value is 32768").
 pub const SIZE_MAX: u16 = 32768;
 
-/// Where a queue is in guest memory. Checked: the size is a power of two, every part is aligned and
-/// none wraps around the end of the address space; whether there is memory is not checked.
+/// The addresses and size of a queue. Checked: the size is a power of two, every part is aligned
+/// and none wraps around the end of the address space. Not checked: whether guest memory is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLayout {
     size: u16,
@@ -18,7 +18,7 @@ pub struct QueueLayout {
 }
 
 impl QueueLayout {
-    /// Checks what a driver wrote.
+    /// Checks a driver's settings.
     pub fn new(
         size: u16,
         descriptors: GuestAddress,
@@ -62,14 +62,13 @@ impl QueueLayout {
         self.device
     }
 
-    /// Where the device publishes how many buffers it has used (§2.7.8: `struct virtq_used.idx`).
+    /// The address of the device's used index (§2.7.8: `struct virtq_used.idx`).
     pub fn used_index(&self) -> GuestAddress {
         // Does not wrap: the used ring is longer than that, checked by `new`.
         self.device.unchecked_add(2)
     }
 
-    /// Where the driver publishes how many buffers it has made available (§2.7.6:
-    /// `struct virtq_avail.idx`).
+    /// The address of the driver's available index (§2.7.6: `struct virtq_avail.idx`).
     pub fn avail_index(&self) -> GuestAddress {
         // Does not wrap: the available ring is longer than that, checked by `new`.
         self.driver.unchecked_add(2)

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A virtio device whose model is another process: the frontend of the vhost-user protocol, for any
-//! type of device.
+//! A virtio device that another process implements: the frontend of the vhost-user protocol, for
+//! all device types.
 //!
-//! Each device has a thread of its own ([`worker::Worker::run`]), which exists before the guest runs
-//! and is the only one that talks to the device's process (the backend). Nothing else ever waits for
-//! a backend: vCPU threads post a command and go on, and a guest's reads of the
-//! configuration space are answered from a copy. The thread opens nothing. A connected stream is
-//! given to it, at the start and whenever there is a new backend: the first connection is a
-//! reconnection.
+//! Each device has a thread of its own ([`worker::Worker::run`]), which starts before the guest
+//! runs and is the only one that talks to the backend. No other thread ever waits for a backend:
+//! vCPU threads post a command and continue, and a guest reads a copy of the configuration space.
+//! The thread opens nothing. The supervisor passes it a connected stream, at the start and for each
+//! new backend: the first connection is handled like a reconnection.
 //!
-//! A backend is untrusted: whatever it sends is bounded in length and time, descriptors it attaches
-//! are never received, and a mistake costs it the connection. The device then stalls until another
-//! backend is attached.
+//! A backend is untrusted: its messages are bounded in length and time, descriptors that it
+//! attaches are never received, and a violation costs it the connection. The device then stalls
+//! until another backend is attached.
 
 mod command_slot;
 mod connection;

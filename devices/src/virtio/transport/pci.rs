@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Virtio over PCI (virtio 1.2 §4.1), without the legacy interface: interrupts are MSI-X, every
-//! queue has a doorbell of its own, and all registers are in one BAR.
+//! queue has its own doorbell, and all registers are in one BAR.
 //!
-//! Runs on vCPU threads; [`crate::virtio::device::DriverSignals`] on the device's thread. Locks are
-//! taken in the order configuration space, common configuration, doorbells, interrupts.
+//! Runs on vCPU threads; [`crate::virtio::device::DriverSignals`] on the device's thread. Lock
+//! order: configuration space, common configuration, doorbells, interrupts.
 
 mod capabilities;
 mod common_config;
@@ -15,7 +15,7 @@ mod registers;
 #[cfg(test)]
 mod testing;
 
-/// The most queues a device may have: a vhost-user peer is told their number in 8 bits.
+/// The most queues of a device: vhost-user encodes a queue's index in 8 bits.
 pub const QUEUES_MAX: usize = 256;
 
 /// The number of MSI-X vectors of a device: one for each queue, one for its configuration.
@@ -23,7 +23,7 @@ pub fn vector_count(queues: usize) -> usize {
     queues + 1
 }
 
-/// Where everything is in the BAR.
+/// The layout of the BAR.
 mod layout {
     /// The length of the BAR in bytes.
     pub(super) const BAR_LEN_BYTES: u64 = 0x1_0000;
@@ -40,7 +40,7 @@ mod layout {
     const _: () = assert!(doorbell(super::QUEUES_MAX) <= MSIX_TABLE);
     const _: () = assert!(MSIX_TABLE + 16 * (super::QUEUES_MAX as u64 + 1) <= MSIX_PBA);
 
-    /// Where queue `index` is notified.
+    /// The doorbell of queue `index`.
     pub(super) const fn doorbell(index: usize) -> u64 {
         NOTIFY + NOTIFY_MULTIPLIER as u64 * index as u64
     }

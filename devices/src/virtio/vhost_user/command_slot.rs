@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command slot of a device's thread: other threads post commands, the device's thread takes all of
-//! them at once. Commands of one kind are merged, so that a guest that repeats itself cannot make the
-//! slot grow. Posting never waits for the device's thread.
+//! The command slot of a device's thread: other threads post commands, the device's thread takes
+//! all of them at once. Commands of one kind are merged, so that a guest that repeats itself cannot
+//! make the slot grow. Posting never waits for the device's thread.
 //!
-//! `models.rs` runs this file in many orders of its threads.
+//! `models.rs` tests this file with many orders of its threads.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,25 +18,25 @@ use crate::virtio::device::{Activation, QueueIndex};
 pub(super) struct Commands {
     /// A command was posted since the last take.
     fresh: bool,
-    /// The device is to end.
+    /// End the thread.
     pub(super) quit: bool,
-    /// The backend before is gone, and so is all it had in progress.
+    /// The previous backend is gone, and its I/O is fenced.
     pub(super) fenced: bool,
-    /// A new backend.
+    /// Connect to this new backend.
     pub(super) stream: Option<OwnedFd>,
-    /// A backend to be judged.
+    /// Check this backend.
     pub(super) probe: Option<OwnedFd>,
-    /// The backend that was judged is the new one.
+    /// Use the checked backend as the new one.
     pub(super) switch: bool,
     /// The driver is ready.
     pub(super) activation: Option<Activation>,
-    /// The driver wants a reset; if there is an activation too, that came first.
+    /// Reset the device, after the activation, if there is one.
     pub(super) reset: bool,
-    /// The queues are to be stopped for a while, or to go on.
+    /// Stop the queues, or run them again.
     pub(super) drain: Option<bool>,
-    /// The driver is to be told that its configuration space reads otherwise.
+    /// Report a change of the configuration space to the driver.
     pub(super) config_changed: bool,
-    /// Queues that the driver notified by the slow way.
+    /// Queues whose notification did not come through a doorbell.
     pub(super) notified: BTreeSet<QueueIndex>,
 }
 
@@ -71,7 +71,7 @@ impl CommandSlot {
         let replaced = write(&mut pending);
         pending.fresh = true;
         drop(pending);
-        // A full eventfd wakes as well. It belongs to this process alone.
+        // A full eventfd wakes as well. Only the vmm has it.
         let _ = self.wake.write(1);
         replaced
     }
@@ -81,8 +81,8 @@ impl CommandSlot {
         std::mem::take(&mut self.lock())
     }
 
-    /// Waits for a command: while there is none, calls `wait`, which polls [`Self::wake`] and drains it.
-    /// Others drain it while a command is pending, so the slot is checked first.
+    /// Waits for a command: while there is none, calls `wait`, which polls [`Self::wake`] and
+    /// drains it. A `Deadline` also drains it, so check the slot first.
     pub(super) fn wait_for_command(&self, mut wait: impl FnMut()) {
         while self.is_empty() {
             wait();
@@ -94,7 +94,7 @@ impl CommandSlot {
         !self.lock().fresh
     }
 
-    /// Whether a pending command makes talking to the current backend pointless.
+    /// Whether a pending command makes the current exchange with a backend pointless.
     pub(super) fn interrupts(&self) -> bool {
         let pending = self.lock();
         pending.quit || pending.fenced || pending.switch || pending.stream.is_some()

@@ -2,10 +2,10 @@
 //! The connection to a backend: one request at a time, each with a deadline (vhost-user
 //! specification, "Message Specification" and "Communication").
 //!
-//! The vhost crate has the messages, but its frontend waits for ever, takes descriptors that come
-//! along and believes sizes. Here nothing depends on the flags of the socket, an answer is read into
-//! a buffer of the length it must have, and a receive without room for control data makes the kernel
-//! close attached descriptors before they are ever in this process.
+//! The vhost crate defines the messages, but its frontend waits for ever, accepts attached
+//! descriptors and trusts sizes. This code does not depend on the flags of the socket, receives a
+//! reply into a buffer of its exact length, and provides no control buffer, so that the kernel
+//! closes attached descriptors before this process owns them.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -25,7 +25,7 @@ const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// How long to wait for a backend; a posted stream of a new one ends the wait at once.
+/// The time limit for a backend's reply; a command that makes it pointless ends the wait early.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline<'a> {
     commands: &'a CommandSlot,
@@ -43,7 +43,7 @@ impl<'a> Deadline<'a> {
         }
     }
 
-    /// Waits until something has come true that only a look can tell; says whether it has.
+    /// Polls until `is_true`; false at the deadline.
     pub(super) fn wait_until(&self, is_true: impl Fn() -> bool) -> Result<bool, LinkError> {
         while !is_true() {
             if self.commands.interrupts() {
@@ -54,14 +54,14 @@ impl<'a> Deadline<'a> {
             }
             let wake = self.commands.wake();
             let mut fds = [PollFd::new(eventfd::borrow(wake), PollFlags::POLLIN)];
-            // One look each millisecond; whether that was interrupted does not matter.
+            // Check once a millisecond; an interrupted poll only checks earlier.
             let _ = poll(&mut fds, PollTimeout::from(1_u8));
             eventfd::drain(wake);
         }
         Ok(true)
     }
 
-    /// Waits until something can be read from or written to the socket.
+    /// Waits until the socket is readable or writable.
     fn wait(
         &self,
         fd: BorrowedFd,
@@ -77,7 +77,7 @@ impl<'a> Deadline<'a> {
                 let timeout = self.timeout;
                 return Err(PeerFault::Silent { request, timeout }.into());
             }
-            // Rounded up, lest the last millisecond be spent polling without waiting.
+            // Round up, or the last millisecond would be a busy loop.
             let rounded = left + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX);
             let wake = self.commands.wake();
@@ -91,10 +91,10 @@ impl<'a> Deadline<'a> {
             }
             let [socket, pending] = fds;
             if pending.any() == Some(true) {
-                // Commands stay in the slot until the current request is through.
+                // Commands stay in the slot until the current request is complete.
                 eventfd::drain(wake);
             }
-            // An error or hang-up is for the next read or write to find out.
+            // The next read or write reports an error or hang-up.
             if socket.any() == Some(true) {
                 return Ok(());
             }
@@ -102,7 +102,7 @@ impl<'a> Deadline<'a> {
     }
 }
 
-/// A request without its answer: what goes out.
+/// A request to send.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) code: FrontendReq,
@@ -125,12 +125,12 @@ impl Connection {
         Self(stream)
     }
 
-    /// Sends a request that has no answer.
+    /// Sends a request that has no reply.
     pub(super) fn tell(&self, request: Request, deadline: Deadline) -> Result<(), LinkError> {
         self.send(request, VERSION, deadline)
     }
 
-    /// Sends a request that is acknowledged with a status: zero for success.
+    /// Sends a request that the backend acknowledges with a status: zero for success.
     pub(super) fn set(&self, request: Request, deadline: Deadline) -> Result<(), LinkError> {
         self.send(request, VERSION | NEED_REPLY, deadline)?;
         let mut status = [0; 8];
@@ -142,7 +142,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request and receives its answer, of exactly the length of `answer`.
+    /// Sends a request and receives its reply, of exactly the length of `answer`.
     pub(super) fn get(
         &self,
         request: Request,
@@ -231,7 +231,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What is wrong with a connection that became readable while no answer was due.
+    /// The fault of a connection that became readable while no reply was due.
     pub(super) fn unasked(&self) -> LinkError {
         let mut byte = [0];
         let mut parts = [IoSliceMut::new(&mut byte)];

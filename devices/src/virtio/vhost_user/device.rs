@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The device as the transport and the rest of the vmm see it. Nothing here waits for a backend.
+//! The device as the transport and the rest of the vmm use it. Nothing here waits for a backend.
 
 use std::fmt;
 use std::io;
@@ -21,18 +21,18 @@ use crate::virtio::vhost_user::reconnect::Advertised;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 use crate::virtio::vhost_user::worker::Worker;
 
-/// A device cannot be made.
+/// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// Guest memory cannot be shared with its backend.
     #[error("cannot share guest memory")]
     Memory(#[source] MemoryError),
-    /// There is no eventfd for its commands.
+    /// The eventfd of its command slot cannot be made.
     #[error("cannot make an eventfd")]
     EventFd(#[source] io::Error),
 }
 
-/// What the device's thread and everyone else have in common.
+/// What the device's thread shares with the other threads.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) spec: DeviceSpec,
@@ -52,24 +52,25 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the driver has been shown, if it was shown anything.
+    /// What the driver has been offered, if anything.
     pub(super) fn shown(&self) -> Option<Advertised> {
         self.advertised().clone()
     }
 
-    /// Shows the driver something, when it cannot have seen anything else since its last reset.
+    /// Sets what the driver is offered. Only while it cannot have read anything else since its last
+    /// reset.
     pub(super) fn show(&self, advertised: Advertised) {
         *self.advertised() = Some(advertised);
         self.offered.notify_all();
     }
 
-    /// Lets the driver see that the reset is over.
+    /// Shows the driver that the reset is complete.
     pub(super) fn finish_reset(&self) {
         self.resetting.store(false, Ordering::SeqCst);
     }
 }
 
-/// A device whose backend is another process.
+/// A device that a backend process implements.
 pub struct VhostUserDevice(Arc<Shared>);
 
 impl fmt::Debug for VhostUserDevice {
@@ -81,8 +82,8 @@ impl fmt::Debug for VhostUserDevice {
 }
 
 impl VhostUserDevice {
-    /// Makes a device and what has to run on its thread. `inflight` is the in-flight region that its
-    /// backends use, if they inherit one.
+    /// Makes a device and the worker to run on its thread. `inflight` is the in-flight region of
+    /// its backends, if they have one.
     pub fn new(
         spec: DeviceSpec,
         memory: GuestMemoryMmap<()>,
@@ -103,11 +104,11 @@ impl VhostUserDevice {
         Ok((Self(shared), worker))
     }
 
-    /// Gives the device a new backend, or its first: a stream connected to it. Whatever the one
-    /// before had in progress must be over: killed, reaped, and its I/O fenced.
+    /// Attaches a new backend, or the first: a stream connected to it. The previous backend must be
+    /// killed and reaped, and its I/O fenced.
     ///
-    /// A stream that was given before and that the device's thread has not taken yet is closed here,
-    /// so the caller's seccomp filter must allow close(2); the same goes for [`Self::probe`].
+    /// If the device's thread has not taken an earlier stream yet, that one is closed here, so the
+    /// caller's seccomp filter must allow close(2); likewise in [`Self::probe`].
     pub fn attach(&self, stream: OwnedFd) {
         self.release();
         drop(
@@ -117,27 +118,27 @@ impl VhostUserDevice {
         );
     }
 
-    /// Says that the backend is gone, its I/O fenced, and that there is no other one for now. A
-    /// driver's reset can then end.
+    /// The backend is gone, its I/O is fenced, and there is no other one yet. A driver's reset can
+    /// then complete.
     pub fn fenced(&self) {
         self.release();
         self.0.commands.post(|pending| pending.fenced = true);
     }
 
-    /// Stops the queues in an orderly way, to replace the backend;
-    /// [`super::events::DeviceEvent::Drained`] says when. Then either `attach` another one, or
-    /// `resume`; both let the queues run again.
+    /// Stops the queues in order to replace the backend; [`super::events::DeviceEvent::Drained`]
+    /// reports when they have stopped. Then call either `attach` or `resume`; both run the queues
+    /// again.
     pub fn drain(&self) {
         self.0.commands.post(|pending| pending.drain = Some(true));
     }
 
-    /// Lets the queues run again on the backend that is connected.
+    /// Runs the queues again on the connected backend.
     pub fn resume(&self) {
         self.0.commands.post(|pending| pending.drain = Some(false));
     }
 
-    /// Has a backend judged that may become the next one; [`super::events::DeviceEvent::Compatible`] or
-    /// `Incompatible` says what came of it. The backend that serves goes on.
+    /// Checks whether a backend can become the next one; [`super::events::DeviceEvent::Compatible`]
+    /// or `Incompatible` reports the result. The current backend keeps serving.
     pub fn probe(&self, stream: OwnedFd) {
         drop(
             self.0
@@ -146,14 +147,14 @@ impl VhostUserDevice {
         );
     }
 
-    /// Goes on with the backend that was judged, as [`Self::attach`] does with another.
+    /// Uses the checked backend, as [`Self::attach`] does with a new one.
     pub fn switch(&self) {
         self.release();
         self.0.commands.post(|pending| pending.switch = true);
     }
 
-    /// Plugs a network card's cable in, or pulls it; the driver sees it in the card's status
-    /// (VIRTIO_NET_F_STATUS), whatever backend there is.
+    /// Sets a network card's link up or down; the driver sees it in the device's status
+    /// (VIRTIO_NET_F_STATUS), with any backend.
     pub fn set_link(&self, up: bool) {
         if self.0.link_up.swap(up, Ordering::SeqCst) != up {
             self.0
@@ -162,8 +163,8 @@ impl VhostUserDevice {
         }
     }
 
-    /// Waits until a backend has been found fit, so that a driver has something to see. To be called
-    /// before the guest runs.
+    /// Waits until a backend has connected, so that the driver finds features. Call it before the
+    /// guest runs.
     pub fn wait_until_connected(&self, timeout: Duration) -> bool {
         let advertised = self.0.advertised();
         let wait = self
@@ -174,8 +175,9 @@ impl VhostUserDevice {
         advertised.is_some()
     }
 
-    /// Ends a write to a kick eventfd that a backend managed to block. Only before the device's thread
-    /// hears of the next one, or while the queues are being reset: nobody's kicks must be taken away.
+    /// Unblocks a write to a kick eventfd that a backend has made blocking. Call it only before the
+    /// device's thread hears of the next backend, or while the queues are being reset: draining
+    /// would lose kicks of a running queue.
     fn release(&self) {
         let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for events in queues.iter() {
@@ -246,7 +248,8 @@ impl VirtioDevice for VhostUserDevice {
     fn reset_done(&self) -> bool {
         let done = !self.0.resetting.load(Ordering::SeqCst);
         if !done && self.0.spec.origin == Origin::Foreign {
-            // Each time the driver looks: however often such a backend blocks the device's thread.
+            // An external backend may block the device's thread again: release it at each poll of
+            // the driver.
             self.release();
         }
         done

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a device reports, and everything that can go wrong: by whose fault.
+//! The events of a device, and its faults by origin: backend, host or guest.
 
 use std::time::Duration;
 
@@ -7,34 +7,34 @@ use vhost::vhost_user::message::FrontendReq;
 
 use crate::virtio::device::QueueIndex;
 
-/// What befell a device.
+/// An event of a device.
 #[derive(Debug)]
 pub enum DeviceEvent {
-    /// A backend was found fit for the device. The device runs as soon as its driver wants it to.
+    /// The device has accepted a backend. It runs as soon as its driver has activated it.
     Connected,
-    /// The driver's queues run on the backend that is connected.
+    /// The driver's queues run on the connected backend.
     Running,
-    /// The backend is connected no more, by its own fault. The device stalls until another one is
+    /// The connection ended by the backend's fault. The device stalls until another backend is
     /// attached.
     Lost(PeerFault),
-    /// The backend is connected no more, and it is not its fault. The device stalls.
+    /// The connection ended by the host's fault. The device stalls.
     Failed(HostFault),
-    /// As asked, the queues were stopped in an orderly way; what was in progress has been completed.
+    /// The queues are stopped, as asked, and the requests in progress completed.
     Drained,
-    /// The backend that was to be judged can take over.
+    /// The probed backend can take over.
     Compatible,
-    /// It cannot: why.
+    /// The probed backend cannot take over: why.
     Incompatible(Incompatible),
-    /// Once a second, what the driver waits for; without any, once.
+    /// Once a second, the queues with outstanding requests; once, if there are none.
     Outstanding(Vec<Outstanding>),
-    /// The driver asked for something impossible; it has been told to reset the device.
+    /// The driver broke the rules of virtio. The device has set DEVICE_NEEDS_RESET.
     Guest(GuestFault),
 }
 
-/// A queue with requests that the driver waits for.
+/// A queue with outstanding requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outstanding {
-    /// Which one.
+    /// Its index.
     pub queue: QueueIndex,
     /// The available index.
     pub avail: u16,
@@ -48,24 +48,24 @@ pub enum Incompatible {
     /// By its own fault.
     #[error(transparent)]
     Peer(#[from] PeerFault),
-    /// It is not its fault.
+    /// By the host's fault.
     #[error(transparent)]
     Host(#[from] HostFault),
 }
 
-/// Where a device reports it; called on the device's thread, must not wait.
+/// Receives a device's events; called on the device's thread, must not block.
 pub trait DeviceEvents: Send + Sync {
-    /// Reports one.
+    /// Reports an event.
     fn report(&self, event: DeviceEvent);
 }
 
-/// What a backend did wrong.
+/// A fault of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerFault {
     /// It hung up.
     #[error("the backend closed the connection")]
     Closed,
-    /// It sent something it was not asked for.
+    /// It sent something unrequested.
     #[error("the backend sent something unasked")]
     Unasked,
     /// It did not read or answer a request in time.
@@ -73,71 +73,71 @@ pub enum PeerFault {
     Silent {
         /// The request.
         request: FrontendReq,
-        /// How long it was waited for.
+        /// The time limit.
         timeout: Duration,
     },
-    /// Its answer is not one to the request.
+    /// Its reply does not match the request.
     #[error("the backend's answer to {0:?} is malformed")]
     Malformed(FrontendReq),
-    /// It attached descriptors to its answer.
+    /// It attached descriptors to its reply.
     #[error("the backend attached descriptors to its answer to {0:?}")]
     Descriptors(FrontendReq),
     /// It refused a request.
     #[error("the backend refused {0:?}")]
     Refused(FrontendReq),
-    /// It lacks features that the driver relies on, or without which there is no device.
+    /// It lacks features that the driver uses, or that every device needs.
     #[error("the backend lacks features {missing:#x}")]
     Features {
-        /// Which ones.
+        /// The missing features.
         missing: u64,
     },
     /// It lacks vhost-user protocol features.
     #[error("the backend lacks protocol features {missing:#x}")]
     ProtocolFeatures {
-        /// Which ones.
+        /// The missing protocol features.
         missing: u64,
     },
     /// It has fewer queues than the device.
     #[error("the backend has {0} queues, the device has more")]
     Queues(u64),
-    /// Its configuration space is not what the driver was shown.
+    /// Its configuration space differs from what the driver was offered.
     #[error("the backend's configuration is not that of the device")]
     Config,
-    /// It stopped a queue where the queue cannot be.
+    /// It stopped a queue at an impossible index.
     #[error("the backend stopped queue {0} at an impossible index")]
     Base(QueueIndex),
-    /// It stopped a queue and did not complete what it had in progress.
+    /// It stopped a queue without completing the requests in progress.
     #[error("the backend left requests of queue {0} unfinished")]
     Unfinished(QueueIndex),
 }
 
-/// What went wrong in this process or in the kernel.
+/// A fault of the vmm or of the host kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum HostFault {
     /// The connection cannot be used.
     #[error("cannot use the connection to the backend")]
     Socket(#[source] nix::Error),
-    /// A backend is gone, and nobody knows which requests it had completed.
+    /// The backend is gone, and there is no record of which requests it had completed.
     #[error("requests of queue {0} are lost: the backend before left no record of them")]
     Forgotten(QueueIndex),
 }
 
-/// What a driver did wrong.
+/// A fault of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GuestFault {
-    /// It placed a queue where there is no memory.
+    /// It placed a queue outside guest memory.
     #[error("queue {0} is not in guest memory")]
     QueueOutsideMemory(QueueIndex),
 }
 
-/// Why something done with a backend came to no end.
+/// Why an exchange with a backend failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error(transparent)]
     Peer(#[from] PeerFault),
     #[error(transparent)]
     Host(#[from] HostFault),
-    /// It does not matter any more: there is another backend, or the device is to end.
+    /// It is pointless now: there is another backend, or the device ends.
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The requests that the frontend makes of a backend, in the order in which they are made
-//! (vhost-user specification, "Front-end message types").
+//! The frontend's requests to a backend, in the order in which they are sent (vhost-user
+//! specification, "Front-end message types").
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -19,14 +19,14 @@ use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::memory::SharedMemory;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 
-/// A backend that was found to be one of the right kind.
+/// A backend that has passed the negotiation.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: Connection,
     features: u64,
     config: Option<Vec<u8>>,
     acknowledges: bool,
-    /// It notes what it has in progress where its successor finds it.
+    /// It records its requests in progress in a region that the next backend finds.
     tracks: bool,
     memory_known: bool,
 }
@@ -38,7 +38,7 @@ impl AsFd for Session {
 }
 
 impl Session {
-    /// Gets to know a backend: everything up to and including its configuration.
+    /// Negotiates with a backend: everything up to its configuration.
     pub(super) fn open(
         stream: OwnedFd,
         spec: &DeviceSpec,
@@ -79,22 +79,24 @@ impl Session {
         })
     }
 
-    /// The features it offers.
+    /// The features the backend offers.
     pub(super) fn features(&self) -> u64 {
         self.features
     }
 
-    /// Its configuration, if it has one.
+    /// The backend's configuration, if it has one.
     pub(super) fn config(&self) -> Option<&[u8]> {
         self.config.as_deref()
     }
 
-    /// Whether a successor will know what it had in progress, by a region that it is told of.
+    /// Whether the next backend will know the requests in progress, from a region that the frontend
+    /// passes on.
     pub(super) fn tracks(&self) -> bool {
         self.tracks
     }
 
-    /// Tells it where to note what it has in progress, and where the one before did.
+    /// Passes on the region in which the backend records its requests in progress, as the previous
+    /// one did.
     fn share_region(
         &self,
         region: &InflightRegion,
@@ -116,12 +118,12 @@ impl Session {
         )
     }
 
-    /// What is wrong, now that the connection became readable with no answer due.
+    /// The fault of a connection that became readable while no reply was due.
     pub(super) fn unasked(&self) -> LinkError {
         self.connection.unasked()
     }
 
-    /// Makes a change, and returns when it has been made.
+    /// Sends a request, and returns when the backend has handled it.
     fn set(
         &self,
         code: FrontendReq,
@@ -133,7 +135,8 @@ impl Session {
         if self.acknowledges {
             return self.connection.set(request, deadline);
         }
-        // Requests are handled in their order: once this one is answered, so is the other handled.
+        // The backend handles requests in order: once it has replied to this one, it has handled
+        // the other.
         self.connection.tell(request, deadline)?;
         get_u64(&self.connection, FrontendReq::GET_FEATURES, deadline).map(drop)
     }
@@ -149,7 +152,7 @@ impl Session {
         self.set(code, state.as_slice(), &[], deadline)
     }
 
-    /// Tells everything about the queues, each with the index to go on from. They do not run yet.
+    /// Sends the settings of all queues, each with its base index. They do not run yet.
     pub(super) fn configure(
         &mut self,
         memory: &SharedMemory,
@@ -158,7 +161,7 @@ impl Session {
         region: Option<(&InflightRegion, &DeviceSpec)>,
         deadline: Deadline,
     ) -> Result<(), LinkError> {
-        // What the driver was offered without the backend is none of its business.
+        // The backend must not see features that only the vmm offers.
         let features = (features & self.features | VHOST_USER_PROTOCOL).to_ne_bytes();
         self.set(FrontendReq::SET_FEATURES, &features, &[], deadline)?;
         if !self.memory_known {
@@ -204,7 +207,7 @@ impl Session {
         Ok(())
     }
 
-    /// Lets a queue run, or not.
+    /// Enables or disables a queue.
     pub(super) fn enable(
         &self,
         queue: QueueIndex,
@@ -215,7 +218,7 @@ impl Session {
         self.set_state(code, queue, u16::from(enable), deadline)
     }
 
-    /// Stops a queue and returns the index to go on from; what was in progress has been completed.
+    /// Stops a queue and returns its base index; the backend completes the requests in progress.
     pub(super) fn stop(&self, queue: QueueIndex, deadline: Deadline) -> Result<u16, LinkError> {
         let code = FrontendReq::GET_VRING_BASE;
         let asked = VhostUserVringState::new(u32::from(queue.0), 0);
@@ -254,7 +257,7 @@ fn get_u64(
     Ok(u64::from_ne_bytes(answer))
 }
 
-/// Agrees on the same protocol features with every backend that has them.
+/// Negotiates the same protocol features with every backend that offers them.
 fn negotiate_protocol(
     connection: &Connection,
     spec: &DeviceSpec,
@@ -284,7 +287,7 @@ fn negotiate_protocol(
     }
     let wanted = required | wanted;
     let agreed = VhostUserProtocolFeatures::from_bits_truncate(wanted.bits() & offered);
-    // Whether it would be acknowledged is only being agreed on.
+    // REPLY_ACK is only negotiated by this request, so do not wait for a reply.
     let request = Request {
         code: FrontendReq::SET_PROTOCOL_FEATURES,
         body: &agreed.bits().to_ne_bytes(),
@@ -313,7 +316,7 @@ fn get_config(
     };
     connection.get(request, &mut answer, deadline)?;
     let config = answer.split_off(start);
-    // Offset and size must be those asked for; nothing is said about the flags of an answer.
+    // Offset and size must match the request; the specification does not define a reply's flags.
     if answer.get(..8) != body.get(..8) {
         return Err(PeerFault::Malformed(code).into());
     }

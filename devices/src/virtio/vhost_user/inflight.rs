@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The in-flight region of a backend: a sealed memfd in which it notes what it has in progress, so
-//! that the next one can go on. Ours inherit it; other programs' are told of it, if they take it. The
-//! frontend's only business with its content is to clear it when the device is reset, lest requests
-//! of an earlier life of the guest be repeated.
+//! The in-flight region of a backend: a sealed memfd in which it records its requests in progress,
+//! so that the next backend can continue them. Backends of ours inherit it; the frontend passes it
+//! to external ones that support it. The frontend only clears its content, at a device reset, so
+//! that the next backend does not repeat requests from before the reset.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -14,16 +14,16 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 /// The longest region: 256 queues of 32768 entries.
 const LEN_MAX: u64 = 256 * (16 * 32768 + 64);
 
-/// The region cannot be used.
+/// Why the region cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InflightError {
-    /// Its length is not known.
+    /// Its length cannot be read.
     #[error("cannot examine the in-flight region")]
     Examine(#[source] std::io::Error),
-    /// It could be cut short while it is mapped.
+    /// It could be shrunk while it is mapped.
     #[error("the in-flight region is not sealed")]
     Unsealed,
-    /// It is empty or endless.
+    /// It is empty or too long.
     #[error("an in-flight region of {0} bytes is not possible")]
     Length(u64),
     /// It could not be mapped.
@@ -31,7 +31,7 @@ pub enum InflightError {
     Map(#[source] MmapRegionError),
 }
 
-/// The mapped region.
+/// A mapped region.
 #[derive(Debug)]
 pub struct InflightRegion(MmapRegion<()>);
 
@@ -63,13 +63,13 @@ impl InflightRegion {
         Some(file.as_raw_fd())
     }
 
-    /// Forgets everything in it.
+    /// Zeroes the region.
     pub fn clear(&self) {
         const ZEROES: [u8; 4096] = [0; 4096];
         let all = self.0.as_volatile_slice();
         for offset in (0..all.len()).step_by(ZEROES.len()) {
             let len = ZEROES.len().min(all.len() - offset);
-            // The part is inside: `offset` is below the length and `len` at most what is left.
+            // `offset` is below the length and `len` is at most the rest, so the part exists.
             if let Ok(part) = all.subslice(offset, len) {
                 part.copy_from(&ZEROES[..len]);
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The queues of a driver: started on whatever backend is connected, stopped, reset.
+//! The queues of a driver: started on the connected backend, stopped, reset.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::virtio::vhost_user::spec::Origin;
 use crate::virtio::vhost_user::worker::Worker;
 
 impl Worker {
-    /// Runs the queues, if there are any, they do not run yet, and there is who could run them.
+    /// Starts the queues if the driver has activated them, a backend is connected, and they do not
+    /// run yet.
     pub(super) fn start(&mut self) {
         let (Some(driver), Some(_), false) = (&self.driver, &self.session, self.running) else {
             return;
@@ -34,7 +35,7 @@ impl Worker {
                 .report(DeviceEvent::Failed(HostFault::Forgotten(queue)));
             return self.fail();
         }
-        // The deadline borrows the command slot, which outlives all that happens here.
+        // The deadline borrows the command slot, which outlives this function.
         let shared = Arc::clone(&self.shared);
         let deadline = Deadline::new(&shared.commands, shared.spec.timeouts.connect);
         let (Some(driver), Some(session)) = (&mut self.driver, &mut self.session) else {
@@ -44,7 +45,7 @@ impl Worker {
         let region = self.inflight.as_ref().map(|region| (region, &shared.spec));
         let mut outcome = session.configure(&self.memory, features, &queues, region, deadline);
         if outcome.is_ok() {
-            // From here on the queues may move.
+            // From here on the backend may use the queues.
             self.quiescent = false;
             driver.stopped.clear();
             outcome = queues
@@ -57,8 +58,9 @@ impl Worker {
         }
     }
 
-    /// A queue of which nobody knows what was completed if the backend goes now: one that works in
-    /// any order and keeps no record. To go on anywhere could repeat requests or leave some out.
+    /// A queue whose completed requests would be unknown if the backend died now: its backend
+    /// completes out of order and keeps no record. Continuing at any index could repeat or lose
+    /// requests.
     pub(super) fn untracked(&self) -> Option<QueueIndex> {
         let (driver, session) = (self.driver.as_ref()?, self.session.as_ref()?);
         let spec = &self.shared.spec;
@@ -73,20 +75,20 @@ impl Worker {
         waiting.map(|queue| queue.index)
     }
 
-    /// The queues run.
+    /// The queues run: interrupts, kicks and reports.
     fn started(&mut self) {
         self.running = true;
         let Some(driver) = &mut self.driver else {
             return;
         };
         if std::mem::replace(&mut driver.ran, true) {
-            // The backend before may have used buffers without saying so.
+            // The previous backend may have used buffers without sending the interrupt.
             for queue in &driver.activation.queues {
                 driver.activation.signals.used_buffers(queue.index);
             }
         }
-        // The driver may have made some available with no one listening. A backend of ours looks
-        // when a queue is enabled.
+        // The driver may have made buffers available while no backend was connected. A backend of
+        // ours checks a queue when it is enabled.
         if self.shared.spec.origin == Origin::Foreign {
             let queues = &driver.activation.queues;
             queues.iter().for_each(|queue| kick(&queue.events));
@@ -94,7 +96,7 @@ impl Worker {
         self.events.report(DeviceEvent::Running);
     }
 
-    /// Stops the queues, once what is in progress has been completed.
+    /// Stops the queues, once the requests in progress are completed.
     fn stop(&mut self) -> Result<(), LinkError> {
         let (Some(driver), Some(session), true) = (&self.driver, &self.session, self.running)
         else {
@@ -110,8 +112,8 @@ impl Worker {
         for queue in queues {
             stopped.insert(queue.index, session.stop(queue.index, slow)?);
         }
-        // A backend of ours answers when it has drained. Others answer at once, and complete later
-        // what they had in progress (qemu-storage-daemon 10.0 does).
+        // A backend of ours replies when it has drained. Others may reply first and complete their
+        // requests in progress later (as qemu-storage-daemon 10.0 does).
         let queues = queues
             .iter()
             .filter(|_| self.shared.spec.origin == Origin::Foreign);
@@ -129,21 +131,21 @@ impl Worker {
         Ok(())
     }
 
-    /// Resets the device, as far as that is possible now: a backend of ours that vanished in the
-    /// middle of it must be fenced first.
+    /// Resets the device if possible now: if a backend of ours has died meanwhile, the supervisor
+    /// must fence its I/O first.
     pub(super) fn reset(&mut self) {
         if let Err(error) = self.stop() {
             self.disconnect(error);
         }
-        // Nobody fences a foreign backend, so there is nothing to wait for: one that is lost must not
-        // keep a guest from powering off. What it may still do to the guest's memory is the guest's
-        // risk.
+        // The supervisor does not fence an external backend, so do not wait: a lost backend must
+        // not keep a guest from powering off. The guest bears the risk of what that backend may
+        // still write to its memory.
         let fenced_by_us = self.shared.spec.origin == Origin::Own;
         if !self.quiescent && fenced_by_us {
             return;
         }
         self.quiescent = true;
-        // Requests of this driver session must not be repeated in the next.
+        // The next driver session must not repeat requests of this one.
         if let Some(region) = &self.inflight {
             region.clear();
         }
@@ -156,7 +158,7 @@ impl Worker {
         self.shared.finish_reset();
     }
 
-    /// Stops the queues until there is another backend, or until told otherwise.
+    /// Stops the queues until another backend is attached or the supervisor resumes them.
     pub(super) fn drain(&mut self, report: bool) {
         if let Err(error) = self.stop() {
             self.disconnect(error);
@@ -166,7 +168,7 @@ impl Worker {
         }
     }
 
-    /// Tells the driver that only a reset can help, and does nothing more until then.
+    /// Sets DEVICE_NEEDS_RESET, and stops the device until the driver has reset it.
     pub(super) fn fail(&mut self) {
         if let Err(error) = self.stop() {
             self.disconnect(error);
@@ -177,7 +179,7 @@ impl Worker {
         }
     }
 
-    /// Passes on notifications that came by the slow way.
+    /// Passes on notifications that did not come through a doorbell.
     pub(super) fn notify(&mut self, notified: &BTreeSet<QueueIndex>) {
         let (Some(driver), Some(session), true) = (&self.driver, &self.session, self.running)
         else {
@@ -192,7 +194,7 @@ impl Worker {
                 kick(&queue.events);
                 continue;
             }
-            // A backend of ours looks at a queue when it is enabled.
+            // A backend of ours checks a queue when it is enabled.
             outcome = outcome
                 .and_then(|()| session.enable(queue.index, false, self.deadline()))
                 .and_then(|()| session.enable(queue.index, true, self.deadline()));
@@ -203,9 +205,9 @@ impl Worker {
     }
 }
 
-/// Kicks a foreign backend. If it fills the eventfd in between and makes it blocking, this thread
-/// waits, for which no kernel has a remedy: there is no RWF_NOWAIT for writes to eventfds. No one else
-/// waits for it; its driver's reset, or another backend being attached, ends the wait.
+/// Kicks an external backend. If the backend fills the eventfd meanwhile and makes it blocking,
+/// this thread blocks: Linux has no RWF_NOWAIT for writes to eventfds. No other thread waits for
+/// it; a reset by the driver, or attaching another backend, unblocks it.
 fn kick(events: &eventfd::QueueEvents) {
     if eventfd::is_writable(&events.kick) {
         let _ = events.kick.write(1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest memory as a backend is told of it, and the little of it that the frontend itself reads.
+//! Guest memory as a backend maps it, and the few fields that the frontend itself reads.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
@@ -11,21 +11,21 @@ use vm_memory::{
 
 use crate::virtio::queue::QueueLayout;
 
-/// As many as any backend takes in one message (vhost-user specification, SET_MEM_TABLE).
+/// The most that every backend takes in one message (vhost-user specification, SET_MEM_TABLE).
 const REGIONS_MAX: usize = 8;
 
-/// Guest memory cannot be shared with a backend.
+/// Why guest memory cannot be shared with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
     /// It has too many regions.
     #[error("guest memory has {0} regions, at most {REGIONS_MAX} can be shared")]
     Regions(usize),
-    /// A region has no file that a backend could map.
+    /// A region has no file for a backend to map.
     #[error("the guest memory at {0:#x} cannot be shared")]
     Private(u64),
 }
 
-/// Guest memory.
+/// Guest memory, with its description for backends.
 #[derive(Debug, Clone)]
 pub(super) struct SharedMemory {
     memory: GuestMemoryMmap<()>,
@@ -34,8 +34,9 @@ pub(super) struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Describes guest memory for backends. Where a backend needs an address in the frontend's
-    /// address space it is told the guest physical one: the real one is nobody's business.
+    /// Describes guest memory for backends. As address in the frontend's address space it uses the
+    /// guest-physical one: no backend needs the real one, which would reveal the vmm's memory
+    /// layout.
     pub(super) fn new(memory: GuestMemoryMmap<()>) -> Result<Self, MemoryError> {
         let count = memory.num_regions();
         let number = u32::try_from(count).unwrap_or(u32::MAX);
@@ -59,12 +60,12 @@ impl SharedMemory {
         &self.table
     }
 
-    /// What goes with it. The descriptors stay open as long as `self` lives.
+    /// The descriptors for SET_MEM_TABLE. They stay open as long as `self` lives.
     pub(super) fn fds(&self) -> &[RawFd] {
         &self.fds
     }
 
-    /// Whether all of a queue is in memory.
+    /// Whether all of a queue is in guest memory.
     pub(super) fn holds(&self, layout: &QueueLayout) -> bool {
         let inside = |&(base, len): &(_, u64)| {
             let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -73,13 +74,13 @@ impl SharedMemory {
         layout.parts().iter().all(inside)
     }
 
-    /// How many buffers the device has published as used, if the queue is in memory.
+    /// The device's used index, if the queue is in guest memory.
     pub(super) fn used_index(&self, layout: &QueueLayout) -> Option<u16> {
         let index = self.memory.load(layout.used_index(), Ordering::Acquire);
         index.ok().map(u16::from_le)
     }
 
-    /// How many buffers the driver has made available, if the queue is in memory.
+    /// The driver's available index, if the queue is in guest memory.
     pub(super) fn avail_index(&self, layout: &QueueLayout) -> Option<u16> {
         let index = self.memory.load(layout.avail_index(), Ordering::Acquire);
         index.ok().map(u16::from_le)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this process itself says of a network card (virtio 1.2 §5.1): the link's state always, so
-//! that it can change without the backend; the MAC address and the number of queues where the
-//! backend knows neither, as those do that were written for other frontends.
+//! What the vmm itself provides of a network card (virtio 1.2 §5.1): always the link state, so that
+//! it can change without the backend; the MAC address and the number of queues if the backend
+//! provides neither, as external backends may not.
 
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ mod feature {
 }
 use feature::*;
 
-/// What asks for a control queue (§5.1.3.1).
+/// The features that need a control queue (§5.1.3.1).
 const BY_CONTROL_QUEUE: u64 = CTRL_VQ
     | CTRL_GUEST_OFFLOADS
     | CTRL_RX
@@ -48,13 +48,12 @@ const BY_CONTROL_QUEUE: u64 = CTRL_VQ
     | NOTF_COAL
     | HASH_REPORT
     | RSS;
-/// What has a field further on in the configuration space than the card's goes, or another card
-/// beside it.
+/// The features that need a configuration field beyond [`CONFIG_LEN`], or a second card.
 const UNUSABLE: u64 = HASH_REPORT | RSS | STANDBY | SPEED_DUPLEX;
 
-/// What a driver may see of a card: features and configuration space, the link down. `backend` and
-/// `config` are those of the backend, `queues` is how many the card has: an odd number if the last
-/// one is a control queue.
+/// What a driver is offered of a card: features and configuration space, with the link down.
+/// `backend` and `config` are those of the backend, `queues` is the number of queues: odd if the
+/// last one is a control queue.
 pub(super) fn shown(
     backend: u64,
     config: Option<&[u8]>,
@@ -79,7 +78,7 @@ pub(super) fn shown(
     (features, space)
 }
 
-/// The bits that the state of the link adds to the byte at this offset.
+/// The bits of the byte at this offset that depend on the link.
 pub(super) fn link_bits(offset: usize, up: bool) -> u8 {
     if up && offset == self::STATUS.start {
         LINK_UP

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When to count what a device has outstanding: once a second while its queues run, so that whoever
-//! watches its backend can tell a hung one from one with nothing to do.
+//! When to count a device's outstanding requests: once a second while its queues run, so that the
+//! supervisor can tell a hung backend from an idle one.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// How often.
+/// The sampling period.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// When it was counted, and what was found.
+/// The time and the result of the last sample.
 #[derive(Debug, Default)]
 pub(super) struct OutstandingSampler {
     last: Option<Instant>,
-    /// Something was outstanding.
+    /// Requests were outstanding.
     found: bool,
 }
 
 impl OutstandingSampler {
-    /// Whether it is time again; then it has been counted now. The first time is a period from now.
+    /// Whether a sample is due; if so, counts it as taken. The first is due one period from now.
     pub(super) fn is_due(&mut self) -> bool {
         let due = self.last.map(|last| last.elapsed() >= PERIOD);
         if due != Some(false) {
@@ -27,19 +27,18 @@ impl OutstandingSampler {
         due == Some(true)
     }
 
-    /// Whether what was found is worth telling: something, or nothing any more.
+    /// Whether to report the sample: requests are outstanding, or none are any more.
     pub(super) fn is_news(&mut self, found: bool) -> bool {
         std::mem::replace(&mut self.found, found) || found
     }
 
-    /// How long to wait for the next time. Queues that do not run are not counted, but for the last
-    /// time.
+    /// How long to wait for the next sample. Stopped queues are sampled only once more.
     pub(super) fn timeout(&self, running: bool) -> PollTimeout {
         if !running && !self.found {
             return PollTimeout::NONE;
         }
         let since = self.last.map_or(PERIOD, |last| last.elapsed());
-        // Rounded up: it must be due when we wake.
+        // Round up: it must be due when we wake.
         let left = PERIOD.saturating_sub(since) + Duration::from_millis(1);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }

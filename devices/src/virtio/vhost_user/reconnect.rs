@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What makes one backend a valid successor of another, and where it goes on.
+//! Which backend is a valid successor of another, and at which index it continues.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::virtio::vhost_user::memory::SharedMemory;
 use crate::virtio::vhost_user::nic;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec};
 
-/// A driver may change the disk's cache mode in its configuration space; but what it writes there
-/// goes nowhere, so the bit that allows it is not offered (virtio 1.2 §5.2.3, VIRTIO_BLK_F_CONFIG_WCE).
+/// A driver could change the disk's cache mode in its configuration space, but the vmm does not
+/// pass the write on, so it does not offer this bit (virtio 1.2 §5.2.3, VIRTIO_BLK_F_CONFIG_WCE).
 const BLOCK_CONFIG_WCE: u64 = 1 << 11;
 
-/// What a driver is shown of its device, as its first backend had it.
+/// What a driver is offered, as determined by the first backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Advertised {
     pub(super) features: u64,
@@ -22,7 +22,7 @@ pub(super) struct Advertised {
 }
 
 impl Advertised {
-    /// What a backend with these features makes possible; without a configuration if it has none.
+    /// What a backend with these features supports; `config` is `None` if it has no configuration.
     pub(super) fn new(spec: &DeviceSpec, backend_features: u64, config: Option<&[u8]>) -> Self {
         let (features, config) = match spec.config {
             ConfigSource::Nic { mac } => {
@@ -40,8 +40,8 @@ impl Advertised {
         }
     }
 
-    /// Whether a backend that makes `other` possible can take over. `acked` is what the driver
-    /// relies on, if it has decided; else it relies on everything.
+    /// Whether a backend that supports `other` can take over. `acked` is the features that the
+    /// driver has accepted, if it has done so; otherwise all offered features are required.
     pub(super) fn continues_with(&self, other: &Self, acked: Option<u64>) -> Result<(), PeerFault> {
         let missing = acked.unwrap_or(self.features) & !other.features;
         if missing != 0 {
@@ -54,9 +54,9 @@ impl Advertised {
     }
 }
 
-/// Where a new backend goes on with each queue: at the index at which the old one stopped, if it
-/// stopped in an orderly way; else at the first buffer that was not published as used. Never at the
-/// available index: what the dead backend had fetched would be lost.
+/// The index at which a new backend continues each queue: the one at which the old backend stopped
+/// it, or else the used index. Never the available index: that would lose the requests that the
+/// dead backend had fetched.
 pub(super) fn bases(
     memory: &SharedMemory,
     queues: &[ActiveQueue],
@@ -74,8 +74,8 @@ pub(super) fn bases(
     queues.iter().map(base).collect()
 }
 
-/// Whether all that a backend fetched of a queue has been published as used, if it stopped at
-/// `base`. (A driver can overwrite its own used index, and deceives nobody but itself.)
+/// Whether every buffer that a backend fetched has been used, if it stopped at `base`. (A driver
+/// can overwrite its own used index and thereby only deceives itself.)
 pub(super) fn is_settled(memory: &SharedMemory, queue: &ActiveQueue, base: u16) -> bool {
     memory.used_index(&queue.layout) == Some(base)
 }

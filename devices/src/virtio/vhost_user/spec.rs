@@ -1,32 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a device is, before anyone has seen its backend.
+//! The configuration of a device before its backend has connected.
 
 use std::time::Duration;
 
 use crate::virtio::device::DeviceType;
 use crate::virtio::vhost_user::nic;
 
-/// Where a device's configuration space comes from.
+/// The origin of a device's configuration space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigSource {
-    /// The backend has it.
+    /// The backend provides it.
     Backend {
         /// Its length in bytes.
         len_bytes: usize,
     },
     /// It is known without the backend; possibly empty.
     Fixed(Vec<u8>),
-    /// A network card's: the link's state is known without the backend, the rest from the backend
-    /// if it knows it.
+    /// A network card's: the vmm provides the link state, and the rest if the backend does not.
     Nic {
-        /// The MAC address, if the backend knows none.
+        /// The MAC address, if the backend provides none.
         mac: [u8; 6],
     },
 }
 
 impl ConfigSource {
-    /// Where it comes from for most devices of this type: the length of `struct virtio_…_config` as
-    /// far as every backend knows it (virtio 1.2 §5). A network card's is [`Self::Nic`].
+    /// The origin for most devices of this type, with the length of `struct virtio_…_config` that
+    /// every backend supports (virtio 1.2 §5). A network card needs [`Self::Nic`].
     pub fn of(device_type: DeviceType) -> Self {
         match device_type {
             DeviceType::BLOCK => Self::Backend { len_bytes: 60 },
@@ -35,8 +34,8 @@ impl ConfigSource {
         }
     }
 
-    /// A file system's (§5.11.4), whose backend does not know its own tag. The tag is cut at 36
-    /// bytes.
+    /// That of a file system (§5.11.4), whose backend does not know its own tag. Truncates the tag
+    /// to 36 bytes.
     pub fn file_system(tag: &str, request_queues: u32) -> Self {
         let mut config = vec![0; 36];
         for (byte, value) in config.iter_mut().zip(tag.bytes()) {
@@ -46,7 +45,7 @@ impl ConfigSource {
         Self::Fixed(config)
     }
 
-    /// Its length in bytes.
+    /// The length in bytes.
     pub fn len_bytes(&self) -> usize {
         match self {
             Self::Backend { len_bytes } => *len_bytes,
@@ -56,21 +55,21 @@ impl ConfigSource {
     }
 }
 
-/// Who wrote the backend.
+/// Whose program the backend is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// This project. It acknowledges every request, and looks at a queue when it is enabled.
+    /// Bulkhead's. It acknowledges every request, and checks a queue when it is enabled.
     Own,
-    /// Someone else.
+    /// An external one.
     Foreign,
 }
 
-/// How long a backend may take.
+/// Time limits for a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For all of connecting, and for all of starting the queues.
+    /// For connecting, and again for starting the queues.
     pub connect: Duration,
-    /// For completing what is in progress when the queues are stopped. Slow storage is no fault.
+    /// For completing the requests in progress when the queues stop. Slow storage is not a fault.
     pub drain: Duration,
 }
 
@@ -83,7 +82,7 @@ impl Default for Timeouts {
     }
 }
 
-/// A device.
+/// The configuration of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSpec {
     /// Its type.
@@ -92,32 +91,32 @@ pub struct DeviceSpec {
     pub queue_max_sizes: Vec<u16>,
     /// Its configuration space.
     pub config: ConfigSource,
-    /// Who its backends are.
+    /// Whose program its backends are.
     pub origin: Origin,
-    /// How long they may take.
+    /// The time limits for its backends.
     pub timeouts: Timeouts,
 }
 
 impl DeviceSpec {
-    /// Whether backends use the buffers of a queue in the order in which they became available, so
-    /// that the used index alone tells a later one where to go on.
+    /// Whether backends use the buffers of a queue in order, so that the used index alone tells the
+    /// next backend where to continue.
     pub fn works_in_order(&self) -> bool {
         let types = [DeviceType::NET, DeviceType::RNG, DeviceType::VSOCK];
         types.contains(&self.device_type)
     }
 
-    /// Whether the buffers of a queue are requests, which a backend has to serve soon; others wait
-    /// for something to come in.
+    /// Whether the buffers of a queue are requests, which a backend must serve soon, rather than
+    /// buffers for input.
     pub fn has_requests(&self, queue: u16) -> bool {
         match self.device_type {
             // Virtio 1.2 §5.1.2: receiveq1, transmitq1, … and a control queue, which is even.
             DeviceType::NET => queue % 2 == 1,
             // §5.10.2: rx, tx, event.
             DeviceType::VSOCK => queue == 1,
-            // §5.4.2: buffers to be filled, whenever there is entropy.
+            // §5.4.2: buffers to fill, whenever there is entropy.
             DeviceType::RNG => false,
             DeviceType::BLOCK | DeviceType::FS => true,
-            // Nobody knows.
+            // Unknown for these types.
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the threads around a command slot synchronise with. Models put the same names of another library in its place,
-//! which runs its threads in every order.
+//! The synchronisation primitives of the command slot. Tests replace them by those of shuttle,
+//! which runs the threads in many orders.
 
 pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The device's thread: connects, starts and stops the queues, notices when the backend goes away.
+//! The device's thread: connects, starts and stops the queues, and detects when the backend goes
+//! away.
 //!
-//! System calls: poll, sendmsg and recvmsg (on a stream it was given), preadv2 (on eventfds), close,
-//! futex, what the allocator needs, write (on a foreign backend's kick eventfds), and what the
-//! implementations of [`DeviceEvents`] and of the transport's traits do.
+//! System calls: poll, sendmsg and recvmsg (on a stream it was given), preadv2 (on eventfds),
+//! close, futex, those of the allocator, write (on an external backend's kick eventfds), and those
+//! of the implementations of [`DeviceEvents`] and of the transport's traits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,33 +31,33 @@ use crate::virtio::vhost_user::reconnect::Advertised;
 #[derive(Debug)]
 pub(super) struct DriverSession {
     pub(super) activation: Activation,
-    /// Where queues were stopped in an orderly way and did not run since.
+    /// The base indexes of queues that were stopped with GET_VRING_BASE and have not run since.
     pub(super) stopped: BTreeMap<QueueIndex, u16>,
-    /// The queues have been running at least once.
+    /// The queues have run at least once.
     pub(super) ran: bool,
-    /// The driver has been told to reset the device.
+    /// The device has set DEVICE_NEEDS_RESET.
     pub(super) failed: bool,
-    /// A queue whose backend went and left nobody who knows what it had completed.
+    /// A queue whose backend died without a record of its completed requests.
     pub(super) untracked: Option<QueueIndex>,
 }
 
-/// What runs on a device's thread.
+/// The body of a device's thread.
 pub struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) memory: SharedMemory,
     pub(super) inflight: Option<InflightRegion>,
     pub(super) events: Arc<dyn DeviceEvents>,
     pub(super) session: Option<Session>,
-    /// A backend that was found fit to be the next one.
+    /// A backend that has been checked and can become the next one.
     candidate: Option<Session>,
     pub(super) driver: Option<DriverSession>,
-    /// The queues run on the backend that is connected.
+    /// The queues run on the connected backend.
     pub(super) running: bool,
-    /// Nobody uses the queues: they never ran, were stopped, or whoever used them is fenced.
+    /// No backend uses the queues: they never ran, were stopped, or their backend is fenced.
     pub(super) quiescent: bool,
-    /// The driver waits for a reset.
+    /// The driver waits for a reset to complete.
     pub(super) resetting: bool,
-    /// The queues are to stay stopped.
+    /// The queues must stay stopped.
     draining: bool,
     sampler: OutstandingSampler,
 }
@@ -107,13 +108,14 @@ impl Worker {
         }
     }
 
-    /// Waits for a command, or for the backend to do what it should not; counts what is outstanding.
+    /// Waits for a command; meanwhile watches the backend and samples the outstanding requests.
     fn sleep(&mut self) {
         let shared = Arc::clone(&self.shared);
         shared.commands.wait_for_command(|| self.watch());
     }
 
-    /// Waits until a command is posted, the backend does something or it is time to count.
+    /// Waits until a command is posted, the backend sends something or hangs up, or a sample is
+    /// due.
     fn watch(&mut self) {
         self.count();
         let wake = self.shared.commands.wake();
@@ -176,7 +178,7 @@ impl Worker {
         Deadline::new(&self.shared.commands, timeout)
     }
 
-    /// The backend cannot be used any more.
+    /// Drops the connection and reports the fault.
     pub(super) fn disconnect(&mut self, error: LinkError) {
         let untracked = self.untracked();
         if let Some(driver) = &mut self.driver {
@@ -190,7 +192,7 @@ impl Worker {
         }
     }
 
-    /// Gets to know a new backend; it must be able to take over from the one before.
+    /// Connects to a new backend, which must be able to take over from the previous one.
     fn connect(&mut self, stream: OwnedFd) {
         match self.judge(stream) {
             Ok(session) => {
@@ -201,7 +203,7 @@ impl Worker {
         }
     }
 
-    /// The backend that was judged takes over.
+    /// Makes the checked backend the current one.
     fn succeed(&mut self) {
         match self.candidate.take() {
             Some(session) => {
@@ -212,7 +214,7 @@ impl Worker {
         }
     }
 
-    /// Judges a backend that may become the next one.
+    /// Checks a backend that may become the next one.
     fn probe(&mut self, stream: OwnedFd) {
         self.candidate = None;
         let event = match self.judge(stream) {
@@ -222,13 +224,13 @@ impl Worker {
             }
             Err(LinkError::Peer(fault)) => DeviceEvent::Incompatible(fault.into()),
             Err(LinkError::Host(fault)) => DeviceEvent::Incompatible(fault.into()),
-            // Another one is there already.
+            // A newer backend is attached already.
             Err(LinkError::Interrupted) => DeviceEvent::Incompatible(PeerFault::Closed.into()),
         };
         self.events.report(event);
     }
 
-    /// Once a second, sees to it that interrupts reach the driver, and tells what it waits for.
+    /// Once a second, retries refused interrupt routes and reports outstanding requests.
     fn count(&mut self) {
         if !self.sampler.is_due() {
             return;

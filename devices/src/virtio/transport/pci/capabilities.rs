@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The capabilities that tell a driver where everything is (virtio 1.2 §4.1.4, PCI local bus 3.0
-//! §6.8.2).
+//! The capabilities that locate the registers (virtio 1.2 §4.1.4, PCI local bus 3.0 §6.8.2).
 
 use crate::pci::config::{ConfigSpace, NoRoom};
 use crate::virtio::transport::pci::{common_config, layout, vector_count};
@@ -20,16 +19,16 @@ mod cfg_type {
     pub(super) const PCI: u8 = 5;
 }
 
-/// Where in configuration space the capabilities are that a driver writes.
+/// The offsets in configuration space of the capabilities that a driver writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offsets {
-    /// MSI-X; Message Control is 2 bytes in.
+    /// MSI-X; Message Control is at offset 2.
     pub(super) msix: usize,
     /// PCI configuration access (§4.1.4.9).
     pub(super) pci_cfg: usize,
 }
 
-/// Of `struct virtio_pci_cap`, which lies in configuration space.
+/// The offsets in `struct virtio_pci_cap`.
 pub(super) mod cap {
     pub(in super::super) const BAR: usize = 4;
     pub(in super::super) const OFFSET: usize = 8;
@@ -37,7 +36,7 @@ pub(super) mod cap {
     pub(in super::super) const PCI_CFG_DATA: usize = 16;
 }
 
-/// `struct virtio_pci_cap` after the first two bytes, with what follows it.
+/// The body of `struct virtio_pci_cap` after its first two bytes, with extra data.
 fn body(kind: u8, bar: u8, offset: u64, length: u64, extra: &[u8]) -> Vec<u8> {
     // "The device MUST include any extra data in cap_len" (§4.1.4.2); 20 bytes at most.
     let cap_len = 16 + u8::try_from(extra.len()).unwrap_or(0);
@@ -49,7 +48,7 @@ fn body(kind: u8, bar: u8, offset: u64, length: u64, extra: &[u8]) -> Vec<u8> {
     body
 }
 
-/// Adds them all, for a device with `queues` queues.
+/// Adds all capabilities of a device with `queues` queues.
 pub(super) fn add(
     config: &mut ConfigSpace,
     queues: usize,
@@ -86,7 +85,7 @@ pub(super) fn add(
             &[],
         )?;
     }
-    // bar, offset, length and the data are the driver's to write (§4.1.4.9)
+    // The driver writes bar, offset, length and the data (§4.1.4.9)
     let mut writable = [0xff; 18];
     (
         writable[0],
@@ -101,7 +100,7 @@ pub(super) fn add(
     Ok(Offsets { msix, pci_cfg })
 }
 
-/// Message Control, and where table and pending bits are.
+/// Message Control, and the locations of the table and the pending bits.
 fn msix_body(queues: usize) -> Vec<u8> {
     // "encoded as N-1" (§6.8.2.3)
     let last = u16::try_from(vector_count(queues) - 1).unwrap_or(0);

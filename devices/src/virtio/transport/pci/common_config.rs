@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The common configuration structure (virtio 1.2 §4.1.4.3) and the device status (§2.1): the state
-//! a driver drives. Pure: what a write means for the rest of the device is returned as an
-//! [`Effect`].
+//! machine that a driver controls. Pure: a write returns its consequence for the rest of the device
+//! as an [`Effect`].
 
 use crate::virtio::device::QueueIndex;
 use crate::virtio::features;
 use crate::virtio::queue::QueueLayout;
 use crate::virtio::transport::pci::queue_config::{self, QueueConfig};
 
-/// The length of the structure in bytes: up to `queue_device`, since the features that define what
-/// follows are never offered.
+/// The length of the structure in bytes: up to `queue_device`, because the features that define the
+/// later fields are never offered.
 pub(super) const LEN_BYTES: usize = QUEUE + queue_config::LEN_BYTES;
-/// Where the fields of the selected queue begin, after `queue_select`.
+/// The offset of the selected queue's fields, after `queue_select`.
 const QUEUE: usize = 24;
 /// "Vector value used to disable MSI for queue" (§4.1.5.1.2).
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -26,14 +26,14 @@ pub(super) mod status {
     pub(in super::super) const FAILED: u8 = 0x80;
 }
 
-/// What else has to happen because of a write.
+/// What the caller must do because of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Nothing.
     None,
-    /// The device has to be reset; [`CommonConfig::finish_reset`] once that is done.
+    /// Reset the device, then call [`CommonConfig::finish_reset`].
     Reset,
-    /// DRIVER_OK: [`CommonConfig::take_start`].
+    /// DRIVER_OK: call [`CommonConfig::take_start`].
     Start,
     /// A queue was enabled.
     Enabled(QueueIndex),
@@ -60,7 +60,7 @@ pub(super) struct CommonConfig {
 }
 
 impl CommonConfig {
-    /// As it is after a reset.
+    /// The state after a reset.
     pub(super) fn new(queue_max_sizes: &[u16], vectors: u16) -> Self {
         Self {
             device_feature_select: 0,
@@ -82,7 +82,7 @@ impl CommonConfig {
         }
     }
 
-    /// What a driver reads, for a device that offers `offered`.
+    /// The structure as a driver reads it from a device that offers `offered`.
     pub(super) fn image(&self, offered: u64) -> [u8; LEN_BYTES] {
         let mut image = [0; LEN_BYTES];
         let mut put = |offset: usize, bytes: &[u8]| {
@@ -115,7 +115,7 @@ impl CommonConfig {
         image
     }
 
-    /// A driver's write. What is not exactly a field that a driver may write now is ignored.
+    /// A driver's write. Ignored unless it is exactly one field that the driver may write now.
     pub(super) fn write(&mut self, offset: u64, data: &[u8], offered: u64) -> Effect {
         // "After writing 0 to device_status, the driver MUST wait for a read of device_status to
         // return 0 before reinitializing the device" (§4.1.4.3.2)
@@ -147,7 +147,7 @@ impl CommonConfig {
             1 => 32,
             _ => return,
         };
-        // Bits never offered are kept, so that FEATURES_OK is refused for them.
+        // Keep bits that were not offered, so that FEATURES_OK is refused because of them.
         let kept = self.driver_features & !(u64::from(u32::MAX) << shift);
         self.driver_features = kept | u64::from(value) << shift;
     }
@@ -177,12 +177,12 @@ impl CommonConfig {
         }
     }
 
-    /// Queues are set up between FEATURES_OK and DRIVER_OK (§3.1.1).
+    /// Whether the driver may set up queues: between FEATURES_OK and DRIVER_OK (§3.1.1).
     fn is_setup(&self) -> bool {
         self.status & (status::FEATURES_OK | status::DRIVER_OK) == status::FEATURES_OK
     }
 
-    /// A write to the fields of the selected queue that set it up.
+    /// A write to the setup fields of the selected queue.
     fn write_queue(&mut self, offset: u64, data: &[u8]) {
         let setup = self.is_setup();
         if let Some(queue) = self.queues.get_mut(usize::from(self.queue_select))
@@ -213,12 +213,13 @@ impl CommonConfig {
         let new = value & !self.status;
         let before = self.status;
         self.status |= new & (status::ACKNOWLEDGE | status::DRIVER | status::FAILED);
-        // A driver re-reads the status to see whether its subset of features was accepted (§3.1.1).
+        // The driver reads the status again to see whether the device accepted its features
+        // (§3.1.1).
         if new & status::FEATURES_OK != 0 && features::acceptable(offered, self.driver_features) {
             self.status |= status::FEATURES_OK;
         }
         // "The device MUST NOT consume buffers or send any used buffer notifications to the driver
-        // before DRIVER_OK" (§2.1.2); nor is there anything to begin with before FEATURES_OK.
+        // before DRIVER_OK" (§2.1.2); without FEATURES_OK no queue is set up.
         if new & status::DRIVER_OK != 0 && before & status::FEATURES_OK != 0 {
             self.status |= status::DRIVER_OK;
             return Effect::Start;
@@ -226,7 +227,8 @@ impl CommonConfig {
         Effect::None
     }
 
-    /// If the driver is ready and the device has not begun: the features and queues to begin with.
+    /// The features and queues to start the device with, if the driver is ready and the device not
+    /// started.
     pub(super) fn take_start(&mut self) -> Option<(u64, Vec<(QueueIndex, QueueLayout)>)> {
         if self.status & status::DRIVER_OK == 0 || self.started || self.resetting {
             return None;
@@ -237,17 +239,17 @@ impl CommonConfig {
         Some((self.driver_features, queues.collect()))
     }
 
-    /// Whether the device has begun and was not reset since.
+    /// Whether the device has started and was not reset since.
     pub(super) fn is_started(&self) -> bool {
         self.started
     }
 
-    /// Whether a reset is going on.
+    /// Whether a reset is in progress.
     pub(super) fn is_resetting(&self) -> bool {
         self.resetting
     }
 
-    /// The device has been reset: the driver may see it.
+    /// The device has been reset: shows that to the driver.
     pub(super) fn finish_reset(&mut self) {
         // "present a 0 in device_status once that is done", "The device MUST present a 0 in
         // queue_enable on reset" (§4.1.4.3.1); "The device MUST have all queue and configuration
@@ -271,7 +273,7 @@ impl CommonConfig {
         (queue.vector != NO_VECTOR).then_some(queue.vector)
     }
 
-    /// Sets DEVICE_NEEDS_RESET; says whether the driver has to be told.
+    /// Sets DEVICE_NEEDS_RESET; returns whether the driver must be notified.
     pub(super) fn needs_reset(&mut self) -> bool {
         let was = self.status & status::NEEDS_RESET != 0;
         self.status |= status::NEEDS_RESET;
@@ -280,12 +282,12 @@ impl CommonConfig {
         !was && self.status & status::DRIVER_OK != 0
     }
 
-    /// The device's configuration space reads differently from now on.
+    /// Notes a change of the device's configuration space.
     pub(super) fn config_changed(&mut self) {
         self.config_changed = true;
     }
 
-    /// The driver reads the device's configuration space.
+    /// Notes a read of the device's configuration space by the driver.
     pub(super) fn config_read(&mut self) {
         // "The device MUST present a changed config_generation after the driver has read a
         // device-specific configuration value which has changed since any part of the

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The doorbells of a device's queues: where its registers are now, each queue that was ever enabled
-//! has its address registered. They are taken back only when the registers move, since that is slow.
+//! The doorbells of a device's queues: registers an ioeventfd for each queue that was ever enabled,
+//! at its current address. Unregisters them only when the registers move, because that is slow.
 
 use std::fmt;
 use std::io;
@@ -19,8 +19,8 @@ struct Doorbell {
 }
 
 impl Doorbell {
-    /// Registers the doorbell at `wanted` alone. Where it is afterwards is in `registered`, also when the
-    /// host refused: without one the driver's writes reach the device the slow way.
+    /// Moves the doorbell to `wanted`. `registered` is its actual address, even after an error;
+    /// without a doorbell the driver's writes cause exits.
     fn bring_to(&mut self, wanted: Option<u64>, doorbells: &dyn Doorbells) -> io::Result<()> {
         let kick = &self.events.kick;
         if let Some(address) = self.registered {
@@ -52,7 +52,7 @@ impl fmt::Debug for QueueDoorbells {
 }
 
 impl QueueDoorbells {
-    /// None is registered yet.
+    /// Doorbells, none of which is registered.
     pub(super) fn new(doorbells: Arc<dyn Doorbells>, queues: &[Arc<QueueEvents>]) -> Self {
         let doorbell = |events: &Arc<QueueEvents>| Doorbell {
             events: Arc::clone(events),
@@ -67,7 +67,7 @@ impl QueueDoorbells {
         }
     }
 
-    /// The registers are at `base` now, or nowhere.
+    /// Called when the registers move to `base`, or are disabled.
     pub(super) fn set_base(&mut self, base: Option<u64>) {
         if self.base != base {
             self.base = base;
@@ -77,7 +77,7 @@ impl QueueDoorbells {
         }
     }
 
-    /// A queue was enabled.
+    /// Called when a queue is enabled.
     pub(super) fn enable(&mut self, queue: QueueIndex) {
         let index = usize::from(queue.0);
         if let Some(doorbell) = self.queues.get_mut(index) {
@@ -88,7 +88,7 @@ impl QueueDoorbells {
 
     fn sync_doorbell(&mut self, index: usize) {
         let doorbell = &mut self.queues[index];
-        // Does not overflow: the BAR that begins at `base` holds the doorbell.
+        // Does not overflow: the BAR at `base` contains the doorbell.
         let address = self
             .base
             .map(|base| base.wrapping_add(layout::doorbell(index)));

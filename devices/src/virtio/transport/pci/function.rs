@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A virtio device as a PCI function: its configuration space, and where its BAR is.
+//! A virtio device as a PCI function: its configuration space, and the placement of its BAR.
 
 use std::fmt;
 use std::io;
@@ -22,14 +22,14 @@ use crate::virtio::transport::pci::{QUEUES_MAX, layout};
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_FUNCTION_MASK: u16 = 1 << 14;
 
-/// What a function needs of the machine.
+/// What a function needs from the machine.
 #[derive(Clone)]
 pub struct PciContext {
-    /// Memory space, where the BAR is placed and moved.
+    /// The memory space, for the BAR.
     pub memory_space: Arc<Bus>,
-    /// Where writes become notifications.
+    /// For the doorbells of the queues.
     pub doorbells: Arc<dyn Doorbells>,
-    /// Sends messages.
+    /// For interrupts that the vmm sends itself.
     pub interrupts: Arc<dyn InterruptFabric>,
     /// The function's own vectors: [`super::vector_count`] of them.
     pub vectors: Arc<dyn MsiVectors>,
@@ -41,22 +41,22 @@ impl fmt::Debug for PciContext {
     }
 }
 
-/// A device cannot become a PCI function.
+/// Why a device cannot become a PCI function.
 #[derive(Debug, thiserror::Error)]
 pub enum FunctionError {
-    /// It has too many queues, or one of no possible size.
+    /// It has too many queues, or one with an invalid size.
     #[error("{0} virtqueues, or one of their sizes, are not possible")]
     Queues(usize),
     /// Its configuration space is too long.
     #[error("{0} bytes of configuration are not possible")]
     Config(usize),
-    /// Eventfds cannot be made.
+    /// An eventfd cannot be made.
     #[error("cannot make an eventfd")]
     EventFd(#[source] io::Error),
-    /// Its registers have no place.
+    /// There is no space for its BAR.
     #[error("no place for its registers")]
     Window(#[source] NoWindow),
-    /// Its capabilities have no place.
+    /// There is no space for its capabilities.
     #[error("no place for its capabilities")]
     Capability(#[source] NoRoom),
 }
@@ -67,7 +67,7 @@ struct State {
     placed: Option<u64>,
 }
 
-/// The function.
+/// A virtio PCI function.
 #[derive(Debug)]
 pub struct VirtioPci {
     state: Mutex<State>,
@@ -100,8 +100,8 @@ fn identity(device_type: DeviceType) -> Identity {
 }
 
 impl VirtioPci {
-    /// Makes a function of a device and finds room for its registers; they answer once the driver
-    /// allows it.
+    /// Makes a function of a device and allocates its BAR. The registers respond once the driver
+    /// enables memory space.
     pub fn new(
         device: Arc<dyn VirtioDevice>,
         context: PciContext,
@@ -142,7 +142,7 @@ impl VirtioPci {
         })
     }
 
-    /// Lets the rest follow what a driver has written to configuration space.
+    /// Applies what a driver has written to configuration space.
     fn apply_config(&self, state: &mut State) {
         let mut control = [0; 2];
         state.config.read(self.offsets.msix + 2, &mut control);
@@ -159,7 +159,8 @@ impl VirtioPci {
         if let Some(old) = state.placed.take() {
             self.memory_space.remove(old);
         }
-        // Where another device answers already, this one does not; memory hides it by itself.
+        // If another device has these addresses, this BAR does not respond. (KVM maps guest memory
+        // over both.)
         state.placed = wanted.filter(|&base| {
             let registers = Arc::clone(&self.registers) as Arc<dyn BusDevice>;
             let placed = self
@@ -170,8 +171,8 @@ impl VirtioPci {
         self.registers.set_base(state.placed);
     }
 
-    /// Where the window in configuration space leads to, if an access touches it (§4.1.4.9): offset
-    /// in the BAR and length.
+    /// The target of an access to the window in configuration space, if it is one (§4.1.4.9):
+    /// offset in the BAR and length.
     fn window(&self, state: &State, offset: usize, len: usize) -> Option<(u64, usize)> {
         let data = self.offsets.pci_cfg + cap::PCI_CFG_DATA;
         if offset >= data + 4 || offset + len <= data {

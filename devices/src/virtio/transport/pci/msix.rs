@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! MSI-X (PCI local bus 3.0 §6.8.2): the vector table, the pending bits, and who interrupts through
-//! which vector.
+//! MSI-X (PCI local bus 3.0 §6.8.2): the vector table, the pending bits, and the mapping of queues
+//! to vectors.
 //!
-//! A queue's interrupt does not pass through this process: its eventfd is assigned to its vector in
-//! the interrupt controllers. While the vector is masked it is not assigned; then a readable eventfd
-//! *is* the pending bit, and assigning it again delivers it.
+//! A queue's interrupt does not pass through the vmm: its call eventfd is assigned to its vector's
+//! GSI (irqfd). While the vector is masked it is not assigned; then a readable eventfd *is* the
+//! pending bit, and assigning it again delivers the interrupt.
 
 use std::fmt;
 use std::io;
@@ -17,14 +17,14 @@ use crate::virtio::eventfd::{self, QueueEvents};
 /// The length of a table entry in bytes.
 pub(super) const ENTRY_LEN_BYTES: usize = 16;
 
-/// Where the vmm's own interrupts and the eventfds' go.
+/// For the vmm's own interrupts, and for those of the eventfds.
 #[derive(Clone)]
 pub(super) struct Fabric {
     pub(super) send: Arc<dyn InterruptFabric>,
     pub(super) vectors: Arc<dyn MsiVectors>,
 }
 
-/// What of configuration space decides about interrupts.
+/// The bits of configuration space that control interrupts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Control {
     /// MSI-X Enable.
@@ -39,7 +39,7 @@ pub(super) struct Control {
 struct Entry {
     message: MsiMessage,
     masked: bool,
-    /// An interrupt of the vmm's own waits for the mask to go.
+    /// An interrupt of the vmm is pending because the vector is masked.
     pending: bool,
 }
 
@@ -51,8 +51,8 @@ struct Line {
 }
 
 impl Line {
-    /// Assigns the eventfd as `wanted`. What is in place afterwards is in `assigned`, also when the host
-    /// refused; an interrupt that comes meanwhile stays pending in the eventfd.
+    /// Assigns the eventfd as `wanted`. `assigned` is the actual assignment, even after an error;
+    /// an interrupt that arrives meanwhile stays pending in the eventfd.
     fn bring_to(
         &mut self,
         wanted: Option<(u16, MsiMessage)>,
@@ -66,7 +66,7 @@ impl Line {
         if let Some((vector, message)) = wanted {
             vectors.assign(vector, message, call)?;
             self.assigned = wanted;
-            // What was pending has been sent by assigning it; it must not be pending again.
+            // Assigning has sent the pending interrupt; clear it, so that it is not sent twice.
             eventfd::drain(call);
         }
         Ok(())
@@ -79,8 +79,7 @@ pub(super) struct Msix {
     lines: Vec<Line>,
     config_vector: Option<u16>,
     control: Control,
-    /// A line is not assigned as it should be: the host refused. It is tried again with every change,
-    /// and by [`Msix::retry`].
+    /// The kernel refused an assignment. Every change and [`Msix::retry`] try again.
     faulted: bool,
 }
 
@@ -117,7 +116,7 @@ impl Msix {
         }
     }
 
-    /// What vector `vector` sends, if it may send now.
+    /// The message of a vector, if it may be sent now.
     fn deliverable(&self, vector: u16) -> Option<MsiMessage> {
         let entry = self.entries.get(usize::from(vector))?;
         let Control {
@@ -129,7 +128,7 @@ impl Msix {
         (enabled && bus_master && !masked && !entry.masked).then_some(entry.message)
     }
 
-    /// Brings the assigned eventfds into line with the table, and delivers what was pending.
+    /// Updates the assignments of the eventfds to the table, and delivers pending interrupts.
     fn sync_routes(&mut self) {
         for index in 0..self.lines.len() {
             self.settle_line(index);
@@ -159,14 +158,14 @@ impl Msix {
         self.faulted |= outcome.is_err();
     }
 
-    /// What a queue's eventfd is to be assigned to.
+    /// The assignment that a queue's eventfd should have.
     fn wanted(&self, index: usize) -> Option<(u16, MsiMessage)> {
         let vector = self.lines[index].vector?;
         Some((vector, self.deliverable(vector)?))
     }
 
-    /// Tries again what the host refused before. A driver that waits for an interrupt changes nothing
-    /// any more, so that somebody else must see to it.
+    /// Retries the assignments that the kernel refused. A driver that waits for an interrupt makes
+    /// no change that would retry them, so the device's thread calls this.
     pub(super) fn retry(&mut self) {
         if !self.faulted {
             return;
@@ -179,7 +178,7 @@ impl Msix {
         }
     }
 
-    /// What configuration space says now.
+    /// Sets the control bits of configuration space.
     pub(super) fn set_control(&mut self, control: Control) {
         if self.control != control {
             self.control = control;
@@ -201,7 +200,7 @@ impl Msix {
         self.config_vector = vector;
     }
 
-    /// Unmaps every interrupt and forgets those that were pending, as a reset of the device does.
+    /// Unmaps every interrupt and clears the pending ones, as a device reset does.
     pub(super) fn unmap_all(&mut self) {
         self.config_vector = None;
         for index in 0..self.lines.len() {
@@ -214,7 +213,7 @@ impl Msix {
         }
     }
 
-    /// Interrupts once for a queue.
+    /// Sends the interrupt of a queue once.
     pub(super) fn interrupt_queue(&mut self, queue: QueueIndex) {
         let line = self.lines.get(usize::from(queue.0));
         if let Some(vector) = line.and_then(|line| line.vector) {
@@ -222,7 +221,7 @@ impl Msix {
         }
     }
 
-    /// Interrupts once for the configuration.
+    /// Sends the interrupt of configuration changes once.
     pub(super) fn interrupt_config(&mut self) {
         if let Some(vector) = self.config_vector {
             self.interrupt(vector);
@@ -280,7 +279,7 @@ impl Msix {
         }
     }
 
-    /// A driver's read of the pending bits, which it cannot write.
+    /// A driver's read of the pending bits, which are read-only.
     pub(super) fn read_pending(&self, offset: usize, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
             *byte = (0..8)

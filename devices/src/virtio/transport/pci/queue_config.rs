@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of the common configuration structure that is about one queue (virtio 1.2 §4.1.4.3).
+//! The fields of one queue in the common configuration structure (virtio 1.2 §4.1.4.3).
 
 use vm_memory::GuestAddress;
 
 use crate::virtio::queue::QueueLayout;
 use crate::virtio::transport::pci::common_config::NO_VECTOR;
 
-/// The length of this part in bytes: `queue_size` to `queue_device`.
+/// The length of these fields in bytes: `queue_size` to `queue_device`.
 pub(super) const LEN_BYTES: usize = 32;
 
-/// One queue, as its driver sets it up.
+/// One queue during setup.
 #[derive(Debug)]
 pub(super) struct QueueConfig {
     max_size: u16,
@@ -22,7 +22,7 @@ pub(super) struct QueueConfig {
 }
 
 impl QueueConfig {
-    /// As it is after a reset.
+    /// The state after a reset.
     pub(super) fn new(max_size: u16) -> Self {
         Self {
             max_size,
@@ -40,15 +40,15 @@ impl QueueConfig {
         self.max_size
     }
 
-    /// Where it is, once it is enabled.
+    /// The addresses and size, once the queue is enabled.
     pub(super) fn enabled(&self) -> Option<QueueLayout> {
         self.enabled
     }
 
-    /// What a driver reads while queue `index` is selected.
+    /// The fields as a driver reads them while queue `index` is selected.
     pub(super) fn image(&self, index: u16) -> [u8; LEN_BYTES] {
         let mut image = [0; LEN_BYTES];
-        // One doorbell for each queue, in their order.
+        // Each queue has its own doorbell, in order.
         let (enable, notify_off) = (u16::from(self.enabled.is_some()), index);
         let words = [self.size, self.vector, enable, notify_off];
         for (chunk, word) in image.chunks_exact_mut(2).zip(words) {
@@ -61,7 +61,7 @@ impl QueueConfig {
         image
     }
 
-    /// A write to `queue_size` or one of the addresses, `offset` bytes into this part.
+    /// A write to `queue_size` or one of the addresses, at `offset` into these fields.
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         // "The driver MUST configure the other virtqueue fields before enabling the virtqueue"
         // (§4.1.4.3.2)
@@ -100,8 +100,9 @@ impl QueueConfig {
         *field = *field & !(u64::from(u32::MAX) << shift) | u64::from(value) << shift;
     }
 
-    /// 1 was written to `queue_enable` (never 0: "The driver MUST NOT write a 0 to queue_enable",
-    /// §4.1.4.3.2). Says whether that made a difference; a queue that cannot be stays disabled.
+    /// Handles a write of 1 to `queue_enable` (never 0: "The driver MUST NOT write a 0 to
+    /// queue_enable", §4.1.4.3.2). Returns whether the queue became enabled; a queue with an
+    /// invalid layout stays disabled.
     pub(super) fn enable(&mut self) -> bool {
         if self.enabled.is_some() {
             return false;

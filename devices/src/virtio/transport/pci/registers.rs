@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The BAR: everything a driver reads and writes at run time.
+//! The BAR: the registers that a driver accesses at run time.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -14,12 +14,12 @@ use crate::virtio::transport::pci::doorbells::QueueDoorbells;
 use crate::virtio::transport::pci::layout;
 use crate::virtio::transport::pci::msix::{Control, Fabric, Msix};
 
-/// `device_status` within the common configuration.
+/// The offset of `device_status` in the common configuration.
 const DEVICE_STATUS: usize = 20;
 /// ISR status: "Device Configuration Interrupt" (virtio 1.2 §4.1.4.5).
 const ISR_CONFIG: u8 = 2;
 
-/// What the device's own thread may touch.
+/// The part that the device's own thread accesses.
 #[derive(Debug)]
 struct Shared {
     common: Mutex<CommonConfig>,
@@ -85,7 +85,7 @@ impl fmt::Debug for Registers {
 }
 
 impl Registers {
-    /// As they are after power-on. `queues` has as many elements as the device has queues.
+    /// The state after power-on. `queues` has as many elements as the device has queues.
     pub(super) fn new(
         device: Arc<dyn VirtioDevice>,
         queues: Vec<Arc<QueueEvents>>,
@@ -114,12 +114,12 @@ impl Registers {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the BAR answers now.
+    /// Called when the BAR moves to `base`, or is disabled.
     pub(super) fn set_base(&self, base: Option<u64>) {
         self.doorbells().set_base(base);
     }
 
-    /// What configuration space says about interrupts and access to memory.
+    /// Called when configuration space changes the control of interrupts and memory accesses.
     pub(super) fn set_control(&self, control: Control) {
         self.bus_master.store(control.bus_master, Ordering::SeqCst);
         self.shared.msix().set_control(control);
@@ -130,7 +130,7 @@ impl Registers {
         features::offerable(self.device.features())
     }
 
-    /// Lets the device begin once the driver is ready and it may access memory.
+    /// Starts the device once the driver is ready and the device may access memory.
     fn start(&self, common: &mut CommonConfig) {
         if !self.bus_master.load(Ordering::SeqCst) {
             return;
@@ -153,7 +153,7 @@ impl Registers {
         });
     }
 
-    /// If a reset is going on and the device is through with it, lets the driver see that.
+    /// If the device has completed a reset, shows that to the driver.
     fn finish_reset(&self, common: &mut CommonConfig) {
         if common.is_resetting() && (!common.is_started() || self.device.reset_done()) {
             common.finish_reset();
@@ -203,8 +203,8 @@ impl Registers {
         }
     }
 
-    /// A notification that no doorbell took: the queue is not enabled, or the driver went through
-    /// configuration space.
+    /// Handles a notification that no doorbell took: the doorbell is not registered, or the driver
+    /// wrote it through configuration space.
     fn notify(&self, offset: u64) {
         let queue = u16::try_from(offset / u64::from(layout::NOTIFY_MULTIPLIER)).map(QueueIndex);
         let common = self.shared.common();
@@ -218,7 +218,7 @@ impl Registers {
     }
 }
 
-/// Reads a part of a structure; what lies beyond it is zero.
+/// Reads a part of a structure; bytes beyond it are zero.
 fn copy(structure: &[u8], offset: usize, data: &mut [u8]) {
     for (at, byte) in (offset..).zip(data) {
         *byte = structure.get(at).copied().unwrap_or(0);
@@ -256,7 +256,7 @@ impl BusDevice for Registers {
                 self.shared.msix().write_table(at, data);
             }
             layout::NOTIFY.. => self.notify(offset - layout::NOTIFY),
-            // What configuration a device has is its process's to say.
+            // Only the backend decides the device's configuration: ignore writes to it.
             layout::ISR.. => {}
             _ if offset < common_config::LEN_BYTES as u64 => self.write_common(offset, data),
             _ => {}
