@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What differs between architectures, under the same names. This is the one place that asks which
-//! one it is.
+//! What differs between architectures, under the same names. Only this module depends on
+//! `target_arch`.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The main thread between a machine that is complete and a guest that runs: each device must have
-//! had a backend, so that its driver finds features and configuration. Meanwhile the main thread does
-//! what the supervisor asks, which may replace a backend that died before it connected.
+//! The main thread between building the machine and running the guest: waits until each device has
+//! had a backend, so that its driver finds features and configuration. Meanwhile it handles the
+//! supervisor's messages, which may replace a backend that died before it connected.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -13,22 +13,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::virtio::Device;
 
-/// How long the backends of a VM that starts for the first time may take to connect. The supervisor
-/// has started them before us.
+/// The time limit for the backends to connect when a VM starts for the first time. The supervisor
+/// has started them before the vmm.
 const FIRST_START: Duration = Duration::from_secs(5);
-/// How long one look for a connected backend takes. Between two looks messages are read.
+/// How long to wait for one backend before handling messages.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Waiting for the backends failed.
+/// Why waiting for the backends failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AwaitError {
-    /// No backend that fits the device has answered in time.
+    /// No compatible backend has connected in time.
     #[error("device {0} has no backend")]
     NoBackend(String),
-    /// The supervisor cannot be understood or reached.
+    /// The supervisor sent a malformed message or cannot be reached.
     #[error(transparent)]
     Channel(#[from] ControlError),
-    /// Waiting for a message failed.
+    /// poll(2) failed.
     #[error("cannot wait for messages")]
     Poll(#[source] Errno),
     /// The supervisor has gone.
@@ -36,22 +36,22 @@ pub enum AwaitError {
     Orphaned,
 }
 
-/// How long to wait.
+/// How long to wait for the backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// The VM starts for the first time: a backend that does not connect soon never will.
+    /// The VM starts for the first time: a backend that has not connected soon never will.
     FirstStart,
-    /// The guest has rebooted: the supervisor brings a backend again and again, or says that the
-    /// user wants the VM to end.
+    /// The guest has rebooted: the supervisor restarts a backend again and again, or reports that
+    /// the user wants the VM to end.
     Endless,
 }
 
-/// What the waiting came to.
+/// Why the wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
     /// Each device has had a backend.
     Backends,
-    /// The power button was pressed. No guest runs that could hear it: the machine is off.
+    /// The power button was pressed. No guest is running to handle it: the machine is off.
     PowerOff,
 }
 
@@ -79,7 +79,7 @@ pub fn await_backends(
     Ok(Awaited::Backends)
 }
 
-/// Does what the supervisor has asked for by now.
+/// Handles the messages that have arrived.
 fn obey(devices: &[Device], channel: &Channel) -> Result<Awaited, AwaitError> {
     while has_message(channel)? {
         let (message, stream) = channel.receive_with()?.ok_or(AwaitError::Orphaned)?;

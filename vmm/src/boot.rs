@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be said about a kernel image before it is loaded, on any architecture.
+//! What can be known about a kernel image of any architecture before loading it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// How much of an image is looked at to tell what it is.
+/// How many bytes of an image determine its format.
 const HEAD_BYTES: usize = 4096;
 
-/// What a kernel image is.
+/// The format of a kernel image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// An ELF executable.
@@ -18,13 +18,13 @@ pub enum Format {
     Arm64Image,
     /// The RISC-V Linux boot protocol.
     RiscvImage,
-    /// Something gzip made.
+    /// A gzip file.
     Gzip,
-    /// A PE executable that is no bzImage: an EFI program.
+    /// A PE executable without a bzImage header: an EFI program.
     Pe,
 }
 
-/// The machine an ELF file is for: its `e_machine`.
+/// The `e_machine` of an ELF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine(pub u16);
 
@@ -51,13 +51,13 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// A kernel image cannot be a kernel.
+/// Why an image cannot be a kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// It cannot be read.
     #[error("cannot be read")]
     Read(#[source] std::io::Error),
-    /// There is nothing in it.
+    /// It is empty.
     #[error("is empty")]
     Empty,
     /// It is none of the known formats.
@@ -65,7 +65,7 @@ pub enum FormatError {
     Unknown,
 }
 
-/// Looks at the beginning of an image.
+/// Determines the format from the beginning of an image.
 pub fn identify(image: &File) -> Result<Format, FormatError> {
     let mut head = vec![0; HEAD_BYTES];
     let mut len = 0;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Carries bytes between COM1 and the descriptor the supervisor gave us, on the main thread.
-//!
-//! The descriptor is non-blocking. A console that does not read is waited for by poll, never by a
-//! write; one that is gone is forgotten, and /dev/null is none: what the guest writes then wakes no
+//! Carries bytes between COM1 and the descriptor that the supervisor has passed, on the main
 //! thread.
+//!
+//! The descriptor is non-blocking. The main thread polls for room and never blocks in a write. It
+//! stops using a console whose reader is gone, and treats /dev/null the same: guest output then
+//! wakes no thread.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,17 +17,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat, makedev};
 use nix::unistd::{read, write};
 
-/// How long the guest's last words may take to be read once the machine has ended, in ns.
+/// How long to wait for the console to read the guest's last output after the machine has ended, in
+/// ns.
 const LAST_WORDS_NS: u64 = 500_000_000;
 
-/// COM1's way out.
+/// The host's side of COM1.
 #[derive(Debug)]
 pub struct Console {
     fd: OwnedFd,
     serial: Arc<Serial>,
     readable: bool,
     writable: bool,
-    /// The last write did not take everything.
+    /// The last write was incomplete.
     backlog: bool,
 }
 
@@ -46,7 +48,7 @@ impl Console {
         }
     }
 
-    /// What the main thread should wait for.
+    /// The events to poll for.
     pub fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
         interest.set(
@@ -57,7 +59,7 @@ impl Console {
         interest
     }
 
-    /// Moves what can be moved both ways, without waiting.
+    /// Moves bytes both ways, without blocking.
     pub fn serve(&mut self, ready: PollFlags) {
         if ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.take_input();
@@ -77,7 +79,7 @@ impl Console {
                 self.serial.input(&buffer[..len]);
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // A file that is only written to, or a peer that is gone.
+            // A write-only file, or a peer that is gone.
             Err(_) => self.readable = false,
         }
     }
@@ -101,7 +103,7 @@ impl Console {
         }
     }
 
-    /// Gives a slow console a moment to read the guest's last words.
+    /// Gives a slow console time to read the guest's last output.
     pub fn finish(&mut self) {
         let deadline_ns = monotonic_ns() + LAST_WORDS_NS;
         self.push_output();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The main thread: what the supervisor asks for, what the console brings, how the machine ends.
+//! The main thread: the supervisor's messages, the console, and the end of the machine.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
 use crate::virtio::Device;
 
-/// How often, and each time how long in ms, room is waited for in the control socket.
+/// How often to wait for room in the control socket, and each time how long in ms.
 const ROOM_ATTEMPTS: u32 = 10;
 const ROOM_TIMEOUT_MS: u16 = 100;
 
-/// The main thread cannot go on.
+/// Why the main thread cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlLoopError {
-    /// Waiting failed.
+    /// poll(2) failed.
     #[error("cannot wait for events")]
     Poll(#[source] Errno),
-    /// The supervisor cannot be understood or reached.
+    /// The supervisor sent a malformed message or cannot be reached.
     #[error(transparent)]
     Channel(#[from] ControlError),
     /// The supervisor has gone.
@@ -35,28 +35,28 @@ pub enum ControlLoopError {
     Orphaned,
 }
 
-/// Everything the main thread looks after.
+/// What the main thread serves.
 #[derive(Debug)]
 pub struct Control {
-    /// COM1's way out.
+    /// The host's side of COM1.
     pub console: Console,
-    /// Something is to be done for the console.
+    /// Written when the serial port has output, or room for input again.
     pub wake: EventFd,
-    /// How the machine ends.
+    /// Why the machine ends.
     pub end: Arc<ExitLatch>,
-    /// The devices.
+    /// The board.
     pub machine: Arc<Machine>,
-    /// Where vCPUs wait.
+    /// Where vCPUs wait while the VM is paused.
     pub gate: Arc<Gate>,
-    /// One for each vCPU.
+    /// One kick for each vCPU.
     pub kicks: Vec<Kick>,
     /// The virtio devices, as in the launch record.
     pub devices: Vec<Device>,
 }
 
 impl Control {
-    /// Lets the guest run, and serves until it ends. What it ended for is known to the supervisor
-    /// when this returns. A machine that was powered off before its guest ran ends at once.
+    /// Starts the guest, and serves until it ends. The supervisor has been told the reason when
+    /// this returns. A machine that was powered off before its guest ran ends immediately.
     pub fn serve(&mut self, channel: &Channel) -> Result<(), ControlLoopError> {
         if self.end.reason().is_none() {
             tell(channel, &FromVmm::Started)?;
@@ -77,7 +77,7 @@ impl Control {
         }
     }
 
-    /// Waits until something is to be done; what happened to the control socket and the console.
+    /// Waits for events; returns those of the control socket and of the console.
     fn wait(&self, channel: &Channel) -> Result<[PollFlags; 2], ControlLoopError> {
         let console = self.console.interest();
         let mut fds = [
@@ -86,7 +86,7 @@ impl Control {
             PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.console.as_fd(), console),
         ];
-        // A descriptor without interest would still report that its peer is gone, for ever.
+        // A descriptor without requested events would still report POLLHUP, in a busy loop.
         let count = if console.is_empty() { 3 } else { 4 };
         match poll(&mut fds[..count], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -95,7 +95,7 @@ impl Control {
         let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
         let happened = [ready(&fds[0]), ready(&fds[3])];
         if !ready(&fds[1]).is_empty() {
-            // Drained before the output is taken, so that what comes later wakes us again.
+            // Clear it before taking the output, so that later output wakes us again.
             let _ = self.wake.read();
         }
         Ok(happened)
@@ -124,8 +124,8 @@ impl Control {
     }
 }
 
-/// Tells the supervisor something it must hear. A guest that resets its devices in a loop can fill
-/// the socket with news of them; whoever reads it will soon have made room.
+/// Sends the supervisor a message that must not be lost. A guest that resets its devices in a loop
+/// can fill the socket with their events; then wait for the supervisor to make room.
 fn tell(channel: &Channel, message: &FromVmm) -> Result<(), ControlError> {
     for _ in 0..ROOM_ATTEMPTS {
         match channel.send(message) {
@@ -133,7 +133,7 @@ fn tell(channel: &Channel, message: &FromVmm) -> Result<(), ControlError> {
             outcome => return outcome,
         }
         let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
-        // Whatever it says, the next attempt tells.
+        // If it fails, the next attempt to send reports why.
         let _ = poll(&mut fds, PollTimeout::from(ROOM_TIMEOUT_MS));
     }
     channel.send(message)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How the machine ends: the first reason that comes up, whichever thread finds it, is the one.
+//! Why the machine ends: the first reason that any thread sets wins.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,13 +12,13 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// Why the machine ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// The guest ended it.
+    /// The guest ended.
     Guest(Ending),
-    /// The host cannot run it: what went wrong, on one line.
+    /// The host cannot run it: the error, on one line.
     Host(String),
 }
 
-/// Decided once, by any thread; wakes the main thread.
+/// Set once, by any thread; wakes the main thread.
 #[derive(Debug)]
 pub struct ExitLatch {
     reason: OnceLock<Reason>,
@@ -26,7 +26,7 @@ pub struct ExitLatch {
 }
 
 impl ExitLatch {
-    /// Undecided.
+    /// A latch without a reason.
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         Ok(Self {
@@ -35,7 +35,7 @@ impl ExitLatch {
         })
     }
 
-    /// Ends the machine for this reason, unless it is ending already.
+    /// Ends the machine for this reason, unless it has one already.
     pub fn set(&self, reason: Reason) {
         if self.reason.set(reason).is_ok() {
             // Cannot fail: the counter goes from 0 to 1.
@@ -43,7 +43,7 @@ impl ExitLatch {
         }
     }
 
-    /// The reason, once there is one; until then the descriptor is not readable.
+    /// The reason, if set. The descriptor becomes readable with it.
     pub fn reason(&self) -> Option<&Reason> {
         self.reason.get()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The VM as KVM has it: memory slots, the split interrupt controller, messages and routes.
+//! The KVM VM: memory slots, the split interrupt controller, MSIs and interrupt routes.
 
 mod eventfds;
 mod routes;
@@ -22,35 +22,35 @@ use crate::memory::GuestMemory;
 pub use eventfds::DeviceVectors;
 use routes::{Gsi, Routes};
 
-/// KVM cannot do what the machine needs.
+/// Why KVM cannot run the machine.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
-    /// What is open as /dev/kvm is not KVM.
+    /// The descriptor is not /dev/kvm, or its API is a different one.
     #[error("/dev/kvm has API version {0}, not {KVM_API_VERSION}")]
     Version(i32),
-    /// The kernel is too old or was built without something.
+    /// The kernel is too old or was built without a capability.
     #[error("this kernel's KVM lacks {0}")]
     Lacks(&'static str),
-    /// More vCPUs than KVM can run.
+    /// More vCPUs than KVM supports.
     #[error("KVM runs at most {0} vCPUs here")]
     Cpus(usize),
     /// An ioctl failed.
     #[error("cannot {what}")]
     Ioctl {
-        /// What it was to do.
+        /// What it was for.
         what: &'static str,
-        /// What it said.
+        /// The kernel's error.
         #[source]
         source: kvm_ioctls::Error,
     },
 }
 
-/// For `map_err`: an ioctl that was to do `what` failed.
+/// For `map_err`: wraps the error of an ioctl that was to do `what`.
 pub fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
     move |source| KvmError::Ioctl { what, source }
 }
 
-/// A VM. Shared by all threads.
+/// A VM, shared by all threads.
 pub struct Vm {
     kvm: Kvm,
     vm: VmFd,
@@ -73,9 +73,8 @@ const NEEDED: [(Cap, &str); 6] = [
 ];
 
 impl Vm {
-    /// Makes a VM for `cpus` vCPUs, with the interrupt controllers split: the local APICs in the
-    /// kernel, the IOAPIC in `devices`. `prepare` does what the architecture needs before the first
-    /// vCPU.
+    /// Makes a VM for `cpus` vCPUs with a split irqchip: the local APICs in the kernel, the IOAPIC
+    /// in `devices`. `prepare` does what the architecture needs before the first vCPU.
     pub fn new(
         fd: OwnedFd,
         cpus: u8,
@@ -109,7 +108,7 @@ impl Vm {
         })
     }
 
-    /// What is not about one VM.
+    /// /dev/kvm, for queries that are not about one VM.
     pub fn system(&self) -> &Kvm {
         &self.kvm
     }
@@ -121,7 +120,7 @@ impl Vm {
             .map_err(failed("create a vCPU"))
     }
 
-    /// Shows the guest its memory. `memory` must stay mapped as long as the VM exists.
+    /// Registers guest memory. `memory` must stay mapped as long as the VM exists.
     #[allow(unsafe_code)]
     pub fn set_memory(&self, memory: &'static GuestMemory) -> Result<(), KvmError> {
         for (slot, region) in memory.iter().enumerate() {
@@ -146,7 +145,7 @@ impl Vm {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives KVM the routes, if it has others.
+    /// Passes the routes to KVM, if they have changed.
     fn give(&self, routes: &mut Routes) -> Result<(), kvm_ioctls::Error> {
         routes.give(|entries| {
             let table = KvmIrqRouting::from_entries(entries);
@@ -155,7 +154,7 @@ impl Vm {
         })
     }
 
-    /// Lets `gsi` send `message`.
+    /// Routes `gsi` to `message`.
     fn route(&self, gsi: Gsi, message: MsiMessage) -> Result<(), kvm_ioctls::Error> {
         let mut routes = self.routes();
         routes.set(gsi, message);
@@ -180,7 +179,7 @@ impl InterruptFabric for Vm {
             data: message.data,
             ..Default::default()
         };
-        // A guest can program a destination that does not exist: its own loss.
+        // A guest can program a destination that does not exist; that only harms itself.
         if let Err(e) = self.vm.signal_msi(msi) {
             warn!("cannot deliver an interrupt message: {e}");
         }

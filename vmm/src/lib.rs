@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vmm process: guest memory, vCPUs, interrupt controllers, PCI and the serial port of one VM.
 //!
-//! It is started by the jailer with everything it may use as open file descriptors and never opens
-//! anything itself. Its threads are the main thread ([`control`]), which talks to the supervisor and
-//! the console, and one thread for each vCPU ([`vcpu`]), which runs the guest and answers its
-//! register accesses.
+//! The jailer starts it with an open file descriptor for everything it may use; it opens nothing
+//! itself. Its threads are the main thread ([`control`]), which serves the supervisor and the
+//! console, one thread for each virtio device ([`virtio`]), and one for each vCPU ([`vcpu`]), which
+//! runs the guest and emulates its register accesses.
 //!
 //! [`start`] goes from the launch record to a running guest, top to bottom.
 
@@ -21,7 +21,8 @@ pub mod start;
 pub mod vcpu;
 pub mod virtio;
 
-/// Tests that install the filters allocate as the program does: the filters know no other heap's calls.
+/// The tests that install the filters need the program's allocator: the filters allow only its
+/// calls.
 #[cfg(test)]
 #[global_allocator]
 static HEAP: host::heap::Heap = host::heap::Heap;

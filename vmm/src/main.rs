@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The vmm process. Started by the jailer, never by hand: everything it needs is open already.
+//! The vmm process. The jailer starts it with all descriptors that it needs; a user cannot.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match run(main_ns) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Everything the user should know went to the supervisor; this is for the log.
+            // The supervisor has the error for the user already; this is for the log.
             eprintln!("vmm: {e:#}");
             ExitCode::FAILURE
         }
@@ -54,8 +54,8 @@ fn run(main_ns: u64) -> anyhow::Result<()> {
     }
 }
 
-/// Ends the process as it stands: the kernel takes everything apart, faster than we could and
-/// without a system call more in the filters.
+/// Ends the process without cleaning up: the kernel does that faster, and the filters need no
+/// system calls for it.
 fn end(served: &Result<(), ControlLoopError>) -> ! {
     if let Err(e) = served {
         ::log::error!("{}", log::chain(e));
@@ -63,7 +63,8 @@ fn end(served: &Result<(), ControlLoopError>) -> ! {
     std::process::exit(i32::from(served.is_err()))
 }
 
-/// A panic is a bug. It ends the process; the log has its message, the health page the fact.
+/// Makes a panic, which is a bug, end the process, with its message in the log and a mark on the
+/// health page.
 fn report_panics(page: &'static HealthPage) {
     std::panic::set_hook(Box::new(|info| {
         page.crash.store(Crash::Panic.to_u32(), Ordering::Relaxed);

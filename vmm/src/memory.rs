@@ -13,63 +13,63 @@ use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
 };
 
-/// Guest memory as vm-memory has it.
+/// Guest memory as a vm-memory type.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Guest memory could not be mapped.
+/// Why guest memory cannot be mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// The memfd is not as long as the record says.
+    /// The length of the memfd differs from the record.
     #[error("the memfd of guest memory is {found} bytes long, not {expected}")]
     Length {
         /// Its length in bytes.
         found: u64,
-        /// What the record says.
+        /// The length in the record.
         expected: u64,
     },
-    /// The memfd cannot be examined.
+    /// The length of the memfd cannot be read.
     #[error("cannot examine the memfd of guest memory")]
     Stat(#[source] std::io::Error),
     /// A region could not be mapped.
     #[error("cannot map {len_bytes} bytes of guest memory at {base:#x}")]
     Map {
-        /// Guest physical address of the region.
+        /// The guest-physical address of the region.
         base: u64,
-        /// Length of the region.
+        /// The length of the region.
         len_bytes: u64,
-        /// What went wrong.
+        /// The error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The regions do not make a memory.
+    /// The regions overlap or are out of order.
     #[error("cannot arrange guest memory")]
     Arrange(#[source] vm_memory::GuestRegionCollectionError),
-    /// The kernel refused advice about the mapping.
+    /// The kernel refused an madvise(2).
     #[error("cannot {what} guest memory")]
     Advise {
-        /// What was asked for.
+        /// What it was for.
         what: &'static str,
-        /// What it said.
+        /// The kernel's error.
         #[source]
         source: nix::Error,
     },
 }
 
-/// One region: where the guest sees it, and how long it is. Regions follow each other in the memfd.
+/// One region of guest memory. Regions follow each other in the memfd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
-    /// Guest physical address.
+    /// The guest-physical address.
     pub base: u64,
-    /// Length in bytes.
+    /// The length in bytes.
     pub len_bytes: u64,
 }
 
-/// How guest memory is to be mapped.
+/// How to map guest memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Mapping {
-    /// The pages it is made of.
+    /// The page size.
     pub pages: Pages,
-    /// Whether all of it is allocated now.
+    /// Whether to allocate all of it now.
     pub prefault: bool,
 }
 
@@ -111,7 +111,7 @@ fn map_region(
         source,
     };
     let len = usize::try_from(len_bytes).map_err(|e| failed(e.into()))?;
-    // Huge pages are few: they are set aside now, for good, or there is no VM.
+    // Huge pages are scarce: reserve them now, or fail to start, instead of a SIGBUS later.
     let flags = match pages {
         Pages::Huge2M | Pages::Huge1G => libc::MAP_SHARED,
         Pages::Base | Pages::Transparent => libc::MAP_SHARED | libc::MAP_NORESERVE,
@@ -127,7 +127,7 @@ fn map_region(
 }
 
 fn advise_region(region: &GuestRegionMmap<()>, how: Mapping) -> Result<(), MemoryError> {
-    // Guest memory is the guest's: it is in no core dump of ours.
+    // Core dumps of the vmm must not contain guest memory.
     advise(region, MmapAdvise::MADV_DONTDUMP, "exclude from core dumps")?;
     if how.pages == Pages::Transparent {
         advise(
@@ -152,12 +152,12 @@ fn advise(
         return Ok(());
     };
     // SAFETY: start and size are those of one live mapping of ours, and none of the three advices
-    // above changes what is in it.
+    // above changes its content.
     let advised = unsafe { madvise(start.cast(), region.size(), advice) };
     advised.map_err(|source| MemoryError::Advise { what, source })
 }
 
-/// The first address above all of guest memory.
+/// The first address above all guest memory.
 pub fn end(memory: &GuestMemory) -> u64 {
     memory.last_addr().raw_value() + 1
 }

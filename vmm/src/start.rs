@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From what the process was born with to a guest that is ready to run.
+//! From the inherited descriptors to a guest that is ready to run.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::vcpu::kick::Kick;
 use crate::vcpu::{self, Shared, SpawnError, kick};
 use crate::virtio::{Device, VirtioError};
 
-/// The guest cannot be started.
+/// Why the guest cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A descriptor is missing.
@@ -38,7 +38,7 @@ pub enum StartError {
     /// KVM refused.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// The devices do not fit together.
+    /// The devices conflict.
     #[error(transparent)]
     Machine(#[from] MachineError),
     /// The kernel, the initrd or the tables cannot be loaded.
@@ -59,13 +59,13 @@ pub enum StartError {
     /// The process cannot be confined.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
-    /// The kernel refused something that never fails.
+    /// A call of the host kernel failed that normally never fails.
     #[error("cannot {0}")]
     Host(&'static str, #[source] std::io::Error),
 }
 
 impl StartError {
-    /// What the supervisor is told.
+    /// The message for the supervisor.
     pub fn to_failure(&self) -> Failure {
         let about = match self {
             Self::Boot(e) => Some(e.about()),
@@ -81,7 +81,7 @@ impl StartError {
     }
 }
 
-/// The descriptors of a vmm, beside those that every child has.
+/// The descriptors of a vmm, besides those that every child has.
 struct Inherited {
     kvm: OwnedFd,
     guest_ram: OwnedFd,
@@ -108,7 +108,7 @@ impl Inherited {
 }
 
 /// Builds the machine, loads the guest, starts the vCPU threads and confines the process. The guest
-/// runs when the result is served.
+/// runs when the caller serves the result.
 pub fn start(
     record: &VmmRecord,
     channel: &Arc<Channel>,
@@ -123,7 +123,7 @@ pub fn start(
         prefault: record.prefault,
     };
     let regions = arch::ram_regions(record.mem_bytes);
-    // Mapped as long as the process lives, which is as long as the VM does.
+    // Leaked: it must stay mapped as long as the VM lives, which is as long as the process.
     let ram = Box::leak(Box::new(memory::map(fds.guest_ram, &regions, how)?));
     vm.set_memory(ram)?;
 
@@ -176,7 +176,7 @@ pub fn start(
     })
 }
 
-/// Makes the vCPUs, starts their threads, waits until all of them are confined and ready.
+/// Makes the vCPUs, starts their threads, and waits until all are confined and stopped at the gate.
 fn start_vcpus(
     record: &VmmRecord,
     vm: &Vm,

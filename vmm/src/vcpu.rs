@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The vCPU threads: run the guest, answer its register accesses, run it again.
+//! The vCPU threads: run the guest, emulate its register accesses, run it again.
 //!
-//! A thread looks at nothing between two exits; whoever wants its attention kicks it ([`kick`]) and
-//! it goes to the [`gate`]. It never ends: the process does.
+//! A thread checks for nothing between two exits; the main thread kicks it ([`kick`]) to send it to
+//! the [`gate`]. It never ends before the process.
 
 pub mod gate;
 pub mod kick;
@@ -32,22 +32,22 @@ use gate::Gate;
 use kick::Kick;
 use run_page::RunPage;
 
-/// What a vCPU thread works with, the same for all of them.
+/// What all vCPU threads share.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// The devices.
+    /// The board.
     pub machine: Arc<Machine>,
     /// Where a vCPU waits while the VM is paused.
     pub gate: Arc<Gate>,
-    /// How the machine ends.
+    /// Why the machine ends.
     pub end: Arc<ExitLatch>,
     /// Counters.
     pub health: &'static HealthPage,
-    /// What a system call outside the filter does.
+    /// What happens on a system call outside the filter.
     pub seccomp: Mode,
 }
 
-/// A vCPU thread could not be started.
+/// A vCPU thread cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the thread of vCPU {id}")]
 pub struct SpawnError {
@@ -56,9 +56,9 @@ pub struct SpawnError {
     source: std::io::Error,
 }
 
-/// Starts the thread of vCPU `id`, which stops at the gate before it enters the guest.
+/// Starts the thread of vCPU `id`, which waits at the gate before it enters the guest.
 pub fn spawn(id: u8, vcpu: VcpuFd, shared: Shared) -> Result<Kick, SpawnError> {
-    // Never freed: kicks write to its kvm_run page until the process ends.
+    // Leaked: kicks write to its kvm_run page until the process ends.
     let mut vcpu: &'static mut VcpuFd = Box::leak(Box::new(vcpu));
     let run_page = RunPage::of(&mut vcpu);
     let body = move || {
@@ -95,7 +95,7 @@ enum Next {
 impl Vcpu {
     fn run(mut self) -> ! {
         if let Err(e) = seccomp::confine_vcpu(self.shared.seccomp) {
-            // No guest runs on a thread without its filter.
+            // Never run the guest on a thread without its filter.
             self.shared.end.set(Reason::Host(host::log::chain(&e)));
             self.shared.gate.wait_for_end();
         }
@@ -121,11 +121,11 @@ impl Vcpu {
     fn stop_at_gate(&self) {
         let clear = || self.run_page.clear_exit_request();
         self.shared.gate.stop(clear);
-        // Tell the guest's watchdogs that the time that passed was not theirs.
+        // Tell the guest's watchdogs that the VM was paused.
         let _ = self.vcpu.kvmclock_ctrl();
     }
 
-    /// Runs the guest until it needs something, and provides it.
+    /// Runs the guest until the next exit, and handles it.
     fn step(&mut self) -> Next {
         let Shared {
             machine, health, ..
@@ -178,7 +178,7 @@ impl Vcpu {
         }
     }
 
-    /// An exit after which the guest cannot go on.
+    /// Handles an exit after which the guest cannot continue.
     fn stuck(&self, exit: &str, host_fault: bool) -> Next {
         let (id, state) = (self.id, state_of(self.vcpu));
         if host_fault {
@@ -194,8 +194,8 @@ fn guest(ending: Ending) -> Next {
     Next::End(Reason::Guest(ending))
 }
 
-/// Whether an unexpected exit is the host's fault. An instruction that KVM cannot emulate
-/// (InternalError) is the guest's.
+/// Whether an unexpected exit is the host's fault. If KVM cannot emulate an instruction
+/// (InternalError), that is the guest's fault.
 fn is_host_fault(exit: &VcpuExit<'_>) -> bool {
     !matches!(exit, VcpuExit::InternalError | VcpuExit::MemoryFault { .. })
 }

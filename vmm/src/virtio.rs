@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The virtio devices of the launch record: each gets a PCI slot, a thread, and the stream to its
-//! backend. The device model itself is in the backend's process.
+//! backend. The backend's process implements the device itself.
 
 mod reporter;
 mod throttle;
@@ -25,10 +25,10 @@ use crate::memory::GuestMemory;
 use crate::seccomp;
 use reporter::Reporter;
 
-/// A device cannot be made.
+/// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum VirtioError {
-    /// More than there are descriptors for.
+    /// More devices than the vmm has descriptors for.
     #[error("{0} devices are more than a VM can have, {max}", max = fd::vmm::DEVICES_MAX)]
     TooMany(usize),
     /// One of its descriptors is missing.
@@ -37,33 +37,33 @@ pub enum VirtioError {
     /// Its in-flight region cannot be used.
     #[error("device {id}")]
     Inflight {
-        /// Which device.
+        /// The device's name.
         id: String,
-        /// Why.
+        /// The error.
         #[source]
         source: InflightError,
     },
-    /// It cannot be made.
+    /// The device cannot be made.
     #[error("device {id}")]
     Device {
-        /// Which device.
+        /// The device's name.
         id: String,
-        /// Why.
+        /// The error.
         #[source]
         source: DeviceError,
     },
     /// Its thread cannot be started.
     #[error("cannot start the thread of device {id}")]
     Spawn {
-        /// Which device.
+        /// The device's name.
         id: String,
-        /// Why.
+        /// The error.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// One device.
+/// One virtio device.
 #[derive(Debug)]
 pub struct Device {
     id: String,
@@ -71,8 +71,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Makes the devices of a record, in their order, and gives each its thread and its first
-    /// backend.
+    /// Makes the devices of a record, in order. Each gets its thread and its first backend's
+    /// stream.
     pub fn make_all(
         records: &[DeviceRecord],
         memory: &GuestMemory,
@@ -148,12 +148,13 @@ impl Device {
         Arc::clone(&self.device)
     }
 
-    /// Waits until it has had a backend, so that its driver has something to see; whether it has.
+    /// Waits until the device has had a backend, so that its driver finds features; false on
+    /// timeout.
     pub(crate) fn wait_until_connected(&self, timeout: Duration) -> bool {
         self.device.wait_until_connected(timeout)
     }
 
-    /// Does what the supervisor asks of device `index`; `stream` came with the message.
+    /// Handles the supervisor's message for device `index`; `stream` was attached to it.
     pub fn dispatch(devices: &[Self], index: u8, message: ToDevice, stream: Option<OwnedFd>) {
         match devices.get(usize::from(index)) {
             Some(device) => device.obey(message, stream),
@@ -161,7 +162,7 @@ impl Device {
         }
     }
 
-    /// Does what the supervisor asks; `stream` came with the message.
+    /// Handles a message of the supervisor; `stream` was attached to it.
     pub fn obey(&self, message: ToDevice, stream: Option<OwnedFd>) {
         match (message, stream) {
             (ToDevice::Attach, Some(stream)) => self.device.attach(stream),
@@ -185,8 +186,8 @@ fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
             return error!("{}", host::log::chain(&e));
         }
         worker.run();
-        // The device is dropped while a start fails. A thread cannot end under its filter: the
-        // kernel would kill the process before the supervisor is told why.
+        // The device was dropped because the start failed. The thread must not end under its
+        // filter: the kernel would kill the process before it has told the supervisor why.
         loop {
             std::thread::park();
         }
@@ -210,7 +211,8 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
         DeviceKind::Other(id) => DeviceType(id),
     };
     let config = match &record.kind {
-        // The first queue is for requests that cannot wait, the others are request queues.
+        // The first queue is the high-priority queue, the others are request queues (virtio 1.2,
+        // §5.11.2).
         DeviceKind::Fs(tag) => {
             ConfigSource::file_system(tag, u32::from(record.queues.saturating_sub(1)))
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The data path without this process: ioeventfds in, irqfds out.
+//! The data path past the vmm: ioeventfds in, irqfds out.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl Doorbells for Vm {
     }
 }
 
-/// The MSI-X vectors of one device: as many GSIs, one after the other.
+/// The MSI-X vectors of one device: a range of GSIs.
 #[derive(Debug)]
 pub struct DeviceVectors {
     vm: Arc<Vm>,

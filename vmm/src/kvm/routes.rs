@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of interrupt routes. GSIs below [`PINS`] are the pins of the IOAPIC: KVM has to know
-//! what a level-triggered one sends to report its end. Those above are MSI-X vectors: KVM has to know
-//! what an irqfd sends.
+//! The interrupt routing table. GSIs below [`PINS`] are the pins of the IOAPIC: KVM needs the
+//! message of a level-triggered pin to report its EOI. Higher ones are MSI-X vectors: KVM needs the
+//! message that an irqfd sends.
 //!
-//! KVM takes the table as a whole, and taking it is slow (it waits for every vCPU to leave the old
-//! one), so it is given only when it has changed. KVM can refuse it for want of memory and then keeps
-//! the old one: the new table stays due until KVM has taken it.
+//! KVM only takes a whole table, and slowly (it waits for every vCPU to leave the old one), so the
+//! vmm passes it only when it has changed. If KVM has no memory for the new table it keeps the old
+//! one; the new one stays due until KVM has taken it.
 
 use devices::interrupt::{MsiMessage, PINS};
 use kvm_bindings::{KVM_IRQ_ROUTING_MSI, kvm_irq_routing_entry, kvm_irq_routing_msi};
 
 use super::halves;
 
-/// A number that KVM has a route for.
+/// A global system interrupt: a number in the routing table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gsi(pub u32);
 
-/// What each GSI is to send.
+/// The message of each GSI.
 #[derive(Debug)]
 pub(super) struct Routes {
     wanted: Vec<Option<MsiMessage>>,
-    /// KVM has another table than this one.
+    /// KVM has an older table.
     is_due: bool,
 }
 
@@ -34,27 +34,27 @@ impl Default for Routes {
 }
 
 impl Routes {
-    /// GSIs for `count` vectors, one after the other; the first of them.
+    /// Allocates a range of `count` GSIs; returns the first.
     pub(super) fn allocate(&mut self, count: usize) -> Gsi {
         let first = self.wanted.len();
         self.wanted.resize(first + count, None);
         Gsi(u32::try_from(first).unwrap_or(u32::MAX))
     }
 
-    /// Routes the pins, once KVM is given the table.
+    /// Sets the messages of the pins; takes effect with [`Self::give`].
     pub(super) fn set_pins(&mut self, pins: &[Option<MsiMessage>; PINS]) {
         self.is_due |= self.wanted[..PINS] != pins[..];
         self.wanted[..PINS].copy_from_slice(pins);
     }
 
-    /// Routes a vector, once KVM is given the table.
+    /// Sets the message of a vector; takes effect with [`Self::give`].
     pub(super) fn set(&mut self, gsi: Gsi, message: MsiMessage) {
         if let Some(route) = self.wanted.get_mut(gsi.0 as usize) {
             self.is_due |= route.replace(message) != Some(message);
         }
     }
 
-    /// Gives KVM the table if it has another one. Whatever was set is in place when this succeeds.
+    /// Passes the table to KVM if it has changed. Everything set is in effect when this succeeds.
     pub(super) fn give<E>(
         &mut self,
         set: impl FnOnce(&[kvm_irq_routing_entry]) -> Result<(), E>,
@@ -66,7 +66,7 @@ impl Routes {
         Ok(())
     }
 
-    /// The table as KVM takes it.
+    /// The table in KVM's format.
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         let routed = |(gsi, route): (u32, &Option<MsiMessage>)| route.map(|m| entry(gsi, m));
         (0..).zip(&self.wanted).filter_map(routed).collect()

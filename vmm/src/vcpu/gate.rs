@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where vCPU threads stop while the VM is paused. It is closed when the VM starts.
+//! Where vCPU threads wait while the VM is paused. It is closed until the VM starts.
 //!
-//! `models.rs` runs this file in many orders of its threads.
+//! `models.rs` tests this file with many orders of its threads.
 
 use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The gate.
+/// The gate that vCPU threads pass before they enter the guest.
 #[derive(Debug, Default)]
 pub struct Gate {
     state: Mutex<State>,
@@ -15,7 +15,7 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     open: bool,
-    /// How many threads are waiting.
+    /// How many threads wait here.
     waiting: usize,
 }
 
@@ -24,8 +24,8 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// vCPU threads: takes a request to leave the guest back and waits until the gate is open. In this
-    /// order: a request that comes once the gate has been passed must not be lost.
+    /// vCPU threads: clears the exit request, then waits until the gate is open. In this order:
+    /// clearing it after passing the gate could lose a newer request.
     pub fn stop(&self, clear_exit_request: impl FnOnce()) {
         clear_exit_request();
         self.pass();
@@ -61,20 +61,20 @@ impl Gate {
         }
     }
 
-    /// Main thread: stops the threads that `kicks` kick, and waits until none of them is in the guest.
+    /// Main thread: stops the threads of `kicks`, and waits until none is in the guest.
     pub fn stop_all<K>(&self, kicks: &[K], kick: impl Fn(&K)) {
         self.close();
         kicks.iter().for_each(kick);
         self.wait_until_stopped(kicks.len());
     }
 
-    /// Main thread: lets everyone pass.
+    /// Main thread: lets all threads pass.
     pub fn open(&self) {
         self.lock().open = true;
         self.changed.notify_all();
     }
 
-    /// Main thread: stops whoever comes next.
+    /// Main thread: makes the next threads wait.
     fn close(&self) {
         self.lock().open = false;
     }

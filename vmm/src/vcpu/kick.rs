@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Getting a vCPU thread out of the guest: a flag that makes the next KVM_RUN return at once, and a
-//! signal that interrupts the one that is running.
+//! Kicks a vCPU thread out of the guest: a flag makes the next KVM_RUN return immediately, and a
+//! signal interrupts the current one.
 
 use std::thread::JoinHandle;
 
@@ -9,16 +9,16 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::run_page::RunPage;
 
 extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // That it was delivered is all it is for.
+    // The delivery alone interrupts KVM_RUN.
 }
 
-/// Makes the signal interrupt a system call instead of ending the process. Once, before the first
-/// vCPU thread.
+/// Installs a handler, so that the signal interrupts a system call instead of killing the process.
+/// Call it once, before the first vCPU thread starts.
 pub fn prepare() -> Result<(), vmm_sys_util::errno::Error> {
     register_signal_handler(SIGRTMIN(), interrupt)
 }
 
-/// What kicks one vCPU.
+/// Kicks one vCPU.
 #[derive(Debug)]
 pub struct Kick {
     run_page: RunPage,
@@ -30,10 +30,10 @@ impl Kick {
         Self { run_page, thread }
     }
 
-    /// Sends the thread to the gate, wherever it is.
+    /// Makes the thread leave the guest, or not enter it, and go to the gate.
     pub fn kick(&self) {
         self.run_page.request_exit();
-        // The thread never ends, so there is always one to signal.
+        // The thread never ends, so the signal always has a target.
         let _ = self.thread.kill(SIGRTMIN());
     }
 }

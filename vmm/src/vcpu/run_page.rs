@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two fields of a vCPU's kvm_run page that kvm-ioctls does not give access to: the request to
-//! leave the guest, which other threads write, and the width of a port access.
+//! The two fields of a vCPU's kvm_run page that kvm-ioctls does not expose: the exit request, which
+//! other threads write, and the width of a port access.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -32,18 +32,18 @@ impl RunPage {
         unsafe { AtomicU8::from_ptr(field) }
     }
 
-    /// Any thread: the next KVM_RUN returns at once.
+    /// Any thread: makes the next KVM_RUN return immediately.
     pub(super) fn request_exit(&self) {
         self.immediate_exit().store(1, Ordering::SeqCst);
     }
 
-    /// The vCPU's thread: the request was seen.
+    /// vCPU thread: clears the request.
     pub(super) fn clear_exit_request(&self) {
         self.immediate_exit().store(0, Ordering::SeqCst);
     }
 
-    /// The vCPU's thread, after an exit for port I/O: the width of one access in bytes. (A string
-    /// instruction makes several.)
+    /// vCPU thread, after an exit for port I/O: the width of one access in bytes. (A string
+    /// instruction makes several accesses.)
     #[allow(unsafe_code)]
     pub(super) fn port_width(&self) -> usize {
         // SAFETY: `self.0` points to the kvm_run mapping; this is a pointer to a field of it.

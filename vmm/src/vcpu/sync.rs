@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What threads meet at. Models put the same names of another library in its place, which runs its
-//! threads in every order.
+//! The synchronisation primitives of the gate. Tests replace them by those of shuttle, which runs
+//! the threads in many orders.
 
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

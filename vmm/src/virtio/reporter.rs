@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a device's thread has to say, as news for the supervisor and lines for the log.
+//! Reports a device thread's events to the supervisor and to the log.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use log::{error, warn};
 
 use super::throttle::Throttle;
 
-/// Reports to the supervisor, and to the log.
+/// Reports a device's events.
 pub(super) struct Reporter {
     index: u8,
     id: String,
@@ -29,8 +29,8 @@ impl Reporter {
         }
     }
 
-    /// Whether an event is to be reported. A driver that resets its device in a loop brings some of
-    /// them about as often as it likes; they must not crowd out those that the supervisor acts on.
+    /// Whether to report an event. A driver that resets its device in a loop can cause some of them
+    /// at any rate; they must not crowd out those that the supervisor acts on.
     fn is_due(&self, event: &DeviceEvent) -> bool {
         let throttle = match event {
             DeviceEvent::Running => &self.runs,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often something may happen that a guest can bring about: once a second. The first time it is
-//! not held back.
+//! Rate limit for events that a guest can cause: one per second. The first is never held back.
 //!
 //! Used on a device's thread.
 
@@ -8,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const INTERVAL_NS: u64 = 1_000_000_000;
 
-/// When it happened last; 0 if it never did.
+/// When the last event passed, in ns; 0 if none has.
 #[derive(Debug, Default)]
 pub(super) struct Throttle(AtomicU64);
 
 impl Throttle {
-    /// Whether it may happen now; then it counts as having happened.
+    /// Whether an event may pass now; if so, counts it.
     pub(super) fn take(&self, now_ns: u64) -> bool {
         let last_ns = self.0.load(Ordering::Relaxed);
         let due = last_ns == 0 || now_ns.saturating_sub(last_ns) >= INTERVAL_NS;

@@ -23,18 +23,18 @@ pub(super) const OEM: ([u8; 6], [u8; 8], u32) = (*b"BULKHD", *b"BULKHEAD", 1);
 /// IA-PC boot architecture flags (§5.2.9.3): no VGA, no CMOS RTC.
 const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 
-/// The tables do not fit, or there is no memory to put them into.
+/// Why the tables cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum AcpiError {
-    /// They are longer than the room there is.
+    /// They are longer than the space for them.
     #[error("the ACPI tables do not fit below 1 MiB")]
     NoRoom,
-    /// Guest memory does not reach that far.
+    /// Guest memory ends below them.
     #[error("cannot write the ACPI tables")]
     Write(#[source] vm_memory::GuestMemoryError),
 }
 
-/// Writes the tables, one behind the other.
+/// Writes the tables one after the other.
 struct Writer<'a> {
     memory: &'a GuestMemory,
     next: u64,
@@ -54,11 +54,11 @@ impl Writer<'_> {
     }
 }
 
-/// Writes all tables of a machine of `cpus` vCPUs whose 64-bit BARs are in `bars_64`; the RSDP is
-/// at [`layout::ACPI`].
+/// Writes all tables of a machine with `cpus` vCPUs and 64-bit BARs in `bars_64`; the RSDP is at
+/// [`layout::ACPI`].
 pub(super) fn write(memory: &GuestMemory, cpus: u8, bars_64: (u64, u64)) -> Result<(), AcpiError> {
     let (id, table_id, revision) = OEM;
-    // The RSDP is first, and is the last whose content is known.
+    // The RSDP comes first, but its content is known last.
     let mut writer = Writer {
         memory,
         next: layout::ACPI + 64,

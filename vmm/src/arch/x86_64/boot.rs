@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a kernel image to guest memory that a vCPU can start in.
+//! Loads a kernel image into guest memory so that a vCPU can start in it.
 //!
-//! A bzImage is entered through the Linux 32-bit boot protocol, an ELF file through PVH: both in
-//! 32-bit protected mode without paging, so there is one way to begin (see [`super::vcpu`]). What
-//! each is told about the machine is in [`linux`] and [`pvh`].
+//! A bzImage is entered through the Linux 32-bit boot protocol, an ELF file through PVH. Both start
+//! in 32-bit protected mode without paging, so the vCPU state is the same (see [`super::vcpu`]).
+//! The boot structures of each are in [`linux`] and [`pvh`].
 
 mod elf;
 mod linux;
@@ -22,18 +22,18 @@ use super::layout::{self, HIGH_RAM};
 use crate::boot::{self, Format, FormatError, Machine};
 use crate::memory::{self, GuestMemory};
 
-/// Where and with what the first vCPU starts.
+/// The address and registers with which the first vCPU starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryPoint {
-    /// The first instruction.
+    /// The address of the first instruction.
     pub address: u64,
-    /// PVH: the start info.
+    /// PVH: the address of the start info.
     pub ebx: u64,
-    /// Linux: the boot parameters.
+    /// Linux: the address of the boot parameters.
     pub esi: u64,
 }
 
-/// The images of a guest.
+/// The images to load for a guest.
 #[derive(Debug)]
 pub struct Images<'a> {
     /// The kernel.
@@ -44,35 +44,35 @@ pub struct Images<'a> {
     pub cmdline: &'a str,
 }
 
-/// A guest cannot be loaded.
+/// Why a guest cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The kernel image is no kernel.
+    /// The kernel image is not a kernel.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The kernel is for another architecture.
     #[error("is a kernel for {0}, this host runs x86_64")]
     Architecture(String),
-    /// The kernel image ends too early.
+    /// The kernel image is truncated.
     #[error("is truncated: {found} bytes long, {expected} are expected")]
     Truncated {
         /// The length of the file.
         found: u64,
-        /// The length its headers tell.
+        /// The length according to its headers.
         expected: u64,
     },
-    /// The kernel is for boot loaders that enter it in 16-bit mode.
+    /// The kernel needs a boot loader that enters it in 16-bit mode.
     #[error(
         "speaks boot protocol {major}.{minor:02}; 2.10 (Linux 2.6.31) or newer is needed: older \
          kernels start in 16-bit real mode, for which there is no firmware here"
     )]
     Protocol {
-        /// The protocol's version.
+        /// The major protocol version.
         major: u16,
-        /// And what is behind the dot.
+        /// The minor protocol version.
         minor: u16,
     },
-    /// The kernel's headers contradict themselves, or ask for what is not there.
+    /// The kernel's headers are inconsistent, or need what this machine lacks.
     #[error("{0}")]
     Unusable(&'static str),
     /// The kernel could not be loaded.
@@ -81,22 +81,22 @@ pub enum BootError {
     /// The kernel could not be copied.
     #[error("cannot be loaded")]
     KernelLoad(#[source] GuestMemoryError),
-    /// The kernel needs more memory than there is.
+    /// The kernel needs more memory than the guest has below the PCI hole.
     #[error(
         "the kernel needs memory up to {needs_mib} MiB, there are {has_mib} below the PCI hole"
     )]
     KernelRoom {
-        /// Where it ends.
+        /// Where the kernel ends.
         needs_mib: u64,
         /// Where memory ends.
         has_mib: u64,
     },
-    /// The initrd does not fit behind the kernel.
+    /// The initrd does not fit above the kernel.
     #[error("is {len_mib} MiB large, {room_mib} MiB are left behind the kernel")]
     InitrdRoom {
-        /// Its length.
+        /// The length of the initrd.
         len_mib: u64,
-        /// The room there is.
+        /// The space left.
         room_mib: u64,
     },
     /// The initrd is empty.
@@ -111,7 +111,7 @@ pub enum BootError {
     /// The boot structures do not fit into guest memory.
     #[error("cannot write the boot structures")]
     Structures(#[source] GuestMemoryError),
-    /// The ACPI tables do not.
+    /// The ACPI tables do not fit into guest memory.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
 }
@@ -135,10 +135,10 @@ impl BootError {
     }
 }
 
-/// A kernel in guest memory.
+/// A loaded kernel.
 struct Kernel {
     entry: u64,
-    /// The end of what it uses before it has read its memory map.
+    /// The end of the memory it uses before it has read its memory map.
     end: u64,
     /// The highest address its initrd may have.
     initrd_max: u64,
@@ -146,7 +146,7 @@ struct Kernel {
     setup: Option<linux_loader::loader::bootparam::setup_header>,
 }
 
-/// An initrd in guest memory.
+/// A loaded initrd.
 #[derive(Debug, Clone, Copy)]
 struct Initrd {
     base: u64,
@@ -202,7 +202,7 @@ fn load_kernel(memory: &GuestMemory, mut image: File) -> Result<Kernel, BootErro
     }
 }
 
-/// The end of the RAM below the hole.
+/// The end of the RAM below the PCI hole.
 fn low_ram_end(memory: &GuestMemory) -> u64 {
     memory::end(memory).min(layout::HOLE)
 }
@@ -219,7 +219,7 @@ fn check_room(memory: &GuestMemory, end: u64) -> Result<(), BootError> {
     })
 }
 
-/// Puts the initrd as high as the kernel allows.
+/// Loads the initrd as high as the kernel allows.
 fn load_initrd(
     memory: &GuestMemory,
     mut image: File,
@@ -245,7 +245,7 @@ fn load_initrd(
     Ok(Initrd { base, len })
 }
 
-/// The segments of 32-bit flat mode, at the selectors the Linux boot protocol names.
+/// The GDT of 32-bit flat mode, with the selectors that the Linux boot protocol requires.
 fn write_gdt(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     const GDT: [u64; 4] = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
     for (at, descriptor) in (layout::GDT..).step_by(8).zip(GDT) {
@@ -254,9 +254,9 @@ fn write_gdt(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     Ok(())
 }
 
-/// What a PC's firmware would do at its entry. Linux takes a hardware-reduced machine for one with
-/// EFI, finds none when it is to reboot, and jumps here in real mode without trying the reset
-/// register of ACPI: this writes it.
+/// Code for the reset vector, where a PC's firmware would begin. Linux takes a hardware-reduced
+/// machine for one with EFI, finds none when it reboots, and jumps here in real mode without trying
+/// the ACPI reset register: this code writes that register.
 fn write_reset_vector(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     let [low, high] = layout::ACPI_RESET.to_le_bytes();
     let value = AcpiPm::RESET_VALUE;
@@ -265,7 +265,7 @@ fn write_reset_vector(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     memory.write_slice(&code, GuestAddress(layout::RESET_VECTOR))
 }
 
-/// What a kernel is told about an address range.
+/// The type of an address range in the memory map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum RangeKind {
@@ -273,7 +273,7 @@ enum RangeKind {
     Reserved = 2,
 }
 
-/// The memory map: first address, length, kind (the numbers of E820 and PVH are the same).
+/// The memory map: first address, length, type (E820 and PVH use the same numbers).
 fn memory_map(memory: &GuestMemory) -> Vec<(u64, u64, RangeKind)> {
     let end = memory::end(memory);
     let mut map = vec![

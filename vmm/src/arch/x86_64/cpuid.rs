@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What CPUID tells the guest (Intel SDM volume 2 "CPUID", AMD APM volume 3 appendix E): what KVM
-//! supports, less what would name the host or let the guest nest, with the topology of this VM: one
-//! socket, one core for each vCPU, one thread for each core.
+//! The CPUID of the guest (Intel SDM volume 2 "CPUID", AMD APM volume 3 appendix E): what KVM
+//! supports, without what identifies the host or allows nested virtualisation, with the topology of
+//! this VM: one socket, one core for each vCPU, one thread for each core.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
@@ -20,7 +20,7 @@ mod leaf1 {
     pub(super) const EDX_SERIAL_NUMBER: u32 = 1 << 18;
     pub(super) const EDX_DS: u32 = 1 << 21;
     pub(super) const EDX_HTT: u32 = 1 << 28;
-    /// What comes with performance counters: their capabilities, and where they store samples.
+    /// Comes with performance counters: their capabilities, and the area where they store samples.
     pub(super) const ECX_COUNTERS: u32 = ECX_DTES64 | ECX_PDCM;
 }
 
@@ -28,33 +28,33 @@ mod leaf1 {
 mod leaf7 {
     /// Last branch records (subleaf 0).
     pub(super) const EDX_ARCH_LBR: u32 = 1 << 19;
-    /// Leaf 0x23 is there (subleaf 1).
+    /// Leaf 0x23 exists (subleaf 1).
     pub(super) const EAX_ARCH_PERFMON_EXT: u32 = 1 << 8;
 }
 
 /// SVM, in leaf 0x8000_0001.
 const ECX_SVM: u32 = 1 << 2;
-/// Performance counters, in leaf 0x8000_0001: sampling of instructions, counters of the core, of the
-/// northbridge and of the third level of caches.
+/// Performance counters, in leaf 0x8000_0001: instruction-based sampling, and the counters of the
+/// core, the northbridge and the L3 cache.
 const ECX_COUNTERS_AMD: u32 = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
 
-/// The topology of one vCPU.
+/// A vCPU's place in the topology.
 #[derive(Debug, Clone, Copy)]
 struct Topology {
     /// Its APIC id.
     id: u8,
-    /// How many there are.
+    /// The number of vCPUs.
     cpus: u8,
 }
 
 impl Topology {
-    /// How many bits of an APIC id number the cores.
+    /// How many bits of an APIC id select the core.
     fn core_bits(self) -> u32 {
         u32::from(self.cpus).next_power_of_two().trailing_zeros()
     }
 }
 
-/// What KVM supports on this host, before it is made one vCPU's.
+/// What KVM supports on this host, before adapting it to one vCPU.
 pub(super) fn supported(kvm: &Kvm) -> Result<CpuId, KvmError> {
     if !kvm.check_extension(Cap::TscDeadlineTimer) {
         return Err(KvmError::Lacks("KVM_CAP_TSC_DEADLINE_TIMER"));
@@ -74,9 +74,9 @@ pub(super) fn of_vcpu(supported: &CpuId, id: u8, cpus: u8) -> CpuId {
     cpuid
 }
 
-/// The processor serial number, and the topology leaves that this machine does without: an operating
-/// system reads leaf 0x1f before 0xb, and 0x80000026 before 0x8000001e. And leaves that exist only where
-/// there are performance counters.
+/// Hides the processor serial number, the topology leaves that this machine lacks (an operating
+/// system reads leaf 0x1f before 0xb, and 0x80000026 before 0x8000001e), and the leaves that only
+/// exist with performance counters.
 fn is_hidden(function: u32) -> bool {
     matches!(function, 0x3 | 0x1c | 0x1f | 0x23 | 0x8000_0026)
 }
@@ -94,9 +94,9 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: Topology) {
         0x4 => share_cache_intel(entry, topology),
         0x7 if entry.index == 0 => entry.edx &= !leaf7::EDX_ARCH_LBR,
         0x7 if entry.index == 1 => entry.eax &= !leaf7::EAX_ARCH_PERFMON_EXT,
-        // No performance counters: they would show what else runs on the host. KVM is told as well
-        // (`disable_counters`), or a guest could use them without looking here. 0x8000_001b and
-        // 0x8000_0022 are AMD's.
+        // Hide the performance counters: they would show what else runs on the host. KVM disables
+        // them too (`disable_counters`), or a guest could use them without reading CPUID.
+        // 0x8000_001b and 0x8000_0022 are AMD's.
         0xa | 0x8000_001b | 0x8000_0022 => clear(entry),
         0xb => extended_topology(entry, topology),
         0x8000_0001 => entry.ecx &= !(ECX_SVM | ECX_COUNTERS_AMD),
@@ -117,7 +117,7 @@ fn clear(entry: &mut kvm_cpuid_entry2) {
     (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
 }
 
-/// Leaf 4: the first two levels belong to one core, the third to all.
+/// Leaf 4: L1 and L2 caches belong to one core; all cores share the L3 cache.
 fn share_cache_intel(entry: &mut kvm_cpuid_entry2, topology: Topology) {
     let (kind, level) = (entry.eax & 0x1f, (entry.eax >> 5) & 7);
     if kind == 0 {
@@ -128,7 +128,7 @@ fn share_cache_intel(entry: &mut kvm_cpuid_entry2, topology: Topology) {
     entry.eax = entry.eax & 0x0000_3fff | sharing << 14 | (cores & 0x3f) << 26;
 }
 
-/// Leaf 0x8000_001d: the same.
+/// Leaf 0x8000_001d: as in leaf 4.
 fn share_cache_amd(entry: &mut kvm_cpuid_entry2, topology: Topology) {
     let level = (entry.eax >> 5) & 7;
     let sharing = if level >= 3 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The DSDT: the devices that cannot be found by looking (ACPI 6.5 §5.2.11.1), in AML.
+//! The DSDT: the devices that a guest cannot probe (ACPI 6.5 §5.2.11.1), in AML.
 
 use acpi_tables::aml::{
     self, AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Method, Name,
@@ -14,7 +14,7 @@ use super::layout;
 
 /// "The device is present, enabled, to be shown, and functions" (§6.3.7).
 const STA_PRESENT: u8 = 0xf;
-/// What a power button is notified with when it is pressed (§5.6.6).
+/// The notification of a pressed power button (§5.6.6).
 const POWER_BUTTON_PRESSED: u8 = 0x80;
 
 /// Builds the DSDT of a machine whose 64-bit BARs are in `bars_64` (first address and length).
@@ -33,7 +33,7 @@ pub(super) fn dsdt(bars_64: (u64, u64)) -> Vec<u8> {
     table.as_slice().to_vec()
 }
 
-/// The one sleep state: what to write to the sleep control register for S5 (§7.4.2).
+/// The only sleep state: the value of the sleep control register for S5 (§7.4.2).
 fn soft_off(code: &mut Vec<u8>) {
     let s5 = Package::new(vec![&AcpiPm::SLP_TYP_S5]);
     Name::new("\\_S5_".into(), &s5).to_aml_bytes(code);
@@ -90,8 +90,8 @@ fn com1(code: &mut Vec<u8>) {
     .to_aml_bytes(code);
 }
 
-/// A control method power button (§4.8.2.2.1.2) behind a generic event device (§5.6.9), whose one
-/// event it is.
+/// A control method power button (§4.8.2.2.1.2), signalled by a generic event device (§5.6.9) that
+/// has no other event.
 fn power_button(code: &mut Vec<u8>) {
     Device::new(
         "PWRB".into(),

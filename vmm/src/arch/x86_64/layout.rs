@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where everything is in the guest's physical address space.
+//! The layout of the guest's physical address space.
 //!
 //! ```text
 //! 0                 boot structures below 640 KiB, ACPI tables from 0xe0000, reset vector at 0xffff0
@@ -17,7 +17,7 @@ use devices::legacy::AcpiPm;
 
 use crate::memory::Region;
 
-/// The GDT that kernels are entered with.
+/// The GDT at the kernel's entry.
 pub(super) const GDT: u64 = 0x500;
 /// PVH start info, module list and memory map.
 pub(super) const PVH: u64 = 0x6000;
@@ -25,17 +25,17 @@ pub(super) const PVH: u64 = 0x6000;
 pub(super) const ZERO_PAGE: u64 = 0x7000;
 /// The kernel command line.
 pub(super) const CMDLINE: u64 = 0x2_0000;
-/// The end of the RAM that PCs have below 1 MiB.
+/// The end of the RAM below 1 MiB on a PC.
 pub(super) const LOW_RAM_END: u64 = 0x9_fc00;
-/// The ACPI tables, the RSDP first: kernels that are not told look for it here.
+/// The ACPI tables, the RSDP first: a kernel without a pointer to the RSDP searches here.
 pub(super) const ACPI: u64 = 0xe_0000;
 /// The end of the ACPI tables.
 pub(super) const ACPI_END: u64 = 0xf_0000;
-/// Where a PC's processor begins after a reset, F000:FFF0.
+/// Where a PC's processor starts after a reset, F000:FFF0.
 pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
-/// Where kernels begin.
+/// Where kernels are loaded.
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
-/// The end of the RAM below 4 GiB, and the beginning of the hole.
+/// The end of the RAM below 4 GiB, and the start of the PCI hole.
 pub(super) const HOLE: u64 = 3 << 30;
 /// The window of 32-bit BARs: first address and length.
 pub(super) const BARS_32: (u64, u64) = (HOLE, 0x2b00_0000);
@@ -49,9 +49,9 @@ pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 pub(super) const IDENTITY_MAP: u64 = 0xfffb_c000;
 /// KVM's task state segment, three pages.
 pub(super) const TSS: u64 = IDENTITY_MAP + 0x1000;
-/// The end of the hole.
+/// The end of the PCI hole.
 pub(super) const HOLE_END: u64 = 4 << 30;
-/// The length of the window of 64-bit BARs, behind RAM.
+/// The length of the window of 64-bit BARs above RAM.
 pub(super) const BARS_64_LEN: u64 = 64 << 30;
 
 /// COM1's first port and its IOAPIC pin.
@@ -65,10 +65,10 @@ pub(super) const ACPI_PM: u16 = 0x600;
 /// The last of them, the reset register.
 pub(super) const ACPI_RESET: u16 = ACPI_PM + 2;
 const _: () = assert!(ACPI_RESET as u64 == ACPI_PM as u64 + AcpiPm::RESET);
-/// The IOAPIC pin of the generic event device, which is to say of the power button.
+/// The IOAPIC pin of the generic event device, that is, of the power button.
 pub(super) const GED_PIN: usize = 9;
 
-/// The regions of a RAM of `len_bytes`.
+/// The regions of RAM of `len_bytes`.
 pub fn ram_regions(len_bytes: u64) -> Vec<Region> {
     let low = Region {
         base: 0,

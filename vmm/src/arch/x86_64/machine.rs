@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The board: which device answers where, and which pin it pulls.
+//! The board: the address of each device and its IOAPIC pin.
 
 use std::io;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use vmm_sys_util::eventfd::EventFd;
 use super::layout;
 use crate::kvm::{DeviceVectors, Vm};
 
-/// The machine could not be put together.
+/// Why the machine cannot be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// Two devices claim one address.
+    /// Two devices claim the same address.
     #[error("cannot place a device")]
     Place(#[from] BusError),
     /// The PCI bus is full.
     #[error("cannot add a PCI device")]
     Pci(#[from] BusFull),
-    /// The windows for BARs are impossible.
+    /// The BAR windows are invalid.
     #[error("cannot make windows for PCI devices")]
     Windows(#[source] vm_allocator::Error),
     /// A virtio device cannot become a PCI function.
@@ -44,7 +44,7 @@ pub enum MachineError {
     Serial(#[source] io::Error),
 }
 
-/// The machine as vCPUs and the main thread see it.
+/// The machine as the vCPU threads and the main thread use it.
 #[derive(Debug)]
 pub struct Machine {
     ports: Bus,
@@ -55,9 +55,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Puts the devices where [`layout`] says, and `virtio` into PCI slots behind the host bridge,
-    /// with their BARs in `bars_64` (first address and length). `wake` wakes the main thread for
-    /// the serial port.
+    /// Places the devices as in [`layout`], and `virtio` in the PCI slots after the host bridge,
+    /// with their BARs in `bars_64` (first address and length). The serial port writes `wake` to
+    /// wake the main thread.
     pub fn new(
         vm: &Arc<Vm>,
         events: &Arc<dyn GuestEvents>,
@@ -116,12 +116,12 @@ impl Machine {
         })
     }
 
-    /// Port I/O.
+    /// The bus of I/O ports.
     pub fn ports(&self) -> &Bus {
         &self.ports
     }
 
-    /// Memory-mapped I/O.
+    /// The bus of memory-mapped I/O.
     pub fn memory(&self) -> &Bus {
         &self.memory
     }
@@ -136,13 +136,13 @@ impl Machine {
         self.power_button.pulse();
     }
 
-    /// A local APIC saw the end of an interrupt that the IOAPIC sent.
+    /// Passes on a local APIC's EOI of an interrupt that the IOAPIC sent.
     pub fn end_of_interrupt(&self, vector: u8) {
         self.ioapic.eoi(vector);
     }
 }
 
-/// The PCI bus: the host bridge, then the virtio devices in their order.
+/// The PCI bus: the host bridge, then the virtio devices in order.
 fn pci_bus(
     vm: &Arc<Vm>,
     memory: &Arc<Bus>,

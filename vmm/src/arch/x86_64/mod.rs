@@ -15,9 +15,9 @@ use kvm_ioctls::VmFd;
 
 use crate::kvm::{KvmError, failed};
 
-/// What switches the guest's performance counters off, where the host can (Linux 5.18): `offered` is
-/// what it offers as KVM_CAP_PMU_CAPABILITY. CPUID shows none either way; an AMD guest could use the
-/// four oldest counters all the same, which no leaf announces.
+/// Disables the guest's performance counters, if the host can (Linux 5.18): `offered` is the value
+/// of KVM_CAP_PMU_CAPABILITY. CPUID hides them in any case, but an AMD guest could still use the
+/// four oldest counters, which no leaf enumerates.
 fn disable_counters(offered: i32) -> Option<kvm_enable_cap> {
     let can = u32::try_from(offered).is_ok_and(|bits| bits & KVM_PMU_CAP_DISABLE != 0);
     let mut cap = kvm_enable_cap {
@@ -28,8 +28,8 @@ fn disable_counters(offered: i32) -> Option<kvm_enable_cap> {
     can.then_some(cap)
 }
 
-/// What an x86 VM needs before its first vCPU: three pages and one that KVM uses on Intel CPUs that
-/// cannot run real mode, in a part of the address space where nothing else is.
+/// Prepares an x86 VM for its first vCPU: places the identity map and the TSS, four pages that KVM
+/// uses on Intel CPUs that cannot run real mode, where nothing else is mapped.
 pub fn prepare_vm(vm: &VmFd) -> Result<(), KvmError> {
     let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
     if let Some(cap) = disable_counters(offered) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The state a vCPU starts in: CPUID, MSRs, floating point, local APIC, and for the first one the
-//! registers that a kernel is entered with.
+//! The initial state of a vCPU: CPUID, MSRs, floating point, local APIC, and for the first vCPU the
+//! registers at the kernel's entry.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
-/// A vCPU could not be set up.
+/// A vCPU cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up vCPU {id}")]
 pub struct VcpuSetupError {
@@ -43,7 +43,7 @@ pub struct VcpuBlueprint {
 }
 
 impl VcpuBlueprint {
-    /// Asks KVM what it supports.
+    /// Queries what KVM supports.
     pub fn new(vm: &Vm, cpus: u8) -> Result<Self, KvmError> {
         Ok(Self {
             supported: cpuid::supported(vm.system())?,
@@ -51,7 +51,7 @@ impl VcpuBlueprint {
         })
     }
 
-    /// Makes vCPU `id`; vCPU 0 begins at `entry`, the others wait to be started by it.
+    /// Makes vCPU `id`. vCPU 0 starts at `entry`; the guest starts the others.
     pub fn create(&self, vm: &Vm, id: u8, entry: EntryPoint) -> Result<VcpuFd, VcpuSetupError> {
         let setup = || -> Result<VcpuFd, KvmError> {
             let vcpu = vm.create_vcpu(id)?;
@@ -95,7 +95,7 @@ fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
     }
 }
 
-/// Virtual wire mode, as firmware leaves it: LINT0 is for a PIC, LINT1 for NMIs.
+/// Virtual wire mode, as firmware leaves it: LINT0 for a PIC, LINT1 for NMIs.
 fn set_local_apic(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let mut apic = vcpu.get_lapic().map_err(failed("read the local APIC"))?;
     for (register, delivery) in [
@@ -112,8 +112,9 @@ fn set_local_apic(vcpu: &VcpuFd) -> Result<(), KvmError> {
     vcpu.set_lapic(&apic).map_err(failed("set the local APIC"))
 }
 
-/// 32-bit protected mode, flat segments, no paging, interrupts off: what both the Linux 32-bit boot
-/// protocol (Documentation/arch/x86/boot.rst) and PVH (xen.git docs/misc/pvh.pandoc) ask for.
+/// 32-bit protected mode, flat segments, no paging, interrupts off: the state that both the Linux
+/// 32-bit boot protocol (Documentation/arch/x86/boot.rst) and PVH (xen.git docs/misc/pvh.pandoc)
+/// require.
 fn set_entry(vcpu: &VcpuFd, entry: EntryPoint) -> Result<(), KvmError> {
     let mut sregs = vcpu
         .get_sregs()

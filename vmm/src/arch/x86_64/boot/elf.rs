@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! ELF kernels with a PVH entry point (xen.git docs/misc/pvh.pandoc).
 //!
-//! linux-loader has a loader for ELF files, too. It remembers the last of several note segments alone
-//! and refuses a file with a note segment that it cannot read, both of which are legal.
+//! linux-loader's ELF loader only keeps the last of several note segments and rejects a file with a
+//! note segment that it cannot parse; both kinds of files are legal.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -20,7 +20,7 @@ const PT_NOTE: u32 = 4;
 const PHYS32_ENTRY: u32 = 18;
 const XEN: &[u8] = b"Xen\0";
 const NOTE_HEADER_BYTES: usize = 12;
-/// How much of one note segment is read.
+/// The most bytes read of one note segment.
 const NOTES_MAX_BYTES: u64 = 1 << 20;
 const PROGRAM_HEADER_BYTES: usize = 56;
 /// More program headers than any kernel has.
@@ -53,16 +53,16 @@ pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, Boo
     })
 }
 
-/// What the program headers say.
+/// The content of the program headers.
 struct Segments {
     loads: Vec<Load>,
-    /// Where the last one ends in guest memory.
+    /// The end of the highest segment in guest memory.
     end: u64,
     /// The PVH entry point.
     entry: Option<u32>,
 }
 
-/// A part of the file that goes to guest memory, which is zero behind it.
+/// A loadable segment: the part in the file, which zeroes follow in guest memory.
 struct Load {
     offset: u64,
     address: u64,
@@ -114,7 +114,7 @@ fn check_segments(image: &File) -> Result<Segments, BootError> {
     Ok(Segments { loads, end, entry })
 }
 
-/// The PVH entry point, if this note segment has it.
+/// The PVH entry point, if it is in this note segment.
 fn pvh_entry(
     image: &File,
     header: &[u8; PROGRAM_HEADER_BYTES],
@@ -131,12 +131,12 @@ fn pvh_entry(
     let mut notes = vec![0; usize::try_from(len.min(NOTES_MAX_BYTES)).unwrap_or(0)];
     let read = image.read_exact_at(&mut notes, offset);
     read.map_err(super::FormatError::Read)?;
-    // gABI: 4; segments that say 8 pad names and descriptors to that.
+    // gABI: 4; a segment with alignment 8 pads names and descriptors to that.
     let align = if u64_at(header, 48) == 8 { 8 } else { 4 };
     Ok(phys32_entry(&notes, align))
 }
 
-/// The descriptor of the one note that matters. What does not look like notes has none.
+/// The descriptor of the PHYS32_ENTRY note; `None` if there is none or the notes are malformed.
 fn phys32_entry(mut notes: &[u8], align: usize) -> Option<u32> {
     while notes.len() >= NOTE_HEADER_BYTES {
         let name_len = usize::try_from(u32_at(notes, 0)).ok()?;
@@ -154,7 +154,7 @@ fn phys32_entry(mut notes: &[u8], align: usize) -> Option<u32> {
     None
 }
 
-/// Where a loadable segment ends in guest memory.
+/// The end of a loadable segment in guest memory.
 fn segment_end(header: &[u8; PROGRAM_HEADER_BYTES], file_len: u64) -> Result<u64, BootError> {
     let (offset, address) = (u64_at(header, 8), u64_at(header, 24));
     let (in_file, in_memory) = (u64_at(header, 32), u64_at(header, 40));

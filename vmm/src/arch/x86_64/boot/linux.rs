@@ -12,9 +12,9 @@ use super::{BootError, HIGH_RAM, Initrd, Kernel, check_room, memory_map};
 use crate::arch::x86_64::layout;
 use crate::memory::GuestMemory;
 
-/// The boot protocol that brought `init_size` and `pref_address`; Linux 2.6.31.
+/// The boot protocol version that introduced `init_size` and `pref_address`; Linux 2.6.31.
 const VERSION_MIN: u16 = 0x020a;
-/// A boot loader without a number of its own.
+/// The loader type of a boot loader without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
 /// Where the setup header is in the file.
 const HEADER_AT: u64 = 0x1f1;
@@ -33,7 +33,7 @@ pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, Boo
     let Some(setup) = loaded.setup_header else {
         return Err(BootError::Unusable("has no setup header"));
     };
-    // It decompresses itself to the preferred address, or to where it is if that is higher.
+    // The kernel decompresses itself to the preferred address, or in place if it is loaded higher.
     let entry = loaded.kernel_load.raw_value();
     let base = setup.pref_address.max(entry);
     let end = base
@@ -49,7 +49,7 @@ pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, Boo
     })
 }
 
-/// Refuses what cannot be entered in 32-bit mode at 1 MiB, before anything is loaded.
+/// Rejects, before loading, a kernel that cannot be entered in 32-bit mode at 1 MiB.
 fn check_header(image: &File, file_len: u64) -> Result<(), BootError> {
     let mut header = setup_header::default();
     let header_end = HEADER_AT + size_of::<setup_header>() as u64;
@@ -79,7 +79,7 @@ fn check_header(image: &File, file_len: u64) -> Result<(), BootError> {
         0 => 4,
         sectors => u64::from(sectors),
     };
-    // The last paragraph need not be padded.
+    // The last paragraph may be incomplete in the file.
     let paragraphs = u64::from(header.syssize).saturating_sub(1);
     let protected_at = (setup_sectors + 1) * 512;
     let shortest = protected_at + paragraphs * PARAGRAPH_BYTES + 1;

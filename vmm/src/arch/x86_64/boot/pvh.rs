@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a PVH kernel is told (xen.git xen/include/public/arch-x86/hvm/start_info.h): the start info,
-//! the initrd as its one module, and the memory map, one behind the other from [`layout::PVH`].
+//! PVH boot structures (xen.git xen/include/public/arch-x86/hvm/start_info.h): the start info, the
+//! initrd as its only module, and the memory map, one after the other from [`layout::PVH`].
 
 use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 const MODULES: u64 = layout::PVH + 0x40;
 const MEMORY_MAP: u64 = layout::PVH + 0x80;
 
-/// Writes them.
+/// Writes the boot structures.
 pub(super) fn write(memory: &GuestMemory, initrd: Option<Initrd>) -> Result<(), GuestMemoryError> {
     let map = memory_map(memory);
     let mut info = hvm_start_info {
