@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which blocks of the image are being changed, where the storage has larger blocks than the guest.
+//! Which blocks of the image are being changed, if the storage has larger blocks than the guest.
 //!
-//! A write of a part of a block reads the block, changes it and writes it whole. Two of these at a time,
-//! on whatever queues, would undo each other, and one beside a discard would bring back what that took
-//! away. So every request that changes blocks has those it touches for itself, from its first step to
-//! its last; requests that share a block are done in the order in which they came. Where no block has
-//! parts there is no such table.
+//! A write to a part of a block reads the block, changes it and writes it whole. Two such writes at
+//! a time, on any queues, would undo each other, and one next to a discard would bring back the
+//! discarded data. So every request that changes blocks has exclusive access to those it touches,
+//! from its first step to its last; requests that share a block run in the order of arrival.
+//! Without partial blocks there is no such table.
 //!
-//! Shared by the workers of a device. The lock is held for a look at the table, never for I/O.
+//! Shared by the workers of a device. They hold the lock to read or change the table, never during
+//! I/O.
 
 use std::ops::Range;
 use std::sync::Mutex;
 
 use device_backend::lock;
 
-/// The requests that change blocks, in the order in which they came.
+/// The requests that change blocks, in the order of arrival.
 #[derive(Debug, Default)]
 pub struct Blocks(Mutex<Vec<Entry>>);
 
@@ -22,9 +23,9 @@ pub struct Blocks(Mutex<Vec<Entry>>);
 struct Entry {
     queue: u16,
     head: u16,
-    /// What it touches, in bytes of the image.
+    /// The range it touches, in bytes of the image.
     range: Range<u64>,
-    /// How many earlier requests that touch a block of it are not over.
+    /// How many earlier requests that share a block with it are not complete.
     earlier: usize,
     started: bool,
 }
@@ -36,8 +37,8 @@ impl Entry {
 }
 
 impl Blocks {
-    /// A request comes that changes a range. Whether it may begin at once; if not, [`Blocks::ready`]
-    /// names it later.
+    /// Adds a request that changes a range. Returns whether it may start now; if not,
+    /// [`Blocks::ready`] returns it later.
     pub fn enter(&self, queue: u16, head: u16, range: Range<u64>) -> bool {
         let mut entries = lock(&self.0);
         let earlier = entries.iter().filter(|it| it.overlaps(&range)).count();
@@ -52,7 +53,8 @@ impl Blocks {
         started
     }
 
-    /// A request is over. Names the queues that have one which may begin now.
+    /// Removes a completed request. Adds the queues that have a request which may start now to
+    /// `wake`.
     pub fn leave(&self, queue: u16, head: u16, wake: &mut Vec<u16>) {
         let mut entries = lock(&self.0);
         let is_it = |it: &Entry| it.queue == queue && it.head == head;
@@ -70,7 +72,7 @@ impl Blocks {
         }
     }
 
-    /// Names the heads of a queue that had to wait and begin now.
+    /// Adds the heads of a queue that had to wait and may start now to `heads`.
     pub fn ready(&self, queue: u16, heads: &mut Vec<u16>) {
         let mut entries = lock(&self.0);
         let waiting = |it: &&mut Entry| it.queue == queue && !it.started && it.earlier == 0;

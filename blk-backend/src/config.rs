@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the device offers: feature bits and configuration space (virtio 1.2, §5.2.3 and §5.2.4).
+//! The device's feature bits and configuration space (virtio 1.2, §5.2.3 and §5.2.4).
 //!
-//! Read by the frontend, once per connection; nothing in it changes while the process runs.
+//! The frontend reads them once per connection; they do not change while the process runs.
 
 use ipc::fd::blk::QUEUES_MAX;
 use ipc::record::{Geometry, SECTOR_BYTES};
@@ -16,37 +16,37 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 /// The length of the serial number in a GET_ID request.
 pub const SERIAL_BYTES: usize = 20;
-/// The longest buffer a driver is told to make.
+/// The longest buffer a driver should make.
 const SIZE_MAX_BYTES: u32 = 4 << 20;
-/// The shortest queue that a driver's longest request must fit: a frontend of another project makes
-/// queues of this length unless told otherwise, and a chain may not be longer than its queue.
+/// The shortest queue that the longest request must fit into: other frontends use this size by
+/// default, and a chain may not be longer than its queue.
 const COMMON_QUEUE_SIZE: u16 = 128;
 /// The most sectors of one discard: 2 GiB.
 pub const DISCARD_MAX_SECTORS: u32 = 1 << 22;
-/// The most sectors of one write-zeroes: 64 MiB, which one vectored write of zeroes can hold.
+/// The most sectors of one write-zeroes: 64 MiB, which one vectored write of zeroes can cover.
 pub const WRITE_ZEROES_MAX_SECTORS: u32 = 1 << 17;
 /// The length of `struct virtio_blk_config` up to and including `unused1`.
 const CONFIG_BYTES: usize = 60;
 
-/// A disk cannot have this many queues, or queues of this size.
+/// Why a disk cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The number of queues.
+    /// The number of queues is out of range.
     #[error("queues={0}: must be 1 to {QUEUES_MAX}")]
     Queues(u16),
-    /// Their size.
+    /// The size of the queues is invalid.
     #[error("queue-size={0}: must be a power of two from 16 to 1024")]
     QueueSize(u16),
 }
 
-/// A disk as the guest is to see it.
+/// A disk as the guest sees it.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// What it is made of.
+    /// The geometry of the image.
     pub geometry: Geometry,
-    /// Whether writes are refused.
+    /// Whether the device refuses writes.
     pub readonly: bool,
-    /// Its serial number, padded with NUL.
+    /// The serial number, padded with NUL.
     pub serial: [u8; SERIAL_BYTES],
     /// The number of queues.
     pub queues: u16,
@@ -55,7 +55,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Whether it can be served.
+    /// Checks the number and size of the queues.
     pub fn check(&self) -> Result<(), DiskError> {
         if self.queues == 0 || self.queues > QUEUES_MAX {
             return Err(DiskError::Queues(self.queues));
@@ -66,7 +66,7 @@ impl Disk {
         Ok(())
     }
 
-    /// A serial number from text; what is beyond its 20 bytes is lost.
+    /// Converts text to a serial number; truncates it to 20 bytes.
     pub fn serial_from(text: &str) -> [u8; SERIAL_BYTES] {
         let mut serial = [0; SERIAL_BYTES];
         for (to, from) in serial.iter_mut().zip(text.bytes()) {
@@ -99,8 +99,8 @@ impl Disk {
         bits.iter().fold(protocol, |all, bit| all | 1 << bit)
     }
 
-    /// The features of the vhost-user protocol. In-flight messages are not among them: the region
-    /// comes from whoever starts the process.
+    /// The vhost-user protocol features. INFLIGHT_SHMFD is not among them: the process inherits the
+    /// region.
     pub fn protocol_features() -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
@@ -119,9 +119,9 @@ impl Disk {
         } = self.geometry;
         let ratio = (physical_block_bytes / logical_block_bytes).max(1);
         let exponent = u8::try_from(ratio.ilog2()).unwrap_or(0);
-        // min_io_size and opt_io_size count logical blocks; 0 says nothing about the second.
+        // min_io_size and opt_io_size count logical blocks; 0 leaves the latter unspecified.
         let minimum = u16::try_from(ratio).unwrap_or(u16::MAX);
-        // Header and status take a descriptor each.
+        // Header and status need a descriptor each.
         let shortest = self.queue_size.min(COMMON_QUEUE_SIZE);
         let segments = u32::from(shortest).saturating_sub(2).max(1);
         let alignment = logical_block_bytes.max(physical_block_bytes) / 512;

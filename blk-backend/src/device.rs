@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The disk as a device of queues: one worker for each.
+//! The disk as a multi-queue device: one worker for each queue.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicU32;
@@ -18,7 +18,7 @@ use crate::config::Disk;
 use crate::shared::Shared;
 use crate::worker::Worker;
 
-/// The device.
+/// The device type of vhost-user-backend.
 pub type Device = QueueDevice<Worker>;
 
 impl Model for Shared {
@@ -70,10 +70,10 @@ impl Model for Shared {
 
 impl QueueWorker for Worker {
     type Model = Shared;
-    /// Notified when the worker has done something.
+    /// Notified when the worker has made progress.
     type Progress = Condvar;
 
-    /// Completions.
+    /// The descriptor that reports completions.
     fn engine(&self) -> (BorrowedFd<'_>, EventSet) {
         (self.engine().as_fd(), EventSet::IN)
     }
@@ -89,7 +89,7 @@ impl QueueWorker for Worker {
         progress.notify_all();
     }
 
-    /// Waits until nothing of the queue is in flight; its worker sees to that.
+    /// Waits until its worker has completed all requests of the queue.
     fn settle(thread: &QueueThread<Self>, slot: usize) {
         let Some(vring) = thread.vring(slot) else {
             return;

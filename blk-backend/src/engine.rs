@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two ways of doing I/O. Both take operations in batches, complete them in any order, and have
-//! a descriptor that is readable when something has completed.
+//! The two I/O engines. Both take operations in batches, complete them in any order, and have a
+//! descriptor that is readable when an operation has completed.
 //!
 //! Runs on the worker thread that owns the queue.
 
@@ -14,36 +14,36 @@ pub mod uring;
 
 pub use retry::EngineError;
 
-/// What became of an operation: its head, and the number of bytes or a negative errno.
+/// A completed operation: its head, and the number of bytes or a negative errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// The head it was started with.
+    /// The head that it was started with.
     pub head: u16,
-    /// What read(2), write(2), fdatasync(2) or fallocate(2) would have returned.
+    /// The result of read(2), write(2), fdatasync(2) or fallocate(2), or a negative errno.
     pub result: i32,
 }
 
-/// How much of a batch was set going.
+/// How much of a batch was submitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {
     /// All of it.
     Whole,
-    /// The kernel has no room for the rest now; it may have later.
+    /// The kernel has no memory for the rest now; it may have later.
     Partly,
 }
 
-/// One of the two engines, serving one queue.
+/// An engine that serves one queue.
 #[derive(Debug)]
 pub enum Engine {
     /// An io_uring.
     Uring(Box<uring::Uring>),
-    /// A few threads.
+    /// A pool of threads.
     Threads(threads::Threads),
 }
 
 impl Engine {
-    /// Adds an operation to the batch. Its `Io` stays as it is, and guest memory stays mapped,
-    /// until it has completed; no other operation has this head meanwhile.
+    /// Adds an operation to the batch. The caller keeps its `Io` unchanged and guest memory mapped
+    /// until it has completed, and starts no other operation with this head meanwhile.
     pub fn start(&mut self, head: u16, io: &Io) {
         match self {
             Self::Uring(engine) => engine.start(head, io),
@@ -51,11 +51,11 @@ impl Engine {
         }
     }
 
-    /// Sets the batch going, as far as the kernel takes it.
+    /// Submits the batch, as far as the kernel takes it.
     ///
     /// # Errors
-    /// If the engine is of no use any more: nothing that it was given and has not completed ever will
-    /// complete in this process.
+    /// If the engine has failed for good: none of its incomplete operations will complete in this
+    /// process.
     pub fn submit(&mut self) -> Result<Submitted, EngineError> {
         match self {
             Self::Uring(engine) => engine.submit(),
@@ -63,8 +63,8 @@ impl Engine {
         }
     }
 
-    /// After a batch was not taken: whether nothing is under way whose completion would wake the
-    /// worker, so that it has to wait by [`Engine::pause`].
+    /// After a batch was not taken: whether no operation is in progress whose completion would wake
+    /// the worker, so that the worker must wait by [`Engine::pause`].
     pub fn is_idle(&self) -> bool {
         match self {
             Self::Uring(engine) => engine.is_idle(),
@@ -72,7 +72,7 @@ impl Engine {
         }
     }
 
-    /// Sleeps before the batch is submitted again, each time in a row longer, up to some 60 ms.
+    /// Sleeps before submitting the batch again, each time in a row longer, up to some 60 ms.
     pub fn pause(&mut self) {
         match self {
             Self::Uring(engine) => engine.pause(),
@@ -80,7 +80,7 @@ impl Engine {
         }
     }
 
-    /// Whether something has completed.
+    /// Whether an operation has completed.
     pub fn is_ready(&mut self) -> bool {
         match self {
             Self::Uring(engine) => engine.is_ready(),
@@ -88,7 +88,7 @@ impl Engine {
         }
     }
 
-    /// Adds what has completed to `done`.
+    /// Appends the completed operations to `done`.
     pub fn reap(&mut self, done: &mut Vec<Completion>) {
         match self {
             Self::Uring(engine) => engine.reap(done),
@@ -106,9 +106,9 @@ impl AsFd for Engine {
     }
 }
 
-/// The mode of fallocate(2) for a discard or write-zeroes. Ranges are within the image, so that its size
-/// never changes. Zeroing goes without FALLOC_FL_KEEP_SIZE all the same: with it the kernel allocates
-/// beyond the end of a file whatever RLIMIT_FSIZE is, and the filter lets no such call past.
+/// The mode of fallocate(2) for a discard or write-zeroes. Ranges are within the image, so its size
+/// never changes. Zeroing still omits FALLOC_FL_KEEP_SIZE: with it the kernel allocates beyond the
+/// end of a file regardless of RLIMIT_FSIZE, and the filter does not allow that call.
 fn fallocate_mode(unmap: bool) -> i32 {
     match unmap {
         true => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Places at which a test lets the process die. Nothing at all outside tests.
+//! Points at which a test makes the process die. Does nothing outside tests.
 
 #[cfg(not(test))]
 #[inline(always)]
@@ -16,16 +16,16 @@ mod armed {
         static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
     }
 
-    /// What a failpoint unwinds with.
+    /// The panic payload of a failpoint.
     #[derive(Debug)]
     pub(crate) struct Crash;
 
-    /// The step after `steps` more is the last one of this thread; `None` disarms.
+    /// Makes this thread unwind after `steps` more steps; `None` disarms.
     pub(crate) fn arm(steps: Option<u32>) {
         LEFT.set(steps);
     }
 
-    /// One step done.
+    /// Counts a step.
     pub(crate) fn step() {
         match LEFT.get() {
             None => {}

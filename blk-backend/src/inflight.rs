@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The in-flight region of one queue (vhost-user, "Inflight I/O tracking", split virtqueues): what
-//! the next generation of this process needs to know if this one dies now.
+//! the next generation of this process needs if this one dies now.
 //!
-//! Written by the worker that owns the queue. Read back once, by its successor, which trusts nothing
-//! in it: the memory is shared with the vmm, and a predecessor may have been compromised. From then on
-//! this process only writes it: what is in flight, and with how many deaths, it knows from memory of
-//! its own, which the vmm cannot change while the kernel reads and writes the buffers of a request.
+//! The worker that owns the queue writes it. The next generation reads it once and trusts nothing
+//! in it: the vmm shares the memory, and an earlier generation may have been compromised. After
+//! that this process only writes it: it keeps the requests in flight and their crash counts in
+//! memory of its own, which the vmm cannot change while the kernel reads and writes the buffers of
+//! a request.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, compiler_fence};
@@ -19,7 +20,7 @@ const VERSION: u16 = 1;
 /// The length of the header and of each descriptor's entry.
 const ENTRY_BYTES: usize = 16;
 
-/// The most deaths that are counted.
+/// The most crashes counted per request.
 pub const CRASH_LIMIT: u8 = 3;
 
 /// Offsets in the header.
@@ -30,8 +31,9 @@ mod header {
     pub(super) const USED_IDX: usize = 14;
 }
 
-/// Offsets in the entry of a descriptor. `TRIALS` is in what the specification calls padding: how
-/// many deaths the request was present at, times two, plus one once it has been looked at.
+/// Offsets in the entry of a descriptor. `TRIALS` is in the specification's padding: twice the
+/// number of crashes that the request may have caused, plus one once this generation has begun to
+/// parse it.
 mod entry {
     pub(super) const INFLIGHT: usize = 0;
     pub(super) const TRIALS: usize = 1;
@@ -39,35 +41,35 @@ mod entry {
     pub(super) const COUNTER: usize = 8;
 }
 
-/// The region says what no backend has written.
+/// The region contains what no backend has written.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InflightError {
-    /// Another layout.
+    /// The layout has an unknown version.
     #[error("the in-flight region has version {0}")]
     Version(u16),
-    /// Another queue's.
+    /// The region is for a queue of another size.
     #[error("the in-flight region is for {0} descriptors")]
     DescNum(u16),
-    /// It is shorter than the queue needs.
+    /// The region is shorter than the queue needs.
     #[error("the in-flight region is too short")]
     Short,
-    /// A batch larger than the queue.
+    /// The last batch is larger than the queue.
     #[error("the in-flight region lost a batch of {0}")]
     Batch(u16),
-    /// A batch that names a descriptor twice, or one that does not exist.
+    /// The last batch names a descriptor twice, or one that does not exist.
     #[error("the last batch of the in-flight region is not a list")]
     List,
-    /// Neither in flight nor not.
+    /// The flag of an entry is neither 0 nor 1.
     #[error("an entry of the in-flight region holds nonsense")]
     Entry,
 }
 
-/// A request that a predecessor had taken and not completed.
+/// A request that an earlier generation took and did not complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replay {
     /// Its descriptor head.
     pub head: u16,
-    /// At how many deaths it had been looked at.
+    /// How many crashes it may have caused.
     pub deaths: u8,
 }
 
@@ -77,13 +79,13 @@ pub struct Region {
     window: SharedMem,
     size: u16,
     counter: u64,
-    /// The head that was put into a batch last.
+    /// The head that was last added to a batch.
     last_batch_head: u16,
-    /// What the entries were made to say, by head.
+    /// The state written to the entries, by head.
     heads: Vec<Head>,
 }
 
-/// What this process knows of a head.
+/// This process's own state of a head.
 #[derive(Debug, Clone, Copy, Default)]
 struct Head {
     in_flight: bool,
@@ -91,10 +93,11 @@ struct Head {
 }
 
 impl Region {
-    /// The region of a queue with `size` descriptors that stands at `used_idx`; comes with what a
-    /// predecessor had in flight, oldest first. After a `crash`, each of those has one trial more.
+    /// The region of a queue with `size` descriptors and the used index `used_idx`, with the
+    /// requests that an earlier generation had in flight, oldest first. After a `crash`, each of
+    /// those that it had begun to parse counts one crash more.
     ///
-    /// Whatever is done here may be interrupted at any step and done again from the start.
+    /// The process may die at any step of this; the next generation starts it again.
     pub fn recover(
         window: SharedMem,
         size: u16,
@@ -121,8 +124,8 @@ impl Region {
         Ok((region, replays))
     }
 
-    /// Makes a region of zeroes one that has seen everything up to `used_idx`: on a queue that is
-    /// not new, a used index of 0 would look like a lost batch.
+    /// Initialises a zeroed region as if it had seen everything up to `used_idx`: on a queue that
+    /// is not new, a used index of 0 would look like a lost batch.
     fn format(&self, used_idx: u16) {
         self.header(header::DESC_NUM)
             .store(self.size.to_le(), Relaxed);
@@ -133,7 +136,7 @@ impl Region {
         self.header(header::VERSION).store(VERSION.to_le(), Relaxed);
     }
 
-    /// Completes what a predecessor published and did not come to record.
+    /// Completes the batch that an earlier generation published and did not record.
     fn settle_lost_batch(&self, used_idx: u16) -> Result<(), InflightError> {
         let desc_num = u16::from_le(self.header(header::DESC_NUM).load(Relaxed));
         if desc_num != self.size {
@@ -161,7 +164,7 @@ impl Region {
         Ok(())
     }
 
-    /// What is still in flight, oldest first.
+    /// The requests still in flight, oldest first.
     fn collect(&mut self, crash: bool) -> Result<Vec<Replay>, InflightError> {
         let mut found = Vec::new();
         for head in 0..self.size {
@@ -171,7 +174,7 @@ impl Region {
                 _ => return Err(InflightError::Entry),
             }
             let counter = u64::from_le(self.counter(head).load(Relaxed));
-            // The highest bit is kept free, so that counting on can never overflow.
+            // Keep the highest bit free, so that the counter can never overflow.
             if counter >> 63 != 0 {
                 return Err(InflightError::Entry);
             }
@@ -191,13 +194,13 @@ impl Region {
         Ok(found.into_iter().map(|(_, replay)| replay).collect())
     }
 
-    /// Whether a head is in flight: taken, and not yet published as used. No store of the vmm to the
-    /// region changes the answer.
+    /// Whether a head is in flight: taken, and not yet published as used. Writes of the vmm to the
+    /// region do not change the answer.
     pub fn is_in_flight(&self, head: u16) -> bool {
         self.heads[usize::from(head)].in_flight
     }
 
-    /// A head was taken from the available ring.
+    /// Records a head taken from the available ring.
     pub fn fetch(&mut self, head: u16) {
         self.counter(head).store(self.counter.to_le(), Relaxed);
         failpoint::step();
@@ -212,7 +215,8 @@ impl Region {
         self.counter += 1;
     }
 
-    /// A head is about to be looked at: if the process dies now, it may be the reason.
+    /// Records that a head is about to be parsed: if the process dies now, this request may be the
+    /// cause.
     pub fn try_out(&mut self, head: u16) {
         let attempts = self.heads[usize::from(head)].attempts | 1;
         self.heads[usize::from(head)].attempts = attempts;
@@ -220,7 +224,7 @@ impl Region {
         failpoint::step();
     }
 
-    /// What is in flight is not the reason if the process dies now.
+    /// Records that no request in flight is the cause if the process dies now.
     pub fn absolve(&mut self) {
         for head in 0..self.size {
             let known = &mut self.heads[usize::from(head)];
@@ -232,8 +236,8 @@ impl Region {
         }
     }
 
-    /// Puts a head that was written to the used ring into the batch: if the process dies as soon as
-    /// the batch is published, the list says what was in it.
+    /// Adds a head in the used ring to the batch list: if the process dies right after publishing
+    /// the batch, the list tells what was in it.
     pub fn link(&mut self, head: u16) {
         let last = std::mem::replace(&mut self.last_batch_head, head);
         self.next(head).store(last.to_le(), Relaxed);
@@ -243,7 +247,7 @@ impl Region {
             .store(head.to_le(), Relaxed);
     }
 
-    /// The batch of `heads` was published; the used index is `used_idx` now.
+    /// Records that the batch of `heads` was published; the used index is now `used_idx`.
     pub fn settle(&mut self, heads: &[u16], used_idx: u16) {
         then();
         for head in heads {
@@ -276,15 +280,15 @@ impl Region {
         self.window.at(self.entry(head) + entry::COUNTER)
     }
 
-    /// Where the entry of a head is; `head` is below `size`, so it is inside the window.
+    /// The offset of a head's entry; `head` is below `size`, so it is inside the window.
     fn entry(&self, head: u16) -> usize {
         debug_assert!(head < self.size);
         ENTRY_BYTES + ENTRY_BYTES * usize::from(head)
     }
 }
 
-/// Keeps the stores on either side in their order. A process that is killed has done those before
-/// the kill and none after it, on whatever processor; only the compiler could swap them.
+/// Keeps the order of the stores on either side. A killed process has done all stores before the
+/// kill and none after it, on any processor; only the compiler could reorder them.
 fn then() {
     compiler_fence(SeqCst);
 }

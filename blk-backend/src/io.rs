@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an engine does: one operation on the image, with vectors that point into guest memory.
+//! One operation of an engine on the image, with vectors that point into guest memory.
 //!
-//! An [`Io`] belongs to a descriptor head and is reused by the next request at that head, so that
-//! its vectors are allocated once.
+//! An [`Io`] belongs to a descriptor head, and the next request at that head reuses it, so that its
+//! vectors are allocated once.
 
 use std::ops::Range;
 
@@ -17,24 +17,24 @@ use partial::{Partial, Step, inward, outward};
 mod bounce;
 mod partial;
 
-/// The page of zeroes that write-zeroes falls back to is written this many times at most.
+/// The length of the zeroes that a fallback of write-zeroes writes repeatedly.
 const ZEROES_BYTES: usize = 64 << 10;
-/// The most vectors of one call, in Linux.
+/// Linux's limit of vectors per call.
 const VECTORS_MAX: usize = 1024;
 /// An operation on the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// Fill the vectors.
+    /// Read into the vectors.
     Read,
     /// Write the vectors.
     Write,
-    /// Make what was written durable.
+    /// Make earlier writes durable.
     Flush,
-    /// The range is not needed any more.
+    /// Deallocate the range.
     Discard,
-    /// The range shall read as zeroes.
+    /// Zero the range.
     WriteZeroes {
-        /// Whether its space may be given back.
+        /// Whether the range may be deallocated.
         unmap: bool,
     },
 }
@@ -48,9 +48,9 @@ pub struct Io {
     durable: bool,
     vectors: Vec<libc::iovec>,
     bounce: Option<Box<Bounce>>,
-    /// What follows this operation, if the request is not of whole blocks.
+    /// The steps that follow this operation, if the request covers parts of blocks.
     partial: Option<Partial>,
-    /// What the request changes, if that has to be kept from others meanwhile.
+    /// The range to lock against other requests in [`Blocks`](crate::blocks::Blocks), if any.
     changes: Option<Range<u64>>,
 }
 
@@ -62,7 +62,7 @@ unsafe impl Send for Io {}
 struct Zeroes([u8; ZEROES_BYTES]);
 static ZEROES: Zeroes = Zeroes([0; ZEROES_BYTES]);
 
-/// A request is too long for one call, or its buffers are not in guest memory.
+/// A request is too large for one call, or its buffers are not in guest memory.
 #[derive(Debug, thiserror::Error)]
 #[error("the request cannot be done in one call")]
 pub struct TooLarge;
@@ -83,10 +83,10 @@ impl Default for Io {
 }
 
 impl Io {
-    /// The longest transfer of one call, in Linux (MAX_RW_COUNT).
+    /// Linux's limit of a transfer per call (MAX_RW_COUNT).
     pub const MAX_BYTES: u64 = 0x7fff_f000;
 
-    /// Forgets the last operation. What a `durable` one writes is on stable storage when it
+    /// Clears the previous operation. A `durable` write must be on stable storage when it
     /// completes, because the driver does not flush.
     pub fn clear(&mut self, durable: bool) {
         self.durable = durable;
@@ -97,7 +97,7 @@ impl Io {
         self.set(Op::Flush, 0, 0);
     }
 
-    /// Says what is to be done, and where.
+    /// Sets the operation and its range.
     pub fn set(&mut self, op: Op, offset: u64, len_bytes: u64) {
         self.op = op;
         self.offset = offset;
@@ -116,12 +116,12 @@ impl Io {
         Ok(())
     }
 
-    /// What is to be done.
+    /// The operation.
     pub fn op(&self) -> Op {
         self.op
     }
 
-    /// Where it begins, in bytes.
+    /// The start of the range in bytes.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -141,7 +141,7 @@ impl Io {
         &self.vectors
     }
 
-    /// Whether the vectors can be used as they are.
+    /// Whether direct I/O can use the vectors as they are.
     pub fn is_aligned(&self, geometry: &Geometry) -> bool {
         if geometry.memory_align_bytes <= 1 {
             return true;
@@ -153,7 +153,7 @@ impl Io {
         })
     }
 
-    /// Replaces the vectors by one aligned copy; reads are copied back by [`Io::unbounce`].
+    /// Replaces the vectors by one aligned copy; [`Io::unbounce`] copies a read back.
     pub fn bounce(&mut self, buffers: &[Buffer], memory: &GuestMemory) -> Result<(), TooLarge> {
         let mut bounce = Bounce::new(self.len_bytes, buffers)?;
         let len = usize::try_from(self.len_bytes).map_err(|_| TooLarge)?;
@@ -164,7 +164,7 @@ impl Io {
         self.use_copy(self.len_bytes)
     }
 
-    /// Makes the beginning of the copy the only vector.
+    /// Makes the first part of the copy the only vector.
     fn use_copy(&mut self, len_bytes: u64) -> Result<(), TooLarge> {
         let len = usize::try_from(len_bytes).map_err(|_| TooLarge)?;
         let bounce = self.bounce.as_mut().ok_or(TooLarge)?;
@@ -181,14 +181,14 @@ impl Io {
         self.offset..self.offset + self.len_bytes
     }
 
-    /// What the request changes, if no other request may change a block of it meanwhile.
+    /// The range in which no other request may change a block meanwhile, if any.
     pub fn changes(&self) -> Option<Range<u64>> {
         self.changes.clone()
     }
 
-    /// The storage has blocks of this size and the guest has smaller ones: keeps the blocks that the
-    /// request touches from others. One that begins or ends within a block becomes several operations
-    /// on whole blocks, one after the other.
+    /// For storage with larger blocks than the guest's: reserves the blocks that the request
+    /// changes. A request that begins or ends within a block becomes several operations on whole
+    /// blocks, one after the other.
     pub fn keep_to_blocks(&mut self, buffers: &[Buffer], block_bytes: u64) -> Result<(), TooLarge> {
         let range = self.range();
         let whole = outward(&range, block_bytes);
@@ -204,7 +204,7 @@ impl Io {
         self.set_step(None).map(drop)
     }
 
-    /// Leaves out the blocks that a discard only touches. Whether any are left.
+    /// Restricts a discard to the blocks that it covers whole. Returns whether there are any.
     pub fn shrink_to_blocks(&mut self, block_bytes: u64) -> bool {
         let inner = inward(&self.range(), block_bytes);
         self.set(self.op, inner.start, inner.end - inner.start);
@@ -212,7 +212,7 @@ impl Io {
         !inner.is_empty()
     }
 
-    /// An operation is done: turns into the next one of its request. Whether there is one.
+    /// Turns a completed operation into the next one of its request. False if there is none.
     pub fn go_on(&mut self, memory: &GuestMemory) -> Result<bool, TooLarge> {
         let Some(partial) = &mut self.partial else {
             return Ok(false);
@@ -251,7 +251,7 @@ impl Io {
         Ok(true)
     }
 
-    /// Changes the copy of some blocks as the request on `range` demands.
+    /// Applies the request on `range` to the copy of some blocks.
     fn change(
         &mut self,
         op: Op,
@@ -276,18 +276,18 @@ impl Io {
         }
     }
 
-    /// How much of this process's memory the copy takes, if there is one.
+    /// How much of this process's memory the copy takes.
     pub fn bounced_bytes(&self) -> u64 {
         let bounce = self.bounce.as_ref();
         bounce.map_or(0, |bounce| bounce.len_bytes())
     }
 
-    /// Lets go of the copy, if there is one: the operation has failed.
+    /// Frees the copy after a failed operation.
     pub fn forget_bounce(&mut self) {
         self.bounce = None;
     }
 
-    /// After a read: brings what was read to where the guest wants it.
+    /// After a read: copies the data to the guest's buffers.
     pub fn unbounce(&mut self, memory: &GuestMemory) {
         let Some(bounce) = self.bounce.take() else {
             return;
@@ -298,7 +298,7 @@ impl Io {
         bounce.empty(memory);
     }
 
-    /// Turns write-zeroes into a write, where the file system cannot do it otherwise.
+    /// Turns write-zeroes into a write, for file systems that do not support it.
     pub fn become_write_of_zeroes(&mut self) {
         self.vectors.clear();
         let mut left = usize::try_from(self.len_bytes).unwrap_or(0);
@@ -314,7 +314,7 @@ impl Io {
         self.op = Op::Write;
     }
 
-    /// Turns a write-zeroes that is done into the flush that makes it durable.
+    /// Turns a completed write-zeroes into the flush that makes it durable.
     pub fn become_flush(&mut self) {
         self.durable = false;
         self.op = Op::Flush;

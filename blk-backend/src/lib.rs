@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk in a process of its own: a vhost-user backend that serves one image to one guest.
+//! A vhost-user disk backend: a process that serves one image to one guest.
 //!
-//! A request is followed through three files: [`worker`] takes it from its queue and gives it back,
-//! [`request`] says what it means, [`engine`] does it. Around them: [`queue`] and [`inflight`] keep
-//! it alive if the process dies, [`device`] speaks to the frontend, [`serve`] puts it together for a
-//! process that was born in a jail or one that runs alone.
+//! Three files handle a request: [`worker`] takes it from its queue and gives it back, [`request`]
+//! parses it, [`engine`] does its I/O. Around them: [`queue`] and [`inflight`] preserve it if the
+//! process dies, [`device`] talks to the frontend, [`serve`] builds the device for a supervised or
+//! a standalone process.
 
 pub mod blocks;
 pub mod config;

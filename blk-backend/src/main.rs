@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `blk-backend`: a disk in a process of its own. See `--help`.
+//! `blk-backend`: a vhost-user disk backend. See `--help`.
 
 use std::process::ExitCode;
 

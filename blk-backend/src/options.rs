@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of a disk that runs alone, beyond what all backends understand.
+//! The command line options of a standalone disk, beyond those of all backends.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use device_backend::options::{self, DeviceOptions, Value, number, text_of};
 
-/// What `--help` answers.
+/// What `--help` prints.
 const HELP: &str = "\
 Serve a disk image to a virtual machine over vhost-user.
 
@@ -46,7 +46,7 @@ it dies are lost to the guest.
 /// The command line.
 pub(crate) type Options = options::Options<DiskOptions>;
 
-/// What it says of the disk.
+/// The options of the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskOptions {
     pub(crate) disk: Option<DiskOption>,
@@ -96,13 +96,13 @@ pub(crate) struct DiskOption {
     pub(crate) block_size: Option<u32>,
 }
 
-/// The longest queue that is accepted if nothing else is said: how long they are is the frontend's choice.
+/// The default of the longest queue to accept; the frontend chooses the size.
 const QUEUE_SIZE: u16 = 1024;
-/// How long a worker looks for work before it sleeps, if nothing else is said.
+/// The default time that a worker polls before it sleeps, in µs.
 const POLL_US: u32 = 50;
 
 impl DiskOption {
-    /// A disk that is only a path.
+    /// A disk with default options.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program as a whole: see `--help`.
+//! The backend program: see `--help`.
 
 use std::ffi::OsString;
 

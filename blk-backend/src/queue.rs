@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A queue whose requests survive the process: the ring and the in-flight region, changed together
-//! in the one order in which a crash between any two steps loses nothing and repeats nothing.
+//! A queue whose requests survive the process: changes ring and in-flight region in the one order
+//! in which a crash between any two steps neither loses nor repeats a request.
 //!
 //! Runs on the worker thread that owns the queue.
 
@@ -14,10 +14,10 @@ use device_backend::shared_mem::SharedMem;
 use crate::failpoint;
 use crate::inflight::{InflightError, Region, Replay};
 
-/// The queue cannot be used until its device is reset.
+/// Why a queue cannot be used until the device is reset.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The guest broke the ring.
+    /// The guest broke the rules for the rings.
     #[error("the guest broke the queue")]
     Ring(#[from] RingError),
     /// The guest made a chain that cannot be answered.
@@ -26,7 +26,7 @@ pub enum QueueError {
     /// The guest made a request without a status byte.
     #[error("the guest made a request at head {0} that cannot be answered")]
     Request(u16, #[source] crate::request::NoStatus),
-    /// The guest made a head available that the device still has.
+    /// The guest made a head available that the device has in flight.
     #[error("the guest posted head {0} twice")]
     Twice(u16),
     /// The in-flight region cannot be trusted.
@@ -34,7 +34,7 @@ pub enum QueueError {
     Inflight(#[from] InflightError),
 }
 
-/// One queue, being served.
+/// A queue being served.
 #[derive(Debug)]
 pub struct Queue {
     ring: Ring,
@@ -43,30 +43,31 @@ pub struct Queue {
     batch: Vec<u16>,
 }
 
-/// What a queue is attached with.
+/// The parameters of [`Queue::attach`].
 #[derive(Debug, Clone)]
 pub struct Attach {
-    /// Where the driver has put it.
+    /// The addresses and size, as the driver has set them.
     pub layout: Layout,
     /// The in-flight region.
     pub region: SharedMem,
-    /// The available entry that comes next, from someone who knows; else the region says.
+    /// The available entry to take next, if the frontend knows it; otherwise the region tells.
     pub next_avail: Option<u16>,
-    /// Whether a predecessor died of itself.
+    /// Whether the previous generation died of itself.
     pub after_crash: bool,
     /// Whether VIRTIO_F_INDIRECT_DESC was negotiated.
     pub indirect: bool,
 }
 
 impl Queue {
-    /// Attaches to a queue; comes with what a predecessor had in flight, oldest first.
+    /// Attaches to a queue; returns the requests that an earlier generation had in flight, oldest
+    /// first.
     pub fn attach(
         memory: &Arc<GuestMemory>,
         attach: Attach,
     ) -> Result<(Self, Vec<Replay>), QueueError> {
         let size = attach.layout.size;
         let mut ring = Ring::attach(memory, attach.layout, attach.next_avail.unwrap_or(0))?;
-        // Read once, by the ring: the driver could change it between two looks.
+        // Read once, by the ring: the driver could change it between two reads.
         let used_idx = ring.next_used();
         let (region, replays) = Region::recover(attach.region, size, used_idx, attach.after_crash)?;
         if attach.next_avail.is_none() {
@@ -82,12 +83,12 @@ impl Queue {
         Ok((queue, replays))
     }
 
-    /// How many heads wait to be taken.
+    /// How many heads are available.
     pub fn available(&self) -> Result<u16, QueueError> {
         Ok(self.ring.available()?)
     }
 
-    /// Takes the next head; only after [`Queue::available`] has said that there is one.
+    /// Takes the next head. Call [`Queue::available`] first, and only if there is one.
     pub fn fetch(&mut self) -> Result<u16, QueueError> {
         let head = self.ring.take()?;
         if self.region.is_in_flight(head) {
@@ -111,17 +112,17 @@ impl Queue {
             .map_err(|e| QueueError::Chain(head, e))
     }
 
-    /// A head is about to be looked at.
+    /// Records that a head is about to be parsed.
     pub fn try_out(&mut self, head: u16) {
         self.region.try_out(head);
     }
 
-    /// The process ends, or stands still, for a reason that is none of its requests.
+    /// Records that no request causes the end or the pause of the process that follows.
     pub fn absolve(&mut self) {
         self.region.absolve();
     }
 
-    /// Adds a completed head to the batch; its status was written.
+    /// Adds a completed head to the batch, after its status is written.
     pub fn complete(&mut self, head: u16, written_bytes: u32) {
         debug_assert!(
             self.region.is_in_flight(head),
@@ -135,7 +136,7 @@ impl Queue {
         self.batch.push(head);
     }
 
-    /// Shows the driver the batch; says whether it wants to be called.
+    /// Publishes the batch to the driver; returns whether the driver wants a call.
     pub fn publish(&mut self) -> bool {
         if self.batch.is_empty() {
             return false;
@@ -148,7 +149,7 @@ impl Queue {
         self.ring.needs_call()
     }
 
-    /// Asks for kicks; the caller looks at [`Queue::available`] once more before it sleeps.
+    /// Asks for kicks. The caller must check [`Queue::available`] once more before it sleeps.
     pub fn enable_kicks(&self) {
         self.ring.enable_kicks();
     }
@@ -158,12 +159,12 @@ impl Queue {
         self.ring.disable_kicks();
     }
 
-    /// The available entry that comes next.
+    /// The index of the available entry to take next.
     pub fn next_avail(&self) -> u16 {
         self.ring.next_avail()
     }
 
-    /// The used index as the driver sees it.
+    /// The published used index.
     pub fn used(&self) -> u16 {
         self.ring.next_used()
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk request (virtio 1.2, §5.2.6): from the buffers of a chain to what an engine does, and from
-//! what the engine answers to the status byte.
+//! A disk request (virtio 1.2, §5.2.6): converts the buffers of a chain to an operation of an
+//! engine, and the engine's result to the status byte.
 //!
-//! Runs on the worker thread that owns the queue. Everything read from the guest is copied once,
-//! then checked, then used.
+//! Runs on the worker thread that owns the queue. It copies all data from the guest once, then
+//! checks it, then uses it.
 
 use std::sync::Arc;
 
@@ -20,20 +20,20 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use crate::config::{DISCARD_MAX_SECTORS, Disk, SERIAL_BYTES, WRITE_ZEROES_MAX_SECTORS};
 use crate::io::{Io, Op};
 
-/// The length of `struct virtio_blk_req` in front of its data.
+/// The length of `struct virtio_blk_req` before its data.
 const HEADER_BYTES: usize = 16;
 /// The length of `struct virtio_blk_discard_write_zeroes`.
 const RANGE_BYTES: usize = 16;
 
-/// How a request ended, as the driver is told.
+/// The status of a request for the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// It was done.
+    /// Done.
     Ok = 0,
-    /// It failed, or must not be done.
+    /// Failed, or not permitted.
     IoErr = 1,
-    /// The device does not know it.
+    /// The device does not support it.
     Unsupported = 2,
 }
 
@@ -41,21 +41,21 @@ const _: () = assert!(Status::Ok as u32 == VIRTIO_BLK_S_OK);
 const _: () = assert!(Status::IoErr as u32 == VIRTIO_BLK_S_IOERR);
 const _: () = assert!(Status::Unsupported as u32 == VIRTIO_BLK_S_UNSUPP);
 
-/// The chain has no place for a status: the driver cannot be told anything about it.
+/// The chain has no status byte: the device cannot report a status to the driver.
 #[derive(Debug, thiserror::Error)]
 #[error("the request has no status byte")]
 pub struct NoStatus;
 
-/// What a chain turned out to be.
+/// A parsed chain.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// I/O to be done; `Io` describes it.
+    /// The engine must do the operation in `Io`.
     Io,
-    /// There is nothing to do, or it was done already.
+    /// It needs no I/O, or is done already.
     Done(Status),
 }
 
-/// Where the status of a request goes.
+/// The address of a request's status byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusByte(GuestAddress);
 
@@ -66,7 +66,7 @@ impl Default for StatusByte {
 }
 
 impl StatusByte {
-    /// Takes the status byte, the last one that the device may write, out of a chain.
+    /// Removes the status byte, the last device-writable byte, from a chain.
     pub fn take(chain: &mut Chain, memory: &GuestMemory) -> Result<Self, NoStatus> {
         let last = chain.writable.last_mut().ok_or(NoStatus)?;
         last.len_bytes -= 1;
@@ -80,15 +80,16 @@ impl StatusByte {
         }
     }
 
-    /// Tells the driver.
+    /// Writes the status to guest memory.
     pub fn write(self, memory: &GuestMemory, status: Status) {
-        // `take` has found the address in this memory.
+        // `take` has checked the address in this memory.
         let _ = memory.write_obj(status as u8, self.0);
     }
 }
 
-/// Parses and validates the rest of a chain. Does what needs no engine. `durable` says that the
-/// driver has not negotiated flushes, so that every write has to be one (§5.2.6.2).
+/// Parses and validates the rest of a chain. Completes requests that need no engine. With
+/// `durable`, the driver has not negotiated flushes, so that every write must be durable
+/// (§5.2.6.2).
 pub fn parse(
     chain: &mut Chain,
     memory: &GuestMemory,
@@ -129,7 +130,7 @@ pub fn parse(
     }
 }
 
-/// A read or write: the data is `buffers`.
+/// Parses a read or write with the data `buffers`.
 fn transfer(
     buffers: &[Buffer],
     memory: &GuestMemory,
@@ -155,7 +156,7 @@ fn transfer(
     Ok(())
 }
 
-/// Where a range of whole sectors begins, in bytes, if it is on the disk and not empty.
+/// The offset in bytes of a range of whole sectors, if it is on the disk and not empty.
 fn extent(disk: &Disk, sector: u64, len_bytes: u64) -> Result<u64, Status> {
     let offset = sector.checked_mul(SECTOR_BYTES).ok_or(Status::IoErr)?;
     let end = offset.checked_add(len_bytes).ok_or(Status::IoErr)?;
@@ -170,7 +171,7 @@ fn extent(disk: &Disk, sector: u64, len_bytes: u64) -> Result<u64, Status> {
     Ok(offset)
 }
 
-/// Adds a guest buffer to the vectors; one that crosses regions becomes several.
+/// Adds a guest buffer to the vectors; one that crosses memory regions becomes several vectors.
 fn push(memory: &GuestMemory, buffer: Buffer, io: &mut Io) -> Result<(), Status> {
     let len = usize::try_from(buffer.len_bytes).map_err(|_| Status::IoErr)?;
     if let Ok(slice) = memory.get_slice(buffer.address, len) {
@@ -183,8 +184,8 @@ fn push(memory: &GuestMemory, buffer: Buffer, io: &mut Io) -> Result<(), Status>
     Ok(())
 }
 
-/// A discard or write-zeroes request: the data is one range, as the configuration space says. Whether
-/// there is anything to do.
+/// Parses a discard or write-zeroes request: the data is one range, as the configuration space
+/// requires. False if there is nothing to do.
 fn range(
     data: &mut Vec<Buffer>,
     memory: &GuestMemory,
@@ -224,14 +225,14 @@ fn range(
     }
     let block_bytes = u64::from(disk.geometry.io_block_bytes());
     if discard {
-        // It is a hint: a block of which the guest needs the rest stays as it is.
+        // Discard is a hint: keep a block of which the guest needs the rest.
         return Ok(io.shrink_to_blocks(block_bytes));
     }
     let fits = io.keep_to_blocks(&[], block_bytes);
     fits.map(|()| true).map_err(|_| Status::IoErr)
 }
 
-/// Answers a request for the serial number.
+/// Writes the serial number to the guest's buffers.
 fn get_id(buffers: &[Buffer], memory: &GuestMemory, disk: &Disk) -> Status {
     let mut serial = &disk.serial[..];
     let room: u64 = buffers.iter().map(|b| u64::from(b.len_bytes)).sum();
@@ -249,7 +250,8 @@ fn get_id(buffers: &[Buffer], memory: &GuestMemory, disk: &Disk) -> Status {
     Status::Ok
 }
 
-/// Copies the first `N` bytes of a list of buffers and takes them off it, however they are cut.
+/// Copies the first `N` bytes of a list of buffers and removes them from it, across buffer
+/// boundaries.
 fn take_bytes<const N: usize>(buffers: &mut Vec<Buffer>, memory: &GuestMemory) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let (mut filled, mut spent) = (0, 0);
@@ -271,17 +273,17 @@ fn take_bytes<const N: usize>(buffers: &mut Vec<Buffer>, memory: &GuestMemory) -
     Some(bytes)
 }
 
-/// What becomes of a request when its engine has answered.
+/// What to do after the engine has completed an operation.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is over.
+    /// The request is complete.
     Done(Status),
-    /// `Io` was changed into something that does the same; it is to be done.
+    /// `Io` was changed into the next operation of the request; start it.
     Again,
 }
 
-/// Judges the engine's answer: the number of bytes or a negative errno. `memory` is the one that the
-/// request was parsed in.
+/// Evaluates the engine's result: the number of bytes or a negative errno. `memory` must be the one
+/// in which the request was parsed.
 pub fn completion(io: &mut Io, result: i32, memory: &GuestMemory) -> Outcome {
     let done = u64::try_from(result);
     match (io.op(), done) {
@@ -296,7 +298,7 @@ pub fn completion(io: &mut Io, result: i32, memory: &GuestMemory) -> Outcome {
             Outcome::Again
         }
         (Op::Flush | Op::Discard | Op::WriteZeroes { .. }, Ok(_)) => Outcome::Done(Status::Ok),
-        // A discard is a hint; where holes cannot be made it has been taken.
+        // Discard is a hint: ignore it on storage that cannot deallocate.
         (Op::Discard, Err(_)) if result == -libc::EOPNOTSUPP => Outcome::Done(Status::Ok),
         (Op::WriteZeroes { .. }, Err(_)) if result == -libc::EOPNOTSUPP => {
             io.become_write_of_zeroes();
@@ -306,7 +308,7 @@ pub fn completion(io: &mut Io, result: i32, memory: &GuestMemory) -> Outcome {
     }
 }
 
-/// Why an operation failed, in words, by what the engine says of it.
+/// Why an operation failed, for the log.
 pub fn failure(io: &Io, result: i32) -> String {
     match result {
         ..0 => std::io::Error::from_raw_os_error(-result).to_string(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The system calls of this process once it serves a frontend: one table for each engine, in
-//! `seccomp.json`, compiled when the project is built.
+//! The system calls of this process while it serves a frontend: one filter for each engine, in
+//! `seccomp.json`, compiled at build time.
 //!
 //! Installed in all threads at once, after the last of them has started.
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From what the process was given to a disk that can be served.
+//! From the inherited or opened resources to a disk that can be served.
 
 use std::fs::File;
 use std::io;
@@ -21,54 +21,54 @@ use crate::engine::uring::Uring;
 use crate::shared::Shared;
 use crate::worker::Worker;
 
-/// The device cannot be started.
+/// Why the device cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The in-flight region cannot be used.
     #[error("cannot map the in-flight region")]
     Inflight(#[source] SharedMemError),
-    /// There are not as many rings as queues.
+    /// The number of rings differs from the number of queues.
     #[error("{rings} rings for {queues} queues")]
     Rings {
-        /// What came.
+        /// The number of rings.
         rings: usize,
-        /// What is needed.
+        /// The number of queues.
         queues: u16,
     },
-    /// A thread or an eventfd could not be made.
+    /// A thread or an eventfd cannot be made.
     #[error("cannot start the workers")]
     Workers(#[source] io::Error),
-    /// It cannot be served.
+    /// The device cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
-/// What the process was params.
+/// The parameters of [`start`].
 #[derive(Debug)]
 pub struct StartParams {
     /// The disk.
     pub disk: Disk,
-    /// Where the frontend connects: bound, listening, not connected.
+    /// The frontend's socket: bound, listening, not connected.
     pub listener: OwnedFd,
-    /// How to do I/O.
+    /// What the engines use for I/O.
     pub engine: Source,
     /// The in-flight region, if it outlives the process.
     pub inflight: Option<OwnedFd>,
-    /// Whether a predecessor died of itself.
+    /// Whether the previous generation died of itself.
     pub after_crash: bool,
     /// Whether flushes wait until the supervisor says whether writes were lost.
     pub awaits_sync: bool,
-    /// Where to say how it goes.
+    /// The health page.
     pub health: &'static HealthPage,
-    /// How long a worker looks for work before it sleeps.
+    /// How long a worker polls before it sleeps, in µs.
     pub poll_us: u32,
-    /// What a system call outside the filter does; `None` for no filter.
+    /// What happens on a system call outside the filter; `None` for no filter.
     pub seccomp: Option<Mode>,
 }
 
-/// What the engines are made of.
+/// What the engines use for I/O.
 pub enum Source {
-    /// A ring for each queue.
+    /// An io_uring for each queue.
     Rings(Vec<io_uring::IoUring>),
     /// The image, and whether it was opened for direct I/O.
     Threads(Arc<File>, bool),
@@ -111,7 +111,7 @@ impl Source {
     }
 }
 
-/// Starts everything that has to run before the frontend is heard.
+/// Starts everything that must run before the frontend is accepted.
 pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
     let (queues, queue_size) = (params.disk.queues, params.disk.queue_size);
     let confinement = Confinement {

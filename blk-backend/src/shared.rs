@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the workers and the protocol thread share: the disk, guest memory, what the driver acknowledged.
+//! State that the workers and the protocol thread share: the disk, guest memory, the acknowledged
+//! features.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -17,29 +18,29 @@ use crate::io::{Io, Op};
 use crate::request::Status;
 use crate::witness::Witness;
 
-/// What workers and protocol thread share.
+/// The shared state of the workers and the protocol thread.
 #[derive(Debug)]
 pub struct Shared {
     /// The disk.
     pub disk: Disk,
-    /// Whether a predecessor of this process died of itself.
+    /// Whether the previous generation died of itself.
     pub after_crash: bool,
-    /// The last ping; workers answer it in the health page.
+    /// The last ping; the workers store it as their heartbeat in the health page.
     pub ping: AtomicU32,
     health: &'static HealthPage,
     /// Guest memory.
     pub memory: Memory,
-    /// Which blocks are being changed, if the storage has larger ones than the guest.
+    /// The blocks being changed, if the storage has larger blocks than the guest.
     pub blocks: Option<Blocks>,
-    /// Those of the workers.
+    /// The wake events of the workers.
     wake_events: OnceLock<Vec<Arc<WakeEvent>>>,
     features: AtomicU64,
-    /// Whether a predecessor has lost writes.
+    /// Whether writes of an earlier generation were lost.
     pub witness: Witness,
 }
 
 impl Shared {
-    /// What a device starts with: no memory, no features.
+    /// The initial state: no memory, no features.
     pub fn new(disk: Disk, health: &'static HealthPage, after_crash: bool) -> Arc<Self> {
         let blocks = disk.geometry.has_partial_blocks().then(Blocks::default);
         Arc::new(Self {
@@ -55,14 +56,14 @@ impl Shared {
         })
     }
 
-    /// Takes the features that the driver has acknowledged. A worker looks at them when it attaches to a
-    /// ring that starts later.
+    /// Stores the features that the driver has acknowledged. A worker reads them when it attaches
+    /// to a ring that starts later.
     pub fn set_features(&self, features: u64) {
         self.features.store(features, Relaxed);
         self.memory.touch();
     }
 
-    /// Takes what wakes the workers.
+    /// Stores the wake events of the workers.
     pub fn set_wake_events(&self, wake_events: Vec<Arc<WakeEvent>>) {
         let _ = self.wake_events.set(wake_events);
     }
@@ -72,7 +73,7 @@ impl Shared {
         self.has(VIRTIO_RING_F_INDIRECT_DESC)
     }
 
-    /// Whether every write has to be durable, since the driver will not flush (§5.2.6.2).
+    /// Whether every write must be durable, because the driver does not flush (§5.2.6.2).
     pub fn durable(&self) -> bool {
         !self.has(VIRTIO_BLK_F_FLUSH)
     }
@@ -91,7 +92,7 @@ impl Shared {
         &self.health.queues[usize::from(queue) % ipc::health::QUEUES]
     }
 
-    /// Wakes the workers of some queues: each has something to begin.
+    /// Wakes the workers of some queues, each of which has a request to start.
     pub fn wake(&self, queues: &[u16]) {
         let wake_events = self.wake_events.get();
         for queue in queues {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The disk as a user starts it.
+//! The standalone disk.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::options::{DiskOption, EngineOption, Options};
 use crate::serve::{self, Source, StartParams};
 
-/// Starts the disk, to serve one frontend.
+/// Starts a disk that serves one frontend.
 pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
     let inherited = options.inherited()?;
     let Some(option) = &options.device.disk else {
@@ -38,7 +38,7 @@ pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
     })?)
 }
 
-/// Opens the image and makes the engines, with the restrictions they would have in a jail.
+/// Opens the image and makes the engines, with the same restrictions as in a jail.
 fn open(option: &DiskOption) -> Result<(Disk, Source)> {
     let access = Access {
         readonly: option.readonly,

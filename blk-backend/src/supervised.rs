@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The disk as the supervisor starts it.
+//! The supervised disk.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::config::Disk;
 use crate::device::Device;
 use crate::serve::{self, Source, StartParams};
 
-/// Starts the disk.
+/// Starts the disk of a launch record.
 pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {
     let disk = Disk {
         geometry: record.geometry,

@@ -1,68 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a backend must know before it may say that something is on stable storage.
+//! What a backend must know before it may report that data is on stable storage.
 //!
-//! Linux tells a write-back error once for each opening of a file. A predecessor may have been told,
-//! and have died before it could tell the driver; this process's own opening is too young to be told
-//! again. The opening that is as old as the VM is asked by the jailer while this process starts. Until
-//! the answer is there, flushes wait; if writes were lost, those that have waited fail, or the first
-//! that comes.
+//! Linux reports a write-back error once for each open file description. It may have reported one
+//! to an earlier generation that died before it could tell the driver; this process's own
+//! description is too new for that error. While this process starts, the jailer syncs the
+//! description that is as old as the VM. Until its result is there, flushes wait; if writes were
+//! lost, the waiting flushes fail, or else the next one.
 //!
-//! Written by the control thread, read by the workers.
+//! The control thread writes it, the workers read it.
 
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use crate::io::{Io, Op};
 
-/// Nothing is to be told, or it was told.
+/// There is no loss to report, or it was reported.
 const SETTLED: u8 = 0;
-/// The answer is not there yet.
+/// The result is not there yet.
 const AWAITED: u8 = 1;
 /// Writes were lost, and no flush has failed yet.
 const LOST: u8 = 2;
 /// Writes were lost, and a flush has failed.
 const TOLD: u8 = 3;
 
-/// What is known of what was written before.
+/// Whether earlier writes are on stable storage.
 #[derive(Debug, Default)]
 pub struct Witness(AtomicU8);
 
 impl Witness {
-    /// There will be an answer.
+    /// Makes flushes wait for a result.
     pub fn expect(&self) {
         self.0.store(AWAITED, Relaxed);
     }
 
-    /// This is it.
+    /// Sets the result.
     pub fn answer(&self, lost: bool) {
         let state = if lost { LOST } else { SETTLED };
-        // Whoever says something unasked says nothing.
+        // Ignore a result that nothing waits for.
         let _ = self.0.compare_exchange(AWAITED, state, Release, Relaxed);
     }
 
-    /// Whether an operation has to wait for the answer.
+    /// Whether an operation must wait for the result.
     pub fn holds(&self, io: &Io) -> bool {
         self.is_awaited() && promises(io)
     }
 
-    /// Whether the answer is not there yet.
+    /// Whether the result is not there yet.
     pub fn is_awaited(&self) -> bool {
         self.0.load(Acquire) == AWAITED
     }
 
-    /// Whether an operation has to fail because nothing else has told the driver of the loss.
+    /// Whether an operation must fail in order to report the loss to the driver.
     pub fn fails(&self, io: &Io) -> bool {
         promises(io) && self.0.compare_exchange(LOST, TOLD, AcqRel, Acquire).is_ok()
     }
 
-    /// Whether those that have waited for the answer have to fail.
+    /// Whether the operations that have waited for the result must fail.
     pub fn fails_held(&self) -> bool {
         let _ = self.0.compare_exchange(LOST, TOLD, AcqRel, Acquire);
         self.0.load(Acquire) == TOLD
     }
 }
 
-/// Whether the completion of an operation says that something is on stable storage.
+/// Whether the completion of an operation promises that data is on stable storage.
 fn promises(io: &Io) -> bool {
     match io.op() {
         Op::Flush => true,

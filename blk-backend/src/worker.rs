@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One queue and the thread that serves it: from the kick, through pop, engine and used ring, to the
-//! call. What a request is and means is in `request`, how it is done in `engine`.
+//! One queue and the thread that serves it: from the kick, through pop, engine and used ring, to
+//! the call. `request` parses requests, `engine` does their I/O.
 //!
-//! `run` is called on the worker thread by vhost-user-backend's event loop, for a kick, a completion
-//! or a change of the ring. The protocol thread only asks whether the queue is drained; the lock
-//! around the worker keeps them apart. Nothing here waits for a peer, and nothing a guest does ends
-//! the thread.
+//! vhost-user-backend's event loop calls `run` on the worker thread for a kick, a completion or a
+//! change of the ring. The protocol thread only asks whether the queue is drained; the lock around
+//! the worker keeps them apart. Nothing here waits for a peer, and nothing a guest does ends the
+//! thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ mod held;
 mod lifecycle;
 mod slots;
 
-/// The most completions that are published at once: the driver works on them while the rest are
-/// answered.
+/// The most completions published at once: the driver can process them while the worker handles the
+/// rest.
 const BATCH: usize = 8;
 
-/// Everything about one queue.
+/// A queue with its engine and its requests.
 #[derive(Debug)]
 pub struct Worker {
     index: u16,
@@ -42,20 +42,20 @@ pub struct Worker {
     engine: Engine,
     region: Option<SharedMem>,
     serving: Option<Serving>,
-    /// The generations of ring and memory that `serving` agrees with.
+    /// The generations of ring and memory that `serving` is based on.
     seen: Option<(u32, u32)>,
     slots: Slots,
     quarantined: VecDeque<Replay>,
     held: Held,
     done: Vec<Completion>,
-    /// Heads that begin now, and queues that have some.
+    /// Heads to start now, and queues that have some. (Buffers, reused.)
     ready: Vec<u16>,
     wake: Vec<u16>,
     chain: Chain,
     polling: Polling,
 }
 
-/// A ring that is being served.
+/// A ring being served.
 #[derive(Debug)]
 struct Serving {
     queue: Queue,
@@ -94,7 +94,7 @@ impl Worker {
         }
     }
 
-    /// The engine, for whoever watches for its completions.
+    /// The engine, whose completions the event loop watches.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -102,7 +102,8 @@ impl Worker {
     /// Serves the queue until there is nothing to do.
     ///
     /// # Errors
-    /// If the engine fails for good: the process has to end, with what is in flight left to the next.
+    /// If the engine fails for good: the process must end, and the next generation takes up the
+    /// requests in flight.
     pub fn run(&mut self, vring: &Vring) -> Result<(), EngineError> {
         loop {
             let ping = self.shared.ping.load(Relaxed);
@@ -116,8 +117,7 @@ impl Worker {
         }
     }
 
-    /// Pops what the driver has made available and gives it to the engine. Says whether there was
-    /// anything.
+    /// Takes the available requests and starts them. Returns whether there were any.
     fn take_requests(&mut self) -> Result<bool, QueueError> {
         let Some(serving) = self.serving.as_mut().filter(|s| s.takes()) else {
             return Ok(false);
@@ -136,10 +136,10 @@ impl Worker {
         let now_ns = monotonic_ns();
         let mut submit_at = 1;
         for taken in 0..available {
-            // The disk begins with the first while the others are parsed. Each part is twice as
-            // long as the one before, so that a long batch takes few system calls.
+            // Submit the first requests while parsing the others. Each part is twice as long as the
+            // previous one, so that a long batch needs few system calls.
             if taken == submit_at {
-                // A failure shows again when the batch is whole.
+                // If this fails, submitting the whole batch fails, too.
                 let _ = self.engine.submit();
                 submit_at = 2 * submit_at + 1;
             }
@@ -152,7 +152,7 @@ impl Worker {
         Ok(true)
     }
 
-    /// Parses the request at a head that was fetched, and starts or completes it.
+    /// Parses the request at a fetched head, and starts or completes it.
     fn begin(&mut self, head: u16, now_ns: u64) -> Result<(), QueueError> {
         let Some(serving) = &mut self.serving else {
             return Ok(());
@@ -160,7 +160,7 @@ impl Worker {
         let slot = self.slots.idle_at(head).ok_or(QueueError::Twice(head))?;
         slot.since_ns = now_ns;
         let (chain, memory) = (&mut self.chain, &serving.memory);
-        // From here on, if the process dies, this request may be the reason.
+        // From here on, this request may be the cause if the process dies.
         serving.queue.try_out(head);
         serving.queue.walk(memory, head, chain)?;
         slot.status = StatusByte::take(chain, memory).map_err(|e| QueueError::Request(head, e))?;
@@ -176,8 +176,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Submits, reaps the engine and publishes what is complete, a batch at a time. Says whether there
-    /// was anything, or whether to try again.
+    /// Submits the batch, reaps completions and publishes them, a batch at a time. Returns whether
+    /// to run again.
     fn finish_requests(&mut self) -> Result<bool, EngineError> {
         let started = self.start_ready();
         let submitted = self.engine.submit();
@@ -195,7 +195,7 @@ impl Worker {
         self.note_health();
         match submitted {
             Ok(Submitted::Whole) => Ok(reaped || started),
-            // What is under way wakes this thread when it completes.
+            // A completion of the operations in progress wakes this thread.
             Ok(Submitted::Partly) if reaped || !self.engine.is_idle() => Ok(reaped),
             Ok(Submitted::Partly) => {
                 log::warn!(queue = self.index; "the kernel has no memory for requests now");
@@ -210,8 +210,8 @@ impl Worker {
         }
     }
 
-    /// Gives a request to the engine; if another one is changing a block that it changes, it begins
-    /// when that one is over.
+    /// Starts a request, or defers it until another request that changes the same blocks is
+    /// complete.
     fn engage(&mut self, head: u16) {
         let Some(slot) = self.slots.busy_at(head) else {
             return;
@@ -225,7 +225,7 @@ impl Worker {
         }
     }
 
-    /// Starts what had to wait until another request had changed its blocks.
+    /// Starts the requests that waited for another one to release their blocks.
     fn start_ready(&mut self) -> bool {
         let Some(blocks) = &self.shared.blocks else {
             return false;
@@ -240,25 +240,25 @@ impl Worker {
         any
     }
 
-    /// A request that has changed blocks is over; others may change them.
+    /// Releases the blocks of a completed request.
     fn leave_blocks(&mut self, head: u16) {
         if let Some(blocks) = &self.shared.blocks {
             blocks.leave(self.index, head, &mut self.wake);
-            // This worker looks before it sleeps.
+            // This worker checks its own queue before it sleeps.
             self.wake.retain(|queue| *queue != self.index);
             self.shared.wake(&self.wake);
             self.wake.clear();
         }
     }
 
-    /// No request is the reason of what follows.
+    /// Records that no request is the cause of what follows.
     fn absolve(&mut self) {
         if let Some(serving) = &mut self.serving {
             serving.queue.absolve();
         }
     }
 
-    /// Shows the driver the batch, with one write to the used index and at most one call.
+    /// Publishes the batch, with one write to the used index and at most one call.
     fn publish(&mut self) {
         if let Some(serving) = &mut self.serving
             && serving.queue.publish()
@@ -269,7 +269,7 @@ impl Worker {
         self.published();
     }
 
-    /// What the engine says about one request.
+    /// Handles the completion of one operation.
     fn answer(&mut self, completion: Completion) {
         let Completion { head, result } = completion;
         let Some(slot) = self.slots.busy_at(head) else {
@@ -301,7 +301,7 @@ impl Worker {
         }
     }
 
-    /// Writes the status and puts the head into the batch.
+    /// Writes the status and adds the head to the batch.
     fn complete(&mut self, head: u16, status: Status) {
         let Some(serving) = &mut self.serving else {
             return;
@@ -320,7 +320,7 @@ impl Worker {
         self.shared.count(self.index, &slot.io, status);
     }
 
-    /// Waits a little, awake, for work. Says whether there is any.
+    /// Polls for work. Returns whether there is any.
     fn look_for_work(&mut self, vring: &Vring) -> bool {
         let Some(serving) = &self.serving else {
             return false;
@@ -334,18 +334,19 @@ impl Worker {
         })
     }
 
-    /// Asks for kicks; there is nothing to do if there is still nothing then.
+    /// Asks for kicks; then checks that there is still nothing to do.
     fn may_sleep(&mut self) -> bool {
         let Some(serving) = self.serving.as_ref().filter(|s| s.takes()) else {
             return true;
         };
         serving.queue.enable_kicks();
         let available = serving.queue.available().map(|n| n == 0);
-        // An error shows again, and is dealt with, when the request is to be taken.
+        // On an error do not sleep: taking the request reports it.
         available.unwrap_or(false) || !self.quarantined.is_empty() || self.slots.are_full()
     }
 
-    /// A guest that broke its queue has lost it until it resets the device; what is in flight ends.
+    /// Marks the queue as broken on a guest's error, until the guest resets the device; requests in
+    /// flight end.
     fn outcome(&mut self, outcome: Result<bool, QueueError>) -> bool {
         match outcome {
             Ok(worked) => worked,
@@ -387,7 +388,7 @@ impl Worker {
 }
 
 impl Serving {
-    /// Whether requests may be taken from the queue.
+    /// Whether the worker may take requests from the queue.
     fn takes(&self) -> bool {
         self.ring.running && !self.broken
     }

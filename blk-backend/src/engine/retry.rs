@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an engine does when the kernel refuses a batch: whether it may take it later, and how long to
-//! wait before it is asked again.
+//! What an engine does when the kernel refuses a batch: whether to retry, and how long to wait
+//! first.
 //!
 //! Runs on the worker thread that owns the queue.
 
@@ -9,28 +9,28 @@ use std::time::Duration;
 
 /// The first pause.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-/// The longest pause. Pings come every half second, and are to be answered meanwhile.
+/// The longest pause. Pings come every half second, and the worker must answer them.
 const PAUSE_MAX: Duration = Duration::from_millis(64);
 
-/// The engine cannot do I/O any more. Every request it has been given stays in flight: the process has
-/// to end, and its successor takes them up with an engine of its own.
+/// The engine has failed for good. Every request it has stays in flight: the process must end, and
+/// the next generation takes them up with a new engine.
 #[derive(Debug, thiserror::Error)]
 #[error("io_uring_enter fails, and trying again will not help")]
 pub struct EngineError(#[source] pub io::Error);
 
-/// What to do about a batch that the kernel did not take.
+/// Why the kernel did not take a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// A signal came: ask again at once.
+    /// A signal came: retry at once.
     Interrupted,
-    /// The kernel is short of memory, or wants completions reaped first: ask again after a while.
+    /// The kernel is short of memory or wants completions reaped first: retry later.
     ForNow,
-    /// The ring is unusable: asking again would only turn in circles.
+    /// The ring is unusable: retrying would loop for ever.
     ForGood,
 }
 
 impl Refusal {
-    /// Tells the errors of io_uring_enter(2) apart.
+    /// Classifies the errors of io_uring_enter(2).
     pub(super) fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EINTR) => Self::Interrupted,
@@ -40,7 +40,7 @@ impl Refusal {
     }
 }
 
-/// Pauses between attempts, each twice as long as the one before.
+/// Pauses between retries, each twice as long as the previous one.
 #[derive(Debug)]
 pub(super) struct Pause(Duration);
 

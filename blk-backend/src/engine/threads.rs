@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine of a few threads with preadv2(2) and pwritev2(2), for kernels and policies without
+//! The engine of a thread pool with preadv2(2) and pwritev2(2), for kernels and policies without
 //! io_uring.
 //!
-//! What the page cache can answer at once is read by the worker itself; all else goes to the pool.
+//! The worker itself reads what is in the page cache; the pool does all other operations.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,10 +16,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{Completion, fallocate_mode};
 use crate::io::{Io, Op};
 
-/// The threads of one queue.
+/// The number of threads of one queue.
 pub const POOL: usize = 4;
 
-/// The engine.
+/// The thread pool engine.
 #[derive(Debug)]
 pub struct Threads {
     shared: Arc<Shared>,
@@ -45,7 +45,7 @@ struct State {
     closed: bool,
 }
 
-/// An operation on its way to a thread.
+/// An operation for a thread of the pool.
 #[derive(Debug, Clone, Copy)]
 struct Job {
     head: u16,
@@ -58,12 +58,12 @@ struct Job {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: the vectors stay as they are until the operation has completed, and nobody else reads
+// SAFETY: the vectors stay unchanged until the operation has completed, and no other thread reads
 // them meanwhile (contract of Engine::start).
 unsafe impl Send for Job {}
 
 impl Threads {
-    /// Starts the pool of one queue. `direct` says that the page cache is not to be asked.
+    /// Starts the pool of one queue. With `direct`, the worker does not try the page cache.
     pub fn new(disk: Arc<File>, direct: bool) -> io::Result<Self> {
         let event = File::from(std::os::fd::OwnedFd::from(EventFd::from_flags(
             EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,
@@ -82,7 +82,8 @@ impl Threads {
                 .spawn(move || shared.run())
         };
         let pool = (0..POOL).map(spawn).collect::<io::Result<_>>()?;
-        // Until all of them sleep for work: what a thread does to start is over then.
+        // Wait until all threads are idle: they make no more of the system calls of a starting
+        // thread.
         let starting = |state: &mut State| state.started < POOL;
         drop(shared.work.wait_while(shared.lock(), starting));
         Ok(Self {
@@ -127,7 +128,7 @@ impl Threads {
         let mut state = self.shared.lock();
         if !state.done.is_empty() {
             done.append(&mut state.done);
-            // Emptied under the lock: a completion added later makes it readable again.
+            // Read under the lock: a completion added later makes the eventfd readable again.
             let _ = (&self.event).read(&mut [0; 8]);
         }
     }
@@ -139,13 +140,13 @@ impl AsFd for Threads {
     }
 }
 
-/// No operation outlives its engine: what has begun ends here.
+/// Waits for the operations in progress: none may outlive its engine.
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.work.notify_all();
         for thread in self.pool.drain(..) {
-            // One that panicked has ended, too.
+            // A thread that panicked has ended, too.
             let _ = thread.join();
         }
     }
@@ -156,7 +157,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What each thread of the pool does.
+    /// The loop of each thread of the pool.
     fn run(&self) {
         self.lock().started += 1;
         self.work.notify_all();
@@ -180,7 +181,7 @@ impl Shared {
 }
 
 impl Job {
-    /// Does it, and answers as io_uring would.
+    /// Does the operation; returns the same result as io_uring would.
     fn run(&self, disk: &File) -> i32 {
         match self.op {
             Op::Read => self.read(disk, 0),
@@ -200,13 +201,13 @@ impl Job {
         self.transfer(libc::SYS_pwritev2, disk, flags)
     }
 
-    /// preadv2 or pwritev2, which C libraries may replace by others that the filter does not have. An
-    /// offset of 64 bits is one argument, and its upper half, the next one, of no meaning.
+    /// Calls preadv2 or pwritev2 directly: a C library may use other calls, which the filter does
+    /// not allow. A 64-bit offset is one argument; the next argument, its upper half, is ignored.
     #[allow(unsafe_code)]
     fn transfer(&self, call: libc::c_long, disk: &File, flags: libc::c_int) -> i32 {
         let (fd, count) = (disk.as_raw_fd(), libc::c_long::from(self.count));
-        // SAFETY: `count` vectors at `vectors` that point into mapped guest memory, all of it left
-        // as it is until this operation has completed (contract of Engine::start).
+        // SAFETY: `count` vectors at `vectors` that point into mapped guest memory, all of it
+        // unchanged until this operation has completed (contract of Engine::start).
         let n = unsafe { libc::syscall(call, fd, self.vectors, count, self.offset, 0, flags) };
         errno(n)
     }
@@ -217,7 +218,7 @@ impl Job {
     }
 }
 
-/// The calls that take no pointers.
+/// The calls without pointers.
 #[allow(unsafe_code)]
 mod sys {
     use std::fs::File;
@@ -234,7 +235,7 @@ mod sys {
     }
 }
 
-/// The result of a call: what it returned, or the negative errno.
+/// The result of a call: its return value, or the negative errno.
 fn errno(returned: libc::c_long) -> i32 {
     if returned < 0 {
         return -io::Error::last_os_error()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine on an io_uring that can do nothing but I/O on one file (`host::ring`).
+//! The engine on an io_uring that can only do I/O on one file (`host::ring`).
 //!
-//! One system call submits the batch of a kick; the data moves between the disk and guest memory
-//! without passing through this process.
+//! One system call submits the batch of a kick; the kernel moves the data between the disk and
+//! guest memory, without a copy in this process.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -15,11 +15,11 @@ use super::retry::{EngineError, Pause, Refusal};
 use super::{Completion, Submitted, fallocate_mode};
 use crate::io::{Io, Op};
 
-/// The engine.
+/// The io_uring engine.
 pub struct Uring {
     ring: IoUring,
     unsubmitted: usize,
-    /// What the kernel has taken and not completed.
+    /// The operations that the kernel has taken and not completed.
     under_way: usize,
     pause: Pause,
 }
@@ -31,7 +31,7 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    /// Takes over a ring with room for all requests of a queue.
+    /// Uses a ring that has room for all requests of a queue.
     pub fn new(ring: IoUring) -> Self {
         Self {
             ring,
@@ -48,8 +48,9 @@ impl Uring {
         // SAFETY: the worker keeps the Io and the guest memory its vectors point to unchanged until
         // this head has completed (contract of Engine::start).
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
-            // The ring has room for every head of the queue, so this is a batch that the kernel
-            // has not taken yet. If it cannot be submitted, the worker hears that when it submits.
+            // The ring has room for every head of the queue, so it is full of a batch that the
+            // kernel has not taken yet. If submitting fails here, the worker's own submit fails,
+            // too.
             let _ = self.submit();
             // SAFETY: as above.
             let pushed = unsafe { self.ring.submission().push(&entry) };
@@ -83,7 +84,7 @@ impl Uring {
         self.under_way == 0
     }
 
-    /// See [`super::Engine::pause`]. By a futex: the filter has no nanosleep.
+    /// See [`super::Engine::pause`]. Uses a futex: the filter does not allow nanosleep.
     pub fn pause(&mut self) {
         std::thread::park_timeout(self.pause.next());
     }
@@ -113,7 +114,7 @@ impl AsFd for Uring {
     }
 }
 
-/// The submission of one operation. A single vector needs no list.
+/// The submission queue entry of one operation. A single vector needs no list.
 fn entry(io: &Io) -> Entry {
     let (file, offset) = (Fixed(FILE), io.offset());
     let flags = if io.durable() { libc::RWF_DSYNC } else { 0 };

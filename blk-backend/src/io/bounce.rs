@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Copies of what requests read and write, where the guest's buffers cannot be used as they are:
-//! because of where they are in memory, or because whole blocks are read and written for a part.
+//! Bounce buffers for requests whose guest buffers cannot be used directly: because they are not
+//! aligned, or because whole blocks are read and written for a part.
 //!
 //! Used by the worker thread that owns the queue.
 
@@ -10,19 +10,19 @@ use vm_memory::Bytes;
 
 use super::TooLarge;
 
-/// As aligned as any device wants it.
+/// The alignment, enough for every device.
 const ALIGN_BYTES: usize = 4096;
 /// The longest copy.
 const BOUNCE_MAX_BYTES: u64 = 16 << 20;
 
-/// A copy of a request's data that is aligned as direct I/O needs it.
+/// A copy of a request's data with the alignment of direct I/O.
 #[derive(Debug)]
 pub(super) struct Bounce {
-    /// Longer than needed, so that it has an aligned address in it.
+    /// Longer than needed, so that it contains an aligned address.
     bytes: Vec<u8>,
-    /// Where that is.
+    /// The offset of that address.
     start: usize,
-    /// How far behind it what the guest wants begins.
+    /// The offset from there to the guest's data.
     pub(super) skip: usize,
     buffers: Vec<Buffer>,
 }
@@ -44,14 +44,14 @@ impl Bounce {
         })
     }
 
-    /// Some of the copy, counted from its aligned address.
+    /// A part of the copy, from its aligned address on.
     pub(super) fn part(&mut self, from: usize, len: usize) -> Result<&mut [u8], TooLarge> {
         let rest = self.bytes.get_mut(self.start..).ok_or(TooLarge)?;
         let rest = rest.get_mut(from..).ok_or(TooLarge)?;
         rest.get_mut(..len).ok_or(TooLarge)
     }
 
-    /// Copies what the guest writes to where it belongs.
+    /// Copies the guest's data into the copy.
     pub(super) fn fill(&mut self, len: usize, memory: &GuestMemory) -> Result<(), TooLarge> {
         let buffers = std::mem::take(&mut self.buffers);
         let mut rest = self.part(self.skip, len)?;
@@ -65,7 +65,7 @@ impl Bounce {
         Ok(())
     }
 
-    /// Copies what was read to where the guest wants it.
+    /// Copies the data read to the guest's buffers.
     pub(super) fn empty(&self, memory: &GuestMemory) {
         let mut rest = &self.bytes[self.start + self.skip..];
         for buffer in &self.buffers {
@@ -76,7 +76,7 @@ impl Bounce {
         }
     }
 
-    /// How much memory it takes.
+    /// The length of the copy with its padding.
     pub(super) fn len_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }

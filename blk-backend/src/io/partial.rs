@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The steps of a request that begins or ends within a block of the storage: what is read, changed and
-//! written in its place. Pure; the engine does each step, [`super::Io`] holds the copy of the blocks.
+//! The steps of a request that begins or ends within a block of the storage: read, change and
+//! write. Pure; the engine does each step, [`super::Io`] holds the copy of the blocks.
 
 use std::ops::Range;
 
 use super::Op;
 
-/// What is left of a request that covers a part of a block.
+/// The remaining steps of a request that covers a part of a block.
 #[derive(Debug)]
 pub(super) struct Partial {
-    /// What was asked for.
+    /// The operation of the request.
     pub(super) op: Op,
-    /// Where, in bytes of the image.
+    /// Its range in bytes of the image.
     pub(super) range: Range<u64>,
-    /// The last one is being done; the others follow, from the end.
+    /// The last one is in progress; the others follow, from the end.
     steps: Vec<Step>,
 }
 
 /// One operation of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Read whole blocks, of which the guest gets a part.
+    /// Read whole blocks, a part of which the guest gets.
     Cover(Range<u64>),
-    /// Read whole blocks, to change a part of them.
+    /// Read whole blocks, a part of which is changed.
     Fetch(Range<u64>),
-    /// Write them back, changed.
+    /// Write the changed blocks back.
     Store(Range<u64>),
     /// Zero the whole blocks between the first and the last.
     Middle(Range<u64>),
@@ -42,7 +42,7 @@ pub(super) fn inward(range: &Range<u64>, block_bytes: u64) -> Range<u64> {
 }
 
 impl Partial {
-    /// The steps of a request on a range that is not of whole blocks.
+    /// The steps of a request whose range does not consist of whole blocks.
     pub(super) fn new(op: Op, range: Range<u64>, block_bytes: u64) -> Self {
         let whole = outward(&range, block_bytes);
         let mut steps = match op {
@@ -56,17 +56,17 @@ impl Partial {
         Self { op, range, steps }
     }
 
-    /// What is being done.
+    /// The step in progress.
     pub(super) fn step(&self) -> Option<&Step> {
         self.steps.last()
     }
 
-    /// It is done.
+    /// The step in progress is complete.
     pub(super) fn advance(&mut self) {
         self.steps.pop();
     }
 
-    /// The longest stretch of blocks that has to be held at a time.
+    /// The longest range of blocks to copy at a time.
     pub(super) fn copy_bytes(&self) -> u64 {
         let held = self.steps.iter().map(|step| match step {
             Step::Cover(blocks) | Step::Fetch(blocks) => blocks.end - blocks.start,
@@ -76,11 +76,11 @@ impl Partial {
     }
 }
 
-/// The blocks at both ends are changed, those between them are zeroed as the storage does it best.
+/// Reads and changes the blocks at both ends, and lets the storage zero those between them.
 fn zeroes(range: &Range<u64>, whole: Range<u64>, block_bytes: u64) -> Vec<Step> {
     let inner = inward(range, block_bytes);
     if inner.is_empty() {
-        // One block, or two that are both touched in part.
+        // One block, or two blocks that are both covered in part.
         return vec![Step::Fetch(whole.clone()), Step::Store(whole)];
     }
     let mut steps = Vec::new();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Flushes that wait until it is known whether a predecessor has lost writes: see
+//! Flushes that wait until the supervisor says whether writes of an earlier generation were lost: see
 //! [`crate::witness`].
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Worker;
 use crate::request::Status;
 
-/// Heads that wait, and whether a loss is being told.
+/// The waiting heads, and whether a completion in the batch reports a loss.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     heads: Vec<u16>,
@@ -15,15 +15,15 @@ pub(super) struct Held {
 }
 
 impl Worker {
-    /// Keeps the request at a head from the engine if it has to wait, or fails it if it has to tell
-    /// the driver of a loss. Whether it did either.
+    /// Holds the request at a head back if it must wait, or fails it if it must report a loss to
+    /// the driver. Returns whether it did either.
     pub(super) fn withhold(&mut self, head: u16) -> bool {
         let Some(slot) = self.slots.idle_at(head) else {
             return false;
         };
         let witness = &self.shared.witness;
         if witness.holds(&slot.io) {
-            // As if an engine had it: the queue is not left before it is answered.
+            // Count it as busy: the worker must not leave the queue before it is complete.
             self.slots.start(head);
             self.held.heads.push(head);
             return true;
@@ -35,8 +35,8 @@ impl Worker {
         fails
     }
 
-    /// Gives those that have waited to the engine, or fails them, once the answer is there. Says
-    /// whether there were any.
+    /// Once the result is there, starts the waiting requests, or fails them. Returns whether there
+    /// were any.
     pub(super) fn release_held(&mut self) -> bool {
         if self.held.heads.is_empty() || self.shared.witness.is_awaited() {
             return false;
@@ -59,7 +59,7 @@ impl Worker {
         self.complete(head, Status::IoErr);
     }
 
-    /// What was complete has been shown to the driver.
+    /// Called when the batch has been published.
     pub(super) fn published(&mut self) {
         if std::mem::take(&mut self.held.telling) {
             self.shared.page().loss_told.store(1, Relaxed);

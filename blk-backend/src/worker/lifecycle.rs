@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a worker comes to a ring and leaves it: attaching with what a predecessor left unfinished,
-//! following the frontend's changes, draining.
+//! How a worker attaches to a ring and leaves it: takes up the requests that an earlier generation
+//! left in flight, follows the frontend's changes, drains.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,25 +14,25 @@ use crate::inflight::CRASH_LIMIT;
 use crate::queue::{Attach, Queue, QueueError};
 use crate::request::{Status, StatusByte};
 
-/// From this many deaths on, a request is tried alone: the next death will be its own.
+/// From this many crashes on, a request runs alone: if the process dies again, it is the cause.
 const QUARANTINE_FROM: u8 = CRASH_LIMIT - 1;
 
 impl Worker {
-    /// Takes nothing more, whatever the ring says: the process is about to end.
+    /// Takes no more requests: the process is about to end.
     pub fn close(&mut self) {
         if let Some(serving) = &mut self.serving {
             serving.broken = true;
         }
     }
 
-    /// Whether nothing is in flight. Then the queue has been left too, if its ring was stopped.
+    /// Whether no request is in flight. If the ring is stopped, the worker has then left it.
     pub fn is_drained(&mut self, vring: &Vring) -> bool {
         self.refresh(vring);
         self.slots.busy() == 0
     }
 
-    /// Follows what the frontend has changed about the ring or the memory. While requests are in
-    /// flight, what they were taken from stays; nothing more is taken until they are done.
+    /// Follows the frontend's changes of the ring or the memory. While requests are in flight,
+    /// keeps the ring and memory they came from and takes no more.
     pub(super) fn refresh(&mut self, vring: &Vring) {
         let memory_generation = self.shared.memory.generation();
         if self.seen == Some((vring.generation(), memory_generation)) {
@@ -54,7 +54,7 @@ impl Worker {
                 }
                 vring.store_next_avail(serving.queue.next_avail());
                 self.serving = None;
-                // With what was just stored, and perhaps to be attached at once.
+                // Runs with the index just stored, and may attach again at once.
                 return self.refresh(vring);
             }
             None if ring.running => {
@@ -66,7 +66,7 @@ impl Worker {
         self.seen = Some((generation, memory_generation));
     }
 
-    /// Begins to serve a ring, with what a predecessor left unfinished.
+    /// Attaches to a ring, and takes up the requests that an earlier generation left in flight.
     fn attach(&mut self, ring: Snapshot, memory_generation: u32) -> Result<(), QueueError> {
         let memory = self.shared.memory.now();
         let size = ring.layout.size;
@@ -99,17 +99,17 @@ impl Worker {
             match replay.deaths {
                 CRASH_LIMIT.. => self.fail_poisoned(replay.head)?,
                 QUARANTINE_FROM => self.quarantined.push_back(replay),
-                // The driver may have changed what it asks for, so that it has to be copied.
+                // The driver may have changed the request since, so that it needs a copy now.
                 _ if self.slots.are_full() => self.quarantined.push_back(replay),
                 _ => self.begin(replay.head, monotonic_ns())?,
             }
         }
-        // A failure shows again when the worker submits what it takes from the queue.
+        // If this fails, the worker's next submit fails, too.
         let _ = self.engine.submit();
         Ok(())
     }
 
-    /// Of those that may have killed the process, one at a time and nothing beside it.
+    /// Runs the requests that may have crashed the process one at a time, without any other.
     pub(super) fn retry_isolated(&mut self) -> Result<bool, QueueError> {
         if self.slots.busy() > 0 {
             return Ok(false);
@@ -120,7 +120,7 @@ impl Worker {
         Ok(true)
     }
 
-    /// Answers a request that has killed the process too often, without trying it again.
+    /// Fails a request that has crashed the process too often, without running it.
     fn fail_poisoned(&mut self, head: u16) -> Result<(), QueueError> {
         log::error!(queue = self.index; "request at head {head} failed: it ended this process {CRASH_LIMIT} times");
         let Some(serving) = &mut self.serving else {

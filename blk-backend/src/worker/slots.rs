@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The requests of a queue by descriptor head, and which of them an engine has.
+//! The requests of a queue by descriptor head, and which of them the engine has.
 
 use std::collections::VecDeque;
 
 use crate::io::Io;
 use crate::request::StatusByte;
 
-/// While so much is copied because the driver's buffers are not aligned, nothing more is taken: a guest
-/// does not decide how much memory this process needs.
+/// If the bounce buffers take this much, the worker takes no more requests: a guest must not decide
+/// how much memory this process uses.
 const BOUNCED_BYTES_MAX: u64 = 1 << 20;
 
-/// One for each descriptor head; used again by the next request that has it.
+/// One slot for each descriptor head; the next request at that head reuses it.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     slots: Vec<Slot>,
     busy: u16,
-    /// How much of what the engine has is copied.
+    /// The length of the bounce buffers of requests that the engine has.
     bounced_bytes: u64,
-    /// Heads in the order in which they were taken, with the time; those that are over are dropped
-    /// when they come to the front.
+    /// Heads and times in the order in which they were taken; completed ones are dropped when they
+    /// reach the front.
     order: VecDeque<(u16, u64)>,
 }
 
-/// One request.
+/// The slot of one request.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) io: Io,
     pub(super) status: StatusByte,
-    /// When it was taken.
+    /// When the worker took it.
     pub(super) since_ns: u64,
     busy: bool,
 }
@@ -40,31 +40,31 @@ impl Slots {
         slots
     }
 
-    /// The slot of a head that no engine has. While an engine has it, the kernel reads and writes what
-    /// its `Io` points to, so nobody else gets it: this is the last check that a driver or vmm cannot
-    /// get around by posting a head twice.
+    /// The slot of a head that the engine does not have. While the engine has it, the kernel reads
+    /// and writes the memory its `Io` points to, so no other code may get the slot: this is the
+    /// last check against a driver or vmm that posts a head twice.
     pub(super) fn idle_at(&mut self, head: u16) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(usize::from(head))?;
         (!slot.busy).then_some(slot)
     }
 
-    /// The slot of a head that an engine has.
+    /// The slot of a head that the engine has.
     pub(super) fn busy_at(&mut self, head: u16) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(usize::from(head))?;
         slot.busy.then_some(slot)
     }
 
-    /// How many requests an engine has.
+    /// How many requests the engine has.
     pub(super) fn busy(&self) -> u16 {
         self.busy
     }
 
-    /// Whether an engine has so much that is copied that it gets nothing more.
+    /// Whether the bounce buffers are at their limit.
     pub(super) fn are_full(&self) -> bool {
         self.bounced_bytes >= BOUNCED_BYTES_MAX
     }
 
-    /// An engine gets the request.
+    /// Records that the engine has the request.
     pub(super) fn start(&mut self, head: u16) {
         let slot = &mut self.slots[usize::from(head)];
         debug_assert!(!slot.busy, "head {head} starts twice");
@@ -74,7 +74,7 @@ impl Slots {
         self.order.push_back((head, slot.since_ns));
     }
 
-    /// It gives it back.
+    /// Records that the engine has completed the request.
     pub(super) fn end(&mut self, head: u16) {
         let slot = &mut self.slots[usize::from(head)];
         slot.busy = false;
@@ -82,7 +82,7 @@ impl Slots {
         self.bounced_bytes -= slot.io.bounced_bytes();
     }
 
-    /// When the oldest request was taken; 0 if there is none.
+    /// When the worker took the oldest request in flight; 0 if there is none.
     pub(super) fn oldest_ns(&mut self) -> u64 {
         while let Some((head, since_ns)) = self.order.front() {
             let slot = &self.slots[usize::from(*head)];
