@@ -192,7 +192,7 @@ pub(crate) struct StatsArgs {
 }
 
 impl StatsArgs {
-    /// How the answer is to be written.
+    /// The format that the flags select.
     pub(crate) fn form(&self) -> Form {
         match (self.json, self.prometheus) {
             (true, _) => Form::Json,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Talking to a VM's API: one request, one answer, as much of HTTP/1.1 as that takes.
+//! A client of a VM's API: one request, one response, with as much of HTTP/1.1 as that needs.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -18,39 +18,39 @@ use spec::state::API_SOCKET;
 
 use crate::error::Error;
 
-/// How long an answer may take; the jailer's own deadlines are shorter.
+/// How long to wait for a response; the jailer's own deadlines are shorter.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The same, where a device gets another backend.
+/// How long to wait for a response if a device gets another backend.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(DEVICE_SECONDS_MAX + TIMEOUT.as_secs());
-/// The longest answer, in bytes.
+/// The longest response, in bytes.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
-/// The most headers of an answer.
+/// The most headers of a response.
 const HEADERS_MAX: usize = 16;
 
-/// A VM could not be talked to.
+/// Why a request to a VM failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// There is none of this name.
+    /// There is no VM of this name.
     #[error("VM {0:?}: there is no such VM in {1}")]
     Unknown(String, PathBuf),
     /// Its jailer was killed.
     #[error("VM {vm:?}: its jailer was killed, and it ended", vm = vm.as_str())]
     Dead {
-        /// Its name.
+        /// The VM's name.
         vm: VmName,
-        /// Where its state directory is.
+        /// The directory that holds its state directory.
         base: PathBuf,
     },
-    /// Its supervisor is gone, and its jailer is tidying up.
+    /// Its supervisor is gone, and its jailer is cleaning up.
     #[error("VM {0:?}: is ending")]
     Ending(String),
-    /// It could not be reached, or the answer could not be read.
+    /// The connection failed.
     #[error("VM {0:?}")]
     Io(String, #[source] io::Error),
-    /// What came is not an answer.
+    /// The response is malformed.
     #[error("VM {0:?}: answered what is not understood")]
     Malformed(String),
-    /// The VM has refused.
+    /// The VM has refused the request.
     #[error("VM {0:?}: {1}")]
     Refused(String, String),
     /// The program of an upgrade cannot be opened.
@@ -59,10 +59,10 @@ pub(crate) enum ClientError {
     /// The directory that holds all VMs could not be read.
     #[error("state-dir {0:?}")]
     Base(PathBuf, #[source] io::Error),
-    /// It stopped speaking in the middle.
+    /// The VM closed the connection in the middle.
     #[error("VM {0:?}: the events broke off")]
     BrokenOff(String),
-    /// Its console is not behind a socket.
+    /// Its console does not have a socket.
     #[error("VM {0:?}: {1}")]
     NoConsole(String, String),
 }
@@ -89,13 +89,13 @@ pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStre
             vm: vm.clone(),
             base: base.into(),
         },
-        // Longer than sockaddr_un: no jailer would have made it.
+        // Longer than sockaddr_un: no jailer can have made it.
         ErrorKind::InvalidInput => ClientError::Unknown(vm.to_string(), base.into()),
         _ => ClientError::Io(vm.to_string(), error),
     })
 }
 
-/// Whether the jailer that made a state directory lives: it holds the lock for as long.
+/// Whether the jailer of a state directory is alive: it holds the lock until it exits.
 pub(crate) fn is_locked(dir: &Path) -> bool {
     let Ok(opened) = File::open(dir) else {
         return false;
@@ -104,19 +104,19 @@ pub(crate) fn is_locked(dir: &Path) -> bool {
     matches!(locked, Err((_, Errno::EWOULDBLOCK)))
 }
 
-/// The VM as it is now.
+/// The VM's current state.
 pub(crate) fn info(base: &Path, vm: &VmName) -> Result<VmInfo, ClientError> {
     let body = request(base, vm, "GET", "/v1/vm", "")?;
     serde_json::from_slice(&body).map_err(|_| ClientError::Malformed(vm.to_string()))
 }
 
-/// What the VM has done so far.
+/// The VM's statistics.
 pub(crate) fn stats(base: &Path, vm: &VmName) -> Result<Stats, ClientError> {
     let body = request(base, vm, "GET", "/v1/stats", "")?;
     serde_json::from_slice(&body).map_err(|_| ClientError::Malformed(vm.to_string()))
 }
 
-/// What has happened to the VM lately.
+/// The VM's recent events.
 pub(crate) fn events(base: &Path, vm: &VmName) -> Result<Vec<Event>, ClientError> {
     let body = request(base, vm, "GET", "/v1/vm/events", "")?;
     let events = serde_json::from_slice::<Events>(&body);
@@ -124,13 +124,13 @@ pub(crate) fn events(base: &Path, vm: &VmName) -> Result<Vec<Event>, ClientError
     Ok(events.events)
 }
 
-/// Asks the VM for something.
+/// Sends a request without a body.
 pub(crate) fn put(base: &Path, vm: &VmName, target: &str) -> Result<(), Error> {
     request(base, vm, "PUT", target, "")?;
     Ok(())
 }
 
-/// `bulkhead stop`; by force or with a timeout, it returns when the name is free again.
+/// `bulkhead stop`; with force or a timeout, returns when the name is free again.
 pub(crate) fn stop(base: &Path, vm: &VmName, stop: Stop) -> Result<(), Error> {
     let dir = File::open(base.join(vm.as_str()));
     let waits = stop.force || stop.stop_timeout.is_some();
@@ -138,7 +138,7 @@ pub(crate) fn stop(base: &Path, vm: &VmName, stop: Stop) -> Result<(), Error> {
     let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
     request(base, vm, "PUT", "/v1/vm/stop", &body)?;
     if let (true, Ok(dir)) = (waits, dir) {
-        // The jailer holds the lock for as long as anything of the VM is left.
+        // The jailer holds the lock as long as anything of the VM is left.
         let _ = Flock::lock(dir, FlockArg::LockShared);
     }
     Ok(())
@@ -206,12 +206,12 @@ fn request(
     asked.of(base, vm)
 }
 
-/// A request.
+/// A request to send.
 struct Asked<'a> {
     method: &'a str,
     target: &'a str,
     body: &'a str,
-    /// Sent along with it.
+    /// A descriptor to attach to it.
     descriptor: Option<BorrowedFd<'a>>,
     timeout: Duration,
 }
@@ -261,7 +261,7 @@ impl Asked<'_> {
     }
 }
 
-/// The status and body of an answer behind which the connection was closed.
+/// The status and body of a complete response.
 fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut headers);

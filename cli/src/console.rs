@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The user's terminal on one side, a VM's console on the other.
+//! Connects the user's terminal to a VM's console.
 //!
-//! O_NONBLOCK is never set on the user's descriptors, which others share: standard input is read after
-//! poll has said that it is ready, standard output is an [`Output`]. Nothing is buffered beyond what is
-//! being moved.
+//! Other processes share the user's descriptors, so we never set O_NONBLOCK on them: we read
+//! standard input after poll(2) reports it readable, and write standard output through an
+//! [`Output`]. We buffer only what is being moved.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,7 +24,7 @@ use crate::escape::{Escape, Wish};
 use crate::signals;
 use crate::terminal::{RawMode, TerminalError};
 
-/// How much is moved at once.
+/// How many bytes to move at once.
 const CHUNK_BYTES: usize = 4096;
 
 const HELP: &str =
@@ -35,7 +35,7 @@ const HELP: &str =
 pub(crate) struct Proxy {
     socket: UnixStream,
     output: Output<'static>,
-    /// Only a terminal has keys that are ours.
+    /// Only a terminal has an escape key.
     escape: Option<Escape>,
     _raw: Option<RawMode>,
     to_guest: Vec<u8>,
@@ -43,12 +43,12 @@ pub(crate) struct Proxy {
     input_open: bool,
     output_open: bool,
     socket_open: bool,
-    /// How much the guest's side has sent, and how that began.
+    /// How many bytes the console has sent, and the first of them.
     received: usize,
     beginning: Vec<u8>,
 }
 
-/// What a proxy waits for: a token that comes back when it is ready.
+/// A descriptor that a proxy waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// Standard input.
@@ -60,7 +60,7 @@ pub(crate) enum End {
 }
 
 impl Proxy {
-    /// Takes over the terminal, if there is one.
+    /// Puts the terminal into raw mode, if there is one.
     pub(crate) fn new(socket: UnixStream) -> Result<Self, TerminalError> {
         socket
             .set_nonblocking(true)
@@ -80,13 +80,13 @@ impl Proxy {
         })
     }
 
-    /// Whether the console is closed and everything that came from it was written.
+    /// Whether the console is closed and all of its output is written.
     pub(crate) fn is_done(&self) -> bool {
         !self.socket_open && self.to_user.is_empty()
     }
 
-    /// What is waited for. A descriptor without interest is left out: its hang-up would wake us for
-    /// ever.
+    /// The descriptors and events to wait for. Leaves a descriptor without events out: its POLLHUP
+    /// would make a busy loop.
     pub(crate) fn interests(&self) -> Vec<(End, BorrowedFd<'_>, PollFlags)> {
         let mut interests = Vec::with_capacity(3);
         if self.input_open && self.socket_open && self.to_guest.is_empty() {
@@ -104,7 +104,7 @@ impl Proxy {
         interests
     }
 
-    /// One of the descriptors is ready; what the user wants of us, if anything.
+    /// Handles a descriptor that is ready; returns the user's command, if any.
     pub(crate) fn ready(&mut self, end: End) -> Option<Wish> {
         match end {
             End::Input => return self.read_user(),
@@ -148,7 +148,7 @@ impl Proxy {
                 Ok(len) => drop(self.to_guest.drain(..len)),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // The guest's side is gone; what it sent before is still read.
+                // The console is closed; what it sent before is still read.
                 Err(_) => {
                     self.to_guest.clear();
                     self.input_open = false;
@@ -183,7 +183,7 @@ impl Proxy {
             Ok(len) => drop(self.to_user.drain(..len)),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            // Nobody reads any more; the guest goes on without being seen.
+            // The reader of our output is gone; the guest goes on without it.
             Err(_) => {
                 self.to_user.clear();
                 self.output_open = false;
@@ -191,13 +191,13 @@ impl Proxy {
         }
     }
 
-    /// Whether all that came was that somebody else has the console.
+    /// Whether the console only sent that another client uses it.
     fn was_refused(&self) -> bool {
         self.received == CONSOLE_IN_USE.len() && self.beginning == CONSOLE_IN_USE.as_bytes()
     }
 }
 
-/// `bulkhead console`: until the user leaves, the VM ends, or a signal comes.
+/// `bulkhead console`: until the user leaves, the VM ends, or a signal arrives.
 pub(crate) fn attach(base: &Path, vm: &VmName) -> Result<(), Error> {
     let socket = match client::connect(base, vm, CONSOLE_SOCKET) {
         Err(ClientError::Unknown(..)) => return Err(no_socket(base, vm)?.into()),
@@ -240,7 +240,7 @@ pub(crate) fn wait(fds: &mut [PollFd<'_>]) -> Result<(), TerminalError> {
     wait_until(fds, PollTimeout::NONE).map(drop)
 }
 
-/// Waits for one of the descriptors, but not longer than that; whether something has happened.
+/// Waits for one of the descriptors; false on timeout.
 pub(crate) fn wait_until(
     fds: &mut [PollFd<'_>],
     timeout: PollTimeout,
@@ -252,7 +252,7 @@ pub(crate) fn wait_until(
     }
 }
 
-/// Why a VM that is there has no console to attach to.
+/// Why a running VM has no console to attach to.
 fn no_socket(base: &Path, vm: &VmName) -> Result<ClientError, ClientError> {
     let info = client::info(base, vm)?;
     let reason = match (&info.spec.console, info.pty) {

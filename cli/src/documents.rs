@@ -10,16 +10,16 @@ use spec::{DOCUMENT_MAX_BYTES, DocumentError, SpecError, Vm, VmSpec};
 use crate::error::Error;
 use crate::output;
 
-/// A file is no VM.
+/// Why a file cannot be used as a VM.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DocumentsError {
     /// It could not be read.
     #[error("config {0:?}")]
     Read(PathBuf, #[source] io::Error),
-    /// It is not of the right shape.
+    /// It does not have the right shape.
     #[error("config {0:?}")]
     Shape(PathBuf, #[source] DocumentError),
-    /// It says what cannot be.
+    /// Its settings are invalid.
     #[error("config {0:?}")]
     Spec(PathBuf, #[source] SpecError),
     /// The schema could not be written as JSON.
@@ -33,7 +33,7 @@ impl From<DocumentsError> for Error {
     }
 }
 
-/// Reads a VM from a JSON file; it is checked as far as it can be without looking at the host.
+/// Reads a VM from a JSON file. Checks it as far as possible without looking at the host.
 pub(crate) fn read(path: &Path) -> Result<VmSpec, DocumentsError> {
     let mut text = Vec::new();
     let limit = DOCUMENT_MAX_BYTES as u64 + 1;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A verb that failed: what the user is told, and the exit status. Each module turns its own errors into
-//! one; this module knows none of them.
+//! The error of a verb: the message for the user, and the exit status. Each module converts its own
+//! errors; this module does not depend on them.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ const FAILED: u8 = 1;
 /// The exit status of a command line that is wrong.
 const USAGE: u8 = 2;
 
-/// A verb failed.
+/// Why a verb failed.
 #[derive(Debug)]
 pub(crate) struct Error {
     cause: Box<dyn std::error::Error + Send + Sync>,
@@ -23,13 +23,13 @@ pub(crate) struct Error {
     dead: Option<(PathBuf, VmName)>,
 }
 
-/// The answer could not be written.
+/// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
 struct OutputError(#[source] io::Error);
 
 impl Error {
-    /// Something failed.
+    /// An error with exit status 1.
     pub(crate) fn new(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self {
             cause: Box::new(cause),
@@ -38,18 +38,18 @@ impl Error {
         }
     }
 
-    /// The answer could not be written to standard output.
+    /// Standard output cannot be written.
     pub(crate) fn output(cause: io::Error) -> Self {
         Self::new(OutputError(cause))
     }
 
-    /// The same, about a VM below `base` whose jailer was killed.
+    /// Marks the error as caused by a VM below `base` whose jailer was killed.
     pub(crate) fn about_dead(mut self, base: PathBuf, vm: VmName) -> Self {
         self.dead = Some((base, vm));
         self
     }
 
-    /// Removes what is left of a VM whose jailer was killed, if that is what the error is about.
+    /// Removes what is left of a VM whose jailer was killed, if that caused the error.
     pub(crate) fn clean_up(&self) {
         if let Some((base, vm)) = &self.dead {
             jailer::sweep(base, vm);
@@ -74,7 +74,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// A flag holds what it must not.
+/// A flag has an invalid value.
 impl From<SpecError> for Error {
     fn from(cause: SpecError) -> Self {
         Self {

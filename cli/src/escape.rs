@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one key that is not the guest's: Ctrl-a, and what follows it.
+//! The escape key: Ctrl-a, and the key after it.
 
 /// Ctrl-a.
 const PREFIX: u8 = 0x01;
 
-/// What the user wants of us rather than of the guest.
+/// A command of the user to us instead of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// Leave.
+    /// Detach, or end the VM.
     Quit,
-    /// See what can be wished for.
+    /// Show the commands.
     Help,
 }
 
-/// Finds wishes in what is typed.
+/// Finds commands in the input.
 #[derive(Debug, Default)]
 pub(crate) struct Escape {
     prefixed: bool,
 }
 
 impl Escape {
-    /// Appends to `output` what is for the guest, up to the first wish; what was typed behind it is
-    /// dropped. A prefix before any other key goes to the guest with it.
+    /// Appends the guest's input to `output`, up to the first command; drops the input after that.
+    /// A prefix before any other key goes to the guest together with it.
     pub(crate) fn filter(&mut self, input: &[u8], output: &mut Vec<u8>) -> Option<Wish> {
         for &byte in input {
             match (std::mem::take(&mut self.prefixed), byte) {

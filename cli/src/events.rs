@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead events`: what has happened to a VM, and what happens to it.
+//! `bulkhead events`: recent events of a VM, and new ones.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,10 +15,10 @@ use crate::client::{self, ClientError};
 use crate::error::Error;
 use crate::output;
 
-/// The longest line of an answer's head or of a chunk, in bytes.
+/// The longest line of a response's head or of a chunk, in bytes.
 const LINE_MAX_BYTES: u64 = 64 << 10;
 
-/// Shows what has happened to a VM; with `follow`, until it has ended.
+/// Shows the events of a VM; with `follow`, until it has ended.
 pub(crate) fn events(base: &Path, vm: &VmName, follow: bool, json: bool) -> Result<(), Error> {
     let show = |event: &Event| output::print(&line(event, json)?);
     if !follow {
@@ -47,12 +47,12 @@ fn describe(event: &Event, time: SystemTime) -> String {
     let time = humantime::format_rfc3339_millis(time);
     let device = event.device.as_deref().unwrap_or("-");
     let (kind, detail) = (event.kind.as_str(), &event.detail);
-    // What a process said of itself is shown as text, whatever is in it.
+    // The details come from the VM's processes: replace what a terminal would interpret.
     let line = format!("{time}  {device:8}  {kind:19} {detail}");
     format!("{}\n", host::output::harmless(&line).trim_end())
 }
 
-/// An answer that goes on, as long as the VM does: chunks (RFC 9112, 7.1) of one event each.
+/// A response that lasts as long as the VM: chunks (RFC 9112, 7.1) of one event each.
 struct Answer<'a> {
     stream: BufReader<UnixStream>,
     vm: &'a VmName,
@@ -75,7 +75,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// What is said instead of events.
+    /// The VM's error response.
     fn refusal(mut self) -> ClientError {
         let mut body = String::new();
         let read = (&mut self.stream).take(LINE_MAX_BYTES).read_line(&mut body);
@@ -105,14 +105,14 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// A line without its end.
+    /// Reads a line, without its end.
     fn line(&mut self) -> Result<String, ClientError> {
         let mut line = String::new();
         let read = (&mut self.stream).take(LINE_MAX_BYTES).read_line(&mut line);
         read.map_err(|e| ClientError::Io(self.vm.to_string(), e))?;
         match line.strip_suffix("\r\n") {
             Some(line) => Ok(line.into()),
-            // Whoever was speaking has been killed, or has dropped us.
+            // The VM's supervisor was killed, or has dropped us.
             None => Err(ClientError::BrokenOff(self.vm.to_string())),
         }
     }

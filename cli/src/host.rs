@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the host's `/proc` tells anybody about a process: its processor time and memory, and what
-//! confines it. The VM's own processes cannot see it: there is no `/proc` where they live.
+//! What the host's `/proc` tells every user about a process: its processor time and memory, and
+//! what confines it. The VM's own processes cannot read it: their jail has no `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -8,23 +8,23 @@ use std::path::Path;
 use serde::Serialize;
 use spec::api::ProcessInfo;
 
-/// Ticks of `/proc` in a second: USER_HZ, the same for every program on Linux.
+/// A tick of `/proc`: USER_HZ, the same for every program on Linux.
 const TICK_NS: u64 = 10_000_000;
-/// How much earlier or later a process may have begun than the jailer says, in ns: it looks at the
-/// clock first, and ticks are coarse.
+/// How much a process's start time may differ from what the jailer says, in ns: the jailer reads
+/// the clock before it starts the process, and ticks are coarse.
 const SLACK_NS: u64 = 2_000_000_000;
 
-/// What can be seen of a process; nothing at all if it is hidden from us.
+/// What `/proc` tells about a process; nothing if it is hidden from us.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Usage {
     /// Processor time in user and kernel mode, in ns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_ns: Option<u64>,
-    /// Resident memory in bytes, with all of what it shares.
+    /// Resident memory in bytes, with all shared memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rss_bytes: Option<u64>,
-    /// Resident memory in bytes, with its part of what it shares. Only for those whom the kernel
-    /// lets look: root, in most cases.
+    /// Resident memory in bytes, with its share of shared memory. Only if the kernel permits
+    /// reading it: to root, in most cases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pss_bytes: Option<u64>,
     /// What confines it.
@@ -44,17 +44,17 @@ pub(crate) struct Sandbox {
     pub(crate) no_new_privs: bool,
     /// It has no capability.
     pub(crate) no_capabilities: bool,
-    /// It lives in a pid namespace of its own.
+    /// It is in a pid namespace of its own.
     pub(crate) pid_namespace: bool,
 }
 
-/// Looks at a process that the jailer has told of.
+/// Reads `/proc` about a process that the VM reports.
 pub(crate) fn usage(process: &ProcessInfo) -> Usage {
     usage_in(Path::new("/proc"), process)
 }
 
 fn usage_in(proc: &Path, process: &ProcessInfo) -> Usage {
-    // 0 is said of a process whose number on the host is not known.
+    // A VM reports pid 0 if it does not know the process's number on the host.
     if process.pid <= 0 {
         return Usage::default();
     }
@@ -78,8 +78,9 @@ fn usage_in(proc: &Path, process: &ProcessInfo) -> Usage {
     }
 }
 
-/// The clock of `/proc` does not stop while the host is suspended, ours does: the two are apart by at
-/// most what they are apart now. Of another process with the same number we say nothing.
+/// Whether a process is the reported one, by its start time; another process may have its pid now.
+/// The clock of `/proc` runs while the host is suspended, CLOCK_MONOTONIC does not: they differ by
+/// at most their current difference.
 fn began_as_told(stat: &Stat, spawned_ns: u64, uptime_ns: Option<u64>) -> bool {
     let now_ns = host::clock::monotonic_ns();
     let suspended_ns = uptime_ns.unwrap_or(u64::MAX).saturating_sub(now_ns);
@@ -98,10 +99,10 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // The name may hold anything, blanks and parentheses included.
+        // The process name may contain anything, spaces and parentheses included.
         let (_, rest) = text.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        // Numbered from the state, which is field 3 in proc_pid_stat(5).
+        // Numbered as in proc_pid_stat(5), where the state is field 3.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         Some(Self {
             cpu_ns: field(14)?

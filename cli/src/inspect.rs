@@ -25,7 +25,7 @@ pub(crate) fn inspect(base: &Path, vm: &VmName, json: bool) -> Result<(), Error>
     output::print(&text)
 }
 
-/// A state in a word.
+/// The name of a state.
 pub(crate) fn state(state: VmState) -> &'static str {
     match state {
         VmState::Starting => "starting",
@@ -35,7 +35,7 @@ pub(crate) fn state(state: VmState) -> &'static str {
     }
 }
 
-/// How long a process has been there.
+/// How long a process has been running.
 pub(crate) fn age(process: &ProcessInfo, now_ns: u64) -> String {
     span(now_ns.saturating_sub(process.spawned_ns) / 1_000_000_000)
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer's binary, and what it does for us besides running VMs.
+//! The jailer's binary, and its tasks besides running VMs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use spec::VmName;
 
-/// Where it is: beside this binary.
+/// The path of the jailer: beside this binary.
 pub(crate) fn path() -> PathBuf {
     std::env::current_exe()
         .unwrap_or_default()
         .with_file_name("jailer")
 }
 
-/// Removes what is left of a VM whose jailer was killed; whether that was possible. The jailer says
-/// on standard error what it did, or why it did not.
+/// Removes what is left of a VM whose jailer was killed; returns whether that succeeded. The jailer
+/// reports on standard error what it did, or why it did not.
 pub(crate) fn sweep(base: &Path, vm: &VmName) -> bool {
     let mut command = Command::new(path());
     command.arg("--sweep").arg(vm.as_str());
@@ -23,8 +23,8 @@ pub(crate) fn sweep(base: &Path, vm: &VmName) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Has the jailer say what this host can give; the exit status. It sees the host as it does when it
-/// starts a VM.
+/// Makes the jailer report what this host supports; returns the exit status. The jailer sees the
+/// host as it does when it starts a VM.
 pub(crate) fn doctor() -> u8 {
     let status = Command::new(path()).arg("--doctor").status();
     let code = status.ok().and_then(|status| status.code());

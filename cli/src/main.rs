@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead`: the command line. It starts jailers and talks to them over their VMs' sockets; it
-//! holds the user's terminal, and nothing that a VM needs to live.
+//! `bulkhead`: the command line. It starts jailers and talks to them over their VMs' sockets. It
+//! holds the user's terminal, but nothing that a VM needs to stay alive.
 
 use std::process::ExitCode;
 

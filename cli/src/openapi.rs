@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use spec::api::{Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
 
-/// What is served on a VM's socket.
+/// An operation of a VM's API.
 struct Operation {
     method: &'static str,
     path: &'static str,
@@ -20,11 +20,11 @@ struct Operation {
 /// The schema of a type.
 type Of = fn(&mut SchemaGenerator) -> Schema;
 
-/// What is answered if all goes well.
+/// The response on success.
 enum Answer {
     /// A JSON document.
     Json(Of),
-    /// JSON documents, one on each line, without an end.
+    /// JSON documents, one on each line, until the VM ends.
     Lines(Of),
     /// Nothing.
     Done,
@@ -129,7 +129,7 @@ const DESCRIPTION: &str = "HTTP/1.1 on the socket api.sock in the VM's state dir
     has read yet, and what they write is typed there; nothing is framed or escaped. One client at a \
     time: another one is told that the console is in use, and disconnected.";
 
-/// The document.
+/// The OpenAPI document.
 pub(crate) fn document() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
@@ -198,7 +198,7 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
     described
 }
 
-/// Whether a reference leads to something that cannot be left out.
+/// Whether the schema that a reference names has required fields.
 fn has_required_fields(schema: &Schema, generator: &SchemaGenerator) -> bool {
     let reference = schema.get("$ref").and_then(Value::as_str);
     let name = reference.and_then(|reference| reference.rsplit('/').next());

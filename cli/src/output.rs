@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Answers on standard output, complaints on standard error.
+//! Results on standard output, errors on standard error.
 
 use std::io::{self, Write};
 
 use crate::error::Error;
 
-/// Writes an answer. A reader that has seen enough is no error.
+/// Writes a result. A reader that closes the pipe early is not an error.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     let written = stdout
@@ -17,12 +17,12 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     }
 }
 
-/// Says in one line what went wrong, with its causes.
+/// Reports an error with its causes, on one line.
 pub(crate) fn complain(error: &dyn std::error::Error) {
     complain_line(&host::log::chain(error));
 }
 
-/// Says one line.
+/// Reports an error on one line.
 pub(crate) fn complain_line(line: &str) {
     host::output::say("bulkhead", line);
 }

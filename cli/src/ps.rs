@@ -17,7 +17,7 @@ use crate::jailer;
 use crate::output;
 use crate::table::{align, span};
 
-/// How long a jailer may take from the making of its directory to its lock on it.
+/// How long a jailer may take from making its directory to locking it.
 const STARTING: Duration = Duration::from_secs(5);
 
 /// One VM of the list.
@@ -30,13 +30,13 @@ struct Entry {
     alive: Option<Alive>,
 }
 
-/// What only a living VM can tell.
+/// What only a running VM reports.
 #[derive(Debug, Serialize)]
 struct Alive {
     pid: i32,
     cpus: u32,
     mem: ByteSize,
-    /// For how long its jailer has been there.
+    /// How long its jailer has been running.
     age_s: u64,
     reboots: u32,
     devices: Vec<DeviceInfo>,
@@ -58,7 +58,7 @@ pub(crate) fn ps(base: &Path, json: bool) -> Result<(), Error> {
     output::print(&text)
 }
 
-/// A VM, unless it ended while we looked, or was dead and could be swept.
+/// A VM; `None` if it has ended meanwhile, or was dead and is now removed.
 fn entry(base: &Path, name: VmName) -> Option<Entry> {
     let dead = |name, state| Entry {
         name,
@@ -87,7 +87,7 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
             true => None,
             false => Some(dead(name, "dead")),
         },
-        // Without a socket nothing says that it ever was a VM's.
+        // Without a socket, it may never have been a VM's directory.
         Err(ClientError::Unknown(..)) => {
             jailer::sweep(base, &name);
             None
@@ -96,8 +96,8 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
     }
 }
 
-/// Whether the jailer that made a state directory without a socket is gone. One that was made just now
-/// is left alone, so that our look at the lock cannot be in its jailer's way.
+/// Whether the jailer that made a state directory without a socket is gone. Leaves a new directory
+/// alone, so that our test of the lock cannot disturb its jailer.
 fn is_abandoned(dir: &Path) -> bool {
     let changed = fs::metadata(dir).and_then(|found| found.modified());
     let age = changed.map(|then| SystemTime::now().duration_since(then).unwrap_or_default());

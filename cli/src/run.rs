@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead run`: starts a jailer, and stays with it or leaves it alone.
+//! `bulkhead run`: starts a jailer, and stays with it or detaches.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ mod child;
 mod detach;
 mod foreground;
 
-/// What about a VM is the host's affair.
+/// The settings of a VM that concern the host only.
 #[derive(Debug, Clone, Copy)]
 struct Host<'a> {
-    /// Where the state directory goes.
+    /// The directory for state directories.
     state_dir: Option<&'a Path>,
     /// A group whose members may use the VM's sockets.
     api_gid: Option<u32>,
 }
 
-/// A VM could not be started or waited for.
+/// Why a VM cannot be started or waited for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    /// The spec could not be passed on.
+    /// The spec cannot be passed to the jailer.
     #[error("cannot pass the VM to the jailer")]
     Spec(#[source] io::Error),
-    /// Something the jailer gets could not be made.
+    /// A socket or pipe for the jailer cannot be made.
     #[error("cannot make a socket for the jailer")]
     Socket(#[source] Errno),
-    /// There is no jailer.
+    /// The jailer cannot be executed.
     #[error("jailer {0:?}: it belongs beside bulkhead")]
     Jailer(PathBuf, #[source] io::Error),
-    /// The jailer could not be waited for.
+    /// The jailer cannot be waited for.
     #[error("cannot wait for the jailer")]
     Wait(#[source] io::Error),
     /// The jailer was killed.
@@ -50,7 +50,7 @@ impl From<RunError> for Error {
     }
 }
 
-/// Starts a VM; the exit status is the jailer's.
+/// Starts a VM; returns the jailer's exit status.
 pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> {
     let detach = args.detach;
     let host = Host {
@@ -59,7 +59,7 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> 
     };
     let spec = spec(args)?;
     let vm = Vm::try_from(spec.clone())?;
-    // Known to be wrong before anything is started.
+    // Fail before starting the jailer.
     crate::state::base(state_dir)?;
     match detach {
         true => detach::run(&spec, host),
@@ -67,7 +67,7 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> 
     }
 }
 
-/// The VM as flags or file say it, with a name.
+/// The VM of the flags or the file, with a name.
 fn spec(args: RunArgs) -> Result<VmSpec, Error> {
     let mut spec = match &args.config {
         Some(path) => documents::read(path)?,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What shells and man(1) know of us, out of the definitions that the command line is parsed by.
+//! Shell completions and man pages, generated from the definitions of the command line.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::args::Cli;
 use crate::error::Error;
 use crate::output;
 
-/// Man pages could not be written.
+/// Man pages cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("man {0:?}")]
 pub(crate) struct ManError(PathBuf, #[source] io::Error);

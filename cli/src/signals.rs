@@ -9,7 +9,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::terminal::TerminalError;
 
-/// What ends us, and what tells of children.
+/// The signals that end us, and SIGCHLD.
 const USUAL: [Signal; 5] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -18,17 +18,17 @@ const USUAL: [Signal; 5] = [
     Signal::SIGCHLD,
 ];
 
-/// Signals that are read from a descriptor, for as long as this lives. Then they do again what they
-/// did before, so that what is written last cannot make us deaf to them.
+/// Signals that are read from a descriptor as long as this lives. Dropping it restores the signal
+/// mask, so that a final write that blocks can be interrupted.
 #[derive(Debug)]
 pub(crate) struct Signals {
     fd: SignalFd,
     before: SigSet,
 }
 
-/// Blocks what ends us, what tells of children, and `more`; all are read from what is returned. What
-/// our starter had us ignore (nohup, a shell's background) is ignored further, but for SIGTERM and
-/// SIGCHLD.
+/// Blocks the signals that end us, SIGCHLD, and `more`, and returns the descriptor that reads them.
+/// Does not touch signals that we inherited as ignored (nohup, a shell's background), except
+/// SIGTERM and SIGCHLD.
 pub(crate) fn take_over(more: &[Signal]) -> Result<Signals, TerminalError> {
     let always = [Signal::SIGTERM, Signal::SIGCHLD];
     for signal in always {
@@ -55,7 +55,7 @@ impl Drop for Signals {
     }
 }
 
-/// The signals that have come.
+/// The signals that have arrived.
 pub(crate) fn received(signals: &Signals) -> Vec<Signal> {
     std::iter::from_fn(|| signals.fd.read_signal().ok().flatten())
         .filter_map(|info| Signal::try_from(info.ssi_signo.cast_signed()).ok())

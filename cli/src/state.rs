@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the state directories of this user's VMs are, and which there are.
+//! The state directories of this user's VMs.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,7 +10,7 @@ use spec::{SpecError, VmName};
 
 use crate::client::ClientError;
 
-/// The directory that holds them; whether it exists is another question.
+/// The directory that holds them; it may not exist.
 pub(crate) fn base(chosen: Option<&Path>) -> Result<PathBuf, SpecError> {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     spec::state::base(chosen, geteuid().is_root(), runtime_dir.as_deref())
@@ -27,7 +27,7 @@ pub(crate) fn names(base: &Path) -> Result<Vec<VmName>, ClientError> {
     let mut names = Vec::new();
     for entry in listing {
         let entry = entry.map_err(failed)?;
-        // What has no VM's name, or is no directory, is somebody else's.
+        // Anything without a VM's name, or not a directory, is not ours.
         if entry.file_type().is_ok_and(|kind| kind.is_dir())
             && let Some(name) = entry.file_name().to_str()
             && let Ok(name) = name.parse()

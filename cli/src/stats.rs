@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead stats`: what a VM has done so far, with what the host knows of its processes.
+//! `bulkhead stats`: the statistics of a VM, and what `/proc` tells about its processes.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use crate::table::{align, bytes, cpu_time};
 
 mod prometheus;
 
-/// How the answer is written.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// For people.
+    /// A table.
     Table,
     /// JSON.
     Json,
@@ -26,7 +26,7 @@ pub(crate) enum Form {
     Prometheus,
 }
 
-/// A VM's own numbers, and those of the host about its processes.
+/// A VM's own statistics, and the host's about its processes.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     pub(crate) name: VmName,
@@ -39,7 +39,7 @@ pub(crate) struct Report {
     pub(crate) devices: Vec<DeviceStats>,
 }
 
-/// A process, as the VM and as the host see it.
+/// A process, as the VM and as `/proc` report it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Process {
     #[serde(flatten)]
@@ -49,7 +49,7 @@ pub(crate) struct Process {
 }
 
 impl Report {
-    /// Asks a VM and the host.
+    /// Queries a VM and `/proc`.
     pub(crate) fn take(base: &Path, vm: &VmName) -> Result<Self, ClientError> {
         let stats = client::stats(base, vm)?;
         Ok(Self::new(stats, host::usage))
@@ -72,7 +72,7 @@ impl Report {
     }
 }
 
-/// What a NIC has received and what it has sent.
+/// The traffic that a NIC has received, and sent.
 pub(crate) fn directions(device: &DeviceStats) -> [Traffic; 2] {
     let of = |first| {
         let queues = device.queues.iter().skip(first).step_by(2);
@@ -82,7 +82,7 @@ pub(crate) fn directions(device: &DeviceStats) -> [Traffic; 2] {
     [of(0), of(1)]
 }
 
-/// Shows a VM's numbers, or those of all VMs.
+/// Shows the statistics of one VM, or of all.
 pub(crate) fn stats(base: &Path, vm: Option<&VmName>, form: Form) -> Result<(), Error> {
     let Some(vm) = vm else {
         return all(base, form);
@@ -101,7 +101,7 @@ fn all(base: &Path, form: Form) -> Result<(), Error> {
     for vm in crate::state::names(base)? {
         match Report::take(base, &vm) {
             Ok(report) => reports.push(report),
-            // It ended while we looked.
+            // The VM has ended meanwhile.
             Err(ClientError::Unknown(..)) => {}
             Err(error) => output::complain(&error),
         }
@@ -192,7 +192,7 @@ fn devices(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-/// What network cards did not let through; nothing if they let everything through.
+/// What network cards have dropped; no rows if there is nothing.
 fn dropped(report: &Report) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for device in &report.devices {
@@ -206,7 +206,7 @@ fn dropped(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-/// The flags that any of a device's queues has.
+/// The flags of a device: those that any of its queues has.
 pub(crate) fn flags(device: &DeviceStats) -> String {
     let any = |has: fn(&spec::api::QueueStats) -> bool| device.queues.iter().any(has);
     let flags = [

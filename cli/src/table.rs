@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Columns for people.
+//! Tables for people.
 
-/// Aligns the cells of rows in columns; nothing is padded at a line's end.
+/// Aligns the cells of rows in columns, without padding at the end of lines.
 pub(crate) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -21,7 +21,7 @@ pub(crate) fn align(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A time span as people say it.
+/// A time span for people.
 pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         ..60 => format!("{seconds}s"),
@@ -31,7 +31,7 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
-/// An amount of bytes as people say it, in at most five characters but for the largest.
+/// A number of bytes for people, in at most five characters except for the largest.
 pub(crate) fn bytes(bytes: u64) -> String {
     let mut unit = 1;
     for name in ["B", "K", "M", "G", "T"] {
@@ -42,11 +42,11 @@ pub(crate) fn bytes(bytes: u64) -> String {
             _ => unit *= 1024,
         }
     }
-    // The last unit takes everything.
+    // Not reached: the last unit takes every number.
     String::new()
 }
 
-/// Processor time as people say it.
+/// Processor time for people.
 pub(crate) fn cpu_time(ns: u64) -> String {
     let (seconds, hundredths) = (ns / 1_000_000_000, ns / 10_000_000 % 100);
     match seconds {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The user's terminal in raw mode, and back: at the end of a scope and on a panic. Signals that
-//! end us are read from a descriptor, so that they end a scope, too.
+//! Raw mode of the user's terminal. It ends with a scope and on a panic. Signals that end us are
+//! read from a descriptor, so that they end the scope, too.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -16,32 +16,32 @@ use crate::error::Error;
 
 /// The terminal's mode before we changed it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
-/// Whether we have the whole screen.
+/// Whether we use the whole screen.
 static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
-/// To another screen, without a cursor; and back.
+/// Escape sequences: to the alternate screen without a cursor, and back.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l";
 const LEAVE: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
-/// How long a terminal that nobody reads is waited for.
+/// How long to wait for a terminal that does not take output.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// A panic restores it.
+/// Installs the panic hook that restores the terminal.
 static HOOK: Once = Once::new();
 
-/// The user's terminal could not be used.
+/// Why the user's terminal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TerminalError {
-    /// There is none.
+    /// Standard input or output is not a terminal.
     #[error("top needs a terminal: stats has the same numbers")]
     None,
     /// Its mode could not be changed.
     #[error("cannot put the terminal into raw mode")]
     Mode(#[source] Errno),
-    /// The screen could not be taken over.
+    /// The screen cannot be switched.
     #[error("cannot use the whole screen")]
     Screen(#[source] io::Error),
-    /// Signals could not be taken over.
+    /// Signals cannot be blocked or read.
     #[error("cannot take over signals")]
     Signals(#[source] Errno),
-    /// Waiting failed.
+    /// poll(2) failed.
     #[error("cannot poll")]
     Poll(#[source] Errno),
     /// The console's socket failed.
@@ -55,12 +55,12 @@ impl From<TerminalError> for Error {
     }
 }
 
-/// Standard input in raw mode, for as long as this lives.
+/// Raw mode of standard input, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// Changes the mode, if standard input is a terminal.
+    /// Enables raw mode, if standard input is a terminal.
     pub(crate) fn enable() -> Result<Option<Self>, TerminalError> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
@@ -69,7 +69,7 @@ impl RawMode {
         let saved = tcgetattr(&stdin).map_err(TerminalError::Mode)?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
-        // Others write to the terminal, too, and end their lines with \n alone.
+        // Other processes also write to the terminal, and end their lines with \n only.
         raw.output_flags |= saved.output_flags & (OutputFlags::OPOST | OutputFlags::ONLCR);
         HOOK.call_once(|| {
             let report = std::panic::take_hook();
@@ -91,12 +91,12 @@ impl Drop for RawMode {
     }
 }
 
-/// The whole screen of standard output, and standard input in raw mode, for as long as this lives.
+/// The whole screen of standard output, and raw mode of standard input, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct FullScreen(());
 
 impl FullScreen {
-    /// Takes over the screen; what was on it comes back.
+    /// Switches to the alternate screen; dropping this switches back.
     pub(crate) fn enable() -> Result<Self, TerminalError> {
         // From here on dropping the screen restores the mode as well.
         let raw = RawMode::enable()?;
@@ -121,7 +121,7 @@ fn restore() {
     }
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {
-        // Not after what was written has been shown: nobody may be reading it.
+        // Do not drain the output first: a terminal may not take it.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved);
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead top`: all VMs and their processes on the whole screen, again and again.
+//! `bulkhead top`: all VMs and their processes on the whole screen, updated every second.
 //!
-//! The main thread owns the terminal and waits for keys, signals and news; a thread for each VM asks
-//! it every second ([`sampler`]), so that one that does not answer holds up nobody.
+//! The main thread owns the terminal and waits for keys, signals and samples. One thread for each
+//! VM queries it every second ([`sampler`]), so that a VM that does not answer does not delay the
+//! others.
 
 use std::io::{self, IsTerminal};
 use std::mem::ManuallyDrop;
@@ -35,13 +36,13 @@ use model::Model;
 use sampler::Sampler;
 use view::Theme;
 
-/// Shows VMs until the user has seen enough; all of them if none is named.
+/// Shows the named VMs, or all, until the user quits.
 pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Err(TerminalError::None.into());
     }
     for vm in &vms {
-        // A name that is wrong is told, and not waited for.
+        // Report a wrong name now instead of waiting for it.
         crate::client::stats(base, vm)?;
     }
     let signals = signals::take_over(&[Signal::SIGWINCH])?;
@@ -49,11 +50,12 @@ pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
     let mut model = Model::default();
     let mut keys = Keys::default();
     let theme = Theme::from_environment();
-    // Goes last: the terminal is drawn to until then.
+    // Dropped last: we draw to the terminal until then.
     let _screen = FullScreen::enable()?;
     let stdout = io::stdout();
     let backend = TermionBackend::new(Canvas::new(stdout.as_fd(), &signals));
-    // Never dropped: it would wait for a terminal that nobody reads, to show the cursor.
+    // Never dropped: dropping it shows the cursor, and would block on a terminal that takes no
+    // output.
     let mut terminal = ManuallyDrop::new(Terminal::new(backend).map_err(Error::output)?);
     loop {
         let drawn = terminal.draw(|frame| view::draw(frame, &model, theme));
@@ -100,7 +102,7 @@ pub(crate) fn top(base: &Path, vms: Vec<VmName>) -> Result<(), Error> {
     }
 }
 
-/// Whether a signal is meant to end us; that the window has another size shows when it is drawn.
+/// Whether a signal ends us; drawing handles a new window size by itself.
 fn ends(signal: Signal) -> bool {
     !matches!(signal, Signal::SIGCHLD | Signal::SIGWINCH)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Help in full, and what is wrong with a command line in one line.
+//! Full help, and errors of the command line on one line.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 
 use crate::output;
 
-/// Shows what clap has to say.
+/// Prints clap's help, version or error.
 pub(crate) fn show(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -30,7 +30,7 @@ pub(crate) fn show(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// What names the argument that is no text, which clap does not.
+/// An error that names the argument which is not UTF-8; clap's does not.
 fn not_utf8(mut args: impl Iterator<Item = OsString>) -> String {
     let argument = args.find(|argument| argument.to_str().is_none());
     let argument = argument.unwrap_or_default();
@@ -40,7 +40,7 @@ fn not_utf8(mut args: impl Iterator<Item = OsString>) -> String {
     )
 }
 
-/// The message and the tip of clap's error, without the usage behind them.
+/// The message and the tip of clap's error, without the usage text.
 fn one_line(text: &str) -> String {
     let paragraphs = text.split("\n\n").map(str::trim);
     let wanted = paragraphs.filter(|p| {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `--help` shows below the flags: of the program, and of the verbs that take more than a line.
+//! Examples below the flags of `--help`: of the program, and of the verbs that need more than a
+//! line.
 
 pub(super) const ALL: &str = "\
 Examples:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer as our child.
+//! The jailer as a child process.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,24 +20,24 @@ use super::RunError;
 use crate::error::Error;
 use crate::jailer;
 
-/// How a jailer is started.
+/// How to start a jailer.
 #[derive(Debug, Default)]
 pub(super) struct Start<'a> {
-    /// Where the state directory goes.
+    /// The directory for state directories.
     pub(super) state_dir: Option<&'a Path>,
     /// A group whose members may use the VM's sockets.
     pub(super) api_gid: Option<u32>,
-    /// The console's first client, to be inherited.
+    /// The console's first client, for the jailer to inherit.
     pub(super) console: Option<OwnedFd>,
-    /// Where it says that it is ready, instead of where the environment says.
+    /// The jailer's NOTIFY_SOCKET, instead of the one in our environment.
     pub(super) notify: Option<OsString>,
-    /// Its standard error, instead of ours.
+    /// The jailer's standard error, instead of ours.
     pub(super) stderr: Option<Stdio>,
-    /// The VM ends when we die.
+    /// Whether the VM ends when we die.
     pub(super) bound: bool,
 }
 
-/// Starts the jailer that is beside this binary.
+/// Starts the jailer beside this binary.
 pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> {
     let path = jailer::path();
     let document = document(spec).map_err(RunError::Spec)?;
@@ -64,7 +64,7 @@ pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> 
     command.spawn().map_err(|e| RunError::Jailer(path, e))
 }
 
-/// The spec in a memfd that a child inherits.
+/// The spec in a memfd that the jailer inherits.
 fn document(spec: &VmSpec) -> io::Result<File> {
     let text = serde_json::to_vec(spec)?;
     let mut file = File::from(memfd_create(c"vm.json", MFdFlags::empty())?);
@@ -72,9 +72,9 @@ fn document(spec: &VmSpec) -> io::Result<File> {
     Ok(file)
 }
 
-/// A session of its own, so that Ctrl-C reaches it through us and not twice; if bound, SIGHUP when
-/// we die, however that happens. It hears the signals that we pass on, also those that our starter had
-/// us ignore.
+/// Gives the jailer a session of its own, so that Ctrl-C reaches it only through us; if bound,
+/// SIGHUP when we die for any reason. Resets the signals that we pass on, because we may have
+/// inherited some of them ignored.
 #[allow(unsafe_code)]
 fn set_apart(command: &mut Command, bound: bool) {
     let parent = getpid();
@@ -96,15 +96,15 @@ fn set_apart(command: &mut Command, bound: bool) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Passes a signal on.
+/// Passes a signal on to the jailer.
 pub(super) fn pass_on(child: &Child, signal: Signal) {
     if let Ok(pid) = i32::try_from(child.id()) {
-        // The child has not been waited for, so that the id is still its own.
+        // The child is not reaped yet, so the id is still its own.
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// The jailer's exit status is ours.
+/// Our exit status is the jailer's.
 pub(super) fn status(status: ExitStatus) -> Result<u8, Error> {
     let code = status.code().map(u8::try_from);
     match code {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Leaving a VM alone once its guest has started.
+//! Starting a VM detached: returns once its guest has started.
 
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
@@ -26,10 +26,10 @@ use crate::error::Error;
 use crate::output;
 use crate::signals::{self, Signals};
 
-/// How long what the jailer says waits for a user who does not read.
+/// How long to wait for the user to read the jailer's output.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Starts a VM and returns when its guest has started, or with what the jailer says.
+/// Starts a VM; returns when its guest has started, or the jailer has failed.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
     let signals = signals::take_over(&[])?;
     let (ear, address) = ear().map_err(RunError::Socket)?;
@@ -55,8 +55,8 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
     }
 }
 
-/// Until the guest has started (`None`) or the jailer has ended (its status); what the jailer says
-/// meanwhile is for the user.
+/// Waits until the guest has started (`None`) or the jailer has exited (its status). Meanwhile
+/// passes the jailer's output on to the user.
 fn follow(
     child: &mut Child,
     signals: &Signals,
@@ -92,7 +92,7 @@ fn follow(
                         return Ok(Some(interrupted.unwrap_or(status)));
                     }
                 }
-                // Whoever interrupts us does not want the VM.
+                // A user who interrupts us does not want the VM.
                 signal => {
                     interrupted = u8::try_from(128 + signal as i32).ok();
                     child::pass_on(child, Signal::SIGHUP);
@@ -102,7 +102,7 @@ fn follow(
     }
 }
 
-/// Passes on what the jailer says; whether it may say more.
+/// Passes on the jailer's output; false at its end.
 fn pass_on_words(stderr: &OwnedFd) -> bool {
     let mut chunk = [0; 4096];
     match read(stderr, &mut chunk) {
@@ -120,7 +120,7 @@ fn ear() -> Result<(OwnedFd, OsString), Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let ear = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
     setsockopt(&ear, PassCred, &true)?;
-    // Without an address, the kernel makes up one that nobody has.
+    // Without an address, the kernel chooses an unused one.
     bind(ear.as_raw_fd(), &UnixAddr::new_unnamed())?;
     let address: UnixAddr = getsockname(ear.as_raw_fd())?;
     let name = address.as_abstract().ok_or(Errno::EADDRNOTAVAIL)?;
@@ -128,8 +128,8 @@ fn ear() -> Result<(OwnedFd, OsString), Errno> {
     Ok((ear, format!("@{name}").into()))
 }
 
-/// Whether the jailer says that the guest has started. Anybody can send to an abstract address: the
-/// kernel vouches for the sender.
+/// Whether the jailer says that the guest has started. Every process can send to an abstract
+/// address, so check the credentials, for which the kernel vouches.
 fn is_ready_message(ear: &OwnedFd, jailer: u32) -> bool {
     let mut text = [0; 256];
     let mut ancillary = nix::cmsg_space!(UnixCredentials);
@@ -139,7 +139,7 @@ fn is_ready_message(ear: &OwnedFd, jailer: u32) -> bool {
     let Ok(message) = message else {
         return false;
     };
-    // There is room for credentials only: the kernel closes descriptors that come along.
+    // There is room for credentials only: the kernel closes attached descriptors.
     let Ok(mut controls) = message.cmsgs() else {
         return false;
     };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Staying with a VM until it ends.
+//! Running a VM in the foreground until it ends.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,10 +18,10 @@ use crate::error::Error;
 use crate::escape::Wish;
 use crate::signals::{self, Signals};
 
-/// When nothing has happened for so long, the start is over.
+/// The start is over when nothing has happened for so long.
 const SETTLING_MS: u16 = 500;
-/// When a signal has ended the VM, and the user's terminal takes nothing of its output for so long, the
-/// rest is dropped.
+/// After a signal has ended the VM: if the user's terminal does not take its output for so long,
+/// drop the rest.
 const READER_PATIENCE_MS: u16 = 500;
 
 /// Runs a VM; with `stdio`, its console is on our standard input and output.
@@ -44,12 +44,12 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Erro
     let mut quit = false;
     let ended = follow(&mut child, &signals, ours, &mut quit);
     if ended.is_err() {
-        // We cannot look after it any more.
+        // We failed, so end the VM.
         child::pass_on(&child, Signal::SIGHUP);
         let _ = child.wait();
     }
     let status = child::status(ended?)?;
-    // The user pulled the plug at the keyboard, and knows.
+    // The user ended the VM with the escape key: not an error.
     let pulled = quit && i32::from(status) == 128 + Signal::SIGHUP as i32;
     Ok(if pulled { 0 } else { status })
 }
@@ -102,7 +102,7 @@ fn follow(
     }
 }
 
-/// Waits; the proxy's ends that are ready. None if nothing has happened for so long.
+/// Waits; returns the proxy's descriptors that are ready, or `None` on timeout.
 fn ready(
     signals: &Signals,
     proxy: Option<&Proxy>,
@@ -123,7 +123,7 @@ fn ready(
     Ok(Some(ends.map(|((end, ..), _)| *end).collect()))
 }
 
-/// The console's first client and the jailer's end of it, which a child inherits.
+/// The console's first client, and the jailer's end of it, which the jailer inherits.
 fn console_pair() -> Result<(Option<UnixStream>, Option<OwnedFd>), Errno> {
     let from = |e: std::io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let (ours, its) = UnixStream::pair().map_err(from)?;

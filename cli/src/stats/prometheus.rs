@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers in the text format of Prometheus, version 0.0.4: base units, counters that end in
-//! `_total`, the VM and the part of it in labels.
+//! Statistics in the text format of Prometheus, version 0.0.4: base units, counters that end in
+//! `_total`, labels for the VM and its part.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ struct Family {
     samples: Vec<(String, String)>,
 }
 
-/// The numbers of these VMs, each family once, as the format demands.
+/// The statistics of these VMs, each family once, as the format requires.
 pub(super) fn encode(reports: &[Report]) -> String {
     let families = vms(reports)
         .into_iter()
@@ -68,7 +68,7 @@ fn family(
     }
 }
 
-/// Labels in braces, without the braces.
+/// Labels as in braces, without the braces.
 fn labels(pairs: &[(&str, &str)]) -> String {
     let escape = |value: &str| {
         value
@@ -82,7 +82,7 @@ fn labels(pairs: &[(&str, &str)]) -> String {
     pairs.collect::<Vec<_>>().join(",")
 }
 
-/// Nanoseconds in seconds, without the rounding of a float.
+/// Nanoseconds in seconds, exactly.
 fn seconds(ns: u64) -> String {
     format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
 }
@@ -165,7 +165,7 @@ fn processes(reports: &[Report]) -> Vec<Family> {
     ]
 }
 
-/// A sample of every device that is wanted.
+/// A sample for every device of the kind, or for every device.
 fn of_devices(
     reports: &[Report],
     kind: Option<DeviceKind>,

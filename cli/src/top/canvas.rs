@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The terminal that `top` draws to. A reader who stopped holds up the drawing, and signals end it all
-//! the same.
+//! The terminal that `top` draws to. If its reader stops, drawing waits, but a signal still ends
+//! us.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ pub(super) struct Canvas<'a> {
     signals: &'a Signals,
 }
 
-/// A signal came that ends us.
+/// A signal that ends us has arrived.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted by a signal")]
 struct Interrupted;

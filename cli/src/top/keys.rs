@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keys out of what a terminal sends, which may come in pieces.
+//! Parses keys from a terminal's input, which may arrive in pieces.
 
-/// A key that means something.
+/// A key with a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     /// `q` or Ctrl-c.
@@ -12,25 +12,25 @@ pub(super) enum Key {
     Down,
 }
 
-/// Where in an escape sequence the input is.
+/// The parser's state within an escape sequence.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
     #[default]
     Ground,
     /// After ESC.
     Escape,
-    /// After ESC [ or ESC O, up to the letter that ends it.
+    /// After ESC [ or ESC O, up to the final letter.
     Sequence,
 }
 
-/// A reader of keys.
+/// The key parser.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     state: State,
 }
 
 impl Keys {
-    /// The keys in what was read.
+    /// The keys in a piece of input.
     pub(super) fn of(&mut self, input: &[u8]) -> Vec<Key> {
         input.iter().filter_map(|byte| self.next(*byte)).collect()
     }

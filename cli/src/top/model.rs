@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is shown: rates out of two answers in a row, and what they were lately. Pure.
+//! The displayed data: rates from two reports in a row, and their history. Pure.
 
 use std::collections::VecDeque;
 
@@ -9,19 +9,19 @@ use spec::api::{DeviceKind, DeviceStats};
 use super::sampler::News;
 use crate::stats::{Process, Report, directions};
 
-/// How many answers back the graphs go.
+/// How many reports the graphs show.
 pub(super) const HISTORY: usize = 240;
 
-/// Everything that is known.
+/// All displayed data.
 #[derive(Debug, Default)]
 pub(super) struct Model {
-    /// In the order of their names.
+    /// Sorted by name.
     vms: Vec<VmView>,
     chosen: usize,
     blind: Option<String>,
 }
 
-/// A VM.
+/// The displayed data of a VM.
 #[derive(Debug)]
 pub(super) struct VmView {
     pub(super) report: Report,
@@ -31,17 +31,17 @@ pub(super) struct VmView {
     pub(super) silent: Option<String>,
 }
 
-/// How fast things go, for each process and device of a report, in their order.
+/// The rates of each process and device of a report, in its order.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Rates {
-    /// Processor time in thousandths of one processor; unknown for what was not there before or is
-    /// hidden from us.
+    /// Processor time in thousandths of one processor; `None` for a process that is new or hidden
+    /// from us.
     pub(super) cpu: Vec<Option<u64>>,
-    /// What devices do in a second.
+    /// The rates of the devices.
     pub(super) devices: Vec<DeviceRates>,
 }
 
-/// What a device does in a second.
+/// The rates of a device, per second.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DeviceRates {
     pub(super) requests: u64,
@@ -51,23 +51,23 @@ pub(super) struct DeviceRates {
     pub(super) written_bytes: u64,
 }
 
-/// A VM at one time, for graphs and the list.
+/// The rates of a VM at one time, for the graphs and the list.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Point {
     /// Thousandths of one processor.
     pub(super) cpu: u64,
-    /// Requests of all disks in a second.
+    /// Requests of all disks per second.
     pub(super) iops: u64,
-    /// Bytes that all disks move in a second.
+    /// Bytes of all disks per second.
     pub(super) disk_bytes: u64,
-    /// Packets of all NICs in a second.
+    /// Packets of all NICs per second.
     pub(super) packets: u64,
-    /// Bytes that all NICs move in a second.
+    /// Bytes of all NICs per second.
     pub(super) nic_bytes: u64,
 }
 
 impl Model {
-    /// Takes note of something.
+    /// Updates the data with what a sampling thread reports.
     pub(super) fn hear(&mut self, news: News) {
         match news {
             News::Report(report) => {
@@ -82,7 +82,7 @@ impl Model {
             News::Gone(name) => {
                 if let Ok(at) = self.find(&name) {
                     self.vms.remove(at);
-                    // Whoever was chosen stays so.
+                    // Keep the same VM chosen.
                     if at < self.chosen || self.chosen == self.vms.len() {
                         self.chosen = self.chosen.saturating_sub(1);
                     }
@@ -108,7 +108,7 @@ impl Model {
         }
     }
 
-    /// Goes up or down in the list.
+    /// Moves the choice up or down in the list.
     pub(super) fn choose(&mut self, by: isize) {
         let last = self.vms.len().saturating_sub(1);
         self.chosen = self.chosen.saturating_add_signed(by).min(last);
@@ -119,12 +119,12 @@ impl Model {
         &self.vms
     }
 
-    /// The place of the chosen one in the list.
+    /// The index of the chosen VM in the list.
     pub(super) fn chosen(&self) -> usize {
         self.chosen
     }
 
-    /// Why it is not known which VMs there are.
+    /// Why the list of VMs cannot be read.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
@@ -156,12 +156,12 @@ impl VmView {
         self.silent = None;
     }
 
-    /// The latest rates of the VM as a whole.
+    /// The latest rates of the whole VM.
     pub(super) fn now(&self) -> Point {
         self.history.back().copied().unwrap_or_default()
     }
 
-    /// The memory of its processes: with their parts of what they share, if we may know that.
+    /// The memory of its processes: with their share of shared memory, if the kernel tells us.
     pub(super) fn memory_bytes(&self) -> u64 {
         let processes = self.report.processes.iter();
         let each = processes.map(|p| p.usage.pss_bytes.or(p.usage.rss_bytes).unwrap_or(0));
@@ -175,7 +175,7 @@ impl VmView {
     }
 }
 
-/// An amount in a second. A counter that went back belongs to somebody else.
+/// A rate per second; 0 if the counter went back, because it belongs to a new VM.
 fn per_second(old: u64, new: u64, past_ns: u64) -> u64 {
     let grown = u128::from(new.saturating_sub(old));
     let rate = grown * 1_000_000_000 / u128::from(past_ns.max(1));
@@ -188,7 +188,7 @@ fn rates(old: &Report, new: &Report, past_ns: u64) -> Rates {
             (other.info.pid, other.info.spawned_ns) == (process.info.pid, process.info.spawned_ns)
         };
         let before = old.processes.iter().find(same)?.usage.cpu_ns?;
-        // ns in a second are 1000 thousandths of a processor.
+        // One processor spends 10^9 ns per second, which are 1000 thousandths.
         Some(per_second(before, process.usage.cpu_ns?, past_ns) / 1_000_000)
     };
     let device = |device: &DeviceStats| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asks the VMs how they are: a thread that looks which there are, and one for each of them.
+//! Samples the VMs: one thread lists them, and one thread for each queries it.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -16,10 +16,10 @@ use crate::client::ClientError;
 use crate::state;
 use crate::stats::Report;
 
-/// How often a VM is asked.
+/// The sampling period.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
-/// What was found out.
+/// What a sampling thread reports.
 #[derive(Debug)]
 pub(super) enum News {
     /// A VM has answered.
@@ -28,27 +28,27 @@ pub(super) enum News {
     Silent(VmName, String),
     /// A VM has ended.
     Gone(VmName),
-    /// It cannot be known which VMs there are: why.
+    /// The list of VMs cannot be read: why.
     Blind(String),
 }
 
-/// The threads, as the screen's owner sees them.
+/// The sampling threads, as the main thread uses them.
 #[derive(Debug)]
 pub(super) struct Sampler {
     news: Receiver<News>,
     bell: UnixStream,
 }
 
-/// A thread's way to tell something.
+/// A sampling thread's channel to the main thread.
 struct Herald {
     news: Sender<News>,
     bell: UnixStream,
 }
 
 impl Herald {
-    /// Tells it; whether anybody listens.
+    /// Reports to the main thread; false if it has gone.
     fn tell(&mut self, news: News) -> bool {
-        // A bell that is full of rings rings already.
+        // A full socket wakes the main thread as well.
         self.news.send(news).is_ok()
             && match self.bell.write(&[0]) {
                 Ok(_) => true,
@@ -65,7 +65,7 @@ impl Herald {
 }
 
 impl Sampler {
-    /// Starts asking; all VMs if none is named. The threads end with the process.
+    /// Starts sampling the named VMs, or all. The threads end with the process.
     pub(super) fn start(base: &Path, vms: Vec<VmName>) -> io::Result<Self> {
         let (sender, news) = channel();
         let (bell, its_bell) = UnixStream::pair()?;
@@ -82,7 +82,7 @@ impl Sampler {
         Ok(Self { news, bell })
     }
 
-    /// What has been found out since this was last asked.
+    /// The reports since the last call.
     pub(super) fn news(&self) -> Vec<News> {
         let mut rings = [0; 256];
         while matches!((&self.bell).read(&mut rings), Ok(1..)) {}
@@ -91,7 +91,7 @@ impl Sampler {
 }
 
 impl AsFd for Sampler {
-    /// Readable when there is news.
+    /// Readable when there are reports.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The screen: all VMs, the processes and devices of the chosen one, and what it did lately.
+//! The screen: all VMs, the processes and devices of the chosen one, and graphs of its rates.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -17,14 +17,14 @@ use crate::table::bytes;
 /// The rows of a graph, with its title.
 const GRAPH_ROWS: u16 = 5;
 
-/// Whether there are colours.
+/// Whether to use colours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Theme {
     colours: bool,
 }
 
 impl Theme {
-    /// None with NO_COLOR (no-color.org), or on a terminal that has none.
+    /// No colours with NO_COLOR (no-color.org), or on a dumb terminal.
     pub(super) fn from_environment() -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -41,7 +41,7 @@ impl Theme {
     }
 }
 
-/// Draws everything.
+/// Draws the screen.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, theme: Theme) {
     let area = frame.area();
     let count = u16::try_from(model.vms().len()).unwrap_or(u16::MAX);
@@ -53,7 +53,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, theme: Theme) {
         frame.render_widget(Paragraph::new(nothing), rest);
         return;
     };
-    // The list takes what it needs, up to a third; the graphs go before the list on a low screen.
+    // The list takes up to a third of the screen; on a low screen there are no graphs.
     let list = count.saturating_add(2).min((area.height / 3).max(4));
     let graphs = if area.height >= 20 { GRAPH_ROWS } else { 0 };
     let devices = match u16::try_from(vm.report.devices.len()) {
@@ -171,7 +171,8 @@ fn processes(vm: &VmView, theme: Theme, width: u16) -> Table<'static> {
         .block(titled(title))
 }
 
-/// What confines a process, in words or in short; whether that is what is wanted.
+/// What confines a process, in words or letters, and a colour that tells whether that is all it
+/// should be.
 fn sandbox(sandbox: Option<Sandbox>, role: &str, width: u16) -> (String, Color) {
     let Some(found) = sandbox else {
         return ("-".into(), Color::Reset);
@@ -193,7 +194,7 @@ fn sandbox(sandbox: Option<Sandbox>, role: &str, width: u16) -> (String, Color) 
     let closed = facts.iter().all(|(holds, ..)| *holds);
     let colour = match (closed, role) {
         (true, _) => Color::Green,
-        // They are what they are for.
+        // These need more privileges.
         (false, "jailer" | "supervisor") => Color::Reset,
         (false, _) => Color::Yellow,
     };
@@ -267,7 +268,7 @@ fn draw_graphs(frame: &mut Frame<'_>, vm: &VmView, theme: Theme, area: Rect) {
         .spacing(1)
         .areas(area);
     for ((name, value, tell, colour), column) in graphs.into_iter().zip(columns) {
-        // The last ones that fit, the latest at the right.
+        // As many values as fit, the latest at the right.
         let room = usize::from(column.width);
         let skipped = vm.history.len().saturating_sub(room);
         let values = vm.history.iter().skip(skipped).map(value);
