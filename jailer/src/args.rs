@@ -40,7 +40,7 @@ signal N ended the VM at once.
 pub struct Args {
     /// The VM's spec.
     pub config: PathBuf,
-    /// Where the state directory goes, if not where it always does.
+    /// Where the state directory goes, if not to the default place.
     pub state_dir: Option<PathBuf>,
     /// A group whose members may use the VM's sockets, too.
     pub api_gid: Option<u32>,
@@ -57,12 +57,12 @@ pub enum Parsed {
     Sweep {
         /// Its name.
         name: VmName,
-        /// Where its state directory is, if not where it always is.
+        /// Where its state directory is, if not in the default place.
         state_dir: Option<PathBuf>,
     },
     /// Say what this host can give a VM, and what not.
     Doctor,
-    /// Print this and leave.
+    /// Print this text and exit.
     Show(String),
 }
 
@@ -78,19 +78,19 @@ pub enum UsageError {
     /// A flag came twice.
     #[error("{0} was given twice")]
     Twice(&'static str),
-    /// The value is no descriptor beside the standard ones.
+    /// The value is not the number of a descriptor above the standard ones.
     #[error("--console-fd {0:?}: must be the number of a file descriptor, 3 or more")]
     NotAnFd(OsString),
-    /// The value is no group.
+    /// The value is not a group id.
     #[error("--api-gid {0:?}: must be the number of a group")]
     NotAGroup(OsString),
-    /// The value is no VM's name.
+    /// The value is not a VM name.
     #[error("--sweep {0:?}: is no VM's name")]
     NotAName(OsString),
-    /// There is a VM to sweep and one to run.
+    /// `--sweep` came together with a flag of a run.
     #[error("--sweep goes with --state-dir only")]
     Conflict,
-    /// There is no VM to run.
+    /// No VM to run was named.
     #[error("--config is missing; see jailer --help")]
     NoConfig,
 }
@@ -157,7 +157,7 @@ fn vm_name(text: &OsStr) -> Result<VmName, UsageError> {
 
 fn group(text: OsString) -> Result<u32, UsageError> {
     match text.to_str().and_then(|text| text.parse().ok()) {
-        // -1 means none.
+        // chown(2) takes -1 for "do not change".
         Some(gid) if gid != u32::MAX => Ok(gid),
         _ => Err(UsageError::NotAGroup(text)),
     }

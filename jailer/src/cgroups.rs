@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The VM's control groups: one for the VM, in it one for each process; of version 2, version 1, or
-//! both beside each other, whatever this host has.
+//! The VM's control groups: one for the VM, and in it one for each process. Version 2, version 1,
+//! or both side by side, whatever this host has.
 //!
-//! The jailer makes the groups of processes and puts them there, by number, when nothing more urgent
-//! is to be done: the kernel may take some ten milliseconds for it. Until then they are in the group
-//! of their parent.
+//! The jailer makes a process's group and moves the process into it, by process id, when nothing
+//! more urgent is to be done: the kernel may take some ten milliseconds for it. Until then the
+//! process is in its parent's group.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -27,17 +27,17 @@ pub(crate) use remove::sweep;
 
 use self::host::{Hierarchy, Version};
 
-/// The number of the drive that an image is on, or why it is on none.
+/// The number of an image's drive, or why it has none.
 pub(crate) type Drive = Result<libc::dev_t, String>;
 
-/// The group that all VMs are below.
+/// The group above the groups of all VMs.
 const TOP: &str = "bulkhead";
-/// Threads of a process beside those that are counted.
+/// Threads of a process beyond those that are counted.
 const SPARE_THREADS: u64 = 32;
-/// Threads that the kernel may start for one io_uring, and our own for its queue.
+/// Threads that the kernel may start for one io_uring, and our own thread for its queue.
 const THREADS_PER_QUEUE: u64 = 24;
 
-/// What this host has, and what it has not or not for us, a line each.
+/// What this host has, and what it lacks or does not let us use, one line each.
 pub(crate) fn describe() -> (Vec<String>, Vec<String>) {
     let (hierarchies, mut missing) = host::hierarchies();
     let mut found = Vec::new();
@@ -56,16 +56,17 @@ pub(crate) fn describe() -> (Vec<String>, Vec<String>) {
     (found, missing)
 }
 
-/// Where groups of ours are made.
+/// The directory in which we make groups.
 fn parent(hierarchy: &Hierarchy) -> &Path {
     match hierarchy.version {
-        // Processes and groups do not go together below the root of version 2.
+        // Below the root, version 2 allows no group both processes and child groups with
+        // controllers.
         Version::Two if geteuid().is_root() => &hierarchy.mount,
         _ => &hierarchy.own,
     }
 }
 
-/// Removes what VMs have left of which nothing else is there any more, where this one would make its
+/// Removes groups of VMs of which nothing else is left, in the place where this VM would make its
 /// groups.
 pub(crate) fn sweep_forgotten() {
     let (hierarchies, _) = host::hierarchies();
@@ -76,7 +77,7 @@ pub(crate) fn sweep_forgotten() {
     }
 }
 
-/// One process's group.
+/// The group of one process.
 #[derive(Debug)]
 struct Leaf {
     name: String,
@@ -95,17 +96,17 @@ pub(crate) struct Cgroups {
 struct Group {
     hierarchy: Hierarchy,
     dir: PathBuf,
-    /// Whether processes are told apart here; memory is the whole VM's, because the page that the
-    /// guest touches is charged to whoever touched it first.
+    /// Whether each process has its own group here. Memory is accounted for the VM as a whole: the
+    /// kernel charges a page to the process that touched it first.
     has_leaves: bool,
-    /// Whether the threads of each are limited here.
+    /// Whether the number of threads is limited here.
     counts_threads: bool,
-    /// The supervisor's group, for those that can be spawned into one.
+    /// The supervisor's group, if clone3(2) can spawn into it.
     initial_cgroup: Option<File>,
 }
 
 impl Cgroups {
-    /// Where the groups of a VM are going to be; nothing is made yet. Also what this host has not.
+    /// Plans a VM's groups and makes none yet; also returns what this host lacks.
     pub(crate) fn plan(vm: &Vm, name: &str, jailer: Pid) -> (Self, Vec<String>) {
         let (hierarchies, mut missing) = host::hierarchies();
         if hierarchies.is_empty() && missing.is_empty() {
@@ -128,12 +129,12 @@ impl Cgroups {
         (cgroups, missing)
     }
 
-    /// The directories of the VM's groups, for whoever has to remove them one day.
+    /// The directories of the VM's groups, recorded for a later sweep.
     pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
         self.groups.iter().map(|group| group.dir.as_path())
     }
 
-    /// Makes the groups; those that cannot be made are left out and said.
+    /// Makes the groups. Leaves out those it cannot make, and returns a line for each.
     pub(crate) fn make(&mut self) -> Vec<String> {
         let mut missing = Vec::new();
         let leaves = &self.leaves;
@@ -158,8 +159,8 @@ impl Cgroups {
         missing
     }
 
-    /// Sets the limits that the spec asks for, in groups that are made; `drives` are those that the
-    /// images of its disks are on.
+    /// Sets the limits of the spec in groups that have been made; `drives` are the drives of the
+    /// disk images.
     pub(crate) fn limit(&self, vm: &Vm, drives: &[Drive]) -> Result<(), SpecError> {
         for limits in &vm.limits {
             let drive = match limits.held {
@@ -188,7 +189,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Writes a setting of this version, if the controller is one of this version.
+    /// Writes a setting, if its controller is one of this version.
     fn set(
         &self,
         version: Version,
@@ -215,7 +216,7 @@ impl Cgroups {
             Ok(dir) => dir.join(setting.file),
             Err(e) => return error(format!("cannot be set: no group can be made ({e})")),
         };
-        // A file that is not there is not to be made: it would be one of another file system.
+        // Never create the file: a missing one would be created in some other file system.
         let opened = fs::OpenOptions::new().write(true).open(&file);
         match opened.and_then(|mut file| file.write_all(setting.content.as_bytes())) {
             Ok(()) => Ok(()),
@@ -223,7 +224,7 @@ impl Cgroups {
         }
     }
 
-    /// The group that the supervisor can be spawned into, where there is such a thing.
+    /// The supervisor's group, if clone3(2) can spawn into it.
     pub(crate) fn initial_cgroup(&self) -> Option<BorrowedFd<'_>> {
         let initial_cgroup = self
             .groups
@@ -232,13 +233,13 @@ impl Cgroups {
         initial_cgroup.map(AsFd::as_fd)
     }
 
-    /// Whether a number is that of a process of the VM: 0 is the supervisor, then come the vmm and
-    /// the backends.
+    /// Whether this is the number of a process of the VM: 0 is the supervisor, then come the vmm
+    /// and the backends.
     pub(crate) fn has(&self, user: u8) -> bool {
         usize::from(user) < self.leaves.len()
     }
 
-    /// Puts a process into its groups.
+    /// Moves a process into its groups.
     pub(crate) fn place(&self, user: u8, pid: i32) -> io::Result<()> {
         let Some(leaf) = self.leaves.get(usize::from(user)) else {
             return Ok(());
@@ -262,9 +263,9 @@ impl Drop for Cgroups {
 }
 
 impl Group {
-    /// Makes the group; what it cannot control.
+    /// Makes the group; returns the controllers that it lacks.
     fn make(&mut self, leaves: &[Leaf]) -> io::Result<Vec<&'static str>> {
-        // Another jailer may take the top away in between, because nothing was in it.
+        // Another jailer may remove the empty top directory in between.
         let top = self.dir.parent().unwrap_or(&self.dir).to_path_buf();
         let mut attempts = 0;
         let unavailable = loop {
@@ -295,7 +296,7 @@ impl Group {
         Ok(unavailable)
     }
 
-    /// Where a process of the VM belongs; its group is made if it is not there yet.
+    /// The directory of a process's group; makes it if it is missing.
     fn place_of(&self, leaf: &Leaf) -> io::Result<PathBuf> {
         if !self.has_leaves {
             return Ok(self.dir.clone());
@@ -305,7 +306,7 @@ impl Group {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(dir),
             made => made?,
         }
-        // Others begin in the supervisor's.
+        // No limit of its own for the supervisor's group: the other processes start in it.
         if self.counts_threads
             && leaf.name != SUPERVISOR
             && let Some(most) = leaf.threads_max
@@ -315,7 +316,7 @@ impl Group {
         Ok(dir)
     }
 
-    /// Lets the VM's group have its controllers, as far as possible; which it cannot have.
+    /// Enables the controllers for the VM's group; returns those it cannot enable.
     fn enable_above(&self, top: &Path) -> Vec<&'static str> {
         if self.hierarchy.version == Version::One {
             return Vec::new();
@@ -331,7 +332,7 @@ impl Group {
 /// The supervisor's group.
 const SUPERVISOR: &str = "supervisor";
 
-/// The groups of a VM's processes, in the order of their users.
+/// The groups of a VM's processes, by user number.
 fn leaves(vm: &Vm) -> Vec<Leaf> {
     let devices = vm.disks.len() + vm.nets.len() + vm.vhost_user.len();
     let devices = u64::try_from(devices).unwrap_or(u64::MAX);

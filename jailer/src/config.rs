@@ -7,19 +7,19 @@ use std::path::Path;
 use host::file::open_regular;
 use spec::{DOCUMENT_MAX_BYTES, DocumentError, VmSpec};
 
-/// There is no spec to be had from the file.
+/// The spec could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("config {path:?}")]
     Read {
         /// The file.
         path: String,
-        /// What reading it answered.
+        /// The error.
         #[source]
         source: io::Error,
     },
-    /// What it holds is not a spec.
+    /// The file holds no spec.
     #[error("config {path:?}")]
     Document {
         /// The file.

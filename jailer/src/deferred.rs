@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the jailer puts off until nothing else is to be done: processes are put into their control
-//! groups, and once the VM's start is over there is time for what others have left. Pure.
+//! Tasks that the jailer defers until nothing else is to be done: it moves processes into their
+//! control groups, and after the VM's start it removes what dead VMs have left. Pure.
 
 use std::os::fd::OwnedFd;
 
 /// More than a VM has processes, restarts included.
 const UNPLACED_MAX: usize = 256;
 
-/// Something to do when there is time for it.
+/// A deferred task.
 #[derive(Debug)]
 pub(super) enum Task {
-    /// To put a process where it belongs.
+    /// Move a process into its control group.
     Place(Unplaced),
-    /// To clean up, once in a VM's life, when its start is over.
+    /// Clean up, once in a VM's life, after its start.
     Settle,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Unplaced {
     pub(super) pidfd: OwnedFd,
 }
 
-/// How far the VM's start is.
+/// How far the VM's start has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
     UnderWay,
@@ -33,7 +33,7 @@ enum Start {
     Settled,
 }
 
-/// All that was put off.
+/// All deferred tasks.
 #[derive(Debug)]
 pub(super) struct Deferred {
     unplaced: Vec<Unplaced>,
@@ -41,7 +41,7 @@ pub(super) struct Deferred {
 }
 
 impl Deferred {
-    /// Those of a VM that is about to start.
+    /// The tasks of a VM that is about to start.
     pub(super) fn new(unplaced: impl IntoIterator<Item = Unplaced>) -> Self {
         Self {
             unplaced: unplaced.into_iter().collect(),
@@ -49,7 +49,8 @@ impl Deferred {
         }
     }
 
-    /// There is one more process; whoever makes too many of them keeps them where they are.
+    /// Adds a process to be placed. Beyond the limit a process stays where it is: a compromised
+    /// supervisor must not make this list grow.
     pub(super) fn place(&mut self, process: Unplaced) {
         if self.unplaced.len() < UNPLACED_MAX {
             self.unplaced.push(process);
@@ -63,12 +64,12 @@ impl Deferred {
         }
     }
 
-    /// Whether anything is left to do.
+    /// Whether a task is left.
     pub(super) fn are_left(&self) -> bool {
         !self.unplaced.is_empty() || self.start == Start::Over
     }
 
-    /// The next one, which is to be done now.
+    /// The next task; the caller does it now.
     pub(super) fn next(&mut self) -> Option<Task> {
         if let Some(process) = self.unplaced.pop() {
             return Some(Task::Place(process));

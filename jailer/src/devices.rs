@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the devices of a VM are made of: programs, taps, and what a helper has opened for them.
+//! What devices are opened from: backend binaries, taps, and what a helper has opened for them.
 
 use std::os::fd::OwnedFd;
 
@@ -14,20 +14,20 @@ use crate::host::Host;
 /// What was opened.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    /// The program that serves disks, if there are any.
+    /// The disk backend's binary, if the VM has disks.
     pub(crate) blk: Option<OwnedFd>,
-    /// The images of the disks.
+    /// The disk images.
     pub(crate) images: Vec<OpenImage>,
-    /// The program that serves network cards, if there are any with a tap.
+    /// The network backend's binary, if the VM has NICs with a tap.
     pub(crate) net: Option<OwnedFd>,
-    /// The taps of the network cards.
+    /// The taps of the NICs.
     pub(crate) taps: Vec<OpenTap>,
-    /// Streams to the backends of other programs, but for passt.
+    /// Streams to external vhost-user backends, without passt's.
     pub(crate) streams: Vec<OwnedFd>,
 }
 
 impl Devices {
-    /// Opens all that no storage can keep us waiting for; what is wrong is added to `errors`.
+    /// Opens everything that cannot block on storage; adds what is wrong to `errors`.
     pub(super) fn open(vm: &Vm, host: &Host, errors: &mut Vec<SpecError>) -> Self {
         let blk = match vm.disks.is_empty() {
             true => None,
@@ -56,7 +56,7 @@ impl Devices {
         }
     }
 
-    /// Adds what a helper has opened.
+    /// Adds what the helper has opened.
     pub(super) fn add(&mut self, found: Found) {
         (self.images, self.streams) = (found.images, found.streams);
     }

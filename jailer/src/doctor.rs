@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What of a jail this host can give, item by item: `bulkhead doctor`, `jailer --doctor`.
+//! Says item by item what this host has for VMs and their jails: `bulkhead doctor`, `jailer
+//! --doctor`.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
@@ -20,13 +21,13 @@ mod probe;
 #[derive(Debug)]
 struct Finding {
     what: &'static str,
-    /// What there is, or why it is not there and what can be done.
+    /// What there is, or why it is missing and what to do about it.
     has: Result<String, String>,
-    /// No VM runs without it.
+    /// Whether a VM cannot run without it.
     needed: bool,
 }
 
-/// Looks at everything, and builds jails by `self_test`; the lines are for standard output.
+/// Checks every item, and builds jails by `self_test`; the lines are for standard output.
 pub fn examine(host: &Host, self_test: SelfTest) -> (Vec<String>, Outcome) {
     let mut findings = vec![needed("KVM", kvm(host))];
     findings.extend(probe::namespaces().map(|(what, has)| needed(what, has)));

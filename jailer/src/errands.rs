@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The helpers that are under way while the VM runs: at most one for each question, and never many.
+//! The helpers that run while the VM runs: at most one for each question, and a bounded number.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,25 +11,25 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::helper::Helper;
 
-/// More than the devices of a VM can keep busy. One that has answered is one of them until it has
-/// ended, which storage can delay.
+/// More than the devices of a VM can keep busy. A helper counts until its process has ended, which
+/// storage can delay beyond its answer.
 const RUNNING_MAX: usize = 128;
 
-/// For so long the end of the VM waits for helpers that were ended: one that waits for its storage is
-/// left behind.
+/// How long the end of the VM waits for killed helpers. One that is blocked on its storage is left
+/// behind.
 const PATIENCE_MS: u64 = 1000;
 
-/// What a helper says.
+/// A helper's answer.
 type Said = Result<(Answer, Option<OwnedFd>), Errno>;
 
 /// What a helper does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
-    /// It finds the answer to the question of this number.
+    /// It answers the question of this number.
     Answers(u32, Question),
-    /// It does something that nobody waits for.
+    /// It does something that needs no answer.
     Works,
-    /// It has said what it had to, and ends.
+    /// It has answered, and its process is ending.
     Ends,
 }
 
@@ -40,12 +40,12 @@ struct Errand {
     helper: Helper,
 }
 
-/// All of them.
+/// All helpers.
 #[derive(Debug, Default)]
 pub(super) struct Errands(Vec<Errand>);
 
 impl Errands {
-    /// Starts a helper that finds the answer to a question. It has these descriptors and no others.
+    /// Starts a helper that answers a question. It keeps these descriptors and closes all others.
     pub(super) fn answer(
         &mut self,
         number: u32,
@@ -63,16 +63,16 @@ impl Errands {
                 Ok((answer, None)) => channel.send(&answer),
                 Err(errno) => channel.send(&Answer::Refused(errno as i32)),
             };
-            // Without an answer the jailer refuses in its place.
+            // Without an answer, the jailer refuses the question itself.
             drop(told);
         })
     }
 
-    /// Starts a helper that nobody waits for; if it fails, the reason is logged.
+    /// Starts a helper that gives no answer; if it fails, the jailer logs the reason.
     pub(super) fn run(&mut self, work: impl FnOnce() -> Result<(), String>) -> Result<(), Errno> {
         self.start(Job::Works, &[], |channel| {
             if let Err(reason) = work() {
-                // If it cannot be told, the log goes without.
+                // If the reason cannot be sent, it is not logged.
                 let _ = channel.send(&reason);
             }
         })
@@ -95,7 +95,7 @@ impl Errands {
         Ok(())
     }
 
-    /// What becomes readable when one has answered or ended.
+    /// Descriptors that become readable when a helper has answered or ended.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(|errand| match errand.job {
             Job::Answers(..) | Job::Works => errand.helper.channel().as_fd(),
@@ -103,7 +103,7 @@ impl Errands {
         })
     }
 
-    /// The answers that have come, with what belongs to them. Helpers that have ended are reaped.
+    /// The answers that have come, with their descriptors. Reaps helpers that have ended.
     pub(super) fn take(&mut self) -> Vec<(ToSupervisor, Option<OwnedFd>)> {
         let mut answers = Vec::new();
         for errand in &mut self.0 {
@@ -114,7 +114,7 @@ impl Errands {
         answers
     }
 
-    /// The VM has ended: so does all that is still under way, unless its storage does not let it.
+    /// The VM has ended: kills the helpers and waits for them, up to [`PATIENCE_MS`].
     pub(super) fn end(mut self) {
         self.0.iter().for_each(|errand| errand.helper.kill());
         let until_ns = monotonic_ns() + PATIENCE_MS * 1_000_000;
@@ -126,14 +126,14 @@ impl Errands {
             }
             let mut fds = [PollFd::new(errand.helper.exit_fd(), PollFlags::POLLIN)];
             let wait = PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::ZERO);
-            // Whatever comes of it is looked at above.
+            // The loop above looks at what has happened.
             let _ = poll(&mut fds, wait);
         }
     }
 }
 
 impl Errand {
-    /// What there is to tell the supervisor.
+    /// Reads what the helper has sent; returns what to send to the supervisor.
     fn hear(&mut self) -> Option<(ToSupervisor, Option<OwnedFd>)> {
         let channel = self.helper.channel();
         let told = match self.job {

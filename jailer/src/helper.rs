@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A short-lived copy of the jailer that does one thing which may block on storage: open(2), fstat(2),
-//! locks, fdatasync(2), a path that leads through a file system that hangs.
+//! A short-lived copy of the jailer that does one thing which may block on storage: open(2),
+//! fstat(2), locks, fdatasync(2), a path that leads through a file system that hangs.
 //!
-//! It is a process and no thread: one in uninterruptible sleep cannot be ended, and would keep the
-//! jailer from ending, with all that it has open. A helper has closed everything but what it needs,
-//! so one that is left behind keeps nothing of the VM but the image that it waits for.
+//! It is a process and not a thread: a thread in uninterruptible sleep cannot be killed, and would
+//! keep the jailer from ending, with every descriptor that the jailer has. A helper closes
+//! everything except what it needs, so one that is left behind keeps nothing of the VM but the
+//! image that it waits for.
 
 #![allow(unsafe_code)]
 
@@ -21,10 +22,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
 
-/// There is no helper.
+/// A helper could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HelperError {
-    /// It has no way to answer.
+    /// There is no control socket for its answer.
     #[error("cannot make a control socket")]
     Channel(#[from] ControlError),
     /// There is no process.
@@ -41,8 +42,8 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts a helper that runs `act` with its end of a socket, with these descriptors open and no
-    /// others.
+    /// Forks a helper that runs `act` with its end of a socket. It keeps these descriptors and
+    /// closes all others.
     pub(crate) fn start(
         kept: &[BorrowedFd<'_>],
         act: impl FnOnce(&Channel),
@@ -74,24 +75,24 @@ impl Helper {
         }
     }
 
-    /// Its end of the socket: readable when it has answered or ended.
+    /// The jailer's end of the socket: readable when the helper has answered or ended.
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Readable when it has ended.
+    /// Readable when the helper has ended.
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// Ends it, as soon as its storage lets it.
+    /// Kills the helper; it ends as soon as its storage lets it.
     pub(crate) fn kill(&self) {
         if !self.reaped {
             pidfd::kill(self.pidfd.as_fd());
         }
     }
 
-    /// Whether it has ended; then it is reaped.
+    /// Whether the helper has ended; reaps it then.
     pub(crate) fn has_ended(&mut self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         self.reaped |= !matches!(
@@ -103,7 +104,7 @@ impl Helper {
 }
 
 impl Drop for Helper {
-    /// It is ended and not waited for: it may be in uninterruptible sleep.
+    /// Kills the helper and does not wait: it may be in uninterruptible sleep.
     fn drop(&mut self) {
         if !self.has_ended() {
             self.kill();
@@ -115,18 +116,18 @@ fn open_pidfd(child: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: pidfd_open takes integers; the child is not reaped, so that the number is its own.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
     let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the call succeeded, so this is a descriptor that nobody else owns.
+    // SAFETY: the call succeeded, so this is a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The life of a helper.
+/// What a helper does.
 fn main(mut kept: Vec<RawFd>, channel: &Channel, jailer: Pid, act: impl FnOnce(&Channel)) {
     host::process::take_name(c"storage-helper");
     let bound = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     if bound.is_err() || getppid() != jailer {
         return;
     }
-    // The standard descriptors lead nowhere: what is opened next must not become one of them.
+    // The standard descriptors lead to /dev/null: a file that is opened later must not become one.
     let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") else {
         return;
     };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the jailer looks at on the host, and what it finds there.
+//! Where the jailer finds things on the host: binaries, KVM, memory and huge pages.
 
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ impl Host {
         }
     }
 
-    /// How much memory the host has in bytes, if it says so.
+    /// The host's memory in bytes, if the host says so.
     pub(crate) fn mem_total_bytes(&self) -> Option<u64> {
         mem_total_bytes(&std::fs::read_to_string(&self.meminfo).ok()?)
     }
@@ -71,23 +71,23 @@ impl Host {
     }
 }
 
-/// A hugetlb pool, in pages.
+/// A hugetlb pool; sizes are in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pool {
     /// Pages that exist.
     pub(crate) total: u64,
-    /// Pages nobody uses.
+    /// Pages that are not in use.
     pub(crate) free: u64,
-    /// Free pages that are promised to somebody.
+    /// Free pages that are reserved for mappings.
     pub(crate) reserved: u64,
-    /// Pages that may be added on demand.
+    /// Pages that the kernel may add on demand.
     pub(crate) overcommit: u64,
-    /// Pages that were.
+    /// Pages that the kernel has added on demand.
     pub(crate) surplus: u64,
 }
 
 impl Pool {
-    /// How many pages can be had now.
+    /// How many pages are available now.
     pub(crate) fn available(&self) -> u64 {
         let on_demand = self.overcommit.saturating_sub(self.surplus);
         self.free.saturating_sub(self.reserved) + on_demand

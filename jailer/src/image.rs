@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is done with the image of a running VM's disk. All of it may block on storage, and runs in a
+//! Operations on the image of a running VM's disk. Each may block on storage, and runs in a
 //! [`super::helper`].
 
 use std::fs::{File, OpenOptions};
@@ -16,14 +16,14 @@ use ipc::broker::{Answer, Reopened};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-/// From here on an image's bytes are marked by the generations of a disk's backends, each its own; no
-/// image is so large.
+/// The first byte that can be a mark: each opening for a backend locks a byte of its own from here
+/// on. No image is so large.
 const MARKS: i64 = 1 << 62;
-/// The pauses between two looks at a mark: the first, and the longest.
+/// The pause between two looks at a mark: the shortest and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// A byte that no other opening of any VM on this host marks while it lives.
+/// A byte that no other opening of any VM on this host locks while that opening exists.
 pub(super) fn fresh_mark() -> i64 {
     static NEXT: AtomicI64 = AtomicI64::new(0);
     let generation = NEXT.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff;
@@ -31,12 +31,13 @@ pub(super) fn fresh_mark() -> i64 {
     MARKS + (i64::from(Pid::this().as_raw() & 0x3f_ffff) << 32) + generation
 }
 
-/// Whether a byte is one of those.
+/// Whether a byte can be a mark.
 pub(super) fn is_mark(byte: i64) -> bool {
     byte >= MARKS
 }
 
-/// Opens an image once more, whatever has become of its path, and marks the opening.
+/// Opens an image again through its descriptor, whatever has become of its path, and marks the
+/// opening.
 pub(super) fn reopen(image: &impl AsRawFd, access: Access, mark: i64) -> Result<File, DiskError> {
     let direct = if access.direct { libc::O_DIRECT } else { 0 };
     let opened = OpenOptions::new()
@@ -65,7 +66,7 @@ pub(super) fn answer_reopen(
     Ok((Answer::Reopened(reopened), Some(opening.into())))
 }
 
-/// Waits until nobody has the opening with this mark any more, and answers
+/// Waits until no process has the opening with this mark any more, and answers
 /// [`ipc::broker::Question::DiskReleased`].
 pub(super) fn await_release(image: &Parked, mark: i64) -> Result<(Answer, Option<OwnedFd>), Errno> {
     let image = File::from(image.copy()?);
@@ -77,8 +78,8 @@ pub(super) fn await_release(image: &Parked, mark: i64) -> Result<(Answer, Option
     Ok((Answer::Released, None))
 }
 
-/// Answers [`ipc::broker::Question::SyncDisk`]. The kernel tells each opening once of writes that were
-/// lost; this one is asked by nobody else.
+/// Answers [`ipc::broker::Question::SyncDisk`]. The kernel reports lost writes once to each
+/// opening; only this function asks the image's oldest opening.
 pub(super) fn answer_sync(image: &Parked) -> Result<(Answer, Option<OwnedFd>), Errno> {
     let synced = File::from(image.copy()?).sync_data();
     let errno = synced.map_or_else(|e| of(&e) as i32, |()| 0);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The descriptors that the jailer was started with. The command line names those that it is to have;
-//! every other one is closed before the process opens anything, so that nothing the starter left open
-//! is in a process that sees the host, or in one below it. Those that are named get their owner at the
-//! same time: a number that is not open can later be that of something the process opened itself.
+//! The descriptors that the jailer inherits. The command line names those it keeps; it closes all
+//! others before it opens anything, so that no descriptor of the starter remains in a process that
+//! sees the host or in its children. It takes ownership of the named ones at the same time: a
+//! number that is not open could later be that of something the process itself opened.
 
 #![allow(unsafe_code)]
 
@@ -16,38 +16,39 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::args::{Args, Parsed};
 
-/// The command line names a descriptor that is of no use.
+/// The command line names a descriptor that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
     /// Nothing is open at this number.
     #[error("{flag} {value}: file descriptor {number} is not open: start the jailer with it open")]
     NotOpen {
-        /// Who names it.
+        /// The flag that names it.
         flag: &'static str,
-        /// As what.
+        /// The flag's value.
         value: String,
-        /// Its number.
+        /// The descriptor's number.
         number: RawFd,
     },
-    /// The console's client is something else.
+    /// The console's client is not a stream socket.
     #[error("--console-fd {0}: is not a stream socket")]
     NotAStream(RawFd),
-    /// The kernel refused something that never fails.
+    /// The kernel refused a call that never fails.
     #[error("cannot close the descriptors that the jailer was started with")]
     Close(#[source] Errno),
 }
 
-/// What is left of what the jailer was started with, beside its standard descriptors.
+/// What the jailer keeps of what it inherited, beside its standard descriptors.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// The console's first client.
     pub(crate) console: Option<OwnedFd>,
-    /// What `--config` leads to, if it is a path such as `/dev/fd/7`; to be closed once it is read.
+    /// What `--config` leads to, if it is a path such as `/dev/fd/7`; the jailer closes it once it
+    /// is read.
     pub(crate) config: Option<OwnedFd>,
 }
 
 impl Inherited {
-    /// Takes what the command line names and closes everything else. To be called once, before the
+    /// Takes what the command line names and closes everything else. Call it once, before the
     /// process opens anything.
     pub fn take(parsed: &Parsed) -> Result<Self, InheritedError> {
         let Parsed::Run(args) = parsed else {
@@ -74,8 +75,8 @@ impl Inherited {
     }
 }
 
-/// The descriptors that the command line names, all of which are open: the console's client and what
-/// the spec is read from.
+/// The numbers that the command line names, all of them open: the console's client, and the spec's
+/// descriptor.
 fn named(args: &Args) -> Result<(Option<RawFd>, Option<RawFd>), InheritedError> {
     let not_open = |flag, value, number| InheritedError::NotOpen {
         flag,
@@ -97,12 +98,12 @@ fn named(args: &Args) -> Result<(Option<RawFd>, Option<RawFd>), InheritedError> 
         let path = format!("{:?}", args.config);
         return Err(not_open("--config", path, number));
     }
-    // The console's client would be read as a spec, and refused.
+    // If both flags name one descriptor, the console owns it; reading the spec from it fails later.
     let config = config.filter(|number| Some(*number) != args.console_fd);
     Ok((args.console_fd, config))
 }
 
-/// The descriptor of this process that a path leads to, if it is none of the standard ones.
+/// The number of this process's descriptor that a path leads to, if it is not a standard one.
 fn descriptor(path: &Path) -> Option<RawFd> {
     let path = path.to_str()?;
     let mut dirs = ["/dev/fd/", "/proc/self/fd/"].into_iter();

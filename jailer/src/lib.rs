@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The jailer: the privileged process of one VM.
 //!
-//! It looks at the host: it opens everything the VM may use, makes the state directory, spawns the
-//! supervisor, answers its few requests (`monitor`), waits for its end and cleans up. The supervisor is
-//! a copy of this process without any privilege. It opens nothing: with what the jailer gave it, it
-//! spawns, watches and replaces the VM's processes, serves the API and relays the console.
+//! The jailer sees the host: it opens everything the VM may use, makes the state directory, spawns
+//! the supervisor, answers the supervisor's few requests (`monitor`), waits for it to end and
+//! cleans up. The supervisor is a clone of this process without any privilege. It opens nothing:
+//! with what the jailer gave it, it spawns, watches and replaces the VM's processes, serves the API
+//! and relays the console.
 //!
-//! This library does not know the code of the supervisor, which is the crate `supervisor`: the caller of
-//! [`run`] supplies the function that the copy runs. What the copy takes along is in `handover`, and the
-//! protocol between the two processes in `ipc::broker`, over one socket.
+//! This library does not depend on the code of the supervisor, which is the crate `supervisor`: the
+//! caller of [`run`] supplies the function that the clone runs. What the clone takes along is in
+//! `handover`, and the protocol between the two processes, over one socket, in `ipc::broker`.
 //!
-//! Single-threaded. The only thing that the main loop waits in is one poll; what may block on storage is
-//! done in short-lived copies of the process (`errands`).
+//! Single-threaded. The main loop waits in one poll(2) only; short-lived copies of the process
+//! (`errands`) do what may block on storage.
 
 use std::convert::Infallible;
 
@@ -57,8 +58,8 @@ pub fn sweep(name: &spec::VmName, state_dir: Option<&std::path::Path>) -> Outcom
     run::sweep(name, state_dir).unwrap_or_else(|refused| refused)
 }
 
-/// Runs one VM from start to end. `live` is its supervisor's whole life: called in the copy of this
-/// process that becomes the supervisor, with that copy's process id on the host, and nowhere else.
+/// Runs one VM from start to end. `main` is the supervisor's entry point: it is called only in the
+/// clone of this process that becomes the supervisor, with the clone's process id on the host.
 pub fn run(
     args: &args::Args,
     inherited: Inherited,
@@ -68,9 +69,9 @@ pub fn run(
     run::run(args, inherited, host, main).unwrap_or_else(|refused| refused)
 }
 
-/// Runs `act` in the jail of a supervisor, which `build` makes, in its place, and waits for its end;
-/// an `Err` says why there is no jail. For tests of the jail: `act` has the supervisor's rights and no
-/// more.
+/// Runs `act` instead of a supervisor, in a supervisor's jail that `build` makes, and waits for it
+/// to end; an `Err` says why there is no jail. For tests of the jail: `act` has a supervisor's
+/// rights and no more.
 pub fn in_place_of_a_supervisor(
     build: Build,
     act: impl FnOnce() -> Infallible,

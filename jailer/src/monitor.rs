@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the jailer does while the VM runs: it waits for the end of the supervisor, passes signals
-//! on, and answers the few questions there are. It waits for no storage: a question that could is
-//! answered by a helper.
+//! The jailer's loop while the VM runs: it waits for the supervisor to end, forwards signals, and
+//! answers the supervisor's few questions. It never waits for storage: a helper answers a question
+//! that could.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -31,22 +31,22 @@ use super::passt::Passts;
 use super::rate_limit::RateLimit;
 use super::spawn::Spawned;
 
-/// So long nothing must have happened before a task is done, which can take longer than a guest
-/// should wait for a backend.
+/// The jailer must have been idle for so long before it does a deferred task, which can take longer
+/// than a guest should wait for a backend.
 const PAUSE_MS: u8 = 50;
 
-/// More messages than the socket has room for.
+/// More messages than fit into the socket.
 const LAST_MAX: u32 = 4096;
 
-/// An image, and how it is opened again.
+/// An image, and how to open it again.
 #[derive(Debug)]
 struct Image {
-    /// The opening that is locked for the VM's whole life.
+    /// The opening that keeps the image locked for the VM's whole life.
     witness: Parked,
     access: Access,
 }
 
-/// What questions are answered from.
+/// What the jailer answers questions from.
 #[derive(Debug)]
 pub(crate) struct Answers {
     images: Vec<Image>,
@@ -54,7 +54,7 @@ pub(crate) struct Answers {
     sockets: Vec<PathBuf>,
 }
 
-/// The jailer of a VM that runs.
+/// The jailer of a running VM.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     pub(crate) spawned: Spawned,
@@ -62,17 +62,17 @@ pub(crate) struct Monitor {
     pub(crate) signals: SignalFd,
     pub(crate) answers: Answers,
     pub(crate) cgroups: Cgroups,
-    /// What is put off until nothing else is to be done.
+    /// Tasks that wait until the jailer is idle.
     pub(crate) deferred: Deferred,
-    /// What helpers are doing.
+    /// The helpers.
     pub(super) errands: Errands,
-    /// How much the supervisor may still say.
+    /// How many messages the supervisor may still send.
     pub(super) rate_limit: RateLimit,
-    /// Who wants to know that the guest has started.
+    /// The service manager's socket, told once that the guest has started.
     pub(crate) notify: Option<UnixDatagram>,
 }
 
-/// What the supervisor said last.
+/// What the supervisor said about the VM's end.
 #[derive(Debug, Default)]
 struct Words {
     lines: Vec<String>,
@@ -80,8 +80,8 @@ struct Words {
 }
 
 impl Words {
-    /// Hears what a supervisor that has hung up or ended had said; nobody waits for an answer any
-    /// more.
+    /// Reads what is left from a supervisor that has hung up or ended. Its questions need no answer
+    /// any more.
     fn hear_last(&mut self, channel: &Channel) {
         for _ in 0..LAST_MAX {
             match channel.receive() {
@@ -118,8 +118,8 @@ impl Answers {
         self.images.get(usize::from(index)).ok_or(Errno::ENODEV)
     }
 
-    /// Has a question of `supervisor` answered, which sent this descriptor with it: at once, or
-    /// `None` if a helper does it, because it may wait for storage.
+    /// Answers a question of `supervisor`, which sent `fd` with it. `None` if a helper answers,
+    /// because the answer may wait for storage.
     fn answer(
         &self,
         errands: &mut Errands,
@@ -153,7 +153,8 @@ impl Answers {
             Question::ConnectForeign(index) => {
                 let index = usize::from(index);
                 let Some(index) = index.checked_sub(self.passts.len()) else {
-                    // It must be our child; its program is on no image.
+                    // No helper: passt must be the jailer's own child. Its program is not on a disk
+                    // image.
                     let stream = self.passts.start_again(index);
                     let stream = stream.map_err(|e| image::of(&e))?;
                     return Ok(Some((Answer::Opened, Some(stream))));
@@ -166,7 +167,7 @@ impl Answers {
             Question::HostPid(_) => {
                 let pid = host_pid(fd.ok_or(Errno::EBADF)?.as_fd())?;
                 if parent_of(pid)? != supervisor {
-                    // Anybody could have sent it that one, by a socket.
+                    // Another process could have sent the supervisor this pidfd over a socket.
                     return Err(Errno::EPERM);
                 }
                 return Ok(Some((Answer::HostPid(pid), None)));
@@ -176,8 +177,7 @@ impl Answers {
     }
 }
 
-/// The number of the process that a pidfd leads to; an error if it is no pidfd, or the process is
-/// gone.
+/// The process id that a pidfd leads to; an error if it is no pidfd, or the process is gone.
 fn host_pid(pidfd: BorrowedFd<'_>) -> Result<i32, Errno> {
     let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let info = std::fs::read_to_string(info).map_err(|_| Errno::EBADF)?;
@@ -198,7 +198,7 @@ fn parent_of(pid: i32) -> Result<Pid, Errno> {
 }
 
 impl Monitor {
-    /// Waits for the end of the VM. When this returns, no process of it is left.
+    /// Waits for the VM to end. When this returns, no process of the VM is left.
     pub(crate) fn keep(mut self) -> Outcome {
         let mut words = Words::default();
         loop {
@@ -231,8 +231,8 @@ impl Monitor {
         }
     }
 
-    /// Waits until something happens: whether there is a signal, whether the supervisor has ended,
-    /// and whether it says something that is to be read now. `None` if nothing happens for so long.
+    /// Waits until something happens: a signal is pending, the supervisor has ended, or it has sent
+    /// something that may be read now. `None` if nothing happens within `patience`.
     fn wait(&mut self, patience: PollTimeout) -> nix::Result<Option<(bool, bool, bool)>> {
         let wait_ns = self.rate_limit.wait_ns(monotonic_ns());
         let (heard, patience) = match wait_ns {
@@ -258,13 +258,12 @@ impl Monitor {
     fn pass_signals_on(&self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             let number = signal.ssi_signo.cast_signed();
-            // If it does not read any more it is ending, or its end is near.
+            // If this fails, the supervisor does not read any more: it is ending, or about to.
             let _ = self.channel.send(&ToSupervisor::Signal(number));
         }
     }
 
-    /// Hears what has been said, as much as the supervisor may say; whether it may still say
-    /// something.
+    /// Reads messages, as many as the supervisor may send; returns whether it may send more.
     fn listen(&mut self, words: &mut Words) -> bool {
         for _ in 0..LINES_MAX {
             if self.rate_limit.wait_ns(monotonic_ns()).is_some() {
@@ -279,7 +278,7 @@ impl Monitor {
                 Ok(Some((ToJailer::Started, _))) => {
                     self.deferred.started();
                     if let Some(socket) = self.notify.take() {
-                        // Nobody waits for it any more, or they have no room: not our trouble.
+                        // The service manager has gone, or its socket is full: no fault of the VM.
                         let _ = socket.send(b"READY=1");
                     }
                 }
@@ -297,7 +296,7 @@ impl Monitor {
                     words.hear_last(&self.channel);
                     return false;
                 }
-                // It says what no supervisor says.
+                // No supervisor sends such a message: end the VM.
                 Err(_) => return false,
             }
         }
@@ -330,11 +329,11 @@ impl Monitor {
             Some(fd) => self.channel.send_with(message, fd.as_fd()),
             None => self.channel.send(message),
         };
-        // One that asks and does not read waits in vain, which is its own affair.
+        // A supervisor that does not read its answers only harms its own VM.
         drop(told);
     }
 
-    /// Nothing else is to be done.
+    /// The jailer is idle: does one deferred task.
     fn run_deferred_task(&mut self) {
         let begun = match self.deferred.next() {
             Some(Task::Place(process)) => self.place(process),
@@ -352,7 +351,7 @@ impl Monitor {
         }
     }
 
-    /// Puts a process into its control groups, if it lives.
+    /// Moves a process into its control groups, if it is alive.
     fn place(&mut self, process: Unplaced) -> Result<(), Errno> {
         let Unplaced { user, pid, pidfd } = process;
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -371,9 +370,9 @@ impl Monitor {
         })
     }
 
-    /// The supervisor has ended, or is ended now; with it goes everything in its pid namespace.
+    /// The supervisor has ended, or is killed here, and every process in its pid namespace with it.
     fn end(self, words: Words) -> Outcome {
-        // If it has said its last there is nothing left for it to do.
+        // After its last message a supervisor has nothing left to do.
         pidfd::kill(self.spawned.pidfd.as_fd());
         let death = loop {
             match waitid(Id::PIDFd(self.spawned.pidfd.as_fd()), WaitPidFlag::WEXITED) {

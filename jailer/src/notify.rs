@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connecting to whoever wants to know when the VM is ready: `NOTIFY_SOCKET` of sd_notify(3).
+//! Connects to the service manager that waits until the VM is ready: `NOTIFY_SOCKET` of
+//! sd_notify(3).
 
 use std::ffi::OsString;
 use std::io;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Opening files of the host by path, and saying why one cannot be opened.
+//! Opens files of the host by path, and says why one cannot be opened.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use spec::{ByteSize, SpecError};
 
-/// An I/O error in the words of errno(3), without its number.
+/// The text of an I/O error as in errno(3), without its number.
 pub(crate) fn cause(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().into(),
@@ -27,7 +27,7 @@ pub(crate) fn open(path: &Path, read: bool, write: bool, flags: OFlag) -> io::Re
     options.open(path)
 }
 
-/// A program that we start.
+/// Opens a program that we start.
 pub(crate) fn open_binary(field: &'static str, path: &Path) -> Result<OwnedFd, SpecError> {
     let error = |reason: String| SpecError::new(field, path.display(), reason);
     let file = open(path, true, false, OFlag::O_PATH)
@@ -39,8 +39,8 @@ pub(crate) fn open_binary(field: &'static str, path: &Path) -> Result<OwnedFd, S
     }
 }
 
-/// A kernel or an initrd: a regular file that is not empty. What is in it, the vmm judges. Runs in a
-/// helper.
+/// Opens a kernel or an initrd: a regular file that is not empty. The vmm checks its contents. Runs
+/// in a helper.
 pub(crate) fn open_file(path: &Path) -> Result<File, String> {
     let file = open_regular(path).map_err(|e| cause(&e))?;
     match file.metadata().map_err(|e| cause(&e))?.len() {
@@ -49,7 +49,7 @@ pub(crate) fn open_file(path: &Path) -> Result<File, String> {
     }
 }
 
-/// An initrd, which must fit into so much memory. Runs in a helper.
+/// Opens an initrd, which must fit into so much memory. Runs in a helper.
 pub(crate) fn open_initrd(path: &Path, mem_bytes: u64) -> Result<File, String> {
     let file = open_file(path)?;
     let len = file.metadata().map_err(|e| cause(&e))?.len();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Opening what may be on storage that does not answer: the image of a disk, and the socket of another
-//! program's backend. Runs in a helper.
+//! Opens what may be on storage that does not answer: the image of a disk, and the socket of an
+//! external backend. Runs in a helper.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,21 +18,21 @@ use crate::image;
 use crate::open::cause;
 use crate::starter;
 
-/// What an image is.
+/// What the helper found out about an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageReport {
-    /// What the guest is shown.
+    /// Size and block size as the guest sees them.
     pub(crate) geometry: Geometry,
-    /// The byte that the first backend's opening has marked.
+    /// The byte that the first backend's opening has locked as its mark.
     pub(crate) mark: i64,
-    /// The number of the drive that it is on, or why it is on none.
+    /// The number of the image's drive, or why it has none.
     pub(crate) drive: Drive,
 }
 
 /// Why something cannot be opened.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Fault {
-    /// It is about `disk.engine`, not about the image.
+    /// Whether the fault is about `disk.engine` and not about the image.
     pub(crate) engine: bool,
     pub(crate) reason: String,
 }
@@ -46,7 +46,7 @@ impl Fault {
     }
 }
 
-/// Whether one of the disks before it has the same image, and one of the two is written to.
+/// Whether an earlier disk has the same image, and one of the two writes to it.
 pub(crate) fn shared_with<'a>(
     mut before: impl Iterator<Item = &'a Disk>,
     disk: &Disk,
@@ -67,7 +67,7 @@ pub(crate) fn shared_with<'a>(
     )))
 }
 
-/// Opens an image and locks it, and opens it once more for the first backend. Runs in a helper.
+/// Opens and locks an image, and opens it once more for the first backend. Runs in a helper.
 pub(crate) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageReport), Fault> {
     let access = Access {
         readonly: disk.readonly,
@@ -84,7 +84,7 @@ pub(crate) fn open_image(disk: &Disk, mark: i64) -> Result<(File, File, ImageRep
         return Err(Fault::of(format!("its size, {size}, {reason}")));
     }
     if disk.engine == DiskEngine::Uring {
-        // One is made and thrown away: whether rings can be had must be known before anything runs.
+        // Make a ring and drop it: whether io_uring works must be known before anything runs.
         host::ring::create(disk.queue_size, file.as_fd()).map_err(|e| Fault {
             engine: true,
             reason: format!(
@@ -118,8 +118,8 @@ fn remedy(error: &DiskError, direct: bool) -> String {
     }
 }
 
-/// Connects to another program's backend. Runs in a helper: the path may lead through a file system
-/// that hangs.
+/// Connects to an external backend. Runs in a helper: the path may lead through a file system that
+/// hangs.
 pub(crate) fn open_stream(device: &VhostUser) -> Result<OwnedFd, String> {
     connect(&device.socket).map_err(|errno| match errno {
         Errno::ECONNREFUSED => "nobody listens there: start the backend first".into(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Opening, at the start of a VM, what may be on storage that does not answer: kernel, initrd, images,
-//! and the sockets of other programs. A helper does it, so that a signal ends the start at any time.
+//! Opens, at the start of a VM, what may be on storage that does not answer: kernel, initrd,
+//! images, and sockets of external backends. A helper does it, so that a signal can end the start
+//! at any time.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,7 +24,7 @@ use super::image::fresh_mark;
 use super::open::{open_file, open_initrd};
 use super::open_image::{Fault, ImageReport, open_image, open_stream, shared_with};
 
-/// After this time the user is told what the start waits for, in ms.
+/// After this time the jailer tells the user what the start waits for, in ms.
 const PATIENCE_MS: u16 = 2000;
 
 /// One thing to open.
@@ -35,17 +36,17 @@ enum Item<'a> {
     Socket(&'a VhostUser),
 }
 
-/// Where the openings of an image are put.
+/// Where the helper parks the openings of an image.
 #[derive(Debug)]
 struct Places {
-    /// The one that is locked, for the VM's whole life.
+    /// The opening that keeps the image locked for the VM's whole life.
     witness: Parked,
-    /// The one of the first backend, and the byte that it marks.
+    /// The first backend's opening, and the byte that it locks as its mark.
     first: Parked,
     mark: i64,
 }
 
-/// What the helper says of one of them; a descriptor comes with it unless it is parked.
+/// The helper's report on one item; its descriptor comes with it, unless the helper parked it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     place: usize,
@@ -60,7 +61,7 @@ pub(crate) struct OpenImage {
     pub(super) report: ImageReport,
 }
 
-/// What of images the jailer keeps, what the supervisor gets, and where they are.
+/// Splits images into what the jailer keeps, what the supervisor gets, and the drives they are on.
 pub(super) fn part(images: Vec<OpenImage>) -> (Vec<Parked>, Vec<Image>, Vec<Drive>) {
     let (mut witnesses, mut rest, mut drives) = (Vec::new(), Vec::new(), Vec::new());
     for image in images {
@@ -80,7 +81,7 @@ pub(super) fn part(images: Vec<OpenImage>) -> (Vec<Parked>, Vec<Image>, Vec<Driv
     (witnesses, rest, drives)
 }
 
-/// All that was opened.
+/// All that the helper opened.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) kernel: Option<File>,
@@ -89,23 +90,23 @@ pub(super) struct Found {
     pub(super) streams: Vec<OwnedFd>,
 }
 
-/// The start has to end.
+/// The start ends early.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// The user sent a signal.
     Asked {
-        /// Which one.
+        /// The signal's number.
         signal: i32,
-        /// What the start waited for then, if the user was told that it waits.
+        /// What the start was waiting for, if the user had been told so.
         line: Option<String>,
     },
-    /// There is no helper.
+    /// There is no helper to wait for.
     Helper(HelperError),
-    /// The helper has died.
+    /// The helper died.
     Died,
 }
 
-/// What is being opened.
+/// An opening in progress.
 #[derive(Debug)]
 pub(super) struct Opening<'a> {
     items: Vec<Item<'a>>,
@@ -113,7 +114,7 @@ pub(super) struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    /// Begins to open everything of this VM's.
+    /// Starts a helper that opens everything of this VM's.
     pub(super) fn begin(vm: &'a Vm) -> Result<Self, HelperError> {
         let mut items = vec![Item::Kernel(&vm.kernel)];
         if let Some(initrd) = &vm.initrd {
@@ -134,7 +135,7 @@ impl<'a> Opening<'a> {
         Ok(Self { items, helper })
     }
 
-    /// Waits for all of it; what is wrong is added to `errors`.
+    /// Waits for all reports of the helper; adds what is wrong to `errors`.
     pub(super) fn finish(
         self,
         signals: &SignalFd,
@@ -178,7 +179,7 @@ impl Found {
 }
 
 impl Item<'_> {
-    /// The descriptors that the helper needs for it.
+    /// The descriptors that the helper needs for this item.
     fn ends(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
         match self {
             Self::Disk(_, places) => [places.witness.ends(), places.first.ends()].concat(),
@@ -206,7 +207,7 @@ impl Item<'_> {
         }
     }
 
-    /// What it is for the user: the flag and the path.
+    /// The item's name for the user: the flag and the path.
     fn named(&self) -> String {
         match self {
             Self::Kernel(path) => format!("kernel {path:?}"),
@@ -217,7 +218,7 @@ impl Item<'_> {
     }
 }
 
-/// What the helper does.
+/// Runs in the helper: opens each item and reports on it.
 fn open_all(items: &[Item<'_>], channel: &Channel) {
     for (place, item) in items.iter().enumerate() {
         let shared = item.disk().and_then(|disk| {
@@ -266,7 +267,7 @@ fn open(item: &Item<'_>) -> Result<(Option<ImageReport>, Option<OwnedFd>), Fault
     }
 }
 
-/// Waits for the helper's next report, and for whoever wants the start to end.
+/// Waits for the helper's next report, or for a signal that ends the start.
 fn await_report(
     helper: &Helper,
     signals: &SignalFd,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! passt, which makes a guest's connections from sockets of the host: started here, because it needs
-//! the host's network; as a user of the VM's own, because it needs no privilege; and ended with the
-//! VM. It confines itself.
+//! passt, which makes a guest's connections from sockets of the host. The jailer starts it, because
+//! it needs the host's network, as a user of the VM's own, because it needs no privilege, and ends
+//! it with the VM. passt confines itself.
 
 #![allow(unsafe_code)]
 
@@ -24,17 +24,18 @@ use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};
 
 use super::open::cause;
 
-/// The descriptor that its end of the connection has.
+/// The descriptor number of passt's end of the connection.
 const SOCKET: i32 = 3;
-/// Where a guest asks for names whose host asks a resolver on its loopback, which no guest reaches:
-/// passt tells the guest so by DHCP, or by DHCPv6 and router advertisements. What goes to the ports of DNS there goes to the host's resolver,
-/// and nothing else of the host is there.
+/// The resolver's address for the guest, for a host whose own resolver is on its loopback, where no
+/// guest reaches it. passt tells the guest this address by DHCP, or by DHCPv6 and router
+/// advertisements. It forwards packets for the ports of DNS there to the host's resolver; nothing
+/// else of the host is reachable there.
 const RESOLVERS: [&str; 2] = ["169.254.1.1", "fd53::1"];
-/// How long it may take until it answers.
+/// How long passt may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How much of what it said is looked at when it has failed.
+/// How many bytes of its log are examined when it has failed.
 const LOG_MAX: usize = 16 << 10;
-/// `VHOST_USER_GET_FEATURES`, version 1, without a body; and its answer's length.
+/// The request `VHOST_USER_GET_FEATURES`, version 1, without a body; and the length of the reply.
 const QUESTION: [u32; 3] = [1, 1, 0];
 const ANSWER_BYTES: usize = 20;
 
@@ -42,7 +43,7 @@ const ANSWER_BYTES: usize = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct User(pub(crate) u32);
 
-/// One passt, ended when dropped.
+/// One passt process, killed when dropped.
 #[derive(Debug)]
 struct Passt(Child);
 
@@ -53,12 +54,12 @@ impl Drop for Passt {
     }
 }
 
-/// The cards of a VM that passt serves, in order.
+/// The NICs of a VM that passt serves, in order.
 #[derive(Debug)]
 pub(crate) struct Passts {
     program: Option<PathBuf>,
     cards: Vec<Card>,
-    /// Where they log to.
+    /// The log that passt writes to.
     log: Log,
 }
 
@@ -70,7 +71,7 @@ struct Card {
     serving: RefCell<Option<Passt>>,
 }
 
-/// Finds out what can be known before anything is started.
+/// Checks what can be known before anything is started.
 pub(crate) fn check(vm: &Vm, program: Option<&Path>, errors: &mut Vec<SpecError>) {
     let mut cards = users(vm).peekable();
     if cards.peek().is_some() && program.is_none() {
@@ -92,7 +93,7 @@ fn users(vm: &Vm) -> impl Iterator<Item = (&Net, &[Forward])> {
     })
 }
 
-/// Whether a port can be had; it is let go at once.
+/// Whether a port of the host is free; the port is released at once.
 fn try_port(forward: Forward) -> io::Result<()> {
     let at = [
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, forward.host)),
@@ -102,7 +103,7 @@ fn try_port(forward: Forward) -> io::Result<()> {
         Protocol::Tcp => TcpListener::bind(&at[..]).map(drop)?,
         Protocol::Udp => UdpSocket::bind(&at[..]).map(drop)?,
     }
-    // `bind` is content with one of several.
+    // `bind` with several addresses succeeds if one of them does.
     match forward.protocol {
         Protocol::Tcp => TcpListener::bind(at[0]).map(drop),
         Protocol::Udp => UdpSocket::bind(at[0]).map(drop),
@@ -110,7 +111,7 @@ fn try_port(forward: Forward) -> io::Result<()> {
 }
 
 impl Passts {
-    /// Those of a VM, each a user of its own if the VM has several. None is started yet.
+    /// The passts of a VM, each with a user of its own if the VM has several. Starts none yet.
     pub(crate) fn new(
         vm: &Vm,
         program: Option<PathBuf>,
@@ -138,19 +139,19 @@ impl Passts {
         })
     }
 
-    /// How many there are.
+    /// The number of NICs that passt serves.
     pub(crate) fn len(&self) -> usize {
         self.cards.len()
     }
 
-    /// Starts all of them, and waits until they answer; the result is connected to them, in order.
+    /// Starts all of them and waits until each answers; the result is the connections, in order.
     pub(crate) fn start_all(&self) -> Result<Vec<OwnedFd>, SpecError> {
         let all = self.cards.iter();
         all.map(|card| self.start_first(card)).collect()
     }
 
-    /// Starts the one for the card at this place in the place of the one before. Nobody waits for it:
-    /// whether it answers is for the vmm to find out, which speaks to it.
+    /// Replaces the passt of the NIC at this place. The jailer does not wait: the vmm, which speaks
+    /// to passt, finds out whether it answers.
     pub(crate) fn start_again(&self, index: usize) -> io::Result<OwnedFd> {
         let card = self.cards.get(index);
         let card = card.ok_or(io::Error::from_raw_os_error(libc::ENODEV))?;
@@ -173,7 +174,7 @@ impl Passts {
     fn start(&self, card: &Card) -> io::Result<UnixStream> {
         let program = self.program.as_deref();
         let program = program.ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
-        // Its ports must be free again.
+        // The old passt must end first: the new one binds the same ports.
         card.serving.borrow_mut().take();
         let (passt, stream) = spawn(program, card, &self.log.writer)?;
         *card.serving.borrow_mut() = Some(passt);
@@ -218,7 +219,7 @@ fn spawn(program: &Path, card: &Card, log: &File) -> io::Result<(Passt, UnixStre
     Ok((Passt(child), ours))
 }
 
-/// In the new process: its end of the connection gets its number, and all privilege goes.
+/// Runs in the new process: gives its end of the connection its number, and drops all privilege.
 fn prepare(socket: i32, user: Option<User>) -> io::Result<()> {
     let checked = |status: i32| match status {
         -1 => Err(io::Error::last_os_error()),
@@ -245,8 +246,8 @@ fn prepare(socket: i32, user: Option<User>) -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
 }
 
-/// Waits until it answers a question that changes nothing: for so long altogether, however slowly
-/// the answer comes.
+/// Waits until passt answers a request that changes nothing, at most [`PATIENCE`] however slowly
+/// the answer arrives.
 fn knock(stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut stream = stream;
@@ -255,7 +256,7 @@ fn knock(stream: &UnixStream) -> io::Result<()> {
         .flat_map(|word| word.to_ne_bytes())
         .collect();
     stream.write_all(&question)?;
-    // One call: its timeout is for all that it waits for.
+    // One call, so that the timeout covers the whole answer.
     let mut answer = [0; ANSWER_BYTES];
     match recv(stream.as_raw_fd(), &mut answer, MsgFlags::MSG_WAITALL)? {
         ANSWER_BYTES => stream.set_read_timeout(None),
@@ -264,7 +265,7 @@ fn knock(stream: &UnixStream) -> io::Result<()> {
     }
 }
 
-/// Why it does not serve: the last line it said, if it said anything.
+/// Why passt does not serve: the last line that it logged, if there is one.
 fn explain(error: &io::Error, said: &str, program: &Path) -> String {
     let program = program.display();
     if said.contains("unrecognized option") || said.contains("invalid option") {

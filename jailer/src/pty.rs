@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 /// Opens a pair: the primary, non-blocking, for the vmm; the secondary, kept open so that the
-/// primary does not hang up while nobody has the terminal open; and the terminal's path.
+/// primary does not hang up while no user has the terminal open; and the terminal's path.
 pub(crate) fn open_pair() -> nix::Result<(OwnedFd, OwnedFd, String)> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let primary = posix_openpt(flags)?;

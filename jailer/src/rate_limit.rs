@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How much of the jailer's time a supervisor can have: a token bucket for its messages. What is too
-//! much is not refused but read later. Pure.
+//! Limits how much of the jailer's time a supervisor can take: a token bucket for its messages. The
+//! jailer does not refuse messages beyond it, but reads them later. Pure.
 
-/// So many messages may come at once: the questions of all devices of the largest VM, several times.
+/// How many messages may come at once: the questions of all devices of the largest VM, several
+/// times.
 const BURST: u32 = 256;
-/// So long it takes until one more may come.
+/// How long it takes until one more may come.
 const REFILL_NS: u64 = 10_000_000;
 
-/// What is left for a supervisor.
+/// The token bucket of one supervisor.
 #[derive(Debug)]
 pub(super) struct RateLimit {
     tokens: u32,
-    /// Until when time has been turned into tokens.
+    /// Up to when time has been turned into tokens.
     filled_ns: u64,
 }
 
 impl RateLimit {
-    /// A full one.
+    /// A full bucket.
     pub(super) fn full(now_ns: u64) -> Self {
         Self {
             tokens: BURST,
@@ -24,7 +25,7 @@ impl RateLimit {
         }
     }
 
-    /// A message was looked for.
+    /// Takes a token: the jailer has looked for a message.
     pub(super) fn take(&mut self) {
         self.tokens = self.tokens.saturating_sub(1);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Everything a VM may use, opened in one place before anything is started. What cannot be had is
-//! gathered, so that one attempt tells all of it.
+//! Opens everything a VM may use, in one place before anything is started. It gathers all errors,
+//! so that one attempt reports every one of them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,13 +25,13 @@ use crate::open::{cause, open, open_binary};
 pub(crate) struct Resources {
     pub(crate) binaries: Binaries,
     pub(crate) guest: Guest,
-    /// The console, unless it is a socket in the state directory or nothing at all.
+    /// The console, unless it is a socket in the state directory or there is none.
     pub(crate) console: Option<ConsoleKind>,
     pub(crate) devices: Devices,
 }
 
 impl Resources {
-    /// Opens everything, or says all that is wrong; a signal ends it at any time.
+    /// Opens everything, or reports everything that is wrong; a signal ends it at any time.
     pub(crate) fn open(
         vm: &Vm,
         host: &Host,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM from start to end, as the privileged process sees it.
 //!
-//! It reads the spec, opens everything the VM may use with all errors gathered before anything is
-//! started, holds the state directory, spawns the supervisor, which takes all of it with
-//! it, waits, and cleans up after it. Single-threaded, and the only process that sees the host.
+//! It reads the spec, opens everything the VM may use and reports all errors before it starts
+//! anything, takes the state directory, spawns the supervisor with all of that, waits for it to
+//! end, and cleans up. Single-threaded, and the only process that sees the host.
 
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -38,11 +38,11 @@ use crate::resources::Resources;
 use crate::state::StateDir;
 use crate::tap_setup::TapSetup;
 
-/// What is said when we are not root.
+/// What the user is told when the jailer is not root.
 pub(crate) const ROOTLESS: &str =
     "not started by root: the VM's processes are all one user, the one that started it";
 
-/// Runs one VM, of which `live` is the supervisor's whole life; an `Err` is what was refused before
+/// Runs one VM; `main` is the supervisor's entry point. An `Err` is what was refused before
 /// anything was started.
 pub(crate) fn run(
     args: &Args,
@@ -102,16 +102,16 @@ pub(crate) fn run(
     }
     let answers = Answers::new(&resources.identity.vm, witnesses, passts);
     let monitor = begin(resources, signals, range, cgroups, answers, main)?;
-    // Nobody of the same user has business with a process that sees the host.
+    // Other processes of the same user must not inspect a process that sees the host.
     let _ = nix::sys::prctl::set_dumpable(false);
     let outcome = monitor.keep();
-    // The scripts run while the taps are there, and the directory goes last.
+    // The `down` scripts run while the taps still exist; the state directory goes last.
     drop(tap_setup);
     drop((claim, state));
     Ok(outcome)
 }
 
-/// The VM's state directory, open to those who may use its sockets.
+/// Takes the VM's state directory, and opens it to the group that may use its sockets.
 fn state_dir(args: &Args, name: &VmName) -> Result<StateDir, SpecError> {
     let base = state::base_dir(args.state_dir.as_deref())?;
     let mut state = StateDir::acquire(&base, name)?;
@@ -121,11 +121,11 @@ fn state_dir(args: &Args, name: &VmName) -> Result<StateDir, SpecError> {
     Ok(state)
 }
 
-/// Users for the VM alone, if we are root.
+/// Claims users for the VM alone, if the jailer is root.
 pub(crate) fn claim_users(vm: &Vm) -> Result<Option<uids::Claim>, SpecError> {
     match (geteuid().is_root(), vm.uid_range) {
         (true, _) => {
-            // The same file for all of root's VMs, wherever their state is.
+            // All of root's VMs share one lock file, wherever their state is.
             let dir = spec::state::base(None, true, None)?;
             uids::claim(vm, &dir).map(Some)
         }
@@ -137,7 +137,7 @@ pub(crate) fn claim_users(vm: &Vm) -> Result<Option<uids::Claim>, SpecError> {
     }
 }
 
-/// Starts the supervisor, which takes the resources with it.
+/// Spawns the supervisor, which takes the resources with it.
 fn begin(
     resources: HostResources,
     signals: SignalFd,
@@ -162,7 +162,7 @@ fn begin(
     let spawned = spawn::spawn_supervisor(range, cgroups.initial_cgroup(), |pid| main(init, pid))
         .map_err(refused)?;
     host::log::init_to(log, "jailer", &name, log::LevelFilter::Info);
-    // A variable that was left over in the environment is no reason not to run the VM.
+    // A variable that is left over in the environment is no reason not to run the VM.
     let notify = notify.unwrap_or_else(|error| {
         log::warn!(
             "the start is announced to nobody: {}",
@@ -197,12 +197,12 @@ pub(crate) fn sweep(name: &VmName, state_dir: Option<&Path>) -> Result<Outcome, 
     Ok(Outcome::ok())
 }
 
-/// What control groups this host has, and which it lacks.
+/// This host's control groups, and those it lacks.
 pub(crate) fn cgroup_hierarchies() -> (Vec<String>, Vec<String>) {
     cgroups::describe()
 }
 
-/// Says what was swept, if anything was.
+/// Tells the user what was swept, if anything was.
 fn notice(state: &StateDir, name: &VmName) {
     if state.swept() {
         let (name, path) = (name.as_str(), state.path().display());
@@ -210,7 +210,7 @@ fn notice(state: &StateDir, name: &VmName) {
     }
 }
 
-/// Makes what the state directory holds, and puts together what the supervisor gets.
+/// Makes the files of the state directory, and assembles what the supervisor gets.
 fn gather(
     identity: Identity,
     resources: Resources,
@@ -254,7 +254,7 @@ fn gather(
     })
 }
 
-/// Makes the VM's control groups, after it was written down where, and says what there is not.
+/// Makes the VM's control groups after their paths are recorded, and returns what this host lacks.
 fn make_cgroups(
     identity: &Identity,
     state: &StateDir,
@@ -307,7 +307,7 @@ fn name(vm: &Vm) -> Result<VmName, Outcome> {
     }
 }
 
-/// The console's first client, as we inherited it.
+/// The console's first client, which the jailer inherited.
 fn console_client(fd: OwnedFd) -> Result<UnixStream, SpecError> {
     let stream = UnixStream::from(fd);
     let prepared = stream.set_nonblocking(true);

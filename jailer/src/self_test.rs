@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jail of a supervisor with no VM in it: whether this host can build it, and a place from which
-//! a test tries to break out.
+//! A supervisor's jail with no VM in it: finds out whether this host can build it, and lets a test
+//! try to break out of it.
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -13,14 +13,14 @@ use spec::{SpecError, Vm, VmSpec};
 use crate::run::{ROOTLESS, claim_users};
 use crate::{spawn, uids};
 
-/// How a supervisor builds its jail around the process that it is, told whether the VM has users of its
+/// How a supervisor builds its jail around its own process, told whether the VM has users of its
 /// own; an `Err` says why it cannot.
 pub type Build = fn(bool) -> Result<(), String>;
-/// The same, and the jail of a child below it, in which a program tells its version; its standard input
-/// and output are the last descriptor.
+/// The same, and below it the jail of a child, in which a program prints its version. The last
+/// descriptor is the program's standard input and output.
 pub type SelfTest = fn(bool, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<(), String>;
 
-/// Builds the supervisor's jail and a child's in it: whether that is possible, and if not, why.
+/// Whether the supervisor's jail and a child's in it can be built, and if not, why.
 pub(crate) fn jails(build: SelfTest) -> Result<String, String> {
     let open = |path: &str, write: bool| {
         let mut options = std::fs::OpenOptions::new();
@@ -46,8 +46,8 @@ pub(crate) fn jails(build: SelfTest) -> Result<String, String> {
     }
 }
 
-/// Runs `act` as a supervisor: in its jail, which `build` makes, with descriptor 0 also as 1, and 2.
-/// Returns when it has ended.
+/// Runs `act` instead of a supervisor, in the jail that `build` makes; descriptor 0 is also 1 and
+/// 2. Returns when it has ended.
 pub(crate) fn stand_in(
     build: Build,
     act: impl FnOnce() -> Infallible,
@@ -71,7 +71,7 @@ fn spawn_supervisor(main: impl FnOnce(bool) -> Infallible) -> Result<Pid, String
         .map_err(|e| host::log::chain(&e))
 }
 
-/// Whether a VM gets users of its own.
+/// Whether a VM can have users of its own.
 pub(crate) fn user_range() -> Result<String, String> {
     match geteuid().is_root() {
         true => range()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Spawns the supervisor: a copy of the jailer in namespaces of its own, which never returns
-//! to the jailer's code.
+//! Spawns the supervisor: a clone of the jailer in namespaces of its own, which never returns to
+//! the jailer's code.
 
 #![allow(unsafe_code)]
 
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, getegid, geteuid, pipe2};
 use spec::UidRange;
 
-/// Everything there is but time: no call of ours is about clocks that could be moved.
+/// All namespaces except time: no call of ours depends on clocks that could be moved.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
@@ -30,7 +30,7 @@ const EXIT_ABORTED: libc::c_int = 101;
 /// The supervisor could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BirthError {
-    /// There is no gate to hold it back.
+    /// There is no pipe to hold the supervisor back.
     #[error("cannot make a pipe")]
     Pipe(#[source] Errno),
     /// There is no process.
@@ -39,7 +39,7 @@ pub(crate) enum BirthError {
     /// Its users could not be mapped.
     #[error("cannot map the supervisor's users: /proc/{0}/{1}")]
     Map(Pid, &'static str, #[source] io::Error),
-    /// It died before it was let go.
+    /// The supervisor died before the jailer released it.
     #[error("the supervisor is gone")]
     Gate(#[source] io::Error),
 }
@@ -60,19 +60,19 @@ fn remedy(errno: Errno) -> &'static str {
     }
 }
 
-/// A supervisor that lives.
+/// A running supervisor.
 #[derive(Debug)]
 pub(crate) struct Spawned {
-    /// Readable once it and everything below it is dead.
+    /// Readable once it and every process below it are dead.
     pub(crate) pidfd: OwnedFd,
-    /// Its number.
+    /// Its process id on the host.
     pub(crate) pid: Pid,
 }
 
-/// Makes a copy of this process in namespaces of its own, as the users of `range` if there is one,
-/// and runs `live` in it; `live` is told the copy's process id.
+/// Clones this process into namespaces of its own, with the users of `range` if there is one, and
+/// runs `main` in the clone, with the clone's process id on the host.
 ///
-/// It is spawned into the control group `initial_cgroup`, if there is one.
+/// The clone starts in the control group `initial_cgroup`, if there is one.
 pub(crate) fn spawn_supervisor(
     range: Option<UidRange>,
     initial_cgroup: Option<BorrowedFd<'_>>,
@@ -84,7 +84,7 @@ pub(crate) fn spawn_supervisor(
     let (pid, pidfd) = match cloned.map_err(BirthError::Clone)? {
         Some(spawned) => spawned,
         None => {
-            // The jailer's end must be the only one, or its death would go unnoticed here.
+            // The clone must not hold the jailer's end, or it would not notice the jailer's death.
             drop(opener);
             let lived = catch_unwind(AssertUnwindSafe(|| await_gate(gate).map(main)));
             drop(lived);
@@ -102,21 +102,22 @@ pub(crate) fn spawn_supervisor(
     match let_go {
         Ok(()) => Ok(spawned),
         Err(error) => {
-            // Without the pipe it ends by itself.
+            // The clone ends by itself: its pipe is closed.
             let _ = nix::sys::wait::waitpid(pid, None);
             Err(error)
         }
     }
 }
 
-/// Waits until the users are mapped; then it is known which number this process has on the host.
+/// Waits until the jailer has mapped the users; the jailer then sends this process's id on the
+/// host.
 fn await_gate(gate: OwnedFd) -> io::Result<Pid> {
     let mut number = [0; 4];
     File::from(gate).read_exact(&mut number)?;
     Ok(Pid::from_raw(i32::from_ne_bytes(number)))
 }
 
-/// Maps the users and groups of the new process: those of the range, or ours alone.
+/// Maps the users and groups of the clone: those of the range, or ours alone.
 fn write_maps(pid: Pid, range: Option<UidRange>) -> Result<(), BirthError> {
     let write = |file, text: String| {
         std::fs::write(format!("/proc/{pid}/{file}"), text)
@@ -128,7 +129,7 @@ fn write_maps(pid: Pid, range: Option<UidRange>) -> Result<(), BirthError> {
             write("gid_map", format!("0 {first} {count}"))
         }
         None => {
-            // Nobody but root may map a group without giving this up.
+            // A process without CAP_SETGID may map a group only after it has denied setgroups(2).
             write("setgroups", "deny".into())?;
             let user = supervisors_user(false);
             write("uid_map", format!("{user} {} 1", geteuid()))?;

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a process has from its starter beside descriptors and signals: resource limits (getrlimit(2))
-//! and the mask of file modes. A limit that would only be in the way is raised, as far as the starter
-//! allows; one that says how much a VM may use stays, and what does not fit under it is refused.
+//! What a process inherits from its starter beside descriptors and signals: resource limits
+//! (getrlimit(2)) and the umask. The jailer raises a limit that would only be in the way, as far as
+//! the starter allows. It keeps a limit that says how much a VM may use, and refuses a VM that does
+//! not fit under it.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use spec::ByteSize;
 
-/// What the jailer and each process of a VM may have open: more than the largest VM needs.
+/// How many descriptors the jailer and each process of a VM may have open: more than the largest VM
+/// needs.
 const DESCRIPTORS: u64 = 2048;
-/// Fewer are not enough for any VM: the supervisor parks what children get above number 64.
+/// The least that any VM needs: the supervisor parks the descriptors for children above number 64.
 const DESCRIPTORS_MIN: u64 = 256;
-/// The rings of a VM's disks are locked memory since Linux 6.14, and much less than this.
+/// Since Linux 6.14 the rings of a VM's disks count as locked memory; they take much less than
+/// this.
 const LOCKED_BYTES: u64 = 1 << 30;
 
 /// The starter allows too few descriptors, and this user cannot raise the limit.
@@ -22,12 +25,12 @@ const LOCKED_BYTES: u64 = 1 << 30;
 )]
 pub(super) struct TooFewDescriptors(u64);
 
-/// Makes the jailer independent of its starter. To be called before anything is made.
+/// Makes the jailer independent of its starter. Call it before anything is made.
 ///
 /// # Errors
 /// When no VM can run under a limit that cannot be raised.
 pub(super) fn part_with() -> Result<(), TooFewDescriptors> {
-    // What is for others gets its mode by itself.
+    // Files for other users get their mode explicitly.
     umask(Mode::from_bits_truncate(0o077));
     for (resource, wanted) in [
         (Resource::RLIMIT_NOFILE, DESCRIPTORS),
@@ -37,7 +40,7 @@ pub(super) fn part_with() -> Result<(), TooFewDescriptors> {
             continue;
         };
         let most = hard.max(wanted);
-        // Only root may raise a hard limit; for others the soft one is raised to it.
+        // Only root may raise a hard limit; other users raise the soft limit to it.
         if soft < most && setrlimit(resource, most, most).is_err() {
             let _ = setrlimit(resource, hard, hard);
         }
@@ -48,8 +51,8 @@ pub(super) fn part_with() -> Result<(), TooFewDescriptors> {
     }
 }
 
-/// Why a file or memory of so many bytes cannot be had, if files may not be so large here; memory is a
-/// file, too.
+/// Why a file or memory of so many bytes cannot be had, if RLIMIT_FSIZE forbids it; guest memory is
+/// a file, too.
 pub(super) fn is_too_large(bytes: u64) -> Option<String> {
     let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).ok()?;
     refusal(bytes, limit)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The state directory of a VM: who has the name, and where the VM is reached.
+//! The state directory of a VM: it reserves the VM's name and holds its sockets.
 //!
-//! The lock is an flock on the directory itself. Whoever holds it, and finds that the path still
-//! leads to the directory locked, has the name; it goes with the process, however that ends.
+//! The lock is an flock(2) on the directory itself. A jailer that holds it, and finds that the path
+//! still leads to the locked directory, has the name. The kernel releases the lock with the
+//! process, however that ends.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -25,10 +26,10 @@ use super::tap_setup;
 
 mod group;
 
-/// How often a directory may vanish under us before we stop trying.
+/// How often a directory may vanish while it is being taken before the jailer gives up.
 const ATTEMPTS: usize = 100;
 
-/// Something in our own state directory failed.
+/// A file of our own state directory could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("state-dir {path:?}: cannot make {file}")]
 pub(crate) struct StateError {
@@ -38,7 +39,7 @@ pub(crate) struct StateError {
     source: io::Error,
 }
 
-/// A state directory that is ours; removed when dropped.
+/// A state directory that this jailer holds; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
@@ -46,11 +47,11 @@ pub(crate) struct StateDir {
     base: File,
     dir: Flock<File>,
     swept: bool,
-    /// Who may use the sockets, besides us and root.
+    /// The group that may use the sockets, besides us and root.
     group: Option<Gid>,
 }
 
-/// The directory that holds the state directories, made if need be.
+/// The directory that holds the state directories; made if it is missing.
 pub(crate) fn base_dir(chosen: Option<&Path>) -> Result<PathBuf, SpecError> {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = spec::state::base(chosen, geteuid().is_root(), runtime_dir.as_deref())?;
@@ -58,7 +59,7 @@ pub(crate) fn base_dir(chosen: Option<&Path>) -> Result<PathBuf, SpecError> {
     made.map_err(|e| SpecError::new("state-dir", base.display(), e))
 }
 
-/// Makes a directory that is this user's alone, if there is none.
+/// Makes a directory for this user alone, if there is none.
 pub(super) fn make(dir: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(dir)
 }
@@ -69,7 +70,7 @@ enum Attempt {
 }
 
 impl StateDir {
-    /// Makes the directory of a VM, or takes over that of a dead one.
+    /// Makes the directory of a VM, or takes over that of a dead VM.
     pub(crate) fn acquire(base: &Path, name: &VmName) -> Result<Self, SpecError> {
         let path = base.join(name.as_str());
         check_length(&path)?;
@@ -104,7 +105,7 @@ impl StateDir {
             let reason = format!("belongs to user {}, not to us", found.st_uid);
             return Err(error(path, reason));
         }
-        // A group may have been let through.
+        // `--api-gid` may have given a group search permission.
         if found.st_mode & 0o067 != 0 {
             return Err(error(path, "is open to other users: not a state directory"));
         }
@@ -138,12 +139,12 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether the remains of a dead VM were removed from it.
+    /// Whether files of a dead VM were removed from it.
     pub(crate) fn swept(&self) -> bool {
         self.swept
     }
 
-    /// Where what is owed for this VM is written down.
+    /// The log of what is to be undone for this VM.
     pub(crate) fn undo_log(&self) -> Result<tap_setup::UndoLog, SpecError> {
         open_dir(&self.path).map(tap_setup::UndoLog::new)
     }
@@ -156,7 +157,7 @@ impl StateDir {
         io::Write::write_all(&mut file, &text).map_err(failed)
     }
 
-    /// Writes down where the VM's control groups are going to be.
+    /// Records the paths of the VM's control groups, before they are made.
     pub(crate) fn write_cgroups<'a>(
         &self,
         dirs: impl Iterator<Item = &'a Path>,
@@ -166,7 +167,7 @@ impl StateDir {
         io::Write::write_all(&mut file, lines.as_bytes()).map_err(self.failed(CGROUPS))
     }
 
-    /// Opens both ends of the log.
+    /// Creates the log and opens it twice: for reading and for appending.
     pub(crate) fn open_log(&self) -> Result<Log, StateError> {
         let writer = self.create(LOG)?;
         let reader = File::open(self.path.join(LOG)).map_err(self.failed(LOG))?;
@@ -181,7 +182,7 @@ impl StateDir {
             .map_err(self.failed(file))
     }
 
-    /// Listens on a socket that only we, root and the group that was let in can reach.
+    /// Listens on a socket that only we, root and the admitted group can reach.
     pub(crate) fn listen(&self, file: &'static str) -> Result<UnixListener, StateError> {
         let path = self.path.join(file);
         let listen = || {
@@ -217,7 +218,7 @@ fn error(path: &Path, reason: impl std::fmt::Display) -> SpecError {
     SpecError::new("state-dir", path.display(), reason)
 }
 
-/// A socket's path is short, or nobody could connect to it.
+/// Checks that clients can connect: a socket's path must be short.
 fn check_length(path: &Path) -> Result<(), SpecError> {
     let longest = FILES.iter().map(|file| file.len()).max().unwrap_or(0);
     let len = path.as_os_str().len() + 1 + longest;
@@ -238,8 +239,8 @@ fn open_dir(path: &Path) -> Result<File, SpecError> {
     options.open(path).map_err(|e| error(path, e))
 }
 
-/// Removes what a dead VM left. Whether there was anything; something that is not a VM's state is
-/// left alone and refused.
+/// Removes what a dead VM left; returns whether there was anything. Refuses, and does not touch, a
+/// directory that holds anything else.
 fn sweep(dir: &Flock<File>, path: &Path) -> Result<bool, SpecError> {
     let failed = |e: Errno| error(path, e.desc());
     let mut remains = Vec::new();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Taps: opened or made, brought up, made ports of bridges; and everything that is to be undone when
-//! the VM has ended, also by somebody else if this process is killed.
+//! Taps: opens or makes them, brings them up and makes them ports of bridges. Everything that is to
+//! be undone after the VM's end is recorded, so that a sweep can undo it if this process is killed.
 //!
 //! A tap that is made here exists as long as a descriptor of it is open, and leaves its bridge by
-//! itself. What is left to do after that, and all that is done to a tap that was there before, is a
-//! [`UndoEntry`], written down in the state directory before it is incurred.
+//! itself. What is left to do after that, and every change to a tap that existed before, is a
+//! [`UndoEntry`], written to the state directory before the change is made.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -30,19 +30,19 @@ pub(crate) struct OpenTap {
     queues: Vec<OwnedFd>,
     /// Whether it can do UDP segmentation.
     uso: bool,
-    /// Whether it was there before.
+    /// Whether it existed before.
     existed: bool,
 }
 
-/// What keeps the taps there and will undo what was done for them; does so when dropped.
+/// Keeps the taps, and undoes what was done for them when dropped.
 #[derive(Debug)]
 pub(crate) struct TapSetup {
-    // Settled while the taps are still there.
+    // Dropped first: undoing needs the taps to exist.
     undo_log: UndoLog,
     _held: Vec<OwnedFd>,
 }
 
-/// Opens the taps of a VM, in order; says all that is wrong with them.
+/// Opens the taps of a VM, in order; adds everything that is wrong with them to `errors`.
 pub(crate) fn open_all(vm: &Vm, errors: &mut Vec<SpecError>) -> Vec<OpenTap> {
     let mut open = Vec::new();
     for tap in taps(vm) {
@@ -144,8 +144,8 @@ fn check_script(field: &'static str, path: &Path) -> Result<(), SpecError> {
 }
 
 impl TapSetup {
-    /// Prepares the taps that were opened. If one of them cannot be had as it is asked for, all that
-    /// was done is undone.
+    /// Sets up the taps that were opened. If one cannot be set up as the spec asks, undoes all that
+    /// was done.
     pub(crate) fn set_up(
         vm: &Vm,
         open: Vec<OpenTap>,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Users for the VM's processes: a range of numbers that no other VM on this host has.
+//! Users for the VM's processes: a range of user ids that no other VM on this host has.
 //!
-//! A range is claimed by a lock on the bytes of these numbers in a file that all jailers of root
-//! share. The lock goes with the process that holds it, however that ends.
+//! A jailer claims a range by a lock on the bytes of these numbers in a file that all of root's
+//! jailers share. The kernel releases the lock with the process, however that ends.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,17 +13,17 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use spec::{SpecError, UidRange, Vm};
 
-/// The first number of the ranges that are found: beyond those that distributions give to people,
-/// services and containers.
+/// The first id of the ranges that the jailer picks: beyond those that distributions give to
+/// people, services and containers.
 const POOL_FIRST: u32 = 0x6000_0000;
-/// How many numbers a range that is found has.
+/// How many ids such a range has.
 const RANGE_COUNT: u32 = 64;
-/// How many ranges there are.
+/// How many such ranges there are.
 const RANGES: u32 = 1 << 14;
 /// The file with the locks.
 const FILE: &str = "uids";
 
-/// A range that is ours for as long as this is open.
+/// A range that this jailer has for as long as this is open.
 #[derive(Debug)]
 pub(crate) struct Claim {
     /// The range.
@@ -70,7 +70,7 @@ pub(crate) fn claim(vm: &Vm, dir: &Path) -> Result<Claim, SpecError> {
     Err(SpecError::new("uid-range", "", reason))
 }
 
-/// Whether a range became ours.
+/// Locks a range, if it is free; returns whether it was.
 fn take(file: &File, range: UidRange) -> nix::Result<bool> {
     let lock = libc::flock {
         l_type: libc::c_short::try_from(libc::F_WRLCK).unwrap_or_default(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer: starts one VM and stays until it has ended. It gives the privileged library what the
-//! unprivileged process does, the supervisor's entry, which is called in that process only.
+//! The jailer: starts one VM and stays until it has ended. This binary hands `supervisor::live`,
+//! the entry point of the unprivileged supervisor, to the privileged library, which calls it only
+//! in the supervisor's process.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     outcome.status.into()
 }
 
-/// Does what the command line asks for.
+/// Runs what the command line asks for.
 fn obey(parsed: Parsed, inherited: Inherited) -> Outcome {
     match parsed {
         Parsed::Run(args) => {

@@ -12,50 +12,50 @@ use spec::{HugePages, Memory, Vm, VmName, VmSpec};
 
 use crate::parked::Parked;
 
-/// What the jailer hands over.
+/// What the jailer hands over to the supervisor.
 #[derive(Debug)]
 pub struct HostResources {
-    /// Which VM this is.
+    /// The VM's name and spec.
     pub identity: Identity,
-    /// What is executed, and what it gets for standard input and output.
+    /// The vmm's binary, and /dev/null for standard input and output.
     pub binaries: Binaries,
-    /// What the guest is made of.
+    /// KVM, the kernel, the initrd and the guest's RAM.
     pub guest: Guest,
-    /// What the devices are made of.
+    /// What the VM's devices are opened from.
     pub devices: DeviceParts,
-    /// Where the console leads.
+    /// The console's backend.
     pub console: ConsoleKind,
-    /// Where everybody logs to.
+    /// The log of all processes of the VM.
     pub log: Log,
-    /// Where the API is served.
+    /// The listening socket of the API.
     pub api: UnixListener,
-    /// What this host could not do for the VM, for the log.
+    /// What this host lacks for the VM, one line each; the supervisor logs them.
     pub missing: Vec<String>,
 }
 
-/// Which VM this is.
+/// The VM's name and spec.
 #[derive(Debug)]
 pub struct Identity {
-    /// Its name, given or made up.
+    /// The spec's name, or `vm-` and the jailer's process id.
     pub name: VmName,
-    /// The spec as it is run.
+    /// The spec as it is run, with that name.
     pub spec: VmSpec,
-    /// The same, validated.
+    /// The same spec, validated.
     pub vm: Vm,
-    /// When the jailer was started, in ns.
+    /// When the jailer started, in ns.
     pub started_ns: u64,
 }
 
-/// What is executed.
+/// What children execute, and /dev/null.
 #[derive(Debug)]
 pub struct Binaries {
-    /// The vmm.
+    /// The vmm's binary.
     pub vmm: OwnedFd,
     /// /dev/null.
     pub null: File,
 }
 
-/// What the guest is made of.
+/// What a vmm needs to run the guest.
 #[derive(Debug)]
 pub struct Guest {
     /// /dev/kvm.
@@ -64,37 +64,37 @@ pub struct Guest {
     pub kernel: File,
     /// The initial RAM disk.
     pub initrd: Option<File>,
-    /// Memory for the first vmm; each later one gets its own.
+    /// RAM for the first vmm; the supervisor makes new RAM for each later one.
     pub ram: Option<OwnedFd>,
 }
 
-/// What the devices are made of; images and streams are in the order of the spec.
+/// What devices are opened from; images, taps and streams are in the order of the spec.
 #[derive(Debug)]
 pub struct DeviceParts {
-    /// The program that serves disks, if there are any.
+    /// The disk backend's binary, if the VM has disks.
     pub blk: Option<OwnedFd>,
-    /// The images of the disks.
+    /// The disk images.
     pub images: Vec<Image>,
-    /// The program that serves network cards, if there are any.
+    /// The network backend's binary, if the VM has NICs with a tap.
     pub net: Option<OwnedFd>,
-    /// The taps of the network cards.
+    /// The taps of the NICs.
     pub taps: Vec<TapParts>,
-    /// Streams to the backends of other programs: passt's, then the others'.
+    /// Streams to external vhost-user backends: passt's first, then the others'.
     pub streams: Vec<OwnedFd>,
 }
 
-/// An image that was opened and locked. Every backend gets an opening of its own.
+/// An image that the jailer opened and locked. Every backend process gets an opening of its own.
 #[derive(Debug)]
 pub struct Image {
-    /// That of the first backend.
+    /// The first backend's opening.
     pub first: Parked,
-    /// The byte that it has marked.
+    /// The byte that this opening has locked as its mark.
     pub mark: i64,
-    /// What it is.
+    /// Size and block size as the guest sees them.
     pub geometry: Geometry,
 }
 
-/// A tap that is ready.
+/// A tap that is set up.
 #[derive(Debug)]
 pub struct TapParts {
     /// Its queues, in order.
@@ -103,7 +103,7 @@ pub struct TapParts {
     pub uso: bool,
 }
 
-/// Both ends of the log.
+/// The log file, opened twice.
 #[derive(Debug)]
 pub struct Log {
     /// For reading.
@@ -112,34 +112,34 @@ pub struct Log {
     pub writer: File,
 }
 
-/// Where the console leads.
+/// The console's backend.
 #[derive(Debug)]
 pub enum ConsoleKind {
-    /// To the clients of a socket.
+    /// The clients of a socket.
     Socket {
-        /// Where they connect.
+        /// The socket that they connect to.
         listener: UnixListener,
-        /// The first one.
+        /// The client that the jailer inherited, if any.
         client: Option<UnixStream>,
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
     },
-    /// To a pseudo-terminal.
+    /// A pseudo-terminal.
     Pty {
-        /// The vmm's side.
+        /// The primary side, for the vmm.
         primary: OwnedFd,
-        /// The user's side.
+        /// The secondary side, for the user.
         secondary: OwnedFd,
-        /// Where the user opens it.
+        /// The path that the user opens.
         path: String,
     },
-    /// To a file, or to /dev/null.
+    /// A file, or /dev/null.
     Fixed(File),
 }
 
 impl HostResources {
-    /// Every descriptor in it, in order of its number: whoever is given the resources keeps these
-    /// and no others.
+    /// The numbers of all descriptors in it, sorted. The process that gets the resources closes all
+    /// others.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let (guest, devices) = (&self.guest, &self.devices);
         let mut all = vec![
@@ -184,7 +184,7 @@ impl ConsoleKind {
 }
 
 impl Guest {
-    /// Memory for one vmm: nothing of the guest before is in it.
+    /// New RAM for one vmm: it holds nothing of an earlier guest.
     pub fn fresh_ram(memory: &Memory) -> Result<OwnedFd, MemfdError> {
         let backing = match memory.huge_pages() {
             HugePages::None | HugePages::Transparent => Backing::Shmem,

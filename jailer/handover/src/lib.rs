@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the jailer hands to the supervisor that it spawns: a copy of itself, so that these
-//! are values and not messages. (Messages are in `ipc::broker`.) All that the privileged process and
-//! the supervisor have in common.
+//! What the jailer hands to the supervisor, which is a clone of the jailer: so these are values and
+//! not messages. (The messages are in `ipc::broker`.) This is the only code that the crates
+//! `jailer` and `supervisor` share with each other alone; neither depends on the other.
 
 pub mod host_resources;
 pub mod outcome;

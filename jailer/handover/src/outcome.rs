@@ -21,7 +21,7 @@ impl Outcome {
         Self { status, lines }
     }
 
-    /// All is well, and there is nothing to say.
+    /// Success, with nothing to say.
     pub fn ok() -> Self {
         Self {
             status: Status::Ok,
@@ -29,7 +29,7 @@ impl Outcome {
         }
     }
 
-    /// Tells the user.
+    /// Prints the lines for the user.
     pub fn print(&self) {
         for line in &self.lines {
             say(line);
@@ -37,7 +37,7 @@ impl Outcome {
     }
 }
 
-/// One line for the user on file descriptor 2.
+/// Prints one line for the user on file descriptor 2.
 pub fn say(line: &str) {
     host::output::say("jailer", line);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A file description that is in no process's table of descriptors: it waits in the queue of a socket
-//! pair. Closing a descriptor of a file has the file system flush it (FUSE, NFS), which blocks while
-//! its storage does not answer, and so does ending with one; what waits in a socket goes without.
+//! An open file description that no process's descriptor table holds: it waits in the queue of a
+//! socket pair. When a process closes a descriptor of a file, or exits with one, the file system
+//! flushes the file (FUSE, NFS), which blocks while its storage does not answer. The kernel does
+//! not flush a description that it drops from a socket's queue.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -18,14 +19,14 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// An empty one, which a copy of this process can fill, too.
+    /// An empty one. A copy of this process can fill it, too.
     pub fn empty() -> nix::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (sender, receiver) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         Ok(Self { sender, receiver })
     }
 
-    /// Puts a descriptor into an empty one; the caller closes its own.
+    /// Parks a descriptor in an empty one; the caller closes its own.
     pub fn park(&self, fd: BorrowedFd<'_>) -> nix::Result<()> {
         let rights = [ControlMessage::ScmRights(&[fd.as_raw_fd()])];
         let bytes = [std::io::IoSlice::new(b"p")];
@@ -34,13 +35,13 @@ impl Parked {
         sent.map(drop)
     }
 
-    /// Takes it out.
+    /// Takes the descriptor out.
     pub fn take(&self) -> nix::Result<OwnedFd> {
         self.receive(MsgFlags::empty())
     }
 
-    /// Another descriptor of the same file description, which stays where it is. For a process that
-    /// may block when it closes it.
+    /// Another descriptor of the same file description, which stays parked. Only for a process that
+    /// may block when it closes the descriptor.
     pub fn copy(&self) -> nix::Result<OwnedFd> {
         self.receive(MsgFlags::MSG_PEEK)
     }
@@ -52,7 +53,7 @@ impl Parked {
         fd.ok_or(Errno::EBADF)
     }
 
-    /// The descriptors that a process needs to take or copy what is parked.
+    /// Both ends of the socket pair: a process needs them to take or copy what is parked.
     pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
         [self.sender.as_fd(), self.receiver.as_fd()]
     }

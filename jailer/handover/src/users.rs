@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is who among the users of a VM.
+//! Which of a VM's users each process is.
 
 use spec::Vm;
 
-/// Who the supervisor is among the users that are mapped for it: the first of the VM's own, or the only
-/// one there is. That one is not 0, as which nobody could be mapped again without CAP_SETFCAP (since
-/// Linux 5.12), and the supervisor has no such right.
+/// The supervisor's user id in its user namespace: 0, the first of the VM's range, or 1, the only
+/// id that is mapped if there is no range. Without a range it is not 0, because since Linux 5.12 a
+/// process needs CAP_SETFCAP to map user 0 again, and the supervisor does not have that.
 pub fn supervisors_user(has_range: bool) -> u8 {
     match has_range {
         true => 0,
@@ -13,8 +13,8 @@ pub fn supervisors_user(has_range: bool) -> u8 {
     }
 }
 
-/// Which of the VM's users serves the card at place `index` in the spec, be that we or passt: those
-/// of the disks come before it.
+/// The VM's user that serves the NIC at place `index` in the spec, whether our backend or passt
+/// does. The users of the disks come before it.
 pub fn cards_user(vm: &Vm, index: usize) -> u8 {
     u8::try_from(2 + vm.disks.len() + index).unwrap_or(u8::MAX)
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What cgroups this host has: which controllers are where, and where in them we are.
+//! Finds this host's cgroups: which controllers are in which hierarchy, and our own group there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is wanted: its name in version 2, and in version 1.
+/// The controllers that we use: the name in version 2, and in version 1.
 const WANTED: [(&str, &str); 4] = [
     ("cpu", "cpu"),
     ("pids", "pids"),
@@ -19,18 +19,18 @@ pub(crate) enum Version {
     Two,
 }
 
-/// A tree of groups.
+/// A cgroup hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hierarchy {
     pub(crate) version: Version,
     pub(crate) mount: PathBuf,
     /// The directory of our own group.
     pub(crate) own: PathBuf,
-    /// What of [`WANTED`] is here, by its name in version 2.
+    /// Which of [`WANTED`] are here, by their names in version 2.
     pub(crate) controllers: Vec<&'static str>,
 }
 
-/// The hierarchies that hold a controller we want, and which controllers are nowhere.
+/// The hierarchies with a controller that we use, and the controllers that no hierarchy has.
 pub(crate) fn hierarchies() -> (Vec<Hierarchy>, Vec<String>) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let offered =
@@ -47,7 +47,7 @@ pub(crate) fn hierarchies() -> (Vec<Hierarchy>, Vec<String>) {
     (found, missing)
 }
 
-/// The hierarchies in a mountinfo; `offered` reads what one of version 2 has.
+/// Finds the hierarchies in a mountinfo; `offered` reads the controllers of a version 2 mount.
 fn find(mountinfo: &str, own: &str, offered: impl Fn(&Path) -> String) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     let mut left: Vec<_> = WANTED.to_vec();
@@ -86,7 +86,7 @@ fn find(mountinfo: &str, own: &str, offered: impl Fn(&Path) -> String) -> Vec<Hi
     found
 }
 
-/// Our own group in one hierarchy, as /proc/self/cgroup says it.
+/// Our own group in one hierarchy, according to /proc/self/cgroup.
 fn own_path<'a>(own: &'a str, version: Version, controller: &str) -> &'a str {
     let line = own.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The limits that a spec sets, as files of control groups: of version 1 or 2.
+//! Turns the limits of a spec into files of control groups, version 1 or 2.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,10 @@ use spec::{ByteSize, Held, IoLimits, Limits};
 
 use super::host::Version;
 
-/// The time that a share of a processor is a share of, in µs: the kernel's own default.
+/// The CFS period, of which a CPU limit is a share, in µs: the kernel's default.
 const PERIOD_US: u64 = 100_000;
 
-/// One file to be written.
+/// One file to write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     /// The controller, by its name in version 2.
@@ -26,7 +26,7 @@ pub(super) struct Setting {
     pub(super) content: String,
 }
 
-/// The number in the order of users of the process that is held; `None` for the whole VM.
+/// The user number of the limited process; `None` for the whole VM.
 pub(super) fn user(held: Held, disks: usize) -> Option<usize> {
     match held {
         Held::Vm => None,
@@ -37,7 +37,7 @@ pub(super) fn user(held: Held, disks: usize) -> Option<usize> {
     }
 }
 
-/// The files for some limits; `drive` is the one under the disk that they hold.
+/// The files for some limits; `drive` is the drive of the disk they are for.
 pub(super) fn settings(limits: &Limits, version: Version, drive: Option<dev_t>) -> Vec<Setting> {
     let mut all = Vec::new();
     if let Some(memory) = limits.memory {
@@ -129,7 +129,7 @@ fn of_drive(io: &IoLimits, version: Version, drive: dev_t) -> impl Iterator<Item
     })
 }
 
-/// The drive that an image is on, as the block layer counts it: whole, not a partition.
+/// The drive that an image is on, as the block layer accounts it: the whole disk, not a partition.
 pub(crate) fn drive_of(image: &File) -> io::Result<dev_t> {
     let found = image.metadata()?;
     let device = match found.file_type().is_block_device() {
@@ -145,7 +145,7 @@ pub(crate) fn drive_of(image: &File) -> io::Result<dev_t> {
     if !own.join("partition").exists() {
         return Ok(device);
     }
-    // A partition has its drive above it.
+    // In sysfs the drive is the parent directory of its partition.
     let above = own.join("../dev");
     let text = std::fs::read_to_string(above)?;
     let odd = || io::Error::other(format!("{high}:{low} is a partition of an odd drive"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Removing the groups of a VM, by whoever made them or by whoever sweeps.
+//! Removes the groups of a VM: after its end, or in a later sweep.
 
 use std::fs;
 use std::io;
@@ -12,11 +12,11 @@ use nix::unistd::Pid;
 
 use super::TOP;
 
-/// How long the last process of a dead VM may take to go.
+/// How often to try while the kernel still removes the last process of a dead VM.
 const PATIENCE: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Removes a VM's group and those in it, and the one that all VMs are below if this was the last.
+/// Removes a VM's group with its child groups, and [`TOP`] if that was the last VM.
 pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     for _ in 0..PATIENCE {
         match attempt(dir) {
@@ -24,7 +24,7 @@ pub(crate) fn remove(dir: &Path) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
             Ok(()) => {
-                // Others are below it: then it stays.
+                // Fails while groups of other VMs are below it.
                 let _ = dir.parent().map(fs::remove_dir);
                 return Ok(());
             }
@@ -43,8 +43,8 @@ fn attempt(dir: &Path) -> io::Result<()> {
     fs::remove_dir(dir)
 }
 
-/// Removes the groups that a dead VM has left, of which `dirs` are the directories, one on each
-/// line. What is in them can only be the VM's, and is ended.
+/// Removes the groups that a dead VM has left; `dirs` lists their directories, one on each line.
+/// Processes in them can only be the VM's, and are killed.
 pub(crate) fn sweep(dirs: &str) -> io::Result<()> {
     let is_ours = |dir: &&Path| {
         let top = dir.parent().and_then(Path::file_name);
@@ -59,8 +59,9 @@ pub(crate) fn sweep(dirs: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the groups that nobody remembers, because the state directory of their VM is gone, too. Each
-/// bears the number of its jailer; one with a process in it is somebody's all the same, and stays.
+/// Removes groups whose VM has no state directory any more, so that no sweep of a name finds them.
+/// A group's name ends in its jailer's process id. A group that holds a process is in use although
+/// its jailer is dead, and stays.
 pub(super) fn forgotten(top: &Path, is_alive: impl Fn(Pid) -> bool) {
     for entry in fs::read_dir(top).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -68,24 +69,24 @@ pub(super) fn forgotten(top: &Path, is_alive: impl Fn(Pid) -> bool) {
         let jailer = jailer.and_then(|(_, pid)| pid.parse().ok());
         let is_dead = jailer.is_some_and(|pid| !is_alive(Pid::from_raw(pid)));
         if is_dead && processes(&entry.path()).is_empty() {
-            // Another user's cannot be removed.
+            // Fails for a group of another user.
             let _ = attempt(&entry.path());
         }
     }
-    // Others are below it: then it stays.
+    // Fails while other groups are below it.
     let _ = fs::remove_dir(top);
 }
 
-/// Ends every process in a group and those in it.
+/// Kills every process in a group and its child groups.
 fn end(dir: &Path) {
     for pid in processes(dir) {
-        // It may have gone since.
+        // The process may have exited since.
         let _ = kill(pid, Signal::SIGKILL);
     }
 }
 
-/// The processes in a group and in those in it. What this process cannot see has the number 0, which
-/// would mean this process's own.
+/// The processes in a group and its child groups. The kernel shows 0 for a process that this
+/// process cannot see; kill(2) would take 0 for our own process group, so it is left out.
 fn processes(dir: &Path) -> Vec<Pid> {
     let inner = fs::read_dir(dir).into_iter().flatten().flatten();
     let dirs = inner.map(|entry| entry.path()).chain([dir.to_owned()]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asking the kernel what it has, without changing anything.
+//! Asks the kernel what it supports, without changing anything.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ const GET_MDWE: libc::c_int = 66;
 const SCHED_CORE: libc::c_int = 62;
 const SCHED_CORE_GET: libc::c_ulong = 0;
 
-/// The kinds of namespaces, by what a process has of its own in them.
+/// The kinds of namespaces: name, flag beside CLONE_NEWUSER, and kernel option.
 const NAMESPACES: [(&str, libc::c_int, &str); 7] = [
     ("user namespaces", 0, "CONFIG_USER_NS"),
     ("mount namespaces", libc::CLONE_NEWNS, "CONFIG_NAMESPACES"),
@@ -50,7 +50,7 @@ const FORBIDDEN: &str = "user namespaces are forbidden here: sysctl \
     kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0, or be \
     root outside of a container";
 
-/// Whether a child of ours could leave for new namespaces.
+/// Whether a child of ours can unshare these namespaces.
 fn unshared(flags: libc::c_int) -> Result<(), Errno> {
     // SAFETY: the child makes two system calls and runs nothing of this process's.
     let child = unsafe { libc::fork() };
@@ -67,7 +67,7 @@ fn unshared(flags: libc::c_int) -> Result<(), Errno> {
     }
 }
 
-/// Whether a filter can end a process.
+/// Whether a seccomp filter can kill a process.
 pub(super) fn seccomp() -> Result<String, String> {
     let file = "/proc/sys/kernel/seccomp/actions_avail";
     let actions = std::fs::read_to_string(file).unwrap_or_default();
@@ -82,7 +82,7 @@ pub(super) fn seccomp() -> Result<String, String> {
     }
 }
 
-/// Whether memory can be kept from becoming executable.
+/// Whether the kernel can keep written memory from becoming executable.
 pub(super) fn mdwe() -> Result<String, String> {
     // SAFETY: PR_GET_MDWE takes integers.
     match Errno::result(unsafe { libc::prctl(GET_MDWE, 0_u64, 0_u64, 0_u64, 0_u64) }) {
@@ -91,7 +91,7 @@ pub(super) fn mdwe() -> Result<String, String> {
     }
 }
 
-/// Whether other VMs can be kept from the cores of one.
+/// Whether core scheduling can keep other VMs off a VM's cores.
 pub(super) fn core_scheduling() -> Result<String, String> {
     let mut cookie = 0_u64;
     let (get, whom, cookie) = (SCHED_CORE_GET, 0_u64, &raw mut cookie);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A VM's sockets for a group: its members may pass through the state directory and connect to what
-//! listens in it, and can neither list it nor read anything else there.
+//! Opens a VM's sockets to a group: its members may pass through the state directory and connect to
+//! the sockets in it. They can neither list the directory nor read anything else in it.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -13,8 +13,8 @@ use spec::SpecError;
 use super::{StateDir, error};
 
 impl StateDir {
-    /// Lets a group in. `is_ours` says that the directory around this one is where state always is,
-    /// so that its mode is ours to choose.
+    /// Admits a group. `is_ours` says that the directory around this one is the default one, whose
+    /// mode the jailer may choose.
     pub(crate) fn open_to(&mut self, gid: u32, is_ours: bool) -> Result<(), SpecError> {
         let group = Gid::from_raw(gid);
         let refused = |errno: Errno| {
@@ -49,7 +49,7 @@ impl StateDir {
         }
     }
 
-    /// Gives a socket to the group, if there is one; the mode it is to have.
+    /// Gives a socket to the group, if there is one; returns the mode for the socket.
     pub(super) fn share(&self, socket: &Path) -> Result<u32, Errno> {
         match self.group {
             None => Ok(0o600),

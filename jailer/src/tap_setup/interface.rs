@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be asked of network interfaces and changed about them: a handful of ioctls
-//! (netdevice(7)). They are about the network namespace that this process is in, which sysfs need
-//! not be.
+//! Queries and changes of network interfaces: a handful of ioctls (netdevice(7)). They apply to the
+//! network namespace of this process; sysfs may show another one.
 
 #![allow(unsafe_code)]
 
@@ -26,7 +25,7 @@ mod raw {
     nix::ioctl_read_bad!(device_private, 0x89f0, libc::ifreq);
 }
 
-/// The interface of a name that spec has checked.
+/// An interface whose name spec has checked.
 #[derive(Debug)]
 pub(crate) struct Interface<'a> {
     name: &'a str,
@@ -34,7 +33,7 @@ pub(crate) struct Interface<'a> {
 }
 
 impl<'a> Interface<'a> {
-    /// The interface of this name, whether or not there is one.
+    /// The interface of this name, whether or not it exists.
     pub(crate) fn new(name: &'a str) -> nix::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
@@ -65,7 +64,7 @@ impl<'a> Interface<'a> {
         Ok(unsafe { request.ifr_ifru.ifru_ifindex })
     }
 
-    /// The longest packet it takes, in bytes.
+    /// Its MTU, in bytes.
     pub(crate) fn mtu(&self) -> nix::Result<i32> {
         let mut request = self.request();
         // SAFETY: `request` is an initialised ifreq that outlives the call.
@@ -74,7 +73,7 @@ impl<'a> Interface<'a> {
         Ok(unsafe { request.ifr_ifru.ifru_mtu })
     }
 
-    /// Changes the longest packet it takes.
+    /// Sets its MTU.
     pub(crate) fn set_mtu(&self, mtu: i32) -> nix::Result<()> {
         let mut request = self.request();
         request.ifr_ifru.ifru_mtu = mtu;
@@ -122,7 +121,7 @@ impl<'a> Interface<'a> {
         // know no private command that reads as this one: those that have any check its number, and
         // the jailer asks only of interfaces the user calls bridges.
         unsafe { raw::device_private(self.socket.as_raw_fd(), &raw mut request) }?;
-        // Each port has a place of its own, and not every place a port.
+        // The kernel fills one slot for each port; empty slots are 0.
         Ok(indices.into_iter().filter(|index| *index != 0).collect())
     }
 
@@ -134,7 +133,7 @@ impl<'a> Interface<'a> {
         unsafe { raw::add_port(self.socket.as_raw_fd(), &raw const request) }.map(drop)
     }
 
-    /// Makes an interface no port of this bridge any more.
+    /// Removes an interface from the ports of this bridge.
     pub(crate) fn remove_port(&self, index: i32) -> nix::Result<()> {
         let mut request = self.request();
         request.ifr_ifru.ifru_ifindex = index;

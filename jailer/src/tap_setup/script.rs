@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The user's programs that are run for a tap, with its name as their only argument.
+//! Runs the user's programs for a tap, with the tap's name as their only argument.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -11,13 +11,13 @@ use nix::unistd::Pid;
 
 use crate::open::cause;
 
-/// How long one may take.
+/// How long a program may run.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look whether it has ended.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Runs a program to its end; an error is the reason why it did not do what it should. What it
-/// started and left behind is killed with it when it takes too long.
+/// Runs a program to its end; an error says why it failed. If it takes too long, it is killed with
+/// its process group.
 pub(crate) fn run(program: &Path, tap: &str) -> Result<(), String> {
     run_within(PATIENCE, program, tap)
 }

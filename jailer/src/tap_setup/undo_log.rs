@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The undo log: changes to the host that do not go away with this process. They are written down in
-//! the state directory before they are made, so that a sweep can undo them.
+//! The undo log: changes to the host that outlive this process. Each is written to the state
+//! directory before it is made, so that a sweep can undo it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,21 +20,21 @@ use super::{interface, script};
 /// The longest list that is read, in bytes.
 const LEN_MAX: u64 = 1 << 20;
 
-/// One thing to be undone, each with the name of its tap.
+/// One change to undo; each begins with the name of its tap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum UndoEntry {
-    /// It took packets of so many bytes before.
+    /// The tap had this MTU before.
     Mtu(String, i32),
-    /// It was no port of this bridge.
+    /// The tap was no port of this bridge.
     Port(String, String),
-    /// It was down.
+    /// The tap was down.
     Up(String),
-    /// This program is to be run.
+    /// This program must be run.
     Script(String, PathBuf),
 }
 
-/// All that is owed for one VM; settled, the last first, when dropped.
+/// All that must be undone for one VM; undone when dropped, the last entry first.
 #[derive(Debug)]
 pub(crate) struct UndoLog {
     /// The state directory.
@@ -43,7 +43,7 @@ pub(crate) struct UndoLog {
 }
 
 impl UndoLog {
-    /// None so far.
+    /// An empty log.
     pub(crate) fn new(dir: impl Into<OwnedFd>) -> Self {
         Self {
             dir: dir.into(),
@@ -51,7 +51,7 @@ impl UndoLog {
         }
     }
 
-    /// Writes one down.
+    /// Adds an entry and writes the log to disk.
     pub(super) fn add(&mut self, undo_entry: UndoEntry) -> Result<(), SpecError> {
         self.all.push(undo_entry);
         let written = self.write();
@@ -75,7 +75,7 @@ impl Drop for UndoLog {
     }
 }
 
-/// Settles what a dead jailer has left in its state directory.
+/// Undoes what a dead jailer recorded in its state directory.
 pub(crate) fn undo(dir: impl AsFd) {
     let mut text = Vec::new();
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -101,7 +101,7 @@ fn undo_all(undo_log: &[UndoEntry]) {
 
 fn undo_one(undo_entry: &UndoEntry) -> Result<(), String> {
     let told = |outcome: nix::Result<()>, tap: &str, what: &str| match outcome {
-        // It is gone, and with it all that was done to it.
+        // The tap is gone, and every change to it.
         Ok(()) | Err(Errno::ENODEV) => Ok(()),
         Err(e) => Err(format!("net.tap {tap:?}: cannot {what}: {}", e.desc())),
     };
@@ -114,7 +114,7 @@ fn undo_one(undo_entry: &UndoEntry) -> Result<(), String> {
             let remove = interface(tap).and_then(|port| {
                 let index = port.index()?;
                 match interface(bridge)?.remove_port(index) {
-                    // It has left already.
+                    // The tap is no port of the bridge any more.
                     Err(Errno::EINVAL) => Ok(()),
                     outcome => outcome,
                 }
