@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The API's server: few connections, small requests, and nobody who is waited for.
+//! The API server: few connections, small requests, and no client can make the supervisor wait.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -22,12 +22,12 @@ use http::{Refusal, Response};
 
 /// How many clients may be connected.
 const CONNECTIONS_MAX: usize = 16;
-/// How many more are told that they are too many; others are just closed.
+/// How many more are told that they are too many; the server closes others at once.
 const REFUSALS_MAX: usize = 4;
-/// How many of the clients may follow the events: the others have requests.
+/// How many clients may follow the events: the other places are for requests.
 const FOLLOWERS_MAX: usize = 8;
 
-/// Everybody who is connected.
+/// All connected clients.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
@@ -47,7 +47,7 @@ impl Server {
         }
     }
 
-    /// Adds what the server waits for.
+    /// Adds the descriptors that the server waits for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         interests.add(Token::ApiListener, self.listener.as_fd(), PollFlags::POLLIN);
         for (id, connection) in &self.connections {
@@ -60,14 +60,14 @@ impl Server {
         }
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let connections = self.connections.iter().map(|(_, c)| c.deadline_ns());
         let followers = self.followers.iter().map(|(_, f)| f.deadline_ns());
         connections.chain(followers).fold(None, earlier)
     }
 
-    /// Time has passed.
+    /// Handles deadlines of clients that have passed.
     pub(crate) fn tick(&mut self, now_ns: u64) {
         for (_, connection) in &mut self.connections {
             connection.tick(now_ns);
@@ -78,7 +78,7 @@ impl Server {
         self.forget();
     }
 
-    /// A descriptor is ready.
+    /// Handles a descriptor that is ready.
     pub(crate) fn ready(&mut self, token: Token, events: PollFlags, now_ns: u64) {
         match token {
             Token::ApiListener => self.accept(now_ns),
@@ -95,7 +95,7 @@ impl Server {
         }
     }
 
-    /// The next request to be served, whoever it is from.
+    /// The next request to serve, of any client.
     pub(crate) fn next_command(&mut self, now_ns: u64) -> Option<(ConnectionId, Command)> {
         let next = self.connections.iter_mut().find_map(|(id, connection)| {
             let command = connection.next_command(now_ns)?;
@@ -113,7 +113,7 @@ impl Server {
         self.forget();
     }
 
-    /// Answers a request with all events, those to come included.
+    /// Answers a request with all events, also those to come.
     pub(crate) fn follow(&mut self, id: ConnectionId, event_log: &EventLog, now_ns: u64) {
         if self.followers.len() >= FOLLOWERS_MAX {
             let reason = format!("{FOLLOWERS_MAX} clients follow the events");
@@ -128,7 +128,7 @@ impl Server {
         }
     }
 
-    /// Gives followers what they have not had yet.
+    /// Sends followers the events that they have not got yet.
     pub(crate) fn publish(&mut self, event_log: &EventLog, now_ns: u64) {
         for (_, follower) in &mut self.followers {
             follower.give(event_log.iter(), now_ns);
@@ -136,7 +136,7 @@ impl Server {
         self.forget();
     }
 
-    /// The VM has ended.
+    /// The VM has ended: sends the last events and ends the followers' answers.
     pub(crate) fn end(&mut self, event_log: &EventLog, now_ns: u64) {
         self.publish(event_log, now_ns);
         for (_, follower) in self.followers.drain(..) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starting a child in a jail of its own.
+//! Starts a child in a jail of its own.
 //!
-//! Everything is prepared before the clone. The child is born in namespaces of its own and waits at
-//! a gate until the supervisor has mapped its user; then it builds the rest of its jail around
-//! itself and executes its program: [`inside`].
+//! The supervisor prepares everything before the clone. The child starts in namespaces of its own
+//! and waits at a pipe, the gate, until the supervisor has mapped its user. Then it builds the rest
+//! of its jail around itself and executes its program: [`inside`].
 
 #![allow(unsafe_code)]
 
@@ -25,15 +25,15 @@ mod inside;
 
 use inside::{ChildPlan, PARKING, STEPS};
 
-/// With those that a child makes for itself, everything there is but time: no call of a child's is
-/// about clocks that could be moved.
+/// With those that a child makes for itself, all namespaces except time: no call of a child's
+/// depends on clocks that could be moved.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// What a child is to become.
+/// What a child is to execute, and with what.
 #[derive(Debug)]
 pub(crate) struct ChildSpec<'a> {
     /// Its argv[0].
@@ -42,37 +42,37 @@ pub(crate) struct ChildSpec<'a> {
     pub(crate) arg: Option<&'static CStr>,
     /// Its program.
     pub(crate) program: BorrowedFd<'a>,
-    /// Its descriptors, and at which numbers below 64 it gets them.
+    /// Its descriptors, and the numbers below 64 at which it gets them.
     pub(crate) fds: Vec<(RawFd, BorrowedFd<'a>)>,
-    /// What is particular about its jail.
+    /// The part of its jail that depends on the kind of process.
     pub(crate) profile: Profile,
 }
 
 /// A child that was started.
 #[derive(Debug)]
 pub(crate) struct Child {
-    /// It, whatever becomes of its number.
+    /// Refers to the child even after its process id was reused.
     pub(crate) pidfd: OwnedFd,
-    /// What went wrong before it was executed, if anything; non-blocking.
+    /// The child's report of what failed before its exec, if anything; non-blocking.
     pub(crate) report: OwnedFd,
 }
 
 /// A child could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// Its descriptors could not be laid out.
+    /// A descriptor could not be duplicated.
     #[error("cannot duplicate a file descriptor")]
     Park(#[source] Errno),
-    /// There is no gate to hold it back, or no way to hear of its failure.
+    /// There is no pipe to hold the child back, or none for its report.
     #[error("cannot make a pipe")]
     Pipe(#[source] Errno),
     /// There is no new process.
     #[error("cannot make a process in namespaces of its own")]
     Clone(#[source] Errno),
-    /// It cannot be made a user of its own.
+    /// The child's user could not be mapped.
     #[error("cannot write")]
     Map(#[from] MapError),
-    /// It died before it was let go.
+    /// The child died before the supervisor released it.
     #[error("cannot let it go")]
     Gate(#[source] Errno),
 }
@@ -114,16 +114,16 @@ pub(crate) fn start(spec: &ChildSpec<'_>, jails: &Jails) -> Result<Child, StartE
         envp: [std::ptr::null()],
         sources,
     };
-    // A child can be mapped only while it may be looked at, which a copy of us may if we may.
+    // Writing a child's uid_map requires it to be dumpable; a clone inherits our dumpable flag.
     let looked_at = set_dumpable(true);
     let started = looked_at.map_err(StartError::Clone).and_then(|()| {
         let (pid, pidfd) = clone_into(&plan).map_err(StartError::Clone)?;
         Ok((pidfd, jails.map(pid, &spec.profile)))
     });
-    // Cannot fail: it did not a moment ago.
+    // This cannot fail: the same call with `true` succeeded just now.
     let _ = set_dumpable(false);
     let (pidfd, mapped) = started?;
-    // A child that is not let go sees the end of the pipe and ends; nobody else will reap it.
+    // A child that is not released reads the end of the pipe and exits; only we can reap it.
     let opened = mapped
         .map_err(StartError::from)
         .and_then(|()| write(&opener, &[1]).map(drop).map_err(StartError::Gate));
@@ -137,7 +137,7 @@ pub(crate) fn start(spec: &ChildSpec<'_>, jails: &Jails) -> Result<Child, StartE
     }
 }
 
-/// What kept a child from being executed, as it reported it.
+/// The step that failed before a child's exec, as the child reported it.
 pub(crate) fn failure(report: &OwnedFd) -> Option<(&'static str, Errno)> {
     let mut word = [0; 8];
     let Ok(8) = nix::unistd::read(report, &mut word) else {
@@ -149,7 +149,7 @@ pub(crate) fn failure(report: &OwnedFd) -> Option<(&'static str, Errno)> {
     Some((step.copied().unwrap_or("start"), Errno::from_raw(errno)))
 }
 
-/// Has a child run and end: whether it could, and if not, why.
+/// Runs a child to its end; an error says why that is not possible here.
 pub(crate) fn self_test(
     program: BorrowedFd<'_>,
     null: BorrowedFd<'_>,
@@ -178,12 +178,12 @@ pub(crate) fn self_test(
 
 fn park(fd: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
     let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(PARKING)).map_err(StartError::Park)?;
-    // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
+    // SAFETY: fcntl has just made this descriptor, and no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 fn clone_into(plan: &ChildPlan) -> Result<(Pid, OwnedFd), Errno> {
-    // SAFETY: the child calls only `enter`, which is made for that, and does not return.
+    // SAFETY: the child calls only `enter`, which makes system calls only and does not return.
     match unsafe { pidfd::clone(NAMESPACES, None) }? {
         Some(child) => Ok(child),
         None => inside::enter(plan),

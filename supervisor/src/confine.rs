@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the supervisor does to itself before it does anything else: it was born in namespaces of
-//! its own, as a copy of the jailer, and gives up whatever of the host that copy still has.
+//! The supervisor's first act: it started as a clone of the jailer, in namespaces of its own, and
+//! gives up everything of the host that the clone still has.
 
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid, 
 
 mod raw;
 
-/// As many descriptors as the largest VM needs, with all clients it may have.
+/// As many descriptors as the largest VM needs, with all the clients it may have.
 const DESCRIPTORS_MAX: u64 = 2048;
 
 /// The supervisor could not give up what it must not have.
@@ -39,9 +39,9 @@ pub(crate) fn keep_only(kept: &[RawFd], null: RawFd, log: RawFd) -> Result<(), C
     done.map_err(|(step, source)| ConfineError { step, source })
 }
 
-/// Becomes the first user of the VM's own, in an empty root, with the two capabilities it takes to
-/// give children users of their own. What is returned is the only file system it still reaches: the
-/// processes of its own pid namespace, mounted nowhere.
+/// Becomes the first user of the VM's range, in an empty root, with the two capabilities that it
+/// needs to give children users of their own. Returns the only file system that it still reaches:
+/// the processes of its own pid namespace, mounted nowhere.
 pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     raw::forget_environment();
     let number = supervisors_user(has_range).into();
@@ -51,7 +51,8 @@ pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     }
     step("change its group", setresgid(group, group, group))?;
     step("change its user", setresuid(user, user, user))?;
-    // Cleared when the user changes, so not earlier. The jailer's end of the link tells, too.
+    // The kernel clears this when the user changes, so it comes after that. The jailer's death also
+    // closes the socket to it.
     let death = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     step("be bound to the jailer's life", death)?;
     step("leave the session", setsid().map(drop))?;
@@ -62,7 +63,7 @@ pub(crate) fn confine(has_range: bool) -> Result<OwnedFd, ConfineError> {
     step("leave the host's root", leave_root())?;
     limit()?;
     match raw::take_core() {
-        // Without threads that share a core there is nothing to part.
+        // ENODEV: no threads share a core, so nothing needs to be kept apart.
         Ok(()) | Err(Errno::ENODEV) => {}
         Err(_) => log::warn!("this kernel has no core scheduling: other VMs may share its cores"),
     }
@@ -81,15 +82,15 @@ fn remount(flags: MsFlags) -> nix::Result<()> {
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
 }
 
-/// An empty directory becomes the root; nothing of the host's is mounted below or behind it.
+/// Makes an empty directory the root; nothing of the host is mounted below or behind it.
 fn leave_root() -> nix::Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Any directory will do; this one is there, because the jailer has used it.
+    // Any directory will do; /proc is there, because the jailer has used it.
     let place = "/proc";
     let options = Some("mode=0555,nr_inodes=1,size=4k");
     mount(Some("empty"), place, Some("tmpfs"), flags, options)?;
     chdir(place)?;
-    // The old root is put on top of the new one, and taken away from there.
+    // This stacks the old root on top of the new one, from where it is unmounted.
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The console hub: one vmm at a time on one side, one client at a time on the other, and what the
-//! guest wrote meanwhile in between.
+//! The console hub: relays between one vmm and one client at a time, and buffers what the guest
+//! writes meanwhile.
 //!
-//! Nothing here waits and nothing grows. A client that reads slowly slows the guest's console down;
-//! one that does not read at all for a second stops mattering, and the oldest output is dropped.
+//! It never waits, and its buffers are bounded. A client that reads slowly slows the guest's
+//! console down. For a client that has read nothing for a second the guest is not held back any
+//! more, and the hub drops the oldest output.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,11 +20,11 @@ mod backlog;
 
 use backlog::Backlog;
 
-/// How long a client may read nothing before output is dropped rather than held back.
+/// How long a client may read nothing before the hub drops output instead of holding it back.
 const STALL_NS: u64 = 1_000_000_000;
-/// How much of a client's input is held while the guest does not read.
+/// How much of a client's input is kept while the guest does not read.
 const INPUT_BYTES: usize = 4096;
-/// How much is moved at once.
+/// How many bytes are moved at once.
 const CHUNK_BYTES: usize = 16 << 10;
 /// How many chunks of a dead vmm are read before others get their turn: more than a socket holds.
 const DEAD_CHUNKS: u32 = 64;
@@ -31,21 +32,22 @@ const DEAD_CHUNKS: u32 = 64;
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
-    /// It will send no more.
+    /// The client will send nothing more.
     input_ended: bool,
-    /// When it has read nothing for too long; only while something waits for it.
+    /// When the client will have read nothing for too long; set only while output waits for it.
     stall_ns: Option<u64>,
     stalled: bool,
 }
 
-/// Relays between the guest's first serial port and whoever is connected.
+/// Relays between the guest's first serial port and the connected client.
 #[derive(Debug)]
 pub(crate) struct Hub {
     listener: UnixListener,
     client: Option<Client>,
-    /// The vmm's end, behind those of earlier ones that have not been read to the end.
+    /// Our end of the running vmm's socket, behind those of dead vmms that have not been read to
+    /// the end.
     vmms: VecDeque<UnixStream>,
-    /// There will be no more vmms: even the last one is dead.
+    /// The last vmm is dead, and none will follow.
     ended: bool,
     backlog: Backlog,
     input: Vec<u8>,
@@ -66,7 +68,7 @@ impl Hub {
         hub
     }
 
-    /// The end for a new vmm; whatever an earlier one has written comes first.
+    /// Makes the socket for a new vmm; the client gets the output of earlier vmms first.
     pub(crate) fn connect_vmm(&mut self) -> io::Result<OwnedFd> {
         let (ours, its) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -76,7 +78,7 @@ impl Hub {
         Ok(its.into())
     }
 
-    /// Adds what the hub waits for.
+    /// Adds the descriptors that the hub waits for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         let when = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
         if let Some(client) = &self.client {
@@ -88,12 +90,12 @@ impl Hub {
         if let Some(vmm) = self.vmms.front().filter(|_| !self.is_front_dead()) {
             let write = !self.input.is_empty();
             let events = when(self.may_read(), PollFlags::POLLIN) | when(write, PollFlags::POLLOUT);
-            // A hang-up is always reported: without an interest it would wake us for ever.
+            // poll(2) always reports a hang-up: without events this would wake us for ever.
             if !events.is_empty() {
                 interests.add(Token::ConsoleVmm, vmm.as_fd(), events);
             }
         }
-        // Last, so that what was seen of a client is never taken for its successor's.
+        // Last, so that a client's events are not taken for those of its successor.
         interests.add(
             Token::ConsoleListener,
             self.listener.as_fd(),
@@ -101,13 +103,13 @@ impl Hub {
         );
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let client = self.client.as_ref()?;
         client.stall_ns.filter(|_| !client.stalled)
     }
 
-    /// Time has passed.
+    /// Marks a client that has stalled, and reads what dead vmms have left.
     pub(crate) fn tick(&mut self, now_ns: u64) {
         if let Some(client) = &mut self.client
             && client.stall_ns.is_some_and(|stall| now_ns >= stall)
@@ -123,7 +125,7 @@ impl Hub {
         self.read_dead(now_ns);
     }
 
-    /// A descriptor is ready.
+    /// Handles a descriptor that is ready.
     pub(crate) fn ready(&mut self, token: Token, events: PollFlags, now_ns: u64) {
         match token {
             Token::ConsoleListener => self.accept(),
@@ -167,7 +169,7 @@ impl Hub {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        // The newcomer may come because the other has just left, and be noticed first.
+        // A new client may connect because the old one has just left, and may be noticed first.
         if self.client.as_ref().is_some_and(Client::has_left) {
             self.read_client();
             self.client = None;
@@ -245,8 +247,8 @@ impl Hub {
         self.vmms.len() > usize::from(!self.ended)
     }
 
-    /// Reads what dead vmms have left, as far as there is room. Their end of the socket may still
-    /// be open somewhere: what is there now is all that counts, and that is bounded.
+    /// Reads what dead vmms have left, as far as there is room. Another process may still hold
+    /// their end of the socket: only what is in the socket now counts, and that is bounded.
     fn read_dead(&mut self, now_ns: u64) {
         for _ in 0..DEAD_CHUNKS {
             if !self.is_front_dead() || !self.may_read() {
@@ -284,7 +286,7 @@ impl Client {
         }
     }
 
-    /// Whether it has closed its end.
+    /// Whether the client has closed its end.
     fn has_left(&self) -> bool {
         let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the console leads, and the end of it that each vmm gets.
+//! The console's backend, and the end of it that each vmm gets.
 
 use std::fs::File;
 use std::io;
@@ -15,20 +15,20 @@ use super::poll::{Interests, Token};
 /// The supervisor's side of the console.
 #[derive(Debug)]
 pub(crate) enum ConsoleBackend {
-    /// Relayed to the clients of a socket.
+    /// The clients of a socket.
     Hub {
-        /// What relays.
+        /// Relays between the vmm and a client.
         hub: Hub,
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
     },
     /// A pseudo-terminal.
     Pty {
-        /// The vmm's side.
+        /// The primary side, for the vmm.
         primary: OwnedFd,
-        /// The user's side, kept open so that the primary never hangs up.
+        /// The secondary side, kept open so that the primary never hangs up.
         _secondary: OwnedFd,
-        /// Where the user opens it.
+        /// The path that the user opens.
         path: String,
     },
     /// A file, or /dev/null.
@@ -60,7 +60,7 @@ impl ConsoleBackend {
         }
     }
 
-    /// The end for a new vmm.
+    /// Makes the end for a new vmm.
     pub(crate) fn for_vmm(&mut self) -> io::Result<OwnedFd> {
         match self {
             Self::Hub { hub, .. } => hub.connect_vmm(),
@@ -69,7 +69,7 @@ impl ConsoleBackend {
         }
     }
 
-    /// The pseudo-terminal, if it is one.
+    /// The path of the pseudo-terminal, if it is one.
     pub(crate) fn pty(&self) -> Option<&str> {
         match self {
             Self::Pty { path, .. } => Some(path),
@@ -77,7 +77,7 @@ impl ConsoleBackend {
         }
     }
 
-    /// The socket, if it is one.
+    /// The path of the socket, if it is one.
     pub(crate) fn socket(&self) -> Option<&Path> {
         match self {
             Self::Hub { path, .. } => Some(path),
@@ -85,14 +85,14 @@ impl ConsoleBackend {
         }
     }
 
-    /// Adds what the console waits for.
+    /// Adds the descriptors that the console waits for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         if let Self::Hub { hub, .. } = self {
             hub.interests(interests);
         }
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         match self {
             Self::Hub { hub, .. } => hub.deadline_ns(),
@@ -100,14 +100,14 @@ impl ConsoleBackend {
         }
     }
 
-    /// Time has passed.
+    /// Handles a deadline that has passed.
     pub(crate) fn tick(&mut self, now_ns: u64) {
         if let Self::Hub { hub, .. } = self {
             hub.tick(now_ns);
         }
     }
 
-    /// A descriptor is ready.
+    /// Handles a descriptor that is ready.
     pub(crate) fn ready(&mut self, token: Token, events: PollFlags, now_ns: u64) {
         if let Self::Hub { hub, .. } = self {
             hub.ready(token, events, now_ns);
@@ -121,7 +121,7 @@ impl ConsoleBackend {
         }
     }
 
-    /// Whether everything that dead vmms wrote is where it should be.
+    /// Whether all output of dead vmms has reached the client, or never will.
     pub(crate) fn is_drained(&self) -> bool {
         match self {
             Self::Hub { hub, .. } => hub.is_drained(),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What follows the death of a backend or of a vmm: the next one, when the last one's I/O has ended.
+//! Handles events of devices, and starts the next vmm after a reboot once the I/O of the last one's
+//! backends has ended.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +13,7 @@ use super::lifecycle::Action;
 use super::retry::Retry;
 
 impl Supervisor {
-    /// The vmm speaks of a device.
+    /// Handles the vmm's message about a device.
     pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews, now_ns: u64) {
         let paused = self.lifecycle.running() == VmState::Paused;
         if let Some(device) = self.devices.external(index) {
@@ -39,7 +40,7 @@ impl Supervisor {
             DeviceNews::Drained => slot.drained(),
             DeviceNews::Compatible => slot.fit(now_ns),
             DeviceNews::Incompatible(why) => slot.unfit(why),
-            // A guest that is stopped may have been stopped in the middle of something.
+            // A guest may have been paused in the middle of a request: its samples say nothing.
             DeviceNews::Outstanding(samples) if !paused => slot.waits(samples),
             DeviceNews::Running
             | DeviceNews::Failed(_)
@@ -48,7 +49,7 @@ impl Supervisor {
         }
     }
 
-    /// A backend has something to say.
+    /// Reads the messages of a backend.
     pub(super) fn hear_backend(&mut self, index: u8) {
         if let Some(slot) = self.devices.slot(index) {
             slot.listen();
@@ -62,11 +63,11 @@ impl Supervisor {
         }
     }
 
-    /// Time has passed for the devices; whatever has become of them is told to those whom it
-    /// concerns.
+    /// Handles the deadlines of all devices, and sends what has become of them to the vmm, the
+    /// event log and API clients.
     pub(super) fn tick_devices(&mut self, now_ns: u64) {
         if self.lifecycle.running() == VmState::Paused {
-            // Nothing is hung while the guest stands still.
+            // No backend counts as hung while the guest is paused.
             self.devices.rest(now_ns);
         }
         if let Some(vmm) = &mut self.vmm {
@@ -101,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    /// Gives the vmm a stream to a backend.
+    /// Sends the vmm a stream to a backend.
     fn hand(&mut self, index: u8, message: ToDevice, stream: &OwnedFd) {
         let told = self.vmm.as_ref().map(|vmm| {
             let message = ToVmm::Device(index, message);
@@ -112,7 +113,7 @@ impl Supervisor {
         }
     }
 
-    /// A backend that dies before the guest has ever run will not get better: the VM does not start.
+    /// Ends the VM if a backend dies before the guest has ever run: a restart would not help.
     fn backend_died(&mut self, index: u8, how: &str) {
         if !self.lifecycle.is_first_start() || self.startup_failure.is_some() {
             return;
@@ -124,7 +125,7 @@ impl Supervisor {
         }
     }
 
-    /// Between two vmms no guest runs: a VM that is asked to end, gently or not, ends.
+    /// Between two vmms no guest runs: a VM that is asked to end, gently or by force, ends.
     pub(super) fn obey_without_vmm(&mut self, order: Action) {
         match order {
             Action::Kill | Action::WakeAndPress | Action::Tell(ToVmm::PowerButton) => {
@@ -134,8 +135,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts the next vmm as soon as nothing of the last one is left and each device can be had. If
-    /// the host has no room for it now, it is tried again.
+    /// Starts the next vmm as soon as nothing of the last one is left and every device is ready. If
+    /// the host has no room for it now, the supervisor tries again.
     pub(super) fn follow_up(&mut self, now_ns: u64) {
         let is_due = self.vmm.is_none() && self.outcome.is_none() && self.retry.is_due(now_ns);
         if !is_due || !self.devices.are_ready() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The devices of a VM and the processes behind them, in the order of the vmm's launch record:
-//! first ours, whose backends are our children (disks, then network cards with a tap), then those of
-//! other programs (passt's network cards, then what `--vhost-user` names).
+//! first our own, whose backends are our children (disks, then NICs with a tap), then external ones
+//! (passt's NICs, then the devices of `--vhost-user`).
 
 use std::os::fd::OwnedFd;
 
@@ -31,7 +31,7 @@ mod watchdog;
 pub(crate) use kind::SpawnContext;
 pub(crate) use managed::{DeviceAction, UPGRADE_NS};
 
-/// What a world of a test's own is made of.
+/// What tests with made-up backends need.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
     pub(crate) use super::backend::{Backend, ChildResources};
@@ -52,7 +52,7 @@ use nic::Nic;
 
 const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
 
-/// A device cannot be had for a fresh vmm.
+/// A device cannot be provided to a new vmm.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BeginError {
     /// There is no in-flight region.
@@ -64,31 +64,31 @@ pub(crate) enum BeginError {
     /// Its backend could not be started.
     #[error("{0}: its backend")]
     Backend(String, #[source] BackendError),
-    /// Another program's backend is not there.
+    /// An external backend does not listen.
     #[error("{0}: nobody listens")]
     Connect(String),
 }
 
-/// The start of a vmm.
+/// The start of one vmm.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
-    /// When it is.
+    /// The time of the start.
     pub(crate) now_ns: u64,
-    /// No guest of the VM has run yet: a device that cannot be had is an error. Later it is waited
-    /// for.
+    /// No guest of the VM has run yet: a device that cannot be provided is an error. Later the
+    /// supervisor waits for it.
     pub(crate) is_first: bool,
 }
 
 /// What a vmm gets for a device.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// Connected to the backend.
+    /// The stream to the backend.
     pub(crate) stream: OwnedFd,
-    /// Shared with the backends.
+    /// The in-flight region that the backends share.
     pub(crate) inflight: Option<OwnedFd>,
 }
 
-/// The devices of other programs, in the order of the record.
+/// The external devices, in the order of the record.
 fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
     let cards = vm
         .nets
@@ -111,7 +111,7 @@ fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
 /// All devices of a VM.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    /// Those whose backends are our children.
+    /// Devices whose backends are our children.
     own: Vec<ManagedDevice>,
     external: Vec<External>,
 }
@@ -145,7 +145,7 @@ impl Devices {
         }
     }
 
-    /// What the vmm is told of them.
+    /// The records of the devices, for the vmm.
     pub(crate) fn records(&self, vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
         records::of(vm, name, |id| {
             let own = self.own.iter().find(|slot| slot.id() == id);
@@ -155,8 +155,8 @@ impl Devices {
         })
     }
 
-    /// Plugs a network card's cable in, or pulls it. Its place in the record, of which the vmm has
-    /// to be told; `None` if there is no such device, or it is no network card.
+    /// Plugs a NIC's cable in, or pulls it; returns its place in the record, for a message to the
+    /// vmm. `None` if there is no such device, or it is no NIC.
     pub(crate) fn set_link(&mut self, id: &str, up: bool) -> Option<u8> {
         let own = self.own.len();
         if let Some((index, slot)) = self.find(id) {
@@ -168,8 +168,8 @@ impl Devices {
         device.set_link(up).then_some(index)
     }
 
-    /// Prepares a backend for each device of a fresh vmm; what the vmm gets for them. There is none
-    /// for a device whose backend cannot be had yet.
+    /// Prepares a backend for each device of a new vmm; returns what the vmm gets for them. A
+    /// device has `None` if its backend cannot be prepared yet.
     pub(crate) fn prepare(
         &mut self,
         context: &SpawnContext<'_>,
@@ -188,7 +188,7 @@ impl Devices {
         Ok((prepared, links))
     }
 
-    /// Starts those that were prepared.
+    /// Starts the backends that were prepared.
     pub(crate) fn begin(
         &mut self,
         context: &SpawnContext<'_>,
@@ -200,35 +200,35 @@ impl Devices {
         prepared.try_for_each(|(slot, prepared)| slot.begin(context, prepared, start))
     }
 
-    /// The vmm still builds its machine: the time that it has to connect begins later.
+    /// The vmm still builds its machine: its time to connect to backends starts anew.
     pub(crate) fn postpone(&mut self, now_ns: u64) {
         self.own.iter_mut().for_each(|slot| slot.postpone(now_ns));
     }
 
-    /// Makes those known that were started since.
+    /// Registers the backends that were started since.
     pub(crate) fn register(&mut self, context: &SpawnContext<'_>) {
         self.own.iter_mut().for_each(|slot| slot.register(context));
     }
 
-    /// Ends all backends for good.
+    /// Kills all backends for good.
     pub(crate) fn retire(&mut self, now_ns: u64) {
         self.own.iter_mut().for_each(ManagedDevice::retire);
         let external = self.external.iter_mut();
         external.for_each(|device| device.retire(now_ns));
     }
 
-    /// Whether a fresh vmm may follow: of ours nothing runs and nothing is in flight, what the next
-    /// backends need is open, and all others are there.
+    /// Whether a new vmm may follow: none of our backends runs or has I/O in flight, what the next
+    /// ones need is open, and all external backends are connected.
     pub(crate) fn are_ready(&self) -> bool {
         self.own.iter().all(ManagedDevice::is_ready) && self.external.iter().all(External::is_ready)
     }
 
-    /// The device at this place in the record, if it is one of ours.
+    /// The device at this place in the record, if it is one of our own.
     pub(crate) fn slot(&mut self, index: u8) -> Option<&mut ManagedDevice> {
         self.own.get_mut(usize::from(index))
     }
 
-    /// The device at this place in the record, if it is another program's.
+    /// The device at this place in the record, if it is external.
     pub(crate) fn external(&mut self, index: u8) -> Option<&mut External> {
         let index = usize::from(index).checked_sub(self.own.len())?;
         self.external.get_mut(index)
@@ -242,14 +242,14 @@ impl Devices {
         self.external(index).map(|device| device.id().to_owned())
     }
 
-    /// Adds what is waited for.
+    /// Adds the descriptors that the devices wait for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         for (index, slot) in (0..).zip(&self.own) {
             slot.interests(index, interests);
         }
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let external = self.external.iter().map(External::deadline_ns);
         let all = self
@@ -260,14 +260,14 @@ impl Devices {
         all.fold(None, earlier)
     }
 
-    /// Nobody is to be found hung for now.
+    /// The guest is paused: no backend counts as hung for now.
     pub(crate) fn rest(&mut self, now_ns: u64) {
         for slot in &mut self.own {
             slot.rest(now_ns);
         }
     }
 
-    /// Time has passed.
+    /// Handles the deadlines of all devices.
     pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         for slot in &mut self.own {
             slot.tick(context, now_ns);
@@ -277,7 +277,7 @@ impl Devices {
         }
     }
 
-    /// What has become of each device since this was last asked.
+    /// The actions that the devices have asked for since the last call.
     pub(crate) fn news(&mut self) -> Vec<(u8, DeviceAction)> {
         let own = self.own.iter_mut().map(ManagedDevice::news);
         let external = self.external.iter_mut().map(External::news);
@@ -287,7 +287,7 @@ impl Devices {
     }
 
     /// The device of this name, and its place in the record: `None` if there is none, or it is
-    /// another program's.
+    /// external.
     pub(crate) fn find(&mut self, id: &str) -> Option<(u8, &mut ManagedDevice)> {
         let mut slots = (0..).zip(&mut self.own);
         slots.find(|(_, slot)| slot.id() == id)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What has happened to the VM lately: for the API, and each line of it for the log.
+//! The latest events of the VM: for the API, and each as a line of the log.
 
 use std::collections::VecDeque;
 
 use host::clock::monotonic_ns;
 use spec::api::{EVENTS_MAX, Event, EventKind, Events};
 
-/// How much of a detail is kept, in bytes. A vmm may say more, and all events are to fit into what is
-/// held for one client.
+/// How many bytes of a detail are kept. A vmm may send more, and all events must fit into the
+/// backlog of one API client.
 const DETAIL_MAX_BYTES: usize = 400;
 
 /// The last events.
@@ -18,7 +18,7 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Notes that something has happened, to a device if it is about one.
+    /// Notes an event, of a device if it is about one.
     pub(crate) fn note(&mut self, kind: EventKind, device: Option<&str>, detail: &str) {
         let level = level(kind);
         let what = kind.as_str();
@@ -53,7 +53,7 @@ impl EventLog {
     }
 }
 
-/// One line that is not too long.
+/// One line, cut to the limit, without control characters.
 fn tidy(detail: &str) -> String {
     let clipped = &detail[..detail.floor_char_boundary(DETAIL_MAX_BYTES)];
     host::output::harmless(clipped)

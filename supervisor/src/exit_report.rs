@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the user is told about the end of a VM: an exit status, and one line that names what is at
-//! fault.
+//! What the user is told about the end of a VM: an exit status, and one line that names the cause.
 
 use handover::outcome::Outcome;
 use host::seccomp::call_name;
@@ -13,20 +12,20 @@ use spec::{ByteSize, SpecError, Vm};
 use super::lifecycle::{Force, VmOutcome};
 use super::process::Death;
 
-/// How many of the log's last lines are shown when a vmm died without a word.
+/// How many of the log's last lines are shown when a vmm died without a message.
 const TAIL_LINES: usize = 10;
 
-/// What is said of a guest whose processor gave up.
+/// What the user is told about a triple fault.
 pub(crate) const TRIPLE_FAULT: &str = "the guest crashed: a triple fault";
 
 /// What the supervisor knows about a dead vmm.
 #[derive(Debug)]
 pub(crate) struct ExitContext<'a> {
-    /// What the spec said.
+    /// The validated spec.
     pub(crate) vm: &'a Vm,
     /// What the vmm recorded in its health page.
     pub(crate) crash: Crash,
-    /// What was logged since it was started.
+    /// What was logged since the vmm was started.
     pub(crate) log: String,
 }
 
@@ -77,13 +76,13 @@ pub(crate) fn with_log(line: &str, context: &ExitContext<'_>) -> Outcome {
     outcome
 }
 
-/// Whether a line of the log is the supervisor's own, which tells nothing new.
+/// Whether a line of the log is the supervisor's own and tells nothing new.
 fn is_ours(line: &str) -> bool {
     let behind_time = line.split_once("] ").map(|(_, rest)| rest);
     behind_time.is_some_and(|rest| rest.starts_with("supervisor "))
 }
 
-/// The vmm's reason, with the part of the spec it is about as the user wrote it.
+/// The vmm's reason, with the part of the spec that it is about, as the user wrote it.
 fn failed(failure: &Failure, vm: &Vm) -> String {
     let reason = failure.reason.trim();
     let about = |field, value: String| SpecError::new(field, value, reason).to_string();
@@ -110,7 +109,7 @@ fn died(death: Death, crash: Crash) -> String {
             "was killed by its seccomp filter (SIGSYS); --seccomp log names the system call".into()
         }
         (Crash::Panic, _) => "panicked".into(),
-        // Only a disk's backend dies of its engine.
+        // Only a disk's backend can die of its io_uring.
         (Crash::None | Crash::Engine(_), Death::Exited(_)) => format!("{death} without a word"),
         (Crash::None | Crash::Engine(_), _) => death.to_string(),
     }

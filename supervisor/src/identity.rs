@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a VM's processes are told of which VM this is.
+//! The vmm's launch record, from what identifies the VM.
 
 use handover::host_resources::Identity;
 use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
 use ipc::seccomp::Mode;
 use spec::{HugePages, Seccomp};
 
-/// What the vmm is told; the same at every start, but for the state of links and for whether a
-/// guest has run before.
+/// The vmm's launch record; the same at every start, except for the state of links and for whether
+/// a guest has run before.
 pub(crate) fn record(identity: &Identity, devices: Vec<DeviceRecord>, rebooted: bool) -> VmmRecord {
     let vm = &identity.vm;
     VmmRecord {
@@ -30,7 +30,7 @@ pub(crate) fn record(identity: &Identity, devices: Vec<DeviceRecord>, rebooted: 
     }
 }
 
-/// What a system call outside the filters does.
+/// What the kernel does about a system call outside the filters.
 pub(crate) fn seccomp(identity: &Identity) -> Mode {
     match identity.vm.seccomp {
         Seccomp::On => Mode::Kill,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The supervisor's end of its link to the jailer: the few questions it may ask, and the signals
-//! it hears of. Nothing here waits: an answer takes as long as the storage behind it, and is looked for
-//! when it suits.
+//! The supervisor's end of the socket to the jailer: the few questions that it may ask, and the
+//! signals that the jailer forwards. It never waits: an answer takes as long as the storage behind
+//! it, and the caller looks for it later.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,32 +16,32 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
-/// How long the jailer may take to have room for how the VM has ended.
+/// How long the jailer may take to make room for the report of the VM's end.
 const LAST_WORDS_NS: u64 = 10_000_000_000;
-/// How often to try meanwhile: poll(2) says that there is room only when there is much.
+/// How often to try meanwhile: poll(2) reports room only when there is much of it.
 const LOOK_MS: u8 = 20;
 
 /// The jailer did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// It cannot be reached.
+    /// The jailer cannot be reached.
     #[error("cannot reach the jailer")]
     Link(#[from] ControlError),
-    /// It could not do it either.
+    /// The jailer could not do it either.
     #[error("the jailer was refused")]
     Refused(#[source] Errno),
-    /// It answers something else.
+    /// The answer is none to this question.
     #[error("the jailer does not answer")]
     Silent,
 }
 
-/// What came, with its descriptor.
+/// An answer and its descriptor.
 type Answered = (Answer, Option<OwnedFd>);
 
-/// The questions that were asked and not forgotten, with the answers that have come.
+/// The open questions, with the answers that have come.
 type Answers = Rc<RefCell<BTreeMap<u32, Option<Answered>>>>;
 
-/// A question that was asked. Dropped, it is forgotten, and so is the answer.
+/// A question that was asked. Dropping it forgets the question and its answer.
 #[derive(Debug)]
 pub(crate) struct Asked {
     number: u32,
@@ -55,7 +55,7 @@ impl Drop for Asked {
 }
 
 impl Asked {
-    /// The answer, once: `None` if it has not come.
+    /// Takes the answer; `None` if it has not come.
     fn take(&self) -> Option<Result<Answered, AskError>> {
         let answered = self.answers.borrow_mut().get_mut(&self.number)?.take()?;
         Some(match answered {
@@ -64,7 +64,7 @@ impl Asked {
         })
     }
 
-    /// The connection that was asked for, if it has come.
+    /// The connection that was asked for, once the answer has come.
     pub(crate) fn connected(&self) -> Option<Result<OwnedFd, AskError>> {
         Some(match self.take()? {
             Ok((Answer::Opened, Some(fd))) => Ok(fd),
@@ -73,7 +73,7 @@ impl Asked {
         })
     }
 
-    /// The opening that was asked for, if it has come.
+    /// The opening that was asked for, once the answer has come.
     pub(crate) fn reopened(&self) -> Option<Result<(Reopened, OwnedFd), AskError>> {
         Some(match self.take()? {
             Ok((Answer::Reopened(reopened), Some(fd))) => Ok((reopened, fd)),
@@ -82,7 +82,7 @@ impl Asked {
         })
     }
 
-    /// Whether the opening was released, once that is known.
+    /// Whether the opening was released, once the answer has come.
     pub(crate) fn released(&self) -> Option<Result<(), AskError>> {
         Some(match self.take()? {
             Ok((Answer::Released, _)) => Ok(()),
@@ -91,7 +91,7 @@ impl Asked {
         })
     }
 
-    /// What came of syncing the image, once that is known: 0, or an errno.
+    /// The result of syncing the image, once the answer has come: 0, or an errno.
     pub(crate) fn synced(&self) -> Option<Result<i32, AskError>> {
         Some(match self.take()? {
             Ok((Answer::Synced(errno), _)) => Ok(errno),
@@ -100,7 +100,7 @@ impl Asked {
         })
     }
 
-    /// The process id that was asked for, if it has come.
+    /// The process id that was asked for, once the answer has come.
     pub(crate) fn host_pid(&self) -> Option<Result<Pid, AskError>> {
         Some(match self.take()? {
             Ok((Answer::HostPid(pid), _)) => Ok(Pid::from_raw(pid)),
@@ -119,17 +119,17 @@ pub(crate) struct JailerLink {
     answers: Answers,
 }
 
-/// Something of the jailer's own accord.
+/// A message that the jailer sent unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkEvent {
     /// The user sent a signal.
     Signal(i32),
-    /// There is no jailer any more: whatever is left of the VM must end.
+    /// The jailer is gone: whatever is left of the VM must end.
     Gone,
 }
 
 impl JailerLink {
-    /// Takes our end of the link, which is non-blocking.
+    /// Takes our end of the socket, which is non-blocking.
     pub(crate) fn new(channel: Channel) -> Self {
         Self {
             channel,
@@ -138,17 +138,17 @@ impl JailerLink {
         }
     }
 
-    /// Our end, for one who does not keep to what is said here.
+    /// Our end, for a test of a supervisor that breaks the protocol.
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Asks something.
+    /// Asks the jailer a question.
     pub(crate) fn ask(&self, question: Question) -> Result<Asked, AskError> {
         self.ask_all(question, None)
     }
 
-    /// Asks what number a process, this user of the VM's, has on the host.
+    /// Asks for the process id, on the host, of a process that runs as this user of the VM.
     pub(crate) fn ask_host_pid(&self, user: u8, pidfd: BorrowedFd<'_>) -> Result<Asked, AskError> {
         self.ask_all(Question::HostPid(user), Some(pidfd))
     }
@@ -168,13 +168,13 @@ impl JailerLink {
         })
     }
 
-    /// Says that the guest has started.
+    /// Tells the jailer that the guest has started.
     pub(crate) fn tell_started(&self) {
-        // If it cannot be told, it is gone, which is noticed elsewhere.
+        // A failed send means that the jailer is gone, which `listen` notices.
         let _ = self.send(&ToJailer::Started);
     }
 
-    /// Says how the VM has ended: the last that is said.
+    /// Tells the jailer how the VM has ended: the last messages.
     pub(crate) fn tell_outcome(&self, outcome: &Outcome) {
         for line in &outcome.lines {
             self.insist(&ToJailer::Line(clip(line).into()));
@@ -182,8 +182,8 @@ impl JailerLink {
         self.insist(&ToJailer::Ended(outcome.status));
     }
 
-    /// Sends what must not be lost. The jailer reads slowly when much was said: there may be no room
-    /// yet.
+    /// Sends a message that must not be lost. The jailer reads slowly after many messages, so there
+    /// may be no room yet.
     fn insist(&self, message: &ToJailer) {
         let deadline_ns = monotonic_ns() + LAST_WORDS_NS;
         while let Err(AskError::Link(ControlError::Send(Errno::EAGAIN))) = self.send(message) {
@@ -196,14 +196,14 @@ impl JailerLink {
         }
     }
 
-    /// Hears all that it has said: the answers are kept for whoever asked; the rest is returned.
+    /// Reads all messages: keeps the answers for the callers that asked, and returns the rest.
     pub(crate) fn listen(&self) -> Vec<LinkEvent> {
         let mut news = Vec::new();
         loop {
             match self.channel.receive_with() {
                 Ok(Some((ToSupervisor::Signal(signal), _))) => news.push(LinkEvent::Signal(signal)),
                 Ok(Some((ToSupervisor::Answer(number, answer), fd))) => {
-                    // Nobody waits for one that was forgotten.
+                    // The caller has dropped this question.
                     if let Some(place) = self.answers.borrow_mut().get_mut(&number) {
                         *place = Some((answer, fd));
                     }
@@ -223,7 +223,7 @@ impl JailerLink {
 }
 
 impl AsFd for JailerLink {
-    /// Readable when it has said something.
+    /// Readable when the jailer has sent something.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all jails of a VM have in common, prepared once, and the part of building one that only the
+//! What all jails of a VM share, prepared once, and the part of building one that only the
 //! supervisor can do: a child cannot map its own users.
 
 use std::fs::File;
@@ -50,10 +50,10 @@ impl Jails {
         self.has_range
     }
 
-    /// Makes a child that waits to be let go the user of its profile.
+    /// Maps the user of its profile for a child that waits at its gate.
     pub(crate) fn map(&self, pid: Pid, profile: &Profile) -> Result<(), MapError> {
         let user = profile.user;
-        // Of one who is not root, all are the same user outside.
+        // Without a range all processes are the same user on the host.
         let outside = match self.has_range {
             true => user,
             false => supervisors_user(false),
@@ -63,7 +63,7 @@ impl Jails {
         self.write(pid, "gid_map", &map)?;
         let badness = profile.oom_score_adj.to_string();
         if let Err(error) = self.write(pid, "oom_score_adj", &badness) {
-            // Whoever started us asked for more; then so be it.
+            // The starter set a higher value, which an unprivileged process may not lower.
             log::info!("{}", host::log::chain(&error));
         }
         Ok(())
@@ -79,13 +79,13 @@ impl Jails {
     }
 }
 
-/// A ruleset that denies whatever this kernel's Landlock can deny, but for executing `program`; `None`
-/// if there is no Landlock.
+/// A ruleset that denies everything that this kernel's Landlock can deny, except executing
+/// `program`; `None` if there is no Landlock.
 pub(crate) fn deny_all_but(program: BorrowedFd<'_>) -> Option<OwnedFd> {
     let abi = ABI::V6;
-    // To execute a file is to read it, too.
+    // Executing a file also reads it.
     let exec = PathBeneath::new(program, AccessFs::Execute | AccessFs::ReadFile);
-    // What this kernel does not know is left out, down to nothing at all.
+    // Landlock leaves out what this kernel does not support, down to nothing at all.
     let ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(abi)))

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The supervisor, without any privilege: spawns, watches and replaces the VM's processes, serves its
-//! API and relays its console, with nothing but what the jailer gave it.
+//! The supervisor, a process without any privilege: with nothing but what the jailer gave it, it
+//! spawns, watches and replaces the VM's processes, serves its API and relays its console.
 //!
-//! One thread, one poll. What happens is told to the [`lifecycle`], which decides.
+//! One thread, one poll(2). It tells the [`lifecycle`] what has happened, and the lifecycle
+//! decides.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -61,7 +62,7 @@ use service::Waiting;
 use supervisor_init::Pids;
 use vmm::{Parts, SpawnError, Vmm};
 
-/// So long after its start a VM's start is over.
+/// So long after it began, a supervisor's start is over.
 const SETTLING_NS: u64 = 500_000_000;
 
 /// The supervisor cannot go on, or cannot start the next vmm now.
@@ -73,16 +74,16 @@ enum SupervisorError {
     /// The console could not be connected to a vmm.
     #[error("cannot connect the console")]
     Console(#[source] std::io::Error),
-    /// There is no memory for the next guest.
+    /// There is no RAM for the next guest.
     #[error("cannot make the guest's memory")]
     Memory(#[from] MemfdError),
     /// A vmm could not be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    /// There are no devices for a vmm.
+    /// The devices of a vmm could not be started.
     #[error(transparent)]
     Devices(#[from] BeginError),
-    /// Waiting failed.
+    /// poll(2) failed.
     #[error("cannot poll")]
     Poll(#[source] nix::Error),
 }
@@ -117,8 +118,8 @@ impl VmContext {
     }
 }
 
-/// Builds the supervisor's jail around this process and the jail of a child below it, in which
-/// `program` tells its version.
+/// Builds the supervisor's jail around this process, and below it the jail of a child, in which
+/// `program` prints its version.
 pub fn self_test(
     has_range: bool,
     program: BorrowedFd<'_>,
@@ -129,7 +130,7 @@ pub fn self_test(
     child::self_test(program, null, &Jails::new(processes, has_range))
 }
 
-/// The same with only the standard descriptors, and behind the supervisor's filter.
+/// Builds the supervisor's jail with only the standard descriptors, and installs its filter.
 pub fn self_test_with_filter(has_range: bool) -> Result<(), String> {
     confine::keep_only(&[], 0, 2).map_err(|e| host::log::chain(&e))?;
     confine::confine(has_range).map_err(|e| host::log::chain(&e))?;
@@ -141,7 +142,7 @@ pub fn self_test_with_filter(has_range: bool) -> Result<(), String> {
 struct Supervisor {
     vm_context: VmContext,
     born_ns: u64,
-    /// Until its own start is over.
+    /// Until the supervisor's own start is over.
     settles_ns: Option<u64>,
     api: api::Server,
     waiting: Vec<Waiting>,
@@ -149,14 +150,14 @@ struct Supervisor {
     lifecycle: Lifecycle,
     event_log: EventLog,
     log_truncator: LogTruncator,
-    // Before the backends, so that it goes first.
+    // Before the devices, so that the vmm is dropped first.
     vmm: Option<Vmm>,
     devices: Devices,
-    /// When the next vmm is tried again, if it could not be started.
+    /// When to try again to start the next vmm, if it could not be started.
     retry: Retry,
-    /// Those of the vmms that are no more.
+    /// The vCPU exits of all dead vmms.
     past_exits: ExitStats,
-    /// A device that kept the VM from starting.
+    /// The device that kept the VM from starting.
     startup_failure: Option<String>,
     outcome: Option<Outcome>,
 }
@@ -222,8 +223,8 @@ impl Supervisor {
         })
     }
 
-    /// Starts a vmm and backends, the first ones or the next. The vmm has the longest way to go, and
-    /// talks to no backend before it has gone half of it: so it is the first.
+    /// Starts a vmm and its backends, the first ones or the next. The vmm comes first: its start
+    /// takes longest, and it talks to no backend in the first half of it.
     fn spawn(&mut self) -> Result<(), SupervisorError> {
         let start = Start {
             now_ns: monotonic_ns(),
@@ -259,14 +260,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits for something to happen, and sees to it.
+    /// Waits until something happens, and handles it.
     fn turn(&mut self) -> Result<(), SupervisorError> {
         let ready = self.wait()?;
         let now_ns = monotonic_ns();
         let mut exited = false;
         for (token, events) in ready {
             match token {
-                // It is heard below, whatever else there is.
+                // Read below in any case.
                 Token::Jailer => {}
                 Token::Exit => exited = true,
                 Token::Control => drop(self.hear_vmm(now_ns)),

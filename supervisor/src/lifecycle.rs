@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What becomes of a VM, event by event. Pure: no descriptor, no clock, no process; the supervisor
-//! tells it what happened and does what it answers.
+//! The VM's state machine. Pure: no descriptor, no clock, no process. The supervisor tells it what
+//! has happened and does what it returns.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::poll::earlier;
 use super::process::Death;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// How long a vmm may take to exit once it has said that it will.
+/// How long a vmm may take to exit after it has said that it will.
 const EXIT_DEADLINE_NS: u64 = 2 * SECOND_NS;
 /// A guest that reboots sooner than this has not really run.
 const SHORT_RUN_NS: u64 = 30 * SECOND_NS;
-/// So many short runs in a row are a storm.
+/// So many short runs in a row are a reboot loop.
 const STORM_RUNS: u32 = 5;
 
-/// What is to be done about an event.
+/// What the supervisor has to do about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Nothing.
@@ -28,14 +28,14 @@ pub(crate) enum Action {
     Tell(ToVmm),
     /// Let the guest run again, and press its power button.
     WakeAndPress,
-    /// End the vmm's process.
+    /// Kill the vmm's process.
     Kill,
 }
 
 /// What follows the death of a vmm.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// A fresh one: the guest reset itself, or a triple fault did.
+    /// A new vmm: the guest reset itself, or had a triple fault.
     Respawn {
         /// Whether it was a triple fault.
         faulted: bool,
@@ -44,14 +44,14 @@ pub(crate) enum Next {
     End(VmOutcome),
 }
 
-/// Why a VM is ended at once, without its guest.
+/// Why a VM is ended at once, without its guest's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Force {
-    /// The API was asked for it.
+    /// An API client asked for it.
     Asked,
-    /// This signal does it: SIGHUP or SIGQUIT, or any that came a second time.
+    /// This signal asked for it: SIGHUP or SIGQUIT, or a second one of any kind.
     Signal(i32),
-    /// The guest had so many seconds to power off.
+    /// The guest did not power off within so many seconds.
     Timeout(u64),
 }
 
@@ -63,7 +63,7 @@ pub(crate) enum VmOutcome {
     Finished,
     /// It was ended at once.
     Stopped(Force),
-    /// The guest reboots again and again; the last time by a triple fault, or not.
+    /// The guest reboots again and again.
     RebootLoop {
         /// How often in a row.
         runs: u32,
@@ -72,19 +72,19 @@ pub(crate) enum VmOutcome {
     },
     /// The guest's kernel panicked.
     Panicked,
-    /// A triple fault, where a reset does not go on.
+    /// The guest had a triple fault, and `on_reboot` or a stop rules a restart out.
     TripleFault,
-    /// The guest cannot be run any further.
+    /// KVM cannot run the guest any further.
     Crashed,
-    /// The vmm gave up.
+    /// The vmm reported a failure.
     Failed(Failure),
-    /// The vmm said what no vmm says.
+    /// The vmm sent what no vmm sends.
     Malformed(String),
-    /// The vmm died without a word.
+    /// The vmm died without a message.
     Died(Death),
 }
 
-/// The last words of a vmm.
+/// The last message of a vmm.
 #[derive(Debug)]
 enum ExitNotice {
     Ended(Ending),
@@ -92,11 +92,11 @@ enum ExitNotice {
     Malformed(String),
 }
 
-/// Where a VM is on its way.
+/// The state of a VM.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     on_reboot: OnReboot,
-    /// How long a guest that was asked to power off may take, if that is limited.
+    /// How long a guest may take to power off when asked, if that is limited.
     stop_timeout: Option<Duration>,
     running: VmState,
     /// The guest was asked to power off.
@@ -111,7 +111,7 @@ pub(crate) struct Lifecycle {
     born_ns: u64,
     short_runs: u32,
     reboots: u32,
-    /// A vmm that has not started its guest reads what it is told.
+    /// The vmm reads its messages, although its guest has not started.
     listens: bool,
 }
 
@@ -143,18 +143,18 @@ impl Lifecycle {
         }
     }
 
-    /// Whether its vCPUs run, are stopped, or have not begun.
+    /// Whether the vCPUs run, are paused, or have not started.
     pub(crate) fn running(&self) -> VmState {
         self.running
     }
 
-    /// Whether no guest of this VM has run yet. What goes wrong then will not get better; later on
-    /// it is waited for.
+    /// Whether no guest of this VM has run yet. A failure then is final; later the supervisor waits
+    /// and tries again.
     pub(crate) fn is_first_start(&self) -> bool {
         self.running == VmState::Starting && self.reboots == 0
     }
 
-    /// Whether the vmm still builds its machine, and reads nothing of what it is told.
+    /// Whether the vmm still builds its machine and reads no messages.
     pub(crate) fn is_deaf(&self) -> bool {
         self.running == VmState::Starting && !self.listens
     }
@@ -164,12 +164,12 @@ impl Lifecycle {
         self.reboots
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         earlier(self.deadline_ns, self.stop_by.map(|(at_ns, _)| at_ns))
     }
 
-    /// The vmm said something.
+    /// Handles a message of the vmm.
     pub(crate) fn heard(&mut self, message: FromVmm, now_ns: u64) -> Action {
         match message {
             _ if self.notice.is_some() => {}
@@ -178,13 +178,13 @@ impl Lifecycle {
             FromVmm::Waiting => self.listens = true,
             FromVmm::Ended(ending) => self.exit_notice(ExitNotice::Ended(ending), now_ns),
             FromVmm::Failed(failure) => self.exit_notice(ExitNotice::Failed(failure), now_ns),
-            // What becomes of a device is not yet the VM's affair; it is in the log.
+            // The vmm's messages about devices do not change the VM's state; they are logged.
             FromVmm::Device(..) => {}
         }
         Action::Nothing
     }
 
-    /// The vmm said what no vmm says.
+    /// Handles what no vmm sends.
     pub(crate) fn heard_malformed(&mut self, what: String, now_ns: u64) -> Action {
         if self.notice.is_none() {
             self.exit_notice(ExitNotice::Malformed(what), now_ns);
@@ -192,7 +192,7 @@ impl Lifecycle {
         Action::Kill
     }
 
-    /// The vmm closed its control socket: it is exiting.
+    /// The vmm has closed its control socket: it is exiting.
     pub(crate) fn hung_up(&mut self, now_ns: u64) {
         self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
     }
@@ -202,8 +202,8 @@ impl Lifecycle {
         self.deadline_ns.get_or_insert(now_ns + EXIT_DEADLINE_NS);
     }
 
-    /// Asks the guest to power off within `timeout`, or else within what the spec says. The earlier
-    /// end holds if it was asked before.
+    /// Asks the guest to power off within `timeout`, or within the spec's limit. If it was asked
+    /// before, the earlier deadline holds.
     pub(crate) fn press_power_button(&mut self, timeout: Option<Duration>, now_ns: u64) -> Action {
         self.asked = true;
         if let Some(timeout) = timeout.or(self.stop_timeout) {
@@ -214,9 +214,10 @@ impl Lifecycle {
         Action::Tell(ToVmm::PowerButton)
     }
 
-    /// A signal asks for the end of the VM: the guest powers off at the first, the second does not
-    /// wait for it. The sender of a signal cannot be told that a paused guest does not hear its power
-    /// button, and may be the host that shuts down: the guest runs again, to the end.
+    /// Handles a signal that asks for the VM's end: the first one presses the power button, the
+    /// second ends the VM at once. A paused guest would not notice its power button, and the sender
+    /// cannot be told so; it may be the host that shuts down. So a paused guest runs again, to
+    /// power off.
     pub(crate) fn asked_by_signal(&mut self, signal: i32, now_ns: u64) -> Action {
         if self.asked {
             return self.end_at_once(Force::Signal(signal));
@@ -228,18 +229,18 @@ impl Lifecycle {
         }
     }
 
-    /// The VM ends at once.
+    /// Ends the VM at once.
     pub(crate) fn end_at_once(&mut self, force: Force) -> Action {
         self.forced.get_or_insert(force);
         Action::Kill
     }
 
-    /// How a VM ends that was asked to while no vmm runs.
+    /// The outcome of a VM that was asked to end while no vmm runs.
     pub(crate) fn ended_between_vmms(&self) -> VmOutcome {
         self.forced.map_or(VmOutcome::Finished, VmOutcome::Stopped)
     }
 
-    /// Time has passed.
+    /// Handles deadlines that have passed.
     pub(crate) fn tick(&mut self, now_ns: u64) -> Action {
         if let Some((_, timeout)) = self.stop_by.take_if(|(at_ns, _)| *at_ns <= now_ns) {
             return self.end_at_once(Force::Timeout(timeout.as_secs()));
@@ -253,21 +254,21 @@ impl Lifecycle {
         }
     }
 
-    /// The vmm is dead and reaped, and everything it had said was heard.
+    /// Handles the death of the vmm, which is reaped, and all of whose messages were read.
     pub(crate) fn died(&mut self, death: Death, now_ns: u64) -> Next {
         if let Some(force) = self.forced {
             return Next::End(VmOutcome::Stopped(force));
         }
-        // A kernel that resets itself so (`reboot=triple`) and one that crashes look alike. The next
-        // run is right for both; where there is none, the user shall know of a crash.
+        // A kernel that resets itself so (`reboot=triple`) and a kernel that crashes look alike. A
+        // restart is right for both; where there is none, the user must learn of a crash.
         let goes_on = self.on_reboot == OnReboot::Restart && !self.asked;
         let outcome_of_vm = match self.notice.take() {
             Some(ExitNotice::Ended(Ending::PowerOff)) => VmOutcome::Finished,
             Some(ExitNotice::Ended(Ending::Reboot)) if goes_on => {
                 return self.rebooted(false, now_ns);
             }
-            // A guest that reboots when told to power off has at least gone down; a fresh one would
-            // never hear that it was asked.
+            // A guest that reboots when asked to power off has at least shut down; a new one would
+            // never learn that it was asked.
             Some(ExitNotice::Ended(Ending::Reboot)) => VmOutcome::Finished,
             Some(ExitNotice::Ended(Ending::TripleFault)) if goes_on => {
                 return self.rebooted(true, now_ns);

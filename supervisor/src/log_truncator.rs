@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The length of the VM's log. Every process has it open for appending and may have been taken over;
-//! the file system it is on is the host's.
+//! Limits the length of the VM's log. Every process of the VM can append to it, may be compromised,
+//! and could fill the host's file system.
 
 use std::io;
 
@@ -9,22 +9,22 @@ use handover::host_resources::Log;
 use crate::profile::LOG_BYTES_MAX;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// How soon it is looked at again when something else has woken the supervisor: while a backend lives,
-/// its pings do.
+/// How soon the supervisor looks again when it is awake for another reason: while a backend lives,
+/// its pings wake it.
 const SOON_NS: u64 = SECOND_NS;
-/// When nothing has. Then nobody is left but the vmm.
+/// How soon it looks again in any case. Without a backend only the vmm can write.
 const LATE_NS: u64 = 5 * SECOND_NS;
-/// What is left of a log that was cut: how it began tells more than what it was filled with.
+/// How much of a log is kept when it is cut: its beginning tells more than what filled it.
 const KEPT_BYTES: u64 = 1 << 20;
 
-/// Looks after it.
+/// Cuts the VM's log when it is too long.
 #[derive(Debug, Default)]
 pub(crate) struct LogTruncator {
     looked_ns: u64,
 }
 
 impl LogTruncator {
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> u64 {
         self.looked_ns + LATE_NS
     }
@@ -43,7 +43,7 @@ impl LogTruncator {
     }
 }
 
-/// How long it was, if that was too long.
+/// Cuts the log if it is too long; returns how long it was.
 fn cut(log: &Log) -> io::Result<Option<u64>> {
     let len = log.writer.metadata()?.len();
     if len <= LOG_BYTES_MAX {

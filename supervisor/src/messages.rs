@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the supervisor hears, from the vmm to its last words and from the jailer, and what it does
-//! about that: the [`lifecycle`](super::lifecycle) decides.
+//! Handles the messages of the vmm, up to its last, and of the jailer: the
+//! [`lifecycle`](super::lifecycle) decides what follows.
 
 use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
@@ -11,7 +11,7 @@ use super::lifecycle::{Action, Force, Next, VmOutcome};
 use super::vmm::{Incoming, Vmm};
 use super::{Supervisor, SupervisorError, exit_report};
 
-/// How often a dead vmm is listened to: more than its socket can hold.
+/// How often a dead vmm's socket is read: more often than it can hold messages for.
 const HEARINGS_MAX: u32 = 64;
 
 impl Supervisor {
@@ -37,7 +37,8 @@ impl Supervisor {
                     self.lifecycle.end_at_once(Force::Signal(signal))
                 }
                 LinkEvent::Signal(signal) => self.lifecycle.asked_by_signal(signal, now_ns),
-                // Nobody is left to tell anything, and what is below us goes with us.
+                // The jailer is gone: exit, and the kernel kills every process of our pid
+                // namespace.
                 LinkEvent::Gone => std::process::exit(1),
             };
             log::info!("asked to end: {news:?}");
@@ -45,7 +46,7 @@ impl Supervisor {
         }
     }
 
-    /// Hears what the vmm has to say; whether it said anything.
+    /// Reads the vmm's messages; returns whether there were any.
     pub(super) fn hear_vmm(&mut self, now_ns: u64) -> bool {
         let heard = self.vmm.as_mut().map(Vmm::listen).unwrap_or_default();
         let said = !heard.is_empty();
@@ -64,7 +65,7 @@ impl Supervisor {
 
     fn hear_message(&mut self, message: FromVmm, now_ns: u64) {
         self.note(&message);
-        // Once: a vmm that says it again and again must not fill the way to the jailer.
+        // Only once: a vmm that repeats it must not fill the socket to the jailer.
         if message == FromVmm::Started && self.lifecycle.is_first_start() {
             self.vm_context.jailer.tell_started();
         }
@@ -76,8 +77,8 @@ impl Supervisor {
         self.answer_waiting(now_ns);
     }
 
-    /// What the vmm says goes to the event log or at least to the log, but for what it says every
-    /// second.
+    /// Notes the vmm's messages in the event log or at least in the log, except those that come
+    /// every second.
     fn note(&mut self, message: &FromVmm) {
         let kind = match message {
             FromVmm::Started => EventKind::Started,
@@ -89,9 +90,9 @@ impl Supervisor {
         self.event_log.note(kind, None, "");
     }
 
-    /// The vmm has exited: what it said is heard first.
+    /// Handles the vmm's end; reads the rest of its messages first.
     pub(super) fn reap(&mut self, now_ns: u64) -> Result<(), SupervisorError> {
-        // Bounded: somebody else may hold its end of the socket, and go on talking.
+        // Bounded: another process may hold the vmm's end of the socket, and go on sending.
         for _ in 0..HEARINGS_MAX {
             if !self.hear_vmm(now_ns) {
                 break;
@@ -113,7 +114,7 @@ impl Supervisor {
                     ""
                 };
                 self.event_log.note(EventKind::Rebooted, None, how);
-                // Its successor follows when what the backends had in flight has ended.
+                // `follow_up` starts the next vmm when the I/O of the backends has ended.
                 self.vmm = None;
                 self.devices.retire(now_ns);
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one place where the supervisor waits.
+//! The only place where the supervisor waits.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,18 +10,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
-/// Who is interested in a descriptor.
+/// What a descriptor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// The jailer has something to say.
+    /// The jailer has sent something.
     Jailer,
     /// The vmm has exited.
     Exit,
-    /// The vmm has something to say.
+    /// The vmm has sent something.
     Control,
-    /// The backend of a device of ours has exited.
+    /// The backend of one of our own devices has exited.
     BackendExit(u8),
-    /// The backend of a device of ours has something to say.
+    /// The backend of one of our own devices has sent something.
     BackendControl(u8),
     /// A new API client.
     ApiListener,
@@ -35,7 +35,7 @@ pub(crate) enum Token {
     ConsoleVmm,
 }
 
-/// What is waited for, gathered anew for each wait.
+/// The descriptors to wait for, gathered anew for each wait.
 #[derive(Debug, Default)]
 pub(crate) struct Interests<'a> {
     tokens: Vec<Token>,
@@ -43,7 +43,7 @@ pub(crate) struct Interests<'a> {
 }
 
 impl<'a> Interests<'a> {
-    /// Waits for a descriptor; hang-ups and errors are always reported.
+    /// Adds a descriptor; hang-ups and errors are always reported.
     pub(crate) fn add(&mut self, token: Token, fd: BorrowedFd<'a>, events: PollFlags) {
         self.tokens.push(token);
         self.fds.push(PollFd::new(fd, events));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A running child: signalled, waited for and reaped through its pidfd, never through its number.
+//! A child process: signalled, waited for and reaped through its pidfd, never through its process
+//! id.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,7 +24,7 @@ pub(crate) enum Death {
     Signalled(Signal),
     /// It was never executed: the step that failed, and why.
     NotExecuted(&'static str, Errno),
-    /// It is gone, and nobody can say how.
+    /// It is gone, and the kernel did not tell how it ended.
     Unknown,
 }
 
@@ -40,10 +41,10 @@ impl fmt::Display for Death {
     }
 }
 
-/// A backend's process, as far as its device is concerned.
+/// A backend's process, as a device sees it.
 pub(crate) trait Actor: fmt::Debug {
-    /// Asks for its process id on the host, or looks for the answer; whether there is nothing left to
-    /// wait for.
+    /// Asks the jailer for its process id on the host, or looks for the answer; returns whether
+    /// that is settled.
     fn identify(&mut self, jailer: &JailerLink) -> bool;
 
     /// Its process id on the host; 0 if that is not known.
@@ -52,10 +53,10 @@ pub(crate) trait Actor: fmt::Debug {
     /// Readable once it has ended.
     fn exit_fd(&self) -> BorrowedFd<'_>;
 
-    /// Ends it; it is still to be reaped.
+    /// Kills it; it must still be reaped.
     fn kill(&self);
 
-    /// How it ended, if it has; then it is reaped.
+    /// How it ended, if it has; reaps it then.
     fn reap(&mut self) -> Option<Death>;
 }
 
@@ -85,14 +86,14 @@ impl Actor for Process {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    /// Which of the VM's users it is.
+    /// Which of the VM's users it runs as.
     user: u8,
     host_pid: Pid,
     identity: Identity,
     reaped: bool,
 }
 
-/// How far we are with its process id.
+/// How far the question for its process id has come.
 #[derive(Debug)]
 enum Identity {
     Unknown,
@@ -113,8 +114,8 @@ impl Process {
         })
     }
 
-    /// Asks for its process id on the host, or looks for the answer; whether there is nothing left to
-    /// wait for. It is for the eye and for control groups: the process runs as well without it.
+    /// Asks the jailer for its process id on the host, or looks for the answer; returns whether
+    /// that is settled. Only the user and the control groups need the process id.
     pub(crate) fn identify(&mut self, jailer: &JailerLink) -> bool {
         let pid = match &self.identity {
             Identity::Settled => return true,
@@ -143,12 +144,12 @@ impl Process {
         self.host_pid
     }
 
-    /// Ends it; it is still to be reaped.
+    /// Kills it; it must still be reaped.
     pub(crate) fn kill(&self) {
         pidfd::kill(self.child.pidfd.as_fd());
     }
 
-    /// How it ended, if it has; then it is reaped.
+    /// How it ended, if it has; reaps it then.
     pub(crate) fn reap(&mut self) -> Option<Death> {
         self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
     }

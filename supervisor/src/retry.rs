@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When the next vmm of a guest that reboots is tried again, because the host could not start one:
+//! When to try again to start the next vmm of a guest that reboots, if the host could not start it:
 //! for as long as the VM lives. Pure.
 
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the second, third, … attempt; the last one repeats.
 const PAUSES_NS: [u64; 3] = [10 * MS_NS, 100 * MS_NS, 1000 * MS_NS];
 
-/// The attempts that failed.
+/// The failed attempts.
 #[derive(Debug, Default)]
 pub(crate) struct Retry {
-    /// When the next one may be; `None` once it may.
+    /// When the next attempt may be made; `None` if it may be now.
     until_ns: Option<u64>,
     failures: usize,
     why: String,
@@ -27,7 +27,7 @@ impl Retry {
         self.until_ns.is_none()
     }
 
-    /// An attempt has failed; whether the reason is another one than last time.
+    /// Counts a failed attempt; returns whether the reason has changed.
     pub(crate) fn failed(&mut self, why: &str, now_ns: u64) -> bool {
         let pause_ns = PAUSES_NS[self.failures.min(PAUSES_NS.len() - 1)];
         self.failures = self.failures.saturating_add(1);

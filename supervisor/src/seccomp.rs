@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The supervisor's filter, compiled when the jailer was built. A filter is inherited: this one is
-//! for the supervisor and for all that is ever below it, who confine themselves further. What no
-//! process of a VM ever does is not in it: mounting, tracing, leaving a namespace, naming a file.
+//! The supervisor's filter, compiled when the jailer is built. Every child inherits it, and
+//! confines itself further. It lacks what no process of a VM ever does: mount, trace, leave a
+//! namespace, name a file.
 
 include!(concat!(env!("OUT_DIR"), "/filters.rs"));

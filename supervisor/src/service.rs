@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the API's requests do.
+//! Serves the API's requests.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use super::poll::{ConnectionId, earlier};
 
 /// How long the vmm may take to pause or resume.
 const ANSWER_NS: u64 = 5_000_000_000;
-/// Why the power button of a paused guest is not pressed.
+/// Why a stop is refused while the guest is paused.
 const STOP_PAUSED: &str = "the guest is paused and would not notice its power button: \
                            resume it first, or stop it by force";
 /// How long a device may take to get another backend: its storage may be slow.
@@ -27,7 +27,7 @@ const _: () = assert!(
     "told that it failed, and then it does not"
 );
 
-/// A request that is answered when what it asks for has been done.
+/// A request that is answered once the supervisor has done what it asks for.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     id: ConnectionId,
@@ -45,9 +45,9 @@ enum Wanted {
 }
 
 impl Supervisor {
-    /// Serves a request, or has it wait for the vmm.
+    /// Serves a request at once, or lets it wait for the vmm or a device.
     pub(super) fn serve(&mut self, id: ConnectionId, command: Command, now_ns: u64) {
-        // Whoever only looks may do so every second.
+        // Read-only requests may come every second.
         if !command.looks() {
             log::info!("the API is asked for {command:?}");
         }
@@ -157,14 +157,14 @@ impl Supervisor {
         }
     }
 
-    /// When a request has waited long enough.
+    /// When the next waiting request times out.
     pub(super) fn waiting_deadline_ns(&self) -> Option<u64> {
         let all = self.waiting.iter();
         all.map(|waiting| Some(waiting.deadline_ns))
             .fold(None, earlier)
     }
 
-    /// Answers the requests whose wish has come true.
+    /// Answers the requests that waited for this state.
     pub(super) fn answer_waiting(&mut self, now_ns: u64) {
         let running = self.lifecycle.running();
         self.terminate(&Response::Done, now_ns, |waiting| {
@@ -172,7 +172,7 @@ impl Supervisor {
         });
     }
 
-    /// Answers the requests that have waited long enough.
+    /// Refuses the requests that have waited too long.
     pub(super) fn tick_waiting(&mut self, now_ns: u64) {
         let late = |waiting: &Waiting, device| {
             let is_device = matches!(waiting.wanted, Wanted::Device(_));
@@ -198,7 +198,7 @@ impl Supervisor {
         });
     }
 
-    /// The vmm that was asked is gone.
+    /// The vmm has ended: refuses all waiting requests.
     pub(super) fn fail_waiting(&mut self, now_ns: u64) {
         let gone = Response::Refused(Refusal::new(503, "the guest has ended or rebooted"));
         self.terminate(&gone, now_ns, |_| true);

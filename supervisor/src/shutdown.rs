@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The end of a VM: who is still told something, and for how long.
+//! The end of a VM: the last event, and the rest of the console's output.
 
 use std::os::fd::AsFd;
 
@@ -14,8 +14,8 @@ use super::poll::{Interests, Token};
 use super::{Supervisor, SupervisorError};
 
 impl Supervisor {
-    /// The VM has ended: whoever follows its events hears how, whoever reads its console gets the
-    /// rest.
+    /// The VM has ended: tells the clients that follow its events how, and sends the console's
+    /// client the rest of the output.
     pub(super) fn shut_down(&mut self, outcome: &Outcome) -> Result<(), SupervisorError> {
         let how = match (outcome.lines.first(), outcome.status) {
             (Some(line), _) => line.clone(),
@@ -30,7 +30,8 @@ impl Supervisor {
         self.drain_console()
     }
 
-    /// The last output reaches the client, unless the client does not take it or somebody insists.
+    /// Sends the last output to the client, unless the client does not read or another signal
+    /// comes.
     fn drain_console(&mut self) -> Result<(), SupervisorError> {
         self.vmm = None;
         self.devices.retire(monotonic_ns());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the VM's processes are and what they have done, for the API. Nothing here costs a system
-//! call, or anything of the processes it tells about.
+//! The VM's processes and their counters, for the API. Reading them costs no system call, and the
+//! processes nothing.
 
 use nix::unistd::Pid;
 use spec::api::{ExitStats, ProcessInfo, Stats};
@@ -26,7 +26,7 @@ impl Supervisor {
     pub(super) fn exits(&self) -> ExitStats {
         let past = self.past_exits;
         self.vmm.as_ref().map(Vmm::info).map_or(past, |vmm| {
-            // The vmm's claim, which must not overflow anything.
+            // The vmm's own claims: the sum must not overflow.
             ExitStats {
                 pio: past.pio.saturating_add(vmm.pio_exits),
                 mmio: past.mmio.saturating_add(vmm.mmio_exits),

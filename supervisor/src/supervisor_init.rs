@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the copy of the jailer that a supervisor is when it is spawned to the supervisor it becomes.
+//! Turns a clone of the jailer into the supervisor.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,14 +39,14 @@ enum BirthError {
     Seccomp(#[from] SeccompError),
 }
 
-/// What the first processes are called on the host.
+/// The host's process ids of the first processes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pids {
     pub(crate) jailer: Pid,
     pub(crate) supervisor: Pid,
 }
 
-/// The supervisor's whole life; `supervisor` is its process id on the host.
+/// The supervisor's entry point; `supervisor` is its process id on the host.
 pub fn live(init: SupervisorInit, supervisor: Pid) -> Infallible {
     host::process::take_name(c"supervisor");
     let jailer = Rc::new(JailerLink::new(init.channel));
@@ -63,8 +63,8 @@ pub fn live(init: SupervisorInit, supervisor: Pid) -> Infallible {
     std::process::exit(0)
 }
 
-/// A life in which nothing is done but `act`, in the same jail, with its end of the link to the
-/// jailer. For tests of the jailer.
+/// Confines itself like a supervisor and runs only `act`, with its end of the socket to the jailer.
+/// For tests of the jailer.
 pub fn stand_in(init: SupervisorInit, act: impl FnOnce(&Channel, &Vm) -> Infallible) -> Infallible {
     host::process::take_name(c"supervisor");
     let jailer = JailerLink::new(init.channel);
@@ -75,10 +75,10 @@ pub fn stand_in(init: SupervisorInit, act: impl FnOnce(&Channel, &Vm) -> Infalli
     std::process::exit(1)
 }
 
-/// The last step: from here on there is no way to a file, a mount or another namespace.
+/// The last step: from here on no system call opens a file, mounts, or enters another namespace.
 fn filter(mode: Mode) -> Result<(), BirthError> {
     if mode == Mode::Trap {
-        // Nobody reads the page, which goes with the process; the log has the call's name.
+        // No process reads this page; the log has the name of the call.
         let page = health::create()?;
         let page = Box::leak(Box::new(HealthPage::map(&page)?));
         host::seccomp::report_violations(page)?;

@@ -24,7 +24,7 @@ use crate::profile::Profile;
 
 /// How many messages are read at once before others get their turn.
 const MESSAGES_AT_ONCE: usize = 16;
-/// How much of the log is looked at when a vmm died.
+/// How much of the log is examined when a vmm died.
 const TAIL_BYTES: usize = 4096;
 
 /// A vmm could not be started.
@@ -44,14 +44,14 @@ pub(crate) enum SpawnError {
     Start(#[from] StartError),
 }
 
-/// What the vmm said, and whether that was all.
+/// What the vmm has sent, or that it has hung up.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A message.
     Message(FromVmm),
-    /// Something that is no message.
+    /// Something that is not a message.
     Malformed(String),
-    /// Its end is closed.
+    /// The vmm has closed its end.
     HungUp,
 }
 
@@ -63,11 +63,11 @@ pub(crate) struct Vmm {
     health: HealthPage,
     spawned_ns: u64,
     log_start: u64,
-    /// Its process id is known, or cannot be.
+    /// Its process id is known, or never will be.
     registered: bool,
 }
 
-/// What every generation gets, and the console end of this one.
+/// What every vmm gets, and this one's end of the console.
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
     pub(crate) binaries: &'a Binaries,
@@ -82,9 +82,9 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Vmm {
-    /// Starts a vmm with fresh memory.
+    /// Starts a vmm with new RAM.
     pub(crate) fn spawn(parts: &Parts<'_>) -> Result<Self, SpawnError> {
-        // The one before has read them, and the position is shared.
+        // The vmm before has read them, and shares the file offset.
         let initrd = parts.guest.initrd.as_ref();
         for file in [Some(&parts.guest.kernel), initrd].into_iter().flatten() {
             lseek(file, 0, Whence::SeekSet)?;
@@ -135,7 +135,7 @@ impl Vmm {
         })
     }
 
-    /// Asks for its process id on the host, or looks for the answer.
+    /// Asks the jailer for its process id on the host, or looks for the answer.
     pub(crate) fn identify(&mut self, jailer: &JailerLink) {
         if !self.registered && self.process.identify(jailer) {
             self.registered = true;
@@ -148,12 +148,12 @@ impl Vmm {
         self.process.as_fd()
     }
 
-    /// Readable when the vmm says something; `None` once it has hung up.
+    /// Readable when the vmm has sent something; `None` once it has hung up.
     pub(crate) fn control_fd(&self) -> Option<BorrowedFd<'_>> {
         self.control.as_ref().map(AsFd::as_fd)
     }
 
-    /// What the vmm has said, in order; not all of it, if it says a lot.
+    /// The messages that have come, in order; not all of them if there are many.
     pub(crate) fn listen(&mut self) -> Vec<Incoming> {
         let mut all = Vec::new();
         while let Some(control) = &self.control
@@ -173,7 +173,7 @@ impl Vmm {
         all
     }
 
-    /// Tells the vmm something.
+    /// Sends the vmm a message.
     pub(crate) fn tell(&self, message: ToVmm) -> Result<(), ControlError> {
         match &self.control {
             Some(control) => control.send(&message),
@@ -181,7 +181,7 @@ impl Vmm {
         }
     }
 
-    /// Tells the vmm something that comes with a descriptor.
+    /// Sends the vmm a message with a descriptor.
     pub(crate) fn tell_with(
         &self,
         message: &ToVmm,
@@ -193,7 +193,7 @@ impl Vmm {
         }
     }
 
-    /// Ends it; it is still to be reaped.
+    /// Kills it; it must still be reaped.
     pub(crate) fn kill(&self) {
         self.process.kill();
     }

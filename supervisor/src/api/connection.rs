@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One API client: bytes in, one request at a time, bytes out; each step with a deadline.
+//! One API client: it sends one request at a time, and each step has a deadline.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -16,7 +16,7 @@ use super::route::{Command, route};
 
 /// How long a client may take to send a request, and to take an answer.
 pub(crate) const STEP_NS: u64 = 5_000_000_000;
-/// The most input that is held.
+/// The most bytes of input that are kept.
 const INPUT_MAX_BYTES: usize = HEAD_MAX_BYTES + BODY_MAX_BYTES;
 
 /// What a connection is doing.
@@ -28,25 +28,25 @@ enum Step {
     Service,
     /// Sending the answer.
     Answer,
-    /// Reading what comes behind a refused request: to close a socket that has not been read to the
-    /// end could cost the client its answer.
+    /// Reading what follows a refused request: closing a socket with unread input could cost the
+    /// client its answer.
     Linger,
-    /// It is of no use any more.
+    /// The connection can be dropped.
     Over,
 }
 
-/// One client.
+/// One API client.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: UnixStream,
     step: Step,
     input: Vec<u8>,
     input_ended: bool,
-    /// What came along with the input.
+    /// The descriptor that came with the input.
     descriptor: Option<OwnedFd>,
     output: Vec<u8>,
     keep_alive: bool,
-    /// What it sent was no request.
+    /// The client sent something that is no request.
     refused: bool,
     deadline_ns: u64,
 }
@@ -67,12 +67,12 @@ impl Connection {
         }
     }
 
-    /// Whether it can be forgotten.
+    /// Whether the connection can be dropped.
     pub(crate) fn is_over(&self) -> bool {
         self.step == Step::Over
     }
 
-    /// The client's descriptor, and what is waited for there.
+    /// The client's descriptor, and the events to wait for.
     pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         let events = match self.step {
             Step::Request | Step::Linger => PollFlags::POLLIN,
@@ -82,13 +82,13 @@ impl Connection {
         (self.stream.as_fd(), events)
     }
 
-    /// When [`Self::tick`] is to be called at the latest; a request being served has a deadline of
+    /// When [`Self::tick`] must be called at the latest; a request being served has a deadline of
     /// its own.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         (!matches!(self.step, Step::Service | Step::Over)).then_some(self.deadline_ns)
     }
 
-    /// Time has passed.
+    /// Handles a deadline that has passed.
     pub(crate) fn tick(&mut self, now_ns: u64) {
         if self.deadline_ns().is_none_or(|deadline| now_ns < deadline) {
             return;
@@ -100,7 +100,7 @@ impl Connection {
         }
     }
 
-    /// The descriptor is ready.
+    /// Handles the descriptor when it is ready.
     pub(crate) fn ready(&mut self, events: PollFlags, now_ns: u64) {
         if self.step == Step::Request {
             self.receive();
@@ -141,7 +141,7 @@ impl Connection {
 
     fn discard(&mut self) {
         let mut chunk = [0; 4096];
-        // What is left is taken at the next turn: others want theirs.
+        // Bounded: the other clients get their turn before the rest is read.
         for _ in 0..16 {
             match self.stream.read(&mut chunk) {
                 Ok(1..) => {}
@@ -155,9 +155,10 @@ impl Connection {
         }
     }
 
-    /// The next request, if there is one to be served; what is wrong is answered at once.
+    /// The next request to serve, if one has come; answers a wrong request at once.
     pub(crate) fn next_command(&mut self, now_ns: u64) -> Option<Command> {
-        // A refused request may have others behind it, of which no event will tell.
+        // More requests may already be buffered behind a refused one, and no poll event announces
+        // them.
         while self.step == Step::Request {
             let request = match http::parse(&self.input) {
                 Ok(Some(request)) => request,
@@ -183,7 +184,7 @@ impl Connection {
         None
     }
 
-    /// The client, for an answer that has no end.
+    /// The client's stream, for an answer without an end.
     pub(crate) fn into_stream(self) -> UnixStream {
         self.stream
     }
@@ -193,7 +194,7 @@ impl Connection {
         self.descriptor.take()
     }
 
-    /// Refuses what is no request: nothing behind it can be one.
+    /// Refuses input that is no request: nothing after it can be trusted to be one.
     pub(crate) fn refuse(&mut self, refusal: Refusal, now_ns: u64) {
         self.keep_alive = false;
         self.refused = true;
@@ -206,7 +207,7 @@ impl Connection {
         if self.step != Step::Service {
             return;
         }
-        // It came for this request, whether the request took it or not.
+        // A descriptor belongs to one request, whether that request used it or not.
         self.descriptor = None;
         self.output = response.encode(self.keep_alive);
         self.step = Step::Answer;

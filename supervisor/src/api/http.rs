@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! As much of HTTP/1.1 (RFC 9112) as the API needs, as pure functions over bytes that anybody may
-//! have sent.
+//! As much of HTTP/1.1 (RFC 9112) as the API needs, as pure functions over untrusted bytes.
 
 use std::fmt::Write as _;
 
@@ -36,7 +35,7 @@ pub struct Request {
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// For the user.
+    /// One line for the user.
     pub reason: String,
     /// The method that the target has, with status 405.
     pub allow: Option<&'static str>,
@@ -53,8 +52,8 @@ impl Refusal {
     }
 }
 
-/// Parses one request from the start of `input`; `None` if there is not all of it yet. After an
-/// error nothing that follows can be trusted to be a request.
+/// Parses one request from the start of `input`; `None` if it is not complete yet. After an error
+/// nothing that follows can be trusted to be a request.
 pub fn parse(input: &[u8]) -> Result<Option<Request>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
@@ -137,7 +136,7 @@ fn content_length(value: &[u8]) -> Result<usize, Refusal> {
         return Err(malformed());
     }
     let text = std::str::from_utf8(value).map_err(|_| malformed())?;
-    // A number that does not even fit is too large, too.
+    // A number that overflows is too large, too.
     match text.parse() {
         Ok(len) if len <= BODY_MAX_BYTES => Ok(len),
         _ => {
@@ -152,7 +151,7 @@ fn has_token(value: &[u8], token: &str) -> bool {
     tokens.any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// What is answered.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
     /// 200 with a JSON document.
@@ -164,7 +163,7 @@ pub enum Response {
 }
 
 impl Response {
-    /// The response as it is sent.
+    /// The bytes of the response.
     pub fn encode(&self, keep_alive: bool) -> Vec<u8> {
         let (status, body, allow) = match self {
             Self::Json(body) => (200, body.clone(), None),

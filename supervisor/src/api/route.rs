@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a request asks for.
+//! Turns a request into a command.
 
 use serde::de::DeserializeOwned;
 use spec::api::{Link, Restart, Stop};
 
 use super::http::{Refusal, Request};
 
-/// What a client wants.
+/// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// The VM as it is now.
@@ -17,31 +17,32 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Stop the vCPUs.
     Pause,
-    /// Let them run.
+    /// Let the vCPUs run again.
     Resume,
-    /// What has happened lately.
+    /// The latest events.
     Events,
-    /// The same, and what happens from now on.
+    /// The latest events, and those to come.
     Follow,
-    /// Another backend for a device.
+    /// Replace a device's backend.
     Restart(String, Restart),
-    /// Another program for a device; its descriptor comes beside.
+    /// Replace the program of a device's backend; a descriptor of the new one comes with the
+    /// request.
     Upgrade(String),
-    /// The cable of a network card plugged in, or pulled.
+    /// Plug a NIC's cable in, or pull it.
     Link(String, Link),
 }
 
 impl Command {
-    /// Whether it only looks.
+    /// Whether the command changes nothing.
     pub(crate) fn looks(&self) -> bool {
         matches!(self, Self::Info | Self::Stats | Self::Events | Self::Follow)
     }
 }
 
-/// Makes a command of a request; the text is what stands for `{id}` in its target.
+/// Turns a request into a command; the text is what stands for `{id}` in its target.
 type Handler = fn(&Request, &str) -> Result<Command, Refusal>;
 
-/// One thing that can be asked for.
+/// One route of the API.
 #[derive(Debug)]
 pub struct Route {
     /// Its method.
@@ -51,7 +52,7 @@ pub struct Route {
     handler: Handler,
 }
 
-/// All that can be asked for.
+/// All routes of the API.
 pub const ROUTES: &[Route] = &[
     get("/v1/vm", |r, _| without_body(r, Command::Info)),
     get("/v1/stats", |r, _| without_body(r, Command::Stats)),
@@ -88,7 +89,8 @@ const fn put(path: &'static str, handler: Handler) -> Route {
 }
 
 impl Route {
-    /// What stands for `{id}` in a target that is this one's; empty if nothing does.
+    /// What stands for `{id}` in a target that matches this route; empty if the route has no
+    /// `{id}`.
     fn id_in<'a>(&self, target: &'a str) -> Option<&'a str> {
         match self.path.split_once("{id}") {
             None => (target == self.path).then_some(""),
@@ -100,7 +102,7 @@ impl Route {
     }
 }
 
-/// Finds out what a request asks for.
+/// Turns a request into a command.
 pub(crate) fn route(request: &Request) -> Result<Command, Refusal> {
     let target = request.target.as_str();
     let mut known = ROUTES.iter().filter_map(|r| Some((r, r.id_in(target)?)));
@@ -134,7 +136,7 @@ fn without_body(request: &Request, command: Command) -> Result<Command, Refusal>
     }
 }
 
-/// The body, or what there is without one.
+/// The parsed body, or the default if there is none.
 fn body<T: DeserializeOwned + Default>(request: &Request, name: &str) -> Result<T, Refusal> {
     if request.body.is_empty() {
         return Ok(T::default());
@@ -142,7 +144,7 @@ fn body<T: DeserializeOwned + Default>(request: &Request, name: &str) -> Result<
     parse(request, name)
 }
 
-/// The body, without which there is nothing to do.
+/// The parsed body, which must be there.
 fn parse<T: DeserializeOwned>(request: &Request, name: &str) -> Result<T, Refusal> {
     serde_json::from_slice(&request.body)
         .map_err(|error| Refusal::new(400, format!("the body is no {name}: {error}")))

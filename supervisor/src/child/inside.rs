@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A child, from its clone to its exec. It shares nothing with the supervisor but code and a copy of
-//! its memory, and calls nothing but system calls: no allocation, no locks, no destructors.
+//! A child between its clone and its exec. It shares only code and a copy of memory with the
+//! supervisor, and makes nothing but system calls: no allocation, no locks, no destructors.
 //!
-//! Its root needs no work: its mount namespace is a copy of the supervisor's, in which there is one
-//! empty read-only directory and nothing else.
+//! Its root needs no work: its mount namespace is a copy of the supervisor's, which holds one empty
+//! read-only directory and nothing else.
 
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
 
-/// Descriptors below this number are for children; while a child is put together, what it will get
-/// waits above, so that no step can overwrite what a later step needs.
+/// Descriptors below this number are for children. Until a child places its descriptors, their
+/// sources wait at this number and above, so that no step overwrites what a later step needs.
 pub(super) const PARKING: RawFd = 64;
-/// Namespaces that take the kernel longer to make than all the rest of a process: the supervisor need
-/// not wait for them.
+/// Namespaces that take the kernel longer to make than the rest of a process. The child makes them,
+/// so that the supervisor does not wait for them.
 const SLOW_NAMESPACES: libc::c_int = libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
 /// The highest signal number.
 const SIGNALS: libc::c_int = 64;
@@ -26,10 +26,10 @@ pub(super) const NOT_EXECUTED: libc::c_int = 127;
 const CAPABILITIES: libc::c_int = 64;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS:
-/// whoever it becomes, it gets no capability by that.
+/// no change of the child's user gives it a capability.
 const SECUREBITS: libc::c_ulong = 0b1110_1111;
 
-/// The steps of a child that can fail, as they are told in its report.
+/// The steps of a child that can fail, by their number in its report.
 pub(super) const STEPS: [&str; 10] = [
     "wait to be let go",
     "make namespaces of its own",
@@ -43,28 +43,28 @@ pub(super) const STEPS: [&str; 10] = [
     "execute the program",
 ];
 
-/// What the child needs, and nothing that has to be freed, locked or grown.
+/// What the child needs between clone and exec: nothing in it must be freed, locked or grown.
 pub(super) struct ChildPlan {
     pub(super) program: RawFd,
     pub(super) report: RawFd,
-    /// One byte comes from here when the user is mapped; nothing if that failed.
+    /// The supervisor writes one byte here when the user is mapped, and closes it if that failed.
     pub(super) gate: RawFd,
-    /// The gate's other end, which is the supervisor's.
+    /// The supervisor's end of the gate.
     pub(super) opener: RawFd,
     /// The ruleset that denies everything but executing the program, or -1.
     pub(super) landlock: RawFd,
-    /// The user to be, and the group.
+    /// The child's user id and group id.
     pub(super) user: libc::uid_t,
-    /// Whether there are groups to be dropped and a right to do that.
+    /// Whether the child has supplementary groups to drop and may do so.
     pub(super) has_groups: bool,
     pub(super) limits: [(Resource, u64); 3],
     pub(super) argv: [*const libc::c_char; 3],
     pub(super) envp: [*const libc::c_char; 1],
-    /// For each number below PARKING, where its descriptor waits; -1 for none.
+    /// For each number below PARKING, the descriptor that goes there; -1 for none.
     pub(super) sources: [RawFd; PARKING as usize],
 }
 
-/// The child.
+/// Runs the child's steps. Never returns.
 pub(super) fn enter(plan: &ChildPlan) -> ! {
     let steps: [fn(&ChildPlan) -> bool; 10] = [
         wait_at_gate,
@@ -99,23 +99,24 @@ fn fail(plan: &ChildPlan, step: i32) -> ! {
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
-/// Waits until its user exists; whether it does.
+/// Waits until the supervisor has mapped the user; false if it could not.
 fn wait_at_gate(plan: &ChildPlan) -> bool {
-    // Ours must not keep the pipe open, or a supervisor that gives up would wait for us for ever.
-    // SAFETY: whoever owns this number in the supervisor does not run in this process.
+    // Our copy would keep the pipe open, and we would wait for ever if the supervisor gave up.
+    // SAFETY: the owner of this number in the supervisor does not run in this process.
     unsafe { libc::close(plan.opener) };
     let mut byte = 0_u8;
     // SAFETY: the buffer is one byte long.
     unsafe { libc::read(plan.gate, (&raw mut byte).cast(), 1) == 1 }
 }
 
-/// The last namespaces, while it may: they belong to the user namespace that it was born in.
+/// Makes the last namespaces while it has the right to, in the user namespace that it started in.
 fn make_namespaces(_: &ChildPlan) -> bool {
     // SAFETY: unshare takes no pointers.
     unsafe { libc::unshare(SLOW_NAMESPACES) == 0 }
 }
 
-/// A session of its own, so that the user's Ctrl-C is not for it; and nothing of the one before.
+/// Starts a session of its own, so that the user's Ctrl-C does not reach it, and leaves the
+/// working directory.
 fn leave_session(_: &ChildPlan) -> bool {
     // SAFETY: setsid takes no pointers.
     let session = unsafe { libc::setsid() };
@@ -134,7 +135,7 @@ fn limit(plan: &ChildPlan) -> bool {
         let (now, new) = (&raw mut limit, std::ptr::null::<libc::rlimit64>());
         // SAFETY: the old limit is written to a structure of its size, no new one is read.
         let read = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, now) };
-        // Nobody may raise what the host has lowered.
+        // A hard limit that the host has lowered cannot be raised again.
         limit.rlim_max = limit.rlim_max.min(*most);
         limit.rlim_cur = limit.rlim_max;
         let (new, old) = (&raw const limit, std::ptr::null_mut::<libc::rlimit64>());
@@ -144,7 +145,7 @@ fn limit(plan: &ChildPlan) -> bool {
     })
 }
 
-/// No way back to any capability: not by exec, not by becoming somebody, not by raising.
+/// Closes every way back to a capability: exec, a change of user, raising.
 fn renounce(_: &ChildPlan) -> bool {
     // SAFETY: PR_SET_SECUREBITS takes an integer.
     if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) } != 0 {
@@ -161,7 +162,7 @@ fn renounce(_: &ChildPlan) -> bool {
     true
 }
 
-/// Its own user, its own group, no other groups, no capabilities, no new privileges.
+/// Sets its own user and group, no other groups, no capabilities, no new privileges.
 fn change_user(plan: &ChildPlan) -> bool {
     let (user, none) = (plan.user, std::ptr::null::<libc::gid_t>());
     if plan.has_groups {
@@ -191,11 +192,11 @@ fn enter_landlock(plan: &ChildPlan) -> bool {
     ruleset < 0 || unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } == 0
 }
 
-/// Exactly the descriptors of the table below PARKING, and none above after the exec.
+/// Places exactly the descriptors of the table below PARKING; the exec closes all above.
 fn place_fds(plan: &ChildPlan) -> bool {
     for (number, source) in (0..PARKING).zip(&plan.sources) {
         if *source < 0 {
-            // SAFETY: whoever owned this number in the parent does not run in this process.
+            // SAFETY: the owner of this number in the parent does not run in this process.
             unsafe { libc::close(number) };
         } else {
             // SAFETY: dup2 takes no pointers; the source is at PARKING or above, so that no earlier
@@ -217,16 +218,17 @@ fn place_fds(plan: &ChildPlan) -> bool {
     }
 }
 
-/// Every disposition at its default but one, nothing blocked. The log is everybody's: one process may
-/// have written it to the length at which another's line is one too many. Such a line is lost, and not
-/// the process with it.
+/// Resets every disposition but one to its default, and blocks no signal. SIGXFSZ is ignored: all
+/// processes share the log, and one of them may have filled it up to the RLIMIT_FSIZE of another. The
+/// line of that other process is lost then, but the process is not killed.
 fn reset_signals(_: &ChildPlan) -> bool {
-    // The kernel's sigaction and sigset_t of zeroes: SIG_DFL, no flags, an empty mask. The C library
-    // would not touch the signals it uses itself, which may be ignored as any other.
+    // The kernel's sigaction and sigset_t, all zeroes: SIG_DFL, no flags, an empty mask. A raw
+    // system call, because the C library refuses to touch the signals it uses itself, which may be
+    // ignored, too.
     let zeroes = [0_u64; 8];
     let (new, old) = (zeroes.as_ptr(), std::ptr::null_mut::<u64>());
     for signal in 1..=SIGNALS {
-        // SIGKILL and SIGSTOP are refused: they cannot be changed anyway.
+        // The kernel refuses SIGKILL and SIGSTOP, which cannot be changed anyway.
         // SAFETY: the new action is longer than the kernel's structure on any architecture, the old
         // one is not asked for.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGSET_BYTES) };
@@ -248,7 +250,7 @@ fn execute(plan: &ChildPlan) -> bool {
     let (argv, envp) = (plan.argv.as_ptr(), plan.envp.as_ptr());
     let flags = libc::AT_EMPTY_PATH;
     // SAFETY: the path is a C string, argv and envp are arrays of C strings that end in null; all
-    // of them live in `ready` or for ever.
+    // of them live in `plan` or for ever.
     unsafe { libc::syscall(libc::SYS_execveat, plan.program, empty, argv, envp, flags) };
     false
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The system calls of [`super`] that no library wraps.
+//! System calls of [`super`] that no library wraps.
 
 #![allow(unsafe_code)]
 
@@ -8,14 +8,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// The user and group changes that a child's maps take.
+/// The capabilities that writing a child's uid_map and gid_map takes.
 const KEPT: [libc::c_int; 2] = [CAP_SETGID, CAP_SETUID];
 const CAP_SETGID: libc::c_int = 6;
 const CAP_SETUID: libc::c_int = 7;
 /// More than any kernel has.
 const CAPABILITIES: libc::c_int = 64;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-/// SECBIT_NOROOT and SECBIT_NO_CAP_AMBIENT_RAISE, each with its lock: user 0 is a user like others.
+/// SECBIT_NOROOT and SECBIT_NO_CAP_AMBIENT_RAISE, each with its lock: user 0 gets no capabilities.
 const SECUREBITS: libc::c_ulong = 0b1100_0011;
 
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
@@ -28,8 +28,8 @@ const SCHED_CORE_CREATE: libc::c_ulong = 1;
 /// PIDTYPE_TGID: every thread of the process.
 const WHOLE_PROCESS: libc::c_ulong = 1;
 
-/// A core-scheduling cookie for this process and all that it will start: nobody else runs on the
-/// other threads of a core meanwhile.
+/// Takes a core-scheduling cookie for this process and all that it will start: meanwhile only they
+/// run on the other threads of a core.
 pub(super) fn take_core() -> nix::Result<()> {
     let (create, whom) = (SCHED_CORE_CREATE, WHOLE_PROCESS);
     // SAFETY: PR_SCHED_CORE_CREATE takes integers.
@@ -67,7 +67,7 @@ fn owned(returned: libc::c_long) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Wipes the environment that the jailer was given: whatever is in it is the user's.
+/// Wipes the jailer's environment from memory: it is the user's.
 pub(super) fn forget_environment() {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
@@ -103,8 +103,8 @@ struct Sets {
     inheritable: u32,
 }
 
-/// Leaves the capabilities in [`KEPT`], which count in this user namespace only, and no way to get
-/// others.
+/// Keeps only the capabilities in [`KEPT`], which count in this user namespace only, and closes
+/// every way to others.
 pub(super) fn drop_capabilities() -> nix::Result<()> {
     // SAFETY: PR_SET_SECUREBITS takes an integer.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) })?;

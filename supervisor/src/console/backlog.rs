@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the guest has written and nobody has seen: bounded, the oldest bytes go first.
+//! What the guest has written and no client has read yet: bounded, the oldest bytes go first.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ pub(crate) const CAPACITY_BYTES: usize = 64 << 10;
 pub(crate) struct Backlog(VecDeque<u8>);
 
 impl Backlog {
-    /// Appends, dropping the oldest bytes where there is no room. How many were dropped.
+    /// Appends bytes and drops the oldest ones if there is no room; returns how many were dropped.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
         let kept = &bytes[bytes.len().saturating_sub(CAPACITY_BYTES)..];
         let overflow = (self.0.len() + kept.len()).saturating_sub(CAPACITY_BYTES);
@@ -36,7 +36,7 @@ impl Backlog {
         if front.is_empty() { back } else { front }
     }
 
-    /// Forgets the oldest bytes: they were seen.
+    /// Drops the oldest bytes: a client has read them.
     pub(crate) fn consume(&mut self, count: usize) {
         self.0.drain(..count.min(self.0.len()));
     }

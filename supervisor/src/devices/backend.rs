@@ -23,20 +23,20 @@ use crate::profile::Profile;
 /// How many messages are read at once before others get their turn.
 const MESSAGES_AT_ONCE: usize = 16;
 
-/// So many messages are many times what a backend has to say in its life. One that says more costs
-/// whoever listens time, and means to.
+/// Many times more messages than a backend sends in its life. A backend that sends more must be
+/// compromised: it costs the supervisor time on purpose.
 const MESSAGES_MAX: usize = 64;
 
-/// What the backend said.
+/// What a backend has sent.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A message.
     Message(FromBackend),
-    /// Something that is no message.
+    /// Something that is not a message.
     Malformed(String),
 }
 
-/// What one kind of backend is started with, beside what all have.
+/// What a backend of one kind is started with, beside what every backend gets.
 #[derive(Debug)]
 pub(crate) struct ChildResources {
     /// Its argv\[0\].
@@ -47,7 +47,7 @@ pub(crate) struct ChildResources {
     pub(crate) record: OwnedFd,
     /// Its own descriptors, and their numbers.
     pub(crate) fds: Vec<(RawFd, OwnedFd)>,
-    /// What is particular about its jail.
+    /// The part of its jail that depends on its kind.
     pub(crate) profile: Profile,
 }
 
@@ -56,13 +56,13 @@ pub(crate) struct ChildResources {
 pub(crate) struct Backend {
     process: Box<dyn Actor>,
     control: Option<Channel>,
-    /// How many messages were heard.
+    /// How many messages have been read.
     heard: usize,
     health: HealthPage,
     spawned_ns: u64,
-    /// Its process id is known, or cannot be.
+    /// Its process id is known, or never will be.
     identified: bool,
-    /// We have killed it, and had a reason.
+    /// The supervisor has killed it by [`Self::kill`].
     killed_by_us: Cell<bool>,
 }
 
@@ -91,7 +91,8 @@ impl Backend {
         let spawned_ns = monotonic_ns();
         let spec = ChildSpec {
             name: resources.name,
-            // The same program runs alone, too, and takes its descriptors for granted only so.
+            // The same program also runs standalone, and expects these descriptors only with this
+            // argument.
             arg: Some(c"--launched"),
             program: resources.program.as_fd(),
             fds,
@@ -101,7 +102,7 @@ impl Backend {
         Self::of(Box::new(process), spawned_ns, control, &page)
     }
 
-    /// Takes charge of a process behind the other end of this socket, which writes this page.
+    /// Takes charge of the process that has the other end of this socket and writes this page.
     pub(crate) fn of(
         process: Box<dyn Actor>,
         spawned_ns: u64,
@@ -120,8 +121,8 @@ impl Backend {
         })
     }
 
-    /// Asks for its process id, or looks for the answer; whether there is nothing left to wait for.
-    /// `id` is its device's name, for the log.
+    /// Asks the jailer for its process id, or looks for the answer; returns whether that is
+    /// settled. `id` is its device's name, for the log.
     pub(crate) fn identify(&mut self, id: &str, jailer: &JailerLink) -> bool {
         if !self.identified && self.process.identify(jailer) {
             self.identified = true;
@@ -140,12 +141,12 @@ impl Backend {
         self.process.exit_fd()
     }
 
-    /// Readable when it says something; `None` once it has hung up.
+    /// Readable when the backend has sent something; `None` once it has hung up.
     pub(crate) fn control_fd(&self) -> Option<BorrowedFd<'_>> {
         self.control.as_ref().map(AsFd::as_fd)
     }
 
-    /// What it has said, in order; not all of it, if it says a lot.
+    /// The messages that have come, in order; not all of them if there are many.
     pub(crate) fn listen(&mut self) -> Vec<Incoming> {
         let mut all = Vec::new();
         while let Some(control) = &self.control
@@ -172,20 +173,20 @@ impl Backend {
         all
     }
 
-    /// Ends it; it is still to be reaped.
+    /// Kills it; it must still be reaped.
     pub(crate) fn kill(&self) {
         self.killed_by_us.set(true);
         self.process.kill();
     }
 
-    /// Ends it because nobody talks to it any more, if it has not ended already: that is no fault of
-    /// its requests.
+    /// Kills it, if it has not ended already, because the vmm does not use it any more. Its
+    /// requests are not to blame.
     pub(crate) fn terminate(&self) {
         self.process.kill();
     }
 
-    /// Whether no request can be the reason of a death: another process killed it, or the kernel
-    /// refused its io_uring.
+    /// Whether no request can have caused this death: another process killed the backend, or the
+    /// kernel refused its io_uring.
     pub(crate) fn was_killed_externally(&self, death: Death) -> bool {
         let killed = death == Death::Signalled(Signal::SIGKILL) && !self.killed_by_us.get();
         killed || matches!(self.crash(), Crash::Engine(_))
@@ -201,39 +202,40 @@ impl Backend {
         Crash::from_u32(self.health.crash.load(Ordering::Relaxed))
     }
 
-    /// What it says of itself.
+    /// Its health page: the backend's own claims.
     pub(crate) fn health(&self) -> &Health {
         &self.health
     }
 
-    /// Whether it says that it has completed a request.
+    /// Whether it claims to have completed a request.
     pub(crate) fn has_completed(&self) -> bool {
         let mut queues = self.health.queues.iter();
         queues.any(|queue| queue.requests.load(Ordering::Relaxed) != 0)
     }
 
-    /// Asks its workers to show that they live.
+    /// Asks its workers for a sign of life.
     pub(crate) fn ping(&self, number: u32) {
         if let Some(control) = &self.control {
-            // If it does not read, it will not answer, which is what is waited for.
+            // If the backend does not read, it will not answer, and the watchdog notices that.
             let _ = control.send(&ToBackend::Ping(number));
         }
     }
 
-    /// Tells a network card's whether the link is up.
+    /// Tells a NIC's backend whether the link is up.
     pub(crate) fn tell_link(&self, up: bool) {
         if let Some(control) = &self.control {
-            // If it does not read it does not answer pings either, and its successor knows.
+            // If the backend does not read, it does not answer pings either; its successor gets the
+            // new state.
             let _ = control.send(&ToBackend::Link(up));
         }
     }
 
-    /// Tells a disk's whether writes were lost, if it knows what that means. False if that cannot be
-    /// told yet.
+    /// Tells a disk's backend whether writes were lost, if its version knows the message. False if
+    /// its version is not known yet.
     pub(crate) fn tell_synced(&self, lost: bool) -> bool {
         let version = self.health.version.load(Ordering::Relaxed);
         if let (health::KNOWS_SYNCED.., Some(control)) = (version, &self.control) {
-            // If it does not read it does not answer pings either, and its successor is told.
+            // If the backend does not read, it does not answer pings either; its successor is told.
             let _ = control.send(&ToBackend::Synced { lost });
         }
         version != 0

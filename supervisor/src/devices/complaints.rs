@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the health page of a living backend says of its host that an operator should know: storage
-//! that fails requests, and a tap that was deleted. Pure; a claim of the backend, which is passed on and
-//! decides nothing.
+//! What the health page of a living backend says about its host that an operator should know:
+//! storage that fails requests, and a tap that was deleted. Pure. These are claims of the backend:
+//! the supervisor passes them on and bases no decision on them.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,15 +9,15 @@ use ipc::health::{Health, QueueHealth, UNPLUGGED};
 use nix::errno::Errno;
 use spec::api::EventKind;
 
-/// After this was told of, failures are only counted for so long.
+/// For so long after an event about failures, further failures are only counted.
 const QUIET_NS: u64 = 60_000_000_000;
 
-/// What was said of one backend.
+/// What was reported about one backend.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints {
-    /// How many failures were told of.
+    /// How many failures were reported.
     told: u64,
-    /// Until when more are not.
+    /// Until when further failures are not reported.
     quiet_until_ns: u64,
     unplugged: bool,
 }
@@ -28,7 +28,7 @@ impl Complaints {
         self.unplugged
     }
 
-    /// What there is to tell now, of a disk's backend or of a network card's.
+    /// What there is to report now, about a disk's backend or a NIC's.
     pub(crate) fn look(
         &mut self,
         page: &Health,

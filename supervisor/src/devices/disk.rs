@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Disks: what their backends are started with, and the in-flight region that outlives them.
+//! Disks: what their backends are started with, and the in-flight region that outlives a backend.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,21 +28,21 @@ use remains::{DiskRemains, Ring};
 /// A disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    /// Its place in the spec.
+    /// The disk's place in the spec.
     index: u8,
     spec: DiskSpec,
-    /// What the guest is shown.
+    /// The size and block size that the guest sees.
     geometry: Geometry,
-    /// The guest has rebooted, and was shown nothing yet.
+    /// The guest has rebooted and has not seen the disk yet.
     forgotten: bool,
-    /// The opening of the first backend, and its mark.
+    /// The first backend's opening, and its mark.
     first: Option<(Parked, i64)>,
-    /// In-flight requests outlive the backends, not the vmm.
+    /// In-flight requests outlive a backend, but not the vmm.
     inflight: Option<OwnedFd>,
 }
 
 impl Disk {
-    /// A disk that is an image.
+    /// A disk with this image.
     pub(crate) fn new(index: u8, spec: DiskSpec, image: Image) -> Self {
         Self {
             index,
@@ -54,9 +54,9 @@ impl Disk {
         }
     }
 
-    /// What a backend is to serve of an image that is `now` this. A backend that follows another
-    /// serves what the guest knows. A guest that has rebooted sees what the image is by now, unless it
-    /// has grown by a part of a sector.
+    /// The geometry that a backend is to serve; `now` is what the image is now. A backend that
+    /// follows another serves the geometry that the guest knows. A guest that has rebooted sees the
+    /// image as it is now, unless it has grown by part of a sector.
     fn to_serve(
         &self,
         now: Result<Geometry, String>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A device whose backend is another program. We do not start, watch, fence or replace it: all that
-//! can be done when it is gone is to connect again when somebody listens at its socket.
+//! A device with an external vhost-user backend. The supervisor does not start, watch, fence or
+//! replace it: when it is gone, the supervisor connects again as soon as a backend listens at its
+//! socket.
 
 use std::os::fd::OwnedFd;
 
@@ -16,9 +17,9 @@ use crate::jailer_link::{AskError, Asked, JailerLink};
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, … attempt to connect; the last one repeats.
 const PAUSES_NS: [u64; 4] = [10 * MS_NS, 100 * MS_NS, 500 * MS_NS, 1000 * MS_NS];
-/// A backend that serves for so long after it was connected is no reason for a longer pause.
+/// A backend that has served for so long after a connection is no reason for a longer pause.
 const STABLE_NS: u64 = 10_000 * MS_NS;
-/// The least pause after the first, second, … backend in a row that did not; the last one repeats.
+/// The least pause after the first, second, … backend in a row that has not; the last one repeats.
 const FLAP_PAUSES_NS: [u64; 6] = [
     0,
     0,
@@ -28,37 +29,37 @@ const FLAP_PAUSES_NS: [u64; 6] = [
     60_000 * MS_NS,
 ];
 
-/// What is said of a device.
+/// What the API and errors say about a device.
 #[derive(Debug)]
 pub(crate) struct ExternalDeviceInfo {
     /// Its name.
     pub(crate) id: String,
-    /// What it is in the spec, for errors.
+    /// Its name in the spec, for errors.
     pub(crate) named: String,
-    /// Of a network card, whether its link is up.
+    /// Whether the link is up, if it is a NIC.
     pub(crate) link_up: Option<bool>,
-    /// The shape of its in-flight region, if its requests are not done in order: queues and size.
+    /// The shape of its in-flight region, if its requests complete out of order: queues and size.
     pub(crate) tracked: Option<(u16, u16)>,
 }
 
-/// A device and the way to its backend.
+/// An external device and the connection to its backend.
 #[derive(Debug)]
 pub(crate) struct External {
     info: ExternalDeviceInfo,
-    /// Its place among the devices of other programs.
+    /// Its place among the external devices.
     index: u8,
-    /// For the next vmm.
+    /// The connection for the next vmm.
     stream: Option<OwnedFd>,
-    /// There is no vmm for now.
+    /// No vmm runs now.
     retired: bool,
     connected: bool,
-    /// When to connect again, and how often that was in vain.
+    /// When to connect again; `attempts` counts the failures.
     retry_ns: Option<u64>,
-    /// The jailer is to connect.
+    /// The jailer was asked to connect.
     asked: Option<Asked>,
     attempts: usize,
-    /// When the vmm got the last connection, if that was not at the start of the guest, and how many in
-    /// a row were lost soon.
+    /// When the vmm got the last connection, if that was not at the start of the guest; `flaps`
+    /// counts the connections in a row that were lost soon.
     attached_ns: Option<u64>,
     flaps: usize,
     outages: u32,
@@ -94,14 +95,14 @@ impl External {
         self.info.link_up
     }
 
-    /// Changes that; false if it has none.
+    /// Sets the link; false if the device has none.
     pub(crate) fn set_link(&mut self, up: bool) -> bool {
         let has_link = self.info.link_up.is_some();
         self.info.link_up = has_link.then_some(up);
         has_link
     }
 
-    /// What has become of it since this was last asked.
+    /// The actions that the device has asked for since the last call.
     pub(crate) fn news(&mut self) -> Vec<DeviceAction> {
         std::mem::take(&mut self.outbox)
     }
@@ -110,12 +111,12 @@ impl External {
         self.outbox.push(DeviceAction::Event(kind, detail.into()));
     }
 
-    /// Whether somebody listens for the next vmm.
+    /// Whether a connection for the next vmm is ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.stream.is_some()
     }
 
-    /// The connection for a fresh vmm.
+    /// Takes the connection for a new vmm.
     pub(crate) fn begin(&mut self) -> Result<Link, BeginError> {
         let Some(stream) = self.stream.take() else {
             return Err(BeginError::Connect(self.info.named.clone()));
@@ -133,20 +134,20 @@ impl External {
         Ok(Link { stream, inflight })
     }
 
-    /// There is no vmm for now; the next one waits until somebody listens again.
+    /// The vmm has ended; the next one waits until a backend listens again.
     pub(crate) fn retire(&mut self, now_ns: u64) {
         (self.retired, self.connected) = (true, false);
         (self.retry_ns, self.attempts) = (Some(now_ns), 0);
     }
 
-    /// The vmm has found it fit.
+    /// The vmm has connected to the backend.
     pub(crate) fn connected(&mut self) {
         self.connected = true;
         (self.retry_ns, self.attempts) = (None, 0);
         self.note(EventKind::BackendConnected, "");
     }
 
-    /// The vmm has lost it.
+    /// The vmm has lost the backend.
     pub(crate) fn lost(&mut self, why: &str, now_ns: u64) {
         if std::mem::take(&mut self.connected) {
             self.outages = self.outages.saturating_add(1);
@@ -166,12 +167,12 @@ impl External {
         self.retry_ns = Some(now_ns + pause_ns);
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         self.retry_ns
     }
 
-    /// Time has passed.
+    /// Asks the jailer to connect when it is time, and looks for the answer.
     pub(crate) fn tick(&mut self, jailer: &JailerLink, now_ns: u64) {
         if self
             .retry_ns
@@ -190,7 +191,7 @@ impl External {
         }
     }
 
-    /// The jailer has connected, or could not.
+    /// Handles the jailer's answer: it has connected, or could not.
     fn answered(&mut self, answer: Result<OwnedFd, AskError>, now_ns: u64) {
         match answer {
             Ok(stream) => {
@@ -231,8 +232,8 @@ impl External {
     }
 }
 
-/// Whether the requests of such a device are done in any order, so that only a record of them tells
-/// a later backend which are left.
+/// Whether such a device completes requests out of order, so that a later backend needs a record of
+/// those that are left.
 pub(crate) fn is_tracked(kind: &VhostUserKind) -> bool {
     matches!(kind, VhostUserKind::Blk)
 }

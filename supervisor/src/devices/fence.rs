@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The time between the death of a backend and the end of what the kernel still does for it. Nothing
-//! here waits: the supervisor's one loop looks again and again.
+//! The time between the death of a backend and the end of the I/O that the kernel still does for
+//! it. It never waits: the supervisor's loop looks again and again.
 
 use super::kind::PendingIo;
 use crate::JailerLink;
 
 const MS_NS: u64 = 1_000_000;
-/// After this time it is said that somebody waits for the storage, and only the kernel's word counts.
+/// After this time the supervisor logs that it waits for the storage, and trusts only the kernel.
 const PATIENCE_NS: u64 = 5_000 * MS_NS;
 
-/// What a dead and reaped backend has left behind.
+/// The I/O fence of a dead and reaped backend.
 #[derive(Debug)]
 pub(crate) struct Fence {
     pending_io: Box<dyn PendingIo>,
@@ -19,7 +19,7 @@ pub(crate) struct Fence {
 }
 
 impl Fence {
-    /// The backend is dead and reaped.
+    /// For a backend that is dead and reaped.
     pub(crate) fn new(pending_io: Box<dyn PendingIo>, now_ns: u64) -> Self {
         Self {
             pending_io,
@@ -34,7 +34,7 @@ impl Fence {
         self.next_ns
     }
 
-    /// Looks whether all of its I/O has ended; how many microseconds after the process.
+    /// Whether all of its I/O has ended; returns how many microseconds after the process.
     pub(crate) fn ended(&mut self, id: &str, jailer: &JailerLink, now_ns: u64) -> Option<u64> {
         if self.pending_io.is_quiesced(id, jailer) {
             return Some(now_ns.saturating_sub(self.since_ns) / 1000);
@@ -48,7 +48,7 @@ impl Fence {
             log::error!(device_id = id; "stalled: the storage does not finish a dead backend's I/O");
             self.pending_io.distrust();
         }
-        // Often at first, when it is about to happen, and never so often that it costs anything.
+        // Often at first, when the end is near, and later rarely enough to cost nothing.
         self.next_ns = now_ns + (waited_ns / 8).clamp(MS_NS, 500 * MS_NS);
         None
     }

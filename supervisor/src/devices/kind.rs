@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is particular about a kind of device: what its backends are started with, and what has to
-//! end after the death of one before the next may start. All the rest is in [`super::slot`].
+//! What depends on the kind of a device: what its backends are started with, and what must have
+//! ended after a backend's death before the next one may start. All the rest is in
+//! [`super::managed`].
 
 use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,16 +29,16 @@ pub(crate) enum BackendError {
     /// There is no program for this kind of device.
     #[error("there is no program for it")]
     Program,
-    /// The image could not be opened once more.
+    /// The image could not be opened again.
     #[error("cannot open the image again")]
     Reopen(#[source] AskError),
-    /// The image is no disk any more.
+    /// The image cannot be a disk any more.
     #[error("{0}")]
     Image(String),
-    /// Nothing has been opened for it.
+    /// The image has not been opened for it.
     #[error("the image is not open")]
     Unopened,
-    /// There is no ring.
+    /// There is no io_uring.
     #[error(transparent)]
     Ring(#[from] RingError),
     /// There is no launch record.
@@ -49,7 +50,7 @@ pub(crate) enum BackendError {
     /// There is no health page.
     #[error("cannot make a health page")]
     Health(#[from] HealthError),
-    /// It could not be connected to the vmm, or its descriptors not prepared.
+    /// It could not be connected to the vmm, or a descriptor could not be prepared.
     #[error("cannot connect it to the vmm")]
     Connect(#[from] nix::Error),
     /// A descriptor could not be duplicated.
@@ -65,43 +66,43 @@ pub(crate) enum BackendError {
 pub(crate) struct SpawnContext<'a> {
     /// The VM's name.
     pub(crate) vm_id: &'a str,
-    /// The program that serves disks, if there are any.
+    /// The disk backend's binary, if the VM has disks.
     pub(crate) blk: Option<BorrowedFd<'a>>,
-    /// The program that serves network cards, if there are any.
+    /// The network backend's binary, if the VM has NICs with a tap.
     pub(crate) net: Option<BorrowedFd<'a>>,
     /// /dev/null.
     pub(crate) null: BorrowedFd<'a>,
-    /// Where everybody logs to.
+    /// The log of all processes of the VM.
     pub(crate) log: &'a Log,
-    /// Where they live.
+    /// Where children are put.
     pub(crate) jails: &'a Jails,
-    /// Who opens what we cannot.
+    /// The jailer, which opens what the supervisor cannot.
     pub(crate) jailer: &'a JailerLink,
-    /// What a system call outside the filters does.
+    /// What the kernel does about a system call outside the filters.
     pub(crate) seccomp: Mode,
 }
 
 /// How one backend is started.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SpawnOptions<'a> {
-    /// Its program, if it is not that of all devices of its kind.
+    /// Its program, if it is not the default of its kind.
     pub(crate) program: Option<BorrowedFd<'a>>,
-    /// The one before died of itself.
+    /// The backend before it died by itself.
     pub(crate) after_crash: bool,
-    /// It is not the VM's first: its flushes wait until it is known whether writes were lost.
+    /// It is not the VM's first: it holds flushes back until it knows whether writes were lost.
     pub(crate) awaits_sync: bool,
-    /// It is to take over from one that lives: what it serves is looked at anew. The vmm finds it
-    /// unfit if the guest would notice a change.
+    /// It is to take over from a living backend, and the image is examined anew. The vmm rejects it
+    /// if the guest would notice a change.
     pub(crate) anew: bool,
 }
 
-/// An opening of an image for one backend, which will be its last user.
+/// An opening of an image for one backend, which is its last user.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: OwnedFd,
-    /// The byte that it has marked.
+    /// The byte that it has locked as its mark.
     pub(crate) mark: i64,
-    /// What the image is now, or why it is no disk any more.
+    /// The image's geometry now, or why it cannot be a disk any more.
     pub(crate) geometry: Result<Geometry, String>,
 }
 
@@ -110,11 +111,11 @@ pub(crate) struct Opened {
 pub(crate) struct PreparedBackend {
     /// What it is started with.
     pub(crate) resources: ChildResources,
-    /// What will tell, once it is dead, that nothing it began can happen any more.
+    /// Tells, once the backend is dead, that nothing it began can still happen.
     pub(crate) pending_io: Box<dyn PendingIo>,
 }
 
-/// The program of a backend: its own, or that of all devices of its kind.
+/// The program of a backend: its own, or the default of its kind.
 pub(crate) fn program(
     how: SpawnOptions<'_>,
     usual: Option<BorrowedFd<'_>>,
@@ -123,30 +124,30 @@ pub(crate) fn program(
     Ok(program.try_clone_to_owned()?)
 }
 
-/// One device, as far as its kind matters.
+/// What depends on the kind of one device.
 pub(crate) trait Kind: Debug {
     /// Its name.
     fn id(&self) -> &str;
 
-    /// What its backend is called in `inspect`: `blk disk0`.
+    /// The role of its backend in `inspect`: `blk disk0`.
     fn role(&self) -> String;
 
-    /// The part of the spec that is at fault if no backend of it can live: what is wrong with it.
+    /// The error that names the part of the spec to blame if no backend can live.
     fn fault(&self, reason: String) -> SpecError;
 
-    /// For a fresh vmm: whatever the guest before had in progress is forgotten. What backends share
-    /// with the vmm beside guest memory, if there is something.
+    /// Forgets, for a new vmm, what the guest before had in progress. Returns what the backends
+    /// share with the vmm beside guest memory, if anything.
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError>;
 
     /// What kind it is, for the API.
     fn kind(&self) -> DeviceKind;
 
-    /// Of a network card: plugs its cable in, or pulls it. Whether it is one.
+    /// Plugs a NIC's cable in, or pulls it; false if the device is no NIC.
     fn set_link(&mut self, _up: bool) -> bool {
         false
     }
 
-    /// Of a network card: whether its link is up.
+    /// Whether the link is up, if the device is a NIC.
     fn link_up(&self) -> Option<bool> {
         None
     }
@@ -154,23 +155,23 @@ pub(crate) trait Kind: Debug {
     /// The number of its queues.
     fn queues(&self) -> u16;
 
-    /// What has to be opened for each backend, of a disk.
+    /// The question that opens what each backend needs, if the device is a disk.
     fn needs(&self) -> Option<Question> {
         None
     }
 
-    /// What tells, of a disk that is written to, whether writes were lost.
+    /// The question whether writes were lost, if the device is a disk that is written to.
     fn witness(&self) -> Option<Question> {
         None
     }
 
-    /// What the first backend needs, which was opened before the VM began.
+    /// What the jailer has opened for the first backend.
     fn first(&mut self) -> Option<Opened> {
         None
     }
 
-    /// Does what there is to do for a backend before it is started, with what it needs; with it comes
-    /// the vmm's end of its connection, on which the vmm can speak at once.
+    /// Prepares a backend from what was opened for it. Also returns the vmm's end of the
+    /// connection, on which the vmm can send at once.
     fn prepare(
         &mut self,
         context: &SpawnContext<'_>,
@@ -188,24 +189,23 @@ pub(crate) trait Kind: Debug {
     }
 }
 
-/// What a dead backend leaves behind. Killing a process does not end what the kernel does for it.
+/// The I/O of a dead backend. Killing a process does not end what the kernel does for it.
 pub(crate) trait PendingIo: Debug {
-    /// Looks, without waiting, whether nothing of what it began can happen any more; `id` is the
-    /// device's name, for the log. The jailer is asked what we must not wait for.
+    /// Whether nothing that the backend began can still happen; does not wait. `id` is the device's
+    /// name, for the log. Asks the jailer what may block.
     fn is_quiesced(&mut self, id: &str, jailer: &JailerLink) -> bool;
 
-    /// It takes long: whatever the backend could have written, to seem alive for ever, is not to be
-    /// believed any more. What counts then may be slower to tell.
+    /// The end takes long: do not believe any more what the backend could have written to seem
+    /// alive for ever. What remains may answer later.
     fn distrust(&mut self) {}
 
-    /// Of a backend that lives: whether the kernel has something to do for this queue of it, if that
-    /// can be seen.
+    /// Whether the kernel has work to do for this queue of a living backend, if that can be seen.
     fn is_busy(&self, _queue: u16) -> Option<bool> {
         None
     }
 }
 
-/// Of a backend that begins nothing that outlives it.
+/// For a backend that begins nothing that outlives it.
 impl PendingIo for () {
     fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
         true

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One device of ours: which of its backends serves, or what has to happen before the next one may.
-//! The same for every kind of device; what differs is a [`Kind`].
+//! One device of our own: which backend serves it, or what must happen before the next one may. The
+//! same for every kind of device; a [`Kind`] is what differs.
 //!
 //! ```text
 //! Idle ──begin──▶ Alive ──dies──▶ Fencing ──I/O ended──▶ Backoff ──pause over──▶ Alive
@@ -8,7 +8,7 @@
 //!   └────────────────────────────────┘         └──▶ Failed ──asked─────┘
 //! ```
 //!
-//! While one is alive another may be made ready to succeed it: [`upgrade`].
+//! While one backend is alive another can be prepared to succeed it: [`upgrade`].
 
 use std::os::fd::OwnedFd;
 
@@ -40,25 +40,25 @@ use sync::Sync;
 pub(crate) use upgrade::UPGRADE_NS;
 use upgrade::Upgrade;
 
-/// How long the vmm may take to find a restarted backend fit; it gives up earlier than that.
+/// How long the vmm may take to connect to a restarted backend; the vmm gives up earlier.
 const CONNECT_NS: u64 = 3_000_000_000;
-/// The pause after a backend ended because the vmm hung up on it: the vmm may just be going.
+/// The pause after a backend ended because the vmm hung up: the vmm may itself be ending.
 const HANGUP_PAUSE_NS: u64 = 100_000_000;
 
-/// What becomes of a device, for the vmm, the VM and whoever asked for something.
+/// What a device asks for, of the vmm, of the VM, or of the API client that waits.
 #[derive(Debug)]
 pub(crate) enum DeviceAction {
-    /// The vmm is to go on with this stream.
+    /// Have the vmm attach the device to this stream.
     Attach(OwnedFd),
-    /// The vmm is to judge the backend behind this stream.
+    /// Have the vmm judge the backend behind this stream.
     Probe(OwnedFd),
-    /// The vmm is to do something else with the device.
+    /// Send the vmm another message about the device.
     Tell(ToDevice),
     /// A backend died: how.
     Died(String),
-    /// Something for the event log.
+    /// Note something in the event log.
     Event(EventKind, String),
-    /// What came of the last wish for another backend.
+    /// Answer the last request for another backend.
     Answer(Result<(), String>),
 }
 
@@ -71,14 +71,14 @@ enum Phase {
     Failed,
 }
 
-/// A backend that lives.
+/// A living backend.
 #[derive(Debug)]
 struct RunningBackend {
     backend: Backend,
     pending_io: Box<dyn PendingIo>,
     watchdog: Watchdog,
     complaints: Complaints,
-    /// It was said that it was started, with its process id.
+    /// The event log has its start, with its process id.
     registered: bool,
 }
 
@@ -89,24 +89,24 @@ pub(crate) struct ManagedDevice {
     phase: Phase,
     restarts: Restarts,
     stats: StatsCollector,
-    /// The program of its backends, if it is not that of all devices of its kind.
+    /// The program of its backends, if it is not the default of its kind.
     program: Option<OwnedFd>,
     upgrade: Option<Upgrade>,
-    /// What the next backend needs.
+    /// What was opened for the next backend.
     opening: Opening,
     /// Whether writes were lost.
     sync: Sync,
-    /// Backends that were never used and have been killed.
+    /// Killed backends that never served and are not reaped yet.
     dying: Vec<Backend>,
-    /// The vmm has found the living backend fit.
+    /// The vmm has connected to the living backend.
     connected: bool,
-    /// When the living backend is killed if it is not connected.
+    /// When the living backend is killed unless the vmm has connected to it.
     deadline_ns: Option<u64>,
     /// The living backend said that the vmm hung up.
     hung_up: bool,
-    /// The living backend was killed, and did nothing to deserve it.
+    /// The living backend was killed on request, for no fault of its own.
     stop_requested: bool,
-    /// No other backend is to follow, because the vmm goes too.
+    /// The vmm ends, too, so no other backend may follow.
     retiring: bool,
     after_crash: bool,
     next: RestartDecision,
@@ -143,8 +143,8 @@ impl ManagedDevice {
         self.kind.id()
     }
 
-    /// Of a network card: plugs its cable in, or pulls it, for this backend and all that follow.
-    /// Whether it is one.
+    /// Plugs a NIC's cable in, or pulls it, for this backend and all that follow; false if the
+    /// device is no NIC.
     pub(crate) fn set_link(&mut self, up: bool) -> bool {
         if !self.kind.set_link(up) {
             return false;
@@ -158,23 +158,23 @@ impl ManagedDevice {
         true
     }
 
-    /// Of a network card: whether its link is up.
+    /// Whether the link is up, if the device is a NIC.
     pub(crate) fn link_up(&self) -> Option<bool> {
         let unplugged = matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged());
         self.kind.link_up().map(|up| up && !unplugged)
     }
 
-    /// What has become of it since this was last asked.
+    /// The actions that the device has asked for since the last call.
     pub(crate) fn news(&mut self) -> Vec<DeviceAction> {
         std::mem::take(&mut self.outbox)
     }
 
-    /// The part of the spec that is at fault if no backend of it can live.
+    /// The error that names the part of the spec to blame if no backend can live.
     pub(crate) fn fault(&self, reason: String) -> SpecError {
         self.kind.fault(reason)
     }
 
-    /// Passes on what a backend complains of; the guest of a card without a tap sees its cable pulled.
+    /// Passes on a backend's complaint; without its tap a NIC's link goes down for the guest.
     fn pass_on(&mut self, kind: EventKind, detail: String) {
         if kind == EventKind::TapGone {
             self.outbox.push(DeviceAction::Tell(ToDevice::Link(false)));
@@ -186,7 +186,7 @@ impl ManagedDevice {
         self.outbox.push(DeviceAction::Event(kind, detail.into()));
     }
 
-    /// Ends the backend for good; the device is [`Self::is_idle`] when its I/O has ended, too.
+    /// Kills the backend for good; the device is [`Self::is_idle`] once its I/O has ended, too.
     pub(crate) fn retire(&mut self) {
         self.retiring = true;
         self.abandon("the guest has ended or rebooted");
@@ -197,17 +197,18 @@ impl ManagedDevice {
         }
     }
 
-    /// Whether nothing of it runs and nothing is in flight.
+    /// Whether no backend runs and nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.dying.is_empty()
     }
 
-    /// Whether the first backend of a fresh vmm may follow.
+    /// Whether the first backend of a new vmm may start.
     pub(crate) fn is_ready(&self) -> bool {
         self.is_idle() && self.is_opened()
     }
 
-    /// Replaces the backend, or brings one to a stalled device. What was before is forgiven.
+    /// Replaces the backend, or starts one for a stalled device. Earlier crashes do not count any
+    /// more.
     pub(crate) fn restart(&mut self, now_ns: u64) -> Result<(), String> {
         if self.retiring || matches!(self.phase, Phase::Idle) {
             return Err("the guest has ended or reboots".into());
@@ -230,7 +231,7 @@ impl ManagedDevice {
         Ok(())
     }
 
-    /// Adds what is waited for.
+    /// Adds the descriptors that the device waits for.
     pub(crate) fn interests<'a>(&'a self, index: u8, interests: &mut Interests<'a>) {
         let alive = match &self.phase {
             Phase::Alive(life) => Some(&life.backend),
@@ -249,11 +250,11 @@ impl ManagedDevice {
         }
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let own = match &self.phase {
             Phase::Fencing(fence) => Some(fence.deadline_ns()),
-            // Its storage is waited for, however long that takes.
+            // It waits for its storage, however long that takes.
             Phase::Backoff { .. } if self.opening.is_asked() => None,
             Phase::Backoff { until_ns } => Some(*until_ns),
             Phase::Alive(life) => life.watchdog.deadline_ns(),
@@ -265,7 +266,7 @@ impl ManagedDevice {
         earlier(own, earlier(earlier(upgrade, asked), self.deadline_ns))
     }
 
-    /// Time has passed.
+    /// Handles deadlines that have passed, and starts the next backend when it is due.
     pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         if self.deadline_ns.is_some_and(|deadline| deadline <= now_ns) {
             self.deadline_ns = None;
@@ -295,7 +296,7 @@ impl ManagedDevice {
             _ => {}
         }
         self.tick_sync(context, now_ns);
-        // A restart that was asked for, or the last look at the fence, has ended up here just now.
+        // A restart on request, or the end of the fence, may just have led here.
         self.tick_opening(context, now_ns);
         let is_due = matches!(self.phase, Phase::Backoff { until_ns } if until_ns <= now_ns);
         if is_due && self.is_opened() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Network cards with a tap: what their backends are started with. The tap's queues stay open here,
-//! so that link, bridge port and waiting packets outlive a backend; nothing a dead one began can
-//! still happen.
+//! NICs with a tap: what their backends are started with. The supervisor keeps the tap's queues
+//! open, so that link, bridge port and queued packets outlive a backend. Nothing that a dead
+//! backend began can still happen.
 
 use std::os::fd::OwnedFd;
 
@@ -20,10 +20,10 @@ use super::kind::{
 use super::socket_pair::{self, SocketPair};
 use crate::profile::Profile;
 
-/// How long a worker looks for work before it sleeps, in µs.
+/// How long a worker thread polls for work before it sleeps, in µs.
 const POLL_US: u32 = 50;
 
-/// A network card with a tap.
+/// A NIC with a tap.
 #[derive(Debug)]
 pub(crate) struct Nic {
     id: String,
@@ -31,13 +31,13 @@ pub(crate) struct Nic {
     spec: Tap,
     tap: TapParts,
     profile: Profile,
-    /// What the driver has asked for on the control queue outlives the backends, not the vmm.
+    /// What the driver has set on the control queue outlives a backend, but not the vmm.
     state: Option<OwnedFd>,
     link_up: bool,
 }
 
 impl Nic {
-    /// A card of the VM of this name.
+    /// A NIC of the VM of this name.
     pub(crate) fn new(net: &Net, vm: &str, spec: Tap, tap: TapParts, profile: Profile) -> Self {
         Self {
             id: net.id.to_string(),
@@ -105,7 +105,7 @@ impl Kind for Nic {
     }
 
     fn queues(&self) -> u16 {
-        // The control queue has no traffic and no worker of its own.
+        // The control queue has no traffic and no worker thread of its own.
         2 * self.spec.pairs
     }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the vmm is told of a VM's devices, in the order of their PCI slots: disks, network cards
-//! with a tap, network cards without, those of other programs.
+//! The devices' part of the vmm's launch record, in the order of their PCI slots: disks, NICs with
+//! a tap, NICs of passt, external devices.
 
 use ipc::record::{DeviceKind, DeviceRecord, NicRecord};
 use spec::{Disk, MacAddress, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
 
-/// The entries of a queue of passt's.
+/// The size of passt's queues.
 const USER_QUEUE_SIZE: u16 = 256;
 
-/// The records; `is_up` says of a device whether its link is up.
+/// The records; `is_up` tells whether a device's link is up.
 pub(crate) fn of(vm: &Vm, name: &VmName, is_up: impl Fn(&str) -> bool) -> Vec<DeviceRecord> {
     let mut nets: Vec<_> = vm.nets.iter().map(|net| card(net, name, &is_up)).collect();
     nets.sort_by_key(|record| record.foreign);
@@ -37,7 +37,7 @@ fn disk(disk: &Disk) -> DeviceRecord {
 
 fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
     let (queues, queue_size, external) = match &net.kind {
-        // Two for each pair, and the control queue.
+        // Two queues for each pair, and the control queue.
         NetKind::Tap(tap) => (2 * tap.pairs + 1, tap.queue_size, false),
         NetKind::User(_) => (2, USER_QUEUE_SIZE, true),
     };
@@ -50,7 +50,8 @@ fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
         queues,
         queue_size,
         foreign: external,
-        // What the driver has asked for on the control queue is cleared like requests in flight.
+        // What the driver has set on the control queue is kept in this region, which is
+        // cleared like requests in flight.
         inflight: !external,
     }
 }

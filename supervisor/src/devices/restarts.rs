@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How soon a backend that died is followed by another, and when it is not any more. Pure.
+//! When a backend follows one that died, and when none does any more. Pure.
 
 use std::collections::VecDeque;
 
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, ... restart within [`WINDOW_NS`]; the last one repeats.
 const PAUSES_NS: [u64; 4] = [0, 10 * MS_NS, 100 * MS_NS, 1000 * MS_NS];
-/// For how long a crash counts.
+/// How long a crash counts.
 const WINDOW_NS: u64 = 60_000 * MS_NS;
-/// So many crashes within the window are enough.
+/// So many crashes within the window stall the device.
 const CRASHES_MAX: usize = 5;
 
 /// What follows a crash.
@@ -16,7 +16,7 @@ const CRASHES_MAX: usize = 5;
 pub(crate) enum RestartDecision {
     /// Another backend, not before this time.
     At(u64),
-    /// None.
+    /// No other backend.
     Never,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Restarts {
 }
 
 impl Restarts {
-    /// A backend has died.
+    /// Counts the death of a backend.
     pub(crate) fn crashed(&mut self, now_ns: u64) -> RestartDecision {
         self.total = self.total.saturating_add(1);
         let old = |then: &u64| now_ns.saturating_sub(*then) >= WINDOW_NS;
@@ -44,12 +44,12 @@ impl Restarts {
         RestartDecision::At(now_ns + pause_ns)
     }
 
-    /// What has been does not count any more, for how soon another one follows.
+    /// Forgets past crashes, so that the next backend follows at once.
     pub(crate) fn reset_backoff(&mut self) {
         self.recent_ns.clear();
     }
 
-    /// How many have died.
+    /// How many backends have died.
     pub(crate) fn total(&self) -> u32 {
         self.total
     }

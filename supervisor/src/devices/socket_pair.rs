@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a backend and a vmm get two ends of one connection that neither of them can make.
+//! Makes a connection between a backend and a vmm, neither of which can make one.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -11,14 +11,14 @@ use nix::sys::socket::{
 /// The two ends.
 #[derive(Debug)]
 pub(crate) struct SocketPair {
-    /// A socket that listens, with one connection waiting in it and room for no other.
+    /// A listening socket with one pending connection and room for no other.
     pub(crate) listener: OwnedFd,
     /// The other end of that connection.
     pub(crate) stream: OwnedFd,
 }
 
-/// Makes a listener and connects to it. Its name is one that the kernel picks, and it is known in
-/// this network namespace only, which nobody else is in.
+/// Makes a listener and connects to it. The kernel picks its name, which is known in this network
+/// namespace only, and no other process is in it.
 pub(crate) fn arrange() -> nix::Result<SocketPair> {
     let listener = stream_socket(SockFlag::empty())?;
     bind(listener.as_raw_fd(), &UnixAddr::new_unnamed())?;
@@ -27,7 +27,7 @@ pub(crate) fn arrange() -> nix::Result<SocketPair> {
     Ok(SocketPair { listener, stream })
 }
 
-/// One end of a connection whose other end is closed: a backend that is gone already.
+/// One end of a connection whose other end is closed, as if the backend had gone.
 pub(crate) fn nowhere() -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
     socketpair(AddressFamily::Unix, SockType::Stream, None, flags).map(|(stream, _)| stream)

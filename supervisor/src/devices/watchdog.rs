@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a living backend is hung, waits for slow storage, or does what it should. Pure.
+//! Whether a living backend is hung, waits for slow storage, or works. Pure.
 //!
-//! Two things tell. Each worker answers a ping in the health page: one that is stopped, or turns in
-//! circles, does not. And the vmm samples what the driver waits for: a queue that stands still while
-//! the kernel has nothing to do for the backend is not slow, it is forgotten. What the backend says of
-//! itself excuses it only as long as it answers pings.
+//! There are two signs. Each worker thread answers a ping in the health page: a thread that is
+//! stopped or loops does not. And the vmm samples what the driver waits for: if a queue makes no
+//! progress while the kernel has nothing to do for the backend, the backend is not slow but has
+//! forgotten a request. What the backend claims excuses it only as long as it answers pings.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,44 +12,45 @@ use ipc::control::QueueSample;
 use ipc::health::{BACKPRESSURED, BROKEN, Health, QueueHealth};
 
 const MS_NS: u64 = 1_000_000;
-/// How often a ping is sent, or its answer looked for.
+/// How often to send a ping or to look for its answer.
 const PING_NS: u64 = 500 * MS_NS;
-/// So many looks in vain are enough. Looks are counted and not time, so that a host that stood still
-/// as a whole does not look like a backend that does.
+/// So many looks without an answer mean that the backend hangs. It counts looks and not time, so
+/// that a backend does not look hung because the whole host stood still.
 const LOOKS_MAX: u32 = 4;
-/// So many samples in a row without any progress, with nothing to wait for, are enough: two seconds.
+/// So many samples in a row without progress, and with nothing to wait for, mean a hang: two
+/// seconds.
 const FORGOTTEN_MAX: u32 = 2;
-/// So many, with something to wait for, are worth telling.
+/// So many, with something to wait for, are reported as slow.
 const SLOW_MIN: u32 = 3;
 
-/// What is to be done about a backend.
+/// What to do about a backend.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WatchdogEvent {
     /// Nothing.
     Fine,
-    /// It is to be pinged with this number.
+    /// Ping it with this number.
     Ping(u32),
-    /// It is hung: how that shows.
+    /// It is hung: the evidence.
     Hung(String),
-    /// It waits for something: what.
+    /// It waits for something: the evidence.
     Slow(String),
-    /// It does not any more.
+    /// It does not wait any more.
     SlowNoMore,
 }
 
-/// What is known of a backend.
+/// What is known about a backend.
 #[derive(Debug, Default)]
 pub(crate) struct Watchdog {
     queues: u16,
     ping: u32,
     looks: u32,
-    /// When to look, once it is to be pinged at all.
+    /// When to look next, once it is connected.
     next_ns: Option<u64>,
     stuck: Vec<QueueProgress>,
     slow: bool,
 }
 
-/// A queue as it was at the last sample.
+/// The progress of a queue at the last sample.
 #[derive(Debug, Clone, Copy)]
 struct QueueProgress {
     queue: u16,
@@ -68,12 +69,12 @@ impl Watchdog {
         }
     }
 
-    /// It was found fit: from now on it answers pings.
+    /// The vmm has connected to the backend: from now on it must answer pings.
     pub(crate) fn begin(&mut self, now_ns: u64) {
         self.next_ns.get_or_insert(now_ns);
     }
 
-    /// When [`Self::tick`] is to be called at the latest.
+    /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         self.next_ns
     }
@@ -83,7 +84,7 @@ impl Watchdog {
         self.slow
     }
 
-    /// Whether the driver waits for anything, as far as the last sample tells.
+    /// Whether the driver waits for anything, according to the last sample.
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.stuck.is_empty()
     }
@@ -93,7 +94,8 @@ impl Watchdog {
         self.silent(page).is_none()
     }
 
-    /// The number of the next ping, to be sent now. For when the last one was answered.
+    /// The number of the next ping, which the caller sends now. Call it when the last ping was
+    /// answered.
     pub(crate) fn ask(&mut self, now_ns: u64) -> u32 {
         self.looks = 0;
         self.next_ns = Some(now_ns + PING_NS);
@@ -101,12 +103,12 @@ impl Watchdog {
         self.ping
     }
 
-    /// A queue whose worker has not answered the last ping.
+    /// A queue whose worker thread has not answered the last ping.
     fn silent(&self, page: &Health) -> Option<u16> {
         (0..self.queues).find(|queue| of(page, *queue).heartbeat.load(Relaxed) != self.ping)
     }
 
-    /// The guest stands still: whatever is waited for is waited for anew when it runs again.
+    /// The guest is paused: all counts start anew when it runs again.
     pub(crate) fn rest(&mut self, now_ns: u64) {
         if self.next_ns.is_some() {
             self.next_ns = Some(now_ns + PING_NS);
@@ -115,7 +117,7 @@ impl Watchdog {
         self.stuck.clear();
     }
 
-    /// Time has passed.
+    /// Sends the next ping, or looks for the answer to the last one.
     pub(crate) fn tick(&mut self, page: &Health, now_ns: u64) -> WatchdogEvent {
         if self.next_ns.is_none_or(|next| now_ns < next) {
             return WatchdogEvent::Fine;
@@ -131,8 +133,8 @@ impl Watchdog {
         }
     }
 
-    /// The vmm tells what the driver waits for. `busy` says of a queue whether the kernel has
-    /// something to do for the backend, if that can be seen.
+    /// Handles the vmm's samples of what the driver waits for. `busy` tells whether the kernel has
+    /// something to do for a queue of the backend, if that can be seen.
     pub(crate) fn sample(
         &mut self,
         samples: &[QueueSample],

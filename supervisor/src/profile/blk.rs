@@ -6,7 +6,7 @@ use spec::Disk;
 
 use super::{LOG_BYTES_MAX, Profile};
 
-/// What it is born with, and what it opens beside its queues.
+/// What it is started with, and what it opens beside its queues.
 const DESCRIPTORS: u64 = 64;
 /// A ring, a kick, a call, their copies, and what a worker waits with.
 const DESCRIPTORS_PER_QUEUE: u64 = 16;

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jail of a network card's backend.
+//! The jail of a NIC's backend.
 
 use handover::users::cards_user;
 use spec::{Tap, Vm};
 
 use super::{LOG_BYTES_MAX, Profile};
 
-/// What it is born with, and what it opens beside its queues.
+/// What it is started with, and what it opens beside its queues.
 const DESCRIPTORS: u64 = 64;
-/// Of a pair of queues: the tap's queue, kicks, calls, their copies, and what a worker waits with.
+/// For a pair of queues: the tap's queue, kicks, calls, their copies, and what a worker thread
+/// waits with.
 const DESCRIPTORS_PER_PAIR: u64 = 32;
 
-/// The backend of the card with this tap, at place `index` in the spec.
+/// The backend of the NIC with this tap, at place `index` in the spec.
 pub(crate) fn profile(vm: &Vm, index: usize, tap: &Tap) -> Profile {
     Profile {
         user: cards_user(vm, index),

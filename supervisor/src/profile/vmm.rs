@@ -5,7 +5,7 @@ use spec::{Console, NetKind, Vm};
 
 use super::{LOG_BYTES_MAX, Profile};
 
-/// What it is born with, and what it opens beside its queues and vCPUs.
+/// What it is started with, and what it opens beside its queues and vCPUs.
 const DESCRIPTORS: u64 = 128;
 /// A kick, a call, and their copies on the way to a backend.
 const DESCRIPTORS_PER_QUEUE: u64 = 4;
@@ -16,7 +16,7 @@ const DESCRIPTORS_PER_CPU: u64 = 2;
 pub(crate) fn profile(vm: &Vm) -> Profile {
     let disks = vm.disks.iter().map(|disk| disk.queues);
     let others = vm.vhost_user.iter().map(|device| device.queues);
-    // Those of a card are pairs, and there is one that controls them.
+    // A NIC with a tap has pairs of queues and one control queue.
     let cards = vm.nets.iter().map(|net| match &net.kind {
         NetKind::Tap(tap) => 2 * tap.pairs + 1,
         NetKind::User(_) => 2,
@@ -29,7 +29,7 @@ pub(crate) fn profile(vm: &Vm) -> Profile {
             + queues * DESCRIPTORS_PER_QUEUE
             + u64::from(vm.cpus) * DESCRIPTORS_PER_CPU,
         file_bytes_max: match vm.console {
-            // It may have been long already, and is the user's.
+            // The file is the user's, and may be long already.
             Console::File(_) => u64::MAX,
             _ => LOG_BYTES_MAX.max(vm.memory.size_bytes()),
         },

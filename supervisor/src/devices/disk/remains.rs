@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When the I/O of a dead disk backend has ended.
+//! Finds out when the I/O of a dead disk backend has ended.
 //!
-//! Of a backend with rings, the rings tell; they outlive it. Of one with threads, or with rings
-//! whose counters make no sense or have not moved for long, its opening of the image tells: it carries
-//! a mark that goes with its last user, in the kernel or outside.
+//! For a backend with rings the rings tell: they outlive it. For a backend with threads, or with
+//! rings whose counters are impossible or have not moved for long, its opening of the image tells:
+//! the opening holds a lock, its mark, which the kernel drops with the last user of the opening, in
+//! the kernel or in a process.
 
 use std::os::fd::OwnedFd;
 
@@ -13,30 +14,31 @@ use ipc::broker::Question;
 use super::super::kind::PendingIo;
 use crate::jailer_link::{Asked, JailerLink};
 
-/// A ring that a backend had.
+/// A ring of a backend.
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(crate) watch: RingWatch,
-    /// Keeps it open after the backend's death.
+    /// Keeps the ring open after the backend's death.
     pub(crate) fd: OwnedFd,
 }
 
-/// What tells of one generation's I/O.
+/// What tells whether one backend's I/O has ended.
 #[derive(Debug)]
 pub(crate) struct DiskRemains {
     /// The disk's place in the spec.
     index: u8,
     rings: Vec<Ring>,
-    /// How many requests a ring can have.
+    /// The most requests that a ring can have.
     ring_max: u32,
     mark: i64,
-    /// The jailer was asked whether the opening has been released: locks may be a matter of storage.
+    /// The question to the jailer whether the opening was released: asking for locks may block on
+    /// storage.
     asked: Option<Asked>,
 }
 
 impl DiskRemains {
-    /// For a backend with these rings, none if it has threads, whose opening of the image has
-    /// marked this byte.
+    /// For a backend with these rings (none if it has threads), whose opening of the image has this
+    /// mark.
     pub(crate) fn new(index: u8, rings: Vec<Ring>, queue_size: u16, mark: i64) -> Self {
         Self {
             index,
@@ -81,7 +83,7 @@ impl PendingIo for DiskRemains {
     }
 
     fn distrust(&mut self) {
-        // Closing them is the end of those that have nothing to do.
+        // Without our descriptors the kernel frees the rings that have nothing to do.
         self.rings.clear();
     }
 

@@ -6,7 +6,7 @@ use spec::api::{DeviceInfo, DeviceState, ProcessInfo};
 use super::{ManagedDevice, Phase};
 
 impl ManagedDevice {
-    /// For `inspect`: its process, if it has one.
+    /// For `inspect`: the backend's process, if there is one.
     pub(crate) fn process(&self) -> Option<ProcessInfo> {
         match &self.phase {
             Phase::Alive(life) => {
@@ -17,7 +17,7 @@ impl ManagedDevice {
         }
     }
 
-    /// For `inspect`: how it is.
+    /// For `inspect`: the device's state.
     pub(crate) fn info(&self) -> DeviceInfo {
         let state = match &self.phase {
             Phase::Alive(_) if !self.connected => DeviceState::Connecting,

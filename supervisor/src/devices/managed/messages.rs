@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is heard of a backend that lives: from itself, from the vmm, and from the watch over both.
+//! What a device hears about its living backend: from the backend, from the vmm, and from the
+//! watchdog.
 
 use ipc::control::{FromBackend, QueueSample};
 use spec::api::EventKind;
@@ -9,7 +10,7 @@ use crate::devices::backend::{Backend, Incoming};
 use crate::devices::watchdog::WatchdogEvent;
 
 impl ManagedDevice {
-    /// A backend says something.
+    /// Reads the messages of the backend and of the candidate.
     pub(crate) fn listen(&mut self) {
         let id = self.kind.id();
         if let Phase::Alive(life) = &mut self.phase {
@@ -20,7 +21,7 @@ impl ManagedDevice {
         }
     }
 
-    /// The vmm has found the backend fit.
+    /// The vmm has connected to the backend.
     pub(crate) fn connected(&mut self, now_ns: u64) {
         let Phase::Alive(life) = &mut self.phase else {
             return;
@@ -32,11 +33,11 @@ impl ManagedDevice {
         self.answer_once_served();
     }
 
-    /// The vmm can do nothing with the backend. Said of one that was not connected yet it may be
-    /// about the one before: then the deadline decides.
+    /// The vmm cannot use the backend. If the vmm had not connected to it yet, the message may be
+    /// about the backend before it: the deadline decides then.
     pub(crate) fn lost(&mut self, why: &str) {
         if let (Phase::Alive(life), true) = (&self.phase, self.connected) {
-            // Of one that was killed by somebody else the vmm often hears before we do.
+            // The vmm often notices the end of an externally killed backend before we do.
             life.backend.terminate();
             if !self.stop_requested {
                 self.note(EventKind::BackendLost, why);
@@ -44,7 +45,7 @@ impl ManagedDevice {
         }
     }
 
-    /// The vmm tells what the driver waits for.
+    /// The vmm samples what the driver waits for.
     pub(crate) fn waits(&mut self, samples: &[QueueSample]) {
         if let (Phase::Alive(life), true) = (&mut self.phase, self.connected) {
             let RunningBackend {
@@ -53,7 +54,7 @@ impl ManagedDevice {
                 watchdog,
                 ..
             } = &mut **life;
-            // A flush that waits for the oldest opening's answer waits for the storage.
+            // A flush that waits for the answer of the oldest opening waits for the storage.
             let waits = self.sync.is_waited_for();
             let busy = |queue| {
                 if waits {
@@ -84,7 +85,7 @@ impl ManagedDevice {
     }
 }
 
-/// Hears a backend; whether it said that the vmm hung up.
+/// Reads a backend's messages; returns whether it said that the vmm hung up.
 fn hear(id: &str, backend: &mut Backend) -> bool {
     let mut hung_up = false;
     for heard in backend.listen() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What has to be opened for the next backend: asked for as soon as it is known that there is to be
-//! one, and waited for by nobody but this device. Storage may take as long as it likes.
+//! Has the jailer open what the next backend needs, as soon as there is to be a next one. Only this
+//! device waits for it: storage may take as long as it likes.
 
 use spec::api::EventKind;
 
@@ -8,35 +8,35 @@ use super::{ManagedDevice, Phase, Upgrade};
 use crate::devices::kind::{BackendError, Opened, SpawnContext};
 use crate::jailer_link::Asked;
 
-/// After this time it is said that the storage is waited for.
+/// After this time the event log says that the device waits for its storage.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
-/// How far it is.
+/// How far the opening has come.
 #[derive(Debug, Default)]
 pub(super) enum Opening {
-    /// Nobody has asked for it.
+    /// The jailer has not been asked.
     #[default]
     Unasked,
-    /// The jailer opens it.
+    /// The jailer is opening it.
     Asked {
         asked: Asked,
         since_ns: u64,
-        /// It was said that the storage is waited for.
+        /// The event log says that the device waits for its storage.
         told: bool,
     },
-    /// There it is.
+    /// It is open.
     Ready(Opened),
-    /// It cannot be had now: whoever needs it asks again.
+    /// It could not be opened: asked for again when a backend is to start.
     Failed(BackendError),
 }
 
 impl Opening {
-    /// Whether it is waited for.
+    /// Whether the jailer is opening it.
     pub(super) fn is_asked(&self) -> bool {
         matches!(self, Self::Asked { .. })
     }
 
-    /// When something is to be said of it.
+    /// When to tell the event log about it.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         match self {
             Self::Asked {
@@ -50,14 +50,14 @@ impl Opening {
 }
 
 impl ManagedDevice {
-    /// Whether a backend can be started as far as this goes: what it needs is there, or cannot be had,
-    /// which shows when it is started.
+    /// Whether a backend can be started: what it needs is open, or could not be opened, which the
+    /// start then reports.
     pub(super) fn is_opened(&self) -> bool {
         let settled = matches!(self.opening, Opening::Ready(_) | Opening::Failed(_));
         self.kind.needs().is_none() || settled
     }
 
-    /// What the next backend needs, if it needs anything.
+    /// What was opened for the next backend, if it needs anything.
     pub(super) fn take_opened(&mut self) -> Result<Option<Opened>, BackendError> {
         match std::mem::take(&mut self.opening) {
             Opening::Ready(opened) => Ok(Some(opened)),
@@ -69,7 +69,7 @@ impl ManagedDevice {
         }
     }
 
-    /// Time has passed: asks for what is needed next, and looks for the answer.
+    /// Asks the jailer for what is needed next, and looks for its answer.
     pub(super) fn tick_opening(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         let is_wanted = match &self.phase {
             Phase::Fencing(_) | Phase::Backoff { .. } => true,

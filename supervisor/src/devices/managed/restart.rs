@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the end of a backend to the next one, if there is to be one: how it ended, what that means,
-//! and that what it had begun has ended, too.
+//! From the end of a backend to the start of the next one: how it ended, what follows from that,
+//! and the end of its I/O.
 
 use ipc::control::ToDevice;
 use ipc::health::Crash;
@@ -13,7 +13,7 @@ use crate::devices::restarts::RestartDecision;
 use crate::process::Death;
 
 impl ManagedDevice {
-    /// A backend's process has ended.
+    /// Handles the end of a backend's process.
     pub(crate) fn exited(&mut self, now_ns: u64) {
         self.listen();
         self.dying.retain_mut(|backend| backend.reap().is_none());
@@ -39,23 +39,25 @@ impl ManagedDevice {
         if self.retiring {
             log::info!(device_id = self.kind.id(); "the backend {how}");
         } else if self.upgrade_goes_on(stop_requested, &how, now_ns) {
-            // What follows is decided.
+            // The upgrade has decided what follows.
         } else if self.hung_up {
             self.note(EventKind::BackendDied, "because the vmm hung up");
-            // It is the backend that says so: if that is all it ever does, there is an end to it, too.
+            // Only the backend says so: count it as a crash, so that a backend which always says it
+            // is given up, too.
             (self.next, self.after_crash) = (self.crashed_slowly(now_ns), true);
         } else if stop_requested {
             self.note(EventKind::BackendDied, "as asked");
             (self.next, self.after_crash) = (RestartDecision::At(now_ns), false);
         } else {
             self.note(EventKind::BackendDied, how.clone());
-            // A request that sees three crashes fails, and it must have had a part in them.
+            // A request that was in flight at three crashes fails: count only crashes that a
+            // request can have caused.
             (self.next, self.after_crash) = (self.restarts.crashed(now_ns), !murdered);
             self.outbox.push(DeviceAction::Died(how));
         }
     }
 
-    /// What the dead backend had begun has ended.
+    /// Handles the end of the dead backend's I/O.
     pub(super) fn fenced(&mut self, took_us: u64, now_ns: u64) {
         let took = format!("{took_us} us after the end of its backend");
         self.note(EventKind::Fenced, took);
@@ -87,7 +89,7 @@ impl ManagedDevice {
         }
     }
 
-    /// A backend could not be started: what follows is what follows a crash.
+    /// A backend could not be started: handled like a crash.
     pub(super) fn could_not_be(&mut self, error: &BackendError, now_ns: u64) {
         let error = host::log::chain(error);
         self.note(EventKind::BackendDied, format!("could not be: {error}"));
@@ -98,8 +100,8 @@ impl ManagedDevice {
         }
     }
 
-    /// What follows a death that may be followed by the vmm's, or by another one for the same reason:
-    /// never anything at once.
+    /// Counts a death after which the vmm may die, too, or the next backend for the same reason:
+    /// the next one never starts at once.
     fn crashed_slowly(&mut self, now_ns: u64) -> RestartDecision {
         match self.restarts.crashed(now_ns) {
             RestartDecision::At(then_ns) => {

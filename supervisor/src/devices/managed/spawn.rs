@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a device comes by a backend: from what is opened to one that lives and is known by its number.
+//! Starts a device's backend: from what was opened for it to a running process with a known process
+//! id.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,9 +15,9 @@ use crate::devices::watchdog::Watchdog;
 use crate::devices::{BeginError, Link, Start, socket_pair};
 
 impl ManagedDevice {
-    /// Prepares the first backend for a fresh vmm, and what the vmm gets for the device. If there can
-    /// be none now, and it is not the VM's first start, the vmm gets a stream that leads nowhere, and
-    /// the next backend follows as after a crash.
+    /// Prepares the first backend for a new vmm, and what the vmm gets for the device. If it cannot
+    /// be prepared, and this is not the VM's first start, the vmm gets a stream with a closed peer,
+    /// and the next backend follows as after a crash.
     pub(crate) fn prepare(
         &mut self,
         context: &SpawnContext<'_>,
@@ -37,7 +38,7 @@ impl ManagedDevice {
         Ok((prepared, Link { stream, inflight }))
     }
 
-    /// Starts it.
+    /// Starts the prepared backend.
     pub(crate) fn begin(
         &mut self,
         context: &SpawnContext<'_>,
@@ -45,7 +46,7 @@ impl ManagedDevice {
         start: Start,
     ) -> Result<(), BeginError> {
         match self.start_backend(context, prepared) {
-            // At the first start it is the vmm that waits no longer than it takes.
+            // At the first start the vmm itself limits how long it waits.
             Ok(()) => self.deadline_ns = (!start.is_first).then(|| start.now_ns + CONNECT_NS),
             Err(error) if start.is_first => return Err(self.unborn(error)),
             Err(error) => self.could_not_be(&error, start.now_ns),
@@ -53,7 +54,7 @@ impl ManagedDevice {
         Ok(())
     }
 
-    /// The vmm still builds its machine and connects to nobody: its time to do so begins later.
+    /// The vmm still builds its machine and connects to no backend: its time to do so starts anew.
     pub(crate) fn postpone(&mut self, now_ns: u64) {
         if let Some(deadline_ns) = &mut self.deadline_ns {
             *deadline_ns = now_ns + CONNECT_NS;
@@ -85,7 +86,8 @@ impl ManagedDevice {
         self.kind.prepare(context, how, opened)
     }
 
-    /// What the backend got is dropped here: it shall be the last to hold it.
+    /// Drops our copies of the backend's descriptors: the I/O fence needs the backend to be their
+    /// last holder.
     fn start_backend(
         &mut self,
         context: &SpawnContext<'_>,
@@ -96,8 +98,8 @@ impl ManagedDevice {
         Ok(())
     }
 
-    /// Makes a backend that was started known by its process id, for which the jailer is to be asked:
-    /// that can wait until the vmm has its stream.
+    /// Registers a started backend under its process id, which the jailer must tell: that can wait
+    /// until the vmm has its stream.
     pub(crate) fn register(&mut self, context: &SpawnContext<'_>) {
         if let Phase::Alive(life) = &mut self.phase
             && !life.registered
@@ -107,8 +109,8 @@ impl ManagedDevice {
         }
     }
 
-    /// Says once of the living backend that it was started: when its process id is known, or when it
-    /// ends before that.
+    /// Notes once in the event log that the living backend was started: when its process id is
+    /// known, or when it ends before that.
     pub(super) fn note_registration(&mut self) {
         if let Phase::Alive(life) = &mut self.phase
             && !std::mem::replace(&mut life.registered, true)
@@ -119,7 +121,8 @@ impl ManagedDevice {
         }
     }
 
-    /// Whoever asked for a backend is told when it serves and is known.
+    /// Answers the API client that asked for a backend, once that backend serves and has its
+    /// process id.
     pub(super) fn answer_once_served(&mut self) {
         if let (Phase::Alive(life), true) = (&self.phase, self.connected)
             && life.registered

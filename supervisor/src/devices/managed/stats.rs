@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a device has done, over all backends that have served it: each counts in a health page of
-//! its own, which ends with it.
+//! What a device has done, summed over all its backends: each counts in its own health page, which
+//! ends with it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +10,7 @@ use spec::api::{DeviceKind, DeviceStats, QueueStats, Traffic};
 
 use super::{ManagedDevice, Phase};
 
-/// What the backends of a device have done that are no more.
+/// What the dead backends of a device have done.
 #[derive(Debug, Default)]
 pub(super) struct StatsCollector {
     queues: Vec<Traffic>,
@@ -18,7 +18,7 @@ pub(super) struct StatsCollector {
     deaths: u64,
 }
 
-/// What a network card's backends did not let through, by reason.
+/// Packets that a NIC's backends have dropped, by reason.
 type Dropped = BTreeMap<String, u64>;
 
 impl StatsCollector {
@@ -31,7 +31,7 @@ impl StatsCollector {
         }
     }
 
-    /// A backend has ended, of itself or not.
+    /// Adds the counters of a backend that has ended; `died` if it did so by itself.
     pub(super) fn ended(&mut self, health: &Health, died: bool) {
         self.deaths += u64::from(died);
         for (past, queue) in self.queues.iter_mut().zip(&health.queues) {
@@ -40,7 +40,7 @@ impl StatsCollector {
         add(&mut self.dropped, &health.drops);
     }
 
-    /// What was dropped, by the backend that lives as well.
+    /// All dropped packets, including those of the living backend.
     fn dropped(&self, health: Option<&Health>) -> Dropped {
         let mut dropped = self.dropped.clone();
         if let Some(health) = health {
@@ -49,7 +49,7 @@ impl StatsCollector {
         dropped
     }
 
-    /// All queues, with the part of the backend that lives.
+    /// The counters of all queues, including those of the living backend.
     fn queues(&self, health: Option<&Health>, now_ns: u64) -> Vec<QueueStats> {
         let now = |index| Some(queue(health?.queues.get(index)?, now_ns));
         let all = self.queues.iter().enumerate().map(|(index, past)| {
@@ -64,7 +64,7 @@ impl StatsCollector {
 }
 
 impl ManagedDevice {
-    /// Its backend is not to be found hung for now.
+    /// The guest is paused: the backend does not count as hung for now.
     pub(crate) fn rest(&mut self, now_ns: u64) {
         if let Phase::Alive(life) = &mut self.phase {
             life.watchdog.rest(now_ns);
@@ -93,7 +93,7 @@ impl ManagedDevice {
     }
 }
 
-/// Backends count as they like: a sum must not overflow.
+/// A backend can write any count: the sum must not overflow.
 fn add(dropped: &mut Dropped, drops: &Drops) {
     for (reason, count) in drops.by_reason() {
         let sum = dropped.entry(reason.into()).or_default();

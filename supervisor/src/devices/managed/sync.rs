@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the storage has lost writes of which the driver does not know.
+//! Finds out whether the storage has lost writes that the driver does not know of.
 //!
-//! Linux tells a write-back error once for each opening. A backend may be told, and die before it has
-//! told the driver; the next one's opening is too young to be told. So each generation but the first
-//! has the opening asked that is as old as the VM, after its own was made, and waits with its flushes
-//! for the answer. Asking uses the answer up: a loss is kept here until a backend says that the driver
-//! was told.
+//! Linux reports a write-back error once to each opening. A backend may see the error and die
+//! before it has told the driver; the opening of the next backend is too young to see it. So for
+//! each backend but the VM's first, after its own opening was made, the supervisor has the oldest
+//! opening synced, which is as old as the VM, and the backend holds its flushes back until the
+//! answer. The error is reported only once there, too: the supervisor remembers a loss until a
+//! backend says that the driver was told.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,42 +16,42 @@ use super::{ManagedDevice, Phase};
 use crate::devices::kind::SpawnContext;
 use crate::jailer_link::{AskError, Asked};
 
-/// How soon it is asked again if it could not be asked.
+/// How soon to ask again if the jailer could not be asked.
 const RETRY_NS: u64 = 100_000_000;
 
-/// What is known.
+/// What is known about lost writes.
 #[derive(Debug, Default)]
 pub(super) struct Sync {
-    /// The VM has had a backend of this device before.
+    /// The VM has had a backend for this device before.
     has_predecessor: bool,
     /// Writes were lost, and no backend has said that the driver knows.
     lost: bool,
     answer: Answer,
-    /// What was asked for a backend that has died meanwhile: what comes of it counts all the same.
+    /// The question for a backend that has died meanwhile: its answer counts all the same.
     stale: Option<Asked>,
 }
 
-/// How far the living backend's question is.
+/// How far the question for the living backend has come.
 #[derive(Debug, Default)]
 enum Answer {
-    /// It has no question, or knows the answer.
+    /// The backend needs no answer, or has it.
     #[default]
     Told,
-    /// The question is to be asked, not before this time.
+    /// To be asked, not before this time.
     Wanted(u64),
-    /// It was asked.
+    /// The jailer was asked.
     Asked(Asked),
-    /// The answer is there, and the backend is to be told as soon as it listens.
+    /// The answer is known; the backend gets it as soon as its version is known.
     Known,
 }
 
 impl Sync {
-    /// Whether the next backend is not the first.
+    /// Whether the next backend is not the VM's first.
     pub(super) fn has_predecessor(&self) -> bool {
         self.has_predecessor
     }
 
-    /// A backend begins to live.
+    /// A backend starts to run.
     pub(super) fn begin(&mut self, is_witnessed: bool) {
         let is_first = !std::mem::replace(&mut self.has_predecessor, true);
         let next = match is_first || !is_witnessed {
@@ -62,8 +63,8 @@ impl Sync {
         }
     }
 
-    /// What has come of a question: whether writes were lost, or nothing if it has to be asked again.
-    /// A helper that died may have been told of a loss before.
+    /// Whether writes were lost; `None` if the question must be asked again. EIO counts as a loss:
+    /// a helper that died may have been told of one.
     fn judge(answer: &Result<i32, AskError>) -> Option<bool> {
         match answer {
             Ok(errno) => Some(*errno != 0),
@@ -79,7 +80,7 @@ impl Sync {
         }
     }
 
-    /// Whether the living backend may have flushes that wait.
+    /// Whether the living backend may be holding flushes back.
     pub(super) fn is_waited_for(&self) -> bool {
         !matches!(self.answer, Answer::Told)
     }
@@ -94,7 +95,7 @@ impl Sync {
 }
 
 impl ManagedDevice {
-    /// Time has passed: asks, looks for the answer, and tells the living backend.
+    /// Asks the jailer, looks for its answer, and tells the living backend.
     pub(super) fn tick_sync(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         self.hear_loss_told();
         let Some(question) = self.kind.witness() else {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Another program for a device whose backend lives: started and judged beside the old one, which
-//! then completes what it has taken and ends. The new one decides by its first completion and, after
-//! that, a sign of life from each of its workers: one of them may have begun, and hang. Whatever goes
-//! wrong before that, the old program serves the device again. A stalled device, which has no old
-//! one to go on meanwhile, is tried with the new one at once.
+//! Replaces the program of a device whose backend lives. The supervisor starts a candidate beside
+//! the old backend and has the vmm judge it. Then the old backend completes what it has taken, and
+//! is killed. The candidate must complete a request, and then each of its workers must answer a
+//! ping: one of them may have begun, and hang. If anything fails before that, the old program
+//! serves the device again. A stalled device has no old backend to go on meanwhile, and is tried
+//! with the new program at once.
 //!
 //! ```text
 //! stalled ───────────────────────────────────────────────────────────────────┐
@@ -22,21 +23,21 @@ use crate::devices::backend::Backend;
 use crate::devices::kind::{PendingIo, SpawnContext, SpawnOptions};
 use crate::devices::restarts::RestartDecision;
 
-/// How long its storage may take to open what it needs.
+/// How long the storage may take to open what the candidate needs.
 const OPEN_NS: u64 = 5_000_000_000;
-/// How long the vmm may take to judge a backend; it gives up earlier than that.
+/// How long the vmm may take to judge a candidate; the vmm gives up earlier.
 const PROBE_NS: u64 = 5_000_000_000;
-/// How long it may take to have the old one complete what it has taken. Its storage may be slow; the
-/// vmm gives up earlier than that.
+/// How long the old backend may take to complete what it has taken. Its storage may be slow; the
+/// vmm gives up earlier.
 const DRAIN_NS: u64 = 125_000_000_000;
 /// How often to look for the first completion.
 const LOOK_NS: u64 = 5_000_000;
-/// If the driver waits for nothing for so long, there will be no first completion to wait for.
+/// If the driver has waited for nothing for so long, no first completion will come.
 const IDLE_NS: u64 = 2_500_000_000;
-/// If it waits for so long, the old program is to show whether it can do better. Slow storage alone
-/// is no fault of the new one, but nobody could tell.
+/// If the driver waits for so long, the old program gets another chance. Storage alone may be slow,
+/// but the supervisor cannot tell the two apart.
 const TRIAL_NS: u64 = 10_000_000_000;
-/// How long all of it may take, but for what the kernel still does for the old one.
+/// How long all of it may take, without the fence of the old backend.
 pub(crate) const UPGRADE_NS: u64 = OPEN_NS + PROBE_NS + DRAIN_NS + CONNECT_NS + TRIAL_NS;
 
 /// A backend that may become the next one.
@@ -47,19 +48,19 @@ pub(super) struct Candidate {
     program: OwnedFd,
 }
 
-/// How far an upgrade is.
+/// How far an upgrade has come.
 #[derive(Debug)]
 pub(super) enum Upgrade {
-    /// What the candidate needs is being opened.
+    /// The jailer opens what the candidate needs.
     Opening { program: OwnedFd, until_ns: u64 },
     /// The vmm judges the candidate.
     Probing { next: Candidate, until_ns: u64 },
-    /// The old one completes what it has taken.
+    /// The old backend completes what it has taken.
     Draining { next: Candidate, until_ns: u64 },
-    /// The old one has been killed.
+    /// The old backend has been killed.
     Switching { next: Candidate },
-    /// The new one has the device; it has not shown yet that it serves. `asked` for a sign of life of
-    /// each worker, since it has completed something.
+    /// The new backend has the device and has yet to show that it serves. `asked`: it has completed
+    /// something, and each worker was asked for a sign of life.
     Trial {
         program: OwnedFd,
         since_ns: u64,
@@ -78,7 +79,7 @@ impl Upgrade {
         }
     }
 
-    /// A trial of this program, which begins now.
+    /// A trial of this program that starts now.
     fn trial(program: OwnedFd, now_ns: u64) -> Self {
         Self::Trial {
             program,
@@ -96,12 +97,12 @@ impl Upgrade {
         }
     }
 
-    /// The one that may become the next.
+    /// The candidate.
     pub(super) fn candidate(&self) -> Option<&Backend> {
         self.next().map(|next| &next.backend)
     }
 
-    /// The same, to hear it.
+    /// The candidate, to read its messages.
     pub(super) fn candidate_mut(&mut self) -> Option<&mut Backend> {
         match self {
             Self::Probing { next, .. } | Self::Draining { next, .. } | Self::Switching { next } => {
@@ -111,7 +112,7 @@ impl Upgrade {
         }
     }
 
-    /// When to look after it.
+    /// When to look at it again.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         match self {
             Self::Opening { until_ns, .. }
@@ -124,7 +125,7 @@ impl Upgrade {
 }
 
 impl ManagedDevice {
-    /// Begins to replace the program behind the device.
+    /// Starts to replace the program of the device.
     pub(crate) fn upgrade(
         &mut self,
         context: &SpawnContext<'_>,
@@ -146,7 +147,7 @@ impl ManagedDevice {
         }
         self.note(EventKind::UpgradeAsked, "");
         if self.is_opened() {
-            // What the image was when that was opened says nothing of what it is now.
+            // Opened earlier: it does not say what the image is now.
             self.opening = Opening::Unasked;
         }
         let until_ns = now_ns + OPEN_NS;
@@ -196,7 +197,7 @@ impl ManagedDevice {
         }
     }
 
-    /// The vmm has found the candidate fit.
+    /// The vmm has found the candidate compatible.
     pub(crate) fn fit(&mut self, now_ns: u64) {
         match self.upgrade.take() {
             Some(Upgrade::Probing { next, .. }) => {
@@ -208,14 +209,14 @@ impl ManagedDevice {
         }
     }
 
-    /// The vmm has found it unfit.
+    /// The vmm has found the candidate incompatible.
     pub(crate) fn unfit(&mut self, why: &str) {
         if matches!(self.upgrade, Some(Upgrade::Probing { .. })) {
             self.abandon(&format!("the new backend cannot take over: {why}"));
         }
     }
 
-    /// The queues were stopped: the old one has nothing in progress any more.
+    /// The vmm has stopped the queues: the old backend has nothing in progress.
     pub(crate) fn drained(&mut self) {
         match (self.upgrade.take(), &self.phase) {
             (Some(Upgrade::Draining { next, .. }), Phase::Alive(life)) => {
@@ -227,7 +228,7 @@ impl ManagedDevice {
         }
     }
 
-    /// Gives up an upgrade whose new program has served nothing yet, and says so.
+    /// Gives an upgrade up before the new program has shown that it serves, and reports why.
     pub(super) fn abandon(&mut self, why: &str) {
         match self.upgrade.take() {
             None => return,
@@ -246,13 +247,13 @@ impl ManagedDevice {
         self.outbox.push(DeviceAction::Answer(Err(why.to_owned())));
     }
 
-    /// There is no candidate, and none follows.
+    /// Reports that there is no candidate and none follows.
     fn refuse(&mut self, why: &str) {
         self.note(EventKind::UpgradeRefused, why);
         self.outbox.push(DeviceAction::Answer(Err(why.to_owned())));
     }
 
-    /// Notices if the candidate has ended.
+    /// Handles the candidate's end, if it has ended.
     pub(super) fn candidate_exited(&mut self) {
         let candidate = self.upgrade.as_mut().and_then(Upgrade::candidate_mut);
         let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
@@ -262,7 +263,7 @@ impl ManagedDevice {
         self.keep_old(&format!("the new backend {how}"));
     }
 
-    /// Gives up an upgrade while the old backend still lives: it is to go on.
+    /// Gives an upgrade up while the old backend lives: the old one goes on.
     fn keep_old(&mut self, why: &str) {
         let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
         self.abandon(why);
@@ -271,12 +272,12 @@ impl ManagedDevice {
         }
     }
 
-    /// The living backend has ended, `planned` or not; whether that is part of an upgrade, or the end
-    /// of one, and what follows is decided.
+    /// Handles the end of the living backend, whether or not the upgrade asked for it. True if the
+    /// upgrade decides what follows.
     pub(super) fn upgrade_goes_on(&mut self, stop_requested: bool, how: &str, now_ns: u64) -> bool {
         match &self.upgrade {
             Some(Upgrade::Switching { .. }) if stop_requested => {
-                // Should the new one die meanwhile.
+                // For the case that the new backend dies meanwhile.
                 (self.next, self.after_crash) = (RestartDecision::At(now_ns), false);
                 true
             }
@@ -292,7 +293,7 @@ impl ManagedDevice {
         }
     }
 
-    /// The old backend is gone and all it had begun has ended: the new one's turn, if there is one.
+    /// The old backend is gone and its I/O has ended: switches to the new one, if there is one.
     pub(super) fn switch(&mut self, now_ns: u64) -> bool {
         match self.upgrade.take() {
             Some(Upgrade::Switching { next }) => {
@@ -309,7 +310,7 @@ impl ManagedDevice {
         }
     }
 
-    /// Time has passed for an upgrade.
+    /// Handles the deadlines of an upgrade.
     pub(super) fn tick_upgrade(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
         self.start_candidate(context, now_ns);
         if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
