@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest may not send, so that tenants who share a network cannot pretend to be each other, its
-//! router or its switches: other MAC addresses, other IP addresses, DHCP offers, router advertisements,
-//! the frames that switches speak to each other with.
+//! What a guest may not send, so that tenants who share a network cannot impersonate each other,
+//! the router or the switches: frames with another MAC address, packets with another IP address,
+//! DHCP offers, router advertisements, and the control frames of switches.
 //!
-//! [`packet`] parses a copy of the frame's beginning, which is also what is sent: the guest cannot
-//! change it in between. What hides behind more headers than were copied is not let through. After
-//! that the kernel, or a NIC, still writes into the frame where the virtio header asks for a checksum
-//! or for segments: [`offload`] lets it do so only where nothing is that was checked here.
+//! [`packet`] parses a copy of the frame's beginning. The backend sends this copy, so the guest
+//! cannot change it after the check. A frame with more headers than were copied is dropped. After
+//! the check the kernel, or a NIC, still writes into the frame if the virtio header asks for a
+//! checksum or for segments: [`offload`] allows that only where it cannot overwrite anything that
+//! was checked here.
 //!
-//! With every check switched off a frame is not parsed, and only [`crate::header`] and the kernel
-//! itself judge its offloads.
+//! With every check switched off a frame is not parsed: only [`crate::header`] and the kernel
+//! itself check its offloads.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicU64;
@@ -49,9 +50,9 @@ struct DhcpPorts {
 }
 
 impl DhcpPorts {
-    /// Refuses what only a server sends. Clients take an answer from whatever port it comes, and never
-    /// speak to each other. A fragment that is not the first has no ports; nobody can put it together
-    /// without the first one.
+    /// Refuses what only a server sends. Clients accept an answer from any port, and never talk to
+    /// each other. A later fragment has no ports; its receiver cannot reassemble it without the
+    /// first one.
     fn check(self, datagram: &[u8]) -> Result<(), Violation> {
         let ports = u16_at(datagram, 0).zip(u16_at(datagram, 2));
         let (source, destination) = ports.ok_or(Violation::Evasive)?;
@@ -69,22 +70,22 @@ pub enum Violation {
     SourceMac,
     /// The source IP address.
     SourceIp,
-    /// ARP or neighbour discovery about others.
+    /// ARP or neighbour discovery about another host.
     Neighbour,
     /// A DHCP server's packet.
     Dhcp,
     /// A router's advertisement or redirect.
     Router,
-    /// What it is cannot be told.
+    /// It cannot be parsed far enough.
     Evasive,
-    /// The kernel would write where it must not, or cut it into what it is not.
+    /// The kernel would write where it must not, or segment the frame as something it is not.
     Checksum,
-    /// A frame between switches.
+    /// A control frame of switches.
     LinkControl,
 }
 
 impl Violation {
-    /// Where it is counted.
+    /// The counter for this violation.
     pub fn counter(self, drops: &Drops) -> &AtomicU64 {
         match self {
             Self::SourceMac => &drops.source_mac,
@@ -99,12 +100,12 @@ impl Violation {
     }
 }
 
-/// The rules of one card.
+/// The rules of one NIC.
 #[derive(Debug)]
 pub struct Rules<'a> {
     /// What is checked.
     pub guard: &'a Guard,
-    /// The card's address.
+    /// The NIC's address.
     pub mac: Option<Mac>,
 }
 
@@ -153,10 +154,10 @@ impl Rules<'_> {
         }
     }
 
-    /// RFC 826: who says what must be the guest about itself.
+    /// RFC 826: the sender must be the guest itself.
     fn check_arp(&self, message: &[u8], mac: Option<Mac>) -> Result<(), Violation> {
         let (form, sender) = message.split_first_chunk::<8>().ok_or(Violation::Evasive)?;
-        // Ethernet, or IEEE 802 as old as that, and IPv4. The fields of others are elsewhere.
+        // Ethernet or IEEE 802 (as old), with IPv4. Other forms have their fields elsewhere.
         if !matches!(form, [0, 1 | 6, 8, 0, 6, 4, _, _]) {
             return Err(Violation::Evasive);
         }
@@ -173,7 +174,7 @@ impl Rules<'_> {
         }
     }
 
-    /// RFC 903: a server's reply tells others their addresses, as DHCP does.
+    /// RFC 903: a server's reply tells other hosts their addresses, as DHCP does.
     fn check_rarp(&self, message: &[u8]) -> Result<(), Violation> {
         match u16_at(message, 6) {
             Some(4) if self.guard.services => Err(Violation::Dhcp),
@@ -191,7 +192,7 @@ impl Rules<'_> {
     }
 }
 
-/// The address that a card gives itself from its MAC address (RFC 4291, appendix A).
+/// The link-local address that a host derives from its MAC address (RFC 4291, appendix A).
 fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
     let pair = |high, low| u16::from_be_bytes([high, low]);

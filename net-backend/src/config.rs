@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the device offers: feature bits and configuration space (virtio 1.2, §5.1.3 and §5.1.4), and
-//! which of its queues is which.
+//! What the device offers: feature bits and configuration space (virtio 1.2, §5.1.3 and §5.1.4),
+//! and the role of each queue.
 //!
-//! Read by the frontend, once per connection; nothing in it changes while the process runs.
+//! The frontend reads it once per connection; it does not change while the process runs.
 
 use host::tap::offload;
 use ipc::fd::net::PAIRS_MAX;
@@ -24,10 +24,10 @@ use crate::filter::Mac;
 
 /// The length of `struct virtio_net_config` up to and including `mtu`.
 const CONFIG_BYTES: usize = 12;
-/// The MTU of every IPv4 network, which none may be smaller than, and of the longest frames.
+/// The smallest MTU that IPv4 allows, to the MTU of the longest frames.
 const MTU: std::ops::RangeInclusive<u16> = 68..=65521;
 
-/// Each feature of offloads towards the driver, and what it is to a tap.
+/// The driver's offload features, and the tap's flag for each.
 const OFFLOADS: [(u32, u32); 7] = [
     (VIRTIO_NET_F_GUEST_CSUM, offload::CSUM),
     (VIRTIO_NET_F_GUEST_TSO4, offload::TSO4),
@@ -38,7 +38,7 @@ const OFFLOADS: [(u32, u32); 7] = [
     (VIRTIO_NET_F_GUEST_USO6, offload::USO6),
 ];
 
-/// A network card cannot be like this.
+/// The NIC's settings are not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum NicError {
     /// The number of pairs of queues.
@@ -53,17 +53,17 @@ pub enum NicError {
     /// The MAC address.
     #[error("mac={0}: must not be zero or a group address")]
     Mac(Mac),
-    /// A check that needs the MAC address.
+    /// A check needs the MAC address.
     #[error("a filter by MAC address needs mac=")]
     NoMac,
 }
 
-/// A network card as the guest is to see it.
+/// A NIC as the guest is to see it.
 #[derive(Debug, Clone)]
 pub struct Nic {
-    /// Its MAC address; without one the frontend or the driver has to know.
+    /// Its MAC address; if there is none, the frontend or the driver must supply it.
     pub mac: Option<Mac>,
-    /// The largest packet that the driver may send, if it is to be told.
+    /// The largest packet that the driver may send, if the driver is to be told.
     pub mtu: Option<u16>,
     /// The pairs of queues.
     pub pairs: u16,
@@ -75,7 +75,7 @@ pub struct Nic {
     pub guard: Guard,
 }
 
-/// What a queue is for.
+/// The role of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// From the tap to the guest.
@@ -84,12 +84,12 @@ pub enum Role {
     Transmit,
     /// Commands of the driver.
     Control,
-    /// Nothing, with the features that were acknowledged.
+    /// Unused with the acknowledged features.
     None,
 }
 
 impl Nic {
-    /// Whether it can be served.
+    /// Checks that the NIC can be served.
     pub fn check(&self) -> Result<(), NicError> {
         if self.pairs == 0 || self.pairs > PAIRS_MAX {
             return Err(NicError::Pairs(self.pairs));
@@ -110,8 +110,7 @@ impl Nic {
         2 * self.pairs + 1
     }
 
-    /// What a queue is for. The control queue is the one behind the pairs that the driver knows of
-    /// (§5.1.2).
+    /// The role of a queue. The control queue follows the pairs that the driver knows of (§5.1.2).
     pub fn role(&self, queue: u16, acked: u64) -> Role {
         let known = if has(acked, VIRTIO_NET_F_MQ) {
             self.pairs
@@ -167,8 +166,8 @@ impl Nic {
         bits.iter().fold(protocol, |all, bit| all | 1 << bit)
     }
 
-    /// The features of the vhost-user protocol. Not memory region by region (CONFIGURE_MEM_SLOTS): QEMU
-    /// before 8.2 adds every region once for each pair of queues.
+    /// The vhost-user protocol features. Without CONFIGURE_MEM_SLOTS: QEMU before 8.2 adds every
+    /// memory region once for each pair of queues.
     pub fn protocol_features() -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
@@ -193,14 +192,14 @@ pub fn has(features: u64, bit: u32) -> bool {
     features & (1 << bit) != 0
 }
 
-/// What the reader of the tap can take, from feature bits: those that were acknowledged, or those of
-/// a command of the driver.
+/// The tap's offload flags for feature bits: the acknowledged ones, or those of a command of the
+/// driver.
 pub fn tap_offload(features: u64) -> u32 {
     let offload = OFFLOADS
         .iter()
         .filter(|(bit, _)| has(features, *bit))
         .fold(0, |all, (_, offload)| all | offload);
-    // The tap knows the others only beside this one.
+    // The tap accepts the others only together with this one.
     if offload & offload::CSUM == 0 {
         return 0;
     }

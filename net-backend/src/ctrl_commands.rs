@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of the driver (virtio 1.2, §5.1.6.5): parsed, checked against what may be asked for,
-//! and then done to the [`State`].
+//! The driver's commands (virtio 1.2, §5.1.6.5): parses them, checks what the driver may ask for,
+//! and applies them to the [`State`].
 //!
-//! Runs on the worker thread that has the control queue.
+//! Runs on the worker thread that serves the control queue.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_RX,
@@ -13,13 +13,13 @@ use crate::config::{Nic, switchable};
 use crate::filter::{Mac, Modes};
 use crate::state::{State, Table};
 
-/// As much of a command as is read. Only tables of very many addresses are longer.
+/// How many bytes of a command are read. Only tables of very many addresses are longer.
 pub const COMMAND_MAX_BYTES: usize = 16 << 10;
 
-/// A command that is not obeyed.
+/// A command that the backend does not carry out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandFault {
-    /// It makes no sense, or is of a kind that was never offered.
+    /// It is malformed, or of a kind that was not offered.
     #[error("the driver's command makes no sense")]
     Malformed,
     /// It is not allowed.
@@ -27,42 +27,42 @@ pub enum CommandFault {
     Refused,
 }
 
-/// What a driver may ask for.
+/// A command of the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// One of the receive modes, on or off.
+    /// Switch a receive mode on or off.
     Mode(Mode, bool),
-    /// Its other addresses and groups.
+    /// The NIC's other addresses and groups.
     Tables(Table, Table),
-    /// Its address.
+    /// The NIC's address.
     Address(Mac),
-    /// A VLAN, in or out.
+    /// Add or remove a VLAN.
     Vlan(u16, bool),
-    /// The pairs it uses.
+    /// The number of pairs in use.
     Pairs(u16),
-    /// The offloads it can take.
+    /// The offloads that the driver can take.
     Offloads(u64),
 }
 
 /// The receive modes, by the numbers of their commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything.
+    /// Receive everything.
     Promiscuous,
-    /// Everything for groups.
+    /// Receive every multicast frame.
     AllMulticast,
-    /// Everything for one.
+    /// Receive every unicast frame.
     AllUnicast,
-    /// Nothing for groups.
+    /// Receive no multicast frame.
     NoMulticast,
-    /// Nothing for one.
+    /// Receive no unicast frame.
     NoUnicast,
-    /// Nothing for everyone.
+    /// Receive no broadcast frame.
     NoBroadcast,
 }
 
 impl Command {
-    /// Understands what a driver has sent: class, command, data.
+    /// Parses what the driver has sent: class, command, data.
     pub fn parse(bytes: &[u8]) -> Result<Self, CommandFault> {
         let ([class, command], data) = bytes.split_first_chunk().ok_or(CommandFault::Malformed)?;
         match (u32::from(*class), command) {
@@ -85,8 +85,9 @@ impl Command {
         }
     }
 
-    /// Understands the beginning of one that is longer than what is read: tables that are too long to be
-    /// kept, which open the filter. A driver that was told of an error would miss its new addresses.
+    /// Parses the beginning of a command that is longer than what is read: only address tables too
+    /// long to be kept, which open the filter. If the command failed, the driver would miss frames
+    /// for its new addresses.
     pub fn parse_long(bytes: &[u8]) -> Result<Self, CommandFault> {
         let ([class, command], data) = bytes.split_first_chunk().ok_or(CommandFault::Malformed)?;
         if (u32::from(*class), *command) != (VIRTIO_NET_CTRL_MAC, 0) {
@@ -96,7 +97,8 @@ impl Command {
         Ok(Self::Tables(unicast, Table::overflown()))
     }
 
-    /// Whether the driver of this card, with the features it acknowledged, may ask for it.
+    /// Whether the driver of this NIC, with the features that it acknowledged, may send this
+    /// command.
     pub fn check(&self, nic: &Nic, features: u64) -> Result<(), CommandFault> {
         let sensible = match self {
             Self::Mode(..) | Self::Tables(..) => true,
@@ -114,7 +116,7 @@ impl Command {
         }
     }
 
-    /// Does it.
+    /// Applies the command.
     pub fn apply(self, state: &mut State) {
         match self {
             Self::Mode(mode, on) => {
@@ -166,7 +168,7 @@ fn mode(command: u8, data: &[u8]) -> Result<Command, CommandFault> {
     Ok(Command::Mode(mode, on != 0))
 }
 
-/// `struct virtio_net_ctrl_mac`, and what follows it.
+/// Parses a `struct virtio_net_ctrl_mac`; returns it and the bytes that follow.
 fn table(data: &[u8]) -> Result<(Table, &[u8]), CommandFault> {
     let (count, rest) = data.split_first_chunk().ok_or(CommandFault::Malformed)?;
     let count = u32::from_le_bytes(*count) as usize;

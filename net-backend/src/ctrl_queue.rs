@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The control queue: takes the driver's commands, has them obeyed, and answers.
+//! The control queue: takes the driver's commands, has them carried out, and answers.
 //!
-//! Served here and not in the vmm, which reads no descriptors. Runs on the worker thread that has
-//! the queue; a command is written down before it is answered.
+//! The backend serves it and not the vmm, because the vmm reads no descriptors. Runs on the worker
+//! thread that owns the queue; a command is stored before it is answered.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,7 +14,7 @@ use crate::ctrl_commands::{COMMAND_MAX_BYTES, Command, CommandFault};
 use crate::queue_state::{QueueFault, QueueState, Serving};
 use crate::shared::Shared;
 
-/// The most commands before frames are looked at.
+/// The most commands before the frames get their turn.
 const BATCH: u16 = 8;
 
 /// The control queue.
@@ -26,7 +26,7 @@ pub struct CtrlQueue {
 }
 
 impl CtrlQueue {
-    /// Obeys what there is. Says whether there was anything.
+    /// Carries out the pending commands; returns whether there were any.
     pub fn run(&mut self, indirect: bool, shared: &Shared) -> Result<bool, QueueFault> {
         let Self { queue, chain } = self;
         let Some(serving) = queue.serving() else {
@@ -48,7 +48,7 @@ impl CtrlQueue {
         Ok(available > 0)
     }
 
-    /// Asks for kicks; there is nothing to do if there is still nothing then.
+    /// Enables kicks; returns whether the queue is still empty after that.
     pub fn may_sleep(&mut self) -> bool {
         let Some(serving) = self.queue.serving() else {
             return true;
@@ -58,7 +58,7 @@ impl CtrlQueue {
     }
 }
 
-/// Obeys one command. Returns how many bytes the answer has.
+/// Carries out one command; returns how many bytes the answer has.
 fn answer(serving: &Serving, chain: &Chain, shared: &Shared) -> u32 {
     let outcome = match (copy(serving, &chain.readable), chain.writable.first()) {
         (Some((bytes, whole)), Some(_)) => {
@@ -89,7 +89,7 @@ fn answer(serving: &Serving, chain: &Chain, shared: &Shared) -> u32 {
     u32::from(matches!(wrote, Some(Ok(()))))
 }
 
-/// Copies a command, as much of it as is read. Says whether that is all.
+/// Copies a command up to the limit; returns whether that is all of it.
 fn copy(serving: &Serving, buffers: &[Buffer]) -> Option<(Vec<u8>, bool)> {
     let total: usize = buffers.iter().map(|buffer| buffer.len_bytes as usize).sum();
     let mut bytes = vec![0; total.min(COMMAND_MAX_BYTES)];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The network card as a device of queues: one worker for each pair, and the first one has the control
-//! queue too.
+//! The NIC as a device with queues: one worker thread for each pair; the first one serves the
+//! control queue, too.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU32;
@@ -71,7 +71,8 @@ impl QueueWorker for Worker {
 
     /// The tap.
     fn engine(&self) -> (BorrowedFd<'_>, EventSet) {
-        // Edges: a tap that is readable and cannot be read from now wakes nobody.
+        // Edge-triggered: a tap that stays readable while there are no buffers must not wake the
+        // thread.
         let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
         (self.tap(), edges)
     }
@@ -80,8 +81,8 @@ impl QueueWorker for Worker {
         self.run(vrings, progress);
     }
 
-    /// Waits until the worker has followed what was done to a ring. What was taken from it and not used
-    /// is left to who comes next.
+    /// Waits until the worker thread has seen the change of a ring. Chains that it took and did not
+    /// use are left to the next one that serves the ring.
     fn settle(thread: &QueueThread<Self>, slot: usize) {
         if let Some(vring) = thread.vring(slot) {
             thread.wake.notify();

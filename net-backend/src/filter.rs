@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the driver wants to receive (virtio 1.2, §5.1.6.5.1 to §5.1.6.5.3): its own address, those in
-//! its tables, its VLANs, or everything. Runs on the worker thread that owns the receive queue.
+//! Which frames the driver receives (virtio 1.2, §5.1.6.5.1 to §5.1.6.5.3): those for its own
+//! address, for the addresses in its tables, for its VLANs, or all. Runs on the worker thread that
+//! owns the receive queue.
 //!
-//! Where the specification leaves it open the filter does what QEMU's does, which drivers were written
-//! against:
-//! - A new driver is in promiscuous mode, until it switches that off. One that did not acknowledge
-//!   VIRTIO_NET_F_CTRL_RX cannot, so it gets everything, whatever else it asks for.
-//! - Promiscuous mode goes before every other mode and before the VLANs.
-//! - Then come the VLANs, for frames with an 802.1Q tag as the outermost; a priority tag is one of VLAN
-//!   0. The others are for the modes and tables alone.
-//! - "No" goes before "all": with both, nothing of the kind is received.
-//! - A table that is too long to be kept is as good as "all" of its kind.
+//! Where the specification leaves it open the filter behaves like QEMU's, for which drivers were
+//! written:
+//! - A new driver is in promiscuous mode until it switches that off. A driver that did not
+//!   acknowledge VIRTIO_NET_F_CTRL_RX cannot, so it receives everything, whatever else it asks for.
+//! - Promiscuous mode overrides every other mode and the VLANs.
+//! - Then the VLANs count, for frames whose outermost tag is an 802.1Q tag; a priority tag counts as
+//!   VLAN 0. For all other frames only modes and tables count.
+//! - "No" overrides "all": with both, nothing of the kind is received.
+//! - A table that is too long to be kept counts as "all" of its kind.
 //!
-//! It differs from QEMU's on purpose: each of the two tables has room for 64 addresses, where QEMU has
-//! room for 64 in both together; and a card without a MAC address, whose frontend does not tell,
+//! It differs from QEMU's on purpose: each of the two tables has room for 64 addresses, where QEMU
+//! has room for 64 in both together; and a NIC without a MAC address, whose frontend does not tell,
 //! receives every unicast frame until its driver sets one.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The most addresses of each table that are told apart; with more the filter is open.
+/// The most addresses that a table keeps; with more the filter is open.
 pub const TABLE_MAX: usize = 64;
 /// The VLANs, one bit each.
 pub const VLAN_WORDS: usize = 4096 / 64;
@@ -31,15 +32,15 @@ const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The address of everyone.
+    /// The broadcast address.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
-    /// Whether it is of a group.
+    /// Whether it is a group address.
     pub fn is_group(self) -> bool {
         self.0[0] & 1 != 0
     }
 
-    /// Whether a card can have it.
+    /// Whether a NIC can have it.
     pub fn is_host(self) -> bool {
         !self.is_group() && self.0 != [0; 6]
     }
@@ -68,25 +69,25 @@ impl FromStr for Mac {
     }
 }
 
-/// Which frames are received whatever the tables say.
+/// Which frames are received, whatever the tables say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Modes {
     /// Everything.
     pub promiscuous: bool,
-    /// Everything for groups.
+    /// Every multicast frame.
     pub all_multicast: bool,
-    /// Everything for one.
+    /// Every unicast frame.
     pub all_unicast: bool,
-    /// Nothing for groups.
+    /// No multicast frame.
     pub no_multicast: bool,
-    /// Nothing for one.
+    /// No unicast frame.
     pub no_unicast: bool,
-    /// Nothing for everyone.
+    /// No broadcast frame.
     pub no_broadcast: bool,
 }
 
 impl Modes {
-    /// Those of a driver that has not switched anything.
+    /// The modes of a driver that has not set any.
     pub const NEW: Self = Self {
         promiscuous: true,
         all_multicast: false,
@@ -97,25 +98,25 @@ impl Modes {
     };
 }
 
-/// What is received.
+/// Which frames are received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
-    /// Whether the VLANs count: the driver knows that there is such a filter.
+    /// Whether VLANs count: the driver has acknowledged the VLAN filter.
     pub by_vlan: bool,
-    /// The card's address, if it is known.
+    /// The NIC's address, if it is known.
     pub mac: Option<Mac>,
-    /// What the tables do not decide.
+    /// The modes, which override the tables.
     pub modes: Modes,
-    /// Other addresses of the card, sorted.
+    /// Other addresses of the NIC, sorted.
     pub unicast: Vec<Mac>,
-    /// Groups it is in, sorted.
+    /// The groups it is in, sorted.
     pub multicast: Vec<Mac>,
     /// The VLANs it is in.
     pub vlans: [u64; VLAN_WORDS],
 }
 
 impl Filter {
-    /// Whether a frame that begins with these bytes is wanted.
+    /// Whether a frame with this beginning is received.
     pub fn wants(&self, frame: &[u8]) -> bool {
         if self.modes.promiscuous {
             return true;

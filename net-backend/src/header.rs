@@ -12,7 +12,7 @@ use crate::config::has;
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM
 const NEEDS_CSUM: u8 = 1;
-/// VIRTIO_NET_HDR_GSO_ECN, beside one of the others.
+/// VIRTIO_NET_HDR_GSO_ECN, a flag beside one of the others.
 const ECN: u8 = 0x80;
 /// Where `num_buffers` is in the header.
 pub const NUM_BUFFERS: usize = 10;
@@ -26,12 +26,12 @@ mod gso {
     pub(super) const UDP_L4: u8 = 5;
 }
 
-/// A header that makes no sense, or asks for what was not negotiated.
+/// A header that is malformed, or asks for what was not negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the header of a frame makes no sense")]
 pub struct HeaderFault;
 
-/// How long the header is, with the features that were acknowledged.
+/// The length of the header with the acknowledged features.
 pub fn len_bytes(acked: u64) -> usize {
     if has(acked, VIRTIO_F_VERSION_1) || has(acked, VIRTIO_NET_F_MRG_RXBUF) {
         HEADER_BYTES
@@ -40,18 +40,18 @@ pub fn len_bytes(acked: u64) -> usize {
     }
 }
 
-/// What the kernel is to do with a frame after it left this process.
+/// What the kernel is to do to a frame after it has left this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offload {
-    /// Where the sum of its bytes begins.
+    /// Where the bytes to sum up begin.
     pub checksum_start: u16,
-    /// Where the sum is written, from there.
+    /// Where to write the sum, counted from there.
     pub checksum_offset: u16,
-    /// What the frame is cut into, and how many bytes of its payload are in each piece.
+    /// The kind of the segments, and how many bytes of payload each gets.
     pub segments: Option<(Segments, u16)>,
 }
 
-/// What a frame is cut into.
+/// The kind of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Segments {
     /// Segments of TCP over IPv4.
@@ -64,7 +64,7 @@ pub enum Segments {
     Udp,
 }
 
-/// A header as somebody else has written it, copied once.
+/// A header as the driver or the tap wrote it, copied once.
 #[derive(Debug, Clone, Copy)]
 pub struct Header {
     flags: u8,
@@ -75,7 +75,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads it from the beginning of a frame; `hdr_len` is a hint that only the kernel takes.
+    /// Reads it from the beginning of a frame; only the kernel uses the hint `hdr_len`.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (head, _) = bytes.split_first_chunk::<LEGACY_HEADER_BYTES>()?;
         let [flags, gso_type, _, _, g0, g1, s0, s1, o0, o1] = *head;
@@ -88,7 +88,7 @@ impl Header {
         })
     }
 
-    /// Whether a driver that acknowledged these features may send it with a frame of this length.
+    /// Whether a driver with these acknowledged features may send it, with a frame of this length.
     pub fn check(&self, acked: u64, frame_bytes: usize) -> Result<(), HeaderFault> {
         let checksum = self.flags & NEEDS_CSUM != 0;
         if checksum {
@@ -110,7 +110,7 @@ impl Header {
             _ => return Err(HeaderFault),
         };
         let ecn = self.gso_type & ECN == 0 || has(acked, VIRTIO_NET_F_HOST_ECN);
-        // The kernel knows the largest size as something else (GSO_BY_FRAGS).
+        // The kernel takes the largest size for GSO_BY_FRAGS.
         let size = self.gso_size > 0 && self.gso_size < u16::MAX;
         if checksum && ecn && size && has(acked, needed) {
             Ok(())
@@ -119,7 +119,7 @@ impl Header {
         }
     }
 
-    /// What the kernel is asked to do, by a header that was checked.
+    /// What a checked header asks the kernel to do.
     pub fn offload(&self) -> Option<Offload> {
         let segments = match self.gso_type & !ECN {
             gso::TCPV4 => Some(Segments::Tcp4),
@@ -135,13 +135,13 @@ impl Header {
         })
     }
 
-    /// The flags that were checked: a later kernel may know others. "The device MUST ignore flag bits
+    /// The flags that were checked; a later kernel may know more. "The device MUST ignore flag bits
     /// that it does not recognize" (§5.1.6.2.2).
     pub fn known_flags(&self) -> u8 {
         self.flags & NEEDS_CSUM
     }
 
-    /// Whether a driver that has these offloads of the tap can take the frame.
+    /// Whether a driver with these offloads of the tap can take the frame.
     pub fn fits(&self, offloads: u32) -> bool {
         let needed = match self.gso_type & !ECN {
             gso::NONE => 0,

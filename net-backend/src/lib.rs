@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network card in a process of its own: a vhost-user backend between one guest and one tap.
+//! A NIC in a process of its own: a vhost-user backend between one guest and one tap.
 //!
-//! A frame is followed through three files: [`worker`] is woken and looks at both directions,
-//! [`transmit`] takes frames from the guest to the tap, [`receive`] from the tap to the guest. What
-//! a frame may be is in [`header`] and [`guard`], what the driver wants to get in [`filter`]. Around
-//! them: [`control`] obeys the driver's commands and [`state`] keeps what came of them if the process
-//! dies, [`device`] speaks to the frontend, [`serve`] puts it together for a process that was born
-//! in a jail or one that runs alone.
+//! A frame's way goes through three files: [`worker`] is woken and serves both directions,
+//! [`transmit`] takes frames from the guest to the tap, [`receive`] from the tap to the guest.
+//! [`header`] and [`anti_spoof`] check what a guest sends, [`filter`] selects what the driver
+//! receives. Around them: [`ctrl_queue`] carries out the driver's commands, [`state`] keeps their
+//! results beyond the death of the process, [`device`] talks to the frontend, and [`serve`] puts it
+//! all together, for a process in a jail or a standalone one.
 
 pub mod anti_spoof;
 pub mod config;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `net-backend`: a network card in a process of its own. See `--help`.
+//! `net-backend`: a NIC in a process of its own. See `--help`.
 
 use std::process::ExitCode;
 

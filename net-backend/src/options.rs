@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of a network card that runs alone, beyond what all backends understand.
+//! The command line of a standalone NIC, beyond the options that all backends have.
 
 use std::os::fd::RawFd;
 
@@ -8,7 +8,7 @@ use ipc::record::Guard;
 
 use crate::filter::Mac;
 
-/// What `--help` answers.
+/// What `--help` prints.
 const HELP: &str = "\
 Serve a tap to a virtual machine as its network card, over vhost-user.
 
@@ -48,7 +48,7 @@ killed and replaced while the guest runs. Alone it has the rights it was started
 /// The command line.
 pub(crate) type Options = options::Options<NicOptions>;
 
-/// What it says of the network card.
+/// The options for the NIC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NicOptions {
     pub(crate) tap: Option<String>,
@@ -67,7 +67,7 @@ impl Default for NicOptions {
             tap: None,
             tap_fds: Vec::new(),
             pairs: 1,
-            // How long they are is the frontend's choice.
+            // The frontend chooses the size.
             queue_size: 1024,
             mac: None,
             mtu: None,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How far a worker is behind what the frontend does.
+//! How far a worker thread has followed the frontend.
 
 use std::sync::{Condvar, Mutex};
 
@@ -9,7 +9,7 @@ use device_backend::vring::Vring;
 /// The most queues of one worker: receive, transmit, control.
 pub const SLOTS: usize = 3;
 
-/// How far a worker has followed what the frontend does.
+/// How far a worker thread has followed the frontend.
 #[derive(Debug, Default)]
 pub struct Progress {
     followed: Mutex<[Option<u32>; SLOTS]>,
@@ -17,13 +17,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The worker has followed its rings up to these generations.
+    /// Records that the worker has followed its rings up to these generations.
     pub fn settle(&self, followed: [Option<u32>; SLOTS]) {
         *lock(&self.followed) = followed;
         self.changed.notify_all();
     }
 
-    /// Waits until the worker has followed a ring up to where it is now.
+    /// Waits until the worker has followed a ring up to its present generation.
     pub fn wait(&self, slot: usize, vring: &Vring) {
         let behind = |followed: &mut [Option<u32>; SLOTS]| {
             followed.get(slot).copied().flatten() != Some(vring.generation())

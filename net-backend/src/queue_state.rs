@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A virtqueue as its worker serves it: follows what the frontend changes about the ring or the
-//! memory, and stops where the guest breaks the rules.
+//! A virtqueue as its worker thread serves it: follows the frontend's changes of the ring and the
+//! memory, and stops the queue if the guest breaks the rules.
 //!
-//! Every queue of a network card is served strictly in order, so that what has been used says what
-//! comes next: whoever serves the queue later begins at the used index, and needs nothing else.
+//! Every queue of a NIC is served strictly in order, so the used index says what comes next: the
+//! process that serves the queue later starts there and needs nothing else.
 
 use std::sync::Arc;
 
@@ -14,47 +14,47 @@ use device_backend::vring::{Snapshot, Vring, notify};
 
 use crate::shared::Shared;
 
-/// The guest broke the queue: it cannot be used until its device is reset.
+/// The guest broke the queue, which cannot be used until the device is reset.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueFault {
-    /// Its ring.
+    /// The ring is malformed.
     #[error("the guest broke the queue")]
     Ring(#[from] RingError),
-    /// A chain of it.
+    /// A chain is malformed.
     #[error("the guest made a malformed chain at head {0}")]
     Chain(u16, #[source] ChainError),
-    /// A chain of it has buffers that nothing can be put into.
+    /// The buffers of a chain cannot be used.
     #[error("the guest offered a chain at head {0} that nothing fits into")]
     Useless(u16),
 }
 
-/// What has become of the ring.
+/// What has happened to the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing, or nothing that matters to who serves it.
+    /// Nothing, or nothing that matters to the worker.
     None,
-    /// It is another one now, or there is none.
+    /// The ring was replaced or stopped.
     Moved,
 }
 
-/// A ring that is being served.
+/// A ring in service.
 #[derive(Debug)]
 pub struct Serving {
     /// The device's half of it.
     pub ring: Ring,
-    /// The memory that it and its buffers are in.
+    /// The memory of the ring and its buffers.
     pub memory: Arc<GuestMemory>,
     snapshot: Snapshot,
     memory_generation: u32,
 }
 
 impl Serving {
-    /// Shows the driver what was used, without a call.
+    /// Publishes used entries to the driver, without a call.
     pub fn publish(&mut self) {
         self.ring.publish();
     }
 
-    /// Calls the driver, if it wants to be called about what was published.
+    /// Calls the driver, if it wants a call for what was published.
     pub fn call(&mut self) {
         if self.ring.needs_call()
             && let Some(call) = &self.snapshot.call
@@ -64,22 +64,22 @@ impl Serving {
     }
 }
 
-/// One queue's place.
+/// The state of one queue.
 #[derive(Debug, Default)]
 pub struct QueueState {
     serving: Option<Serving>,
     broken: bool,
-    /// The generations of ring and memory that were followed.
+    /// The generations of ring and memory that were followed last.
     seen: Option<(u32, u32)>,
 }
 
 impl QueueState {
-    /// The ring, if it may be used.
+    /// The ring, if it can be served.
     pub fn serving(&mut self) -> Option<&mut Serving> {
         self.serving.as_mut().filter(|_| !self.broken)
     }
 
-    /// Whether there is a ring that may be used.
+    /// Whether there is a ring that can be served.
     pub fn is_running(&self) -> bool {
         self.serving.is_some() && !self.broken
     }
@@ -89,8 +89,8 @@ impl QueueState {
         self.seen.map(|(ring, _)| ring)
     }
 
-    /// Follows what the frontend has changed. Of what was taken from the ring, the last `unused`
-    /// were not used; they are left to who comes next.
+    /// Follows the frontend's changes. The last `unused` chains that were taken from the ring were
+    /// not used: they are left to the next one that serves it.
     pub fn follow(
         &mut self,
         vring: &Vring,
@@ -100,8 +100,8 @@ impl QueueState {
         if self.seen == Some((vring.generation(), shared.memory.generation())) {
             return Ok(Change::None);
         }
-        // The ring before the memory: the frontend gives the memory first, and a ring that was found
-        // running is not to be looked for in what was there before.
+        // The ring before the memory: the frontend sets the memory first, and a ring that was found
+        // running must not be looked up in the memory of before.
         let (generation, snapshot) = vring.snapshot();
         let memory_generation = shared.memory.generation();
         let memory = shared.memory.now();
@@ -120,7 +120,7 @@ impl QueueState {
         if !snapshot.running {
             return Ok(Change::Moved);
         }
-        // With what was just stored.
+        // With the index that was just stored.
         let (_, snapshot) = vring.snapshot();
         match Ring::attach(&memory, snapshot.layout, snapshot.next_avail) {
             Ok(ring) => {
@@ -139,12 +139,12 @@ impl QueueState {
         }
     }
 
-    /// Serves no ring any more: the queue is for something else now.
+    /// Stops serving: the queue has another role now.
     pub fn leave(&mut self) {
         *self = Self::default();
     }
 
-    /// The guest broke the queue: it stands still from here on.
+    /// Stops a queue that the guest broke.
     pub fn give_up(&mut self) {
         self.broken = true;
         if let Some(serving) = &self.serving {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the tap to the guest: read straight into the guest's buffers, decide whether the driver
-//! wants it, used. A frame that takes several buffers is published as one.
+//! From the tap to the guest: reads each frame straight into the guest's buffers, checks whether
+//! the driver wants it, and marks the buffers used. A frame in several buffers is published as one.
 //!
-//! While the guest has no buffers nothing is read: frames wait in the tap, which drops what it has
-//! no room for as every network card does. One frame at most is held here, if the guest's buffers
+//! While the guest has no buffers the worker reads nothing: frames wait in the tap, which drops
+//! what it has no room for, as any NIC does. At most one frame is held here, if the guest's buffers
 //! turn out to be too few for it. Runs on the worker thread that owns the queue.
 
 use std::io;
@@ -20,15 +20,15 @@ use crate::rx_buffers::RxBuffers;
 use crate::settings::Settings;
 use crate::shared::Shared;
 
-/// The most frames before the other direction is looked at.
+/// The most frames before the other direction gets its turn.
 const BATCH: u32 = 64;
-/// After so many frames the driver is called, while the rest of the batch is read.
+/// After so many frames the driver is called, before the rest of the batch is read.
 const CALL_EVERY: u32 = 16;
-/// Enough for frames that are not segmented later.
+/// Enough for usual frames without segmentation offload.
 const REACH_SHORT_BYTES: usize = 2048;
 /// Enough for every frame.
 const REACH_LONG_BYTES: usize = 66 << 10;
-/// After so many short frames no more long ones are expected.
+/// After so many short frames in a row no long ones are expected.
 const SHORT_MAX: u32 = 256;
 /// Header, addresses, VLAN tag and type.
 const PEEK_BYTES: usize = host::tap::HEADER_BYTES + 18;
@@ -42,25 +42,25 @@ pub struct Receiver {
     room: RxBuffers,
     /// The length of a frame that was read and waits for more buffers.
     held: Option<usize>,
-    /// Whether the guest has to offer buffers before anything can be done.
+    /// Whether nothing can be done until the guest offers buffers.
     starved: bool,
     /// How many frames in a row were short.
     short: u32,
-    /// The last read said that there is no tap behind the descriptor.
+    /// The last read found no tap behind the descriptor.
     unplugged: bool,
 }
 
-/// What came of a frame.
+/// What has happened to a frame.
 enum Outcome {
     Delivered(usize),
-    /// Counted, and goes no further.
+    /// Counted, and not delivered.
     Dropped,
-    /// There are too few buffers for it.
+    /// The guest has too few buffers for it.
     Held,
 }
 
 impl Receiver {
-    /// Follows the frontend.
+    /// Follows the frontend's changes of the ring and the memory.
     pub fn follow(&mut self, vring: &Vring, shared: &Shared) -> Result<Change, QueueFault> {
         let unused = self.room.heads();
         let change = self.queue.follow(vring, shared, unused);
@@ -77,14 +77,14 @@ impl Receiver {
         self.unplugged
     }
 
-    /// Serves no ring any more.
+    /// Stops serving the ring.
     pub fn leave(&mut self) {
         self.queue.leave();
         self.room.reset(None);
         (self.held, self.starved) = (None, false);
     }
 
-    /// Reads a batch. Says whether there was anything.
+    /// Reads a batch of frames; returns whether there were any.
     pub fn run(
         &mut self,
         tap: impl AsFd,
@@ -137,7 +137,7 @@ impl Receiver {
         }
     }
 
-    /// The next frame's length: one that is held, or a new one.
+    /// The length of the next frame: the one that is held, or a new one.
     fn next(
         &mut self,
         tap: BorrowedFd<'_>,
@@ -161,13 +161,13 @@ impl Receiver {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(e) => {
                 self.unplugged = e.raw_os_error() == Some(libc::EBADFD);
-                // Nothing there; or the interface is down, or this queue is not in use.
+                // There is no frame, the interface is down, or this queue is not in use.
                 Ok(None)
             }
         }
     }
 
-    /// Takes buffers from the guest until there is room for so much, as far as there are any.
+    /// Takes buffers from the guest until so much fits, as far as there are any.
     fn fill(&mut self, bytes: usize, settings: &Settings) -> Result<(), QueueFault> {
         let Self {
             queue, chain, room, ..
@@ -202,7 +202,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Gives a frame that was read to the guest, if it is wanted and fits.
+    /// Delivers a frame that was read, if the driver wants it and it fits.
     fn deliver(
         &mut self,
         len_bytes: usize,
@@ -219,7 +219,7 @@ impl Receiver {
             return Ok(Outcome::Held);
         };
         let Some(chains) = chains.filter(|chains| *chains == 1 || settings.mergeable) else {
-            // More than one chain cannot be had, or more than all of them.
+            // The frame may not take several chains, or needs more than the whole ring has.
             if !settings.mergeable || self.room.heads() >= serving.ring.size() {
                 self.held = None;
                 shared.drops().too_long.fetch_add(1, Relaxed);
@@ -262,7 +262,7 @@ impl Receiver {
         false
     }
 
-    /// Expects long frames as soon as one comes, and short ones after many short ones.
+    /// Prepares for long frames as soon as one comes, and for short ones after many short ones.
     fn note_length(&mut self, len_bytes: usize) {
         self.short = if len_bytes > REACH_SHORT_BYTES {
             0
@@ -271,7 +271,7 @@ impl Receiver {
         };
     }
 
-    /// Asks for kicks if buffers are missing; there is nothing to do if there is still nothing then.
+    /// Enables kicks if buffers are missing; returns whether there are still none after that.
     pub fn may_sleep(&mut self) -> bool {
         let starved = self.starved;
         let Some(serving) = self.queue.serving().filter(|_| starved) else {

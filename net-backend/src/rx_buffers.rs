@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Room for received frames: the guest's buffers in their order, and one of our own behind them, so
-//! that no frame is cut short because the guest's first buffers are few or small.
+//! Buffers for received frames: the guest's in their order, and behind them one of our own, so that
+//! no frame is cut short because the guest's first buffers are few or small.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,9 +12,9 @@ use device_backend::{GuestMemory, bytes};
 use nix::errno::Errno;
 use vm_memory::GuestMemoryBackend;
 
-/// What does not fit into the guest's first buffers: the longest frame with its header.
+/// The size of our own buffer: the longest frame with its header.
 const OVERFLOW_BYTES: usize = 68 << 10;
-/// The most vectors of one call, in Linux, less the one for the overflow buffer.
+/// The most vectors of one readv(2) in Linux, less the one for our own buffer.
 const VECTORS_MAX: usize = 1023;
 
 /// A buffer of the guest is not in its memory.
@@ -29,7 +29,7 @@ struct Head {
     len_bytes: usize,
 }
 
-/// The room.
+/// The buffers for received frames.
 #[derive(Debug)]
 pub struct RxBuffers {
     heads: VecDeque<Head>,
@@ -37,7 +37,7 @@ pub struct RxBuffers {
     vectors: VecDeque<libc::iovec>,
     room_bytes: usize,
     overflow: Box<[u8]>,
-    /// Of what was read last, how much is in the guest's buffers.
+    /// How much of the last frame read is in the guest's buffers.
     direct_bytes: usize,
     call: Vec<libc::iovec>,
     memory: Option<Arc<GuestMemory>>,
@@ -63,7 +63,7 @@ impl Default for RxBuffers {
 }
 
 impl RxBuffers {
-    /// Forgets all of the guest's buffers; the next are in this memory.
+    /// Drops all of the guest's buffers; the next ones are in this memory.
     pub fn reset(&mut self, memory: Option<Arc<GuestMemory>>) {
         self.heads.clear();
         self.buffers.clear();
@@ -105,13 +105,13 @@ impl RxBuffers {
         u16::try_from(self.heads.len()).unwrap_or(u16::MAX)
     }
 
-    /// How much fits into them.
+    /// How many bytes fit into them.
     pub fn room_bytes(&self) -> usize {
         self.room_bytes
     }
 
-    /// Reads a frame: into the guest's buffers for at least `reach_bytes` if there are as many, then
-    /// into our own. Returns its length.
+    /// Reads a frame: into the guest's buffers, at least `reach_bytes` of them if there are as
+    /// many, then into our own. Returns its length.
     #[allow(unsafe_code)]
     pub fn read(&mut self, tap: BorrowedFd<'_>, reach_bytes: usize) -> io::Result<usize> {
         self.call.clear();
@@ -140,7 +140,7 @@ impl RxBuffers {
         len_bytes.saturating_sub(self.direct_bytes)
     }
 
-    /// Copies the beginning of the frame that was read.
+    /// Copies the beginning of the last frame read.
     pub fn peek(&self, bytes: &mut [u8]) {
         let direct = bytes.len().min(self.direct_bytes);
         let (guest, own) = bytes.split_at_mut(direct);
@@ -152,7 +152,8 @@ impl RxBuffers {
         own.copy_from_slice(&self.overflow[..len]);
     }
 
-    /// Copies what the overflow buffer holds of a frame of this length into the guest's buffers; there is room.
+    /// Moves what our own buffer holds of a frame of this length into the guest's buffers, where
+    /// there is room.
     pub fn settle(&mut self, len_bytes: usize) {
         let overflowed = self.overflow_bytes(len_bytes);
         if overflowed > 0 {
@@ -163,7 +164,7 @@ impl RxBuffers {
         }
     }
 
-    /// Writes into the guest's buffers, at an offset from the first.
+    /// Writes into the guest's buffers, at an offset from the first one.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         self.each_part(offset, bytes.len(), |memory, buffer, at| {
             let part = &bytes[at..at + buffer.len_bytes as usize];
@@ -171,7 +172,7 @@ impl RxBuffers {
         });
     }
 
-    /// Goes through the parts of a range of the guest's buffers: each, and where it is in the range.
+    /// Calls `part` for each piece of a range of the guest's buffers, with its place in the range.
     fn each_part(
         &self,
         offset: usize,
@@ -216,7 +217,7 @@ impl RxBuffers {
         None
     }
 
-    /// Takes the first chain away: whose it is, and how much of `len_bytes` is in it.
+    /// Removes the first chain; returns its head and how much of `len_bytes` is in it.
     pub fn take(&mut self, len_bytes: usize) -> Option<(u16, usize)> {
         let head = self.heads.pop_front()?;
         self.vectors.drain(..head.vectors);

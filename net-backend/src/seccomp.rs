@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The system calls of this process once it serves a frontend: one table in `seccomp.json`, compiled
-//! when the project is built.
+//! The system calls that this process may make once it serves a frontend: the table `seccomp.json`,
+//! compiled when the project is built.
 //!
-//! Installed in all threads at once, after the last of them has started.
+//! The filter is installed in all threads at once, after the last of them has started.
 
 include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From what the process was given to a network card that can be served.
+//! Turns what the process was given into a NIC that can be served.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,44 +21,44 @@ pub enum StartError {
     /// The control state cannot be used.
     #[error("cannot map the control state")]
     State(#[source] SharedMemError),
-    /// There are not as many queues of the tap as pairs.
+    /// The tap has not as many queues as there are pairs.
     #[error("{taps} queues of the tap for {pairs} pairs of queues")]
     Taps {
-        /// What came.
+        /// The tap's queues.
         taps: usize,
-        /// What is needed.
+        /// The pairs.
         pairs: u16,
     },
     /// An eventfd could not be made.
     #[error("cannot start the workers")]
     Workers(#[source] io::Error),
-    /// It cannot be served.
+    /// The device cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
-/// What the process was params.
+/// What the device is started with.
 #[derive(Debug)]
 pub struct StartParams {
-    /// The network card.
+    /// The NIC.
     pub nic: Nic,
-    /// Where the frontend connects: bound, listening, not connected.
+    /// The socket that the frontend connects to: bound, listening, not connected.
     pub listener: OwnedFd,
-    /// The queues of the tap, as many as pairs.
+    /// The tap's queues, one for each pair.
     pub taps: Vec<OwnedFd>,
     /// The control state, if it outlives the process.
     pub state: Option<OwnedFd>,
     /// Whether the link is up.
     pub link_up: bool,
-    /// Where to say how it goes.
+    /// The page for the device's own statements about its health.
     pub health: &'static HealthPage,
-    /// How long a worker looks for work before it sleeps.
+    /// How long a worker thread polls for work before it sleeps.
     pub poll_us: u32,
-    /// What a system call outside the filter does; `None` for no filter.
+    /// What the kernel does about a system call outside the filter; `None` for no filter.
     pub seccomp: Option<Mode>,
 }
 
-/// Starts everything that has to run before the frontend is heard.
+/// Starts everything that must run before the first message of the frontend.
 pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
     let (taps, pairs) = (params.taps.len(), params.nic.pairs);
     if taps != usize::from(pairs) {

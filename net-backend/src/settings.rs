@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the workers go by: the card, the acknowledged features and the driver's settings, put together
-//! whenever one of them changes.
+//! What the worker threads work by: the NIC, the acknowledged features and the driver's settings,
+//! combined anew whenever one of them changes.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MRG_RXBUF,
@@ -12,7 +12,7 @@ use crate::filter::{Filter, Modes};
 use crate::header;
 use crate::state::State;
 
-/// The settings, at one moment.
+/// The settings at one moment.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The features that were acknowledged.
@@ -23,21 +23,21 @@ pub struct Settings {
     pub mergeable: bool,
     /// Whether indirect descriptors were negotiated.
     pub indirect: bool,
-    /// What the driver can take, as a tap knows it.
+    /// The offloads that the driver can take, as flags of the tap.
     pub offloads: u32,
-    /// The pairs in use, if the driver says so on a control queue of ours.
+    /// The pairs in use, if the driver says so on a control queue that this process serves.
     pub pairs: Option<u16>,
-    /// What the driver wants to receive.
+    /// Which frames the driver receives.
     pub filter: Filter,
     /// Whether the link is up.
     pub link_up: bool,
 }
 
 impl Settings {
-    /// Puts them together.
+    /// Combines them.
     pub fn new(nic: &Nic, features: u64, state: &State, link_up: bool) -> Self {
         let control = has(features, VIRTIO_NET_F_CTRL_VQ);
-        // A driver that cannot ask for anything else gets everything.
+        // A driver that cannot set modes receives everything.
         let modes = match state.modes {
             Some(modes) if control && has(features, VIRTIO_NET_F_CTRL_RX) => Modes {
                 all_multicast: modes.all_multicast || state.multicast.overflown,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the workers and the protocol thread share: the card, its taps, the driver's settings.
+//! What the worker threads and the protocol thread share: the NIC, its taps, the driver's settings.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
@@ -18,10 +18,10 @@ use crate::ctrl_commands::{Command, CommandFault};
 use crate::settings::Settings;
 use crate::state::State;
 
-/// What is shared.
+/// What the threads share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The card.
+    /// The NIC.
     pub nic: Nic,
     /// The last ping; workers answer it in the health page.
     pub ping: AtomicU32,
@@ -33,27 +33,27 @@ pub struct Shared {
     settings_generation: AtomicU32,
 }
 
-/// What the settings are made of, and the settings.
+/// What the settings are made from, and the settings.
 #[derive(Debug)]
 struct DriverConfig {
     features: u64,
-    /// Where the driver's settings are kept.
+    /// The driver's settings as they are stored.
     state: SharedMem,
-    /// Whether that outlives the process.
+    /// Whether that memory outlives the process.
     kept: bool,
-    /// Whether the control queue is served here, and not by the frontend.
+    /// Whether this process serves the control queue, and not the frontend.
     control_running: bool,
     link_up: bool,
     settings: Arc<Settings>,
-    /// Which pairs have a receive ring that may be used.
+    /// Which pairs have a receive ring in service.
     running: Vec<bool>,
     /// Which of the tap's queues are in use; unknown at first.
     used: Vec<Option<bool>>,
 }
 
 impl Shared {
-    /// What a device starts with: no memory, no features. `state` is where the driver's settings are
-    /// kept if that outlives the process.
+    /// A device without memory and features. `state` is the memory for the driver's settings, if it
+    /// outlives the process.
     pub fn new(
         nic: Nic,
         taps: Vec<OwnedFd>,
@@ -96,7 +96,7 @@ impl Shared {
 
     /// The tap's queue of a pair.
     pub fn tap(&self, pair: u16) -> BorrowedFd<'_> {
-        // There are as many as pairs, and a worker for each.
+        // The tap has a queue for each pair, and each pair has a worker.
         self.taps[usize::from(pair) % self.taps.len()].as_fd()
     }
 
@@ -105,24 +105,25 @@ impl Shared {
         &self.health.queues[usize::from(queue) % ipc::health::QUEUES]
     }
 
-    /// Where is counted what goes no further.
+    /// The counters of dropped frames and refused commands.
     pub fn drops(&self) -> &Drops {
         &self.health.drops
     }
 
-    /// The settings as they are now, and the number that goes with them.
+    /// The present settings, and their generation.
     pub fn settings(&self) -> (u32, Arc<Settings>) {
-        // Loaded first: a change in between leads to one look too many, never to one too few.
+        // Loaded first: a change in between causes one look too many, never one too few.
         let generation = self.settings_generation();
         (generation, lock(&self.driver_config).settings.clone())
     }
 
-    /// A number that is another one after the settings have changed.
+    /// The generation of the settings, which changes with them.
     pub fn settings_generation(&self) -> u32 {
         self.settings_generation.load(Acquire)
     }
 
-    /// The driver has acknowledged features: it is a new one, unless this process is.
+    /// Sets the features that the driver acknowledged. It is a new driver, unless this is a new
+    /// process.
     pub fn set_features(&self, features: u64) {
         self.change(|driver_config| {
             driver_config.features = features;
@@ -137,12 +138,13 @@ impl Shared {
         self.set_offloads(&settings);
     }
 
-    /// The link goes up, or down.
+    /// Sets the link up or down.
     pub fn set_link(&self, up: bool) {
         self.change(|driver_config| driver_config.link_up = up);
     }
 
-    /// The control queue is served, or not any more. What is kept may have been cleared meanwhile.
+    /// The control queue's service starts or ends. The stored settings may have been cleared
+    /// meanwhile.
     pub fn set_control_running(&self, running: bool) {
         self.change(|driver_config| driver_config.control_running = running);
         if running {
@@ -150,7 +152,7 @@ impl Shared {
         }
     }
 
-    /// A pair's receive ring can be used, or not any more.
+    /// The service of a pair's receive ring starts or ends.
     pub fn set_pair_running(&self, pair: u16, running: bool) {
         self.change(|driver_config| {
             if let Some(known) = driver_config.running.get_mut(usize::from(pair)) {
@@ -159,7 +161,7 @@ impl Shared {
         });
     }
 
-    /// Does what the driver says.
+    /// Carries out a command of the driver.
     pub fn obey(&self, command: Command) -> Result<(), CommandFault> {
         let features = lock(&self.driver_config).features;
         command.check(&self.nic, features)?;
@@ -176,7 +178,7 @@ impl Shared {
     }
 
     fn set_offloads(&self, settings: &Settings) {
-        // It is the tap's, whichever of its queues is asked.
+        // The offloads belong to the whole tap, so any of its queues will do.
         if let Some(tap) = self.taps.first() {
             note(tap::set_offload(tap.as_fd(), settings.offloads));
         }
@@ -186,7 +188,8 @@ impl Shared {
         let driver_config = &mut *lock(&self.driver_config);
         change(driver_config);
         let mut state = State::load(&driver_config.state);
-        // Written by who knows what; more pairs than there are do no harm, and less than one would.
+        // A compromised process may have written this. Too many pairs do no harm; none at all
+        // would.
         state.pairs = state.pairs.filter(|n| (1..=self.nic.pairs).contains(n));
         if self.nic.guard.mac {
             state.mac = None;
@@ -197,7 +200,7 @@ impl Shared {
             &state,
             driver_config.link_up,
         );
-        // A frontend of somebody else may obey the driver itself, and enable what is to be used.
+        // An external frontend may serve the control queue itself, and enable the rings to be used.
         if !driver_config.control_running && !driver_config.kept {
             settings.pairs = None;
         }
@@ -208,17 +211,18 @@ impl Shared {
 }
 
 impl Shared {
-    /// Takes the tap's queues into use or out of use, with the driver's: before the driver hears that
-    /// it may go on. The kernel throws away what waits in a queue that goes out of use; so where the
-    /// driver's settings outlive this process they alone decide, not its rings, which stand still while
+    /// Attaches or detaches the tap's queues as the driver uses its own, before the driver gets its
+    /// answer. The kernel drops the packets in a queue that is detached. So if the driver's
+    /// settings outlive this process, only they decide, and not the rings, which stand still while
     /// one process follows another.
     fn use_taps(&self, driver_config: &mut DriverConfig) {
-        // While one process follows another nobody has said yet what the driver is.
+        // While one process follows another, the features are not known yet.
         let unknown = driver_config.kept && !has(driver_config.features, VIRTIO_F_VERSION_1);
         if self.nic.pairs == 1 || unknown {
             return;
         }
-        // A driver that has no way to say how many has one; or it says so to a frontend of somebody else.
+        // A driver that cannot set the number of pairs uses one; or an external frontend handles
+        // it.
         let unsaid = if driver_config.kept {
             1
         } else {
@@ -226,7 +230,7 @@ impl Shared {
         };
         let counted = driver_config.settings.pairs.unwrap_or(unsaid);
         for ((pair, tap), running) in (0..).zip(&self.taps).zip(&driver_config.running) {
-            // The first stays, so that there is always one to send to.
+            // The first queue stays attached, so that the host can always send to one.
             let used = pair == 0 || (pair < counted && (*running || driver_config.kept));
             let known = driver_config.used.get_mut(usize::from(pair));
             if let Some(known) = known.filter(|known| **known != Some(used)) {
@@ -237,7 +241,7 @@ impl Shared {
     }
 }
 
-/// A tap that does not do what it is told is the host's affair; frames may still go through.
+/// A tap that refuses is the host's problem; frames may still go through.
 fn note(outcome: Result<(), tap::TapError>) {
     if let Err(e) = outcome {
         log::warn!("{}", host::log::chain(&e));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The network card as a user starts it.
+//! The NIC as a user starts it, without a supervisor.
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -16,10 +16,9 @@ use crate::device::Device;
 use crate::options::Options;
 use crate::serve::{self, StartParams};
 
-/// Starts the network card, to serve one frontend.
+/// Starts the NIC, to serve one frontend.
 pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
-    // What was inherited first: whatever is opened later must not take a number of the table that
-    // it has.
+    // Inherited descriptors first: one that is opened later must not take a number that they have.
     check_numbers(options.fd, &options.device.tap_fds)?;
     let inherited = options.inherited()?;
     let taps: Vec<_> = options
@@ -60,8 +59,9 @@ pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
     })?)
 }
 
-/// Looks at the numbers that the command line names before any of them gets an owner or is moved: each
-/// needs an owner of its own, and one that is not open could become that of a descriptor that is moved.
+/// Checks the numbers that the command line names, before any of them gets an owner or is moved:
+/// each needs an owner of its own, and a number that is not open could become that of a moved
+/// descriptor.
 fn check_numbers(listener: Option<RawFd>, taps: &[RawFd]) -> Result<()> {
     let all: Vec<_> = listener.iter().chain(taps).copied().collect();
     for (at, number) in all.iter().enumerate() {
@@ -75,7 +75,7 @@ fn check_numbers(listener: Option<RawFd>, taps: &[RawFd]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a descriptor that is not a standard one is open.
+/// Checks that a descriptor is open and not a standard one.
 #[allow(unsafe_code)]
 fn is_open(number: RawFd) -> Result<()> {
     if number < 3 {
@@ -87,7 +87,7 @@ fn is_open(number: RawFd) -> Result<()> {
     asked.map(drop).context("no such descriptor")
 }
 
-/// A queue of a tap that was open when the process began.
+/// Takes a queue of a tap that was open when the process started.
 #[allow(unsafe_code)]
 fn tap_inherited(number: RawFd) -> Result<OwnedFd> {
     is_open(number)?;

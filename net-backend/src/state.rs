@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the driver has asked for on the control queue, in memory that outlives the process, so that
-//! the next one goes on with it.
+//! What the driver has set on the control queue, in memory that outlives the process, so that the
+//! next process goes on with it.
 //!
-//! All zeroes is what a driver finds that has asked for nothing yet; the frontend leaves it so when
-//! the device is reset. Everything in it was written by a process that may have been compromised: it
-//! is copied once, and what makes no sense is taken for never asked. A command that was half written
-//! down when the process died was not answered: the driver's queue still has it.
+//! All zeroes is the state of a driver that has set nothing yet; the frontend clears it when the
+//! device is reset. A compromised process may have written it: the memory is copied once, and what
+//! makes no sense counts as never set. A command that was half stored when the process died was not
+//! answered: the driver's queue still has it.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +15,7 @@ use device_backend::shared_mem::SharedMem;
 use crate::config::switchable;
 use crate::filter::{Mac, Modes, TABLE_MAX, VLAN_WORDS};
 
-/// The numbers of the words.
+/// The places of the words.
 mod word {
     use super::{TABLE_MAX, VLAN_WORDS};
 
@@ -31,22 +31,22 @@ mod word {
 
 const _: () = assert!(word::END * 8 <= ipc::fd::net::STATE_BYTES);
 
-/// Beside a value: the driver has asked for it.
+/// Flag beside a value: the driver has set it.
 const ASKED: u64 = 1 << 63;
-/// In the place of a table's length: it was too long to be kept.
+/// In place of a table's length: the table was too long to be kept.
 const OVERFLOWN: u64 = 0xff;
 
-/// A table of addresses, as far as it was asked for.
+/// A table of addresses that the driver has set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// The addresses, sorted.
     pub macs: Vec<Mac>,
-    /// Whether there are more than can be told apart.
+    /// Whether there were more addresses than a table keeps.
     pub overflown: bool,
 }
 
 impl Table {
-    /// A table from what a driver sent.
+    /// Makes a table of what the driver sent.
     pub fn new(mut macs: Vec<Mac>) -> Self {
         let overflown = macs.len() > TABLE_MAX;
         if overflown {
@@ -56,7 +56,7 @@ impl Table {
         Self { macs, overflown }
     }
 
-    /// One that is too long to be kept.
+    /// A table that was too long to be kept.
     pub fn overflown() -> Self {
         Self {
             macs: Vec::new(),
@@ -65,7 +65,7 @@ impl Table {
     }
 }
 
-/// What the driver has asked for.
+/// What the driver has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// The number of pairs in use.
@@ -76,9 +76,9 @@ pub struct State {
     pub mac: Option<Mac>,
     /// The offloads, as feature bits.
     pub offloads: Option<u64>,
-    /// Other addresses of the card.
+    /// Other addresses of the NIC.
     pub unicast: Table,
-    /// Groups.
+    /// Multicast groups.
     pub multicast: Table,
     /// VLANs.
     pub vlans: [u64; VLAN_WORDS],
@@ -99,7 +99,7 @@ impl Default for State {
 }
 
 impl State {
-    /// Reads what is kept.
+    /// Reads the stored state.
     pub fn load(memory: &SharedMem) -> Self {
         let get = |index: usize| u64::from_le(memory.at::<AtomicU64>(8 * index).load(Relaxed));
         let asked = |index| Some(get(index)).filter(|word| word & ASKED != 0);
@@ -128,7 +128,7 @@ impl State {
         }
     }
 
-    /// Keeps it.
+    /// Stores the state.
     pub fn store(&self, memory: &SharedMem) {
         let put = |index: usize, word: u64| {
             memory
@@ -155,7 +155,7 @@ impl State {
         }
     }
 
-    /// Forgets everything: the device was reset.
+    /// Clears the stored state: the device was reset.
     pub fn clear(memory: &SharedMem) {
         Self::default().store(memory);
     }

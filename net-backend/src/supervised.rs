@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The network card as the supervisor starts it.
+//! The NIC as the supervisor starts it.
 
 use anyhow::Result;
 use device_backend::serve::Service;
@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::filter::Mac;
 use crate::serve::{self, StartParams};
 
-/// Starts the network card.
+/// Starts the NIC.
 pub(crate) fn start(record: &NetRecord, health: &'static HealthPage) -> Result<Service<Device>> {
     let nic = Nic {
         mac: Some(Mac(record.mac)),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the guest to the tap: pop, check, send, used. A frame is used once the tap has it, or once
-//! it was decided and counted that it goes no further; so a process that takes over repeats at most
-//! the one frame that was sent and not yet published.
+//! From the guest to the tap: pops a frame, checks it, sends it, marks it used. A frame is marked
+//! used once the tap has it, or once it was dropped and counted; so a process that takes over
+//! repeats at most the one frame that was sent and not yet published.
 //!
 //! Runs on the worker thread that owns the queue.
 
@@ -21,9 +21,9 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::tx_frame::TxFrame;
 
-/// The most frames before the other direction is looked at, and before the driver is called.
+/// The most frames before the other direction gets its turn, and before the driver is called.
 const BATCH: u16 = 64;
-/// Addresses and type: nothing shorter is a frame.
+/// Addresses and type: a frame is not shorter.
 const FRAME_MIN_BYTES: usize = 14;
 
 /// One transmit queue.
@@ -36,10 +36,10 @@ pub struct Transmitter {
     blocked: bool,
 }
 
-/// What came of a frame.
+/// What has happened to a frame.
 enum Outcome {
     Sent,
-    /// Counted, and goes no further.
+    /// Counted, and not sent.
     Dropped,
     /// The tap is full.
     Blocked,
@@ -51,15 +51,15 @@ impl Transmitter {
         self.blocked = false;
     }
 
-    /// Whether there is something that could be sent.
+    /// Whether there is a frame that could be sent.
     pub fn is_ready(&mut self) -> bool {
         let blocked = self.blocked;
         let serving = self.queue.serving().filter(|_| !blocked);
-        // An error shows again, and is dealt with, when the frame is to be taken.
+        // `run` meets the same error, and handles it.
         serving.is_some_and(|serving| !matches!(serving.ring.available(), Ok(0)))
     }
 
-    /// Sends a batch. Says whether there was anything.
+    /// Sends a batch of frames; returns whether there were any.
     pub fn run(
         &mut self,
         tap: impl AsFd,
@@ -120,7 +120,7 @@ impl Transmitter {
         Ok(used > 0)
     }
 
-    /// Asks for kicks; there is nothing to do if there is still nothing then.
+    /// Enables kicks; returns whether the queue is still empty after that.
     pub fn may_sleep(&mut self) -> bool {
         let blocked = self.blocked;
         let Some(serving) = self.queue.serving().filter(|_| !blocked) else {
@@ -131,7 +131,7 @@ impl Transmitter {
     }
 }
 
-/// Sends a frame, if it is one that may be sent.
+/// Sends a frame, if it passes the checks.
 fn send(
     frame: &mut TxFrame,
     whole: bool,

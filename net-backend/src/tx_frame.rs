@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A frame on its way out: its beginning copied, so that what was checked is what is sent, the rest
-//! where the guest has it. A short one is copied whole: that costs less than a second vector.
+//! A frame to send: its beginning is a copy, so that what was checked is what is sent; the rest
+//! stays in guest memory. A short frame is copied whole, which costs less than a second vector.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,22 +11,22 @@ use device_backend::{GuestMemory, bytes};
 use nix::errno::Errno;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-/// How much of a frame and its header is copied, if it is long: all that is ever checked.
+/// How much of a long frame and its header is copied: all that is ever checked.
 pub const HEAD_BYTES: usize = 256;
-/// The longest that is copied whole.
+/// The longest frame that is copied whole.
 const SHORT_BYTES: usize = 2048;
 /// The longest frame with its header: 64 KiB of IP in Ethernet, with two VLAN tags.
 const FRAME_MAX_BYTES: usize = 65535 + 14 + 8 + host::tap::HEADER_BYTES;
-/// The most vectors of one call, in Linux.
+/// The most vectors of one writev(2) in Linux.
 const VECTORS_MAX: usize = 1024;
 
-/// Buffers that are no frame.
+/// Buffers that do not make a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFault {
     /// Longer than frames can be.
     #[error("a frame is too long")]
     TooLong,
-    /// In more pieces than the kernel takes at once.
+    /// In more pieces than one writev(2) takes.
     #[error("a frame has too many pieces")]
     TooManyPieces,
     /// Not in guest memory.
@@ -34,7 +34,7 @@ pub enum FrameFault {
     Outside,
 }
 
-/// The frame.
+/// A frame to send.
 #[derive(Debug)]
 pub struct TxFrame {
     head: Box<[u8; SHORT_BYTES]>,
@@ -62,7 +62,7 @@ impl Default for TxFrame {
 }
 
 impl TxFrame {
-    /// Takes a frame, in place of the last one.
+    /// Loads a frame, in place of the last one.
     pub fn load(
         &mut self,
         memory: &Arc<GuestMemory>,
@@ -100,7 +100,7 @@ impl TxFrame {
         Ok(())
     }
 
-    /// Adds what is behind the copied part of a buffer.
+    /// Adds what follows the copied part of a buffer.
     fn refer(
         &mut self,
         memory: &GuestMemory,
@@ -131,7 +131,7 @@ impl TxFrame {
         &self.head[..self.head_bytes]
     }
 
-    /// Sends other flags than the driver wrote into the header, which they begin.
+    /// Replaces the flags that the driver wrote, the first byte of the header.
     pub fn set_flags(&mut self, flags: u8) {
         self.head[0] = flags;
     }
@@ -141,7 +141,7 @@ impl TxFrame {
         self.total_bytes
     }
 
-    /// Sends it, whole or not at all.
+    /// Sends the frame, whole or not at all.
     #[allow(unsafe_code)]
     pub fn send(&self, tap: BorrowedFd<'_>) -> io::Result<usize> {
         if self.vectors.len() == 1 {

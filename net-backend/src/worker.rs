@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One pair of queues and the thread that serves it: woken by a kick, by the tap or by its wake event, it
-//! serves both directions, and the control queue if that is its own, until there is nothing to do.
+//! One pair of queues and the thread that serves it. A kick, the tap or its wake event wakes the
+//! thread; it serves both directions, and the control queue if it owns that, until there is nothing
+//! to do.
 //!
-//! `run` is called on the worker thread by vhost-user-backend's event loop. Nothing here waits for a
-//! peer, and nothing a guest does ends the thread. The tap is watched for edges only: while the
-//! guest has no buffers, frames that wait in the tap wake nobody.
+//! vhost-user-backend's event loop calls `run` on the worker thread. It never waits for a peer, and
+//! nothing that a guest does ends the thread. The tap is watched for edges only: while the guest
+//! has no buffers, frames that wait in the tap do not wake the thread.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -23,10 +24,10 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::transmit::Transmitter;
 
-/// While looking for work, the tap is asked, with a system call, only this often.
+/// While polling for work, the tap is read, by a system call, only this often.
 const TAP_EVERY: u32 = 4;
 
-/// Everything about one pair of queues.
+/// One pair of queues.
 #[derive(Debug)]
 pub struct Worker {
     pair: u16,
@@ -63,8 +64,8 @@ impl Worker {
         self.shared.tap(self.pair)
     }
 
-    /// Serves the pair until there is nothing to do. `vrings` are its queues: receive, transmit, and
-    /// perhaps control.
+    /// Serves the pair until there is nothing to do. `vrings` are its queues: receive, transmit,
+    /// and perhaps control.
     pub fn run(&mut self, vrings: &[Vring], progress: &Progress) {
         // Whatever woke the thread, the tap may have room again.
         self.transmitter.unblock();
@@ -75,7 +76,7 @@ impl Worker {
             }
             self.with_settings(|worker| worker.follow(vrings, progress));
             if self.command() {
-                // What was asked for holds for the very next frame.
+                // A command must take effect from the next frame on.
                 continue;
             }
             let worked = self.receive() | self.transmit();
@@ -85,9 +86,9 @@ impl Worker {
         }
     }
 
-    /// Does `follow` with the settings as they are, and again if they have changed meanwhile. The
-    /// frontend sets the features first and starts the rings then: a ring that was found running must
-    /// not be served with what held before, a header of another length for one.
+    /// Calls `follow` with the present settings, and again if they have changed meanwhile. The
+    /// frontend first sets the features and then starts the rings: a ring that was found running
+    /// must not be served with the settings of before, for instance with another header length.
     fn with_settings(&mut self, mut follow: impl FnMut(&mut Self)) {
         loop {
             if self.settings_generation != self.shared.settings_generation() {
@@ -100,7 +101,7 @@ impl Worker {
         }
     }
 
-    /// Follows what the frontend and the driver have changed about the rings.
+    /// Follows the frontend's and the driver's changes of the rings.
     fn follow(&mut self, vrings: &[Vring], progress: &Progress) {
         let (mut roles, mut followed) = ([Role::None; SLOTS], self.followed);
         for (slot, vring) in vrings.iter().enumerate().take(SLOTS) {
@@ -139,7 +140,7 @@ impl Worker {
         }
     }
 
-    /// What was served for a role that no queue has any more.
+    /// Stops serving roles that no queue has any more.
     fn leave_all_but(&mut self, roles: [Role; SLOTS]) {
         if !roles.contains(&Role::Receive) && self.receiver.queue.is_running() {
             self.receiver.leave();
@@ -161,7 +162,7 @@ impl Worker {
         let shared = &self.shared;
         let (tap, health) = (shared.tap(self.pair), shared.health(2 * self.pair));
         let outcome = self.receiver.run(tap, &self.settings, shared, health);
-        // The first queue is always in use: a tap that is not there for it was deleted.
+        // The first queue is always in use: if it finds no tap, the tap was deleted.
         if self.pair == 0 && self.receiver.is_unplugged() {
             health.flags.fetch_or(UNPLUGGED, Relaxed);
         }
@@ -175,7 +176,7 @@ impl Worker {
         self.outcome(outcome, Role::Transmit)
     }
 
-    /// Waits a little, awake, for work. Says whether there is any, or was.
+    /// Polls for work for a short time; returns whether there is or was any.
     fn look_for_work(&mut self, vrings: &[Vring]) -> bool {
         if !self.receiver.queue.is_running() && !self.transmitter.queue.is_running() {
             return false;
@@ -220,7 +221,8 @@ impl Worker {
         found
     }
 
-    /// Asks for kicks where they are needed; there is nothing to do if there is still nothing then.
+    /// Enables kicks where they are needed; returns whether there is still nothing to do after
+    /// that.
     fn may_sleep(&mut self) -> bool {
         let idle = [
             self.receiver.may_sleep(),
@@ -246,7 +248,7 @@ impl Worker {
         }
     }
 
-    /// A guest that broke its queue has lost it until it resets the device.
+    /// A guest that broke a queue cannot use it until it resets the device.
     fn outcome(&mut self, outcome: Result<bool, QueueFault>, role: Role) -> bool {
         match outcome {
             Ok(worked) => worked,

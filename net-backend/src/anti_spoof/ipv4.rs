@@ -19,7 +19,7 @@ impl Rules<'_> {
         transport: Transport<'_>,
     ) -> Result<(), Violation> {
         if source.is_unspecified() && !self.guard.ipv4.is_empty() {
-            // Who has no address yet asks a DHCP server for one, and nothing else.
+            // A guest without an address may only ask a DHCP server for one.
             let is_question = match transport {
                 Transport::Whole(m) => m.protocol == UDP && u16_at(m.bytes, 2) == Some(DHCP.server),
                 _ => false,

@@ -16,7 +16,7 @@ mod message {
     pub(super) const REDIRECT: u8 = 137;
 }
 
-/// Options with the link-layer address of the sender, or of who is asked for (RFC 4861 §4.6.1).
+/// Options with the link-layer address of the sender, or of the target (RFC 4861 §4.6.1).
 mod option {
     pub(super) const SOURCE: u8 = 1;
     pub(super) const TARGET: u8 = 2;
@@ -69,8 +69,8 @@ impl Rules<'_> {
             message::REDIRECT => 40,
             _ => return Ok(()),
         };
-        // "Nodes MUST NOT employ IPv6 fragmentation for sending" these (RFC 6980 §5); what is in the
-        // next fragment, or behind what was copied, cannot be checked.
+        // "Nodes MUST NOT employ IPv6 fragmentation for sending" these (RFC 6980 §5). The next
+        // fragment, and what was not copied, cannot be checked.
         if !whole || bytes.len() < discovery.len_bytes {
             return Err(Violation::Evasive);
         }
@@ -88,7 +88,7 @@ impl Rules<'_> {
         while let [number, len, rest @ ..] = options {
             let claims = match *number {
                 option::SOURCE => true,
-                // A router tells of another's.
+                // In a redirect, this option has the address of another host.
                 option::TARGET => kind != message::REDIRECT,
                 _ => false,
             };

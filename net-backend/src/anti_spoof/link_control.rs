@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames that switches and their ports speak to each other with: spanning trees, link aggregation,
-//! discovery, flow control, registration of VLANs. Where the host's bridge or a switch behind it takes
+//! Control frames that switches and their ports exchange: spanning tree, link aggregation,
+//! discovery, flow control, VLAN registration. If the host's bridge or a switch behind it takes
 //! part, a guest that sends them can become the root of the tree, or stop a port.
 
-/// Frames of these kinds may be addressed otherwise, too.
+/// EtherTypes of control frames, which may also go to other addresses.
 mod kind {
     /// PAUSE (IEEE 802.3, annex 31).
     pub(super) const MAC_CONTROL: u16 = 0x8808;
@@ -12,7 +12,7 @@ mod kind {
     pub(super) const LLDP: u16 = 0x88cc;
 }
 
-/// Whether a frame that begins so is for switches.
+/// Whether a frame with this beginning is addressed to switches.
 pub(super) fn is_destination(head: &[u8]) -> bool {
     match head {
         // To the switch at the other end of a link (IEEE 802.1Q, table 8-1); registration of VLANs and
@@ -24,7 +24,7 @@ pub(super) fn is_destination(head: &[u8]) -> bool {
     }
 }
 
-/// Whether a frame of this kind is, whatever its address.
+/// Whether a frame of this type is for switches, whatever its address.
 pub(super) fn is_kind(kind: u16) -> bool {
     matches!(kind, kind::MAC_CONTROL | kind::SLOW | kind::LLDP)
 }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel, or a NIC, may still do with a frame that was checked (virtio 1.2, §5.1.6.2).
+//! What the kernel, or a NIC, may still do to a frame that was checked (virtio 1.2, §5.1.6.2).
 //!
-//! With VIRTIO_NET_HDR_F_NEEDS_CSUM it sums up what is behind `csum_start` and writes the sum to a
-//! place that the driver names: two bytes of the guest's choice, which could be a port, an address or
-//! an EtherType. So the place must be the checksum of the transport header that was parsed here, where
-//! nothing else is checked. When it cuts a frame into segments it copies the headers and writes their
-//! lengths, so it must know the packet for the same as the parser.
+//! With VIRTIO_NET_HDR_F_NEEDS_CSUM the kernel sums the bytes from `csum_start` on and writes the
+//! sum to a place that the driver names: two bytes of the guest's choice, which could be a port, an
+//! address or an EtherType. So the place must be the checksum of the transport header that was
+//! parsed here, where nothing else is checked. When the kernel cuts a frame into segments it copies
+//! the headers and writes their lengths, so it must take the packet for the same as the parser
+//! does.
 //!
-//! A Linux guest asks for three sums: TCP's, UDP's (around a tunnel's packet, too) and, with `ip link …
-//! type gre csum`, GRE's. Inside tunnels, for SCTP, and for fragments it computes them itself, unless
-//! VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO is offered, which it is not. Frames with any other place are
-//! dropped and counted.
+//! A Linux guest asks for three sums: TCP's, UDP's (also around a tunnelled packet) and, with `ip
+//! link … type gre csum`, GRE's. Inside tunnels, for SCTP and for fragments the guest computes them
+//! itself, unless VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO is offered, which it is not. Frames that name
+//! any other place are dropped and counted.
 
 use super::packet::{Packet, Transport};
 use super::{GRE, TCP, UDP};
@@ -25,11 +26,11 @@ mod checksum_offset {
 
 /// The bit of a GRE header that says that it has a checksum.
 const GRE_CHECKSUM: u8 = 0x80;
-/// Fragments are counted in units of so many bytes. The kernel does not check it: of pieces that are
-/// shorter several would say that they are the first.
+/// Fragment offsets are in units of so many bytes. The kernel does not check this: of several
+/// shorter pieces, more than one would claim to be the first fragment.
 const FRAGMENT_UNIT_BYTES: u16 = 8;
 
-/// Whether the kernel may do this with the packet.
+/// Whether the kernel may do this to the packet.
 pub(super) fn fits(offload: &Offload, packet: &Packet<'_>) -> bool {
     let (v6, message) = match packet {
         Packet::Ipv4(_, Transport::Whole(message)) => (false, message),

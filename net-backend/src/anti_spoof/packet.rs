@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Parses what a frame carries, from its copied beginning and its length: VLAN tags, ARP, IPv4, IPv6
-//! with its extension headers, and where the transport header is.
+//! Parses what a frame carries, from its copied beginning and its length: VLAN tags, ARP, IPv4,
+//! IPv6 with its extension headers, and where the transport header is.
 //!
-//! A receiver cuts a packet to the length that its IP header says, so bytes behind that are never
-//! taken for headers: what a fragment "continues" there, its receiver reads in the next fragment. The
-//! fuzz target `guard` compares this parser with the crate etherparse.
+//! A receiver cuts a packet to the length in its IP header, so the parser never takes bytes behind
+//! that for headers: what a fragment "continues" there, its receiver reads from the next fragment.
+//! The fuzz target `guard` compares this parser with the crate etherparse.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,21 +13,21 @@ use crate::header::Offload;
 
 /// Two tags at most: 802.1ad around 802.1Q.
 const TAGS_MAX: usize = 2;
-/// 802.1Q, 802.1ad, and what switches used before that.
+/// 802.1Q, 802.1ad, and their predecessors.
 const TAGS: [u16; 5] = [0x8100, 0x88a8, 0x9100, 0x9200, 0x9300];
 const ARP: u16 = 0x0806;
 const RARP: u16 = 0x8035;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-/// A smaller one is the length of an 802.3 frame.
+/// A smaller number is the length of an 802.3 frame.
 const KIND_MIN: u16 = 0x0600;
-/// What begins an 802.3 frame that has an EtherType all the same (RFC 1042).
+/// The beginning of an 802.3 frame that carries an EtherType (RFC 1042).
 const SNAP: [u8; 6] = [0xaa, 0xaa, 3, 0, 0, 0];
 
-/// More extension headers than this are a disguise.
+/// A packet with more extension headers than this is trying to hide something.
 const EXTENSIONS_MAX: usize = 8;
 
-/// The headers that another may follow (RFC 8200 §4, RFC 4302).
+/// Extension headers, after which another header may follow (RFC 8200 §4, RFC 4302).
 mod extension {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
@@ -39,11 +39,11 @@ mod extension {
 /// A frame that the driver wants to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// Its copied beginning.
+    /// The frame's copied beginning.
     pub head: &'a [u8],
-    /// How long it is.
+    /// The frame's whole length.
     pub len_bytes: usize,
-    /// What the kernel is to do with it, if there is anything.
+    /// What the kernel is asked to do to it, if anything.
     pub offload: Option<Offload>,
 }
 
@@ -58,7 +58,7 @@ pub enum Packet<'a> {
     Ipv4(Ipv4Addr, Transport<'a>),
     /// A packet from this address.
     Ipv6(Ipv6Addr, Transport<'a>),
-    /// An EtherType that is not parsed, or a length.
+    /// Another EtherType, or the length of an 802.3 frame.
     Other(u16),
 }
 
@@ -67,29 +67,29 @@ pub enum Packet<'a> {
 pub enum Transport<'a> {
     /// A whole message.
     Whole(Message<'a>),
-    /// The first fragment of one, or the only one.
+    /// The first fragment of a message, or the only one.
     First(Message<'a>),
-    /// A fragment whose beginning is in another packet.
+    /// A fragment of a message that begins in another packet.
     Later,
-    /// Its header is not where it could be read.
+    /// The transport header is beyond what was copied, or malformed.
     Hidden,
 }
 
-/// What is behind the IP headers.
+/// What follows the IP headers.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     /// The protocol.
     pub protocol: u8,
     /// Where it begins in the frame.
     pub offset: usize,
-    /// What of it was copied.
+    /// The part of it that was copied.
     pub bytes: &'a [u8],
-    /// Its length, with what was not copied.
+    /// Its length, including what was not copied.
     pub len_bytes: usize,
 }
 
 impl<'a> Transport<'a> {
-    /// The beginning of a message, whole or not.
+    /// The beginning of a message, whole or fragmented.
     pub fn begun(self) -> Option<Message<'a>> {
         match self {
             Self::Whole(message) | Self::First(message) => Some(message),
@@ -99,7 +99,7 @@ impl<'a> Transport<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// What is between two places of a frame.
+    /// What lies between two places of a frame.
     fn between(frame: &Frame<'a>, protocol: u8, offset: usize, end: usize) -> Option<Self> {
         let copied = frame.head.len().min(end);
         Some(Self {
@@ -110,7 +110,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// What is behind a header, which says that it is of this protocol.
+    /// What follows a header that names this protocol.
     fn behind(self, protocol: u8, header_bytes: usize) -> Option<Self> {
         Some(Self {
             protocol,
@@ -122,7 +122,7 @@ impl<'a> Message<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// Parses a frame, unless it hides what it carries.
+    /// Parses a frame; `None` if the frame hides what it carries.
     pub fn parse(frame: &Frame<'a>) -> Option<Self> {
         let mut offset = 12;
         let mut kind = u16_at(frame.head, offset)?;
@@ -140,7 +140,7 @@ impl<'a> Packet<'a> {
             IPV4 => ipv4(frame, offset),
             IPV6 => ipv6(frame, offset),
             kind if TAGS.contains(&kind) => None,
-            // Some receivers look into these.
+            // Some receivers look inside these.
             ..KIND_MIN if payload.starts_with(&SNAP) => match u16_at(payload, SNAP.len())? {
                 ARP | RARP | IPV4 | IPV6 => None,
                 inner if TAGS.contains(&inner) => None,
@@ -151,8 +151,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Where a packet ends that begins at `offset` and says how long it is. The kernel writes new lengths
-/// into the segments of one that it cuts into pieces, whatever the driver wrote there.
+/// The end of a packet that begins at `offset` and claims this length. If the kernel segments it,
+/// the claimed length does not count: the kernel writes new ones into the segments.
 fn end(frame: &Frame<'_>, offset: usize, said_bytes: usize) -> usize {
     let segmented = frame.offload.is_some_and(|o| o.segments.is_some());
     if segmented {
@@ -168,7 +168,7 @@ fn ipv4<'a>(frame: &Frame<'a>, offset: usize) -> Option<Packet<'a>> {
     if header[0] >> 4 != 4 || header_bytes < 20 {
         return None;
     }
-    // With its options.
+    // The header's options must have been copied, too.
     frame.head.get(offset..offset + header_bytes)?;
     let source = Ipv4Addr::from([header[12], header[13], header[14], header[15]]);
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
@@ -189,7 +189,7 @@ fn ipv6<'a>(frame: &Frame<'a>, offset: usize) -> Option<Packet<'a>> {
         return None;
     }
     let source = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
-    // None is so long that its length were a jumbogram's (RFC 2675), in an option.
+    // No frame is long enough for a jumbogram (RFC 2675), whose length is in an option.
     let said_bytes = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
     let end = end(frame, offset, said_bytes);
     let transport = match Message::between(frame, header[6], offset + 40, end) {
@@ -199,7 +199,7 @@ fn ipv6<'a>(frame: &Frame<'a>, offset: usize) -> Option<Packet<'a>> {
     Some(Packet::Ipv6(source, transport))
 }
 
-/// Walks extension headers until the transport's.
+/// Walks the extension headers up to the transport header.
 fn walk(mut message: Message<'_>, mut fragment: bool, v6: bool) -> Transport<'_> {
     for number in 0..EXTENSIONS_MAX {
         if !is_extension(message.protocol, v6) {
@@ -208,7 +208,7 @@ fn walk(mut message: Message<'_>, mut fragment: bool, v6: bool) -> Transport<'_>
                 false => Transport::Whole(message),
             };
         }
-        // None of them is shorter.
+        // No extension header is shorter.
         let Some(([next, length, high, low, ..], _)) = message.bytes.split_first_chunk::<8>()
         else {
             return Transport::Hidden;
@@ -236,7 +236,7 @@ fn walk(mut message: Message<'_>, mut fragment: bool, v6: bool) -> Transport<'_>
     Transport::Hidden
 }
 
-/// Whether another header follows this one. IPv4 has options instead, but for one.
+/// Whether this is an extension header. IPv4 has only one of them.
 fn is_extension(protocol: u8, v6: bool) -> bool {
     match protocol {
         extension::AUTHENTICATION => true,
