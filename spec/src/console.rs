@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the guest's first serial port leads.
+//! The backend of the guest's first serial port.
 
 use std::fmt;
 use std::path::PathBuf;

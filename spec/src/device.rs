@@ -72,7 +72,7 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// A number of queues, if a device can have so many.
+/// Checks a number of queues.
 pub(crate) fn check_queues(field: &'static str, queues: u32) -> Result<u16, SpecError> {
     match u16::try_from(queues) {
         Ok(n) if (1..=QUEUES_MAX).contains(&queues) => Ok(n),
@@ -84,7 +84,7 @@ pub(crate) fn check_queues(field: &'static str, queues: u32) -> Result<u16, Spec
     }
 }
 
-/// A queue's size, if a queue can have it.
+/// Checks the size of a queue.
 pub(crate) fn check_queue_size(field: &'static str, size: u32) -> Result<u16, SpecError> {
     match u16::try_from(size) {
         Ok(n) if n.is_power_of_two() && (16..=1024).contains(&n) => Ok(n),
@@ -96,7 +96,7 @@ pub(crate) fn check_queue_size(field: &'static str, size: u32) -> Result<u16, Sp
     }
 }
 
-/// The names of all devices, none of them twice.
+/// Checks that no two devices have the same name, and that there are not too many.
 pub(crate) fn check_unique<'a>(
     ids: impl Iterator<Item = (&'static str, &'a DeviceId)>,
 ) -> Result<(), SpecError> {
@@ -113,13 +113,13 @@ pub(crate) fn check_unique<'a>(
     Ok(())
 }
 
-/// Splits `key=value,key` at its commas; a key that comes twice is refused. A comma that belongs to a
-/// value is written twice, see [`unescaped`].
+/// Splits `key=value,key` at its commas and refuses a key that comes twice. A comma in a value is
+/// written twice, see [`unescaped`].
 pub(crate) fn options(text: &str) -> Result<Vec<(&str, Option<&str>)>, String> {
     options_with(text, &[])
 }
 
-/// The same, but the keys of `lists` may come again.
+/// Like [`options`], but the keys of `lists` may come again.
 pub(crate) fn options_with<'a>(
     text: &'a str,
     lists: &[&str],
@@ -138,7 +138,7 @@ pub(crate) fn options_with<'a>(
     Ok(options)
 }
 
-/// The parts between single commas. Of three commas in a row the first two are one of the value.
+/// Splits at single commas. Of three commas in a row the first two are one comma of the value.
 fn parts(text: &str) -> Vec<&str> {
     let bytes = text.as_bytes();
     let (mut parts, mut from, mut at) = (Vec::new(), 0, 0);
@@ -157,17 +157,17 @@ fn parts(text: &str) -> Vec<&str> {
     parts
 }
 
-/// The value as it is meant: `,,` is a comma.
+/// The value without the escape: `,,` is a comma.
 pub(crate) fn unescaped(value: &str) -> String {
     value.replace(",,", ",")
 }
 
-/// The value as it is written among options.
+/// The value with its commas escaped, as an option.
 pub(crate) fn escaped(value: impl fmt::Display) -> String {
     value.to_string().replace(',', ",,")
 }
 
-/// The error of a key that is not known.
+/// The error for an unknown key.
 pub(crate) fn unknown(key: &str, whose: &str) -> String {
     let part = key.split_once('=').map_or(key, |(key, _)| key);
     format!(
@@ -175,7 +175,7 @@ pub(crate) fn unknown(key: &str, whose: &str) -> String {
     )
 }
 
-/// The number behind a key.
+/// Parses the number that a key has.
 pub(crate) fn number(key: &str, text: &str) -> Result<u32, String> {
     let parsed = text.parse();
     parsed.map_err(|_| format!("{key} {text:?}: expected a number"))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk: [`DiskSpec`] as it is written, [`Disk`] as it is meant.
+//! A disk: [`DiskSpec`] as the user writes it, [`Disk`] validated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use crate::device::{
 
 /// The longest serial number a virtio disk can have, in bytes.
 pub const SERIAL_MAX_BYTES: usize = 20;
-/// The logical blocks that a disk can have, in bytes.
+/// The sizes of logical blocks that a disk can have, in bytes.
 const BLOCK_SIZES: [u32; 2] = [512, 4096];
-/// The longest a worker may look for work before it sleeps, in µs.
+/// The longest a worker thread may poll for work before it sleeps, in µs.
 const POLL_US_MAX: u32 = 1_000_000;
 
 /// How a disk's backend does its I/O.
@@ -144,7 +144,7 @@ impl FromStr for DiskSpec {
     }
 }
 
-/// The options again, those at their defaults left out.
+/// The options as text, without those at their defaults.
 impl fmt::Display for DiskSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let default = Self::new("");
@@ -197,11 +197,11 @@ pub struct Disk {
     pub engine: DiskEngine,
     /// Whether the host's page cache is bypassed.
     pub direct: bool,
-    /// The logical block that the guest sees, in bytes, if it is not the usual one.
+    /// The logical block that the guest sees, in bytes, if it is not the default.
     pub block_size: Option<u32>,
     /// The serial number, at most [`SERIAL_MAX_BYTES`] of ASCII.
     pub serial: String,
-    /// How long a worker looks for work before it sleeps, in µs.
+    /// How long a worker thread polls for work before it sleeps, in µs.
     pub poll_us: u32,
 }
 

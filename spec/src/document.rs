@@ -38,8 +38,8 @@ impl VmSpec {
 }
 
 impl DocumentError {
-    /// An error whose text may repeat parts of the document, which can hold anything: what would end
-    /// the line or command a terminal is escaped.
+    /// An error whose text may repeat parts of the document, which can hold anything: escapes
+    /// characters that would end the line or control a terminal.
     fn shape(text: &str) -> Self {
         let escaped = text.chars().map(|c| match c.is_control() {
             true => c.escape_default().to_string(),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a VM is, as the user says it: the JSON document, which has the same fields as the flags of
-//! `bulkhead run`, and with the feature `api` the types of the API.
+//! What a VM is: the JSON document, which has the same fields as the flags of `bulkhead run`, and
+//! with the feature `api` the types of the API.
 //!
-//! Linked into the CLI and the jailer. Nothing here opens or touches anything: a [`VmSpec`] is what
-//! was written, a [`Vm`] is what was meant, and only `TryFrom` leads from one to the other. Whether
-//! the files exist and the host is large enough is the jailer's to find out.
+//! The CLI and the jailer link it. It opens and touches nothing: a [`VmSpec`] is what the user
+//! wrote, a [`Vm`] is validated, and only `TryFrom` makes one of the other. The jailer finds out
+//! whether the files exist and the host is large enough.
 
 #[cfg(feature = "api")]
 pub mod api;
@@ -42,7 +42,7 @@ pub use vm::{
     check_stop_timeout,
 };
 
-/// A field of the spec holds what it must not. One line: the field, the value, the reason.
+/// A field of the spec has an invalid value. One line: the field, the value, the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {value:?}: {reason}")]
 pub struct SpecError {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What control groups hold a VM or one of its processes to: [`LimitsSpec`] as it is written,
-//! [`Limits`] as it is meant.
+//! The limits that control groups set for a VM or one of its processes: [`LimitsSpec`] as the user
+//! writes them, [`Limits`] validated.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,7 +77,7 @@ impl FromStr for LimitsSpec {
 }
 
 impl LimitsSpec {
-    /// The limits that are given, as they are written.
+    /// The limits that are set, as text.
     fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let size = |size: Option<ByteSize>| size.map(|size| size.to_string());
         let number = |number: Option<u32>| number.map(|number| number.to_string());
@@ -95,7 +95,7 @@ impl LimitsSpec {
     }
 }
 
-/// The options again.
+/// The options as text.
 impl fmt::Display for LimitsSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "of={}", self.of)?;
@@ -104,7 +104,7 @@ impl fmt::Display for LimitsSpec {
     }
 }
 
-/// Whom limits hold.
+/// The processes that limits apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     /// All processes of the VM together.
@@ -115,14 +115,14 @@ pub enum Held {
     Vmm,
     /// The backend of the disk at this place in the spec.
     Disk(usize),
-    /// That of the network card at this place.
+    /// The backend of the NIC at this place in the spec.
     Net(usize),
 }
 
-/// Limits, validated: not zero, and of somebody who can be held to them.
+/// Limits, validated: not zero, and for processes that can have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Whom they hold.
+    /// The processes that they apply to.
     pub held: Held,
     /// Memory in bytes.
     pub memory: Option<ByteSize>,
@@ -134,7 +134,7 @@ pub struct Limits {
     pub io: IoLimits,
 }
 
-/// What a second may see of a drive.
+/// Limits on a drive, each for one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoLimits {
     /// Bytes read.
@@ -155,7 +155,7 @@ impl IoLimits {
 }
 
 impl Limits {
-    /// Checks all limits of a VM against what it is made of.
+    /// Checks all limits of a VM against its memory and devices.
     pub(crate) fn check_all(
         all: &[LimitsSpec],
         memory: Memory,

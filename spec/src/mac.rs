@@ -1,34 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! MAC addresses of network cards.
+//! MAC addresses of NICs.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The bit of the first byte that makes an address one of a group.
+/// The bit of the first byte that marks a group address.
 const GROUP: u8 = 0x01;
-/// The bit of the first byte that says that no manufacturer has assigned the address.
+/// The bit of the first byte that marks an address as locally administered.
 const LOCAL: u8 = 0x02;
 
-/// The MAC address of one card: not zero, not of a group.
+/// The MAC address of a NIC: neither zero nor a group address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MacAddress([u8; 6]);
 
 impl MacAddress {
-    /// Its bytes, in the order in which they are sent.
+    /// Its bytes, in the order on the wire.
     pub fn bytes(self) -> [u8; 6] {
         self.0
     }
 
-    /// The address of a device that was given none: always the same one for the same names, and
-    /// locally administered. 46 bits are left to tell devices of a network apart.
+    /// The default address of a device: the same for the same names, and locally administered. 46
+    /// bits are left to keep the devices of a network apart.
     pub fn derived(vm: &str, device: &str) -> Self {
-        // FNV-1a, whose value must never change: guests configure their interfaces by it. Neither
-        // name can hold the byte between them.
+        // FNV-1a. The result must never change: guests configure their interfaces by it. Neither
+        // name can contain the byte between them.
         let names = vm.bytes().chain([0]).chain(device.bytes());
         let hash = names.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        // Its low bits alone hardly depend on the last letters' high ones.
+        // FNV's low bits alone hardly depend on the high bits of the last letters.
         let mixed = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         let [a, b, c, d, e, f, ..] = (mixed ^ (mixed >> 32)).to_le_bytes();
         Self([a & !GROUP | LOCAL, b, c, d, e, f])

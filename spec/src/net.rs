@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network card: [`NetSpec`] as it is written, [`Net`] as it is meant.
+//! A NIC: [`NetSpec`] as the user writes it, [`Net`] validated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -101,7 +101,7 @@ fn is_default_queue_size(size: &u32) -> bool {
 }
 
 impl Default for NetSpec {
-    /// Neither kind of card, everything else at its default.
+    /// Neither a tap nor passt, everything else at its default.
     fn default() -> Self {
         Self {
             tap: None,
@@ -160,7 +160,7 @@ impl FromStr for NetSpec {
     }
 }
 
-/// The options again, those at their defaults left out.
+/// The options as text, without those at their defaults.
 impl fmt::Display for NetSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());

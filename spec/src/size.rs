@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sizes in bytes, written as people write them: `512M`, `4G`, or a plain number of bytes.
+//! Sizes in bytes, as users write them: `512M`, `4G`, or a plain number of bytes.
 
 use std::fmt;
 use std::str::FromStr;

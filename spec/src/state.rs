@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the state of running VMs lives: one directory per VM, which the jailer makes and removes
-//! and the CLI looks into.
+//! Where the state of running VMs is: one directory per VM, which the jailer makes and removes and
+//! the CLI reads.
 
 use std::path::{Path, PathBuf};
 
@@ -10,17 +10,17 @@ use crate::SpecError;
 pub const API_SOCKET: &str = "api.sock";
 /// The console's socket, with `console: stdio` and `console: socket`.
 pub const CONSOLE_SOCKET: &str = "console.sock";
-/// What the VM's processes log.
+/// The log of the VM's processes.
 pub const LOG: &str = "log";
 /// The spec as it is run.
 pub const SPEC: &str = "vm.json";
 /// The directories of the VM's control groups, one on each line.
 pub const CGROUPS: &str = "cgroups";
-/// What is to be undone on the host when the VM has ended.
+/// What must be undone on the host after the VM's end.
 pub const DEBTS: &str = "debts.json";
-/// The same, while it is being written.
+/// The same file while it is being written.
 pub const DEBTS_FRESH: &str = "debts.new";
-/// All that a state directory may hold.
+/// All the files of a state directory.
 pub const FILES: [&str; 7] = [
     API_SOCKET,
     CGROUPS,
@@ -34,11 +34,11 @@ pub const FILES: [&str; 7] = [
 /// The longest path a unix socket can have, in bytes: `sockaddr_un`, less its NUL.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 
-/// What the console's socket says to a client while another one is connected, before it closes.
+/// What the supervisor sends a console client while another one is connected, before it closes.
 pub const CONSOLE_IN_USE: &str = "bulkhead: the console is in use\r\n";
 
 /// The directory that holds the state directories: `chosen`, if the user chose one, otherwise
-/// `/run/bulkhead` for root and `bulkhead` in `$XDG_RUNTIME_DIR` for everybody else.
+/// `/run/bulkhead` for root and `bulkhead` in `$XDG_RUNTIME_DIR` for other users.
 pub fn base(
     chosen: Option<&Path>,
     is_root: bool,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The last user there is: 2^32 - 1 means none.
+/// The last user id; 2^32 - 1 means none.
 const LAST: u32 = u32::MAX - 1;
 
 /// A range of user ids, which are group ids too, for one VM alone: `FIRST:COUNT`.

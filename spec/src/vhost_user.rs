@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A device served by somebody else's vhost-user backend: [`VhostUserSpec`] as it is written,
-//! [`VhostUser`] as it is meant.
+//! A device with an external vhost-user backend: [`VhostUserSpec`] as the user writes it,
+//! [`VhostUser`] validated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -37,12 +37,12 @@ pub enum VhostUserType {
 }
 
 impl VhostUserType {
-    /// How many virtqueues it has if nothing is said.
+    /// Its default number of virtqueues.
     fn default_queues(self) -> u32 {
         match self {
-            // One for what cannot wait, and one for requests.
+            // The high-priority queue and a request queue.
             Self::Fs => 2,
-            // Receive and transmit, and events.
+            // Receive, transmit and event queue.
             Self::Vsock => 3,
             Self::Net => 2,
             Self::Rng | Self::Blk | Self::Other(_) => 1,
@@ -173,7 +173,7 @@ impl FromStr for VhostUserSpec {
     }
 }
 
-/// The options again, those at their defaults left out.
+/// The options as text, without those at their defaults.
 impl fmt::Display for VhostUserSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let socket = escaped(self.socket.display());
@@ -205,7 +205,7 @@ pub enum VhostUserKind {
     Rng,
     /// A disk.
     Blk,
-    /// A network card.
+    /// A NIC.
     Net,
     /// Another one: its virtio device id.
     Other(u8),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The whole VM: [`VmSpec`] as it is written, [`Vm`] as it is meant.
+//! The whole VM: [`VmSpec`] as the user writes it, [`Vm`] validated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -180,7 +180,7 @@ impl VmSpec {
     }
 }
 
-/// One VM, validated; what can be known without looking at the host is known to hold.
+/// One VM, validated: everything that can be checked without the host holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {
     /// The VM's name, if it was given one.
@@ -198,35 +198,35 @@ pub struct Vm {
     /// The disks; with `nets` and `vhost_user` at most [`crate::DEVICES_MAX`], no two with the same
     /// name.
     pub disks: Vec<Disk>,
-    /// The network cards.
+    /// The NICs.
     pub nets: Vec<Net>,
-    /// The devices served by other programs.
+    /// The external vhost-user devices.
     pub vhost_user: Vec<VhostUser>,
     /// Where COM1 leads.
     pub console: Console,
     /// What a guest reboot does.
     pub on_reboot: OnReboot,
-    /// How long the guest may take to power off once it was asked to.
+    /// How long the guest may take to power off when asked.
     pub stop_timeout: Option<Duration>,
-    /// What a system call outside the filters does.
+    /// What the kernel does about a system call outside the filters.
     pub seccomp: Seccomp,
-    /// The users that its processes run as, at least [`Vm::users`]; by default a free range is
-    /// found.
+    /// The users that its processes run as, at least [`Vm::users`]; by default the jailer picks a
+    /// free range.
     pub uid_range: Option<UidRange>,
-    /// What control groups hold it to, nobody twice.
+    /// The limits that control groups set, at most one entry for each process.
     pub limits: Vec<Limits>,
 }
 
 impl Vm {
-    /// How many users the VM's processes are: its supervisor, its vmm, one for each disk and each
-    /// network card.
+    /// How many users the VM's processes need: the supervisor, the vmm, and one for each disk and
+    /// each NIC.
     pub fn users(&self) -> u32 {
         2 + u32::try_from(self.disks.len() + self.nets.len()).unwrap_or(u32::MAX - 2)
     }
 }
 
-/// The command line of a VM that was given none: the console is COM1, a panic reboots after a second
-/// instead of hanging for ever, and without an initrd the first disk is the root.
+/// The default kernel command line: the console is COM1, a panic reboots after a second instead of
+/// hanging for ever, and without an initrd the first disk is the root.
 fn default_cmdline(spec: &VmSpec) -> String {
     let mut words = vec!["panic=1"];
     if spec.console != Console::None {
@@ -244,7 +244,7 @@ fn default_cmdline(spec: &VmSpec) -> String {
 
 type CheckedDevices = (Vec<Disk>, Vec<Net>, Vec<VhostUser>);
 
-/// The devices, checked each by itself and all against each other.
+/// Checks each device by itself, and all against each other.
 fn check_devices(
     disks: Vec<DiskSpec>,
     nets: &[NetSpec],
@@ -322,8 +322,8 @@ impl TryFrom<VmSpec> for Vm {
     }
 }
 
-/// How long a guest may take to power off, from the number of seconds that a document, a flag or a
-/// request gives.
+/// How long a guest may take to power off, from the number of seconds in a document, flag or
+/// request.
 ///
 /// # Errors
 /// When it is not 1 to [`STOP_TIMEOUT_MAX_S`].

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a network card must be like.
+//! Validates NICs.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,26 +15,26 @@ use crate::{MacAddress, SpecError};
 pub const TAP_NAME_MAX_BYTES: usize = 15;
 /// The most pairs of queues.
 const PAIRS_MAX: u32 = 8;
-/// What an IPv4 host must at least accept, and what fits into the longest frame of a tap.
+/// From the smallest MTU that IPv4 allows to what fits into the longest frame of a tap.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
 
-/// A network card, validated.
+/// A NIC, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Net {
     /// Its name.
     pub id: DeviceId,
-    /// Its MAC address, if it was given one.
+    /// Its MAC address, if the user gave it one.
     mac: Option<MacAddress>,
-    /// Where its frames go.
+    /// What its frames go through.
     pub kind: NetKind,
 }
 
-/// Where a card's frames go.
+/// What a NIC's frames go through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetKind {
     /// Through a tap.
     Tap(Tap),
-    /// To passt, with these ports of the host leading to the guest.
+    /// passt, which forwards these ports of the host to the guest.
     User(Vec<Forward>),
 }
 
@@ -43,7 +43,7 @@ pub enum NetKind {
 pub struct Tap {
     /// Its name.
     pub name: TapName,
-    /// The longest packet it takes, if it is not to stay as it is.
+    /// Its MTU, if it is to be changed.
     pub mtu: Option<u16>,
     /// The pairs of queues, 1 to 8.
     pub pairs: u16,
@@ -51,9 +51,9 @@ pub struct Tap {
     pub queue_size: u16,
     /// The bridge that it becomes a port of.
     pub bridge: Option<TapName>,
-    /// What is run when it is there.
+    /// The program to run once the tap exists.
     pub up: Option<PathBuf>,
-    /// What is run when it is not needed any more.
+    /// The program to run when the tap is not needed any more.
     pub down: Option<PathBuf>,
     /// What the guest may not send.
     pub guard: NetGuard,
@@ -62,9 +62,9 @@ pub struct Tap {
 /// What a guest may send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetGuard {
-    /// From any MAC address, not from the card's alone.
+    /// From any MAC address, not only from the NIC's.
     pub any_mac: bool,
-    /// DHCP offers, router advertisements and what switches send each other.
+    /// DHCP offers, router advertisements and control frames of switches.
     pub any_service: bool,
     /// From these IPv4 addresses; from any if there are none.
     pub ipv4: Vec<Ipv4Addr>,
@@ -117,10 +117,10 @@ pub enum Protocol {
     Udp,
 }
 
-/// A port of the host that leads to a port of the guest.
+/// A port of the host that is forwarded to a port of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forward {
-    /// Of which protocol.
+    /// The protocol.
     pub protocol: Protocol,
     /// The host's port.
     pub host: u16,
@@ -166,7 +166,7 @@ impl fmt::Display for Forward {
 }
 
 impl Net {
-    /// Checks the card with this number.
+    /// Checks the NIC with this number.
     pub(crate) fn check(number: usize, spec: &NetSpec) -> Result<Self, SpecError> {
         let id = DeviceId::given_or("net.id", spec.id.clone(), "net", number)?;
         let mac = spec.mac.as_ref().map(|text| parsed("net.mac", text));
@@ -186,13 +186,13 @@ impl Net {
         Ok(Self { id, mac, kind })
     }
 
-    /// The MAC address it has in a VM of this name.
+    /// The NIC's MAC address in a VM of this name.
     pub fn mac(&self, vm: &str) -> MacAddress {
         let derived = || MacAddress::derived(vm, self.id.as_str());
         self.mac.unwrap_or_else(derived)
     }
 
-    /// Checks the cards of a VM against each other.
+    /// Checks the NICs of a VM against each other.
     pub(crate) fn check_all(nets: &[Self]) -> Result<(), SpecError> {
         let (mut macs, mut taps, mut ports) = (HashSet::new(), HashSet::new(), HashSet::new());
         let twice = |field, value: &dyn fmt::Display| {
