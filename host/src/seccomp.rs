@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Installing the filters that a build script compiled with [`compile`].
+//! Installing the filters that a build script compiled with `compile`.
 //!
 //! Each program has one table, `seccomp.json`, in seccompiler's format, with a reason as the
 //! "comment" of every rule; each filter in it is for one kind of thread. Both modes are in the

@@ -3,10 +3,10 @@
 //! the router or the switches: frames with another MAC address, packets with another IP address,
 //! DHCP offers, router advertisements, and the control frames of switches.
 //!
-//! [`packet`] parses a copy of the frame's beginning. The backend sends this copy, so the guest
+//! `packet` parses a copy of the frame's beginning. The backend sends this copy, so the guest
 //! cannot change it after the check. A frame with more headers than were copied is dropped. After
 //! the check the kernel, or a NIC, still writes into the frame if the virtio header asks for a
-//! checksum or for segments: [`offload`] allows that only where it cannot overwrite anything that
+//! checksum or for segments: `offload` allows that only where it cannot overwrite anything that
 //! was checked here.
 //!
 //! With every check switched off a frame is not parsed: only [`crate::header`] and the kernel

@@ -36,7 +36,7 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
 /// What a child is to execute, and with what.
 #[derive(Debug)]
 pub(crate) struct ChildSpec<'a> {
-    /// Its argv[0].
+    /// Its `argv[0]`.
     pub(crate) name: &'static CStr,
     /// Its only argument, if it has one.
     pub(crate) arg: Option<&'static CStr>,
