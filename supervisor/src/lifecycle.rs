@@ -256,7 +256,10 @@ impl Lifecycle {
 
     /// Handles the death of the vmm, which is reaped, and all of whose messages were read.
     pub(crate) fn died(&mut self, death: Death, now_ns: u64) -> Next {
-        if let Some(force) = self.forced {
+        // A guest that has powered off has done what was asked for, although its vmm was still exiting
+        // when the time ran out or the next signal came.
+        let powered_off = matches!(self.notice, Some(ExitNotice::Ended(Ending::PowerOff)));
+        if let (Some(force), false) = (self.forced, powered_off) {
             return Next::End(VmOutcome::Stopped(force));
         }
         // A kernel that resets itself so (`reboot=triple`) and a kernel that crashes look alike. A

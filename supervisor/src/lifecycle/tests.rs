@@ -81,6 +81,23 @@ fn guest_that_does_not_power_off_in_time_is_ended() {
 }
 
 #[test]
+fn guest_that_has_powered_off_is_not_told_as_late_while_its_vmm_exits() {
+    let timeout = Duration::from_secs(90);
+    for by_signal in [true, false] {
+        let mut vm = Lifecycle::new(OnReboot::Restart, Some(timeout), 0);
+        vm.heard(FromVmm::Started, 0);
+        vm.asked_by_signal(TERM, 0);
+        vm.heard(FromVmm::Ended(Ending::PowerOff), 89 * SECOND_NS);
+        let action = match by_signal {
+            true => vm.asked_by_signal(TERM, 89 * SECOND_NS),
+            false => vm.tick(90 * SECOND_NS),
+        };
+        assert_eq!(action, Action::Kill);
+        assert_eq!(vm.died(EXITED, 0), Next::End(VmOutcome::Finished));
+    }
+}
+
+#[test]
 fn earlier_end_of_two_holds_and_a_guest_in_time_has_powered_off() {
     let (long, short) = (Duration::from_secs(60), Duration::from_secs(5));
     let mut vm = Lifecycle::new(OnReboot::Restart, Some(long), 0);
