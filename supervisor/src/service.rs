@@ -71,6 +71,10 @@ impl Supervisor {
                     Ok(()) => Response::Done,
                 },
             },
+            Command::Link(device, Link { up: true }) if self.is_unplugged(&device) => refused(
+                &device,
+                "its tap was deleted on the host: start the VM anew",
+            ),
             Command::Link(device, Link { up }) => match self.devices.set_link(&device, up) {
                 Some(index) => {
                     self.obey(Action::Tell(ToVmm::Device(index, ToDevice::Link(up))));
@@ -99,6 +103,11 @@ impl Supervisor {
             }
         };
         self.api.answer(id, &response, now_ns);
+    }
+
+    fn is_unplugged(&mut self, device: &str) -> bool {
+        let found = self.devices.find(device);
+        found.is_some_and(|(_, device)| device.is_unplugged())
     }
 
     fn stop(&mut self, stop: Stop, now_ns: u64) -> Response {

@@ -160,8 +160,12 @@ impl ManagedDevice {
 
     /// Whether the link is up, if the device is a NIC.
     pub(crate) fn link_up(&self) -> Option<bool> {
-        let unplugged = matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged());
-        self.kind.link_up().map(|up| up && !unplugged)
+        self.kind.link_up().map(|up| up && !self.is_unplugged())
+    }
+
+    /// Whether the backend has said that its tap was deleted.
+    pub(crate) fn is_unplugged(&self) -> bool {
+        matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged())
     }
 
     /// The actions that the device has asked for since the last call.

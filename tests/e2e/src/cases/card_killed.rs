@@ -67,6 +67,12 @@ fn deleted(context: &Context) -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     ensure!(link()? == false, "the link is still up");
+    let plugged = stand.bulkhead("link", &[Device::Card.id(), "up"])?;
+    let said = String::from_utf8_lossy(&plugged.stderr);
+    ensure!(
+        !plugged.status.success() && said.contains("its tap was deleted"),
+        "{said}"
+    );
     stand.stop()
 }
 
