@@ -15,17 +15,51 @@ mod report;
 
 pub use report::{call_name, report_violations};
 
-/// The C library of this program, as the rules of one C library name it.
-pub const LIBC: &str = if cfg!(target_env = "musl") {
-    "musl"
-} else {
-    "gnu"
+/// The architectures that rules can be for.
+pub const ARCHS: [&str; 3] = ["x86_64", "aarch64", "riscv64"];
+/// The C libraries that rules can be for.
+pub const LIBCS: [&str; 2] = ["musl", "gnu"];
+
+/// What a program is built for, in the words of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Platform<'a> {
+    /// One of [`ARCHS`].
+    pub arch: &'a str,
+    /// One of [`LIBCS`].
+    pub libc: &'a str,
+}
+
+/// What this program is built for.
+pub const OWN: Platform<'static> = Platform {
+    arch: std::env::consts::ARCH,
+    libc: if cfg!(target_env = "musl") {
+        "musl"
+    } else {
+        "gnu"
+    },
 };
 
-/// Whether this rule applies to release builds of programs linked with `libc`.
+/// Whether this rule applies to release builds for `platform`.
 #[must_use]
-pub fn concerns(rule: &Value, libc: &str) -> bool {
-    !is_for_debug(rule) && rule.get("libc").is_none_or(|whose| whose == libc)
+pub fn concerns(rule: &Value, platform: Platform<'_>) -> bool {
+    !is_for_debug(rule) && is_for(rule, platform)
+}
+
+/// Whether this rule applies to builds for `platform`.
+fn is_for(rule: &Value, platform: Platform<'_>) -> bool {
+    let allows = |key, own| {
+        rule.get(key)
+            .is_none_or(|named| names(named).any(|name| name == Some(own)))
+    };
+    allows("libc", platform.libc) && allows("arch", platform.arch)
+}
+
+/// What a rule names: one, or a list. What is no text is [`None`].
+fn names(named: &Value) -> impl Iterator<Item = Option<&str>> {
+    let list = named
+        .as_array()
+        .map_or(std::slice::from_ref(named), Vec::as_slice);
+    list.iter().map(Value::as_str)
 }
 
 /// Whether this rule applies to debug builds only.
@@ -86,5 +120,32 @@ impl Filter {
             name: self.name,
             source,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const ARM: Platform<'_> = Platform {
+        arch: "aarch64",
+        libc: "musl",
+    };
+
+    #[test]
+    fn rule_for_another_architecture_is_left_out() {
+        assert!(concerns(&json!({}), ARM));
+        assert!(concerns(&json!({"arch": "aarch64"}), ARM));
+        assert!(concerns(&json!({"arch": ["riscv64", "aarch64"]}), ARM));
+        assert!(!concerns(&json!({"arch": "x86_64"}), ARM));
+        assert!(!concerns(&json!({"arch": ["x86_64", "riscv64"]}), ARM));
+    }
+
+    #[test]
+    fn rule_must_be_for_both_architecture_and_c_library() {
+        assert!(concerns(&json!({"arch": "aarch64", "libc": "musl"}), ARM));
+        assert!(!concerns(&json!({"arch": "aarch64", "libc": "gnu"}), ARM));
+        assert!(!concerns(&json!({"arch": "x86_64", "libc": "musl"}), ARM));
     }
 }

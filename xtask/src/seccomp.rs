@@ -7,18 +7,29 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use host::seccomp::concerns;
+use host::seccomp::{Platform, concerns};
 use serde_json::Value;
 
 use crate::compile;
-use crate::target::Libc;
 
 mod trace;
 mod unused;
 
 pub(crate) use unused::run as list_unused;
 
-/// The tables: crate, filter, the most calls it may allow.
+/// What programs are built for.
+const PLATFORMS: [Platform<'_>; 5] = [
+    platform("x86_64", "musl"),
+    platform("x86_64", "gnu"),
+    platform("aarch64", "musl"),
+    platform("aarch64", "gnu"),
+    platform("riscv64", "gnu"),
+];
+
+/// The crates that have a table.
+const TABLES: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
+
+/// Filters: crate, name, the most calls it may allow.
 const FILTERS: &[(&str, &str, usize)] = &[
     ("vmm", "vcpu", 14),
     ("vmm", "device", 16),
@@ -68,22 +79,31 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// A line for each filter, and whether it is as it has to be.
 pub(crate) fn filters() -> Result<Vec<(String, bool)>> {
-    let judged = |libc| FILTERS.iter().map(move |filter| judge(*filter, libc));
-    [Libc::Musl, Libc::Glibc]
-        .into_iter()
-        .flat_map(judged)
-        .collect()
+    let judged = |platform| FILTERS.iter().map(move |filter| judge(*filter, platform));
+    PLATFORMS.into_iter().flat_map(judged).collect()
 }
 
-fn judge((package, filter, most): (&str, &str, usize), libc: Libc) -> Result<(String, bool)> {
+const fn platform<'a>(arch: &'a str, libc: &'a str) -> Platform<'a> {
+    Platform { arch, libc }
+}
+
+/// The text of a crate's table.
+fn table(package: &str) -> Result<String> {
     let path = compile::root()?.join(package).join("seccomp.json");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let table: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+fn judge(
+    (package, filter, most): (&str, &str, usize),
+    platform: Platform<'_>,
+) -> Result<(String, bool)> {
+    let table: Value =
+        serde_json::from_str(&table(package)?).with_context(|| package.to_owned())?;
     let rules = table[filter]["filter"].as_array();
     let rules = rules.with_context(|| format!("{package} has no filter {filter}"))?;
     let rules: Vec<&Value> = rules
         .iter()
-        .filter(|rule| concerns(rule, libc.name()))
+        .filter(|rule| concerns(rule, platform))
         .collect();
     let calls: BTreeSet<&str> = rules
         .iter()
@@ -97,8 +117,9 @@ fn judge((package, filter, most): (&str, &str, usize), libc: Libc) -> Result<(St
     let good = calls.len() <= most && !calls.is_empty() && forbidden.is_empty();
     let word = if good { "ok      " } else { "FAILED  " };
     let mut line = format!(
-        "{word} seccomp {package} {filter}, {}: {} system calls of at most {most}, {} rules",
-        libc.name(),
+        "{word} seccomp {package} {filter}, {} {}: {} system calls of at most {most}, {} rules",
+        platform.arch,
+        platform.libc,
         calls.len(),
         rules.len()
     );
@@ -111,11 +132,40 @@ fn judge((package, filter, most): (&str, &str, usize), libc: Libc) -> Result<(St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use host::seccomp::compile::{CompileError, to_source};
+    use serde_json::json;
 
     #[test]
     fn every_filter_is_short_and_opens_nothing() {
         for (line, good) in filters().unwrap() {
             assert!(good, "{line}");
         }
+    }
+
+    #[test]
+    fn every_table_compiles_for_every_platform() {
+        for platform in PLATFORMS {
+            for package in TABLES {
+                let source = to_source(&table(package).unwrap(), platform, true);
+                assert!(source.is_ok(), "{package}, {platform:?}: {source:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn call_that_an_architecture_lacks_compiles_only_where_it_is() {
+        let table = |arch| {
+            let rules = json!([
+                {"syscall": "poll", "arch": arch, "comment": "here"},
+                {"syscall": "read", "comment": "everywhere"},
+            ]);
+            json!({"some": {"filter": rules}}).to_string()
+        };
+        let arm = platform("aarch64", "musl");
+        let calls = |arch| to_source(&table(arch), arm, false);
+
+        assert!(calls("x86_64").unwrap().contains("calls: 1,"));
+        assert!(matches!(calls("aarch64"), Err(CompileError::Compile(_))));
+        assert!(matches!(calls("vax"), Err(CompileError::Shape(..))));
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
 use serde_json::{Map, Value};
 
-use super::{concerns, is_for_debug};
+use super::{ARCHS, LIBCS, Platform, is_for, is_for_debug, names};
 
 /// A table could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -39,17 +39,33 @@ pub enum CompileError {
 /// filter to `output`, a file name in cargo's output directory.
 ///
 /// A rule with a `"libc"`, `"musl"` or `"gnu"`, applies only to programs linked with that one: C
-/// libraries differ in the calls that a function makes. A rule with `"build": "debug"` applies only
-/// to programs with debug assertions, as cargo's profiles `dev` and `test` make them.
+/// libraries differ in the calls that a function makes. A rule with an `"arch"`, one of [`ARCHS`] or a
+/// list of them, applies only to programs for that one: kernels differ in the calls that they have. A
+/// rule with `"build": "debug"` applies only to programs with debug assertions, as cargo's profiles
+/// `dev` and `test` make them.
 pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
     println!("cargo::rerun-if-changed={}", table.display());
     let output = &Path::new(&var("OUT_DIR")?).join(output);
     let named = |path: &Path| path.display().to_string();
     let text = std::fs::read_to_string(table).map_err(|e| CompileError::File(named(table), e))?;
-    let mut filters: Map<String, Value> = serde_json::from_str(&text)?;
-    let is_debug = var("PROFILE")? == "debug";
-    leave_out_others(&mut filters, &var("CARGO_CFG_TARGET_ENV")?, is_debug)?;
-    let arch = TargetArch::try_from(var("CARGO_CFG_TARGET_ARCH")?.as_str())?;
+    let (arch, libc) = (var("CARGO_CFG_TARGET_ARCH")?, var("CARGO_CFG_TARGET_ENV")?);
+    let platform = Platform {
+        arch: &arch,
+        libc: &libc,
+    };
+    let source = to_source(&text, platform, var("PROFILE")? == "debug")?;
+    std::fs::write(output, source).map_err(|e| CompileError::File(named(output), e))
+}
+
+/// The constants for the filters of a table.
+pub fn to_source(
+    table: &str,
+    platform: Platform<'_>,
+    is_debug: bool,
+) -> Result<String, CompileError> {
+    let mut filters: Map<String, Value> = serde_json::from_str(table)?;
+    leave_out_others(&mut filters, platform, is_debug)?;
+    let arch = TargetArch::try_from(platform.arch)?;
     let kill = compile_from_json(with_action(&filters, "kill_process")?.as_bytes(), arch)?;
     let trap = compile_from_json(with_action(&filters, "trap")?.as_bytes(), arch)?;
     let mut source = String::new();
@@ -66,44 +82,44 @@ pub fn compile(table: &Path, output: &str) -> Result<(), CompileError> {
              name: {name:?},\n    calls: {calls},\n    kill: &[{kill}],\n    trap: &[{trap}],\n}};"
         );
     }
-    std::fs::write(output, source).map_err(|e| CompileError::File(named(output), e))
+    Ok(source)
 }
 
-/// Removes the rules for other C libraries than `libc`, and the debug rules unless this is a debug
-/// build.
+/// Removes the rules for other platforms, and the debug rules unless this is a debug build.
 fn leave_out_others(
     filters: &mut Map<String, Value>,
-    libc: &str,
+    platform: Platform<'_>,
     is_debug: bool,
 ) -> Result<(), CompileError> {
-    let known = ["gnu", "musl"];
     for (name, filter) in filters {
         let shape = |fault| CompileError::Shape(name.clone(), fault);
         let rules = filter["filter"].as_array_mut();
         let rules = rules.ok_or_else(|| shape("has no rules"))?;
-        if rules
-            .iter()
-            .any(|rule| is_for_debug(rule) && rule["build"] != "debug")
-        {
+        let knows = |key, known: &[&str]| rules.iter().all(|rule| has_known(rule, key, known));
+        if !knows("build", &["debug"]) {
             return Err(shape("has a rule for an unknown \"build\""));
         }
-        rules.retain(|rule| is_debug || !is_for_debug(rule));
-        // seccompiler rejects keys that it does not know.
-        for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
-            rule.remove("build");
-        }
-        if !rules
-            .iter()
-            .all(|rule| known.iter().any(|it| concerns(rule, it)))
-        {
+        if !knows("libc", &LIBCS) {
             return Err(shape("has a rule for an unknown \"libc\""));
         }
-        rules.retain(|rule| concerns(rule, libc));
+        if !knows("arch", &ARCHS) {
+            return Err(shape("has a rule for an unknown \"arch\""));
+        }
+        rules.retain(|rule| (is_debug || !is_for_debug(rule)) && is_for(rule, platform));
+        // seccompiler rejects keys that it does not know.
         for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
-            rule.remove("libc");
+            rule.retain(|key, _| !["build", "libc", "arch"].contains(&key.as_str()));
         }
     }
     Ok(())
+}
+
+/// Whether everything that a rule names by `key` exists.
+fn has_known(rule: &Value, key: &str, known: &[&str]) -> bool {
+    rule.get(key).is_none_or(|named| {
+        let mut each = names(named).peekable();
+        each.peek().is_some() && each.all(|name| name.is_some_and(|name| known.contains(&name)))
+    })
 }
 
 /// The table with `action` for every call that it does not allow.

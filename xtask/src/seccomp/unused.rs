@@ -6,16 +6,17 @@
 //! with whatever else is rare by nature.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use host::seccomp::{OWN, Platform};
 use serde_json::Value;
 
-use super::concerns;
 use super::trace::{Call, STRACE, Trace};
+use super::{TABLES, concerns};
 use crate::progress;
 use crate::scratch::Scratch;
 use crate::{compile, packages, target};
@@ -128,15 +129,15 @@ fn cases(runner: &Path) -> Result<Vec<String>> {
 /// The rules of each filter, by `package filter`.
 fn tables() -> Result<BTreeMap<String, Vec<Value>>> {
     let mut tables = BTreeMap::new();
-    for package in ["supervisor", "vmm", "blk-backend", "net-backend"] {
-        let path = compile::root()?.join(package).join("seccomp.json");
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let table: Value = serde_json::from_str(&text)?;
+    let own = Platform {
+        arch: OWN.arch,
+        libc: target::libc().name(),
+    };
+    for package in TABLES {
+        let table: Value = serde_json::from_str(&super::table(package)?)?;
         for (filter, content) in table.as_object().context("no table")? {
             let rules = content["filter"].as_array().context("no rules")?;
-            let ours = rules
-                .iter()
-                .filter(|rule| concerns(rule, target::libc().name()));
+            let ours = rules.iter().filter(|rule| concerns(rule, own));
             tables.insert(format!("{package} {filter}"), ours.cloned().collect());
         }
     }

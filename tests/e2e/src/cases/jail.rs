@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use host::seccomp::{LIBC, concerns};
+use host::seccomp::{OWN, concerns};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -364,7 +364,7 @@ fn unconditional(table: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let filters = table.as_object().context("no table")?;
     let calls = |filter: &Value| {
         let rules = filter["filter"].as_array().into_iter().flatten();
-        let rules = rules.filter(|rule| concerns(rule, LIBC) && rule["args"].is_null());
+        let rules = rules.filter(|rule| concerns(rule, OWN) && rule["args"].is_null());
         let names = rules.filter_map(|rule| rule["syscall"].as_str());
         names.map(str::to_owned).collect()
     };
