@@ -5,9 +5,6 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// The number of pins of the IOAPIC.
-pub const PINS: usize = 24;
-
 /// A message-signalled interrupt: the address and value that the device writes (PCI local bus 3.0
 /// §6.8).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,27 +15,26 @@ pub struct MsiMessage {
     pub data: u32,
 }
 
-/// The machine's interrupt delivery. Called on vCPU threads and the main thread; must not block.
-pub trait InterruptFabric: Send + Sync {
-    /// Delivers a message.
+/// One interrupt line into an interrupt controller, driven by one device. Called with the device's
+/// locks held; must not block and must not call the device.
+pub trait InterruptLine: Send + Sync {
+    /// Sets the level of the line. A device calls it when the level changes, and only then.
+    fn set(&self, high: bool);
+
+    /// Raises and lowers the line: one edge.
+    fn pulse(&self) {
+        self.set(true);
+        self.set(false);
+    }
+}
+
+/// The message-signalled interrupts of one device, which its requester id identifies to interrupt
+/// controllers that translate messages. Called on vCPU threads and the device's thread with the
+/// device's locks held; must not block and must not call the device.
+pub trait MsiVectors: Send + Sync {
+    /// Delivers a message of the device, from the vmm.
     fn send(&self, message: MsiMessage);
 
-    /// Sets the message of each IOAPIC pin that is level-triggered (`None` for the others), so that
-    /// KVM reports its EOI to [`crate::ioapic::IoApic::eoi`]. After an error the previous messages
-    /// may still be in effect.
-    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()>;
-}
-
-/// One interrupt line into an interrupt controller.
-pub trait InterruptLine: Send + Sync {
-    /// Raises and lowers the line: one edge.
-    fn pulse(&self);
-}
-
-/// The MSI-X vectors of one device: an interrupt route for each, allocated before the device is
-/// made. Called on vCPU threads and the device's thread with the device's locks held; must not
-/// block and must not call the device.
-pub trait MsiVectors: Send + Sync {
     /// From now on a signal on `call` sends `message`, without the vmm. If `call` is readable
     /// already, the message is sent now (and `call` stays readable: the caller drains it). Several
     /// eventfds may be assigned to a vector, all with the same message. After an error `call` is

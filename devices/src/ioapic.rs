@@ -5,10 +5,14 @@
 //! Runs on vCPU threads (registers, EOI) and on the threads that drive a line.
 
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::BusDevice;
-use crate::interrupt::{InterruptFabric, InterruptLine, MsiMessage, PINS};
+use crate::interrupt::{InterruptLine, MsiMessage};
+
+/// The number of pins.
+pub const PINS: usize = 24;
 
 /// The length of the register window in bytes.
 pub const LEN_BYTES: u64 = 0x1000;
@@ -34,6 +38,18 @@ const MASKED: u64 = 1 << 16;
 const READ_ONLY: u64 = DELIVERY_STATUS | REMOTE_IRR;
 /// The writable bits of an entry: the low 17 bits and the destination.
 const WRITABLE: u64 = (0xff << 56) | 0x1_ffff & !READ_ONLY;
+
+/// The local APICs, to which the IOAPIC sends its messages. Called on vCPU threads and the main
+/// thread; must not block.
+pub trait LocalApics: Send + Sync {
+    /// Delivers a message.
+    fn send(&self, message: MsiMessage);
+
+    /// Sets the message of each pin that is level-triggered (`None` for the others), so that KVM
+    /// reports its EOI to [`IoApic::eoi`]. After an error the previous messages may still be in
+    /// effect.
+    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()>;
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Pin {
@@ -95,7 +111,7 @@ struct State {
 
 /// The IOAPIC.
 pub struct IoApic {
-    fabric: Arc<dyn InterruptFabric>,
+    apics: Arc<dyn LocalApics>,
     state: Mutex<State>,
 }
 
@@ -109,7 +125,7 @@ impl fmt::Debug for IoApic {
 
 impl IoApic {
     /// An IOAPIC with every pin masked.
-    pub fn new(fabric: Arc<dyn InterruptFabric>) -> Self {
+    pub fn new(apics: Arc<dyn LocalApics>) -> Self {
         let pin = Pin {
             entry: MASKED,
             line: false,
@@ -122,7 +138,7 @@ impl IoApic {
             watched: [None; PINS],
         };
         Self {
-            fabric,
+            apics,
             state: Mutex::new(state),
         }
     }
@@ -170,7 +186,7 @@ impl IoApic {
 
     fn deliver(&self, pin: &mut Pin) {
         if pin.take_due() {
-            self.fabric.send(pin.message());
+            self.apics.send(pin.message());
         }
     }
 
@@ -215,7 +231,7 @@ impl IoApic {
         }
     }
 
-    /// Passes the messages of the level-triggered pins to the fabric if they have changed: setting
+    /// Passes the messages of the level-triggered pins to the local APICs if they have changed: setting
     /// routes is slow, and drivers write each entry several times. After an error, the next write
     /// tries again.
     fn watch_level_pins(&self, state: &mut State) {
@@ -223,7 +239,7 @@ impl IoApic {
             .pins
             .map(|pin| (pin.is_level() && !pin.is_masked()).then(|| pin.message()));
         if watched != state.watched {
-            match self.fabric.watch_level_pins(&watched) {
+            match self.apics.watch_level_pins(&watched) {
                 Ok(()) => state.watched = watched,
                 Err(error) => log::error!("cannot watch level-triggered interrupts: {error}"),
             }
@@ -272,6 +288,10 @@ impl IoApicPin {
 }
 
 impl InterruptLine for IoApicPin {
+    fn set(&self, high: bool) {
+        self.ioapic.set_line(self.pin, high);
+    }
+
     fn pulse(&self) {
         self.ioapic.pulse(self.pin);
     }

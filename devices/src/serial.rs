@@ -109,13 +109,14 @@ impl Serial {
         let mut port = lock(&self.port);
         let was_high = port.uart.line();
         let result = what(&mut port.uart);
-        let rises = !was_high && port.uart.line();
+        let is_high = port.uart.line();
+        // Under the lock, so that the line's last level is the UART's.
+        if was_high != is_high {
+            self.line.set(is_high);
+        }
         let drained = port.input_waits && port.uart.input_room() == uart::INPUT_MAX_BYTES;
         port.input_waits &= !drained;
         drop(port);
-        if rises {
-            self.line.pulse();
-        }
         if drained {
             self.wake();
         }
@@ -181,8 +182,8 @@ mod tests {
     #[derive(Default)]
     struct Counter(AtomicUsize);
     impl InterruptLine for Counter {
-        fn pulse(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+        fn set(&self, high: bool) {
+            self.0.fetch_add(usize::from(high), Ordering::Relaxed);
         }
     }
 

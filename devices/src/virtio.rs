@@ -14,7 +14,7 @@
 //!   `assign` sets the GSI's route if the message is a new one (KVM_SET_GSI_ROUTING replaces all
 //!   routes of the machine) and assigns the eventfd to it (KVM_IRQFD); `deassign` undoes that. KVM
 //!   injects immediately if the eventfd is readable when it is assigned, as the trait requires.
-//! - [`InterruptFabric`](crate::interrupt::InterruptFabric): `send` is KVM_SIGNAL_MSI.
+//!   `send` is KVM_SIGNAL_MSI.
 //! - the memory [`Bus`](crate::bus::Bus), where the functions place and move their BARs themselves.
 //!   Guest memory need not be on it: KVM handles those accesses without an exit.
 //! - [`DeviceEvents`](vhost_user::events::DeviceEvents), one for each device: passes events to the
@@ -36,7 +36,7 @@
 //! # use std::os::fd::OwnedFd;
 //! # use std::sync::Arc;
 //! # use std::time::Duration;
-//! # use devices::pci::{bar::Windows, root::PciRoot};
+//! # use devices::pci::{bar::Windows, root::{PciRoot, Slot}};
 //! # use devices::virtio::device::DeviceType;
 //! # use devices::virtio::transport::pci::function::{PciContext, VirtioPci};
 //! # use devices::virtio::vhost_user::device::VhostUserDevice;
@@ -45,7 +45,7 @@
 //! # use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeouts};
 //! # fn example(
 //! #     memory: vm_memory::GuestMemoryMmap<()>, stream: OwnedFd, inflight_fd: OwnedFd,
-//! #     supervisor: Arc<dyn DeviceEvents>, context: PciContext, windows: &mut Windows, root: &mut PciRoot,
+//! #     supervisor: Arc<dyn DeviceEvents>, context: PciContext, windows: &mut Windows, root: &PciRoot, slot: Slot,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! // From the launch record's entry: type, queues, queue size, whose backend it is.
 //! let spec = DeviceSpec {
@@ -61,7 +61,7 @@
 //! let device = Arc::new(device);
 //! std::thread::Builder::new().name("disk0".into()).spawn(move || worker.run())?;
 //! device.attach(stream);
-//! root.add(Arc::new(VirtioPci::new(Arc::clone(&device) as _, context, windows)?))?;
+//! root.insert(slot, Arc::new(VirtioPci::new(Arc::clone(&device) as _, context, windows)?))?;
 //! // Before the first vCPU runs: a driver must have something to see.
 //! if !device.wait_until_connected(Duration::from_secs(2)) {
 //!     return Err("disk0 has no backend".into());

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use channel::{Channel, ControlError};
 pub use rights::{receive_with_one, receive_with_several};
 
+use crate::slot::DeviceSlot;
+
 /// The longest message in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 4096;
 
@@ -26,8 +28,8 @@ pub enum ToVmm {
     Pause,
     /// Resume the vCPUs; answered with [`FromVmm::Resumed`].
     Resume,
-    /// A request for a device: its place in the launch record.
-    Device(u8, ToDevice),
+    /// A request for a device.
+    Device(DeviceSlot, ToDevice),
 }
 
 /// What the supervisor asks of a device.
@@ -64,8 +66,8 @@ pub enum FromVmm {
     Paused,
     /// The vCPUs run again.
     Resumed,
-    /// An event of a device: its place in the launch record.
-    Device(u8, DeviceNews),
+    /// An event of a device.
+    Device(DeviceSlot, DeviceNews),
     /// The guest ended; the vmm exits now.
     Ended(Ending),
     /// The vmm cannot continue; it exits now.

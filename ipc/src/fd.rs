@@ -20,6 +20,8 @@ pub const HEALTH: RawFd = 5;
 pub mod vmm {
     use std::os::fd::RawFd;
 
+    use crate::slot::DeviceSlot;
+
     /// /dev/kvm.
     pub const KVM: RawFd = 6;
     /// Guest memory: a sealed memfd.
@@ -32,15 +34,12 @@ pub mod vmm {
     /// non-blocking.
     pub const CONSOLE: RawFd = 10;
 
-    /// The most devices a vmm inherits descriptors for.
-    pub const DEVICES_MAX: usize = 24;
     const FIRST_DEVICE: RawFd = 16;
 
-    /// The two descriptors of a device, in the order of the launch record: a stream connected to
-    /// its backend, and the in-flight region of its backends; the second only if the record
-    /// announces one.
-    pub fn device(index: u8) -> (RawFd, RawFd) {
-        let stream = FIRST_DEVICE + 2 * RawFd::from(index);
+    /// The two descriptors of a device: a stream connected to its backend, and the in-flight region
+    /// of its backends; the second only if the record announces one.
+    pub fn device(slot: DeviceSlot) -> (RawFd, RawFd) {
+        let stream = FIRST_DEVICE + 2 * RawFd::from(slot.number() - 1);
         (stream, stream + 1)
     }
 }

@@ -17,3 +17,4 @@ pub mod inflight;
 pub mod memfd;
 pub mod record;
 pub mod seccomp;
+pub mod slot;

@@ -131,6 +131,7 @@ mod tests {
             seccomp: crate::seccomp::Mode::Kill,
             rebooted: true,
             devices: vec![DeviceRecord {
+                slot: crate::slot::DeviceSlot::new(1).unwrap(),
                 id: "disk0".into(),
                 kind: DeviceKind::Fs("share".into()),
                 queues: 4,

@@ -8,7 +8,7 @@ use ipc::control::{DeviceNews, ToDevice, ToVmm};
 use spec::api::{EventKind, VmState};
 
 use super::Supervisor;
-use super::devices::DeviceAction;
+use super::devices::{DeviceAction, Devices};
 use super::lifecycle::Action;
 use super::retry::Retry;
 
@@ -92,7 +92,11 @@ impl Supervisor {
         match news {
             DeviceAction::Attach(stream) => self.hand(index, ToDevice::Attach, &stream),
             DeviceAction::Probe(stream) => self.hand(index, ToDevice::Probe, &stream),
-            DeviceAction::Tell(message) => self.obey(Action::Tell(ToVmm::Device(index, message))),
+            DeviceAction::Tell(message) => {
+                if let Some(slot) = Devices::slot_of(index) {
+                    self.obey(Action::Tell(ToVmm::Device(slot, message)));
+                }
+            }
             DeviceAction::Died(how) => self.backend_died(index, &how),
             DeviceAction::Event(kind, detail) => {
                 let id = self.devices.id(index);
@@ -104,8 +108,9 @@ impl Supervisor {
 
     /// Sends the vmm a stream to a backend.
     fn hand(&mut self, index: u8, message: ToDevice, stream: &OwnedFd) {
-        let told = self.vmm.as_ref().map(|vmm| {
-            let message = ToVmm::Device(index, message);
+        let to = self.vmm.as_ref().zip(Devices::slot_of(index));
+        let told = to.map(|(vmm, slot)| {
+            let message = ToVmm::Device(slot, message);
             vmm.tell_with(&message, stream.as_fd())
         });
         if let Some(Err(error)) = told {

@@ -6,9 +6,9 @@
 use std::os::fd::OwnedFd;
 
 use handover::host_resources::{Image, TapParts};
-use ipc::fd::vmm::DEVICES_MAX;
 use ipc::memfd::MemfdError;
 use ipc::record::DeviceRecord;
+use ipc::slot::DeviceSlot;
 use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 
@@ -50,7 +50,7 @@ use kind::{BackendError, PreparedBackend};
 use managed::ManagedDevice;
 use nic::Nic;
 
-const _: () = assert!(DEVICES_MAX == spec::DEVICES_MAX);
+const _: () = assert!(DeviceSlot::MAX as usize == spec::DEVICES_MAX);
 
 /// A device cannot be provided to a new vmm.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +221,16 @@ impl Devices {
     /// ones need is open, and all external backends are connected.
     pub(crate) fn are_ready(&self) -> bool {
         self.own.iter().all(ManagedDevice::is_ready) && self.external.iter().all(External::is_ready)
+    }
+
+    /// The place in the record of the device in a slot.
+    pub(crate) fn place_of(slot: DeviceSlot) -> u8 {
+        slot.number() - 1
+    }
+
+    /// The slot of the device at this place in the record.
+    pub(crate) fn slot_of(place: u8) -> Option<DeviceSlot> {
+        DeviceSlot::new(place.saturating_add(1))
     }
 
     /// The device at this place in the record, if it is one of our own.

@@ -6,6 +6,7 @@ use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
+use super::devices::Devices;
 use super::jailer_link::LinkEvent;
 use super::lifecycle::{Action, Force, Next, VmOutcome};
 use super::vmm::{Incoming, Vmm};
@@ -69,8 +70,8 @@ impl Supervisor {
         if message == FromVmm::Started && self.lifecycle.is_first_start() {
             self.vm_context.jailer.tell_started();
         }
-        if let FromVmm::Device(index, news) = &message {
-            self.hear_of_device(*index, news, now_ns);
+        if let FromVmm::Device(slot, news) = &message {
+            self.hear_of_device(Devices::place_of(*slot), news, now_ns);
         }
         let order = self.lifecycle.heard(message, now_ns);
         self.obey(order);

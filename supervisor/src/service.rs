@@ -11,6 +11,7 @@ use spec::check_stop_timeout;
 use super::Supervisor;
 use super::api::Command;
 use super::api::http::{Refusal, Response};
+use super::devices::Devices;
 use super::devices::UPGRADE_NS;
 use super::lifecycle::{Action, Force};
 use super::poll::{ConnectionId, earlier};
@@ -77,7 +78,9 @@ impl Supervisor {
             ),
             Command::Link(device, Link { up }) => match self.devices.set_link(&device, up) {
                 Some(index) => {
-                    self.obey(Action::Tell(ToVmm::Device(index, ToDevice::Link(up))));
+                    if let Some(slot) = Devices::slot_of(index) {
+                        self.obey(Action::Tell(ToVmm::Device(slot, ToDevice::Link(up))));
+                    }
                     Response::Done
                 }
                 None => {

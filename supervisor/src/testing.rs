@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use ipc::control::{DeviceNews, FromVmm, ToDevice};
+use ipc::slot::DeviceSlot;
 use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
@@ -462,5 +463,5 @@ impl World {
 }
 
 fn device(news: DeviceNews) -> FromVmm {
-    FromVmm::Device(0, news)
+    FromVmm::Device(DeviceSlot::FIRST, news)
 }

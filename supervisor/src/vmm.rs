@@ -11,6 +11,7 @@ use host::clock::monotonic_ns;
 use ipc::control::{Channel, ControlError, FromVmm, ToVmm};
 use ipc::fd;
 use ipc::health::{self, Crash, HealthError, HealthPage};
+use ipc::slot::DeviceSlot;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
@@ -107,8 +108,8 @@ impl Vmm {
             (fd::vmm::CONSOLE, parts.console),
         ];
         fds.extend(initrd.map(|file| (fd::vmm::INITRD, file.as_fd())));
-        for (index, link) in (0..).zip(parts.links) {
-            let (stream, inflight) = fd::vmm::device(index);
+        for (slot, link) in DeviceSlot::all().zip(parts.links) {
+            let (stream, inflight) = fd::vmm::device(slot);
             fds.push((stream, link.stream.as_fd()));
             fds.extend(
                 link.inflight

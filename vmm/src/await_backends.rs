@@ -85,10 +85,7 @@ fn obey(devices: &[Device], channel: &Channel) -> Result<Awaited, AwaitError> {
         let (message, stream) = channel.receive_with()?.ok_or(AwaitError::Orphaned)?;
         match message {
             ToVmm::PowerButton => return Ok(Awaited::PowerOff),
-            ToVmm::Device(index, message) => match devices.get(usize::from(index)) {
-                Some(device) => device.obey(message, stream),
-                None => warn!("there is no device {index}"),
-            },
+            ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, stream),
             ToVmm::Pause | ToVmm::Resume => warn!("no guest runs yet: {message:?} is ignored"),
         }
         info!("done before the start: {message:?}");

@@ -1,166 +1,152 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be known about a kernel image of any architecture before loading it.
+//! What loading a guest has in common on every architecture: the images, what can be wrong with them,
+//! and the initrd. The architecture loads the kernel, whose format is its own.
+
+pub mod format;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 
-/// How many bytes of an image determine its format.
-const HEAD_BYTES: usize = 4096;
+use ipc::control::About;
+use linux_loader::loader::Error as LoaderError;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-/// The format of a kernel image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// An ELF executable.
-    Elf(Machine),
-    /// The x86 Linux boot protocol.
-    BzImage,
-    /// The arm64 Linux boot protocol.
-    Arm64Image,
-    /// The RISC-V Linux boot protocol.
-    RiscvImage,
-    /// A gzip file.
-    Gzip,
-    /// A PE executable without a bzImage header: an EFI program.
-    Pe,
+use crate::memory::GuestMemory;
+use format::FormatError;
+
+/// The images to load for a guest.
+#[derive(Debug)]
+pub struct Images<'a> {
+    /// The kernel.
+    pub kernel: OwnedFd,
+    /// The initial RAM disk.
+    pub initrd: Option<OwnedFd>,
+    /// The kernel command line, without NUL.
+    pub cmdline: &'a str,
 }
 
-/// The `e_machine` of an ELF file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine(pub u16);
-
-impl Machine {
-    /// 32-bit x86
-    pub const I386: Self = Self(3);
-    /// x86_64
-    pub const X86_64: Self = Self(62);
-    /// AArch64
-    pub const AARCH64: Self = Self(183);
-    /// RISC-V
-    pub const RISCV: Self = Self(243);
-}
-
-impl std::fmt::Display for Machine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            Self::X86_64 => f.write_str("x86_64"),
-            Self::I386 => f.write_str("32-bit x86"),
-            Self::AARCH64 => f.write_str("aarch64"),
-            Self::RISCV => f.write_str("riscv"),
-            Self(number) => write!(f, "ELF machine {number}"),
-        }
-    }
-}
-
-/// Why an image cannot be a kernel.
+/// Why a guest cannot be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum FormatError {
-    /// It cannot be read.
-    #[error("cannot be read")]
-    Read(#[source] std::io::Error),
-    /// It is empty.
+pub enum BootError {
+    /// The kernel image is not a kernel.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The kernel is for another architecture.
+    #[error("is a kernel for {0}, this host runs {host}", host = std::env::consts::ARCH)]
+    Architecture(String),
+    /// The kernel image is truncated.
+    #[error("is truncated: {found} bytes long, {expected} are expected")]
+    Truncated {
+        /// The length of the file.
+        found: u64,
+        /// The length according to its headers.
+        expected: u64,
+    },
+    /// The kernel needs a boot loader that enters it in 16-bit mode.
+    #[error(
+        "speaks boot protocol {major}.{minor:02}; 2.10 (Linux 2.6.31) or newer is needed: older \
+         kernels start in 16-bit real mode, for which there is no firmware here"
+    )]
+    Protocol {
+        /// The major protocol version.
+        major: u16,
+        /// The minor protocol version.
+        minor: u16,
+    },
+    /// The kernel's headers are inconsistent, or need what this machine lacks.
+    #[error("{0}")]
+    Unusable(&'static str),
+    /// The kernel could not be loaded.
+    #[error("cannot be loaded")]
+    Load(#[source] LoaderError),
+    /// The kernel could not be copied.
+    #[error("cannot be loaded")]
+    KernelLoad(#[source] GuestMemoryError),
+    /// The kernel needs more memory than the guest has.
+    #[error("the kernel needs memory up to {needs_mib} MiB, there are {has_mib}{place}")]
+    KernelRoom {
+        /// Where the kernel ends.
+        needs_mib: u64,
+        /// Where memory ends.
+        has_mib: u64,
+        /// Which memory, if not all: " below …".
+        place: &'static str,
+    },
+    /// The initrd does not fit above the kernel.
+    #[error("is {len_mib} MiB large, {room_mib} MiB are left behind the kernel")]
+    InitrdRoom {
+        /// The length of the initrd.
+        len_mib: u64,
+        /// The space left.
+        room_mib: u64,
+    },
+    /// The initrd is empty.
     #[error("is empty")]
-    Empty,
-    /// It is none of the known formats.
-    #[error("is not a kernel: neither bzImage nor ELF")]
-    Unknown,
+    InitrdEmpty,
+    /// The initrd could not be read.
+    #[error("cannot be read")]
+    Initrd(#[source] std::io::Error),
+    /// The initrd could not be copied.
+    #[error("cannot be loaded")]
+    InitrdLoad(#[source] GuestMemoryError),
+    /// The boot structures do not fit into guest memory.
+    #[error("cannot write the boot structures")]
+    Structures(#[source] GuestMemoryError),
+    /// The tables that describe the machine cannot be made.
+    #[error(transparent)]
+    Tables(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Determines the format from the beginning of an image.
-pub fn identify(image: &File) -> Result<Format, FormatError> {
-    let mut head = vec![0; HEAD_BYTES];
-    let mut len = 0;
-    while len < head.len() {
-        match image
-            .read_at(&mut head[len..], len as u64)
-            .map_err(FormatError::Read)?
-        {
-            0 => break,
-            more => len += more,
+impl BootError {
+    /// Which part of the spec is at fault.
+    pub fn about(&self) -> About {
+        match self {
+            Self::Format(_)
+            | Self::Architecture(_)
+            | Self::Truncated { .. }
+            | Self::Protocol { .. }
+            | Self::Unusable(_)
+            | Self::Load(_)
+            | Self::KernelLoad(_) => About::Kernel,
+            Self::KernelRoom { .. } | Self::Structures(_) | Self::Tables(_) => About::Mem,
+            Self::InitrdRoom { .. } | Self::InitrdEmpty | Self::Initrd(_) | Self::InitrdLoad(_) => {
+                About::Initrd
+            }
         }
     }
-    head.truncate(len);
-    if head.is_empty() {
-        return Err(FormatError::Empty);
-    }
-    format_of(&head).ok_or(FormatError::Unknown)
 }
 
-fn format_of(head: &[u8]) -> Option<Format> {
-    let has =
-        |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
-    if has(0, b"\x7fELF") {
-        let machine = head.get(18..20)?;
-        return Some(Format::Elf(Machine(u16::from_le_bytes([
-            machine[0], machine[1],
-        ]))));
-    }
-    if has(0x202, b"HdrS") {
-        return Some(Format::BzImage);
-    }
-    if has(0x38, b"ARM\x64") {
-        return Some(Format::Arm64Image);
-    }
-    if has(0x38, b"RSC\x05") {
-        return Some(Format::RiscvImage);
-    }
-    if has(0, b"\x1f\x8b") {
-        return Some(Format::Gzip);
-    }
-    let pe_at = head.get(0x3c..0x40).map(|at| {
-        u32::from_le_bytes([at[0], at[1], at[2], at[3]])
-            .try_into()
-            .unwrap_or(usize::MAX)
-    });
-    let is_pe = has(0, b"MZ") && pe_at.is_some_and(|at| has(at, b"PE\0\0"));
-    is_pe.then_some(Format::Pe)
+/// A loaded initrd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Initrd {
+    /// Its address.
+    pub base: u64,
+    /// Its length in bytes.
+    pub len: u64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    fn identified(content: &[u8]) -> Result<Format, FormatError> {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(content).unwrap();
-        identify(&file)
+/// Loads the initrd as high as possible between `room.start`, where the kernel ends, and `room.end`.
+pub fn load_initrd(
+    memory: &GuestMemory,
+    mut image: File,
+    room: Range<u64>,
+) -> Result<Initrd, BootError> {
+    let len = image.metadata().map_err(BootError::Initrd)?.len();
+    if len == 0 {
+        return Err(BootError::InitrdEmpty);
     }
-
-    fn with_magic(offset: usize, magic: &[u8]) -> Vec<u8> {
-        let mut content = vec![0; 0x1000];
-        content[offset..offset + magic.len()].copy_from_slice(magic);
-        content
-    }
-
-    #[test]
-    fn image_is_known_by_its_magic() {
-        let mut elf = with_magic(0, b"\x7fELF");
-        elf[18] = 183;
-        let mut pe = with_magic(0x80, b"PE\0\0");
-        pe[..2].copy_from_slice(b"MZ");
-        pe[0x3c] = 0x80;
-        for (content, format) in [
-            (elf, Format::Elf(Machine::AARCH64)),
-            (pe, Format::Pe),
-            (with_magic(0x202, b"HdrS"), Format::BzImage),
-            (with_magic(0x38, b"ARM\x64"), Format::Arm64Image),
-            (with_magic(0x38, b"RSC\x05"), Format::RiscvImage),
-            (with_magic(0, b"\x1f\x8b"), Format::Gzip),
-        ] {
-            assert_eq!(identified(&content).unwrap(), format);
-        }
-    }
-
-    #[test]
-    fn image_empty_or_unknown_is_told_apart() {
-        assert!(matches!(identified(b""), Err(FormatError::Empty)));
-        for content in [
-            &b"#!/bin/sh\n"[..],
-            b"\x7fELF",
-            &[0; 8192],
-            &with_magic(0, b"MZ"),
-        ] {
-            assert!(matches!(identified(content), Err(FormatError::Unknown)));
-        }
-    }
+    let base = room.end.checked_sub(len).map(|base| base & !0xfff);
+    let Some(base) = base.filter(|base| *base >= room.start) else {
+        let room_mib = room.end.saturating_sub(room.start) >> 20;
+        return Err(BootError::InitrdRoom {
+            len_mib: len.div_ceil(1 << 20),
+            room_mib,
+        });
+    };
+    std::io::Seek::rewind(&mut image).map_err(BootError::Initrd)?;
+    let count = usize::try_from(len).unwrap_or(usize::MAX);
+    let copied = memory.read_exact_volatile_from(GuestAddress(base), &mut image, count);
+    copied.map_err(BootError::InitrdLoad)?;
+    Ok(Initrd { base, len })
 }

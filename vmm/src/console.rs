@@ -149,7 +149,7 @@ mod tests {
 
     struct Unheard;
     impl InterruptLine for Unheard {
-        fn pulse(&self) {}
+        fn set(&self, _: bool) {}
     }
 
     /// Has the guest write so many bytes, the main thread do what it is woken for, and counts how often

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::arch::Machine;
+use crate::arch::Board;
 use crate::console::Console;
 use crate::exit::{ExitLatch, Reason};
 use crate::vcpu::gate::Gate;
@@ -45,7 +45,7 @@ pub struct Control {
     /// Why the machine ends.
     pub end: Arc<ExitLatch>,
     /// The board.
-    pub machine: Arc<Machine>,
+    pub board: Arc<Board>,
     /// Where vCPUs wait while the VM is paused.
     pub gate: Arc<Gate>,
     /// One kick for each vCPU.
@@ -108,7 +108,7 @@ impl Control {
         channel: &Channel,
     ) -> Result<(), ControlLoopError> {
         match message {
-            ToVmm::PowerButton => self.machine.press_power_button(),
+            ToVmm::PowerButton => self.board.press_power_button(),
             ToVmm::Pause => {
                 self.gate.stop_all(&self.kicks, Kick::kick);
                 tell(channel, &FromVmm::Paused)?;
@@ -117,7 +117,7 @@ impl Control {
                 self.gate.open();
                 tell(channel, &FromVmm::Resumed)?;
             }
-            ToVmm::Device(index, message) => Device::dispatch(&self.devices, index, message, fd),
+            ToVmm::Device(slot, message) => Device::dispatch(&self.devices, slot, message, fd),
         }
         info!("done: {message:?}");
         Ok(())

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The KVM VM: memory slots, the split interrupt controller, MSIs and interrupt routes.
+//! The KVM VM: memory slots, vCPUs, messages and interrupt routes. What the interrupt controllers are,
+//! the architecture knows.
 
 mod eventfds;
 mod routes;
 
 use std::fmt;
-use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use devices::interrupt::{InterruptFabric, MsiMessage, PINS};
+use devices::interrupt::MsiMessage;
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KvmIrqRouting, kvm_enable_cap, kvm_msi,
-    kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_MSI_VALID_DEVID, KvmIrqRouting, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use log::warn;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::memory::GuestMemory;
-pub use eventfds::DeviceVectors;
-use routes::{Gsi, Routes};
+pub use eventfds::MsiRoutes;
+pub use routes::Gsi;
+use routes::Routes;
 
 /// Why KVM cannot run the machine.
 #[derive(Debug, thiserror::Error)]
@@ -63,23 +63,22 @@ impl fmt::Debug for Vm {
     }
 }
 
-const NEEDED: [(Cap, &str); 6] = [
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
-    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-];
-
 impl Vm {
-    /// Makes a VM for `cpus` vCPUs with a split irqchip: the local APICs in the kernel, the IOAPIC
-    /// in `devices`. `prepare` does what the architecture needs before the first vCPU.
-    pub fn new(
-        fd: OwnedFd,
-        cpus: u8,
-        prepare: impl FnOnce(&VmFd) -> Result<(), KvmError>,
-    ) -> Result<Self, KvmError> {
+    /// What messages by irqfd need.
+    pub const MSI_CAPS: [(Cap, &'static str); 3] = [
+        (Cap::Irqfd, "KVM_CAP_IRQFD"),
+        (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
+        (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    ];
+    /// What every machine needs.
+    const NEEDED: [(Cap, &'static str); 3] = [
+        (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+        (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    ];
+
+    /// Makes a VM for `cpus` vCPUs, without interrupt controllers.
+    pub fn new(fd: OwnedFd, cpus: u8) -> Result<Self, KvmError> {
         let kvm = adopt(fd);
         let version = kvm.get_api_version();
         if u32::try_from(version) != Ok(KVM_API_VERSION) {
@@ -89,23 +88,28 @@ impl Vm {
         if usize::from(cpus) > max {
             return Err(KvmError::Cpus(max));
         }
-        if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-            return Err(KvmError::Lacks(name));
-        }
         let vm = kvm.create_vm().map_err(failed("create a VM"))?;
-        let mut cap = kvm_enable_cap {
-            cap: KVM_CAP_SPLIT_IRQCHIP,
-            ..Default::default()
-        };
-        cap.args[0] = PINS as u64;
-        prepare(&vm)?;
-        vm.enable_cap(&cap)
-            .map_err(failed("enable the split irqchip"))?;
-        Ok(Self {
+        let vm = Self {
             kvm,
             vm,
             routes: Mutex::default(),
-        })
+        };
+        vm.require(&Self::NEEDED)?;
+        Ok(vm)
+    }
+
+    /// Checks that KVM has all of `caps`.
+    pub fn require(&self, caps: &[(Cap, &'static str)]) -> Result<(), KvmError> {
+        let lacking = |(cap, _): &&(Cap, _)| !self.kvm.check_extension(*cap);
+        match caps.iter().find(lacking) {
+            Some((_, name)) => Err(KvmError::Lacks(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// The VM's descriptor, for what only one architecture asks of it.
+    pub fn fd(&self) -> &VmFd {
+        &self.vm
     }
 
     /// /dev/kvm, for queries that are not about one VM.
@@ -154,11 +158,49 @@ impl Vm {
         })
     }
 
-    /// Routes `gsi` to `message`.
-    fn route(&self, gsi: Gsi, message: MsiMessage) -> Result<(), kvm_ioctls::Error> {
+    /// Allocates a range of `count` GSIs; returns the first.
+    pub fn allocate_gsis(&self, count: usize) -> Gsi {
+        self.routes().allocate(count)
+    }
+
+    /// Routes the GSIs from `first` on to `messages`.
+    pub fn route_all(
+        &self,
+        first: Gsi,
+        messages: &[Option<MsiMessage>],
+    ) -> Result<(), kvm_ioctls::Error> {
         let mut routes = self.routes();
-        routes.set(gsi, message);
+        routes.set_all(first, messages);
         self.give(&mut routes)
+    }
+
+    /// Routes `gsi` to a message of the device with this requester id, or of none.
+    fn route(
+        &self,
+        gsi: Gsi,
+        message: MsiMessage,
+        requester: Option<u16>,
+    ) -> Result<(), kvm_ioctls::Error> {
+        let mut routes = self.routes();
+        routes.set(gsi, message, requester);
+        self.give(&mut routes)
+    }
+
+    /// Delivers a message of the device with this requester id, or of none.
+    pub fn send(&self, message: MsiMessage, requester: Option<u16>) {
+        let [low, high] = halves(message.address);
+        let msi = kvm_msi {
+            address_lo: low,
+            address_hi: high,
+            data: message.data,
+            flags: requester.map_or(0, |_| KVM_MSI_VALID_DEVID),
+            devid: requester.map_or(0, u32::from),
+            ..Default::default()
+        };
+        // A guest can program a destination that does not exist; that only harms itself.
+        if let Err(e) = self.vm.signal_msi(msi) {
+            warn!("cannot deliver an interrupt message: {e}");
+        }
     }
 }
 
@@ -168,28 +210,6 @@ fn adopt(fd: OwnedFd) -> Kvm {
     // SAFETY: into_raw_fd() gives up ownership of an open descriptor, which Kvm takes over. That it
     // is /dev/kvm is checked by the first ioctl.
     unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) }
-}
-
-impl InterruptFabric for Vm {
-    fn send(&self, message: MsiMessage) {
-        let [low, high] = halves(message.address);
-        let msi = kvm_msi {
-            address_lo: low,
-            address_hi: high,
-            data: message.data,
-            ..Default::default()
-        };
-        // A guest can program a destination that does not exist; that only harms itself.
-        if let Err(e) = self.vm.signal_msi(msi) {
-            warn!("cannot deliver an interrupt message: {e}");
-        }
-    }
-
-    fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
-        let mut routes = self.routes();
-        routes.set_pins(pins);
-        Ok(self.give(&mut routes)?)
-    }
 }
 
 fn halves(address: u64) -> [u32; 2] {

@@ -11,15 +11,19 @@ use ipc::fd::{self, FdError};
 use ipc::health::HealthPage;
 use ipc::record::VmmRecord;
 use ipc::seccomp::Mode;
+use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::arch::{self, BootError, Images, Machine, MachineError, VcpuBlueprint, VcpuSetupError};
+use crate::arch::{self, Board, BoardError, Irqchip, VcpuSetupError};
 use crate::await_backends::{AwaitError, Awaited, Patience, await_backends};
+use crate::boot::{BootError, Images};
 use crate::console::Console;
 use crate::control::Control;
 use crate::exit::{ExitLatch, Reason};
 use crate::kvm::{KvmError, Vm};
-use crate::memory::{self, Mapping, MemoryError};
+use crate::machine::MachineDesc;
+use crate::memory::{self, GuestMemory, Mapping, MemoryError};
+use crate::pci::{self, PciError};
 use crate::seccomp;
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
@@ -38,9 +42,12 @@ pub enum StartError {
     /// KVM refused.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// The devices conflict.
+    /// The devices of the board conflict.
     #[error(transparent)]
-    Machine(#[from] MachineError),
+    Board(#[from] BoardError),
+    /// The PCI bus cannot be assembled.
+    #[error(transparent)]
+    Pci(#[from] PciError),
     /// The kernel, the initrd or the tables cannot be loaded.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -116,16 +123,13 @@ pub fn start(
 ) -> Result<Control, StartError> {
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
-    let vm = Arc::new(Vm::new(fds.kvm, record.cpus, arch::prepare_vm)?);
-
-    let how = Mapping {
-        pages: record.pages,
-        prefault: record.prefault,
-    };
-    let regions = arch::ram_regions(record.mem_bytes);
-    // Leaked: it must stay mapped as long as the VM lives, which is as long as the process.
-    let ram = Box::leak(Box::new(memory::map(fds.guest_ram, &regions, how)?));
+    let vm = Arc::new(Vm::new(fds.kvm, record.cpus)?);
+    arch::prepare_vm(&vm)?;
+    let ram = map_ram(record, fds.guest_ram)?;
     vm.set_memory(ram)?;
+    let irqchip = Irqchip::new(&vm)?;
+    let vcpus = arch::create_vcpus(&vm, record.cpus)?;
+    irqchip.complete(&vcpus)?;
 
     let end = Arc::new(ExitLatch::new().map_err(host("make an eventfd"))?);
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
@@ -135,27 +139,37 @@ pub fn start(
         installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))?;
     }
     let devices = Device::make_all(&record.devices, ram, channel, record.seccomp)?;
-    let bars_64 = arch::bars_64(memory::end(ram));
-    let slots: Vec<_> = devices.iter().map(Device::device).collect();
-    let machine = Arc::new(Machine::new(&vm, &events, &wake, bars_64, slots)?);
+    let desc = MachineDesc {
+        cpus: record.cpus,
+        pci: arch::pci_windows(memory::end(ram)),
+        slots: devices.iter().map(Device::slot).collect(),
+    };
+    let on_bus = devices.iter().map(|one| (one.slot(), one.device()));
+    let memory_space = Arc::default();
+    let root = pci::bus(&vm, &irqchip, &memory_space, desc.pci, on_bus.collect())?;
+    let board = Board::new(&irqchip, memory_space, Arc::new(root), &events, &wake)?;
+    let board = Arc::new(board);
 
     let images = Images {
         kernel: fds.kernel,
         initrd: fds.initrd,
         cmdline: &record.cmdline,
     };
-    let entry = arch::load(ram, images, record.cpus, bars_64)?;
+    let entry = arch::load(ram, images, &desc)?;
+    if let Some(first) = vcpus.first() {
+        arch::enter_at(first, entry)?;
+    }
 
     let gate = Arc::new(Gate::default());
     let shared = Shared {
-        machine: Arc::clone(&machine),
+        board: Arc::clone(&board),
         gate: Arc::clone(&gate),
         end: Arc::clone(&end),
         health,
         seccomp: record.seccomp,
     };
-    let kicks = start_vcpus(record, &vm, entry, &shared)?;
-    let console = Console::new(fds.console, machine.serial());
+    let kicks = start_vcpus(vcpus, &shared)?;
+    let console = Console::new(fds.console, board.serial());
     let patience = match record.rebooted {
         true => Patience::Endless,
         false => Patience::FirstStart,
@@ -169,28 +183,30 @@ pub fn start(
         console,
         wake,
         end,
-        machine,
+        board,
         gate,
         kicks,
         devices,
     })
 }
 
-/// Makes the vCPUs, starts their threads, and waits until all are confined and stopped at the gate.
-fn start_vcpus(
-    record: &VmmRecord,
-    vm: &Vm,
-    entry: arch::EntryPoint,
-    shared: &Shared,
-) -> Result<Vec<Kick>, StartError> {
+/// Maps guest memory.
+fn map_ram(record: &VmmRecord, memfd: OwnedFd) -> Result<&'static GuestMemory, MemoryError> {
+    let how = Mapping {
+        pages: record.pages,
+        prefault: record.prefault,
+    };
+    let regions = arch::ram_regions(record.mem_bytes);
+    // Leaked: it must stay mapped as long as the VM lives, which is as long as the process.
+    Ok(Box::leak(Box::new(memory::map(memfd, &regions, how)?)))
+}
+
+/// Starts the vCPUs' threads, and waits until all are confined and stopped at the gate.
+fn start_vcpus(vcpus: Vec<VcpuFd>, shared: &Shared) -> Result<Vec<Kick>, StartError> {
     let prepared = kick::prepare().map_err(std::io::Error::from);
     prepared.map_err(|e| StartError::Host("install a signal handler", e))?;
-    let blueprint = VcpuBlueprint::new(vm, record.cpus)?;
-    let mut kicks = Vec::with_capacity(usize::from(record.cpus));
-    for id in 0..record.cpus {
-        let vcpu = blueprint.create(vm, id, entry)?;
-        kicks.push(vcpu::spawn(id, vcpu, shared.clone())?);
-    }
+    let spawn = |(id, vcpu)| vcpu::spawn(id, vcpu, shared.clone());
+    let kicks: Vec<Kick> = (0..).zip(vcpus).map(spawn).collect::<Result<_, _>>()?;
     shared.gate.wait_until_stopped(kicks.len());
     Ok(kicks)
 }

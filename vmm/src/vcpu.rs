@@ -25,7 +25,7 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EV
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use log::{error, warn};
 
-use crate::arch::{Machine, state_of};
+use crate::arch::{self, Board, Handled, state_of};
 use crate::exit::{ExitLatch, Reason};
 use crate::seccomp;
 use gate::Gate;
@@ -36,7 +36,7 @@ use run_page::RunPage;
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// The board.
-    pub machine: Arc<Machine>,
+    pub board: Arc<Board>,
     /// Where a vCPU waits while the VM is paused.
     pub gate: Arc<Gate>,
     /// Why the machine ends.
@@ -121,42 +121,21 @@ impl Vcpu {
     fn stop_at_gate(&self) {
         let clear = || self.run_page.clear_exit_request();
         self.shared.gate.stop(clear);
-        // Tell the guest's watchdogs that the VM was paused.
-        let _ = self.vcpu.kvmclock_ctrl();
+        arch::after_pause(self.vcpu);
     }
 
     /// Runs the guest until the next exit, and handles it.
     fn step(&mut self) -> Next {
-        let Shared {
-            machine, health, ..
-        } = &self.shared;
+        let Shared { board, health, .. } = &self.shared;
         match self.vcpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => {
-                health.pio_exits.fetch_add(1, Ordering::Relaxed);
-                for item in data.chunks(self.run_page.port_width()) {
-                    machine.ports().write(u64::from(port), item);
-                }
-                Next::Run
-            }
-            Ok(VcpuExit::IoIn(port, data)) => {
-                health.pio_exits.fetch_add(1, Ordering::Relaxed);
-                for item in data.chunks_mut(self.run_page.port_width()) {
-                    machine.ports().read(u64::from(port), item);
-                }
-                Next::Run
-            }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 health.mmio_exits.fetch_add(1, Ordering::Relaxed);
-                machine.memory().read(address, data);
+                board.memory().read(address, data);
                 Next::Run
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 health.mmio_exits.fetch_add(1, Ordering::Relaxed);
-                machine.memory().write(address, data);
-                Next::Run
-            }
-            Ok(VcpuExit::IoapicEoi(vector)) => {
-                machine.end_of_interrupt(vector);
+                board.memory().write(address, data);
                 Next::Run
             }
             Ok(VcpuExit::Intr) => Next::Gate,
@@ -167,13 +146,16 @@ impl Vcpu {
                 warn!("triple fault on vCPU {}: {}", self.id, state_of(self.vcpu));
                 guest(Ending::TripleFault)
             }
-            Ok(exit) => {
-                let (exit, host_fault) = (format!("{exit:?}"), is_host_fault(&exit));
-                self.stuck(&exit, host_fault)
-            }
+            Ok(exit) => match arch::handle(exit, self.run_page.port_width(), board, health) {
+                Handled::Done => Next::Run,
+                Handled::Unknown(exit) => {
+                    let (exit, host_fault) = (format!("{exit:?}"), is_host_fault(&exit));
+                    self.stuck(&exit, host_fault)
+                }
+            },
             Err(e) => match e.errno() {
                 libc::EINTR | libc::EAGAIN => Next::Gate,
-                _ => self.stuck(&format!("KVM_RUN: {e}"), true),
+                errno => self.stuck(&format!("KVM_RUN: {e}"), !arch::is_guest_fault(errno)),
             },
         }
     }

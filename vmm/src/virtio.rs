@@ -19,6 +19,7 @@ use ipc::control::{Channel, ToDevice};
 use ipc::fd::{self, FdError};
 use ipc::record::{DeviceKind, DeviceRecord};
 use ipc::seccomp::Mode;
+use ipc::slot::DeviceSlot;
 use log::{error, warn};
 
 use crate::memory::GuestMemory;
@@ -28,9 +29,6 @@ use reporter::Reporter;
 /// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum VirtioError {
-    /// More devices than the vmm has descriptors for.
-    #[error("{0} devices are more than a VM can have, {max}", max = fd::vmm::DEVICES_MAX)]
-    TooMany(usize),
     /// One of its descriptors is missing.
     #[error(transparent)]
     Fd(#[from] FdError),
@@ -67,36 +65,32 @@ pub enum VirtioError {
 #[derive(Debug)]
 pub struct Device {
     id: String,
+    slot: DeviceSlot,
     device: Arc<VhostUserDevice>,
 }
 
 impl Device {
-    /// Makes the devices of a record, in order. Each gets its thread and its first backend's
-    /// stream.
+    /// Makes the devices of a record. Each gets its thread and its first backend's stream.
     pub fn make_all(
         records: &[DeviceRecord],
         memory: &GuestMemory,
         supervisor: &Arc<Channel>,
         seccomp: Mode,
     ) -> Result<Vec<Self>, VirtioError> {
-        if records.len() > fd::vmm::DEVICES_MAX {
-            return Err(VirtioError::TooMany(records.len()));
-        }
-        let make = |(index, record): (u8, &DeviceRecord)| {
-            let reporter = Reporter::new(index, &record.id, supervisor);
-            Self::make(index, record, memory, reporter, seccomp)
+        let make = |record: &DeviceRecord| {
+            let reporter = Reporter::new(record.slot, &record.id, supervisor);
+            Self::make(record, memory, reporter, seccomp)
         };
-        (0..).zip(records).map(make).collect()
+        records.iter().map(make).collect()
     }
 
     fn make(
-        index: u8,
         record: &DeviceRecord,
         memory: &GuestMemory,
         reporter: Reporter,
         seccomp: Mode,
     ) -> Result<Self, VirtioError> {
-        let (stream, region) = fd::vmm::device(index);
+        let (stream, region) = fd::vmm::device(record.slot);
         let stream = fd::claim(stream)?;
         let inflight = match record.inflight {
             true => Some(InflightRegion::map(fd::claim(region)?)),
@@ -139,8 +133,14 @@ impl Device {
         device.attach(stream);
         Ok(Self {
             id,
+            slot: record.slot,
             device: Arc::new(device),
         })
+    }
+
+    /// The device's place in the VM.
+    pub fn slot(&self) -> DeviceSlot {
+        self.slot
     }
 
     /// The device, for the transport.
@@ -154,16 +154,21 @@ impl Device {
         self.device.wait_until_connected(timeout)
     }
 
-    /// Handles the supervisor's message for device `index`; `stream` was attached to it.
-    pub fn dispatch(devices: &[Self], index: u8, message: ToDevice, stream: Option<OwnedFd>) {
-        match devices.get(usize::from(index)) {
+    /// Handles the supervisor's message for the device in `slot`; `stream` was attached to it.
+    pub fn dispatch(
+        devices: &[Self],
+        slot: DeviceSlot,
+        message: ToDevice,
+        stream: Option<OwnedFd>,
+    ) {
+        match devices.iter().find(|device| device.slot == slot) {
             Some(device) => device.obey(message, stream),
-            None => warn!("there is no device {index}"),
+            None => warn!("there is no device in slot {slot}"),
         }
     }
 
     /// Handles a message of the supervisor; `stream` was attached to it.
-    pub fn obey(&self, message: ToDevice, stream: Option<OwnedFd>) {
+    fn obey(&self, message: ToDevice, stream: Option<OwnedFd>) {
         match (message, stream) {
             (ToDevice::Attach, Some(stream)) => self.device.attach(stream),
             (ToDevice::Probe, Some(stream)) => self.device.probe(stream),

@@ -11,7 +11,7 @@ struct Recorder {
     refusals: Mutex<usize>,
 }
 
-impl InterruptFabric for Recorder {
+impl LocalApics for Recorder {
     fn send(&self, message: MsiMessage) {
         self.sent.lock().unwrap().push(message);
     }

@@ -3,8 +3,8 @@
 //! one MiB of memory per bus, and the ports 0xcf8 and 0xcfc (PCI local bus 3.0 §3.2.2.3.2).
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::bus::BusDevice;
 
@@ -25,43 +25,78 @@ pub trait PciFunction: Send + Sync {
     fn config_write(&self, offset: usize, data: &[u8]);
 }
 
-/// The bus has no free device number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the PCI bus has {DEVICES} devices already")]
-pub struct BusFull;
+/// The place of a device on the bus: its device number, below [`DEVICES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(u8);
 
-/// The bus: functions by device number.
+impl Slot {
+    /// The slot of the host bridge.
+    pub const HOST_BRIDGE: Self = Self(0);
+
+    /// Slot `number`, if the bus has it.
+    pub fn new(number: u8) -> Option<Self> {
+        (usize::from(number) < DEVICES).then_some(Self(number))
+    }
+
+    /// The device number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The requester id of the device's messages: bus 0, the device number, function 0.
+    pub fn requester_id(self) -> u16 {
+        u16::from(self.0) << 3
+    }
+}
+
+/// Two devices claim the same slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("PCI device number {} is taken", .0.0)]
+pub struct SlotTaken(pub Slot);
+
+/// The bus: functions by device number. Devices come and go while vCPUs access it.
 #[derive(Default)]
 pub struct PciRoot {
-    functions: Vec<Arc<dyn PciFunction>>,
+    slots: RwLock<[Option<Arc<dyn PciFunction>>; DEVICES]>,
 }
 
 impl fmt::Debug for PciRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         f.debug_struct("PciRoot")
-            .field("devices", &self.functions.len())
+            .field("devices", &slots.iter().flatten().count())
             .finish()
     }
 }
 
 impl PciRoot {
-    /// Adds a function; returns its device number.
-    pub fn add(&mut self, function: Arc<dyn PciFunction>) -> Result<usize, BusFull> {
-        if self.functions.len() == DEVICES {
-            return Err(BusFull);
+    /// Puts a function into a free slot.
+    pub fn insert(&self, slot: Slot, function: Arc<dyn PciFunction>) -> Result<(), SlotTaken> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut slots[usize::from(slot.0)] {
+            Some(_) => Err(SlotTaken(slot)),
+            free => {
+                *free = Some(function);
+                Ok(())
+            }
         }
-        self.functions.push(function);
-        Ok(self.functions.len() - 1)
+    }
+
+    /// Empties a slot; returns what was in it.
+    pub fn remove(&self, slot: Slot) -> Option<Arc<dyn PciFunction>> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots[usize::from(slot.0)].take()
     }
 
     /// The function with the bus, device and function number `bdf`, encoded as in configuration
     /// addresses.
-    fn function(&self, bdf: usize) -> Option<&Arc<dyn PciFunction>> {
+    fn function(&self, bdf: usize) -> Option<Arc<dyn PciFunction>> {
         let (device, function) = (bdf >> 3, bdf & 7);
         if function != 0 {
             return None;
         }
-        self.functions.get(device)
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.get(device)?.clone()
     }
 
     fn read(&self, bdf: usize, offset: usize, data: &mut [u8]) {
@@ -167,8 +202,9 @@ mod tests {
     const BRIDGE: [u8; 4] = [0x36, 0x1b, 0x08, 0x00];
 
     fn root() -> Arc<PciRoot> {
-        let mut root = PciRoot::default();
-        root.add(Arc::new(HostBridge::default())).unwrap();
+        let root = PciRoot::default();
+        let bridge = Arc::new(HostBridge::default());
+        root.insert(Slot::HOST_BRIDGE, bridge).unwrap();
         Arc::new(root)
     }
 
@@ -216,11 +252,24 @@ mod tests {
     }
 
     #[test]
-    fn bus_takes_32_devices_and_no_more() {
-        let mut root = PciRoot::default();
-        for number in 0..DEVICES {
-            assert_eq!(root.add(Arc::new(HostBridge::default())), Ok(number));
-        }
-        assert_eq!(root.add(Arc::new(HostBridge::default())), Err(BusFull));
+    fn slot_holds_one_device_until_it_is_removed() {
+        let (root, ecam) = (root(), Ecam(root()));
+        let slot = Slot::new(31).unwrap();
+        let bridge = || Arc::new(HostBridge::default());
+        assert_eq!(root.insert(slot, bridge()), Ok(()));
+        assert_eq!(root.insert(slot, bridge()), Err(SlotTaken(slot)));
+        assert!(root.remove(slot).is_some() && root.remove(slot).is_none());
+        assert_eq!(root.insert(slot, bridge()), Ok(()));
+
+        ecam.0.insert(slot, bridge()).unwrap();
+        assert_eq!(read(&ecam, 31 << 15, 4), BRIDGE);
+        ecam.0.remove(slot);
+        assert_eq!(read(&ecam, 31 << 15, 4), [0xff; 4]);
+    }
+
+    #[test]
+    fn slot_beyond_the_bus_does_not_exist() {
+        assert_eq!(Slot::new(32), None);
+        assert_eq!(Slot::new(5).map(Slot::requester_id), Some(0x28));
     }
 }

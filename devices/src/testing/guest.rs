@@ -58,7 +58,6 @@ impl<D: VirtioDevice + 'static> Guest<D> {
         let context = PciContext {
             memory_space: Arc::clone(memory),
             doorbells: Arc::clone(&wires) as _,
-            interrupts: Arc::clone(&wires) as _,
             vectors: Arc::clone(&wires) as _,
         };
         let function = VirtioPci::new(Arc::clone(&device) as _, context, windows).unwrap();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Doorbells;
-use crate::interrupt::{InterruptFabric, MsiMessage, MsiVectors, PINS};
+use crate::interrupt::{MsiMessage, MsiVectors};
 use crate::virtio::eventfd;
 
 /// What is connected to what.
@@ -79,16 +79,10 @@ impl Wires {
     }
 }
 
-impl InterruptFabric for Wires {
+impl MsiVectors for Wires {
     fn send(&self, message: MsiMessage) {
         self.sent.lock().unwrap().push(message);
     }
-    fn watch_level_pins(&self, _: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MsiVectors for Wires {
     fn assign(&self, vector: u16, message: MsiMessage, call: &EventFd) -> io::Result<()> {
         self.allocate()?;
         let assigned = Assigned {

@@ -196,7 +196,7 @@ mod tests {
     fn message_with_a_descriptor_brings_it_and_one_without_brings_none() {
         let (a, b) = Channel::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
-        let attach = ToVmm::Device(3, ToDevice::Attach);
+        let attach = ToVmm::Device(crate::slot::DeviceSlot::new(3).unwrap(), ToDevice::Attach);
         a.send_with(&attach, file.as_fd()).unwrap();
         a.send(&ToVmm::Pause).unwrap();
         let (message, fd) = b.receive_with::<ToVmm>().unwrap().unwrap();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Record;
 use crate::seccomp::Mode;
+use crate::slot::DeviceSlot;
 
 /// The launch record of a vmm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +32,7 @@ pub struct VmmRecord {
     /// time limit. At a VM's first start it waits only briefly.
     #[serde(default)]
     pub rebooted: bool,
-    /// The virtio devices, in the order of their PCI slots; at most
-    /// [`crate::fd::vmm::DEVICES_MAX`].
+    /// The virtio devices, each in a slot of its own.
     #[serde(default)]
     pub devices: Vec<DeviceRecord>,
 }
@@ -40,6 +40,8 @@ pub struct VmmRecord {
 /// A virtio device whose backend is another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRecord {
+    /// Its place in the VM.
+    pub slot: DeviceSlot,
     /// Its name, for the log.
     pub id: String,
     /// Its type.

@@ -3,6 +3,7 @@
 //! a tap, NICs of passt, external devices.
 
 use ipc::record::{DeviceKind, DeviceRecord, NicRecord};
+use ipc::slot::DeviceSlot;
 use spec::{Disk, MacAddress, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
 
 /// The size of passt's queues.
@@ -10,22 +11,22 @@ const USER_QUEUE_SIZE: u16 = 256;
 
 /// The records; `is_up` tells whether a device's link is up.
 pub(crate) fn of(vm: &Vm, name: &VmName, is_up: impl Fn(&str) -> bool) -> Vec<DeviceRecord> {
-    let mut nets: Vec<_> = vm.nets.iter().map(|net| card(net, name, &is_up)).collect();
-    nets.sort_by_key(|record| record.foreign);
-    let others = vm
-        .vhost_user
-        .iter()
-        .map(|device| external(device, name, &is_up));
-    vm.disks
-        .iter()
-        .map(disk)
-        .chain(nets)
-        .chain(others)
-        .collect()
+    let mut nets: Vec<_> = vm.nets.iter().collect();
+    nets.sort_by_key(|net| matches!(net.kind, NetKind::User(_)));
+    let mut slots = DeviceSlot::all();
+    let mut records = Vec::new();
+    let disks = vm.disks.iter().zip(slots.by_ref());
+    records.extend(disks.map(|(one, slot)| disk(slot, one)));
+    let nets = nets.into_iter().zip(slots.by_ref());
+    records.extend(nets.map(|(net, slot)| card(slot, net, name, &is_up)));
+    let others = vm.vhost_user.iter().zip(slots);
+    records.extend(others.map(|(one, slot)| external(slot, one, name, &is_up)));
+    records
 }
 
-fn disk(disk: &Disk) -> DeviceRecord {
+fn disk(slot: DeviceSlot, disk: &Disk) -> DeviceRecord {
     DeviceRecord {
+        slot,
         id: disk.id.to_string(),
         kind: DeviceKind::Block,
         queues: disk.queues,
@@ -35,13 +36,14 @@ fn disk(disk: &Disk) -> DeviceRecord {
     }
 }
 
-fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
+fn card(slot: DeviceSlot, net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
     let (queues, queue_size, external) = match &net.kind {
         // Two queues for each pair, and the control queue.
         NetKind::Tap(tap) => (2 * tap.pairs + 1, tap.queue_size, false),
         NetKind::User(_) => (2, USER_QUEUE_SIZE, true),
     };
     DeviceRecord {
+        slot,
         id: net.id.to_string(),
         kind: DeviceKind::Net(NicRecord {
             mac: net.mac(vm.as_str()).bytes(),
@@ -56,8 +58,14 @@ fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
     }
 }
 
-fn external(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
+fn external(
+    slot: DeviceSlot,
+    device: &VhostUser,
+    vm: &VmName,
+    is_up: &impl Fn(&str) -> bool,
+) -> DeviceRecord {
     DeviceRecord {
+        slot,
         id: device.id.to_string(),
         kind: match &device.kind {
             VhostUserKind::Fs(tag) => DeviceKind::Fs(tag.clone()),
@@ -92,6 +100,8 @@ mod tests {
         spec.vhost_user = vec!["type=net,socket=/s".parse().unwrap()];
         let (vm, name) = (Vm::try_from(spec).unwrap(), "web".parse().unwrap());
         let records = of(&vm, &name, |id| id != "net1");
+        let slots = records.iter().map(|record| record.slot.number());
+        assert!(slots.eq(1..=3));
         let told = records.iter().map(|record| {
             let DeviceKind::Net(nic) = &record.kind else {
                 panic!("{record:?}");

@@ -24,19 +24,26 @@ impl Doorbells for Vm {
     }
 }
 
-/// The MSI-X vectors of one device: a range of GSIs.
+/// The MSI-X vectors of one device: a range of GSIs, each routed to a message.
 #[derive(Debug)]
-pub struct DeviceVectors {
+pub struct MsiRoutes {
     vm: Arc<Vm>,
+    requester: Option<u16>,
     first: Gsi,
     count: u16,
 }
 
-impl DeviceVectors {
-    /// Allocates GSIs for `count` vectors.
-    pub fn allocate(vm: Arc<Vm>, count: u16) -> Self {
-        let first = vm.routes().allocate(usize::from(count));
-        Self { vm, first, count }
+impl MsiRoutes {
+    /// Allocates GSIs for `count` vectors. `requester` is the device's requester id, if the
+    /// interrupt controller translates messages by it.
+    pub fn allocate(vm: Arc<Vm>, requester: Option<u16>, count: u16) -> Self {
+        let first = vm.allocate_gsis(usize::from(count));
+        Self {
+            vm,
+            requester,
+            first,
+            count,
+        }
     }
 
     fn gsi(&self, vector: u16) -> io::Result<Gsi> {
@@ -47,10 +54,14 @@ impl DeviceVectors {
     }
 }
 
-impl MsiVectors for DeviceVectors {
+impl MsiVectors for MsiRoutes {
+    fn send(&self, message: MsiMessage) {
+        self.vm.send(message, self.requester);
+    }
+
     fn assign(&self, vector: u16, message: MsiMessage, call: &EventFd) -> io::Result<()> {
         let gsi = self.gsi(vector)?;
-        self.vm.route(gsi, message)?;
+        self.vm.route(gsi, message, self.requester)?;
         Ok(self.vm.vm.register_irqfd(call, gsi.0)?)
     }
 

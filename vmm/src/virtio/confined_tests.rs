@@ -126,7 +126,7 @@ impl Stand {
         self.main.run(move || {
             let (message, fd) = ours.receive_with().unwrap().unwrap();
             match message {
-                ToVmm::Device(index, message) => Device::dispatch(devices, index, message, fd),
+                ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, fd),
                 _ => drop(fd),
             }
         });
@@ -136,7 +136,7 @@ impl Stand {
     fn hear(&self, expected: &DeviceNews) {
         loop {
             match self.supervisor.receive().unwrap() {
-                Some(FromVmm::Device(0, news)) if news == *expected => return,
+                Some(FromVmm::Device(_, news)) if news == *expected => return,
                 Some(_) => {}
                 None => panic!("the vmm has gone"),
             }
@@ -190,6 +190,7 @@ fn make(stream: UnixStream, supervisor: &Arc<Channel>) -> Device {
     );
     let memory = GuestMemory::from_ranges_with_files([range]).unwrap();
     let record = DeviceRecord {
+        slot: slot(1),
         id: "dev0".into(),
         kind: DeviceKind::Other(42),
         queues: 1,
@@ -197,7 +198,7 @@ fn make(stream: UnixStream, supervisor: &Arc<Channel>) -> Device {
         foreign: false,
         inflight: false,
     };
-    let reporter = Reporter::new(0, "dev0", supervisor);
+    let reporter = Reporter::new(slot(1), "dev0", supervisor);
     Device::new(
         &record,
         &memory,
@@ -227,7 +228,7 @@ fn backend_replaced_before_its_device_took_it_is_hung_up_on_and_nothing_else_hap
     let probed: Vec<UnixStream> = (0..3)
         .map(|_| {
             let (stream, theirs) = UnixStream::pair().unwrap();
-            stand.tell(&ToVmm::Device(0, ToDevice::Probe), stream);
+            stand.tell(&ToVmm::Device(slot(1), ToDevice::Probe), stream);
             theirs
         })
         .collect();
@@ -235,7 +236,7 @@ fn backend_replaced_before_its_device_took_it_is_hung_up_on_and_nothing_else_hap
     let mut probed = probed.into_iter();
     probed.by_ref().take(2).for_each(expect_closed);
     drop(probed);
-    stand.tell(&ToVmm::Device(0, ToDevice::Fenced), std::io::stdin());
+    stand.tell(&ToVmm::Device(slot(1), ToDevice::Fenced), std::io::stdin());
     stand.reset_ends();
 }
 
@@ -248,7 +249,7 @@ fn backends_attached_one_after_the_other_are_hung_up_on_but_for_the_last() {
     let attached: Vec<UnixStream> = (0..100)
         .map(|_| {
             let (stream, theirs) = UnixStream::pair().unwrap();
-            stand.tell(&ToVmm::Device(0, ToDevice::Attach), stream);
+            stand.tell(&ToVmm::Device(slot(1), ToDevice::Attach), stream);
             theirs
         })
         .collect();
@@ -262,8 +263,8 @@ fn descriptor_that_comes_unasked_is_closed() {
     let stand = Stand::new();
     for message in [
         ToVmm::Resume,
-        ToVmm::Device(0, ToDevice::Switch),
-        ToVmm::Device(7, ToDevice::Attach),
+        ToVmm::Device(slot(1), ToDevice::Switch),
+        ToVmm::Device(slot(7), ToDevice::Attach),
     ] {
         let (sent, theirs) = UnixStream::pair().unwrap();
         stand.tell(&message, sent);
@@ -314,4 +315,8 @@ fn device_dropped_by_a_start_that_fails_does_not_kill_the_process() {
     while !waits().starts_with("202 ") {
         std::thread::yield_now();
     }
+}
+
+fn slot(number: u8) -> DeviceSlot {
+    DeviceSlot::new(number).unwrap()
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use devices::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, Outstanding};
 use ipc::control::{Channel, DeviceNews, FromVmm, QueueSample};
+use ipc::slot::DeviceSlot;
 use log::{error, warn};
 
 use super::throttle::Throttle;
 
 /// Reports a device's events.
 pub(super) struct Reporter {
-    index: u8,
+    slot: DeviceSlot,
     id: String,
     supervisor: Arc<Channel>,
     runs: Throttle,
@@ -19,9 +20,9 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(index: u8, id: &str, supervisor: &Arc<Channel>) -> Self {
+    pub(super) fn new(slot: DeviceSlot, id: &str, supervisor: &Arc<Channel>) -> Self {
         Self {
-            index,
+            slot,
             id: id.to_owned(),
             supervisor: Arc::clone(supervisor),
             runs: Throttle::default(),
@@ -63,7 +64,7 @@ impl DeviceEvents for Reporter {
             DeviceNews::Failed(why) => error!(device_id = id; "{why}"),
             _ => {}
         }
-        if let Err(e) = self.supervisor.send(&FromVmm::Device(self.index, news)) {
+        if let Err(e) = self.supervisor.send(&FromVmm::Device(self.slot, news)) {
             error!(device_id = id; "{}", host::log::chain(&e));
         }
     }
@@ -87,7 +88,8 @@ mod tests {
     #[test]
     fn driver_that_resets_in_a_loop_does_not_crowd_out_other_news() {
         let (vmm, supervisor) = Channel::pair().unwrap();
-        let reporter = Reporter::new(3, "disk0", &Arc::new(vmm));
+        let slot = DeviceSlot::new(3).unwrap();
+        let reporter = Reporter::new(slot, "disk0", &Arc::new(vmm));
         for _ in 0..100_000 {
             reporter.report(DeviceEvent::Running);
             let fault = GuestFault::QueueOutsideMemory(QueueIndex(0));
@@ -99,7 +101,7 @@ mod tests {
         let mut heard = 0;
         loop {
             let message = supervisor.receive().unwrap().unwrap();
-            if matches!(message, FromVmm::Device(3, DeviceNews::Lost(_))) {
+            if matches!(message, FromVmm::Device(of, DeviceNews::Lost(_)) if of == slot) {
                 break;
             }
             heard += 1;

@@ -127,11 +127,7 @@ fn serve(
             ToVmm::PowerButton => button.store(true, Ordering::Relaxed),
             ToVmm::Pause => channel.send(&FromVmm::Paused)?,
             ToVmm::Resume => channel.send(&FromVmm::Resumed)?,
-            ToVmm::Device(index, message) => {
-                if let Some(device) = devices.get(usize::from(index)) {
-                    device.obey(message, stream);
-                }
-            }
+            ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, stream),
         }
     }
     Ok(())

@@ -159,11 +159,7 @@ fn serve(
                 paused = None;
                 channel.send(&FromVmm::Resumed)?;
             }
-            ToVmm::Device(index, message) => {
-                if let Some(device) = devices.get(usize::from(index)) {
-                    device.obey(message, stream);
-                }
-            }
+            ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, stream),
         }
     }
     drop(paused);

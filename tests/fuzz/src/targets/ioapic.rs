@@ -6,20 +6,21 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use devices::bus::BusDevice;
-use devices::interrupt::{InterruptFabric, MsiMessage, PINS};
-use devices::ioapic::IoApic;
+use devices::interrupt::MsiMessage;
+use devices::ioapic::{IoApic, LocalApics, PINS};
 
 use crate::script::Script;
 
 const STEPS_MAX: usize = 400;
 
+/// Local APICs that check and keep what they are sent.
 #[derive(Default)]
-struct Fabric {
+pub(super) struct Apics {
     sent: Mutex<Vec<MsiMessage>>,
     watched: Mutex<usize>,
 }
 
-impl InterruptFabric for Fabric {
+impl LocalApics for Apics {
     fn send(&self, message: MsiMessage) {
         assert_eq!(message.address & !0xf_ffff, 0xfee0_0000, "{message:x?}");
         self.sent.lock().unwrap().push(message);
@@ -31,8 +32,8 @@ impl InterruptFabric for Fabric {
 }
 
 pub(crate) fn run(data: &[u8]) {
-    let fabric = Arc::<Fabric>::default();
-    let ioapic = IoApic::new(Arc::clone(&fabric) as _);
+    let apics = Arc::<Apics>::default();
+    let ioapic = IoApic::new(Arc::clone(&apics) as _);
     let mut script = Script::new(data);
     for _ in 0..STEPS_MAX {
         let Some(step) = script.next() else { break };
@@ -53,14 +54,14 @@ pub(crate) fn run(data: &[u8]) {
             _ => ioapic.eoi(script.u8()),
         }
         // One end of interrupt may be that of every pin.
-        let sent = std::mem::take(&mut *fabric.sent.lock().unwrap());
+        let sent = std::mem::take(&mut *apics.sent.lock().unwrap());
         assert!(sent.len() <= PINS, "{} messages for one access", sent.len());
     }
-    check_level(&ioapic, &fabric);
+    check_level(&ioapic, &apics);
 }
 
 /// A level-triggered pin, from whatever state: one message, none before its end, one after it.
-fn check_level(ioapic: &IoApic, fabric: &Fabric) {
+fn check_level(ioapic: &IoApic, apics: &Apics) {
     const PIN: u8 = 5;
     const VECTOR: u8 = 0x77;
     let entry = |low: u32| {
@@ -76,12 +77,12 @@ fn check_level(ioapic: &IoApic, fabric: &Fabric) {
     entry(level | u32::from(VECTOR));
     ioapic.set_line(usize::from(PIN), true);
     let count = || {
-        let sent = std::mem::take(&mut *fabric.sent.lock().unwrap());
+        let sent = std::mem::take(&mut *apics.sent.lock().unwrap());
         let ours = |message: &&MsiMessage| message.data & 0xff == u32::from(VECTOR);
         sent.iter().filter(ours).count()
     };
     assert_eq!(count(), 1);
-    assert!(*fabric.watched.lock().unwrap() > 0);
+    assert!(*apics.watched.lock().unwrap() > 0);
     ioapic.set_line(usize::from(PIN), true);
     assert_eq!(count(), 0, "sent again before its end");
     ioapic.eoi(VECTOR);

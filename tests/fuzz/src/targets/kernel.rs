@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use ipc::memfd::{Backing, shared};
 use ipc::record::Pages;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vmm::arch::{Images, bars_64, load, ram_regions};
+use vmm::arch::{load, pci_windows, ram_regions};
+use vmm::boot::Images;
+use vmm::machine::MachineDesc;
 use vmm::memory::{self, Mapping};
 
 const RAM_LEN: u64 = 16 << 20;
@@ -38,7 +40,12 @@ pub(crate) fn run(data: &[u8]) {
         initrd,
         cmdline: "quiet",
     };
-    match load(&memory, images, 2, bars_64(RAM_LEN)) {
+    let machine = MachineDesc {
+        cpus: 2,
+        pci: pci_windows(RAM_LEN),
+        slots: Vec::new(),
+    };
+    match load(&memory, images, &machine) {
         Ok(entry) => assert!(entry.address < RAM_LEN, "{entry:x?}"),
         Err(error) => drop((error.about(), error.to_string())),
     }

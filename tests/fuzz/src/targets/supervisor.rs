@@ -6,6 +6,7 @@
 //! and when everybody does what he should again, so does the device.
 
 use ipc::control::{DeviceNews, Ending, Failure, FromBackend, FromVmm, QueueSample};
+use ipc::slot::DeviceSlot;
 use supervisor::testing::{Event, World};
 
 use crate::script::Script;
@@ -60,7 +61,7 @@ fn event(step: u8, script: &mut Script<'_>) -> Event {
 }
 
 fn about(news: DeviceNews) -> Event {
-    Event::Incoming(FromVmm::Device(0, news))
+    Event::Incoming(FromVmm::Device(DeviceSlot::FIRST, news))
 }
 
 fn said(script: &mut Script<'_>) -> FromBackend {

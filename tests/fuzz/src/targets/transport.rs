@@ -9,11 +9,12 @@ use devices::bus::Bus;
 use devices::ioapic::{self, IoApic};
 use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::{
-    CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_LEN_BYTES, Ecam, PciFunction, PciRoot,
+    CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_LEN_BYTES, Ecam, PciFunction, PciRoot, Slot,
 };
-use devices::testing::{BAR_LEN, BASE, FakeDevice, Guest, OFFERED, QUEUE_SIZES, Wires, windows};
+use devices::testing::{BAR_LEN, BASE, FakeDevice, Guest, OFFERED, QUEUE_SIZES, windows};
 use devices::virtio::device::QueueIndex;
 
+use super::ioapic::Apics;
 use crate::script::Script;
 
 const ECAM: u64 = 0xe000_0000;
@@ -56,8 +57,7 @@ impl Drop for World {
 impl World {
     fn new() -> Self {
         let (memory, ports) = (Arc::<Bus>::default(), Bus::default());
-        let fabric = Arc::<Wires>::default();
-        let controller = Arc::new(IoApic::new(fabric));
+        let controller = Arc::new(IoApic::new(Arc::<Apics>::default()));
         memory
             .insert(IOAPIC, ioapic::LEN_BYTES, controller)
             .unwrap();
@@ -67,12 +67,13 @@ impl World {
             device.config.store(0x0706_0504_0302_0100, SeqCst);
             Guest::on(&memory, &mut windows, base, Arc::new(device))
         });
-        let mut root = PciRoot::default();
-        root.add(Arc::new(HostBridge::default())).unwrap();
-        for card in &cards {
-            root.add(Arc::clone(&card.function) as _).unwrap();
+        let root = Arc::new(PciRoot::default());
+        let bridge = Arc::new(HostBridge::default());
+        root.insert(Slot::HOST_BRIDGE, bridge).unwrap();
+        for (number, card) in (1..).zip(&cards) {
+            let slot = Slot::new(number).unwrap();
+            root.insert(slot, Arc::clone(&card.function) as _).unwrap();
         }
-        let root = Arc::new(root);
         let ecam = Arc::new(Ecam(Arc::clone(&root)));
         memory.insert(ECAM, ECAM_LEN_BYTES, ecam).unwrap();
         let config = Arc::new(ConfigPorts::new(root));

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use ipc::control::{Channel, DeviceNews, FromVmm, QueueSample};
 use ipc::fd;
 use ipc::record::{Record as _, VmmRecord};
+use ipc::slot::DeviceSlot;
 use loadgen::random::Random;
 use nix::poll::{PollTimeout, poll};
 
@@ -53,9 +54,12 @@ fn any(random: &mut Random) -> FromVmm {
         1 => FromVmm::Paused,
         2 => FromVmm::Resumed,
         _ => {
-            let highest = if random.below(4) == 0 { 256 } else { 3 };
-            let index = u8::try_from(random.below(highest)).unwrap_or(0);
-            FromVmm::Device(index, news(random))
+            let highest = if random.below(4) == 0 { 24 } else { 3 };
+            let nth = usize::try_from(random.below(highest)).unwrap_or(0);
+            match DeviceSlot::all().nth(nth) {
+                Some(slot) => FromVmm::Device(slot, news(random)),
+                None => FromVmm::Started,
+            }
         }
     }
 }

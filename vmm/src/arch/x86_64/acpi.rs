@@ -15,6 +15,7 @@ use devices::legacy::AcpiPm;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{dsdt, layout};
+use crate::machine::MachineDesc;
 use crate::memory::GuestMemory;
 
 /// OEM id, OEM table id and OEM revision of every table.
@@ -25,7 +26,7 @@ const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 
 /// Why the tables cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum AcpiError {
+pub(super) enum AcpiError {
     /// They are longer than the space for them.
     #[error("the ACPI tables do not fit below 1 MiB")]
     NoRoom,
@@ -54,18 +55,21 @@ impl Writer<'_> {
     }
 }
 
-/// Writes all tables of a machine with `cpus` vCPUs and 64-bit BARs in `bars_64`; the RSDP is at
-/// [`layout::ACPI`].
-pub(super) fn write(memory: &GuestMemory, cpus: u8, bars_64: (u64, u64)) -> Result<(), AcpiError> {
+/// Writes all tables of a machine; the RSDP is at [`layout::ACPI`].
+pub(super) fn write(memory: &GuestMemory, machine: &MachineDesc) -> Result<(), AcpiError> {
     let (id, table_id, revision) = OEM;
     // The RSDP comes first, but its content is known last.
     let mut writer = Writer {
         memory,
         next: layout::ACPI + 64,
     };
-    let dsdt = writer.write(&dsdt::dsdt(bars_64))?;
+    let dsdt = writer.write(&dsdt::dsdt(machine.pci))?;
     let mut xsdt = XSDT::new(id, table_id, revision);
-    for table in [bytes(&fadt(dsdt)), bytes(&madt(cpus)), bytes(&mcfg())] {
+    for table in [
+        bytes(&fadt(dsdt)),
+        bytes(&madt(machine.cpus)),
+        bytes(&mcfg()),
+    ] {
         xsdt.add_entry(writer.write(&table)?);
     }
     let xsdt = writer.write(&bytes(&xsdt))?;
@@ -125,6 +129,14 @@ fn mcfg() -> MCFG {
 mod tests {
     use super::*;
 
+    fn machine(cpus: u8) -> MachineDesc {
+        MachineDesc {
+            cpus,
+            pci: layout::pci_windows(8 << 30),
+            slots: Vec::new(),
+        }
+    }
+
     fn memory() -> GuestMemory {
         GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
     }
@@ -143,7 +155,7 @@ mod tests {
     #[test]
     fn tables_are_linked_from_the_rsdp_and_sum_to_zero() {
         let memory = memory();
-        write(&memory, 4, (1 << 33, 1 << 30)).unwrap();
+        write(&memory, &machine(4)).unwrap();
         let mut rsdp = [0; 36];
         memory
             .read_slice(&mut rsdp, GuestAddress(layout::ACPI))
@@ -174,7 +186,7 @@ mod tests {
     #[test]
     fn dsdt_is_reached_from_the_fadt_and_sums_to_zero() {
         let memory = memory();
-        write(&memory, 1, (1 << 33, 1 << 30)).unwrap();
+        write(&memory, &machine(1)).unwrap();
         let at = layout::ACPI + 64;
         let dsdt = table(&memory, at);
         assert_eq!((&dsdt[..4], sum(&dsdt)), (&b"DSDT"[..], 0));
@@ -183,6 +195,6 @@ mod tests {
 
     #[test]
     fn madt_of_254_vcpus_fits() {
-        write(&memory(), 254, (1 << 33, 1 << 30)).unwrap();
+        write(&memory(), &machine(254)).unwrap();
     }
 }

@@ -11,20 +11,22 @@ use devices::pci::root::CONFIG_PORT;
 
 use super::acpi::OEM;
 use super::layout;
+use crate::machine::PciWindows;
+use crate::memory::Region;
 
 /// "The device is present, enabled, to be shown, and functions" (§6.3.7).
 const STA_PRESENT: u8 = 0xf;
 /// The notification of a pressed power button (§5.6.6).
 const POWER_BUTTON_PRESSED: u8 = 0x80;
 
-/// Builds the DSDT of a machine whose 64-bit BARs are in `bars_64` (first address and length).
-pub(super) fn dsdt(bars_64: (u64, u64)) -> Vec<u8> {
+/// Builds the DSDT of a machine whose BARs are in these windows.
+pub(super) fn dsdt(windows: PciWindows) -> Vec<u8> {
     let (id, table_id, revision) = OEM;
     let mut table = Sdt::new(*b"DSDT", 36, 6, id, table_id, revision);
     let mut code = Vec::new();
     soft_off(&mut code);
     let mut devices = Vec::new();
-    host_bridge(&mut devices, bars_64);
+    host_bridge(&mut devices, windows);
     com1(&mut devices);
     power_button(&mut devices);
     pvpanic(&mut devices);
@@ -39,9 +41,8 @@ fn soft_off(code: &mut Vec<u8>) {
     Name::new("\\_S5_".into(), &s5).to_aml_bytes(code);
 }
 
-fn host_bridge(code: &mut Vec<u8>, bars_64: (u64, u64)) {
-    let bars_32 = layout::BARS_32;
-    let last = |(base, len): (u64, u64)| base + len - 1;
+fn host_bridge(code: &mut Vec<u8>, PciWindows { bars_32, bars_64 }: PciWindows) {
+    let last = |window: Region| window.base + (window.len_bytes - 1);
     let low32 = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
     let cacheable = AddressSpaceCacheable::NotCacheable;
     let config_port = u16::try_from(CONFIG_PORT).unwrap_or(0);
@@ -61,11 +62,11 @@ fn host_bridge(code: &mut Vec<u8>, bars_64: (u64, u64)) {
                     &AddressSpace::new_memory(
                         cacheable,
                         true,
-                        low32(bars_32.0),
+                        low32(bars_32.base),
                         low32(last(bars_32)),
                         None,
                     ),
-                    &AddressSpace::new_memory(cacheable, true, bars_64.0, last(bars_64), None),
+                    &AddressSpace::new_memory(cacheable, true, bars_64.base, last(bars_64), None),
                 ]),
             ),
         ],

@@ -15,6 +15,7 @@
 
 use devices::legacy::AcpiPm;
 
+use crate::machine::PciWindows;
 use crate::memory::Region;
 
 /// The GDT at the kernel's entry.
@@ -37,8 +38,11 @@ pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
 /// The end of the RAM below 4 GiB, and the start of the PCI hole.
 pub(super) const HOLE: u64 = 3 << 30;
-/// The window of 32-bit BARs: first address and length.
-pub(super) const BARS_32: (u64, u64) = (HOLE, 0x2b00_0000);
+/// The window of 32-bit BARs.
+pub(super) const BARS_32: Region = Region {
+    base: HOLE,
+    len_bytes: 0x2b00_0000,
+};
 /// The ECAM window.
 pub(super) const ECAM: u64 = 0xeb00_0000;
 /// The IOAPIC.
@@ -86,9 +90,15 @@ pub fn ram_regions(len_bytes: u64) -> Vec<Region> {
     ]
 }
 
-/// The first address of the window of 64-bit BARs, for a RAM that ends at `ram_end`.
-pub fn bars_64(ram_end: u64) -> (u64, u64) {
-    (ram_end.max(HOLE_END).next_multiple_of(1 << 30), BARS_64_LEN)
+/// The windows of the PCI bus, for a RAM that ends at `ram_end`.
+pub fn pci_windows(ram_end: u64) -> PciWindows {
+    PciWindows {
+        bars_32: BARS_32,
+        bars_64: Region {
+            base: ram_end.max(HOLE_END).next_multiple_of(1 << 30),
+            len_bytes: BARS_64_LEN,
+        },
+    }
 }
 
 #[cfg(test)]
@@ -119,14 +129,14 @@ mod tests {
                 len_bytes: (9 << 29) - HOLE
             }
         );
-        assert_eq!(bars_64((11 << 29) + 1).0, 6 << 30);
+        assert_eq!(pci_windows((11 << 29) + 1).bars_64.base, 6 << 30);
     }
 
     #[test]
     fn hole_holds_its_parts_in_order() {
         let order = [
             HOLE,
-            BARS_32.0 + BARS_32.1,
+            BARS_32.base + BARS_32.len_bytes,
             ECAM + (1 << 20),
             IOAPIC,
             IDENTITY_MAP,

@@ -3,17 +3,18 @@
 //! interrupts, and kernels enter it in 32-bit protected mode.
 
 mod acpi;
+pub(super) mod board;
 pub(super) mod boot;
 mod cpuid;
 mod dsdt;
+pub(super) mod exit;
+pub(super) mod irqchip;
 pub(super) mod layout;
-pub(super) mod machine;
 pub(super) mod vcpu;
 
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap};
-use kvm_ioctls::VmFd;
 
-use crate::kvm::{KvmError, failed};
+use crate::kvm::{KvmError, Vm, failed};
 
 /// Disables the guest's performance counters, if the host can (Linux 5.18): `offered` is the value
 /// of KVM_CAP_PMU_CAPABILITY. CPUID hides them in any case, but an AMD guest could still use the
@@ -30,7 +31,8 @@ fn disable_counters(offered: i32) -> Option<kvm_enable_cap> {
 
 /// Prepares an x86 VM for its first vCPU: places the identity map and the TSS, four pages that KVM
 /// uses on Intel CPUs that cannot run real mode, where nothing else is mapped.
-pub fn prepare_vm(vm: &VmFd) -> Result<(), KvmError> {
+pub fn prepare_vm(vm: &Vm) -> Result<(), KvmError> {
+    let vm = vm.fd();
     let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
     if let Some(cap) = disable_counters(offered) {
         vm.enable_cap(&cap)
@@ -45,6 +47,8 @@ pub fn prepare_vm(vm: &VmFd) -> Result<(), KvmError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -61,7 +65,9 @@ mod tests {
             .write(true)
             .open("/dev/kvm");
         if let Ok(kvm) = kvm {
-            let vm = crate::kvm::Vm::new(kvm.into(), 1, prepare_vm).unwrap();
+            let vm = Arc::new(Vm::new(kvm.into(), 1).unwrap());
+            prepare_vm(&vm).unwrap();
+            irqchip::Irqchip::new(&vm).unwrap();
             vm.create_vcpu(0).unwrap();
         }
     }

@@ -35,44 +35,32 @@ pub struct VcpuSetupError {
     source: KvmError,
 }
 
-/// What all vCPUs of a VM have in common.
-#[derive(Debug)]
-pub struct VcpuBlueprint {
-    supported: CpuId,
-    cpus: u8,
+/// Makes the vCPUs of a VM.
+pub fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, VcpuSetupError> {
+    let failed = |id| move |source| VcpuSetupError { id, source };
+    let supported = cpuid::supported(vm.system()).map_err(failed(0))?;
+    let create = |id| create(vm, &cpuid::of_vcpu(&supported, id, cpus), id).map_err(failed(id));
+    (0..cpus).map(create).collect()
 }
 
-impl VcpuBlueprint {
-    /// Queries what KVM supports.
-    pub fn new(vm: &Vm, cpus: u8) -> Result<Self, KvmError> {
-        Ok(Self {
-            supported: cpuid::supported(vm.system())?,
-            cpus,
-        })
-    }
+fn create(vm: &Vm, cpuid: &CpuId, id: u8) -> Result<VcpuFd, KvmError> {
+    let vcpu = vm.create_vcpu(id)?;
+    vcpu.set_cpuid2(cpuid).map_err(failed("set CPUID"))?;
+    set_msrs(&vcpu)?;
+    let fpu = kvm_fpu {
+        fcw: 0x37f,
+        mxcsr: 0x1f80,
+        ..Default::default()
+    };
+    vcpu.set_fpu(&fpu)
+        .map_err(failed("set the floating-point state"))?;
+    set_local_apic(&vcpu)?;
+    Ok(vcpu)
+}
 
-    /// Makes vCPU `id`. vCPU 0 starts at `entry`; the guest starts the others.
-    pub fn create(&self, vm: &Vm, id: u8, entry: EntryPoint) -> Result<VcpuFd, VcpuSetupError> {
-        let setup = || -> Result<VcpuFd, KvmError> {
-            let vcpu = vm.create_vcpu(id)?;
-            let cpuid = cpuid::of_vcpu(&self.supported, id, self.cpus);
-            vcpu.set_cpuid2(&cpuid).map_err(failed("set CPUID"))?;
-            set_msrs(&vcpu)?;
-            let fpu = kvm_fpu {
-                fcw: 0x37f,
-                mxcsr: 0x1f80,
-                ..Default::default()
-            };
-            vcpu.set_fpu(&fpu)
-                .map_err(failed("set the floating-point state"))?;
-            set_local_apic(&vcpu)?;
-            if id == 0 {
-                set_entry(&vcpu, entry)?;
-            }
-            Ok(vcpu)
-        };
-        setup().map_err(|source| VcpuSetupError { id, source })
-    }
+/// Has the first vCPU start at `entry`; the guest starts the others.
+pub fn enter_at(first: &VcpuFd, entry: EntryPoint) -> Result<(), VcpuSetupError> {
+    set_entry(first, entry).map_err(|source| VcpuSetupError { id: 0, source })
 }
 
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
@@ -153,6 +141,12 @@ fn set_entry(vcpu: &VcpuFd, entry: EntryPoint) -> Result<(), KvmError> {
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(failed("set the registers"))
+}
+
+/// Tells the guest's watchdogs that the VM was paused.
+pub fn after_pause(vcpu: &VcpuFd) {
+    // KVM refuses if the guest has no kvmclock: then there is nothing to tell.
+    let _ = vcpu.kvmclock_ctrl();
 }
 
 /// The registers of a vCPU on one line, for the log.

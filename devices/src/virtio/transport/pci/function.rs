@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bus::{Bus, BusDevice, Doorbells};
-use crate::interrupt::{InterruptFabric, MsiVectors};
+use crate::interrupt::MsiVectors;
 use crate::pci::bar::{Bar, NoWindow, Windows};
 use crate::pci::config::{ConfigSpace, Identity, NoRoom, command};
 use crate::pci::root::PciFunction;
@@ -14,7 +14,7 @@ use crate::virtio::device::{DeviceType, VirtioDevice};
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::queue;
 use crate::virtio::transport::pci::capabilities::{self, Offsets, cap};
-use crate::virtio::transport::pci::msix::{Control, Fabric};
+use crate::virtio::transport::pci::msix::Control;
 use crate::virtio::transport::pci::registers::Registers;
 use crate::virtio::transport::pci::{QUEUES_MAX, layout};
 
@@ -29,8 +29,6 @@ pub struct PciContext {
     pub memory_space: Arc<Bus>,
     /// For the doorbells of the queues.
     pub doorbells: Arc<dyn Doorbells>,
-    /// For interrupts that the vmm sends itself.
-    pub interrupts: Arc<dyn InterruptFabric>,
     /// The function's own vectors: [`super::vector_count`] of them.
     pub vectors: Arc<dyn MsiVectors>,
 }
@@ -127,17 +125,14 @@ impl VirtioPci {
         config.add_bar(usize::from(capabilities::BAR), bar, address);
         let offsets = capabilities::add(&mut config, sizes.len(), config_len)
             .map_err(FunctionError::Capability)?;
-        let fabric = Fabric {
-            send: context.interrupts,
-            vectors: context.vectors,
-        };
+        let (vectors, doorbells) = (context.vectors, context.doorbells);
         Ok(Self {
             state: Mutex::new(State {
                 config,
                 placed: None,
             }),
             offsets,
-            registers: Arc::new(Registers::new(device, queues, fabric, context.doorbells)),
+            registers: Arc::new(Registers::new(device, queues, vectors, doorbells)),
             memory_space: context.memory_space,
         })
     }

@@ -10,19 +10,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::interrupt::{InterruptFabric, MsiMessage, MsiVectors};
+use crate::interrupt::{MsiMessage, MsiVectors};
 use crate::virtio::device::QueueIndex;
 use crate::virtio::eventfd::{self, QueueEvents};
 
 /// The length of a table entry in bytes.
 pub(super) const ENTRY_LEN_BYTES: usize = 16;
-
-/// For the vmm's own interrupts, and for those of the eventfds.
-#[derive(Clone)]
-pub(super) struct Fabric {
-    pub(super) send: Arc<dyn InterruptFabric>,
-    pub(super) vectors: Arc<dyn MsiVectors>,
-}
 
 /// The bits of configuration space that control interrupts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,7 +67,7 @@ impl Line {
 }
 
 pub(super) struct Msix {
-    fabric: Fabric,
+    vectors: Arc<dyn MsiVectors>,
     entries: Vec<Entry>,
     lines: Vec<Line>,
     config_vector: Option<u16>,
@@ -95,7 +88,7 @@ impl fmt::Debug for Msix {
 
 impl Msix {
     /// A table with every vector masked, for queues with these eventfds.
-    pub(super) fn new(fabric: Fabric, queues: &[Arc<QueueEvents>]) -> Self {
+    pub(super) fn new(vectors: Arc<dyn MsiVectors>, queues: &[Arc<QueueEvents>]) -> Self {
         let entry = Entry {
             message: MsiMessage::default(),
             masked: true,
@@ -107,7 +100,7 @@ impl Msix {
             assigned: None,
         };
         Self {
-            fabric,
+            vectors,
             entries: vec![entry; super::vector_count(queues.len())],
             lines: queues.iter().map(line).collect(),
             config_vector: None,
@@ -140,7 +133,7 @@ impl Msix {
             // "if the Mask bit is cleared and the Pending bit is set, the function must schedule
             // sending the message" (§6.8.2.10)
             if std::mem::take(&mut self.entries[usize::from(vector)].pending) {
-                self.fabric.send.send(message);
+                self.vectors.send(message);
             }
         }
     }
@@ -151,7 +144,7 @@ impl Msix {
         if wanted == line.assigned {
             return;
         }
-        let outcome = line.bring_to(wanted, &*self.fabric.vectors);
+        let outcome = line.bring_to(wanted, &*self.vectors);
         if let (Err(error), false) = (&outcome, self.faulted) {
             log::error!("cannot route the interrupt of queue {index}, trying again: {error}");
         }
@@ -230,7 +223,7 @@ impl Msix {
 
     fn interrupt(&mut self, vector: u16) {
         match self.deliverable(vector) {
-            Some(message) => self.fabric.send.send(message),
+            Some(message) => self.vectors.send(message),
             // §6.8.2.9: "while a vector is masked, the function is prohibited from sending the
             // associated message, and the function must set the associated Pending bit"
             None => {

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::{BusDevice, Doorbells};
+use crate::interrupt::MsiVectors;
 use crate::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex, VirtioDevice};
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::features;
 use crate::virtio::transport::pci::common_config::{self, CommonConfig, Effect};
 use crate::virtio::transport::pci::doorbells::QueueDoorbells;
 use crate::virtio::transport::pci::layout;
-use crate::virtio::transport::pci::msix::{Control, Fabric, Msix};
+use crate::virtio::transport::pci::msix::{Control, Msix};
 
 /// The offset of `device_status` in the common configuration.
 const DEVICE_STATUS: usize = 20;
@@ -89,14 +90,14 @@ impl Registers {
     pub(super) fn new(
         device: Arc<dyn VirtioDevice>,
         queues: Vec<Arc<QueueEvents>>,
-        fabric: Fabric,
+        vectors: Arc<dyn MsiVectors>,
         doorbells: Arc<dyn Doorbells>,
     ) -> Self {
-        let vectors = u16::try_from(super::vector_count(queues.len())).unwrap_or(0);
-        let common = CommonConfig::new(device.queue_max_sizes(), vectors);
+        let count = u16::try_from(super::vector_count(queues.len())).unwrap_or(0);
+        let common = CommonConfig::new(device.queue_max_sizes(), count);
         let shared = Shared {
             common: Mutex::new(common),
-            msix: Mutex::new(Msix::new(fabric, &queues)),
+            msix: Mutex::new(Msix::new(vectors, &queues)),
             isr: AtomicU8::new(0),
         };
         Self {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use ipc::control::About;
 use ipc::memfd::{Backing, shared};
 use ipc::record::Pages;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 
 mod odd_files;
 
 const ENTRY: u64 = HIGH_RAM + 0x100;
-const BARS_64: (u64, u64) = (8 << 30, 1 << 30);
 
 fn memory(mib: u64) -> GuestMemory {
     let memfd = shared("ram", mib << 20, Backing::Shmem).unwrap();
@@ -106,7 +107,12 @@ fn loaded(
         initrd: initrd.map(file),
         cmdline: "quiet",
     };
-    load(memory, images, 1, BARS_64)
+    let machine = MachineDesc {
+        cpus: 1,
+        pci: layout::pci_windows(memory::end(memory)),
+        slots: Vec::new(),
+    };
+    load(memory, images, &machine)
 }
 
 fn refused(kernel: &[u8], initrd: Option<&[u8]>) -> (About, String) {

@@ -13,7 +13,6 @@ use shuttle::thread;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
-use crate::interrupt::PINS;
 
 const CALLS: usize = 3;
 const MESSAGE: MsiMessage = MsiMessage {
@@ -55,16 +54,10 @@ impl Kvm {
     }
 }
 
-impl InterruptFabric for Kvm {
+impl MsiVectors for Kvm {
     fn send(&self, _: MsiMessage) {
         self.state.lock().unwrap().send();
     }
-    fn watch_level_pins(&self, _: &[Option<MsiMessage>; PINS]) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MsiVectors for Kvm {
     fn assign(&self, _: u16, message: MsiMessage, call: &EventFd) -> io::Result<()> {
         assert_eq!(message, MESSAGE);
         self.state.lock().unwrap().assigned = true;
@@ -83,12 +76,8 @@ impl MsiVectors for Kvm {
 
 fn mask_and_call() {
     let kvm = Arc::<Kvm>::default();
-    let fabric = Fabric {
-        send: Arc::clone(&kvm) as _,
-        vectors: Arc::clone(&kvm) as _,
-    };
     let events = Arc::new(QueueEvents::new().unwrap());
-    let mut msix = Msix::new(fabric, &[Arc::clone(&events)]);
+    let mut msix = Msix::new(Arc::clone(&kvm) as _, &[Arc::clone(&events)]);
     msix.map_queue(QueueIndex(0), Some(1));
     msix.set_control(Control {
         enabled: true,
