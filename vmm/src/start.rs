@@ -123,21 +123,17 @@ pub fn start(
 ) -> Result<Control, StartError> {
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
-    let vm = Arc::new(Vm::new(fds.kvm, record.cpus)?);
-    arch::prepare_vm(&vm)?;
-    let ram = map_ram(record, fds.guest_ram)?;
-    vm.set_memory(ram)?;
-    let irqchip = Irqchip::new(&vm)?;
-    let vcpus = arch::create_vcpus(&vm, record.cpus)?;
-    irqchip.complete(&vcpus)?;
+    let Hardware {
+        vm,
+        ram,
+        irqchip,
+        vcpus,
+    } = make_vm(record, fds.kvm, fds.guest_ram)?;
 
     let end = Arc::new(ExitLatch::new().map_err(host("make an eventfd"))?);
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
     let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
-    if record.seccomp == Mode::Trap {
-        let installed = host::seccomp::report_violations(health);
-        installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))?;
-    }
+    report_violations(record.seccomp, health)?;
     let devices = Device::make_all(&record.devices, ram, channel, record.seccomp)?;
     let desc = MachineDesc {
         cpus: record.cpus,
@@ -187,6 +183,40 @@ pub fn start(
         gate,
         kicks,
         devices,
+    })
+}
+
+/// Has a violation of a filter named in the log and on the health page, if the mode asks for that.
+fn report_violations(mode: Mode, health: &'static HealthPage) -> Result<(), StartError> {
+    if mode != Mode::Trap {
+        return Ok(());
+    }
+    let installed = host::seccomp::report_violations(health);
+    installed.map_err(|e| StartError::Host("install the SIGSYS handler", e.into()))
+}
+
+/// What KVM makes.
+struct Hardware {
+    vm: Arc<Vm>,
+    ram: &'static GuestMemory,
+    irqchip: Irqchip,
+    vcpus: Vec<VcpuFd>,
+}
+
+/// Makes the VM with its memory, interrupt controllers and vCPUs, in the order that KVM asks for.
+fn make_vm(record: &VmmRecord, kvm: OwnedFd, ram: OwnedFd) -> Result<Hardware, StartError> {
+    let vm = Arc::new(Vm::new(kvm, record.cpus)?);
+    arch::prepare_vm(&vm)?;
+    let ram = map_ram(record, ram)?;
+    vm.set_memory(ram)?;
+    let irqchip = Irqchip::new(&vm)?;
+    let vcpus = arch::create_vcpus(&vm, record.cpus)?;
+    irqchip.complete(&vcpus)?;
+    Ok(Hardware {
+        vm,
+        ram,
+        irqchip,
+        vcpus,
     })
 }
 
