@@ -86,7 +86,10 @@ mod tests {
     fn flushes_and_durable_writes_wait_for_the_answer_and_nothing_else_does() {
         let zeroes = Op::WriteZeroes { unmap: true };
         let witness = Witness::default();
-        assert!(!witness.holds(&io(Op::Flush, false)), "nobody asks");
+        assert!(
+            !witness.holds(&io(Op::Flush, false)),
+            "no probe is on its way"
+        );
         witness.expect();
         let held = [Op::Read, Op::Discard, Op::Write, zeroes, Op::Flush];
         let held = held.map(|op| [witness.holds(&io(op, false)), witness.holds(&io(op, true))]);

@@ -10,11 +10,12 @@ use spec::api::Stop;
 
 mod args;
 mod client;
+mod completions;
 mod console;
-mod documents;
 mod error;
 mod escape;
 mod events;
+mod help;
 mod host;
 mod inspect;
 mod jailer;
@@ -22,14 +23,13 @@ mod openapi;
 mod output;
 mod ps;
 mod run;
-mod shell;
 mod signals;
+mod spec_file;
 mod state;
 mod stats;
 mod table;
 mod terminal;
 mod top;
-mod usage;
 
 use args::{Cli, LinkState, Verb};
 use error::Error;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     ::host::image::seal();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage::show(&error),
+        Err(error) => return help::show(&error),
     };
     match dispatch(cli) {
         Ok(status) => ExitCode::from(status),
@@ -58,10 +58,10 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
     let base = || state::base(state_dir);
     match cli.verb {
         Verb::Run(args) => return run::run(*args, state_dir),
-        Verb::Check { config } => documents::check(&config)?,
-        Verb::Schema { api } => documents::schema(api)?,
-        Verb::Completions { shell } => shell::completions(shell)?,
-        Verb::Man { dir } => shell::man(&dir)?,
+        Verb::Check { config } => spec_file::check(&config)?,
+        Verb::Schema { api } => spec_file::schema(api)?,
+        Verb::Completions { shell } => completions::completions(shell)?,
+        Verb::Man { dir } => completions::man(&dir)?,
         Verb::Top { vms } => top::top(&base()?, vms)?,
         Verb::Doctor => return Ok(jailer::doctor()),
         Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,

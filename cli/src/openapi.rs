@@ -125,7 +125,7 @@ const DESCRIPTION: &str = "HTTP/1.1 on the socket api.sock in the VM's state dir
     64 KiB of body, five seconds, 16 clients of which 8 may follow the events. A request may stay \
     without its body where every field has a default.\n\n\
     The console is not part of it: VmInfo.console_socket names a unix stream socket beside api.sock. \
-    Whoever connects reads what the guest writes to its first serial port, beginning with what nobody \
+    A client reads what the guest writes to its first serial port, beginning with what no client \
     has read yet, and what they write is typed there; nothing is framed or escaped. One client at a \
     time: another one is told that the console is in use, and disconnected.";
 

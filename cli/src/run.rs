@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use spec::{Console, Vm, VmSpec};
 
 use crate::args::RunArgs;
-use crate::documents;
 use crate::error::Error;
+use crate::spec_file;
 
 mod child;
 mod detach;
@@ -70,7 +70,7 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> 
 /// The VM of the flags or the file, with a name.
 fn spec(args: RunArgs) -> Result<VmSpec, Error> {
     let mut spec = match &args.config {
-        Some(path) => documents::read(path)?,
+        Some(path) => spec_file::read(path)?,
         None => from_flags(&args),
     };
     if let Some(name) = args.name {

@@ -140,7 +140,7 @@ const BAD_INPUT: &str = r#"
 --kernel socket                     | 1 | kernel "socket" ; is a socket, not a regular file
 --kernel=kernel --initrd=fifo       | 1 | initrd "fifo" ; is a named pipe, not a regular file
 --kernel=kernel --disk=path=a,b     | 2 | --disk ; "b" is not an option of a disk ; written twice
---kernel=kernel --console file=fifo | 1 | console "file=fifo" ; nobody reads: start its reader first
+--kernel=kernel --console file=fifo | 1 | console "file=fifo" ; without a reader: start its reader first
 --kernel=kernel --console file=socket | 1 | console "file=socket" ; is a socket: console=socket
 --config fifo                       | 1 | config "fifo" ; is a named pipe, not a regular file
 --config socket                     | 1 | config "socket" ; is a socket, not a regular file

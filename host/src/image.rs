@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_was_let_go_is_there_when_needed() {
-        // So much that its middle is mapped by nobody who needs something beside it.
+        // So much that nothing else maps pages beside its middle.
         static CONSTANTS: [u8; 1 << 20] = [0x5a; 1 << 20];
         let middle = &raw const CONSTANTS[1 << 19];
         assert_eq!(black_box(CONSTANTS[1 << 19]), 0x5a);

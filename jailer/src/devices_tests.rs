@@ -96,5 +96,5 @@ fn socket_missing_or_without_a_listener_is_told_and_a_living_one_is_connected() 
     let told = errors(|spec| spec.vhost_user = devices.to_vec());
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[0].contains("missing\": No such file"), "{told:?}");
-    assert!(told[1].contains("dead\": nobody listens"), "{told:?}");
+    assert!(told[1].contains("dead\": no program listens"), "{told:?}");
 }

@@ -119,10 +119,7 @@ fn cgroups() -> Vec<Finding> {
         .map(|line| optional("cgroups", Ok(line)))
         .collect();
     findings.extend(missing.into_iter().map(|line| {
-        let reason = because(
-            line,
-            "mount it, or start VMs as somebody who may write there",
-        );
+        let reason = because(line, "mount it, or start VMs as a user who may write there");
         optional("cgroups", Err(reason))
     }));
     findings

@@ -126,7 +126,7 @@ mod tests {
         });
         drop(opening);
         let early = told.recv_timeout(Duration::from_millis(50));
-        assert!(early.is_err(), "somebody has the opening");
+        assert!(early.is_err(), "the image is still open");
         drop(copy);
         assert_eq!(told.recv().unwrap(), Answer::Released);
         waits.join().unwrap();

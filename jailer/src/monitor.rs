@@ -347,7 +347,7 @@ impl Monitor {
             None => Ok(()),
         };
         if let Err(errno) = begun {
-            log::warn!("cgroup: nobody sees to it: {}", errno.desc());
+            log::warn!("cgroup: no process removes it: {}", errno.desc());
         }
     }
 

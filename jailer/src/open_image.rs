@@ -122,7 +122,7 @@ fn remedy(error: &DiskError, direct: bool) -> String {
 /// hangs.
 pub(crate) fn open_stream(device: &VhostUser) -> Result<OwnedFd, String> {
     connect(&device.socket).map_err(|errno| match errno {
-        Errno::ECONNREFUSED => "nobody listens there: start the backend first".into(),
+        Errno::ECONNREFUSED => "no program listens there: start the backend first".into(),
         Errno::EAGAIN => "its backend does not accept connections".into(),
         Errno::ENAMETOOLONG => "is too long for a socket".into(),
         errno => errno.desc().to_string(),

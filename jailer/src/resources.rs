@@ -164,7 +164,7 @@ fn console_remedy(error: &io::Error, path: &Path) -> String {
     let kind = std::fs::metadata(path).map(|found| found.file_type());
     match (error.raw_os_error().map(Errno::from_raw), kind) {
         (Some(Errno::ENXIO), Ok(kind)) if kind.is_fifo() => {
-            "is a named pipe that nobody reads: start its reader first".into()
+            "is a named pipe without a reader: start its reader first".into()
         }
         (Some(Errno::ENXIO), Ok(kind)) if kind.is_socket() => {
             "is a socket: console=socket makes one that clients connect to".into()

@@ -164,10 +164,7 @@ fn begin(
     host::log::init_to(log, "jailer", &name, log::LevelFilter::Info);
     // A variable that is left over in the environment is no reason not to run the VM.
     let notify = notify.unwrap_or_else(|error| {
-        log::warn!(
-            "the start is announced to nobody: {}",
-            host::log::chain(&error)
-        );
+        log::warn!("the start is not announced: {}", host::log::chain(&error));
         None
     });
     let supervisor = spawned.pidfd.try_clone().map(|pidfd| Unplaced {

@@ -105,7 +105,7 @@ pub enum DeviceState {
     Opening,
     /// Another backend follows in a moment.
     Resting,
-    /// It has no backend and gets none until somebody asks for it.
+    /// It has no backend and gets none until a client asks for it.
     Stalled,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Compiles the filters of all processes, for the intruder to be confined by.
+//! Compiles the filters of all processes, for the probe to be confined by.
 
 use std::path::Path;
 

@@ -12,6 +12,8 @@ mod compile;
 mod cpio;
 mod demo;
 mod dist;
+#[cfg(test)]
+mod doc_check;
 mod fuzz;
 mod guests;
 mod host;
@@ -20,8 +22,6 @@ mod mutants;
 mod packages;
 mod previous;
 mod progress;
-#[cfg(test)]
-mod proofs_tests;
 mod scratch;
 mod seccomp;
 mod signals;
@@ -29,8 +29,6 @@ mod target;
 mod terminal;
 mod test;
 mod tools;
-#[cfg(test)]
-mod troubles_tests;
 
 use std::process::ExitCode;
 

@@ -10,13 +10,7 @@ use crate::command::{command, piped};
 use crate::{compile, progress};
 
 /// What is needed of it: programs, whose names outlive those of packages.
-const PROGRAMS: [&str; 5] = [
-    "bulkhead",
-    "jailer",
-    "blk-backend",
-    "net-backend",
-    "vmm-standin",
-];
+const PROGRAMS: [&str; 2] = ["blk-backend", "net-backend"];
 
 /// Builds a revision; the directory with its programs. What was built before is used again.
 pub(crate) fn ready(revision: &str) -> Result<PathBuf> {

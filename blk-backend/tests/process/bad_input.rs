@@ -4,7 +4,7 @@
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
-use crate::stand::{BINARY, Backend, Dir};
+use crate::harness::{BINARY, Backend, Dir};
 
 /// Starts the program with a disk; it must fail at once with one line that says this.
 fn refused(dir: &Dir, disk: &str, says: &str) {

@@ -11,8 +11,8 @@ use loadgen::memory::Memory;
 use loadgen::ring::{Descriptor, NEXT, WRITE};
 use vm_memory::GuestAddress;
 
-use crate::stand::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
-use crate::supervised::{IMAGE_BYTES, Stand, leave_in_flight};
+use crate::harness::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
+use crate::supervised::{Harness, IMAGE_BYTES, leave_in_flight};
 
 /// Of each request.
 const LEN_BYTES: u32 = 8 << 20;
@@ -92,17 +92,17 @@ fn requests_that_have_to_be_copied_take_little_memory_however_many_there_are() {
 
 #[test]
 fn requests_left_by_a_predecessor_that_have_to_be_copied_take_little_memory() {
-    let mut stand = Stand::new("copied-again", PLAIN, true);
-    fill(&stand.dir.path("disk.raw"));
-    let address = prepare(&mut stand.memory, &mut stand.queues[0]);
+    let mut harness = Harness::new("copied-again", PLAIN, true);
+    fill(&harness.dir.path("disk.raw"));
+    let address = prepare(&mut harness.memory, &mut harness.queues[0]);
     let heads: Vec<_> = (0..PLAIN.depth)
-        .map(|slot| (stand.queues[0].head(slot), 0))
+        .map(|slot| (harness.queues[0].head(slot), 0))
         .collect();
-    leave_in_flight(&stand, &heads);
-    let (generation, _connection) = stand.bring_up(true);
+    leave_in_flight(&harness, &heads);
+    let (generation, _connection) = harness.bring_up(true);
     check(
-        &stand.memory,
-        &mut stand.queues[0],
+        &harness.memory,
+        &mut harness.queues[0],
         address,
         generation.pid(),
     );

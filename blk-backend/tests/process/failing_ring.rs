@@ -10,34 +10,34 @@ use loadgen::connection::Connection;
 use loadgen::disk::{Kind, Request};
 use loadgen::supervised::Generation;
 
-use crate::stand::{PATIENCE, SHAPE};
-use crate::supervised::Stand;
+use crate::harness::{PATIENCE, SHAPE};
+use crate::supervised::Harness;
 
 const REQUESTS: u16 = 5;
 
 /// A disk whose driver waits for some writes.
-fn stand_with_requests(name: &str) -> Stand {
-    let mut stand = Stand::new(name, SHAPE, true);
+fn harness_with_requests(name: &str) -> Harness {
+    let mut harness = Harness::new(name, SHAPE, true);
     for slot in 0..REQUESTS {
         let request = Request {
             kind: Kind::Write,
             sector: u64::from(slot) * 8,
             len_bytes: 4096,
         };
-        stand.queues[0].prepare(&stand.memory, slot, request);
+        harness.queues[0].prepare(&harness.memory, slot, request);
     }
-    stand.queues[0].show().unwrap();
-    stand
+    harness.queues[0].show().unwrap();
+    harness
 }
 
 /// The next generation completes them all.
-fn all_complete(stand: &mut Stand) {
-    stand.slot.enter_errno = None;
-    let (_generation, _connection) = stand.bring_up(true);
+fn all_complete(harness: &mut Harness) {
+    harness.slot.enter_errno = None;
+    let (_generation, _connection) = harness.bring_up(true);
     let mut answers = Vec::new();
     while answers.len() < usize::from(REQUESTS) {
-        assert!(stand.queues[0].wait(Duration::ZERO, PATIENCE));
-        while let Some(done) = stand.queues[0].reap().unwrap() {
+        assert!(harness.queues[0].wait(Duration::ZERO, PATIENCE));
+        while let Some(done) = harness.queues[0].reap().unwrap() {
             answers.push((done.slot, done.status));
         }
     }
@@ -60,7 +60,7 @@ fn end_of(generation: &mut Generation) -> Option<i32> {
 
 #[test]
 fn backend_whose_ring_fails_for_good_says_so_ends_and_loses_no_request() {
-    let mut stand = stand_with_requests("for-good");
+    let mut harness = harness_with_requests("for-good");
     // Oftener than a request may be present at a crash.
     for errno in [
         libc::EBADFD,
@@ -69,16 +69,16 @@ fn backend_whose_ring_fails_for_good_says_so_ends_and_loses_no_request() {
         libc::ENXIO,
         libc::EBADF,
     ] {
-        stand.slot.enter_errno = Some(errno.unsigned_abs());
-        let mut generation = stand.slot.start(true).unwrap();
-        let mut connection = Connection::open(&stand.dir.path("blk.sock"), PATIENCE).unwrap();
+        harness.slot.enter_errno = Some(errno.unsigned_abs());
+        let mut generation = harness.slot.start(true).unwrap();
+        let mut connection = Connection::open(&harness.dir.path("blk.sock"), PATIENCE).unwrap();
         // It may end before the frontend has said everything.
-        let _ = connection.start(stand.shape.features(), &stand.memory, &stand.places);
+        let _ = connection.start(harness.shape.features(), &harness.memory, &harness.places);
         assert_eq!(end_of(&mut generation), Some(1), "errno {errno}");
         let crash = Crash::from_u32(generation.health.crash.load(Ordering::Relaxed));
         assert_eq!(crash, Crash::Engine(errno.unsigned_abs()));
     }
-    all_complete(&mut stand);
+    all_complete(&mut harness);
 }
 
 /// The processor time that a process has used, in clock ticks of 10 ms.
@@ -91,10 +91,10 @@ fn ticks(pid: u32) -> u64 {
 
 #[test]
 fn backend_whose_ring_is_refused_for_now_waits_answers_pings_and_loses_no_request() {
-    let mut stand = stand_with_requests("for-now");
+    let mut harness = harness_with_requests("for-now");
     for errno in [libc::EAGAIN, libc::EBUSY] {
-        stand.slot.enter_errno = Some(errno.unsigned_abs());
-        let (mut generation, _connection) = stand.bring_up(true);
+        harness.slot.enter_errno = Some(errno.unsigned_abs());
+        let (mut generation, _connection) = harness.bring_up(true);
         std::thread::sleep(Duration::from_millis(300));
         let before = ticks(generation.pid());
         std::thread::sleep(Duration::from_secs(1));
@@ -114,5 +114,5 @@ fn backend_whose_ring_is_refused_for_now_waits_answers_pings_and_loses_no_reques
         assert_eq!(generation.ended().unwrap(), None);
         generation.kill().unwrap().unwrap();
     }
-    all_complete(&mut stand);
+    all_complete(&mut harness);
 }

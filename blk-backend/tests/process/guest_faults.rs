@@ -8,7 +8,7 @@ use loadgen::memory::Memory;
 use loadgen::ring::{Descriptor, INDIRECT, NEXT, WRITE};
 use vm_memory::GuestAddress;
 
-use crate::stand::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
+use crate::harness::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
 
 const READ: Request = Request {
     kind: Kind::Read,

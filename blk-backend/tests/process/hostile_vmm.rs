@@ -8,8 +8,8 @@ use device_backend::shared_mem::SharedMem;
 use ipc::health::BROKEN;
 use loadgen::disk::{Kind, Request};
 
-use crate::stand::{PATIENCE, SHAPE, Shape};
-use crate::supervised::Stand;
+use crate::harness::{PATIENCE, SHAPE, Shape};
+use crate::supervised::Harness;
 
 /// The entries of the available ring.
 const ENTRIES: u16 = 128;
@@ -26,11 +26,11 @@ impl Drop for Stop<'_> {
 /// Posts one head as often as the ring has room, while another thread writes `byte` over its entry in the
 /// in-flight region, again and again: the backend stops the queue, and serves the other one.
 fn posts_a_head_twice_under(name: &str, byte: u8, threads: bool) {
-    let mut stand = Stand::new(name, Shape { queues: 2, ..SHAPE }, false);
-    stand.slot.threads = threads;
-    let (mut generation, _connection) = stand.bring_up(false);
+    let mut harness = Harness::new(name, Shape { queues: 2, ..SHAPE }, false);
+    harness.slot.threads = threads;
+    let (mut generation, _connection) = harness.bring_up(false);
     let len_bytes = ipc::inflight::queue_bytes(ENTRIES);
-    let region = SharedMem::of_file(stand.slot.inflight(), len_bytes).unwrap();
+    let region = SharedMem::of_file(harness.slot.inflight(), len_bytes).unwrap();
     let done = AtomicBool::new(false);
     let write = |slot: u32| Request {
         kind: Kind::Write,
@@ -46,8 +46,8 @@ fn posts_a_head_twice_under(name: &str, byte: u8, threads: bool) {
             }
         });
         let _stop = Stop(&done);
-        let queue = &mut stand.queues[0];
-        queue.prepare(&stand.memory, 0, write(0));
+        let queue = &mut harness.queues[0];
+        queue.prepare(&harness.memory, 0, write(0));
         for _ in 1..ENTRIES {
             queue.ring.offer(0);
         }
@@ -60,8 +60,8 @@ fn posts_a_head_twice_under(name: &str, byte: u8, threads: bool) {
             std::thread::sleep(Duration::from_millis(1));
         }
     });
-    let other = &mut stand.queues[1];
-    other.prepare(&stand.memory, 0, write(9));
+    let other = &mut harness.queues[1];
+    other.prepare(&harness.memory, 0, write(9));
     other.show().unwrap();
     assert!(other.wait(Duration::ZERO, PATIENCE));
     assert_eq!(other.reap().unwrap().unwrap().status, 0);

@@ -20,8 +20,8 @@ use loadgen::supervised::DiskSlot;
 use loadgen::verify::{self, Log, Verify, check_image};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::stand::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
-use crate::supervised::Stand;
+use crate::harness::{Backend, Dir, PATIENCE, SHAPE, Shape, places};
+use crate::supervised::Harness;
 
 const IMAGE_BYTES: u64 = 1 << 20;
 const DIRECT: Access = Access {
@@ -275,12 +275,12 @@ fn requests_at_random_on_large_blocks_do_what_they_say() {
 
 /// Queues write, read and flush sectors that they have among themselves, eight to a block, while the
 /// backend is killed every few milliseconds: none undoes another's.
-fn queues_share_blocks_under_kills(mut stand: Stand, image: &Path, block_bytes: u32) {
-    stand.slot.set_storage_blocks(block_bytes);
-    let log = Log::create(&stand.dir.path("log")).unwrap();
+fn queues_share_blocks_under_kills(mut harness: Harness, image: &Path, block_bytes: u32) {
+    harness.slot.set_storage_blocks(block_bytes);
+    let log = Log::create(&harness.dir.path("log")).unwrap();
     let plan = Verify {
         block_bytes: 512,
-        depth: stand.shape.depth,
+        depth: harness.shape.depth,
         duration: Duration::from_secs(2),
         requests: 500,
         // Few, so that they meet.
@@ -290,15 +290,15 @@ fn queues_share_blocks_under_kills(mut stand: Stand, image: &Path, block_bytes: 
         stop: Arc::default(),
         gaps: None,
     };
-    let mut queues = std::mem::take(&mut stand.queues);
-    let (mut generation, mut connection) = stand.bring_up(false);
-    let (mut kills, memory) = (0, &stand.memory);
+    let mut queues = std::mem::take(&mut harness.queues);
+    let (mut generation, mut connection) = harness.bring_up(false);
+    let (mut kills, memory) = (0, &harness.memory);
     let outcome = std::thread::scope(|scope| {
         let load = scope.spawn(|| verify::run(memory, &mut queues, &plan, &log).unwrap());
         while !load.is_finished() {
             std::thread::sleep(Duration::from_millis(20 + 7 * (kills % 11)));
             generation.kill().unwrap().expect("its I/O has ended");
-            let next: (_, Connection) = stand.bring_up(false);
+            let next: (_, Connection) = harness.bring_up(false);
             (generation, connection) = next;
             kills += 1;
         }
@@ -309,7 +309,7 @@ fn queues_share_blocks_under_kills(mut stand: Stand, image: &Path, block_bytes: 
     assert!(kills >= 3, "{kills} kills");
     let found = (outcome.errors, outcome.mismatches);
     assert_eq!(found, (0, vec![]), "{kills} kills");
-    let (checked, mismatches) = check_image(&stand.dir.path("log"), image, 512).unwrap();
+    let (checked, mismatches) = check_image(&harness.dir.path("log"), image, 512).unwrap();
     assert!(checked > 50);
     assert_eq!(mismatches, []);
     println!(
@@ -326,31 +326,31 @@ const SHARED: Shape = Shape {
 
 #[test]
 fn queues_that_share_blocks_lose_nothing_to_each_other_on_uring() {
-    let stand = Stand::new("shared-uring", SHARED, false);
-    let image = stand.dir.path("disk.raw");
-    queues_share_blocks_under_kills(stand, &image, 4096);
+    let harness = Harness::new("shared-uring", SHARED, false);
+    let image = harness.dir.path("disk.raw");
+    queues_share_blocks_under_kills(harness, &image, 4096);
 }
 
 #[test]
 fn queues_that_share_blocks_lose_nothing_to_each_other_on_threads() {
-    let mut stand = Stand::new("shared-threads", SHARED, false);
-    stand.slot.threads = true;
-    let image = stand.dir.path("disk.raw");
-    queues_share_blocks_under_kills(stand, &image, 4096);
+    let mut harness = Harness::new("shared-threads", SHARED, false);
+    harness.slot.threads = true;
+    let image = harness.dir.path("disk.raw");
+    queues_share_blocks_under_kills(harness, &image, 4096);
 }
 
 #[test]
 fn queues_that_share_real_large_blocks_lose_nothing_to_each_other() {
     for threads in [false, true] {
-        let mut stand = Stand::new(&format!("shared-real-{threads}"), SHARED, false);
-        let Some(image) = image_on_large_blocks(&stand.dir) else {
+        let mut harness = Harness::new(&format!("shared-real-{threads}"), SHARED, false);
+        let Some(image) = image_on_large_blocks(&harness.dir) else {
             return;
         };
-        let (socket, sizes) = (stand.dir.path("real.sock"), (4, 128));
-        let binary = Path::new(crate::stand::BINARY);
-        stand.slot = DiskSlot::new(binary, &image, DIRECT, &socket, sizes).unwrap();
-        stand.slot.threads = threads;
-        stand.socket = socket;
-        queues_share_blocks_under_kills(stand, &image, 4096);
+        let (socket, sizes) = (harness.dir.path("real.sock"), (4, 128));
+        let binary = Path::new(crate::harness::BINARY);
+        harness.slot = DiskSlot::new(binary, &image, DIRECT, &socket, sizes).unwrap();
+        harness.slot.threads = threads;
+        harness.socket = socket;
+        queues_share_blocks_under_kills(harness, &image, 4096);
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::stand::{BINARY, Backend, Dir, PATIENCE};
+use crate::harness::{BINARY, Backend, Dir, PATIENCE};
 
 #[test]
 fn frontend_that_hangs_up_at_once_ends_the_process() {

@@ -15,14 +15,14 @@ use loadgen::supervised::Generation;
 use loadgen::verify::{self, Log, Verify, check_image};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::stand::{PATIENCE, SHAPE, Shape};
-use crate::supervised::{IMAGE_BYTES, Stand, leave_in_flight};
+use crate::harness::{PATIENCE, SHAPE, Shape};
+use crate::supervised::{Harness, IMAGE_BYTES, leave_in_flight};
 
 /// Kills the backend every few milliseconds under a verified load.
 fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
-    let mut stand = Stand::new(name, shape, direct);
-    stand.slot.threads = threads;
-    let log = Log::create(&stand.dir.path("log")).unwrap();
+    let mut harness = Harness::new(name, shape, direct);
+    harness.slot.threads = threads;
+    let log = Log::create(&harness.dir.path("log")).unwrap();
     let plan = Verify {
         block_bytes: 4096,
         depth: shape.depth,
@@ -34,9 +34,9 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
         stop: Arc::default(),
         gaps: None,
     };
-    let mut queues = std::mem::take(&mut stand.queues);
-    let (mut generation, mut connection) = stand.bring_up(false);
-    let (mut kills, memory) = (0, &stand.memory);
+    let mut queues = std::mem::take(&mut harness.queues);
+    let (mut generation, mut connection) = harness.bring_up(false);
+    let (mut kills, memory) = (0, &harness.memory);
     let outcome = std::thread::scope(|scope| {
         let load = scope.spawn(|| verify::run(memory, &mut queues, &plan, &log).unwrap());
         while !load.is_finished() {
@@ -47,7 +47,7 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
                 .expect("the dead backend's I/O has ended");
             drop(std::mem::replace(&mut connection, {
                 // It did not die of itself.
-                let (next, connection) = stand.bring_up(false);
+                let (next, connection) = harness.bring_up(false);
                 generation = next;
                 connection
             }));
@@ -63,8 +63,12 @@ fn kill_under_load(name: &str, threads: bool, direct: bool, shape: Shape) {
         (0, vec![]),
         "{kills} kills"
     );
-    let (checked, mismatches) =
-        check_image(&stand.dir.path("log"), &stand.dir.path("disk.raw"), 4096).unwrap();
+    let (checked, mismatches) = check_image(
+        &harness.dir.path("log"),
+        &harness.dir.path("disk.raw"),
+        4096,
+    )
+    .unwrap();
     assert!(checked > 50);
     assert_eq!(mismatches, []);
 }
@@ -94,8 +98,8 @@ fn backend_on_threads_killed_under_load_loses_nothing() {
 
 #[test]
 fn backend_launched_answers_pings_and_says_what_it_does() {
-    let stand = Stand::new("ping", SHAPE, true);
-    let (generation, _connection) = stand.bring_up(false);
+    let harness = Harness::new("ping", SHAPE, true);
+    let (generation, _connection) = harness.bring_up(false);
     let health = &generation.health.queues[0];
     generation.control.send(&ToBackend::Ping(42)).unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -114,8 +118,8 @@ fn news(generation: &Generation) -> Vec<FromBackend> {
 
 #[test]
 fn backend_launched_says_that_it_serves_and_that_its_frontend_hung_up() {
-    let stand = Stand::new("served", SHAPE, true);
-    let (generation, connection) = stand.bring_up(false);
+    let harness = Harness::new("served", SHAPE, true);
+    let (generation, connection) = harness.bring_up(false);
     drop(connection);
     assert_eq!(
         news(&generation),
@@ -125,18 +129,18 @@ fn backend_launched_says_that_it_serves_and_that_its_frontend_hung_up() {
 
 #[test]
 fn backend_whose_frontend_says_nothing_does_not_say_that_it_serves() {
-    let stand = Stand::new("unserved", SHAPE, true);
-    let mut generation = stand.slot.start(false).unwrap();
-    drop(UnixStream::connect(stand.dir.path("blk.sock")).unwrap());
+    let harness = Harness::new("unserved", SHAPE, true);
+    let mut generation = harness.slot.start(false).unwrap();
+    drop(UnixStream::connect(harness.dir.path("blk.sock")).unwrap());
     assert_eq!(news(&generation), [FromBackend::Hangup]);
     assert!(generation.wait().unwrap().success());
 }
 
 #[test]
 fn backend_that_cannot_be_reached_says_so_and_ends() {
-    let stand = Stand::new("unreached", SHAPE, true);
-    let mut generation = stand.slot.start(false).unwrap();
-    shutdown(stand.slot.listener().as_raw_fd(), Shutdown::Both).unwrap();
+    let harness = Harness::new("unreached", SHAPE, true);
+    let mut generation = harness.slot.start(false).unwrap();
+    shutdown(harness.slot.listener().as_raw_fd(), Shutdown::Both).unwrap();
     let news = news(&generation);
     assert!(matches!(news[..], [FromBackend::Failed(_)]), "{news:?}");
     assert_eq!(generation.wait().unwrap().code(), Some(1));
@@ -144,8 +148,8 @@ fn backend_that_cannot_be_reached_says_so_and_ends() {
 
 #[test]
 fn backend_launched_ends_with_its_supervisor() {
-    let stand = Stand::new("orphan", SHAPE, true);
-    let (mut generation, _connection) = stand.bring_up(false);
+    let harness = Harness::new("orphan", SHAPE, true);
+    let (mut generation, _connection) = harness.bring_up(false);
     let (ours, _) = ipc::control::Channel::pair().unwrap();
     generation.control = ours;
     assert!(generation.wait().unwrap().success());
@@ -153,8 +157,8 @@ fn backend_launched_ends_with_its_supervisor() {
 
 #[test]
 fn ring_stopped_drains_and_says_where_it_is() {
-    let mut stand = Stand::new("drain", SHAPE, true);
-    let (_generation, mut connection) = stand.bring_up(false);
+    let mut harness = Harness::new("drain", SHAPE, true);
+    let (_generation, mut connection) = harness.bring_up(false);
     let plan = loadgen::load::Load {
         write_percent: 50,
         random: true,
@@ -166,31 +170,31 @@ fn ring_stopped_drains_and_says_where_it_is() {
         seed: 1,
         spin: Duration::ZERO,
     };
-    let outcome = loadgen::load::run(&stand.memory, &mut stand.queues, &plan).unwrap();
+    let outcome = loadgen::load::run(&harness.memory, &mut harness.queues, &plan).unwrap();
     let base = connection.stop_ring(0).unwrap();
-    assert_eq!(base, stand.places[0].used_idx());
+    assert_eq!(base, harness.places[0].used_idx());
     assert_eq!(u64::from(base), outcome.requests % 65536);
 }
 
 #[test]
 fn request_present_at_three_deaths_fails_and_the_others_do_not() {
-    let mut stand = Stand::new("poison", SHAPE, true);
+    let mut harness = Harness::new("poison", SHAPE, true);
     for slot in 0..5 {
         let request = Request {
             kind: Kind::Write,
             sector: u64::from(slot) * 8,
             len_bytes: 4096,
         };
-        stand.queues[0].prepare(&stand.memory, slot, request);
+        harness.queues[0].prepare(&harness.memory, slot, request);
     }
-    stand.queues[0].show().unwrap();
+    harness.queues[0].show().unwrap();
     // The death of the one that is about to be replaced comes on top.
-    leave_in_flight(&stand, &[(2, 0), (1, 2), (0, 1)]);
-    let (_generation, _connection) = stand.bring_up(true);
+    leave_in_flight(&harness, &[(2, 0), (1, 2), (0, 1)]);
+    let (_generation, _connection) = harness.bring_up(true);
     let mut answers = Vec::new();
     while answers.len() < 5 {
-        assert!(stand.queues[0].wait(Duration::ZERO, PATIENCE));
-        while let Some(done) = stand.queues[0].reap().unwrap() {
+        assert!(harness.queues[0].wait(Duration::ZERO, PATIENCE));
+        while let Some(done) = harness.queues[0].reap().unwrap() {
             answers.push((done.slot, done.status));
         }
     }
@@ -200,12 +204,12 @@ fn request_present_at_three_deaths_fails_and_the_others_do_not() {
 
 #[test]
 fn region_of_nonsense_stops_its_queue_and_not_the_process() {
-    let stand = Stand::new("nonsense", Shape { queues: 2, ..SHAPE }, true);
-    let region = SharedMem::of_file(stand.slot.inflight(), 64).unwrap();
+    let harness = Harness::new("nonsense", Shape { queues: 2, ..SHAPE }, true);
+    let region = SharedMem::of_file(harness.slot.inflight(), 64).unwrap();
     region.at::<AtomicU16>(8).store(77, Ordering::Relaxed);
-    let (generation, _connection) = stand.bring_up(true);
+    let (generation, _connection) = harness.bring_up(true);
     let deadline = Instant::now() + PATIENCE;
-    while stand.places[0].fds.error.read().is_err() {
+    while harness.places[0].fds.error.read().is_err() {
         assert!(Instant::now() < deadline, "nothing was reported");
         std::thread::sleep(Duration::from_millis(1));
     }

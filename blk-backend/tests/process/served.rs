@@ -7,7 +7,7 @@ use std::time::Duration;
 use loadgen::exercise::{self, Known};
 use loadgen::verify::{self, Log, Verify, check_image};
 
-use crate::stand::{Backend, Dir, SHAPE, Shape, places};
+use crate::harness::{Backend, Dir, SHAPE, Shape, places};
 
 const IMAGE_BYTES: u64 = 32 << 20;
 

@@ -11,12 +11,12 @@ use loadgen::disk::Queue;
 use loadgen::memory::Memory;
 use loadgen::supervised::{DiskSlot, Generation};
 
-use crate::stand::{BINARY, Dir, PATIENCE, Shape, places};
+use crate::harness::{BINARY, Dir, PATIENCE, Shape, places};
 
 /// Of the disk.
 pub(crate) const IMAGE_BYTES: u64 = 16 << 20;
 
-pub(crate) struct Stand {
+pub(crate) struct Harness {
     pub(crate) dir: Dir,
     pub(crate) slot: DiskSlot,
     pub(crate) memory: Memory,
@@ -26,7 +26,7 @@ pub(crate) struct Stand {
     pub(crate) socket: PathBuf,
 }
 
-impl Stand {
+impl Harness {
     pub(crate) fn new(name: &str, shape: Shape, direct: bool) -> Self {
         let dir = Dir::new(name);
         let image = dir.image(IMAGE_BYTES);
@@ -64,11 +64,11 @@ impl Stand {
 
 /// Writes what a dead backend has left in the in-flight region: it had taken these heads, in this
 /// order, and given each to its engine; each had been there at so many deaths before.
-pub(crate) fn leave_in_flight(stand: &Stand, heads: &[(u16, u8)]) {
-    let region = SharedMem::of_file(stand.slot.inflight(), 64).unwrap();
+pub(crate) fn leave_in_flight(harness: &Harness, heads: &[(u16, u8)]) {
+    let region = SharedMem::of_file(harness.slot.inflight(), 64).unwrap();
     region.at::<AtomicU16>(10).store(128, Ordering::Relaxed);
     region.at::<AtomicU16>(8).store(1, Ordering::Relaxed);
-    let region = SharedMem::of_file(stand.slot.inflight(), 16 + 16 * 128).unwrap();
+    let region = SharedMem::of_file(harness.slot.inflight(), 16 + 16 * 128).unwrap();
     for (counter, (head, deaths)) in (0..).zip(heads) {
         let entry = 16 + 16 * usize::from(*head);
         region.at::<AtomicU8>(entry).store(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead` with a real jailer and a stand-in for the vmm, on a stage of its own.
+//! `bulkhead` with a real jailer and a fake vmm, on a stage of its own.
 
 #![allow(
     clippy::unwrap_used,
@@ -52,7 +52,7 @@ impl Stage {
         for (from, to) in [
             (bulkhead.to_path_buf(), "bulkhead"),
             (built("jailer"), "jailer"),
-            (built("examples/vmm-standin"), "vmm"),
+            (built("examples/fake-vmm"), "vmm"),
         ] {
             fs::hard_link(from, bin.path().join(to)).unwrap();
         }
@@ -79,7 +79,7 @@ impl Stage {
         Running(self.bulkhead(args).spawn().unwrap()).wait()
     }
 
-    /// A VM whose stand-in does what `script` says.
+    /// A VM whose fake vmm does what `script` says.
     pub(crate) fn run(&self, script: &str, more: &[&str]) -> Command {
         let mut args = vec!["run", "--name=vm", "--kernel=kernel", "--mem=16M"];
         args.extend(["--cmdline", script]);

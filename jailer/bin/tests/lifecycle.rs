@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How VMs begin, reboot and end, with a real jailer and a stand-in for the vmm.
+//! How VMs begin, reboot and end, with a real jailer and a fake vmm.
 
 mod stage;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the jailer's starter leaves it (dispositions of signals, limits, the environment, the mask of
-//! modes), with a real jailer and a stand-in for the vmm.
+//! modes), with a real jailer and a fake vmm.
 
 mod stage;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use loadgen::net::host::{enter_namespace, tap};
 
-use crate::stand::BINARY;
+use crate::harness::BINARY;
 
 /// The exit status and what was said.
 fn run(arguments: &[&str]) -> (i32, String) {

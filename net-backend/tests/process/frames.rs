@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Frames go through unchanged and in order, both ways, whatever the shape of the queues.
 
-use crate::stand::{
-    EVENT_IDX, FEATURES, GUEST, HOST, MOMENT, PATIENCE, SHAPE, Shape, Stand, frame,
+use crate::harness::{
+    EVENT_IDX, FEATURES, GUEST, HOST, Harness, MOMENT, PATIENCE, SHAPE, Shape, frame,
 };
 
 /// Sends frames of many lengths to the host, more than the queue holds.
-fn to_the_host(stand: &mut Stand, count: u32) {
+fn to_the_host(harness: &mut Harness, count: u32) {
     for number in 0..count {
         let sent = frame(HOST, GUEST, number, 60 + (number as usize * 37) % 1400);
-        stand.send(&sent);
-        assert_eq!(stand.host_sees(PATIENCE).unwrap(), sent, "frame {number}");
+        harness.send(&sent);
+        assert_eq!(harness.host_sees(PATIENCE).unwrap(), sent, "frame {number}");
     }
-    stand.settle();
+    harness.settle();
 }
 
-fn to_the_guest(stand: &mut Stand, count: u32) {
+fn to_the_guest(harness: &mut Harness, count: u32) {
     for number in 0..count {
         let sent = frame(GUEST, HOST, number, 60 + (number as usize * 41) % 1400);
-        stand.host.send(&sent).unwrap();
-        let (header, got) = stand.guest_gets(0, PATIENCE).unwrap();
+        harness.host.send(&sent).unwrap();
+        let (header, got) = harness.guest_gets(0, PATIENCE).unwrap();
         assert_eq!(got, sent, "frame {number}");
         assert_eq!(header[10..], [1, 0], "num_buffers");
     }
 }
 
 fn both_ways(name: &str, shape: Shape) {
-    let mut stand = Stand::new(name, &[], shape);
-    to_the_host(&mut stand, 200);
-    to_the_guest(&mut stand, 200);
-    let (status, log) = stand.end();
+    let mut harness = Harness::new(name, &[], shape);
+    to_the_host(&mut harness, 200);
+    to_the_guest(&mut harness, 200);
+    let (status, log) = harness.end();
     assert!(status.success(), "{log}");
 }
 
@@ -57,9 +57,9 @@ fn frames_go_through_while_the_indices_wrap() {
 
 #[test]
 fn frames_go_through_without_polling() {
-    let mut stand = Stand::new("sleepy", &["--poll-us", "0"], SHAPE);
-    to_the_host(&mut stand, 100);
-    to_the_guest(&mut stand, 100);
+    let mut harness = Harness::new("sleepy", &["--poll-us", "0"], SHAPE);
+    to_the_host(&mut harness, 100);
+    to_the_guest(&mut harness, 100);
 }
 
 #[test]
@@ -68,19 +68,19 @@ fn frame_longer_than_a_buffer_takes_several() {
         buffer_bytes: 256,
         ..SHAPE
     };
-    let mut stand = Stand::new("merged", &["--mtu", "9000"], shape);
-    stand.interface.set_mtu(9000).unwrap();
+    let mut harness = Harness::new("merged", &["--mtu", "9000"], shape);
+    harness.interface.set_mtu(9000).unwrap();
     // After long ones, and after so many short ones that long ones are not expected.
     for round in 0..3 {
         for number in 0..300 {
             let sent = frame(GUEST, HOST, number, 60);
-            stand.host.send(&sent).unwrap();
-            assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, sent);
+            harness.host.send(&sent).unwrap();
+            assert_eq!(harness.guest_gets(0, PATIENCE).unwrap().1, sent);
         }
         for len in [244, 245, 2000, 9014] {
             let sent = frame(GUEST, HOST, round, len);
-            stand.host.send(&sent).unwrap();
-            let (header, got) = stand.guest_gets(0, PATIENCE).unwrap();
+            harness.host.send(&sent).unwrap();
+            let (header, got) = harness.guest_gets(0, PATIENCE).unwrap();
             assert_eq!(got, sent, "{len} bytes");
             let buffers = u16::from_le_bytes([header[10], header[11]]);
             assert_eq!(usize::from(buffers), (len + 12).div_ceil(256));
@@ -95,24 +95,24 @@ fn frame_that_no_buffers_have_room_for_is_dropped_and_the_next_is_not() {
         size: 8,
         ..SHAPE
     };
-    let mut stand = Stand::new("too-long", &[], shape);
-    stand.host.send(&frame(GUEST, HOST, 1, 1400)).unwrap();
+    let mut harness = Harness::new("too-long", &[], shape);
+    harness.host.send(&frame(GUEST, HOST, 1, 1400)).unwrap();
     let good = frame(GUEST, HOST, 2, 900);
-    stand.host.send(&good).unwrap();
-    assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, good);
+    harness.host.send(&good).unwrap();
+    assert_eq!(harness.guest_gets(0, PATIENCE).unwrap().1, good);
 }
 
 #[test]
 fn frames_wait_while_the_guest_has_no_buffers_and_then_all_come() {
     let shape = Shape { size: 4, ..SHAPE };
-    let mut stand = Stand::new("starved", &[], shape);
+    let mut harness = Harness::new("starved", &[], shape);
     let sent: Vec<_> = (0..40).map(|n| frame(GUEST, HOST, n, 100)).collect();
     for frame in &sent {
-        stand.host.send(frame).unwrap();
+        harness.host.send(frame).unwrap();
     }
     std::thread::sleep(MOMENT);
     for frame in &sent {
-        assert_eq!(&stand.guest_gets(0, PATIENCE).unwrap().1, frame);
+        assert_eq!(&harness.guest_gets(0, PATIENCE).unwrap().1, frame);
     }
 }
 
@@ -123,51 +123,51 @@ fn frame_held_for_more_buffers_comes_when_there_are_some() {
         buffer_bytes: 256,
         ..SHAPE
     };
-    let mut stand = Stand::new("held", &[], shape);
+    let mut harness = Harness::new("held", &[], shape);
     // Six buffers are taken, two are left, and the frame needs four.
     for number in 0..6 {
-        stand.host.send(&frame(GUEST, HOST, number, 100)).unwrap();
+        harness.host.send(&frame(GUEST, HOST, number, 100)).unwrap();
     }
     let long = frame(GUEST, HOST, 6, 900);
-    stand.host.send(&long).unwrap();
+    harness.host.send(&long).unwrap();
     std::thread::sleep(MOMENT);
     for number in 0..6 {
-        let got = stand.guest_gets(0, PATIENCE).unwrap().1;
+        let got = harness.guest_gets(0, PATIENCE).unwrap().1;
         assert_eq!(got, frame(GUEST, HOST, number, 100));
     }
-    assert_eq!(stand.guest_gets(0, PATIENCE).unwrap().1, long);
+    assert_eq!(harness.guest_gets(0, PATIENCE).unwrap().1, long);
 }
 
 #[test]
 fn ring_stopped_and_started_goes_on_where_it_was() {
-    let mut stand = Stand::new("stopped", &[], SHAPE);
-    to_the_host(&mut stand, 10);
-    to_the_guest(&mut stand, 10);
-    let connection = stand.connection.as_mut().unwrap();
+    let mut harness = Harness::new("stopped", &[], SHAPE);
+    to_the_host(&mut harness, 10);
+    to_the_guest(&mut harness, 10);
+    let connection = harness.connection.as_mut().unwrap();
     // Nothing is between taken and used: what comes next is what was used last.
     for (index, used) in [
-        (0, stand.receive[0].ring.used_idx()),
-        (1, stand.transmit[0].ring.used_idx()),
+        (0, harness.receive[0].ring.used_idx()),
+        (1, harness.transmit[0].ring.used_idx()),
     ] {
         assert_eq!(connection.stop_ring(index).unwrap(), used);
     }
-    let places = crate::stand::places(&stand.receive, &stand.transmit, &stand.control);
+    let places = crate::harness::places(&harness.receive, &harness.transmit, &harness.control);
     connection.stop_ring(2).unwrap();
     connection
-        .start(SHAPE.features, &stand.memory, &places)
+        .start(SHAPE.features, &harness.memory, &places)
         .unwrap();
-    to_the_host(&mut stand, 10);
-    to_the_guest(&mut stand, 10);
+    to_the_host(&mut harness, 10);
+    to_the_guest(&mut harness, 10);
 }
 
 #[test]
 fn tap_that_is_down_takes_nothing_and_later_everything() {
-    let mut stand = Stand::new("down", &[], SHAPE);
-    stand.interface.set_up(false).unwrap();
-    stand.send(&frame(HOST, GUEST, 1, 100));
-    stand.settle();
-    stand.interface.set_up(true).unwrap();
-    stand.host = stand.interface.packets(false).unwrap();
-    to_the_host(&mut stand, 3);
-    to_the_guest(&mut stand, 3);
+    let mut harness = Harness::new("down", &[], SHAPE);
+    harness.interface.set_up(false).unwrap();
+    harness.send(&frame(HOST, GUEST, 1, 100));
+    harness.settle();
+    harness.interface.set_up(true).unwrap();
+    harness.host = harness.interface.packets(false).unwrap();
+    to_the_host(&mut harness, 3);
+    to_the_guest(&mut harness, 3);
 }

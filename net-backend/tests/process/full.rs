@@ -10,8 +10,8 @@ use ipc::health::BACKPRESSURED;
 use loadgen::cpu;
 use loadgen::net::host::{Interface, limit_tap};
 
-use crate::stand::{FEATURES, GUEST, HOST, MRG_RXBUF, PATIENCE, TAP, frame};
-use crate::supervised::Stand;
+use crate::harness::{FEATURES, GUEST, HOST, MRG_RXBUF, PATIENCE, TAP, frame};
+use crate::supervised::Harness;
 
 /// What a tap has under way at most; a few frames.
 const UNDER_WAY_BYTES: i32 = 16 << 10;
@@ -32,7 +32,7 @@ fn run(command: &str) {
 }
 
 /// Frames of the guest leave the host on a line of this rate, from which they are seen.
-fn slow_line(stand: &mut Stand, rate: &str) {
+fn slow_line(harness: &mut Harness, rate: &str) {
     for command in [
         "ip link add near type veth peer name far",
         "ip link add br0 type bridge",
@@ -44,23 +44,23 @@ fn slow_line(stand: &mut Stand, rate: &str) {
     ] {
         run(command);
     }
-    stand.host = Interface::of("far").unwrap().packets(false).unwrap();
+    harness.host = Interface::of("far").unwrap().packets(false).unwrap();
     // The bridge learns where the host is; what it does not know it floods, copied.
-    stand.host.send(&frame(GUEST, HOST, 0, 60)).unwrap();
-    assert_eq!(stand.guest_gets(PATIENCE), Some(0));
+    harness.host.send(&frame(GUEST, HOST, 0, 60)).unwrap();
+    assert_eq!(harness.guest_gets(PATIENCE), Some(0));
 }
 
 #[test]
 fn frames_for_a_full_tap_wait_without_work_and_all_arrive_once() {
-    let mut stand = Stand::new("full", 1, FEATURES | MRG_RXBUF);
-    limit_tap(&stand.slot.taps()[0], UNDER_WAY_BYTES).unwrap();
-    slow_line(&mut stand, "80kbit");
+    let mut harness = Harness::new("full", 1, FEATURES | MRG_RXBUF);
+    limit_tap(&harness.slot.taps()[0], UNDER_WAY_BYTES).unwrap();
+    slow_line(&mut harness, "80kbit");
 
     let mut sent = 0;
-    while stand.try_send(sent, FRAME_BYTES) {
+    while harness.try_send(sent, FRAME_BYTES) {
         sent += 1;
     }
-    let generation = &stand.living.as_ref().unwrap().0;
+    let generation = &harness.living.as_ref().unwrap().0;
     let deadline = Instant::now() + PATIENCE;
     while generation.health.queues[1].flags.load(Relaxed) & BACKPRESSURED == 0 {
         assert!(Instant::now() < deadline, "the tap is not full");
@@ -71,14 +71,14 @@ fn frames_for_a_full_tap_wait_without_work_and_all_arrive_once() {
     std::thread::sleep(FULL);
     let (elapsed, worked) = (began.elapsed(), cpu::of_process(pid) - before);
     assert!(worked * 4 < elapsed, "worked {worked:?} of {elapsed:?}");
-    stand.transmit[0].reap().unwrap();
-    assert!(stand.transmit[0].ring.outstanding() > 0, "nothing waits");
+    harness.transmit[0].reap().unwrap();
+    assert!(harness.transmit[0].ring.outstanding() > 0, "nothing waits");
 
     run("tc qdisc change dev near root tbf rate 1gbit burst 100kb limit 1mb");
     for number in 0..FRAMES {
-        while sent < FRAMES.min(number + AHEAD) && stand.try_send(sent, FRAME_BYTES) {
+        while sent < FRAMES.min(number + AHEAD) && harness.try_send(sent, FRAME_BYTES) {
             sent += 1;
         }
-        assert_eq!(stand.host_sees(PATIENCE), Some(number));
+        assert_eq!(harness.host_sees(PATIENCE), Some(number));
     }
 }

@@ -3,28 +3,28 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stand::{GUEST, HOST, MOMENT, PATIENCE, SHAPE, Stand, frame};
+use crate::harness::{GUEST, HOST, Harness, MOMENT, PATIENCE, SHAPE, frame};
 
 const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 #[test]
 fn frame_from_another_mac_is_used_and_not_sent() {
     let arguments = ["--mac", "02:00:00:00:00:01", "--guard", "mac,services"];
-    let mut stand = Stand::new("spoofed", &arguments, SHAPE);
-    stand.send(&frame(HOST, STRANGER, 1, 100));
-    stand.settle();
-    assert_eq!(stand.host_sees(MOMENT), None);
+    let mut harness = Harness::new("spoofed", &arguments, SHAPE);
+    harness.send(&frame(HOST, STRANGER, 1, 100));
+    harness.settle();
+    assert_eq!(harness.host_sees(MOMENT), None);
     let good = frame(HOST, GUEST, 2, 100);
-    stand.send(&good);
-    assert_eq!(stand.host_sees(PATIENCE).unwrap(), good);
-    stand.expect_dropped(&[("source-mac", 1)]);
+    harness.send(&good);
+    assert_eq!(harness.host_sees(PATIENCE).unwrap(), good);
+    harness.expect_dropped(&[("source-mac", 1)]);
 }
 
 #[test]
 fn what_the_guard_refuses_is_counted_by_its_reason() {
     let guard = "mac,services,ip=10.0.0.5";
     let arguments = ["--mac", "02:00:00:00:00:01", "--guard", guard];
-    let mut stand = Stand::new("reasons", &arguments, SHAPE);
+    let mut harness = Harness::new("reasons", &arguments, SHAPE);
     // IPv4 from another; ARP about another; a DHCP offer; a router's advertisement; a tag with
     // nothing behind it.
     let datagram = |last| {
@@ -42,11 +42,11 @@ fn what_the_guard_refuses_is_counted_by_its_reason() {
         (&[0x81, 0], &[]),
     ];
     for (kind, packet) in parts {
-        stand.send(&[&HOST[..], &GUEST, kind, packet].concat());
-        stand.settle();
+        harness.send(&[&HOST[..], &GUEST, kind, packet].concat());
+        harness.settle();
     }
     let reasons = ["source-ip", "neighbour", "dhcp", "router", "evasive"];
-    stand.expect_dropped(&reasons.map(|reason| (reason, 1)));
+    harness.expect_dropped(&reasons.map(|reason| (reason, 1)));
 }
 
 /// UDP from 10.0.0.5, port 1234, to another one.
@@ -62,10 +62,10 @@ fn needs_checksum(start: u8, offset: u8) -> [u8; 12] {
     [1, 0, 0, 0, 0, 0, start, 0, offset, 0, 0, 0]
 }
 
-fn host_gets(stand: &Stand, expected: &[u8], patience: Duration) -> bool {
+fn host_gets(harness: &Harness, expected: &[u8], patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-        if stand.host.receive(left).unwrap().as_deref() == Some(expected) {
+        if harness.host.receive(left).unwrap().as_deref() == Some(expected) {
             return true;
         }
     }
@@ -75,32 +75,32 @@ fn host_gets(stand: &Stand, expected: &[u8], patience: Duration) -> bool {
 #[test]
 fn checksum_that_would_become_a_port_is_refused_and_one_in_its_place_is_not() {
     let arguments = ["--mac", "02:00:00:00:00:01", "--guard", "mac,services"];
-    let mut stand = Stand::new("checksum", &arguments, SHAPE);
+    let mut harness = Harness::new("checksum", &arguments, SHAPE);
     // The sum from the ports on is made to come out as 68: a DHCP client's.
     let sum = 1234 + 9999 + 10;
     let hidden = datagram(9999, u16::to_be_bytes(!68 - sum));
-    stand.send_with(needs_checksum(34, 2), &hidden);
-    stand.settle();
-    assert!(!host_gets(&stand, &hidden, MOMENT));
-    stand.expect_dropped(&[("checksum", 1)]);
+    harness.send_with(needs_checksum(34, 2), &hidden);
+    harness.settle();
+    assert!(!host_gets(&harness, &hidden, MOMENT));
+    harness.expect_dropped(&[("checksum", 1)]);
     let sent = datagram(9999, [1, 2]);
     // With flags that are not defined yet, which are not handed on.
     let mut header = needs_checksum(34, 6);
     header[0] |= 0xf8;
-    stand.send_with(header, &sent);
-    assert!(host_gets(&stand, &sent, PATIENCE));
-    stand.expect_dropped(&[("checksum", 1)]);
+    harness.send_with(header, &sent);
+    assert!(host_gets(&harness, &sent, PATIENCE));
+    harness.expect_dropped(&[("checksum", 1)]);
 }
 
 #[test]
 fn frame_for_switches_is_refused_and_counted() {
     let arguments = ["--mac", "02:00:00:00:00:01", "--guard", "services"];
-    let mut stand = Stand::new("switches", &arguments, SHAPE);
+    let mut harness = Harness::new("switches", &arguments, SHAPE);
     let tree = [&[1, 0x80, 0xc2, 0, 0, 0][..], &GUEST, &[0, 38], &[0x42; 38]].concat();
-    stand.send(&tree);
-    stand.settle();
-    assert!(!host_gets(&stand, &tree, MOMENT));
-    stand.expect_dropped(&[("link-control", 1)]);
+    harness.send(&tree);
+    harness.settle();
+    assert!(!host_gets(&harness, &tree, MOMENT));
+    harness.expect_dropped(&[("link-control", 1)]);
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn long_neighbour_discovery_is_refused() {
         "--mtu",
         "9000",
     ];
-    let mut stand = Stand::new("discovery", &arguments, SHAPE);
-    stand.interface.set_mtu(9000).unwrap();
+    let mut harness = Harness::new("discovery", &arguments, SHAPE);
+    harness.interface.set_mtu(9000).unwrap();
     // An option that is not known, of 2040 bytes, and behind it the address of another.
     let mut message = vec![136, 0, 0, 0, 0, 0, 0, 0];
     message.extend([0xfe; 16]);
@@ -124,17 +124,17 @@ fn long_neighbour_discovery_is_refused() {
     let [high, low] = u16::try_from(message.len()).unwrap().to_be_bytes();
     let header = [&[0x60, 0, 0, 0, high, low, 58, 255][..], &[0xfe; 32]].concat();
     let sent = [&HOST[..], &GUEST, &[0x86, 0xdd], &header, &message].concat();
-    stand.send(&sent);
-    stand.settle();
-    assert!(!host_gets(&stand, &sent, MOMENT));
-    stand.expect_dropped(&[("evasive", 1)]);
+    harness.send(&sent);
+    harness.settle();
+    assert!(!host_gets(&harness, &sent, MOMENT));
+    harness.expect_dropped(&[("evasive", 1)]);
 }
 
 #[test]
 fn frame_from_another_mac_is_sent_where_that_is_allowed() {
-    let mut stand = Stand::new("unguarded", &[], SHAPE);
+    let mut harness = Harness::new("unguarded", &[], SHAPE);
     let any = frame(HOST, STRANGER, 1, 100);
-    stand.send(&any);
-    assert_eq!(stand.host_sees(PATIENCE).unwrap(), any);
-    stand.expect_dropped(&[]);
+    harness.send(&any);
+    assert_eq!(harness.host_sees(PATIENCE).unwrap(), any);
+    harness.expect_dropped(&[]);
 }

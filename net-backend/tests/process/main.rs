@@ -10,7 +10,7 @@ mod frames;
 mod full;
 mod guarded;
 mod guest_faults;
+mod harness;
 mod restart;
-mod stand;
 mod supervised;
 mod turnover;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use ipc::control::ToBackend;
 use loadgen::net::HEADER_BYTES;
 
-use crate::stand::{FEATURES, GUEST, HOST, MOMENT, MRG_RXBUF, PATIENCE, frame};
-use crate::supervised::Stand;
+use crate::harness::{FEATURES, GUEST, HOST, MOMENT, MRG_RXBUF, PATIENCE, frame};
+use crate::supervised::Harness;
 
 /// VIRTIO_NET_F_CTRL_VQ, and what needs it: RX, VLAN, MAC_ADDR, GUEST_OFFLOADS.
 const CONTROL: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 2;
@@ -21,24 +21,24 @@ const BURST: u32 = 20;
 
 #[test]
 fn frames_sent_around_a_death_arrive_in_order_and_at_most_one_twice() {
-    let mut stand = Stand::new("kill-send", 1, FEATURES | MRG_RXBUF);
+    let mut harness = Harness::new("kill-send", 1, FEATURES | MRG_RXBUF);
     let (mut next, mut repeated) = (0, 0);
     for kill in 0..KILLS {
         for number in 0..BURST {
-            stand.send(kill * BURST + number);
+            harness.send(kill * BURST + number);
             if number == kill % BURST {
-                stand.kill();
-                assert!(stand.interface.has_carrier().unwrap());
-                stand.bring_up();
+                harness.kill();
+                assert!(harness.interface.has_carrier().unwrap());
+                harness.bring_up();
             }
         }
         let mut before = repeated;
         while next < (kill + 1) * BURST {
-            match stand.host_sees(PATIENCE) {
+            match harness.host_sees(PATIENCE) {
                 Some(number) if number == next => next += 1,
                 Some(number) if number + 1 == next => repeated += 1,
                 Some(number) => panic!("{number} came after {next}"),
-                None => panic!("frame {next} was lost: {}", stand.last_seen()),
+                None => panic!("frame {next} was lost: {}", harness.last_seen()),
             }
         }
         before = repeated - before;
@@ -48,23 +48,23 @@ fn frames_sent_around_a_death_arrive_in_order_and_at_most_one_twice() {
 
 #[test]
 fn frames_received_around_a_death_arrive_in_order_and_at_most_one_is_lost() {
-    let mut stand = Stand::new("kill-receive", 1, FEATURES | MRG_RXBUF);
+    let mut harness = Harness::new("kill-receive", 1, FEATURES | MRG_RXBUF);
     for kill in 0..KILLS {
         let first = kill * (BURST + 1);
         for number in first..first + BURST {
-            stand.host.send(&frame(GUEST, HOST, number, 200)).unwrap();
+            harness.host.send(&frame(GUEST, HOST, number, 200)).unwrap();
             if number == first + kill % BURST {
-                stand.kill();
-                assert!(stand.interface.has_carrier().unwrap());
+                harness.kill();
+                assert!(harness.interface.has_carrier().unwrap());
             }
         }
-        stand.bring_up();
+        harness.bring_up();
         // The frame lost may be the last of the burst: one more shows where the burst ended.
         let last = first + BURST;
-        stand.host.send(&frame(GUEST, HOST, last, 200)).unwrap();
+        harness.host.send(&frame(GUEST, HOST, last, 200)).unwrap();
         let (mut next, mut lost) = (first, 0);
         while next <= last {
-            let number = stand.guest_gets(PATIENCE).expect("frames were lost");
+            let number = harness.guest_gets(PATIENCE).expect("frames were lost");
             assert!(number >= next, "{number} came after {next}");
             lost += number - next;
             next = number + 1;
@@ -89,16 +89,16 @@ fn of_a_flow(number: u8) -> Vec<u8> {
 const FLOWS: u8 = 40;
 
 /// Sends one frame of each flow, lets `then` be done, and counts what comes in each queue.
-fn spread(stand: &mut Stand, then: impl FnOnce(&mut Stand)) -> [u8; 2] {
+fn spread(harness: &mut Harness, then: impl FnOnce(&mut Harness)) -> [u8; 2] {
     for number in 0..FLOWS {
-        stand.host.send(&of_a_flow(number)).unwrap();
+        harness.host.send(&of_a_flow(number)).unwrap();
     }
-    then(stand);
+    then(harness);
     let mut came = [0, 0];
     let deadline = Instant::now() + PATIENCE;
     while came[0] + came[1] < FLOWS {
         assert!(Instant::now() < deadline, "frames were lost: {came:?}");
-        for (queue, came) in stand.receive.iter_mut().zip(&mut came) {
+        for (queue, came) in harness.receive.iter_mut().zip(&mut came) {
             while let Some(frame) = queue.receive().unwrap() {
                 let kind = frame.get(HEADER_BYTES + 12..HEADER_BYTES + 14);
                 *came += u8::from(kind == Some(&[8, 0]));
@@ -113,17 +113,17 @@ fn spread(stand: &mut Stand, then: impl FnOnce(&mut Stand)) -> [u8; 2] {
 
 #[test]
 fn frames_wait_in_every_queue_of_the_tap_while_nobody_serves_it() {
-    let mut stand = Stand::new("kill-queues", 2, FEATURES | MRG_RXBUF | 1 << 22);
-    assert_eq!(stand.command(&[4, 0, 2, 0]), Some(0));
+    let mut harness = Harness::new("kill-queues", 2, FEATURES | MRG_RXBUF | 1 << 22);
+    assert_eq!(harness.command(&[4, 0, 2, 0]), Some(0));
     for in_good_order in [false, true] {
         if in_good_order {
-            let (_, connection) = stand.living.as_mut().unwrap();
-            for index in 0..stand.places.len() {
+            let (_, connection) = harness.living.as_mut().unwrap();
+            for index in 0..harness.places.len() {
                 connection.stop_ring(index).unwrap();
             }
         }
-        stand.kill();
-        let came = spread(&mut stand, Stand::bring_up);
+        harness.kill();
+        let came = spread(&mut harness, Harness::bring_up);
         assert!(came[0] > 0 && came[1] > 0, "{came:?}");
     }
 }
@@ -131,59 +131,62 @@ fn frames_wait_in_every_queue_of_the_tap_while_nobody_serves_it() {
 #[test]
 fn driver_that_cannot_ask_for_more_gets_everything_in_its_one_pair() {
     for features in [FEATURES & !CONTROL, FEATURES] {
-        let mut stand = Stand::new("one-pair", 2, features | MRG_RXBUF);
-        assert_eq!(spread(&mut stand, |_| {}), [FLOWS, 0]);
-        stand.kill();
-        assert_eq!(spread(&mut stand, Stand::bring_up), [FLOWS, 0]);
+        let mut harness = Harness::new("one-pair", 2, features | MRG_RXBUF);
+        assert_eq!(spread(&mut harness, |_| {}), [FLOWS, 0]);
+        harness.kill();
+        assert_eq!(spread(&mut harness, Harness::bring_up), [FLOWS, 0]);
     }
 }
 
 #[test]
 fn wishes_of_the_driver_outlive_the_process() {
-    let mut stand = Stand::new("kill-driver_config", 1, FEATURES | MRG_RXBUF);
+    let mut harness = Harness::new("kill-driver_config", 1, FEATURES | MRG_RXBUF);
     // Not promiscuous, one more address.
-    assert_eq!(stand.command(&[0, 0, 0]), Some(0));
+    assert_eq!(harness.command(&[0, 0, 0]), Some(0));
     let table = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 9, 0, 0, 0, 0];
-    assert_eq!(stand.command(&table), Some(0));
+    assert_eq!(harness.command(&table), Some(0));
     for round in 0..3 {
-        stand.kill();
-        stand.bring_up();
+        harness.kill();
+        harness.bring_up();
         let unwanted = frame([2, 0, 0, 0, 0, 8], HOST, 1000, 60);
-        stand.host.send(&unwanted).unwrap();
-        stand.host.send(&frame(STRANGER, HOST, round, 60)).unwrap();
-        assert_eq!(stand.guest_gets(PATIENCE), Some(round));
+        harness.host.send(&unwanted).unwrap();
+        harness
+            .host
+            .send(&frame(STRANGER, HOST, round, 60))
+            .unwrap();
+        assert_eq!(harness.guest_gets(PATIENCE), Some(round));
     }
     // The frontend clears it when the device is reset.
-    stand.kill();
-    let state = std::fs::File::from(stand.slot.state().try_clone().unwrap());
+    harness.kill();
+    let state = std::fs::File::from(harness.slot.state().try_clone().unwrap());
     std::os::unix::fs::FileExt::write_all_at(&state, &[0; 4096], 0).unwrap();
-    stand.bring_up();
-    stand
+    harness.bring_up();
+    harness
         .host
         .send(&frame([2, 0, 0, 0, 0, 8], HOST, 77, 60))
         .unwrap();
-    assert_eq!(stand.guest_gets(PATIENCE), Some(77));
+    assert_eq!(harness.guest_gets(PATIENCE), Some(77));
 }
 
 #[test]
 fn wishes_that_are_rubbish_do_no_harm() {
-    let mut stand = Stand::new("rubbish", 2, FEATURES | MRG_RXBUF | 1 << 22);
-    stand.kill();
-    let state = std::fs::File::from(stand.slot.state().try_clone().unwrap());
+    let mut harness = Harness::new("rubbish", 2, FEATURES | MRG_RXBUF | 1 << 22);
+    harness.kill();
+    let state = std::fs::File::from(harness.slot.state().try_clone().unwrap());
     std::os::unix::fs::FileExt::write_all_at(&state, &[0xff; 4096], 0).unwrap();
-    stand.bring_up();
+    harness.bring_up();
     // All modes are on at once, so nothing but promiscuous matters.
-    stand.host.send(&frame(STRANGER, HOST, 5, 60)).unwrap();
-    assert_eq!(stand.guest_gets(PATIENCE), Some(5));
-    stand.send(6);
-    assert_eq!(stand.host_sees(PATIENCE), Some(6));
+    harness.host.send(&frame(STRANGER, HOST, 5, 60)).unwrap();
+    assert_eq!(harness.guest_gets(PATIENCE), Some(5));
+    harness.send(6);
+    assert_eq!(harness.host_sees(PATIENCE), Some(6));
 }
 
 #[test]
 fn link_that_is_down_lets_nothing_through_and_pings_are_answered() {
-    let mut stand = Stand::new("link", 1, FEATURES | MRG_RXBUF);
-    let send = |stand: &Stand, message: ToBackend| {
-        stand
+    let mut harness = Harness::new("link", 1, FEATURES | MRG_RXBUF);
+    let send = |harness: &Harness, message: ToBackend| {
+        harness
             .living
             .as_ref()
             .unwrap()
@@ -192,25 +195,25 @@ fn link_that_is_down_lets_nothing_through_and_pings_are_answered() {
             .send(&message)
             .unwrap();
     };
-    let ping = |stand: &Stand, number| {
-        send(stand, ToBackend::Ping(number));
-        let health = &stand.living.as_ref().unwrap().0.health;
+    let ping = |harness: &Harness, number| {
+        send(harness, ToBackend::Ping(number));
+        let health = &harness.living.as_ref().unwrap().0.health;
         let deadline = Instant::now() + PATIENCE;
         while health.queues[0].heartbeat.load(Relaxed) != number {
             assert!(Instant::now() < deadline, "the ping was not answered");
             std::thread::sleep(Duration::from_millis(1));
         }
     };
-    send(&stand, ToBackend::Link(false));
-    ping(&stand, 1);
-    stand.send(1);
-    stand.host.send(&frame(GUEST, HOST, 2, 60)).unwrap();
-    assert_eq!(stand.guest_gets(MOMENT), None);
-    assert_eq!(stand.host_sees(MOMENT), None);
-    let drops = &stand.living.as_ref().unwrap().0.health.drops;
+    send(&harness, ToBackend::Link(false));
+    ping(&harness, 1);
+    harness.send(1);
+    harness.host.send(&frame(GUEST, HOST, 2, 60)).unwrap();
+    assert_eq!(harness.guest_gets(MOMENT), None);
+    assert_eq!(harness.host_sees(MOMENT), None);
+    let drops = &harness.living.as_ref().unwrap().0.health.drops;
     assert!(drops.down.load(Relaxed) >= 2);
-    send(&stand, ToBackend::Link(true));
-    ping(&stand, 2);
-    stand.send(3);
-    assert_eq!(stand.host_sees(PATIENCE), Some(3));
+    send(&harness, ToBackend::Link(true));
+    ping(&harness, 2);
+    harness.send(3);
+    assert_eq!(harness.host_sees(PATIENCE), Some(3));
 }

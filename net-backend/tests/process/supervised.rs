@@ -13,9 +13,9 @@ use loadgen::net::{ControlQueue, Direction, HEADER_BYTES, Queue};
 use loadgen::ring::RingOptions;
 use loadgen::supervised_net::{NetGeneration, NetSlot};
 
-use crate::stand::{BINARY, GUEST, HOST, KIND, PATIENCE, TAP, frame, places};
+use crate::harness::{BINARY, GUEST, HOST, KIND, PATIENCE, TAP, frame, places};
 
-pub(crate) struct Stand {
+pub(crate) struct Harness {
     pub(crate) slot: NetSlot,
     socket: PathBuf,
     memory: Memory,
@@ -29,13 +29,13 @@ pub(crate) struct Stand {
     pub(crate) living: Option<(NetGeneration, Connection)>,
 }
 
-impl Drop for Stand {
+impl Drop for Harness {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
     }
 }
 
-impl Stand {
+impl Harness {
     pub(crate) fn new(name: &str, pairs: u16, features: u64) -> Self {
         enter_namespace().unwrap();
         let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
@@ -55,7 +55,7 @@ impl Stand {
         };
         let (receive, transmit) = (queues(Direction::Receive), queues(Direction::Transmit));
         let control = ControlQueue::new(&mut memory, options).unwrap();
-        let mut stand = Self {
+        let mut harness = Self {
             places: places(&receive, &transmit, &control),
             host: interface.packets(false).unwrap(),
             slot,
@@ -68,8 +68,8 @@ impl Stand {
             features,
             living: None,
         };
-        stand.bring_up();
-        stand
+        harness.bring_up();
+        harness
     }
 
     pub(crate) fn bring_up(&mut self) {

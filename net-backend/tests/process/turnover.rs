@@ -11,8 +11,8 @@ use std::time::Duration;
 use loadgen::net::host::Packets;
 use loadgen::net::{HEADER_BYTES, Queue};
 
-use crate::stand::{FEATURES, GUEST, HOST, KIND, MRG_RXBUF, frame};
-use crate::supervised::Stand;
+use crate::harness::{FEATURES, GUEST, HOST, KIND, MRG_RXBUF, frame};
+use crate::supervised::Harness;
 
 /// How often the backend is replaced; every other time in good order.
 const ROUNDS: u32 = 60;
@@ -82,29 +82,29 @@ fn flood(host: &Packets, over: &AtomicBool) {
 
 /// Another backend takes over in good order: all that was taken from a queue has been used, or will
 /// be taken again.
-fn succeed(stand: &mut Stand) {
-    let next = stand.connected();
-    if let Some((_, connection)) = &mut stand.living {
-        for (index, place) in stand.places.iter().enumerate() {
+fn succeed(harness: &mut Harness) {
+    let next = harness.connected();
+    if let Some((_, connection)) = &mut harness.living {
+        for (index, place) in harness.places.iter().enumerate() {
             assert_eq!(connection.stop_ring(index).unwrap(), place.used_idx());
         }
     }
-    stand.kill();
-    stand.serve_with(next);
+    harness.kill();
+    harness.serve_with(next);
 }
 
 #[test]
 fn full_speed_traffic_survives_deaths_and_successions() {
-    let mut stand = Stand::new("turnover", 1, FEATURES | MRG_RXBUF);
+    let mut harness = Harness::new("turnover", 1, FEATURES | MRG_RXBUF);
     let over = Arc::new(AtomicBool::new(false));
-    let host = stand.interface.packets(false).unwrap();
+    let host = harness.interface.packets(false).unwrap();
     let flooder = thread::spawn({
         let over = over.clone();
         move || flood(&host, &over)
     });
     let driver = Driver {
-        receive: stand.receive.remove(0),
-        transmit: stand.transmit.remove(0),
+        receive: harness.receive.remove(0),
+        transmit: harness.transmit.remove(0),
     };
     let driver = thread::spawn({
         let over = over.clone();
@@ -113,10 +113,10 @@ fn full_speed_traffic_survives_deaths_and_successions() {
     for round in 0..ROUNDS {
         thread::sleep(SERVICE);
         if round % 2 == 0 {
-            stand.kill();
-            stand.bring_up();
+            harness.kill();
+            harness.bring_up();
         } else {
-            succeed(&mut stand);
+            succeed(&mut harness);
         }
     }
     thread::sleep(SERVICE);

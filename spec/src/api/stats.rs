@@ -4,7 +4,7 @@
 //!
 //! Counters only ever grow while the VM lives: a guest that reboots and a backend that is replaced
 //! go on where the one before has ended. Processor time and memory of the processes are not among
-//! them: whoever wants those looks at `/proc` of the host, by the numbers given here.
+//! them: a client that wants those looks at `/proc` of the host, by the numbers given here.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Uid, getpid};
 use tempfile::TempDir;
 
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::vm::VmBuilder;
 
 /// Where things are.
@@ -238,8 +238,8 @@ impl Context {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn tiny_kernel(&self, kernel: &TinyKernel) -> Result<PathBuf> {
-        self.file("tiny-kernel", &kernel.to_elf())
+    pub fn no_os_kernel(&self, kernel: &NoOsKernel) -> Result<PathBuf> {
+        self.file("no-os-kernel", &kernel.to_elf())
     }
 
     /// The state directory of this case's VM `name`.

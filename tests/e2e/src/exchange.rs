@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbered frames to a network card that sends them back, while something happens to its backend:
+//! Numbered frames to a NIC that sends them back, while something happens to its backend:
 //! which came back, and when none did.
 //!
 //! Few are under way at a time, so that no queue on the way ever overflows: what is lost, a backend
@@ -24,7 +24,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 /// How long the last ones may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The way to the card and back.
+/// The way to the NIC and back.
 pub trait Wire: Send {
     /// Sends the frame of this number.
     ///
@@ -118,7 +118,7 @@ impl Exchange {
         self.over.store(true, Relaxed);
         let seen = self.thread.join();
         let seen = seen.map_err(|_| anyhow!("a thread panicked"))?;
-        let seen = seen.context("the host's side of the card")?;
+        let seen = seen.context("the host's side of the NIC")?;
         ensure!(seen.lost < seen.sent, "nothing came back: {seen:?}");
         Ok((seen, self.gaps.take()))
     }

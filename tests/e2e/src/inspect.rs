@@ -13,7 +13,7 @@ use crate::vm::PATIENCE;
 /// One process.
 #[derive(Debug)]
 pub struct Process {
-    /// What it is: `vmm`, or `net` and the id of the card it serves.
+    /// What it is: `vmm`, or `net` and the id of the NIC it serves.
     pub role: String,
     /// Its id.
     pub pid: i32,

@@ -76,7 +76,7 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },
-    /// Boot a stock guest with a disk and a network card, kill its backends, power it off
+    /// Boot a stock guest with a disk and a NIC, kill its backends, power it off
     Demo {
         /// Give its console to this terminal instead
         #[arg(long)]

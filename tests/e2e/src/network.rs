@@ -17,7 +17,7 @@ pub const BRIDGE: &str = "br0";
 pub const HOST: &str = "10.77.0.1";
 /// The same for IPv6.
 pub const HOST_V6: &str = "fd77::1";
-/// The MTU of the bridge, for cards that have as long ones.
+/// The MTU of the bridge, for NICs that have as long ones.
 pub const MTU: u16 = 9000;
 
 /// The network, for as long as its case.

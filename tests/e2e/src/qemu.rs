@@ -80,7 +80,7 @@ pub fn backend(context: &Context, disk: &str) -> Result<(Vm, Vec<String>)> {
 ///
 /// # Errors
 /// When it does not come up.
-pub fn card(context: &Context, tap: &str) -> Result<(Vm, Vec<String>)> {
+pub fn nic(context: &Context, tap: &str) -> Result<(Vm, Vec<String>)> {
     let socket = context.dir().join("net.sock");
     let mut command = Command::new(context.program("net-backend"));
     command
@@ -89,12 +89,12 @@ pub fn card(context: &Context, tap: &str) -> Result<(Vm, Vec<String>)> {
         .args(["--tap", tap, "--queues", "2"]);
     let process = Vm::spawn(context.name_of("backend"), &mut command)?;
     wait_for(&socket)?;
-    let chardev = format!("socket,id=card,path={}", socket.display());
+    let chardev = format!("socket,id=nic,path={}", socket.display());
     let arguments = [
         "-chardev",
         &chardev,
         "-netdev",
-        "vhost-user,id=net,chardev=card,queues=2",
+        "vhost-user,id=net,chardev=nic,queues=2",
         "-device",
         "virtio-net-pci,netdev=net,mq=on,vectors=6,romfile=,mac=02:77:00:00:00:03",
     ];
@@ -126,7 +126,7 @@ mod tests {
 
     /// The error of something that fails while a program runs `script`.
     fn error_under(script: &str) -> String {
-        let mut vm = Vm::spawn("stand-in".into(), Command::new("sh").args(["-c", script])).unwrap();
+        let mut vm = Vm::spawn("fake vmm".into(), Command::new("sh").args(["-c", script])).unwrap();
         let failed: Result<()> = with_guest(&mut vm, |_| Err(anyhow!("no prompt came")));
         format!("{:#}", failed.unwrap_err())
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Traffic between the host and a guest while something happens to the guest's network card: one TCP
+//! Traffic between the host and a guest while something happens to the guest's NIC: one TCP
 //! connection, on which the host sends a stream that the guest checks and sends back, and the host
-//! checks again. Where there is no guest, the host talks to itself across the card.
+//! checks again. Where there is no guest, the host talks to itself across the NIC.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -88,7 +88,7 @@ impl Traffic {
         let listener = TcpListener::bind((own, 0)).context("a server")?;
         let port = listener.local_addr()?.port();
         let accepting = thread::spawn(move || listener.accept());
-        let sending = TcpStream::connect((driver, port)).context("connecting across the card")?;
+        let sending = TcpStream::connect((driver, port)).context("connecting across the NIC")?;
         let (receiving, _) = joined(accepting)?;
         Self::between(sending, receiving, pause)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can be tried.
 
-mod conduct;
+mod behaviour;
 mod replies;
 mod rings;
 mod serve;

@@ -72,7 +72,7 @@ pub(crate) struct Ring {
 
 /// Everything a frontend has given away.
 #[derive(Debug, Default)]
-pub(crate) struct Loot {
+pub(crate) struct Received {
     /// Guest address, length, offset in the file, file.
     pub(crate) memory: Vec<(u64, u64, u64, File)>,
     pub(crate) rings: BTreeMap<u32, Ring>,
@@ -83,7 +83,7 @@ pub(crate) struct Loot {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) stream: UnixStream,
-    pub(crate) loot: Loot,
+    pub(crate) received: Received,
     config: Vec<u8>,
 }
 
@@ -91,7 +91,7 @@ impl Peer {
     pub(crate) fn new(stream: UnixStream, config: &[u8]) -> Self {
         Self {
             stream,
-            loot: Loot::default(),
+            received: Received::default(),
             config: config.to_vec(),
         }
     }
@@ -133,7 +133,7 @@ impl Peer {
 
     /// Remembers what came with a request.
     fn keep(&mut self, request: &Request, fds: Vec<OwnedFd>) {
-        let ring = self.loot.rings.entry(request.half(0));
+        let ring = self.received.rings.entry(request.half(0));
         match request.code {
             code::SET_MEM_TABLE => {
                 let regions = fds.into_iter().enumerate().map(|(index, fd)| {
@@ -141,7 +141,7 @@ impl Peer {
                     let [base, len, offset] = [at, at + 8, at + 24].map(|at| request.word(at));
                     (base, len, offset, File::from(fd))
                 });
-                self.loot.memory = regions.collect();
+                self.received.memory = regions.collect();
             }
             code::SET_VRING_NUM => {
                 ring.or_default().size = u16::try_from(request.half(4)).unwrap_or(0);
@@ -151,7 +151,7 @@ impl Peer {
             }
             code::SET_VRING_KICK => ring.or_default().kick = fds.into_iter().next().map(File::from),
             code::SET_VRING_CALL => ring.or_default().call = fds.into_iter().next().map(File::from),
-            code::SET_VRING_ENABLE => self.loot.enabled += request.half(4),
+            code::SET_VRING_ENABLE => self.received.enabled += request.half(4),
             _ => {}
         }
     }

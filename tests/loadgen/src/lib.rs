@@ -11,6 +11,7 @@
 pub mod connection;
 pub mod content;
 pub mod cpu;
+pub mod crash_tests;
 pub mod disk;
 pub mod exercise;
 pub mod file;
@@ -26,5 +27,4 @@ pub mod ring;
 pub mod stream;
 pub mod supervised;
 pub mod supervised_net;
-pub mod torture;
 pub mod verify;

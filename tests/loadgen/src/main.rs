@@ -3,10 +3,10 @@
 
 mod bench;
 mod bench_net;
+mod crash_command;
 mod inside;
 mod report;
 mod target;
-mod torments;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +45,7 @@ enum Command {
     /// Send a stream to the first who connects.
     Serve(inside::ServeOptions),
     /// Let a backend of ours be killed, stall or crash, and say what the driver noticed.
-    Torture(torments::TortureOptions),
+    CrashTests(crash_command::CrashOptions),
     /// Measure our backend, QEMU's storage daemon and fio on the same file.
     BenchBlk(bench::BenchOptions),
     /// Measure our network backend beside bare writes to and reads from a tap.
@@ -137,7 +137,7 @@ fn main() -> ExitCode {
         Command::File(options) => inside::file(&options),
         Command::Stream(options) => inside::stream(&options),
         Command::Serve(options) => inside::serve(&options),
-        Command::Torture(options) => torments::run(&options),
+        Command::CrashTests(options) => crash_command::run(&options),
         Command::BenchBlk(options) => bench::run(&options),
         Command::BenchNet(options) => bench_net::run(&options),
     };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The driver of a network card: queues of buffers that each hold a header and a frame.
+//! The driver of a NIC: queues of buffers that each hold a header and a frame.
 //!
 //! A buffer is one descriptor, and belongs to the descriptor of its number; what is received may
 //! take several of them.

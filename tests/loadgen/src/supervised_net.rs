@@ -41,7 +41,7 @@ pub enum SupervisedNetError {
     Start(#[from] io::Error),
 }
 
-/// A network card whose backends come and go.
+/// A NIC whose backends come and go.
 #[derive(Debug)]
 pub struct NetSlot {
     binary: PathBuf,
@@ -52,7 +52,7 @@ pub struct NetSlot {
 }
 
 impl NetSlot {
-    /// A card on a tap, with a MAC address and all guards, served at a socket.
+    /// A NIC on a tap, with a MAC address and all guards, served at a socket.
     pub fn new(
         binary: &Path,
         tap: &str,

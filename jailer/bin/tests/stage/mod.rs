@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A jailer with a stand-in for its vmm, on a stage of its own.
+//! A jailer with a fake vmm, on a stage of its own.
 
 #![allow(
     clippy::unwrap_used,
@@ -46,12 +46,12 @@ pub(crate) struct Ended {
 impl Stage {
     pub(crate) fn new() -> Self {
         let jailer = Path::new(env!("CARGO_BIN_EXE_jailer"));
-        let standin = jailer.with_file_name("examples").join("vmm-standin");
-        assert!(standin.exists(), "cargo build -p jailer-bin --examples");
+        let fake = jailer.with_file_name("examples").join("fake-vmm");
+        assert!(fake.exists(), "cargo build -p jailer-bin --examples");
         // Beside each other, as they are shipped; a link, because a copy would be slow.
         let bin = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         fs::hard_link(jailer, bin.path().join("jailer")).unwrap();
-        fs::hard_link(standin, bin.path().join("vmm")).unwrap();
+        fs::hard_link(fake, bin.path().join("vmm")).unwrap();
         let dir = TempDir::new().unwrap();
         for file in ["kernel", "initrd"] {
             fs::write(dir.path().join(file), format!("the {file} ")).unwrap();
@@ -67,7 +67,7 @@ impl Stage {
         self.bin.path().join("vmm")
     }
 
-    /// A spec whose stand-in does what `script` says, changed by `change`.
+    /// A spec whose fake vmm does what `script` says, changed by `change`.
     pub(crate) fn spec(&self, script: &str, change: &Value) -> PathBuf {
         let mut spec = json!({
             "name": "vm",

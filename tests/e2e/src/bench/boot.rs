@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{footprint, median};
 use crate::context::Context;
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::transcript::Transcript;
 use crate::vm::{Format, GuestDoes, PATIENCE, Stock};
 
@@ -68,13 +68,13 @@ fn stock_kernel(context: &Context) -> Result<(Boot, Boot)> {
 /// Medians, in ms, of the time to the first byte of a kernel that has nothing else to do: what the VMM
 /// itself takes. A stock kernel told to be quiet says nothing for most of its boot.
 fn speaking_at_once(context: &Context) -> Result<(f64, f64)> {
-    let kernel = TinyKernel::new().say("!").halt();
-    let file = context.tiny_kernel(&kernel)?;
+    let kernel = NoOsKernel::new().say("!").halt();
+    let file = context.no_os_kernel(&kernel)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 0..=RUNS {
         let mut vm = context
             .vm("bench")
-            .boots_tiny(&kernel)
+            .boots_no_os(&kernel)
             .mem_mib(MEM_MIB)
             .start()?;
         vm.hush();

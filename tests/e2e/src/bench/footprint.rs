@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::median;
 use crate::context::Context;
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
 const RUNS: usize = 20;
@@ -33,10 +33,10 @@ pub(super) fn run(context: &Context) -> Result<String> {
 }
 
 fn once(context: &Context) -> Result<(f64, u64)> {
-    let kernel = TinyKernel::new().say("hello\n").halt();
+    let kernel = NoOsKernel::new().say("hello\n").halt();
     let mut vm = context
         .vm("bench")
-        .boots_tiny(&kernel)
+        .boots_no_os(&kernel)
         .mem_mib(256)
         .start()?;
     vm.hush();

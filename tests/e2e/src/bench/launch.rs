@@ -24,8 +24,8 @@ use serde_json::Value;
 use super::{footprint, median};
 use crate::context::{Context, state_root};
 use crate::network::enter_empty;
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm, VmBuilder};
 
 /// One more than are counted: the first one finds cold caches.
@@ -64,12 +64,12 @@ struct Row {
     private_dirty_kib: u64,
 }
 
-/// Tables and medians; the result is of VMs with one disk and one network card.
+/// Tables and medians; the result is of VMs with one disk and one NIC.
 pub(super) fn run(context: &Context) -> Result<String> {
     enter_empty()?;
     keep_state_in_memory(context)?;
     forget_programs(context)?;
-    println!("disks  cards  wall ms  cpu ms  PSS KiB  private dirty KiB");
+    println!("disks  NICs  wall ms  cpu ms  PSS KiB  private dirty KiB");
     let bare = measured(context, Load { disks: 0, nics: 0 })?.typical;
     measured(context, Load { disks: 1, nics: 0 })?;
     let Row {
@@ -149,8 +149,8 @@ fn measured(context: &Context, load: Load) -> Result<Row> {
 /// A VM with these devices. Each has its own disks: the kernel lets go of those of a VM that has
 /// ended when it finds the time, and that wait is not the start's.
 fn vm<'a>(context: &'a Context, name: &str, load: Load) -> Result<VmBuilder<'a>> {
-    let kernel = TinyKernel::new().say("hello\n").halt();
-    let mut builder = context.vm(name).boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("hello\n").halt();
+    let mut builder = context.vm(name).boots_no_os(&kernel);
     for number in 0..load.disks {
         let image = context.dir().join(format!("{name}-{number}"));
         // Of the VM before, if there was one of this name.

@@ -22,7 +22,7 @@ const MEM_MIB: u32 = 384;
 /// For a boot in emulation beside other guests.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// Who serves a guest's network card.
+/// Who serves a guest's NIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Server {
     Bulkhead,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How long a device pauses when its backend is killed, replaced by another program, or hangs. A disk:
-//! as a driver with 32 requests outstanding sees it. A network card: as a host sees it whose frames
+//! as a driver with 32 requests outstanding sees it. A NIC: as a host sees it whose frames
 //! come back. Everything is real but the guest.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::context::Context;
-use crate::stand::{Device, Stand, pause_ns};
+use crate::harness::{Device, Harness, pause_ns};
 
 /// How often a backend is killed.
 const KILLS: usize = 200;
@@ -27,10 +27,10 @@ pub(super) fn run(context: &Context) -> Result<String> {
     let (kills, drains) = killed(context, disk)?;
     let upgrades = upgraded(context, disk)?;
     let hangs = hangs(context)?;
-    let (net_kills, _) = killed(context, Device::Card)?;
-    let net_upgrades = upgraded(context, Device::Card)?;
+    let (net_kills, _) = killed(context, Device::Nic)?;
+    let net_upgrades = upgraded(context, Device::Nic)?;
     println!(
-        "{} kills, {} upgrades, {} hangs; of a network card {} kills, {} upgrades",
+        "{} kills, {} upgrades, {} hangs; of a NIC {} kills, {} upgrades",
         kills.len(),
         upgrades.len(),
         hangs.len(),
@@ -68,9 +68,9 @@ fn ms(ns: u64) -> f64 {
 }
 
 /// The pauses of a device that began at these times.
-fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
+fn pauses(harness: Harness, times: &[u64]) -> Result<Vec<f64>> {
     const AROUND_NS: u64 = 20_000_000;
-    let gaps = stand.finish()?.gaps;
+    let gaps = harness.finish()?.gaps;
     let pauses = times
         .iter()
         .filter_map(|then_ns| pause_ns(&gaps, *then_ns, AROUND_NS));
@@ -87,23 +87,23 @@ fn pauses(stand: Stand, times: &[u64]) -> Result<Vec<f64>> {
 
 /// Pauses after kills, and what of them was the wait for the I/O of the dead.
 fn killed(context: &Context, device: Device) -> Result<(Vec<f64>, Vec<f64>)> {
-    let stand = Stand::start(context, &format!("kills-{}", device.id()), 60, device)?;
+    let harness = Harness::start(context, &format!("kills-{}", device.id()), 60, device)?;
     let (mut times, mut drains) = (Vec::new(), Vec::new());
     let end = std::time::Instant::now() + Duration::from_secs(55);
     while times.len() < KILLS && std::time::Instant::now() < end {
         std::thread::sleep(BETWEEN);
-        let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
+        let (dead, then_ns) = harness.signal(Signal::SIGKILL)?;
         times.push(then_ns);
-        stand.backend_after(dead)?;
-        let events = stand.events()?;
+        harness.backend_after(dead)?;
+        let events = harness.events()?;
         let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
         drains.extend(fenced.and_then(took_ms));
         // So that the next death is the first one again.
         std::thread::sleep(BETWEEN);
-        stand.bulkhead_ok("restart", &[device.id(), "--wait"])?;
+        harness.bulkhead_ok("restart", &[device.id(), "--wait"])?;
     }
     ensure!(times.len() >= 20, "{} kills", times.len());
-    Ok((pauses(stand, &times)?, drains))
+    Ok((pauses(harness, &times)?, drains))
 }
 
 /// How long the fence took, of the event that tells it.
@@ -113,22 +113,22 @@ fn took_ms(event: &Value) -> Option<f64> {
 }
 
 fn upgraded(context: &Context, device: Device) -> Result<Vec<f64>> {
-    let stand = Stand::start(context, &format!("upgrades-{}", device.id()), 25, device)?;
-    let binary = stand.dir().join(device.program());
+    let harness = Harness::start(context, &format!("upgrades-{}", device.id()), 25, device)?;
+    let binary = harness.dir().join(device.program());
     let binary = binary.display().to_string();
     let end = std::time::Instant::now() + Duration::from_secs(20);
     let mut asked = 0;
     while asked < UPGRADES && std::time::Instant::now() < end {
         std::thread::sleep(BETWEEN);
-        stand.bulkhead_ok("upgrade", &[device.id(), "--binary", &binary])?;
+        harness.bulkhead_ok("upgrade", &[device.id(), "--binary", &binary])?;
         asked += 1;
     }
-    let events = stand.events()?;
+    let events = harness.events()?;
     // The pause begins when the vmm is told to drain, which is when it has found the new one fit; the
     // death of the old one, a moment later, is in the journal.
     let died = events.iter().filter(|event| event["kind"] == "fenced");
     let times: Vec<u64> = died.filter_map(|event| event["time_ns"].as_u64()).collect();
-    let gaps = stand.finish()?.gaps;
+    let gaps = harness.finish()?.gaps;
     let pauses = times.iter().filter_map(|then_ns| {
         // All of the gap, not only what follows.
         let around = gaps
@@ -146,13 +146,13 @@ fn upgraded(context: &Context, device: Device) -> Result<Vec<f64>> {
 }
 
 fn hangs(context: &Context) -> Result<Vec<f64>> {
-    let stand = Stand::start(context, "hangs", 20, Device::Disk(""))?;
+    let harness = Harness::start(context, "hangs", 20, Device::Disk(""))?;
     let mut times = Vec::new();
     for _ in 0..HANGS {
         std::thread::sleep(Duration::from_millis(700));
-        let (hung, then_ns) = stand.signal(Signal::SIGSTOP)?;
+        let (hung, then_ns) = harness.signal(Signal::SIGSTOP)?;
         times.push(then_ns);
-        stand.backend_after(hung)?;
+        harness.backend_after(hung)?;
     }
-    pauses(stand, &times)
+    pauses(harness, &times)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Case;
 use crate::context::{Context, Skip};
 use crate::network;
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::vm::{PATIENCE, Stock, Vm, VmBuilder};
 
 mod record;
@@ -49,7 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A VM to be, with a disk of each engine and a network card.
+/// A VM to be, with a disk of each engine and a NIC.
 fn machine<'a>(context: &'a Context, name: &str) -> Result<VmBuilder<'a>> {
     let image = context.sparse_file(&format!("{name}.img"), 16 << 20)?;
     let threads = context.sparse_file(&format!("{name}-threads.img"), 16 << 20)?;
@@ -62,9 +62,9 @@ fn machine<'a>(context: &'a Context, name: &str) -> Result<VmBuilder<'a>> {
 }
 
 /// One whose guest leaves all of that alone.
-fn start_tiny(context: &Context, name: &str) -> Result<Vm> {
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let mut vm = machine(context, name)?.boots_tiny(&kernel).start()?;
+fn start_no_os(context: &Context, name: &str) -> Result<Vm> {
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let mut vm = machine(context, name)?.boots_no_os(&kernel).start()?;
     vm.wait_for("hello\n", PATIENCE)?;
     Ok(vm)
 }
@@ -87,7 +87,7 @@ fn native(context: &Context) -> Result<()> {
         return Err(Skip(why.to_owned()).into());
     }
     network::enter_empty()?;
-    audit(context, start_tiny(context, "audited")?, NATIVE)
+    audit(context, start_no_os(context, "audited")?, NATIVE)
 }
 
 fn lab(context: &Context) -> Result<()> {
@@ -150,8 +150,8 @@ pub(super) fn compare(processes: &[(String, u64)], golden: &str) -> Result<()> {
 
 fn side_by_side(context: &Context) -> Result<()> {
     network::enter_empty()?;
-    let mut a = start_tiny(context, "tenant-a")?;
-    let mut b = start_tiny(context, "tenant-b")?;
+    let mut a = start_no_os(context, "tenant-a")?;
+    let mut b = start_no_os(context, "tenant-b")?;
     let (of_a, of_b) = (processes(context, &a)?, processes(context, &b)?);
 
     let seen = |all: &[(String, u64)]| -> Result<BTreeSet<String>> {
@@ -215,8 +215,8 @@ fn leaving_open(context: &Context, file: &Path, command: &Command) -> Command {
 fn left_open(context: &Context) -> Result<()> {
     network::enter_empty()?;
     let secret = context.file("secret", b"of the starter alone")?;
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let command = machine(context, "heir")?.boots_tiny(&kernel).command()?;
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let command = machine(context, "heir")?.boots_no_os(&kernel).command()?;
     let mut command = leaving_open(context, &secret, &command);
     let mut vm = Vm::spawn(context.name_of("heir"), &mut command)?;
     vm.wait_for("hello\n", PATIENCE)?;
@@ -241,7 +241,7 @@ fn left_open(context: &Context) -> Result<()> {
 
 /// A number that the jailer itself would give to something of its own.
 fn console_fd(context: &Context) -> Result<()> {
-    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let kernel = context.no_os_kernel(&NoOsKernel::new().power_off())?;
     let config = serde_json::json!({ "kernel": kernel, "mem": "16M", "console": "socket" });
     let config = context.file("vm.json", config.to_string().as_bytes())?;
     for (number, said) in [

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Case;
 use crate::context::{Context, need_root};
 use crate::mounts;
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::vm::PATIENCE;
 
 /// What is wrong, and how that must be said.
@@ -176,7 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn refused(context: &Context, row: &Row) -> Result<()> {
-    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let kernel = context.no_os_kernel(&NoOsKernel::new().power_off())?;
     let value = match row.value {
         Value::Text(text) => text.to_owned(),
         Value::Long(length) => "x".repeat(length),
@@ -243,11 +243,11 @@ fn no_kernel(context: &Context) -> Result<()> {
 }
 
 fn name_in_use(context: &Context) -> Result<()> {
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let mut vm = context.vm("taken").boots_tiny(&kernel).start()?;
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let mut vm = context.vm("taken").boots_no_os(&kernel).start()?;
     vm.wait_for("hello\n", PATIENCE)?;
 
-    let mut second = context.vm("taken").boots_tiny(&kernel).command()?;
+    let mut second = context.vm("taken").boots_no_os(&kernel).command()?;
     let refused = complains(&mut second, ERROR, &["name", vm.name()]);
     let running = context.run_ok(&["ps"])?;
     context.run_ok(&["stop", vm.name(), "--force"])?;
@@ -260,7 +260,7 @@ fn name_in_use(context: &Context) -> Result<()> {
 /// `bulkhead run` in a mount namespace of its own, after `script` has changed what is mounted.
 pub(super) fn with_mounts(context: &Context, script: &str) -> Result<Command> {
     need_root()?;
-    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let kernel = context.no_os_kernel(&NoOsKernel::new().power_off())?;
     let mut run = context.bulkhead();
     run.arg("run").arg("--kernel").arg(kernel);
     run.args(["--name", &context.name_of("bad")]);
@@ -291,25 +291,25 @@ fn text() -> Vec<u8> {
 }
 
 fn truncated_elf() -> Vec<u8> {
-    let mut elf = TinyKernel::new().power_off().to_elf();
+    let mut elf = NoOsKernel::new().power_off().to_elf();
     elf.truncate(elf.len() - 4);
     elf
 }
 
 fn truncated_header() -> Vec<u8> {
-    let mut elf = TinyKernel::new().power_off().to_elf();
+    let mut elf = NoOsKernel::new().power_off().to_elf();
     elf.truncate(40);
     elf
 }
 
 fn foreign_elf() -> Vec<u8> {
-    let mut elf = TinyKernel::new().power_off().to_elf();
+    let mut elf = NoOsKernel::new().power_off().to_elf();
     elf[18] = 183; // EM_AARCH64
     elf
 }
 
 fn elf_without_pvh() -> Vec<u8> {
-    let mut elf = TinyKernel::new().power_off().to_elf();
+    let mut elf = NoOsKernel::new().power_off().to_elf();
     elf[184] = 1; // the note's type
     elf
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Case;
 use crate::context::Context;
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::transcript::Transcript;
 use crate::vm::{PATIENCE, Vm};
 
@@ -28,8 +28,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn spinning(context: &Context) -> Result<Vm> {
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let mut vm = context.vm("held").boots_tiny(&kernel).start()?;
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let mut vm = context.vm("held").boots_no_os(&kernel).start()?;
     vm.wait_for("hello\n", PATIENCE)?;
     Ok(vm)
 }
@@ -76,7 +76,7 @@ fn inspect(context: &Context) -> Result<()> {
         json["spec"]
     );
     ensure!(
-        text.contains("tiny-kernel"),
+        text.contains("no-os-kernel"),
         "inspect does not name the kernel"
     );
     Ok(())
@@ -115,10 +115,10 @@ fn stop_unknown(context: &Context) -> Result<()> {
 
 /// Starts a VM detached, which echoes its console until a `q`.
 fn start_detached(context: &Context) -> Result<String> {
-    let kernel = TinyKernel::new().echo_until_q().power_off();
+    let kernel = NoOsKernel::new().echo_until_q().power_off();
     let builder = context
         .vm("apart")
-        .boots_tiny(&kernel)
+        .boots_no_os(&kernel)
         .console("socket")
         .flag("--detach");
     let output = builder
@@ -179,8 +179,8 @@ fn wait_gone(context: &Context, name: &str) -> Result<()> {
 
 fn console_file(context: &Context) -> Result<()> {
     let path = context.dir().join("console.txt");
-    let kernel = TinyKernel::new().say("written down\n").power_off();
-    let builder = context.vm("filed").boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("written down\n").power_off();
+    let builder = context.vm("filed").boots_no_os(&kernel);
 
     let mut vm = builder
         .console(&format!("file={}", path.display()))
@@ -193,7 +193,7 @@ fn console_file(context: &Context) -> Result<()> {
 }
 
 fn check(context: &Context) -> Result<()> {
-    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let kernel = context.no_os_kernel(&NoOsKernel::new().power_off())?;
     let spec = format!(
         "{{\"kernel\": {:?}, \"cpus\": 2}}",
         kernel.display().to_string()

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Case;
 use super::bad_input::{ERROR, USAGE, complains, with_mounts};
 use crate::context::{Context, need_root};
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::vm::PATIENCE;
 
 /// The size of images.
@@ -31,8 +31,8 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// `bulkhead run` with these flags.
 fn command(context: &Context, flags: &[&str]) -> Result<Command> {
-    let kernel = TinyKernel::new().power_off();
-    let mut command = context.vm("bad").boots_tiny(&kernel).command()?;
+    let kernel = NoOsKernel::new().power_off();
+    let mut command = context.vm("bad").boots_no_os(&kernel).command()?;
     command.args(flags);
     Ok(command)
 }
@@ -69,8 +69,8 @@ fn wrong_images(context: &Context) -> Result<()> {
 fn locked(context: &Context) -> Result<()> {
     let image = context.sparse_file("image", IMAGE_BYTES)?;
     let disk = format!("path={}", image.display());
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let builder = context.vm("first").boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let builder = context.vm("first").boots_no_os(&kernel);
     let mut vm = builder.arg("--disk", &disk).start()?;
     vm.wait_for("hello\n", PATIENCE)?;
 
@@ -128,7 +128,7 @@ fn no_backend(context: &Context) -> Result<()> {
     for name in ["bulkhead", "jailer", "vmm"] {
         std::fs::copy(context.program(name), bin.join(name))?;
     }
-    let kernel = context.tiny_kernel(&TinyKernel::new().power_off())?;
+    let kernel = context.no_os_kernel(&NoOsKernel::new().power_off())?;
     let mut command = Command::new(bin.join("bulkhead"));
     context.prepare(&mut command);
     command.args(["run", "--name", &context.name_of("bad"), "--kernel"]);

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
 use crate::context::Context;
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Stock, Vm};
 
 /// Accesses of a hammering guest; each is an exit.
@@ -128,8 +128,8 @@ fn malice(name: &'static str, arguments: &'static str) -> Case {
 fn hammers(context: &Context, seed: u32, accesses: u32) -> Result<()> {
     let image = context.sparse_file("image", 1 << 20)?;
     let other = context.sparse_file("other", 1 << 20)?;
-    let kernel = TinyKernel::new().hammer(seed, accesses).power_off();
-    let builder = context.vm("hammer").boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().hammer(seed, accesses).power_off();
+    let builder = context.vm("hammer").boots_no_os(&kernel);
     let disk = |path: &Path| format!("path={},queues=2", path.display());
     let mut vm = builder
         .arg("--disk", disk(&image))

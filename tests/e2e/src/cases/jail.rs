@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Intruders in the jails: a program that tries every system call and reaches for everything takes the
-//! place of each process of ours. What gets through is what is meant to, call for call.
+//! Escape probes in the jails: a program that tries every system call and reaches for everything takes
+//! the place of each process of ours. What gets through is what is meant to, call for call.
 //!
 //! Filters are switched off for the second half, by a tracer that only the host's root can be: what is
 //! refused then is refused by namespaces, users, Landlock, MDWE, seals and limits alone.
@@ -49,18 +49,18 @@ const TABLES: [(&str, &str); 4] = [
 /// What a supervisor may have of its own, however much it is told.
 const SUPERVISOR_MAX_KIB: u64 = 8 << 10;
 /// What the tests listen on, outside of all jails.
-const HOST_SOCKET: &str = "bulkhead-intruder";
+const HOST_SOCKET: &str = "bulkhead-probe";
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::native("jail_of_each_process_holds_an_intruder", processes),
-        Case::native("jail_of_the_supervisor_holds_an_intruder", supervisor),
+        Case::native("jail_of_each_process_holds_an_escape_probe", processes),
+        Case::native("jail_of_the_supervisor_holds_an_escape_probe", supervisor),
         Case::native("jail_with_a_vmm_that_says_anything_goes_on", |context| {
-            gossip(context, 20_000)
+            random_messages(context, 20_000)
         }),
         Case::native(
             "jail_with_a_vmm_that_says_anything_for_long_goes_on",
-            |context| gossip(context, 1_000_000),
+            |context| random_messages(context, 1_000_000),
         )
         .soak(Duration::from_secs(900)),
     ]
@@ -95,11 +95,11 @@ fn processes(context: &Context) -> Result<()> {
         fs::copy(context.program(name), dir.join(name)).context(name)?;
     }
     for name in ROLES {
-        fs::copy(context.program("intruder"), dir.join(name)).context("intruder")?;
+        fs::copy(context.program("escape-probe"), dir.join(name)).context("escape-probe")?;
     }
     let kernel = context.file("kernel", b"none")?;
     let image = context.sparse_file("image", 1 << 20)?;
-    let name = context.name_of("intruded");
+    let name = context.name_of("probed");
     let mut command = Command::new(dir.join("bulkhead"));
     context.prepare(&mut command);
     command.args(["run", "--name", &name, "--mem", "64M", "--net", "tap=t0"]);
@@ -108,11 +108,11 @@ fn processes(context: &Context) -> Result<()> {
         .arg("--disk")
         .arg(format!("path={}", image.display()));
     let mut vm = Killed(command.stdout(Stdio::null()).spawn().context("bulkhead")?);
-    let log = context.state_dir("intruded").join("log");
+    let log = context.state_dir("probed").join("log");
     let read = || Ok(fs::read_to_string(&log).unwrap_or_default());
 
     for role in ROLES {
-        wait_for(&format!("INTRUDER {role} waits"), &mut vm.0, &read)?;
+        wait_for(&format!("PROBE {role} waits"), &mut vm.0, &read)?;
     }
     let listed = inspect::processes(context, &name)?;
     for role in ROLES {
@@ -121,7 +121,7 @@ fn processes(context: &Context) -> Result<()> {
         let process = listed.iter().find(|process| process.role.starts_with(kind));
         let process = process.with_context(|| format!("no {role} among {listed:?}"))?;
         let pid = inspect::process(context, &name, &process.role)?;
-        let done = format!("INTRUDER {role} done");
+        let done = format!("PROBE {role} done");
         without_filters(pid, || Ok(read()?.contains(&done)))?;
     }
 
@@ -132,27 +132,27 @@ fn processes(context: &Context) -> Result<()> {
     context.run_ok(&["stop", "--force", &name]).map(drop)
 }
 
-/// An intruder in place of a vmm sends its supervisor so many messages of all kinds, and listens to
+/// A probe in place of a vmm sends its supervisor so many messages of all kinds, and listens to
 /// none; a disk and its backend are real. Whoever asks the supervisor is answered meanwhile.
-fn gossip(context: &Context, count: u32) -> Result<()> {
+fn random_messages(context: &Context, count: u32) -> Result<()> {
     let dir = context.dir();
     for name in ["bulkhead", "jailer", "blk-backend"] {
         fs::copy(context.program(name), dir.join(name)).context(name)?;
     }
-    fs::copy(context.program("intruder"), dir.join("vmm")).context("intruder")?;
+    fs::copy(context.program("escape-probe"), dir.join("vmm")).context("escape-probe")?;
     let kernel = context.file("kernel", b"none")?;
     let image = context.sparse_file("image", 1 << 20)?;
-    let name = context.name_of("gossip");
+    let name = context.name_of("messages");
     let mut command = Command::new(dir.join("bulkhead"));
     context.prepare(&mut command);
     command.args(["run", "--name", &name, "--mem", "64M", "--cmdline"]);
-    command.arg(format!("gossip={count} seed=7"));
+    command.arg(format!("messages={count} seed=7"));
     command.arg("--kernel").arg(kernel);
     command
         .arg("--disk")
         .arg(format!("path={}", image.display()));
     let mut vm = Killed(command.stdout(Stdio::null()).spawn().context("bulkhead")?);
-    let log = context.state_dir("gossip").join("log");
+    let log = context.state_dir("messages").join("log");
     let read = || anyhow::Ok(fs::read_to_string(&log).unwrap_or_default());
     let all_said = || anyhow::Ok(read()?.contains("has said everything"));
 
@@ -165,14 +165,14 @@ fn gossip(context: &Context, count: u32) -> Result<()> {
             continue;
         };
         asked += u32::from(info.status.success());
-        // Refused or not, whatever the intruder claims to be doing.
+        // Refused or not, whatever the probe claims to be doing.
         context.run_quietly(&["restart", &name, "disk0"])?;
         context.run_quietly(&["events", &name])?;
         most_kib = most_kib.max(supervisor_kib());
     }
     let len = fs::metadata(&log)?.len();
     println!(
-        "SEEN gossip messages={count} answers={asked} supervisor_kib={most_kib} log_bytes={len}"
+        "SEEN random messages={count} answers={asked} supervisor_kib={most_kib} log_bytes={len}"
     );
     ensure!(asked > 0, "nobody was answered");
     ensure!(!read()?.contains("panicked"), "somebody panicked");
@@ -194,18 +194,18 @@ fn supervisor_kib() -> u64 {
 fn supervisor(context: &Context) -> Result<()> {
     let _bait = Bait::lay()?;
     let log = context.file("log", b"")?;
-    let mut command = Command::new(context.program("intruder"));
+    let mut command = Command::new(context.program("escape-probe"));
     context.prepare(&mut command);
     command.arg("supervisor").stdout(Stdio::null());
     let writer = fs::OpenOptions::new().append(true).open(&log)?;
-    let mut intruder = Killed(command.stderr(writer).spawn().context("intruder")?);
+    let mut probe = Killed(command.stderr(writer).spawn().context("escape-probe")?);
     let read = || Ok(fs::read_to_string(&log)?);
 
-    wait_for("INTRUDER supervisor waits", &mut intruder.0, &read)?;
-    let parent = Pid::from_raw(i32::try_from(intruder.0.id())?);
+    wait_for("PROBE supervisor waits", &mut probe.0, &read)?;
+    let parent = Pid::from_raw(i32::try_from(probe.0.id())?);
     let born = procs::below(parent);
     let pid = born.first().context("there is no supervisor")?.pid;
-    let done = without_filters(pid, || Ok(read()?.contains("INTRUDER supervisor done")));
+    let done = without_filters(pid, || Ok(read()?.contains("PROBE supervisor done")));
     // Having become somebody else, it does not go with its parent any more.
     kill(pid, Signal::SIGKILL)?;
     done?;
@@ -249,11 +249,11 @@ fn without_filters(pid: Pid, done: impl Fn() -> Result<bool>) -> Result<()> {
     kill(pid, Signal::SIGUSR1)?;
     let begun = Instant::now();
     while !done()? {
-        ensure!(begun.elapsed() < PATIENCE, "the intruder is stuck");
+        ensure!(begun.elapsed() < PATIENCE, "the probe is stuck");
         match waitpid(pid, Some(WaitPidFlag::WNOHANG))? {
             WaitStatus::Stopped(_, signal) => ptrace::cont(pid, signal)?,
             WaitStatus::StillAlive => std::thread::sleep(Duration::from_millis(5)),
-            other => ensure!(false, "the intruder is gone: {other:?}"),
+            other => ensure!(false, "the probe is gone: {other:?}"),
         }
     }
     // Its parent hears of its end only if nobody traces it.
@@ -262,7 +262,7 @@ fn without_filters(pid: Pid, done: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(ptrace::detach(pid, None)?)
 }
 
-/// What an intruder is granted with no filter, and what good it does: a user namespace to be root in,
+/// What an escape probe is granted with no filter, and what good it does: a user namespace to be root in,
 /// of an empty root, an empty network and nobody else. Filters refuse it all the same.
 const GRANTED: &[&str] = &["have a user namespace"];
 /// A supervisor is, besides, all of the VM's own users, and no Landlock keeps it from mounting an empty
@@ -293,7 +293,7 @@ fn kernel_keeps_memory_apart() -> bool {
 }
 
 fn judge(report: &str, role: &str) -> Result<()> {
-    let begin = format!("INTRUDER {role} ");
+    let begin = format!("PROBE {role} ");
     let lines = report.lines().filter_map(|line| line.strip_prefix(&begin));
     let lines: Vec<&str> = lines.collect();
     for line in &lines {
@@ -316,8 +316,11 @@ fn judge(report: &str, role: &str) -> Result<()> {
             &expected - &found
         );
     }
-    let gates = find("gates:").context("no gates")?;
-    ensure!(gates.trim().is_empty(), "{role}: open gates:{gates}");
+    let entries = find("other entries:").context("no other entries")?;
+    ensure!(
+        entries.trim().is_empty(),
+        "{role}: open other entries:{entries}"
+    );
 
     let reached = lines.iter().filter_map(|line| line.strip_prefix("reach "));
     let outcomes: Vec<_> = reached.filter_map(|line| line.rsplit_once(": ")).collect();

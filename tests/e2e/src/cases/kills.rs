@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 use super::Case;
 use crate::context::Context;
 use crate::network::{enter_empty, interfaces};
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
 pub(super) use crate::procs::cgroups_of as cgroups;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
 /// So often in a normal run.
@@ -66,8 +66,8 @@ fn victim(round: u32) -> String {
 
 fn start(context: &Context, round: u32) -> Result<crate::vm::Vm> {
     let image = context.sparse_file(&format!("{round}.img"), 1 << 20)?;
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let vm = context.vm(&victim(round)).boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let vm = context.vm(&victim(round)).boots_no_os(&kernel);
     vm.arg("--disk", format!("path={}", image.display()))
         .arg("--net", "tap=t0")
         .start()

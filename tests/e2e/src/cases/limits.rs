@@ -12,10 +12,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::Case;
 use super::bad_input::{ERROR, complains};
 use crate::context::{Context, Skip, need_root};
+use crate::harness::{Device, Harness, Setup};
 use crate::inspect;
-use crate::stand::{Device, Setup, Stand};
+use crate::no_os_kernel::NoOsKernel;
 use crate::storage::Storage;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::PATIENCE;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -76,10 +76,10 @@ fn settled(pid: i64, controller: &str, name: &str) -> Result<(PathBuf, bool)> {
 
 fn hold(context: &Context) -> Result<()> {
     need_root()?;
-    let kernel = TinyKernel::new().say("spinning\n").spin();
+    let kernel = NoOsKernel::new().say("spinning\n").spin();
     let mut vm = context
         .vm("held")
-        .boots_tiny(&kernel)
+        .boots_no_os(&kernel)
         .arg("--limits", "of=vm,memory=80M,cpu=90")
         .arg("--limits", "of=vmm,cpu=20,pids=40")
         .start()?;
@@ -151,8 +151,8 @@ fn ration(context: &Context) -> Result<()> {
         ..Setup::new(context, 8)
     };
     let disk = Device::Disk(",direct,queues=2");
-    let stand = Stand::start_as(context, "rationed", setup, disk)?;
-    let pid = stand.backend()?.as_raw();
+    let harness = Harness::start_as(context, "rationed", setup, disk)?;
+    let pid = harness.backend()?.as_raw();
     // What version 2 calls io.
     let (group, is_old) = settled(pid.into(), "blkio", "blk-disk0")?;
     let (before, begun) = (requests(&group, is_old)?, Instant::now());
@@ -163,7 +163,7 @@ fn ration(context: &Context) -> Result<()> {
     println!("SEEN rationed version_1={is_old} served={served} may_be={may_be}");
     ensure!(served > 0, "no request was counted in {}", group.display());
     ensure!(served <= may_be, "{served} requests, not {may_be}");
-    stand.finish().map(drop)
+    harness.finish().map(drop)
 }
 
 /// How many reads and writes have been begun in a group.
@@ -205,8 +205,8 @@ fn refused(context: &Context) -> Result<()> {
             ["limits.of", "\"disk0\"", "no drive"],
         ),
     ] {
-        let kernel = TinyKernel::new().spin();
-        let builder = context.vm("bad").boots_tiny(&kernel);
+        let kernel = NoOsKernel::new().spin();
+        let builder = context.vm("bad").boots_no_os(&kernel);
         let builder = builder.arg("--disk", &disk).arg("--limits", limits);
         complains(&mut builder.command()?, ERROR, &words)?;
     }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The cases: one table, a module for each subject. A case is named `subject_condition_outcome`.
 
-mod alone;
 mod audit;
 mod bad_input;
 mod boot;
-mod card_foreign;
-mod card_guarded;
-mod card_killed;
+mod compromised_backend;
+mod compromised_supervisor;
 mod control;
 mod debian;
+mod degraded_host;
 mod disk;
 mod disk_refused;
 mod evil;
@@ -18,11 +17,14 @@ mod jail;
 mod kills;
 mod lifecycle;
 mod limits;
-mod meagre_host;
 mod net;
 mod net_changes;
 mod net_launch;
 mod net_passt;
+mod nic_anti_spoof;
+mod nic_external;
+mod nic_killed;
+mod no_os;
 mod pause;
 mod restart;
 mod restart_guest;
@@ -31,13 +33,11 @@ mod restart_reboot;
 mod restart_slow;
 mod restart_storage;
 mod rootless;
+mod standalone;
 mod storage_hangs;
 mod storage_loses;
 mod storm;
-mod tiny;
-mod turncoat;
 mod upgrade;
-mod usurper;
 mod versions;
 
 use std::fmt;
@@ -134,19 +134,19 @@ pub fn all() -> Vec<Case> {
         audit::cases(),
         jail::cases(),
         bad_input::cases(),
-        meagre_host::cases(),
+        degraded_host::cases(),
         kills::cases(),
         rootless::cases(),
         storage_hangs::cases(),
         storage_loses::cases(),
-        tiny::cases(),
-        turncoat::cases(),
+        no_os::cases(),
+        compromised_backend::cases(),
         control::cases(),
         boot::cases(),
         disk::cases(),
         disk_refused::cases(),
         debian::cases(),
-        alone::cases(),
+        standalone::cases(),
         fs::cases(),
         evil::cases(),
         restart_native::cases(),
@@ -162,11 +162,11 @@ pub fn all() -> Vec<Case> {
         net_launch::cases(),
         net_passt::cases(),
         restart::cases(),
-        card_killed::cases(),
-        card_foreign::cases(),
-        card_guarded::cases(),
+        nic_killed::cases(),
+        nic_external::cases(),
+        nic_anti_spoof::cases(),
         upgrade::cases(),
-        usurper::cases(),
+        compromised_supervisor::cases(),
         versions::cases(),
         storm::cases(),
     ]

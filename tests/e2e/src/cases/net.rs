@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network card whose device model is another process: a stock Debian on a bridge uses it as people
+//! A NIC whose device model is another process: a stock Debian on a bridge uses it as people
 //! do.
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -90,7 +90,7 @@ fn sets_its_clock(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
-/// Frames as long as the card's MTU, which it was told by the device.
+/// Frames as long as the NIC's MTU, which it was told by the device.
 fn sends_long_frames(vm: &mut Vm) -> Result<()> {
     let mtu = vm.sh("cat /sys/class/net/eth0/mtu")?;
     ensure!(mtu == MTU.to_string(), "the guest's MTU is {mtu}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network card that is changed in every way while a stock Debian uses it: by the guest, which
+//! A NIC that is changed in every way while a stock Debian uses it: by the guest, which
 //! switches offloads and queues, and lets go of it; by the host, which pulls its cable, and kills and
 //! replaces its backend. One TCP connection sees all of it, and loses nothing.
 
@@ -18,8 +18,8 @@ use crate::vm::{DEBIAN, PATIENCE, Stock, Vm};
 
 /// A boot in emulation and what is done in it.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The card's id, and what its backend's process is called.
-const CARD: &str = "nic";
+/// The NIC's id, and what its backend's process is called.
+const NIC: &str = "nic";
 const ROLE: &str = "net nic";
 /// What a driver can do without.
 const OFFLOADS: [&str; 8] = [
@@ -45,7 +45,7 @@ const COMPLAINTS: &str = "is not a head|soft lockup|hung_task|NETDEV WATCHDOG|WA
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::guest(
-            "net_card_changed_under_traffic_keeps_its_connection",
+            "net_nic_changed_under_traffic_keeps_its_connection",
             changes,
         )
         .within(LIMIT),
@@ -64,7 +64,7 @@ fn changes(context: &Context) -> Result<()> {
         .arg("--disk", format!("path={},readonly", tool.display()))
         .arg(
             "--net",
-            format!("tap=tap0,bridge={BRIDGE},queues=2,id={CARD}"),
+            format!("tap=tap0,bridge={BRIDGE},queues=2,id={NIC}"),
         );
     let mut vm = builder.cpus(2).mem_mib(512).start()?;
     vm.console().wait_for("login: ", 0, BOOT)?;
@@ -129,7 +129,7 @@ fn queues(_: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
 fn cable(context: &Context, vm: &mut Vm, _: &Traffic) -> Result<()> {
     let name = vm.name().to_owned();
     for (cable, carrier) in [("down", 0), ("up", 1), ("down", 0), ("up", 1)] {
-        context.run_ok(&["link", &name, CARD, cable])?;
+        context.run_ok(&["link", &name, NIC, cable])?;
         vm.sh(&format!(
             "for i in $(seq 100); do read c < /sys/class/net/eth0/carrier; \
              [ $c = {carrier} ] && break; sleep 0.1; done; [ $c = {carrier} ]"
@@ -138,7 +138,7 @@ fn cable(context: &Context, vm: &mut Vm, _: &Traffic) -> Result<()> {
     Ok(())
 }
 
-/// The driver lets go of the card with frames under way both ways.
+/// The driver lets go of the NIC with frames under way both ways.
 fn rebinds(_: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
     for _ in 0..REBINDS {
         vm.sh(
@@ -158,14 +158,14 @@ fn kills(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
         serves_after(context, vm, victim)?;
         traffic.goes_on()?;
         if round % FORGIVEN_AFTER == 0 {
-            quietly(context, &["restart", vm.name(), CARD, "--wait"])?;
+            quietly(context, &["restart", vm.name(), NIC, "--wait"])?;
             traffic.goes_on()?;
         }
     }
     Ok(())
 }
 
-/// Waits until another process serves the card.
+/// Waits until another process serves the NIC.
 fn serves_after(context: &Context, vm: &Vm, old: nix::unistd::Pid) -> Result<()> {
     let begun = Instant::now();
     while process(context, vm.name(), ROLE).is_ok_and(|pid| pid == old) {
@@ -178,7 +178,7 @@ fn serves_after(context: &Context, vm: &Vm, old: nix::unistd::Pid) -> Result<()>
 fn upgrades(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
     let binary = context.program("net-backend").display().to_string();
     for _ in 0..UPGRADES {
-        let arguments = ["upgrade", vm.name(), CARD, "--binary", &binary];
+        let arguments = ["upgrade", vm.name(), NIC, "--binary", &binary];
         quietly(context, &arguments)?;
         traffic.goes_on()?;
     }
@@ -188,7 +188,7 @@ fn upgrades(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
 /// A new program that is found fit, and then dies at its first frame.
 fn roll_back(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
     let binary = context.program("backend-that-dies").display().to_string();
-    let outcome = context.run(&["upgrade", vm.name(), CARD, "--binary", &binary])?;
+    let outcome = context.run(&["upgrade", vm.name(), NIC, "--binary", &binary])?;
     let said = String::from_utf8_lossy(&outcome.stderr);
     let told = outcome.status.code() == Some(1) && said.contains("the new backend");
     ensure!(told, "not rolled back: {said}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How network cards with a tap are had: taps that exist, are made or cannot be had; the cable. Each
+//! How NICs with a tap are had: taps that exist, are made or cannot be had; the cable. Each
 //! case is in a network namespace of its own, which ends with it.
 
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use super::Case;
 use super::bad_input::{ERROR, complains};
 use crate::context::Context;
 use crate::network::{enter_empty, ip};
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Stock, Vm};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -68,10 +68,10 @@ fn noted(file: &PathBuf) -> String {
 
 /// A VM whose guest turns in circles.
 fn spinning(context: &Context, name: &str, net: &str) -> Result<Vm> {
-    let kernel = TinyKernel::new().say("spinning\n").spin();
+    let kernel = NoOsKernel::new().say("spinning\n").spin();
     let mut vm = context
         .vm(name)
-        .boots_tiny(&kernel)
+        .boots_no_os(&kernel)
         .arg("--net", net)
         .start()?;
     vm.wait_for("spinning", PATIENCE)?;
@@ -83,10 +83,10 @@ fn stop(context: &Context, mut vm: Vm) -> Result<()> {
     vm.wait_exit(PATIENCE).map(drop)
 }
 
-/// A VM with this card is refused in one line that says all this.
+/// A VM with this NIC is refused in one line that says all this.
 fn refused(context: &Context, net: &str, words: &[&str]) -> Result<()> {
-    let kernel = TinyKernel::new().spin();
-    let builder = context.vm("bad").boots_tiny(&kernel).arg("--net", net);
+    let kernel = NoOsKernel::new().spin();
+    let builder = context.vm("bad").boots_no_os(&kernel).arg("--net", net);
     complains(&mut builder.command()?, ERROR, words)
 }
 
@@ -163,7 +163,7 @@ fn made(context: &Context) -> Result<()> {
     context.run_ok(&["link", vm.name(), "net0", "down"])?;
     let mut other = context.bulkhead();
     other.args(["link", vm.name(), "net1", "down"]);
-    complains(&mut other, ERROR, &["net1", "not a network card"])?;
+    complains(&mut other, ERROR, &["net1", "not a NIC"])?;
     stop(context, vm)?;
     ensure!(link("t0").is_none(), "the tap is left");
     ensure!(noted(&downed) == "t0\n", "the down script did not run");
@@ -231,7 +231,7 @@ fn swept(context: &Context) -> Result<()> {
     expect_untouched()
 }
 
-/// A stock guest with a card, and a shell in it.
+/// A stock guest with a NIC, and a shell in it.
 pub(super) fn guest(context: &Context, net: &str) -> Result<Vm> {
     let builder = context
         .vm("small")

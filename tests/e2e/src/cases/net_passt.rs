@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How network cards of passt are had: a passt that cannot be had; one through which a guest reaches out
+//! How NICs of passt are had: a passt that cannot be had; one through which a guest reaches out
 //! and is reached. Each case is in a network namespace of its own, which ends with it.
 
 use std::process::{Child, Command, Stdio};
@@ -15,8 +15,8 @@ use super::bad_input::{ERROR, complains};
 use super::net_launch::{guest, run};
 use crate::context::Context;
 use crate::network::{enter_empty, ip};
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm};
 
 /// A name that the host's resolver knows, and its address.
@@ -38,9 +38,9 @@ fn no_passt(context: &Context) -> Result<()> {
     let port = taken.local_addr()?.port();
     let fake = context.dir().join("path");
     std::fs::create_dir(&fake)?;
-    let kernel = TinyKernel::new().spin();
+    let kernel = NoOsKernel::new().spin();
     let command = |net: &str| -> Result<Command> {
-        let builder = context.vm("bad").boots_tiny(&kernel).arg("--net", net);
+        let builder = context.vm("bad").boots_no_os(&kernel).arg("--net", net);
         let mut command = builder.command()?;
         command.env("PATH", &fake);
         Ok(command)
@@ -176,12 +176,10 @@ fn passt(context: &Context) -> Result<()> {
     vm.sh("dhcp")?;
     let inspected: Value =
         serde_json::from_str(&context.run_ok(&["inspect", vm.name(), "--json"])?)?;
-    let card = &inspected["devices"][0];
+    let nic = &inspected["devices"][0];
     ensure!(
-        card["role"] == "net.user \"net0\""
-            && card["state"] == "serving"
-            && card["link_up"] == true,
-        "{card}"
+        nic["role"] == "net.user \"net0\"" && nic["state"] == "serving" && nic["link_up"] == true,
+        "{nic}"
     );
     let addresses = vm.sh("ip addr show dev eth0")?;
     ensure!(addresses.contains("192.0.2.2/24"), "{addresses}");

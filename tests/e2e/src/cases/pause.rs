@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::Case;
 use crate::context::Context;
-use crate::stand::{Device, Stand};
+use crate::harness::{Device, Harness};
 use crate::vm::{PATIENCE, Stock, Vm};
 
 /// How long nothing runs.
@@ -32,28 +32,28 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn replaced(context: &Context) -> Result<()> {
     let disk = Device::Disk(",queues=2");
-    let mut stand = Stand::start(context, "paused", 60, disk)?;
-    let new = stand.dir().join("backend-new");
-    std::fs::copy(stand.dir().join(disk.program()), &new)?;
-    stand.bulkhead_ok("pause", &[])?;
+    let mut harness = Harness::start(context, "paused", 60, disk)?;
+    let new = harness.dir().join("backend-new");
+    std::fs::copy(harness.dir().join(disk.program()), &new)?;
+    harness.bulkhead_ok("pause", &[])?;
 
-    let (stopped, _) = stand.signal(Signal::SIGSTOP)?;
+    let (stopped, _) = harness.signal(Signal::SIGSTOP)?;
     std::thread::sleep(STOPPED);
-    let goes_on = stand.backend()?;
+    let goes_on = harness.backend()?;
     kill(stopped, Signal::SIGCONT)?;
     ensure!(goes_on == stopped, "{stopped} was found hung");
 
-    let (killed, _) = stand.signal(Signal::SIGKILL)?;
-    let heir = stand.backend_after(killed)?;
+    let (killed, _) = harness.signal(Signal::SIGKILL)?;
+    let heir = harness.backend_after(killed)?;
     let upgrade = [disk.id(), "--binary", &new.display().to_string()];
-    stand.bulkhead_ok("upgrade", &upgrade)?;
-    ensure!(stand.backend()? != heir, "it is the same process");
-    let state = stand.info()?["state"].clone();
+    harness.bulkhead_ok("upgrade", &upgrade)?;
+    ensure!(harness.backend()? != heir, "it is the same process");
+    let state = harness.info()?["state"].clone();
     ensure!(state == "paused", "the VM is {state}");
 
-    stand.bulkhead_ok("resume", &[])?;
-    stand.press_power_button()?;
-    stand.finish().map(drop)
+    harness.bulkhead_ok("resume", &[])?;
+    harness.press_power_button()?;
+    harness.finish().map(drop)
 }
 
 /// The answer to a command whose output is one line.

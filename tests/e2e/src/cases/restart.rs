@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Case;
 use crate::context::{Context, Skip, need_root};
 use crate::hang;
-use crate::stand::{DEVICES, Device, Stand, pause_ns};
+use crate::harness::{DEVICES, Device, Harness, pause_ns};
 use crate::vm::PATIENCE;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -46,39 +46,43 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn asked(context: &Context, device: Device) -> Result<()> {
-    let stand = Stand::start(context, "asked", 8, device)?;
-    let mut before = stand.backend()?;
+    let harness = Harness::start(context, "asked", 8, device)?;
+    let mut before = harness.backend()?;
     let until = Instant::now() + Duration::from_secs(5);
     let mut restarts = 0;
     while restarts < 10 && Instant::now() < until {
         restarts += 1;
         std::thread::sleep(Duration::from_millis(100));
-        stand.bulkhead_ok("restart", &[device.id(), "--wait"])?;
-        let after = stand.backend()?;
+        harness.bulkhead_ok("restart", &[device.id(), "--wait"])?;
+        let after = harness.backend()?;
         ensure!(after != before, "it is the same process");
         before = after;
     }
-    let info = stand.info()?;
+    let info = harness.info()?;
     ensure!(
         info["devices"][0]["restarts"] == 0,
         "asked for, not died: {info}"
     );
-    let output = stand.bulkhead("restart", &["disk7"])?;
+    let output = harness.bulkhead("restart", &["disk7"])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.code() == Some(1) && said.contains("disk7"),
         "{said}"
     );
-    stand.finish()?.frames.explained_by(restarts)
+    harness.finish()?.frames.explained_by(restarts)
 }
 
 fn stopped(context: &Context, device: Device) -> Result<()> {
-    let stand = Stand::start(context, "stopped", 6, device)?;
+    let harness = Harness::start(context, "stopped", 6, device)?;
     std::thread::sleep(Duration::from_millis(300));
-    let (hung, then_ns) = stand.signal(Signal::SIGSTOP)?;
-    stand.backend_after(hung)?;
-    ensure!(stand.count("backend-hung")? == 1, "{:?}", stand.events()?);
-    let summary = stand.finish()?;
+    let (hung, then_ns) = harness.signal(Signal::SIGSTOP)?;
+    harness.backend_after(hung)?;
+    ensure!(
+        harness.count("backend-hung")? == 1,
+        "{:?}",
+        harness.events()?
+    );
+    let summary = harness.finish()?;
     summary.frames.explained_by(1)?;
     let pause_ns = pause_ns(&summary.gaps, then_ns, 500_000_000).context("there was no pause")?;
     println!("resumed after {} ms", pause_ns / 1_000_000);
@@ -91,15 +95,15 @@ fn stopped(context: &Context, device: Device) -> Result<()> {
 /// A worker that never comes back, in a process that otherwise lives.
 fn in_a_loop(context: &Context, device: Device) -> Result<()> {
     need_root()?;
-    let stand = Stand::start(context, "loop", 8, device)?;
+    let harness = Harness::start(context, "loop", 8, device)?;
     std::thread::sleep(Duration::from_millis(300));
-    let hung = stand.backend()?;
+    let hung = harness.backend()?;
     let then_ns = monotonic_ns();
     hang::run_in_circles(hung, "vring_worker")?;
-    stand.backend_after(hung)?;
-    let events = stand.events()?;
+    harness.backend_after(hung)?;
+    let events = harness.events()?;
     let found = events.iter().any(|event| event["kind"] == "backend-hung");
-    let summary = stand.finish()?;
+    let summary = harness.finish()?;
     summary.frames.explained_by(1)?;
     let pause_ns = pause_ns(&summary.gaps, then_ns, 500_000_000).context("there was no pause")?;
     println!("SEEN in-a-loop resumed_ms={}", pause_ns / 1_000_000);
@@ -111,25 +115,25 @@ fn in_a_loop(context: &Context, device: Device) -> Result<()> {
 }
 
 fn stalled(context: &Context, device: Device) -> Result<()> {
-    let stand = Stand::start(context, "stalled", 10, device)?;
+    let harness = Harness::start(context, "stalled", 10, device)?;
     for death in 1..=5 {
-        let (dead, _) = stand.signal(Signal::SIGKILL)?;
+        let (dead, _) = harness.signal(Signal::SIGKILL)?;
         if death < 5 {
-            stand.backend_after(dead)?;
+            harness.backend_after(dead)?;
         }
     }
     let begun = Instant::now();
-    let mut info = stand.info()?;
+    let mut info = harness.info()?;
     while info["devices"][0]["state"] != "stalled" {
         ensure!(begun.elapsed() < Duration::from_secs(3), "{info}");
         std::thread::sleep(Duration::from_millis(5));
-        info = stand.info()?;
+        info = harness.info()?;
     }
     ensure!(info["devices"][0]["restarts"] == 5, "{info}");
-    stand.bulkhead_ok("restart", &[device.id(), "--wait"])?;
-    stand.backend()?;
-    ensure!(stand.count("stalled")? == 1, "it was not told");
-    stand.finish()?.frames.explained_by(5)
+    harness.bulkhead_ok("restart", &[device.id(), "--wait"])?;
+    harness.backend()?;
+    ensure!(harness.count("stalled")? == 1, "it was not told");
+    harness.finish()?.frames.explained_by(5)
 }
 
 /// QEMU's storage daemon, on the image in this directory.
@@ -173,7 +177,7 @@ impl Drop for Helper {
 
 fn foreign(context: &Context) -> Result<()> {
     let mut daemon = None;
-    let stand = Stand::start_with(context, "foreign", 60, |dir| {
+    let harness = Harness::start_with(context, "foreign", 60, |dir| {
         daemon = Some(storage_daemon(dir)?);
         let socket = dir.join("qsd.sock");
         let value = format!(
@@ -187,19 +191,19 @@ fn foreign(context: &Context) -> Result<()> {
     // where to go on.
     drop(daemon.take());
     std::thread::sleep(Duration::from_millis(150));
-    daemon = Some(storage_daemon(stand.dir())?);
+    daemon = Some(storage_daemon(harness.dir())?);
     let begun = Instant::now();
     let told = |event: &Value| {
         let detail = event["detail"].as_str().unwrap_or_default();
         event["kind"] == "stalled" && detail.contains("no record")
     };
-    while !stand.events()?.iter().any(told) {
-        ensure!(begun.elapsed() < PATIENCE, "{:?}", stand.events()?);
+    while !harness.events()?.iter().any(told) {
+        ensure!(begun.elapsed() < PATIENCE, "{:?}", harness.events()?);
         std::thread::sleep(Duration::from_millis(20));
     }
-    let info = stand.info()?;
+    let info = harness.info()?;
     ensure!(info["devices"][0]["restarts"] == 1, "{info}");
-    stand.bulkhead_ok("stop", &["--force"])?;
+    harness.bulkhead_ok("stop", &["--force"])?;
     drop(daemon);
     Ok(())
 }

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::Case;
 use crate::context::Context;
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm};
 
 const SOAK: Duration = Duration::from_secs(30 * 60);
@@ -28,9 +28,9 @@ const DEATHS_MAX: u32 = 5;
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for engine in ["uring", "threads"] {
-        let case = |what: &str, outcome: &str, torment: &'static str| {
+        let case = |what: &str, outcome: &str, crash: &'static str| {
             let name = format!("backend_on_{engine}_{what}_{outcome}");
-            Case::native(name, move |context| torture(context, engine, torment))
+            Case::native(name, move |context| crash_test(context, engine, crash))
         };
         cases.extend([
             case("killed_at_random", "loses_nothing", "kill --kills 20"),
@@ -87,15 +87,15 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Lets the load generator do something to a backend.
-fn torture(context: &Context, engine: &str, torment: &str) -> Result<()> {
+fn crash_test(context: &Context, engine: &str, crash: &str) -> Result<()> {
     let mut command = Command::new(context.program("loadgen"));
     command
-        .args(["torture", "--engine", engine, "--binary"])
+        .args(["crash-tests", "--engine", engine, "--binary"])
         .arg(context.program("blk-backend"))
-        .args(torment.split(' '))
+        .args(crash.split(' '))
         .env("TMPDIR", context.dir());
     let status = command.status().context("loadgen")?;
-    ensure!(status.success(), "loadgen torture {torment}: {status}");
+    ensure!(status.success(), "loadgen crash-tests {crash}: {status}");
     Ok(())
 }
 
@@ -189,11 +189,11 @@ fn kill_backends() -> u32 {
 
 /// Kills every backend of several VMs until none comes any more, then asks for one each.
 fn storm(context: &Context) -> Result<()> {
-    let kernel = TinyKernel::new().say("hello\n").spin();
+    let kernel = NoOsKernel::new().say("hello\n").spin();
     let mut vms = Vec::new();
     for number in 0..STORM_VMS {
         let image = context.sparse_file(&format!("image{number}"), 1 << 20)?;
-        let builder = context.vm(&format!("storm{number}")).boots_tiny(&kernel);
+        let builder = context.vm(&format!("storm{number}")).boots_no_os(&kernel);
         let disk = format!("path={}", image.display());
         let mut vm = builder.arg("--disk", disk).start()?;
         vm.wait_for("hello\n", PATIENCE)?;

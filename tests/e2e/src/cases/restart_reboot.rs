@@ -15,7 +15,7 @@ use super::kills::{moment, youngest};
 use crate::context::Context;
 use crate::inspect::quietly;
 use crate::network::enter_empty;
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 use crate::vm::{PATIENCE, Vm};
 
 /// So much memory takes the vmm a while to allocate: a backend is killed meanwhile.
@@ -61,8 +61,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Says hello, and reboots when a `q` is typed.
-fn kernel() -> TinyKernel {
-    TinyKernel::new().say("hello\n").echo_until_q().reset()
+fn kernel() -> NoOsKernel {
+    NoOsKernel::new().say("hello\n").echo_until_q().reset()
 }
 
 fn disk(context: &Context) -> Result<String> {
@@ -72,7 +72,7 @@ fn disk(context: &Context) -> Result<String> {
 
 /// A VM whose start takes a while.
 fn start(context: &Context, flag: &str, device: &str) -> Result<Vm> {
-    let builder = context.vm("reboots").boots_tiny(&kernel());
+    let builder = context.vm("reboots").boots_no_os(&kernel());
     let builder = builder.mem_mib(PREFAULTED_MIB).flag("--prefault");
     let mut vm = builder.arg(flag, device).start()?;
     vm.wait_for("hello\n", PATIENCE)?;
@@ -228,7 +228,7 @@ fn storm(context: &Context, vms: u32) -> Result<()> {
     let disk = disk(context)?;
     let (mut struck, mut while_rebooting) = (0, 0);
     for number in 0..vms {
-        let builder = context.vm(&format!("storm{number}")).boots_tiny(&kernel());
+        let builder = context.vm(&format!("storm{number}")).boots_no_os(&kernel());
         let builder = builder.mem_mib(64).flag("--prefault").arg("--disk", &disk);
         let mut vm = builder.arg("--net", "tap=t0").start()?;
         vm.wait_for("hello\n", PATIENCE)?;

@@ -67,7 +67,14 @@ fn stale(
     let mut command = Command::new(context.program("loadgen"));
     command
         // No more than an engine of threads gives to the kernel at once.
-        .args(["torture", "--engine", engine, "--depth", "4", "--binary"])
+        .args([
+            "crash-tests",
+            "--engine",
+            engine,
+            "--depth",
+            "4",
+            "--binary",
+        ])
         .arg(context.program("blk-backend"))
         .arg("--image")
         .arg(slow.path())

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::Case;
 use crate::context::Context;
-use crate::stand::{Device, Setup, Stand};
+use crate::harness::{Device, Harness, Setup};
 use crate::storage::Storage;
 
 const SOAK: Duration = Duration::from_secs(30 * 60);
@@ -66,20 +66,20 @@ fn fenced(context: &Context, engine: &str, rounds: u64) -> Result<()> {
         ..Setup::new(context, 10 + 5 * rounds)
     };
     let disk = format!(",direct,queues=2,engine={engine}");
-    let stand = Stand::start_as(context, "fenced", setup, Device::Disk(&disk))?;
+    let harness = Harness::start_as(context, "fenced", setup, Device::Disk(&disk))?;
     let mut waits_ms = Vec::new();
     for _ in 0..rounds {
         // Time enough for requests to be anywhere on their way.
         std::thread::sleep(Duration::from_millis(700));
-        let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
-        stand.backend_after(dead)?;
-        waits_ms.push(waited_ms(&stand, then_ns)?);
+        let (dead, then_ns) = harness.signal(Signal::SIGKILL)?;
+        harness.backend_after(dead)?;
+        waits_ms.push(waited_ms(&harness, then_ns)?);
         // The next one dies by the supervisor's own hand, and those before it are forgiven.
         let then_ns = monotonic_ns();
-        stand.bulkhead_ok("restart", &["disk0", "--wait"])?;
-        waits_ms.push(waited_ms(&stand, then_ns)?);
+        harness.bulkhead_ok("restart", &["disk0", "--wait"])?;
+        waits_ms.push(waited_ms(&harness, then_ns)?);
     }
-    stand.finish()?;
+    harness.finish()?;
     waits_ms.sort_unstable();
     let median = waits_ms[waits_ms.len() / 2];
     println!(
@@ -92,8 +92,8 @@ fn fenced(context: &Context, engine: &str, rounds: u64) -> Result<()> {
 
 /// How long after a time the last fence fell. Threads end with their I/O, and so does their process;
 /// rings outlive it, and the fence stands for longer than that.
-fn waited_ms(stand: &Stand, then_ns: u64) -> Result<u64> {
-    let events = stand.events()?;
+fn waited_ms(harness: &Harness, then_ns: u64) -> Result<u64> {
+    let events = harness.events()?;
     let fenced = events.iter().rev().find(|event| event["kind"] == "fenced");
     let fallen_ns = fenced.and_then(|event| event["time_ns"].as_u64());
     let fallen_ns = fallen_ns.context("there was no fence")?;
@@ -108,24 +108,27 @@ fn stalled(context: &Context, engine: &str, seconds: u64) -> Result<()> {
         ..Setup::new(context, seconds + 8)
     };
     let disk = format!(",direct,queues=2,engine={engine}");
-    let stand = Stand::start_as(context, "stands", setup, Device::Disk(&disk))?;
+    let harness = Harness::start_as(context, "stands", setup, Device::Disk(&disk))?;
     std::thread::sleep(Duration::from_secs(1));
-    let before = stand.backend()?;
+    let before = harness.backend()?;
     storage.suspend()?;
     std::thread::sleep(Duration::from_secs(seconds));
     let asleep = uninterruptible(before)?;
-    let info = stand.info()?;
+    let info = harness.info()?;
     storage.resume()?;
     let state = info["devices"][0]["state"].clone();
     ensure!(
         state == "slow",
         "said to be {state} with its storage stalled"
     );
-    ensure!(stand.backend()? == before, "it was killed for its storage");
-    let kinds: Vec<_> = stand.events()?;
+    ensure!(
+        harness.backend()? == before,
+        "it was killed for its storage"
+    );
+    let kinds: Vec<_> = harness.events()?;
     let hung = kinds.iter().any(|event| event["kind"] == "backend-hung");
     ensure!(!hung, "{kinds:?}");
-    let gaps = stand.finish()?.gaps;
+    let gaps = harness.finish()?.gaps;
     let longest_ns = gaps.iter().map(|(from, to)| to - from).max().unwrap_or(0);
     println!(
         "SEEN stalled engine={engine} seconds={seconds} uninterruptible={asleep} pause_ms={}",
@@ -146,13 +149,13 @@ fn stalled_under_the_dead(context: &Context, engine: &str) -> Result<()> {
         ..Setup::new(context, 25)
     };
     let disk = format!(",direct,queues=2,engine={engine}");
-    let stand = Stand::start_as(context, "dies", setup, Device::Disk(&disk))?;
+    let harness = Harness::start_as(context, "dies", setup, Device::Disk(&disk))?;
     std::thread::sleep(Duration::from_secs(1));
     storage.suspend()?;
     std::thread::sleep(Duration::from_millis(300));
-    let (dead, then_ns) = stand.signal(Signal::SIGKILL)?;
+    let (dead, then_ns) = harness.signal(Signal::SIGKILL)?;
     std::thread::sleep(UNBELIEVED);
-    let events = stand.events()?;
+    let events = harness.events()?;
     storage.resume()?;
     let late = |event: &&Value| event["time_ns"].as_u64() > Some(then_ns);
     let followed = events
@@ -160,9 +163,9 @@ fn stalled_under_the_dead(context: &Context, engine: &str) -> Result<()> {
         .filter(late)
         .any(|event| event["kind"] == "backend-started");
     ensure!(!followed, "somebody did not wait: {events:?}");
-    stand.backend_after(dead)?;
-    let waited_ms = waited_ms(&stand, then_ns)?;
-    stand.finish()?;
+    harness.backend_after(dead)?;
+    let waited_ms = waited_ms(&harness, then_ns)?;
+    harness.finish()?;
     println!("SEEN stalled under the dead engine={engine} waited_ms={waited_ms}");
     ensure!(
         waited_ms >= UNBELIEVED.as_millis().try_into()?,

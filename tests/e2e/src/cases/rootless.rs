@@ -15,8 +15,8 @@ use super::audit::{compare, roles};
 use super::kills::cgroups;
 use crate::context::{Context, need_root};
 use crate::mounts;
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm};
 
 /// What each process may do then, on any host.
@@ -82,8 +82,8 @@ fn rootless(context: &Context) -> Result<()> {
     for path in [context.dir(), &image] {
         chown(path, Some(USER), Some(USER))?;
     }
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let builder = context.vm("rootless").boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let builder = context.vm("rootless").boots_no_os(&kernel);
     let disk = format!("path={}", image.display());
     let command = builder.arg("--disk", disk).command()?;
     let name = context.name_of("rootless");

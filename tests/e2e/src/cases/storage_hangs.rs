@@ -12,8 +12,8 @@ use super::Case;
 use crate::context::Context;
 use crate::fuse::{Fuse, Op};
 use crate::inspect::{process, quietly};
+use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
-use crate::tiny_kernel::TinyKernel;
 use crate::vm::{PATIENCE, Vm};
 
 /// What any look at an image is.
@@ -109,8 +109,8 @@ fn expect_nothing_left(fuse: &Fuse) -> Result<()> {
 fn start_ends(context: &Context, ops: &[Op]) -> Result<()> {
     let fuse = fuse(context)?;
     fuse.hang(ops);
-    let kernel = TinyKernel::new().say("hello\n").spin();
-    let vm = context.vm("hangs").boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let vm = context.vm("hangs").boots_no_os(&kernel);
     let mut vm = vm.arg("--disk", disk(&fuse, "uring")).start()?;
     vm.log().wait_for("waits for its storage", 0, PATIENCE)?;
     wait_until_asked(&fuse)?;
@@ -128,8 +128,8 @@ fn start_ends(context: &Context, ops: &[Op]) -> Result<()> {
 fn start_waits(context: &Context) -> Result<()> {
     let fuse = fuse(context)?;
     fuse.hang(&LOOKS);
-    let kernel = TinyKernel::new().say("hello\n").power_off();
-    let vm = context.vm("hangs").boots_tiny(&kernel);
+    let kernel = NoOsKernel::new().say("hello\n").power_off();
+    let vm = context.vm("hangs").boots_no_os(&kernel);
     let mut vm = vm.arg("--disk", disk(&fuse, "uring")).start()?;
     vm.log().wait_for("waits for its storage", 0, PATIENCE)?;
 
@@ -140,9 +140,9 @@ fn start_waits(context: &Context) -> Result<()> {
 }
 
 /// A VM whose first disk is on storage that can hang, and whose second is not.
-fn two_disks(context: &Context, fuse: &Fuse, engine: &str, kernel: &TinyKernel) -> Result<Vm> {
+fn two_disks(context: &Context, fuse: &Fuse, engine: &str, kernel: &NoOsKernel) -> Result<Vm> {
     let other = context.sparse_file("other", 1 << 20)?;
-    let vm = context.vm("hangs").boots_tiny(kernel);
+    let vm = context.vm("hangs").boots_no_os(kernel);
     let vm = vm.arg("--disk", disk(fuse, engine));
     let mut vm = vm
         .arg("--disk", format!("path={}", other.display()))
@@ -153,7 +153,7 @@ fn two_disks(context: &Context, fuse: &Fuse, engine: &str, kernel: &TinyKernel) 
 
 fn restart_waits(context: &Context, engine: &str) -> Result<()> {
     let fuse = fuse(context)?;
-    let kernel = TinyKernel::new().say("hello\n").spin();
+    let kernel = NoOsKernel::new().say("hello\n").spin();
     let mut vm = two_disks(context, &fuse, engine, &kernel)?;
     wait_for_state(context, &vm, "serving")?;
     fuse.hang(&LOOKS);
@@ -189,7 +189,7 @@ fn restart_waits(context: &Context, engine: &str) -> Result<()> {
 
 fn reboot_ends(context: &Context, engine: &str) -> Result<()> {
     let fuse = fuse(context)?;
-    let kernel = TinyKernel::new().say("hello\n").echo_until_q().reset();
+    let kernel = NoOsKernel::new().say("hello\n").echo_until_q().reset();
     let mut vm = two_disks(context, &fuse, engine, &kernel)?;
     fuse.hang(&LOOKS);
     vm.type_text("q")?;

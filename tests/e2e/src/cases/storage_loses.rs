@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::Case;
 use crate::context::Context;
 use crate::fuse::{Fuse, Op};
-use crate::stand::{Device, Setup, Stand};
+use crate::harness::{Device, Harness, Setup};
 use crate::vm::PATIENCE;
 
 /// How long the driver goes on.
@@ -49,17 +49,17 @@ fn fails(context: &Context, engine: &str) -> Result<()> {
         ..Setup::new(context, SECONDS)
     };
     let options = format!(",engine={engine}");
-    let stand = Stand::start_as(context, "fails", setup, Device::Disk(&options))?;
-    stand.backend()?;
-    ensure!(stand.count("requests-failed")? == 0, "told of too early");
+    let harness = Harness::start_as(context, "fails", setup, Device::Disk(&options))?;
+    harness.backend()?;
+    ensure!(harness.count("requests-failed")? == 0, "told of too early");
 
     fuse.fail(&[Op::Write, Op::Read]);
     wait_until("nothing is told of", || {
-        stand.count("requests-failed").is_ok_and(|told| told > 0)
+        harness.count("requests-failed").is_ok_and(|told| told > 0)
     })?;
     std::thread::sleep(Duration::from_secs(2));
 
-    let events = stand.events()?;
+    let events = harness.events()?;
     let mut told = events
         .iter()
         .filter(|event| event["kind"] == "requests-failed");
@@ -88,8 +88,8 @@ fn loses(context: &Context, engine: &str) -> Result<()> {
         ..Setup::new(context, SECONDS)
     };
     let options = format!(",engine={engine}");
-    let stand = Stand::start_as(context, "loses", setup, Device::Disk(&options))?;
-    let backend = stand.backend()?;
+    let harness = Harness::start_as(context, "loses", setup, Device::Disk(&options))?;
+    let backend = harness.backend()?;
 
     fuse.hang(&[Op::Write]);
     wait_until("nothing is written back", || fuse.is_waited_for())?;
@@ -100,14 +100,12 @@ fn loses(context: &Context, engine: &str) -> Result<()> {
     fuse.fail(&[]);
     // It may be dead already: one that is stopped is found out.
     let _ = nix::sys::signal::kill(backend, Signal::SIGKILL);
-    stand.backend_after(backend)?;
+    harness.backend_after(backend)?;
 
     let patience = Duration::from_secs(SECONDS) + PATIENCE;
-    stand.wait_for("STANDIN done", patience)?;
-    let console = fs::read_to_string(stand.dir().join("console"))?;
-    let done = console
-        .lines()
-        .find(|line| line.starts_with("STANDIN done"));
+    harness.wait_for("DRIVER done", patience)?;
+    let console = fs::read_to_string(harness.dir().join("console"))?;
+    let done = console.lines().find(|line| line.starts_with("DRIVER done"));
     let done = done.context("it said nothing")?;
     println!("SEEN loses engine={engine} {done}");
     ensure!(

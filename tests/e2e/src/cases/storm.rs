@@ -13,7 +13,7 @@ const MORE: Duration = Duration::from_secs(900);
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (what, driver) in [("", Driver::StandIn), ("_under_a_guest", Driver::Guest)] {
+    for (what, driver) in [("", Driver::FakeVmm), ("_under_a_guest", Driver::Guest)] {
         cases.extend([
             Case::native(
                 format!("storm_of_a_minute{what}_loses_nothing"),

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::Case;
 use crate::context::Context;
-use crate::stand::{DEVICES, Device, Stand};
+use crate::harness::{DEVICES, Device, Harness};
 use crate::vm::PATIENCE;
 
 /// A program that is found fit, takes over, and completes nothing.
@@ -75,13 +75,13 @@ pub(super) fn cases() -> Vec<Case> {
     }
     // Threads of a disk hang or wait on their own, without its worker.
     let patient = Device::Disk(",queues=2,engine=threads,direct");
-    let card_waits = Faulty {
+    let nic_waits = Faulty {
         found: true,
         ..WAITS
     };
     for (name, device, what, faulty) in [
         ("threads", patient, "waits_for_ever", WAITS),
-        ("card", Device::Card, "waits_for_ever", card_waits),
+        ("nic", Device::Nic, "waits_for_ever", nic_waits),
     ]
     .into_iter()
     .chain(worker_faults())
@@ -97,18 +97,18 @@ pub(super) fn cases() -> Vec<Case> {
             "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
             |context| {
                 let disk = Device::Disk(",queues=2");
-                let stand = Stand::start(context, "refused", 8, disk)?;
-                let before = refused(context, &stand, disk)?;
-                shrunk(context, &stand, disk, before)?;
-                stand.finish().map(drop)
+                let harness = Harness::start(context, "refused", 8, disk)?;
+                let before = refused(context, &harness, disk)?;
+                shrunk(context, &harness, disk, before)?;
+                harness.finish().map(drop)
             },
         ),
         Case::native(
-            "upgrade_of_a_card_that_cannot_be_is_refused_and_the_old_one_goes_on",
+            "upgrade_of_a_nic_that_cannot_be_is_refused_and_the_old_one_goes_on",
             |context| {
-                let stand = Stand::start(context, "refused", 8, Device::Card)?;
-                refused(context, &stand, Device::Card)?;
-                stand.finish()?.frames.explained_by(0)
+                let harness = Harness::start(context, "refused", 8, Device::Nic)?;
+                refused(context, &harness, Device::Nic)?;
+                harness.finish()?.frames.explained_by(0)
             },
         ),
     ]);
@@ -131,8 +131,8 @@ fn worker_faults() -> impl Iterator<Item = (&'static str, Device<'static>, &'sta
 }
 
 /// Asks for another program, which is refused or fails; what is said of it.
-fn fails(stand: &Stand, device: Device, binary: &str) -> Result<String> {
-    let output = stand.bulkhead("upgrade", &[device.id(), "--binary", binary])?;
+fn fails(harness: &Harness, device: Device, binary: &str) -> Result<String> {
+    let output = harness.bulkhead("upgrade", &[device.id(), "--binary", binary])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     println!("{said}");
     ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
@@ -141,48 +141,48 @@ fn fails(stand: &Stand, device: Device, binary: &str) -> Result<String> {
 
 fn upgraded(context: &Context, name: &str, device: Device, times: u32) -> Result<()> {
     let seconds = if times > 100 { 240 } else { 10 };
-    let stand = Stand::start(context, "upgraded", seconds, device)?;
-    let new = stand.dir().join("backend-new");
-    std::fs::copy(stand.dir().join(device.program()), &new)?;
+    let harness = Harness::start(context, "upgraded", seconds, device)?;
+    let new = harness.dir().join("backend-new");
+    std::fs::copy(harness.dir().join(device.program()), &new)?;
     let until = Instant::now() + Duration::from_secs(seconds - 3);
     let mut done = 0;
     while done < times && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(30));
-        let before = stand.backend()?;
-        stand.bulkhead_ok(
+        let before = harness.backend()?;
+        harness.bulkhead_ok(
             "upgrade",
             &[device.id(), "--binary", &new.display().to_string()],
         )?;
-        ensure!(stand.backend()? != before, "it is the same process");
+        ensure!(harness.backend()? != before, "it is the same process");
         done += 1;
     }
     println!("SEEN upgraded device={name} times={done}");
     ensure!(done >= times.min(5), "{done} upgrades only");
     // Gone from the disk, it still is the program of the next backend.
     std::fs::remove_file(&new)?;
-    let (dead, _) = stand.signal(Signal::SIGKILL)?;
-    let pid = stand.backend_after(dead)?;
+    let (dead, _) = harness.signal(Signal::SIGKILL)?;
+    let pid = harness.backend_after(dead)?;
     let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
     ensure!(
         program.display().to_string().contains("backend-new"),
         "{program:?}"
     );
     // Those that ended in good order have lost no frame.
-    stand.finish()?.frames.explained_by(1)
+    harness.finish()?.frames.explained_by(1)
 }
 
 fn rolled_back(context: &Context, device: Device, faulty: Faulty) -> Result<()> {
-    let stand = Stand::start(context, "rolledback", 16, device)?;
+    let harness = Harness::start(context, "rolledback", 16, device)?;
     let binary = context.program(faulty.program).display().to_string();
-    let own = std::fs::read_link(format!("/proc/{}/exe", stand.backend()?))?;
+    let own = std::fs::read_link(format!("/proc/{}/exe", harness.backend()?))?;
     for _ in 0..faulty.times {
         std::thread::sleep(Duration::from_millis(200));
-        let before = stand.backend()?;
+        let before = harness.backend()?;
         let said = std::thread::scope(|scope| {
             let stops = faulty
                 .stopped
-                .then(|| scope.spawn(|| stop_after(&stand, before)));
-            let said = fails(&stand, device, &binary)?;
+                .then(|| scope.spawn(|| stop_after(&harness, before)));
+            let said = fails(&harness, device, &binary)?;
             match stops.map(std::thread::ScopedJoinHandle::join) {
                 Some(Ok(stopped)) => stopped?,
                 Some(Err(_)) => anyhow::bail!("a thread panicked"),
@@ -191,14 +191,14 @@ fn rolled_back(context: &Context, device: Device, faulty: Faulty) -> Result<()> 
             anyhow::Ok(said)
         })?;
         ensure!(said.contains("the new backend"), "{said}");
-        served_again_by(&stand, &own, before)?;
+        served_again_by(&harness, &own, before)?;
     }
-    let rolled = stand.count("upgrade-rolled-back")?;
+    let rolled = harness.count("upgrade-rolled-back")?;
     // By the supervisor, or by the vmm if it was still being told what to serve.
-    let found = stand.count("backend-hung")? + stand.count("backend-lost")?;
-    ensure!(rolled == faulty.times, "{:?}", stand.events()?);
-    ensure!(!faulty.found || found > 0, "{:?}", stand.events()?);
-    let summary = stand.finish()?;
+    let found = harness.count("backend-hung")? + harness.count("backend-lost")?;
+    ensure!(rolled == faulty.times, "{:?}", harness.events()?);
+    ensure!(!faulty.found || found > 0, "{:?}", harness.events()?);
+    let summary = harness.finish()?;
     let gaps = summary.gaps.iter().map(|(from, to)| to - from);
     println!(
         "SEEN rolled-back program={} times={} longest_pause_ms={}",
@@ -212,10 +212,10 @@ fn rolled_back(context: &Context, device: Device, faulty: Faulty) -> Result<()> 
 
 /// Waits until a process of this program serves the device that is another than `before`: the answer
 /// may come a moment earlier.
-fn served_again_by(stand: &Stand, program: &Path, before: Pid) -> Result<()> {
+fn served_again_by(harness: &Harness, program: &Path, before: Pid) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let after = stand.backend()?;
+        let after = harness.backend()?;
         // One that is dying has none.
         let serves = std::fs::read_link(format!("/proc/{after}/exe")).ok();
         if after != before && serves.as_deref() == Some(program) {
@@ -227,10 +227,10 @@ fn served_again_by(stand: &Stand, program: &Path, before: Pid) -> Result<()> {
 }
 
 /// Stops the backend that follows this one.
-fn stop_after(stand: &Stand, old: Pid) -> Result<()> {
+fn stop_after(harness: &Harness, old: Pid) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let pid = stand.process()?.filter(|pid| *pid != old);
+        let pid = harness.process()?.filter(|pid| *pid != old);
         if let Some(pid) = pid {
             return Ok(kill(pid, Signal::SIGSTOP)?);
         }
@@ -240,37 +240,37 @@ fn stop_after(stand: &Stand, old: Pid) -> Result<()> {
 }
 
 /// Programs that cannot take over; who served the device before them, and still does.
-fn refused(context: &Context, stand: &Stand, device: Device) -> Result<Pid> {
-    let before = stand.backend()?;
-    let kernel = stand.dir().join("kernel").display().to_string();
-    let standin = context.program("vmm-standin").display().to_string();
+fn refused(context: &Context, harness: &Harness, device: Device) -> Result<Pid> {
+    let before = harness.backend()?;
+    let kernel = harness.dir().join("kernel").display().to_string();
+    let fake = context.program("fake-vmm").display().to_string();
     for (binary, why) in [
         // It gives up at once: that is no device it could serve.
-        (standin, "the new backend"),
+        (fake, "the new backend"),
         (kernel, "the new backend"),
         ("/nonexistent".into(), "No such file"),
     ] {
-        let said = fails(stand, device, &binary)?;
+        let said = fails(harness, device, &binary)?;
         ensure!(said.contains(why), "{said}");
-        ensure!(stand.backend()? == before, "the old one is gone");
+        ensure!(harness.backend()? == before, "the old one is gone");
     }
     Ok(before)
 }
 
 /// A disk that shrank is not the guest's any more.
-fn shrunk(context: &Context, stand: &Stand, disk: Device, before: Pid) -> Result<()> {
+fn shrunk(context: &Context, harness: &Harness, disk: Device, before: Pid) -> Result<()> {
     let image = std::fs::File::options()
         .write(true)
-        .open(stand.dir().join("image"))?;
+        .open(harness.dir().join("image"))?;
     let len = image.metadata()?.len();
     image.set_len(len / 2)?;
     let binary = context.program(disk.program()).display().to_string();
-    let said = fails(stand, disk, &binary);
+    let said = fails(harness, disk, &binary);
     image.set_len(len)?;
     let said = said?;
     let sizes = [len / 2, len].map(|bytes| said.contains(&format!("{bytes}")));
     ensure!(sizes == [true; 2] && said.contains("shrunk"), "{said}");
-    ensure!(stand.backend()? == before, "the old one is gone");
+    ensure!(harness.backend()? == before, "the old one is gone");
     Ok(())
 }
 
@@ -279,21 +279,21 @@ fn shrunk(context: &Context, stand: &Stand, disk: Device, before: Pid) -> Result
 fn grown(context: &Context, engine: &str) -> Result<()> {
     let options = format!(",queues=2,engine={engine}");
     let disk = Device::Disk(&options);
-    let stand = Stand::start(context, "grown", 8, disk)?;
+    let harness = Harness::start(context, "grown", 8, disk)?;
     let image = std::fs::File::options()
         .write(true)
-        .open(stand.dir().join("image"))?;
+        .open(harness.dir().join("image"))?;
     let len = image.metadata()?.len();
     let binary = context.program(disk.program()).display().to_string();
     for more in [16 << 20, (16 << 20) + 100] {
         image.set_len(len + more)?;
-        let before = stand.backend()?;
-        stand.bulkhead_ok("upgrade", &[disk.id(), "--binary", &binary])?;
-        ensure!(stand.backend()? != before, "it is the same process");
+        let before = harness.backend()?;
+        harness.bulkhead_ok("upgrade", &[disk.id(), "--binary", &binary])?;
+        ensure!(harness.backend()? != before, "it is the same process");
     }
-    stand.bulkhead_ok("restart", &[disk.id(), "--wait"])?;
-    let (dead, _) = stand.signal(Signal::SIGKILL)?;
-    stand.backend_after(dead)?;
+    harness.bulkhead_ok("restart", &[disk.id(), "--wait"])?;
+    let (dead, _) = harness.signal(Signal::SIGKILL)?;
+    harness.backend_after(dead)?;
     image.set_len(len)?;
-    stand.finish().map(drop)
+    harness.finish().map(drop)
 }

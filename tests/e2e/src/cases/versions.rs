@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::Case;
 use crate::context::Context;
-use crate::stand::{DEVICES, Device, Setup, Stand};
+use crate::harness::{DEVICES, Device, Harness, Setup};
 
 /// For how long the device is loaded.
 const SECONDS: u64 = 20;
@@ -37,8 +37,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Programs are known by the name of their file.
-fn copy(stand: &Stand, from: &Path, program: &str, name: &str) -> Result<PathBuf> {
-    let path = stand.dir().join(name);
+fn copy(harness: &Harness, from: &Path, program: &str, name: &str) -> Result<PathBuf> {
+    let path = harness.dir().join(name);
     std::fs::copy(from.join(program), &path)?;
     Ok(path)
 }
@@ -48,10 +48,10 @@ fn change(context: &Context, supervisor: &Path, name: &str, device: Device) -> R
         bin: supervisor,
         ..Setup::new(context, SECONDS)
     };
-    let stand = Stand::start_as(context, "versions", setup, device)?;
+    let harness = Harness::start_as(context, "versions", setup, device)?;
     let programs = [
-        copy(&stand, context.previous()?, device.program(), "previous")?,
-        copy(&stand, context.bin(), device.program(), "this")?,
+        copy(&harness, context.previous()?, device.program(), "previous")?,
+        copy(&harness, context.bin(), device.program(), "this")?,
     ];
     let until = Instant::now() + Duration::from_secs(SECONDS - 4);
     let mut changes = 0_u32;
@@ -61,15 +61,15 @@ fn change(context: &Context, supervisor: &Path, name: &str, device: Device) -> R
         }
         std::thread::sleep(Duration::from_millis(100));
         let binary = program.display().to_string();
-        stand.bulkhead_ok("upgrade", &[device.id(), "--binary", &binary])?;
-        let runs = std::fs::read_link(format!("/proc/{}/exe", stand.backend()?))?;
+        harness.bulkhead_ok("upgrade", &[device.id(), "--binary", &binary])?;
+        let runs = std::fs::read_link(format!("/proc/{}/exe", harness.backend()?))?;
         ensure!(runs == *program, "{} serves the device", runs.display());
         changes += 1;
         // Its successor finds what it leaves behind, and then the other version.
-        let (dead, _) = stand.signal(Signal::SIGKILL)?;
-        stand.backend_after(dead)?;
+        let (dead, _) = harness.signal(Signal::SIGKILL)?;
+        harness.backend_after(dead)?;
     }
     println!("SEEN versions device={name} changes={changes} kills={changes}");
     ensure!(changes >= CHANGES_MIN, "{changes} changes only");
-    stand.finish()?.frames.explained_by(changes.into())
+    harness.finish()?.frames.explained_by(changes.into())
 }

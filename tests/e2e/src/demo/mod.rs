@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A scripted session with a stock Debian guest, on a disk and a network card of its own; every
+//! A scripted session with a stock Debian guest, on a disk and a NIC of its own; every
 //! step must hold.
 
 mod map;

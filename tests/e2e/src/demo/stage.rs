@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::traffic;
 use crate::vm::{DEBIAN, Stock, Vm, VmBuilder};
 
-/// The host's end of the guest's network card, and its address.
+/// The host's end of the guest's NIC, and its address.
 const TAP: &str = "demo0";
 pub(super) const HOST: &str = "10.213.0.1";
 const GUEST: &str = "10.213.0.2/30";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is exchanged with a network card: bare frames, or datagrams through the host's UDP.
+//! What is exchanged with a NIC: bare frames, or datagrams through the host's UDP.
 
 use std::io;
 use std::net::UdpSocket;
@@ -12,9 +12,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::{Back, Wire};
 use crate::network::ip;
 
-/// The card, and the tap behind it.
+/// The NIC, and the tap behind it.
 pub const TAP: &str = "card0";
-/// The card's address.
+/// The NIC's address.
 pub const MAC: &str = "02:00:00:00:00:01";
 const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -40,7 +40,7 @@ const BUFFER_BYTES: usize = 8 << 20;
 pub struct Frames(Packets);
 
 impl Frames {
-    /// On the card's tap.
+    /// On the NIC's tap.
     ///
     /// # Errors
     /// When there is none.
@@ -83,7 +83,7 @@ pub fn address_tap() -> Result<()> {
     ))
 }
 
-/// Datagrams that are segmented behind the card, if the tap has UDP segmentation, and before it, if
+/// Datagrams that are segmented behind the NIC, if the tap has UDP segmentation, and before it, if
 /// not.
 #[derive(Debug)]
 pub struct Datagrams(UdpSocket);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `backend-that-hangs`: a backend whose requests never reach the kernel: it tries for ever. To a
-//! network card its tap looks empty, and full.
+//! NIC its tap looks empty, and full.
 
 use std::process::ExitCode;
 

@@ -205,7 +205,7 @@ impl Scene<'_> {
 
     /// `bulkhead` with these words, which may be refused: the VM does many things at once.
     fn command(&self, verb: &str, words: &[&str]) -> Result<(Outcome, String)> {
-        let output = self.stand.bulkhead(verb, words)?;
+        let output = self.harness.bulkhead(verb, words)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         match output.status.code() {
             Some(0) => Ok((Outcome::Done, said)),
@@ -221,8 +221,8 @@ impl Scene<'_> {
             _ => "blk-backend",
         };
         match build {
-            Build::Same => self.stand.dir().join(program),
-            Build::Other => self.stand.dir().join(format!("{program}-other")),
+            Build::Same => self.harness.dir().join(program),
+            Build::Other => self.harness.dir().join(format!("{program}-other")),
             Build::Faulty => self.context.program("backend-that-dies"),
         }
     }
@@ -271,14 +271,14 @@ impl Scene<'_> {
 
     /// A client that asks, and goes away before it is answered or is refused.
     fn hang_up(&self, request: &[u8]) -> Result<(Outcome, String)> {
-        let mut stream = self.stand.api().context("the API")?;
+        let mut stream = self.harness.api().context("the API")?;
         stream.write_all(request)?;
         Ok((Outcome::Done, String::new()))
     }
 
     /// A client that follows the events for a moment.
     fn attach(&self) -> Result<(Outcome, String)> {
-        let mut stream = self.stand.api().context("the API")?;
+        let mut stream = self.harness.api().context("the API")?;
         stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")?;
         stream.set_read_timeout(Some(ATTACHED))?;
         let (mut seen, mut bytes) = (0, [0; 4096]);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A storm: everything that a user can do to a VM and everything that may happen to it, at random and
-//! at once, under a driver that verifies. The VM has a disk of each engine and a network card. Either
-//! everything is real but the guest, whose place `vmm-standin` takes, and the driver has many queues,
-//! much outstanding and the card as well; or everything is real, and the guest is a few hundred bytes.
+//! at once, under a driver that verifies. The VM has a disk of each engine and a NIC. Either
+//! everything is real but the guest, whose place `fake-vmm` takes, and the driver has many queues,
+//! much outstanding and the NIC as well; or everything is real, and the guest is a few hundred bytes.
 //!
 //! The plan follows from a seed, which is printed, so that the same plan can be run again. What comes of
 //! it depends on the machine as well: the same plan finds a fault again more often than not.
@@ -27,9 +27,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::context::Context;
 use crate::exchange::Exchange;
 use crate::exchange::wires::{Frames, MAC, TAP};
+use crate::harness::{Device, Harness, Setup};
 use crate::network::enter_empty;
-use crate::stand::{Device, Setup, Stand};
-use crate::tiny_kernel::{TinyKernel, verifier};
+use crate::no_os_kernel::{NoOsKernel, verifier};
 use book::Book;
 use ledger::Ledger;
 use storage::Freezable;
@@ -42,9 +42,9 @@ const IMAGE_BYTES: u64 = 64 << 20;
 /// Who drives the devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    /// `vmm-standin`, in the place of the vmm.
-    StandIn,
-    /// A tiny guest of the vmm.
+    /// `fake-vmm`, in the place of the vmm.
+    FakeVmm,
+    /// A guest without an operating system, in a real vmm.
     Guest,
 }
 
@@ -52,7 +52,7 @@ impl Driver {
     /// How it is told to reboot.
     fn reboot(self) -> &'static str {
         match self {
-            Self::StandIn => "reboot\n",
+            Self::FakeVmm => "reboot\n",
             Self::Guest => "R",
         }
     }
@@ -60,7 +60,7 @@ impl Driver {
     /// How it is told to reset a device.
     fn reset(self, device: usize) -> String {
         match self {
-            Self::StandIn => format!("reset {device}\n"),
+            Self::FakeVmm => format!("reset {device}\n"),
             Self::Guest => device.to_string(),
         }
     }
@@ -71,7 +71,7 @@ struct Scene<'a> {
     context: &'a Context,
     driver: Driver,
     /// Dropped first, and needs a thawed storage to end: see [`Self::finish`].
-    stand: Stand,
+    harness: Harness,
     storage: Freezable,
     images: [PathBuf; 2],
     /// Where the driver's orders are appended.
@@ -99,7 +99,7 @@ pub fn run(context: &Context, driver: Driver, length: Duration) -> Result<()> {
     }
     let mut scene = Scene::make(context, driver, seed)?;
     let exchange = match driver {
-        Driver::StandIn => Some(Exchange::start(Tolerant(Frames::new()?))),
+        Driver::FakeVmm => Some(Exchange::start(Tolerant(Frames::new()?))),
         Driver::Guest => None,
     };
     let outcome = scene.weather(&plan);
@@ -108,7 +108,7 @@ pub fn run(context: &Context, driver: Driver, length: Duration) -> Result<()> {
     let outcome = outcome.and_then(|()| scene.settle(exchange));
     if outcome.is_err() {
         scene.book.print_all();
-        println!("--- the log of the VM\n{}---", scene.stand.log());
+        println!("--- the log of the VM\n{}---", scene.harness.log());
     }
     scene.book.print_counts();
     outcome.with_context(|| {
@@ -134,7 +134,7 @@ impl<'a> Scene<'a> {
             direct(1)
         );
         let more = ["--disk", &second, "--net", &format!("tap={TAP},mac={MAC}")].map(str::to_owned);
-        let guest = TinyKernel::new().say("STANDIN ready\n").verify();
+        let guest = NoOsKernel::new().say("DRIVER ready\n").verify();
         let setup = Setup {
             guest: (driver == Driver::Guest).then_some(&guest),
             blocks: BLOCKS,
@@ -143,22 +143,22 @@ impl<'a> Scene<'a> {
             words: &format!("storm seed={seed}"),
             ..Setup::new(context, 0)
         };
-        let stand = Stand::start_as(context, "storm", setup, Device::Disk(&first))?;
+        let harness = Harness::start_as(context, "storm", setup, Device::Disk(&first))?;
         let orders = match driver {
-            Driver::StandIn => File::options()
+            Driver::FakeVmm => File::options()
                 .append(true)
-                .open(stand.dir().join("kernel"))?,
-            Driver::Guest => stand.pty()?,
+                .open(harness.dir().join("kernel"))?,
+            Driver::Guest => harness.pty()?,
         };
         for program in ["blk-backend", "net-backend"] {
-            act::other_build(context, stand.dir(), program)?;
+            act::other_build(context, harness.dir(), program)?;
         }
         let without = std::env::var(act::WITHOUT).unwrap_or_default();
         let without = without.split(',').map(str::to_owned).collect();
         Ok(Self {
             context,
             driver,
-            stand,
+            harness,
             storage,
             images,
             orders,
@@ -196,16 +196,16 @@ impl<'a> Scene<'a> {
     /// The VM has ended in good order: what it left is what was promised.
     fn finish(self, seed: u64) -> Result<()> {
         let outcome = match self.driver {
-            Driver::StandIn => self.check_ledger(seed),
+            Driver::FakeVmm => self.check_ledger(seed),
             Driver::Guest => self.check_blocks(seed),
         };
         if outcome.is_err() {
             self.book.print_all();
-            println!("--- the driver said\n{}---", self.stand.console());
+            println!("--- the driver said\n{}---", self.harness.console());
         }
         outcome?;
-        let name = self.stand.name().to_owned();
-        drop(self.stand);
+        let name = self.harness.name().to_owned();
+        drop(self.harness);
         self.storage.end()?;
         let left = crate::procs::cgroups_of(&name);
         ensure!(left.is_empty(), "control groups are left: {left:?}");
@@ -214,9 +214,9 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// What the stand-in said, and what the images hold.
+    /// What the fake vmm said, and what the images hold.
     fn check_ledger(&self, seed: u64) -> Result<()> {
-        let ledger = Ledger::read(&self.stand.console())?;
+        let ledger = Ledger::read(&self.harness.console())?;
         let mut checked = 0;
         for (disk, image) in self.images.iter().enumerate() {
             checked += ledger.check(disk, image)?;
@@ -236,7 +236,7 @@ impl<'a> Scene<'a> {
 
     /// The guest compares what it reads itself; no block of an image is torn.
     fn check_blocks(&self, seed: u64) -> Result<()> {
-        let console = self.stand.console();
+        let console = self.harness.console();
         ensure!(!console.contains("FAULT"), "the guest says {console}");
         let mut written = 0;
         for image in &self.images {

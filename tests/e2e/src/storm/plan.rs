@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use loadgen::random::Random;
 
-/// The devices of the VM, in the order of its driver: two disks and a network card.
+/// The devices of the VM, in the order of its driver: two disks and a NIC.
 pub const DEVICES: [&str; 3] = ["disk0", "disk1", "net0"];
 /// The disks among them.
 const DISKS: u64 = 2;

@@ -28,13 +28,13 @@ impl Scene<'_> {
         for backend in backends() {
             let _ = kill(backend, Signal::SIGCONT);
         }
-        if self.stand.has_ended() {
+        if self.harness.has_ended() {
             return Ok(());
         }
-        if self.stand.info()?["state"] == "paused" {
-            self.stand.bulkhead_ok("resume", &[])?;
+        if self.harness.info()?["state"] == "paused" {
+            self.harness.bulkhead_ok("resume", &[])?;
         }
-        self.stand
+        self.harness
             .bulkhead_ok("link", &[DEVICES[2], "up"])
             .map(drop)
     }
@@ -50,8 +50,8 @@ impl Scene<'_> {
         }
         for (device, id) in DEVICES.iter().enumerate() {
             let binary = self.program(device, Build::Same).display().to_string();
-            self.stand.bulkhead_ok("restart", &[id, "--wait"])?;
-            self.stand
+            self.harness.bulkhead_ok("restart", &[id, "--wait"])?;
+            self.harness
                 .bulkhead_ok("upgrade", &[id, "--binary", &binary])?;
         }
         if exchanges {
@@ -63,19 +63,19 @@ impl Scene<'_> {
                 "after the storm: {seen:?}"
             );
         }
-        let completed = self.stand.completed()?;
+        let completed = self.harness.completed()?;
         println!("SEEN storm completed and failed: {completed:?}");
         let failed = completed.iter().take(2).map(|(_, failed)| failed);
         ensure!(failed.sum::<u64>() == 0, "requests failed: {completed:?}");
         self.power_off()?;
-        let status = self.stand.wait(PATIENCE)?;
+        let status = self.harness.wait(PATIENCE)?;
         ensure!(status.success(), "bulkhead run ended with {status}");
         Ok(())
     }
 
     fn power_off(&self) -> Result<()> {
         match self.driver {
-            Driver::StandIn => self.stand.bulkhead_ok("stop", &[]).map(drop),
+            Driver::FakeVmm => self.harness.bulkhead_ok("stop", &[]).map(drop),
             Driver::Guest => self.order("Q").map(drop),
         }
     }
@@ -83,7 +83,7 @@ impl Scene<'_> {
     fn wait_for_service(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let info = self.stand.info()?;
+            let info = self.harness.info()?;
             let devices = info["devices"].as_array().cloned().unwrap_or_default();
             let served = devices.iter().all(|device| device["state"] == "serving");
             if info["state"] == "running" && devices.len() == DEVICES.len() && served {
@@ -91,7 +91,7 @@ impl Scene<'_> {
             }
             for device in devices.iter().filter(|device| device["state"] == "stalled") {
                 let id = device["id"].as_str().unwrap_or_default();
-                self.stand.bulkhead_ok("restart", &[id])?;
+                self.harness.bulkhead_ok("restart", &[id])?;
             }
             if begun.elapsed() > PATIENCE {
                 bail!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The way to a card whose link is pulled now and then: what the network does not take is lost.
+//! The way to a NIC whose link is pulled now and then: what the network does not take is lost.
 
 use std::io;
 

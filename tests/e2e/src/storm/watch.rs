@@ -23,10 +23,10 @@ impl Scene<'_> {
         let mut read_bytes = 0;
         while !over.load(Ordering::SeqCst) {
             thread::sleep(EVERY);
-            if self.stand.has_ended() {
+            if self.harness.has_ended() {
                 self.book.fail(format_args!(
                     "the VM has ended: {}",
-                    self.stand.last_words()
+                    self.harness.last_words()
                 ));
                 return;
             }
@@ -35,7 +35,7 @@ impl Scene<'_> {
                 return;
             }
             let begun = Instant::now();
-            match self.stand.info() {
+            match self.harness.info() {
                 Ok(info) => {
                     self.book.count("look", Outcome::Done, begun);
                     for device in info["devices"].as_array().into_iter().flatten() {
@@ -54,15 +54,15 @@ impl Scene<'_> {
     /// Something that is guaranteed did not hold. If the VM has ended, or is about to, that is all.
     pub(super) fn fail(&self, what: impl fmt::Display) {
         let begun = Instant::now();
-        while !self.stand.has_ended() && begun.elapsed() < ENDING {
+        while !self.harness.has_ended() && begun.elapsed() < ENDING {
             thread::sleep(EVERY / 10);
         }
-        let console = self.stand.console();
+        let console = self.harness.console();
         let fault = console.lines().find_map(|line| line.strip_prefix("FAULT "));
-        match (fault, self.stand.has_ended()) {
+        match (fault, self.harness.has_ended()) {
             (Some(fault), _) => self.book.fail(format_args!("the driver says: {fault}")),
             (None, true) => {
-                let words = self.stand.last_words();
+                let words = self.harness.last_words();
                 self.book.fail(format_args!("the VM has ended: {words}"));
             }
             (None, false) => self.book.fail(what),
@@ -72,7 +72,7 @@ impl Scene<'_> {
     /// Asks for a backend for a device that has been given up.
     fn revive(&self, device: &str) {
         let begun = Instant::now();
-        match self.stand.bulkhead("restart", &[device]) {
+        match self.harness.bulkhead("restart", &[device]) {
             Ok(output) if output.status.success() => {
                 self.book.count("revive", Outcome::Done, begun);
                 self.book.note(format_args!("revived {device}"));
@@ -89,7 +89,7 @@ impl Scene<'_> {
 
     /// A fault that the driver told of since the last look.
     fn fault_after(&self, read_bytes: &mut u64) -> Option<String> {
-        let file = File::open(self.stand.dir().join("console")).ok()?;
+        let file = File::open(self.harness.dir().join("console")).ok()?;
         let len = file.metadata().ok()?.len();
         let mut bytes = vec![0; usize::try_from(len.saturating_sub(*read_bytes)).ok()?];
         file.read_exact_at(&mut bytes, *read_bytes).ok()?;

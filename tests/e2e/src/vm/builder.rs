@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::Vm;
 use crate::context::{Context, state_root};
-use crate::tiny_kernel::TinyKernel;
+use crate::no_os_kernel::NoOsKernel;
 
 /// A stock kernel in one of its two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +103,8 @@ impl<'a> VmBuilder<'a> {
 
     /// Boots a hand-made kernel.
     #[must_use]
-    pub fn boots_tiny(mut self, kernel: &TinyKernel) -> Self {
-        match self.context.tiny_kernel(kernel) {
+    pub fn boots_no_os(mut self, kernel: &NoOsKernel) -> Self {
+        match self.context.no_os_kernel(kernel) {
             Ok(file) => self.arg("--kernel", file.display()).mem_mib(16),
             Err(error) => {
                 self.fault = Some(error);

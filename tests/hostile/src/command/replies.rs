@@ -10,7 +10,7 @@ use devices::virtio::vhost_user::events::DeviceEvent;
 use devices::virtio::vhost_user::spec::{Origin, Timeouts};
 use loadgen::random::Random;
 
-use super::conduct::{Backends, Mischief, Plan};
+use super::behaviour::{Backends, Misbehaviour, Plan};
 use crate::machine::{Machine, machine};
 use crate::process;
 
@@ -57,15 +57,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if number == warm {
             before = at_rest(&machine, &backends)?;
         }
-        let mischief = match options.kind {
-            Kind::Descriptors => Mischief::Descriptors,
+        let misbehaviour = match options.kind {
+            Kind::Descriptors => Misbehaviour::Descriptors,
             Kind::Any => {
-                let kinds = Mischief::LOUD;
+                let kinds = Misbehaviour::LOUD;
                 kinds[usize::try_from(random.below(kinds.len() as u64))?]
             }
         };
         let plan = Plan {
-            mischief,
+            misbehaviour,
             at: random.below(ANSWERS),
             seed: random.number(),
         };

@@ -18,8 +18,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::ftruncate;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
-use super::conduct::{CONFIG, Plan, serve};
-use crate::message::{Loot, Peer};
+use super::behaviour::{CONFIG, Plan, serve};
+use crate::message::{Peer, Received};
 
 /// How long it only fails requests, so that the guest can get to know it.
 const HARMLESS: Duration = Duration::from_secs(1);
@@ -71,10 +71,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (malice, seconds) = (options.malice, options.seconds);
     let hang_up = peer.stream.try_clone()?;
     let stopped = Arc::clone(&stop);
-    serve(&mut peer, Plan::HONEST, |loot| {
-        if loot.enabled > 0 && !works {
+    serve(&mut peer, Plan::HONEST, |received| {
+        if received.enabled > 0 && !works {
             works = true;
-            let queues: Result<Vec<Queue>> = queues(loot);
+            let queues: Result<Vec<Queue>> = queues(received);
             let (stop, hang_up) = (Arc::clone(&stop), hang_up.try_clone());
             std::thread::spawn(move || {
                 let outcome = queues.and_then(|queues| work(queues, malice, seconds, &stop));
@@ -90,14 +90,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn queues(loot: &Loot) -> Result<Vec<Queue>> {
-    let regions = loot.memory.iter().map(|(base, len, offset, file)| {
+fn queues(received: &Received) -> Result<Vec<Queue>> {
+    let regions = received.memory.iter().map(|(base, len, offset, file)| {
         let file = FileOffset::new(file.try_clone()?, *offset);
         Ok((GuestAddress(*base), usize::try_from(*len)?, Some(file)))
     });
     let regions = regions.collect::<Result<Vec<_>>>()?;
     let memory = Arc::new(GuestMemoryMmap::from_ranges_with_files(regions)?);
-    let started = loot.rings.values().filter(|ring| ring.size > 0);
+    let started = received.rings.values().filter(|ring| ring.size > 0);
     let queues = started.map(|ring| {
         let [desc, used, avail] = ring.addresses;
         Ok(Queue {

@@ -22,9 +22,9 @@ use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl};
 use nix::unistd::ftruncate;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::conduct::{CONFIG, Plan, serve};
+use super::behaviour::{CONFIG, Plan, serve};
 use crate::machine::{Machine, QUEUE_SIZE, machine};
-use crate::message::{Loot, Peer, QUEUES};
+use crate::message::{Peer, QUEUES, Received};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -133,8 +133,8 @@ fn hostile(deeds: &Arc<Deeds>, seed: u64) -> Result<UnixStream> {
     let work = move || {
         let mut peer = Peer::new(theirs, &CONFIG);
         let mut random = Random::new(seed);
-        let _ = serve(&mut peer, Plan::HONEST, |loot| {
-            abuse(loot, &deeds, &mut random);
+        let _ = serve(&mut peer, Plan::HONEST, |received| {
+            abuse(received, &deeds, &mut random);
             true
         });
     };
@@ -145,8 +145,8 @@ fn hostile(deeds: &Arc<Deeds>, seed: u64) -> Result<UnixStream> {
 }
 
 /// Does everything at once to whatever there is by now.
-fn abuse(loot: &Loot, deeds: &Deeds, random: &mut Random) {
-    for (base, len, _, file) in &loot.memory {
+fn abuse(received: &Received, deeds: &Deeds, random: &mut Random) {
+    for (base, len, _, file) in &received.memory {
         let attempts = [
             ftruncate(file, 0),
             ftruncate(file, i64::MAX),
@@ -164,7 +164,7 @@ fn abuse(loot: &Loot, deeds: &Deeds, random: &mut Random) {
         if fallocate(file, hole, at, 0x10000).is_ok() {
             deeds.holes.fetch_add(1, Ordering::Relaxed);
         }
-        for ring in loot.rings.values() {
+        for ring in received.rings.values() {
             for address in ring.addresses {
                 let mut rubbish = [0; 72];
                 rubbish.fill_with(|| random.number().to_be_bytes()[0]);
@@ -176,7 +176,7 @@ fn abuse(loot: &Loot, deeds: &Deeds, random: &mut Random) {
             }
         }
     }
-    for ring in loot.rings.values() {
+    for ring in received.rings.values() {
         for eventfd in [&ring.kick, &ring.call].into_iter().flatten() {
             let _ = fcntl(eventfd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
             let full = std::io::Write::write(&mut &*eventfd, &(u64::MAX - 1).to_ne_bytes());

@@ -9,7 +9,7 @@ use clap::Args;
 use devices::virtio::vhost_user::events::DeviceEvent;
 use devices::virtio::vhost_user::spec::{Origin, Timeouts};
 
-use super::conduct::{Backends, Mischief, Plan};
+use super::behaviour::{Backends, Misbehaviour, Plan};
 use crate::machine::machine;
 
 /// How long a backend may stay silent and be kept.
@@ -31,9 +31,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let vcpu = machine.vcpu()?;
     let (mut tried, mut longest) = (0, Duration::ZERO);
     for at in (0..18).step_by(options.every.max(1)) {
-        for mischief in [Mischief::Silent, Mischief::Deaf] {
+        for misbehaviour in [Misbehaviour::Silent, Misbehaviour::Deaf] {
             let plan = Plan {
-                mischief,
+                misbehaviour,
                 at,
                 seed: 1,
             };
@@ -42,7 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let outcome = machine.settled(LIMIT)?;
             ensure!(
                 matches!(outcome, DeviceEvent::Lost(_)),
-                "{mischief:?} at {at}: {outcome:?}"
+                "{misbehaviour:?} at {at}: {outcome:?}"
             );
             longest = longest.max(begun.elapsed());
             tried += 1;

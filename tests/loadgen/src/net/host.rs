@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// What a socket holds until it is read: all that a card keeps back while its backend is replaced.
+/// What a socket holds until it is read: all that a NIC keeps back while its backend is replaced.
 const BUFFER_BYTES: usize = 8 << 20;
 
 /// Gives the calling thread, and what it starts, a network of its own with nothing in it. Takes
