@@ -6,6 +6,7 @@
 //! Everything a guest can write arrives here. No value of any width at any offset may make this
 //! code panic, block or allocate without bound.
 
+pub mod arm;
 pub mod bus;
 pub mod guest_event;
 pub mod interrupt;
