@@ -8,44 +8,18 @@ use ipc::control::{DeviceNews, ToDevice, ToVmm};
 use spec::api::{EventKind, VmState};
 
 use super::Supervisor;
-use super::devices::{DeviceAction, Devices};
+use super::devices::{Actions, AllActions, DeviceAction, Devices};
 use super::lifecycle::Action;
 use super::retry::Retry;
 
 impl Supervisor {
     /// Handles the vmm's message about a device.
     pub(super) fn hear_of_device(&mut self, index: u8, news: &DeviceNews, now_ns: u64) {
+        // A guest may have been paused in the middle of a request: its samples say nothing.
         let paused = self.lifecycle.running() == VmState::Paused;
-        if let Some(device) = self.devices.external(index) {
-            match news {
-                DeviceNews::Connected => device.connected(),
-                DeviceNews::Lost(why) => device.lost(why, now_ns),
-                _ => {}
-            }
-        }
-        if let DeviceNews::Guest(why) | DeviceNews::Failed(why) = news {
-            let id = self.devices.id(index);
-            let kind = match news {
-                DeviceNews::Guest(_) => EventKind::GuestFault,
-                _ => EventKind::Stalled,
-            };
-            self.event_log.note(kind, id.as_deref(), why);
-        }
-        let Some(slot) = self.devices.slot(index) else {
-            return;
-        };
-        match news {
-            DeviceNews::Connected => slot.connected(now_ns),
-            DeviceNews::Lost(why) => slot.lost(why),
-            DeviceNews::Drained => slot.drained(),
-            DeviceNews::Compatible => slot.fit(now_ns),
-            DeviceNews::Incompatible(why) => slot.unfit(why),
-            // A guest may have been paused in the middle of a request: its samples say nothing.
-            DeviceNews::Outstanding(samples) if !paused => slot.waits(samples),
-            DeviceNews::Running
-            | DeviceNews::Failed(_)
-            | DeviceNews::Guest(_)
-            | DeviceNews::Outstanding(_) => {}
+        if !(paused && matches!(news, DeviceNews::Outstanding(_))) {
+            let actions = self.devices.hear(index, news, now_ns);
+            self.perform(index, actions, now_ns);
         }
     }
 
@@ -59,12 +33,12 @@ impl Supervisor {
     /// A backend's process has ended.
     pub(super) fn backend_exited(&mut self, index: u8, now_ns: u64) {
         if let Some(slot) = self.devices.slot(index) {
-            slot.exited(now_ns);
+            let actions = slot.exited(now_ns);
+            self.perform(index, actions, now_ns);
         }
     }
 
-    /// Handles the deadlines of all devices, and sends what has become of them to the vmm, the
-    /// event log and API clients.
+    /// Handles the deadlines of all devices.
     pub(super) fn tick_devices(&mut self, now_ns: u64) {
         if self.lifecycle.running() == VmState::Paused {
             // No backend counts as hung while the guest is paused.
@@ -76,33 +50,35 @@ impl Supervisor {
         if self.lifecycle.is_deaf() {
             self.devices.postpone(now_ns);
         }
-        self.devices.tick(&self.vm_context.spawn_context(), now_ns);
-        self.spread_news(now_ns);
-        self.devices.register(&self.vm_context.spawn_context());
-        self.spread_news(now_ns);
+        let all = self.devices.tick(&self.vm_context.spawn_context(), now_ns);
+        self.perform_all(all, now_ns);
     }
 
-    fn spread_news(&mut self, now_ns: u64) {
-        for (index, news) in self.devices.news() {
-            self.spread(index, news, now_ns);
+    /// Does what devices ask for.
+    pub(super) fn perform_all(&mut self, all: AllActions, now_ns: u64) {
+        for (index, actions) in all {
+            self.perform(index, actions, now_ns);
         }
     }
 
-    fn spread(&mut self, index: u8, news: DeviceAction, now_ns: u64) {
-        match news {
-            DeviceAction::Attach(stream) => self.hand(index, ToDevice::Attach, &stream),
-            DeviceAction::Probe(stream) => self.hand(index, ToDevice::Probe, &stream),
-            DeviceAction::Tell(message) => {
-                if let Some(slot) = Devices::slot_of(index) {
-                    self.obey(Action::Tell(ToVmm::Device(slot, message)));
+    /// Does what a device asks for: of the vmm, of the event log, and of API clients.
+    pub(super) fn perform(&mut self, index: u8, actions: Actions, now_ns: u64) {
+        for action in actions {
+            match action {
+                DeviceAction::Attach(stream) => self.hand(index, ToDevice::Attach, &stream),
+                DeviceAction::Probe(stream) => self.hand(index, ToDevice::Probe, &stream),
+                DeviceAction::Tell(message) => {
+                    if let Some(slot) = Devices::slot_of(index) {
+                        self.obey(Action::Tell(ToVmm::Device(slot, message)));
+                    }
                 }
+                DeviceAction::Died(how) => self.backend_died(index, &how),
+                DeviceAction::Event(kind, detail) => {
+                    let id = self.devices.id(index);
+                    self.event_log.note(kind, id.as_deref(), &detail);
+                }
+                DeviceAction::Answer(outcome) => self.answer_device(index, outcome, now_ns),
             }
-            DeviceAction::Died(how) => self.backend_died(index, &how),
-            DeviceAction::Event(kind, detail) => {
-                let id = self.devices.id(index);
-                self.event_log.note(kind, id.as_deref(), &detail);
-            }
-            DeviceAction::Answer(outcome) => self.answer_device(index, outcome, now_ns),
         }
     }
 
@@ -155,7 +131,8 @@ impl Supervisor {
                     self.event_log.note(EventKind::StartFailed, None, &why);
                 }
                 self.vmm = None;
-                self.devices.retire(now_ns);
+                let all = self.devices.retire(now_ns);
+                self.perform_all(all, now_ns);
             }
         }
     }

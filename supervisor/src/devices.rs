@@ -6,10 +6,11 @@
 use std::os::fd::OwnedFd;
 
 use handover::host_resources::{Image, TapParts};
+use ipc::control::DeviceNews;
 use ipc::memfd::MemfdError;
 use ipc::record::DeviceRecord;
 use ipc::slot::DeviceSlot;
-use spec::api::{DeviceInfo, DeviceStats, ProcessInfo};
+use spec::api::{DeviceInfo, DeviceStats, EventKind, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 
 use super::poll::{Interests, earlier};
@@ -29,7 +30,7 @@ mod socket_pair;
 mod watchdog;
 
 pub(crate) use kind::SpawnContext;
-pub(crate) use managed::{DeviceAction, UPGRADE_NS};
+pub(crate) use managed::{Actions, DeviceAction, UPGRADE_NS};
 
 /// What tests with made-up backends need.
 #[cfg(any(test, feature = "testing"))]
@@ -40,7 +41,7 @@ pub(crate) mod script {
     };
     #[cfg(test)]
     pub(crate) use super::managed::UPGRADE_NS;
-    pub(crate) use super::managed::{DeviceAction, ManagedDevice};
+    pub(crate) use super::managed::{Actions, DeviceAction, ManagedDevice};
     pub(crate) use super::{BeginError, Start};
 }
 
@@ -108,6 +109,9 @@ fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
     }))
 }
 
+/// What each device asks for, by its place in the record.
+pub(crate) type AllActions = Vec<(u8, Actions)>;
+
 /// All devices of a VM.
 #[derive(Debug)]
 pub(crate) struct Devices {
@@ -174,11 +178,15 @@ impl Devices {
         &mut self,
         context: &SpawnContext<'_>,
         start: Start,
+        all: &mut AllActions,
     ) -> Result<(Vec<Option<PreparedBackend>>, Vec<Link>), BeginError> {
         let mut prepared = Vec::with_capacity(self.own.len());
         let mut links = Vec::with_capacity(self.own.len() + self.external.len());
-        for slot in &mut self.own {
-            let (backend, link) = slot.prepare(context, start)?;
+        for (index, slot) in (0..).zip(&mut self.own) {
+            let mut actions = Actions::default();
+            let outcome = slot.prepare(context, start, &mut actions);
+            all.push((index, actions));
+            let (backend, link) = outcome?;
             prepared.push(backend);
             links.push(link);
         }
@@ -194,10 +202,17 @@ impl Devices {
         context: &SpawnContext<'_>,
         prepared: Vec<Option<PreparedBackend>>,
         start: Start,
+        all: &mut AllActions,
     ) -> Result<(), BeginError> {
-        let all = self.own.iter_mut().zip(prepared);
-        let mut prepared = all.filter_map(|(slot, prepared)| Some((slot, prepared?)));
-        prepared.try_for_each(|(slot, prepared)| slot.begin(context, prepared, start))
+        for ((index, slot), prepared) in (0..).zip(&mut self.own).zip(prepared) {
+            if let Some(prepared) = prepared {
+                let mut actions = Actions::default();
+                let outcome = slot.begin(context, prepared, start, &mut actions);
+                all.push((index, actions));
+                outcome?;
+            }
+        }
+        Ok(())
     }
 
     /// The vmm still builds its machine: its time to connect to backends starts anew.
@@ -206,15 +221,36 @@ impl Devices {
     }
 
     /// Registers the backends that were started since.
-    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) {
-        self.own.iter_mut().for_each(|slot| slot.register(context));
+    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) -> AllActions {
+        let own = (0..).zip(&mut self.own);
+        own.map(|(index, slot)| (index, slot.register(context)))
+            .collect()
     }
 
     /// Kills all backends for good.
-    pub(crate) fn retire(&mut self, now_ns: u64) {
-        self.own.iter_mut().for_each(ManagedDevice::retire);
+    pub(crate) fn retire(&mut self, now_ns: u64) -> AllActions {
         let external = self.external.iter_mut();
         external.for_each(|device| device.retire(now_ns));
+        let own = (0..).zip(&mut self.own);
+        own.map(|(index, slot)| (index, slot.retire())).collect()
+    }
+
+    /// Handles the vmm's message about a device.
+    pub(crate) fn hear(&mut self, index: u8, news: &DeviceNews, now_ns: u64) -> Actions {
+        let mut actions = Actions::default();
+        match news {
+            DeviceNews::Guest(why) => actions.note(EventKind::GuestFault, why),
+            DeviceNews::Failed(why) => actions.note(EventKind::Stalled, why),
+            news => {
+                if let Some(slot) = self.slot(index) {
+                    return slot.hear(news, now_ns);
+                }
+                if let Some(device) = self.external(index) {
+                    return device.hear(news, now_ns);
+                }
+            }
+        }
+        actions
     }
 
     /// Whether a new vmm may follow: none of our backends runs or has I/O in flight, what the next
@@ -239,7 +275,7 @@ impl Devices {
     }
 
     /// The device at this place in the record, if it is external.
-    pub(crate) fn external(&mut self, index: u8) -> Option<&mut External> {
+    fn external(&mut self, index: u8) -> Option<&mut External> {
         let index = usize::from(index).checked_sub(self.own.len())?;
         self.external.get_mut(index)
     }
@@ -278,22 +314,11 @@ impl Devices {
     }
 
     /// Handles the deadlines of all devices.
-    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
-        for slot in &mut self.own {
-            slot.tick(context, now_ns);
-        }
-        for device in &mut self.external {
-            device.tick(context.jailer, now_ns);
-        }
-    }
-
-    /// The actions that the devices have asked for since the last call.
-    pub(crate) fn news(&mut self) -> Vec<(u8, DeviceAction)> {
-        let own = self.own.iter_mut().map(ManagedDevice::news);
-        let external = self.external.iter_mut().map(External::news);
-        let all = (0..).zip(own.chain(external));
-        all.flat_map(|(index, news)| news.into_iter().map(move |news| (index, news)))
-            .collect()
+    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) -> AllActions {
+        let own = self.own.iter_mut().map(|slot| slot.tick(context, now_ns));
+        let external = self.external.iter_mut();
+        let external = external.map(|device| device.tick(context.jailer, now_ns));
+        (0..).zip(own.chain(external)).collect()
     }
 
     /// The device of this name, and its place in the record: `None` if there is none, or it is

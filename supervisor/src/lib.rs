@@ -50,7 +50,7 @@ pub use api::route::{ROUTES, Route};
 pub use supervisor_init::{live, stand_in};
 
 use console_backend::ConsoleBackend;
-use devices::{BeginError, Devices, SpawnContext, Start};
+use devices::{AllActions, BeginError, Devices, SpawnContext, Start};
 use event_log::EventLog;
 use jailer_link::JailerLink;
 use jails::Jails;
@@ -230,13 +230,19 @@ impl Supervisor {
             now_ns: monotonic_ns(),
             is_first: self.lifecycle.is_first_start(),
         };
+        let mut all = AllActions::new();
+        let outcome = self.spawn_all(start, &mut all);
+        self.perform_all(all, start.now_ns);
+        outcome
+    }
+
+    fn spawn_all(&mut self, start: Start, all: &mut AllActions) -> Result<(), SupervisorError> {
         let ram = match self.vm_context.guest.ram.take() {
             Some(ram) => ram,
             None => Guest::fresh_ram(&self.vm_context.identity.vm.memory)?,
         };
-        let (prepared, links) = self
-            .devices
-            .prepare(&self.vm_context.spawn_context(), start)?;
+        let context = self.vm_context.spawn_context();
+        let (prepared, links) = self.devices.prepare(&context, start, all)?;
         let identity = &self.vm_context.identity;
         let devices = self.devices.records(&identity.vm, &identity.name);
         let record = identity::record(identity, devices, !start.is_first).write()?;
@@ -253,10 +259,10 @@ impl Supervisor {
             profile: profile::vmm::profile(&self.vm_context.identity.vm),
         })?;
         let vmm = self.vmm.insert(vmm);
-        self.devices
-            .begin(&self.vm_context.spawn_context(), prepared, start)?;
+        let context = self.vm_context.spawn_context();
+        self.devices.begin(&context, prepared, start, all)?;
         vmm.identify(&self.vm_context.jailer);
-        self.devices.register(&self.vm_context.spawn_context());
+        all.extend(self.devices.register(&context));
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
-use super::devices::Devices;
+use super::devices::{AllActions, Devices};
 use super::jailer_link::LinkEvent;
 use super::lifecycle::{Action, Force, Next, VmOutcome};
 use super::vmm::{Incoming, Vmm};
@@ -107,6 +107,7 @@ impl Supervisor {
         };
         self.past_exits = self.exits();
         log::info!("the vmm {death}");
+        let mut retired = AllActions::new();
         match self.lifecycle.died(death, now_ns) {
             Next::Respawn { faulted } => {
                 let how = if faulted {
@@ -117,11 +118,12 @@ impl Supervisor {
                 self.event_log.note(EventKind::Rebooted, None, how);
                 // `follow_up` starts the next vmm when the I/O of the backends has ended.
                 self.vmm = None;
-                self.devices.retire(now_ns);
+                retired = self.devices.retire(now_ns);
             }
             Next::End(outcome_of_vm) => self.outcome = Some(self.verdict(outcome_of_vm)),
         }
         self.fail_waiting(now_ns);
+        self.perform_all(retired, now_ns);
         Ok(())
     }
 

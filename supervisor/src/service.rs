@@ -64,14 +64,12 @@ impl Supervisor {
             }
             Command::Events => json(&self.event_log.events()),
             Command::Follow => return self.api.follow(id, &self.event_log, now_ns),
-            Command::Restart(device, Restart { wait }) => match self.devices.find(&device) {
-                None => no_device(&device),
-                Some((index, slot)) => match slot.restart(now_ns) {
-                    Err(reason) => refused(&device, &reason),
-                    Ok(()) if wait => return self.wait_for(id, index, now_ns),
-                    Ok(()) => Response::Done,
-                },
-            },
+            Command::Restart(device, Restart { wait }) => {
+                match self.restart(id, &device, wait, now_ns) {
+                    Some(response) => response,
+                    None => return,
+                }
+            }
             Command::Link(device, Link { up: true }) if self.is_unplugged(&device) => refused(
                 &device,
                 "its tap was deleted on the host: start the VM anew",
@@ -88,24 +86,54 @@ impl Supervisor {
                     Response::Refused(Refusal::new(404, reason))
                 }
             },
-            Command::Upgrade(device) => {
-                let program = self.api.take_descriptor(id);
-                match (self.devices.find(&device), program) {
-                    (None, _) => no_device(&device),
-                    (_, None) => Response::Refused(Refusal::new(
-                        400,
-                        "an upgrade needs the descriptor of a program",
-                    )),
-                    (Some((index, slot)), Some(program)) => {
-                        match slot.upgrade(&self.vm_context.spawn_context(), program, now_ns) {
-                            Err(reason) => refused(&device, &reason),
-                            Ok(()) => return self.wait_for(id, index, now_ns),
-                        }
-                    }
-                }
-            }
+            Command::Upgrade(device) => match self.upgrade(id, &device, now_ns) {
+                Some(refused) => refused,
+                None => return,
+            },
         };
         self.api.answer(id, &response, now_ns);
+    }
+
+    /// Replaces a backend; `None` if the client waits for the next one.
+    fn restart(
+        &mut self,
+        id: ConnectionId,
+        device: &str,
+        wait: bool,
+        now_ns: u64,
+    ) -> Option<Response> {
+        let Some((index, slot)) = self.devices.find(device) else {
+            return Some(no_device(device));
+        };
+        match slot.restart(now_ns) {
+            Err(reason) => return Some(refused(device, &reason)),
+            Ok(actions) => self.perform(index, actions, now_ns),
+        }
+        if wait {
+            self.wait_for(id, index, now_ns);
+        }
+        (!wait).then_some(Response::Done)
+    }
+
+    /// Replaces the program of a device; the response if that is refused.
+    fn upgrade(&mut self, id: ConnectionId, device: &str, now_ns: u64) -> Option<Response> {
+        let program = self.api.take_descriptor(id);
+        let Some((index, slot)) = self.devices.find(device) else {
+            return Some(no_device(device));
+        };
+        let Some(program) = program else {
+            let reason = "an upgrade needs the descriptor of a program";
+            return Some(Response::Refused(Refusal::new(400, reason)));
+        };
+        match slot.upgrade(&self.vm_context.spawn_context(), program, now_ns) {
+            Err(reason) => Some(refused(device, &reason)),
+            Ok(actions) => {
+                // First: the candidate may have been refused at once, and the client is told so.
+                self.wait_for(id, index, now_ns);
+                self.perform(index, actions, now_ns);
+                None
+            }
+        }
     }
 
     fn is_unplugged(&mut self, device: &str) -> bool {

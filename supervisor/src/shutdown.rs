@@ -34,7 +34,8 @@ impl Supervisor {
     /// comes.
     fn drain_console(&mut self) -> Result<(), SupervisorError> {
         self.vmm = None;
-        self.devices.retire(monotonic_ns());
+        // No client waits any more, and the event log is complete.
+        drop(self.devices.retire(monotonic_ns()));
         self.console.end(monotonic_ns());
         while !self.console.is_drained() {
             let mut interests = Interests::default();

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
-use super::devices::script::{BeginError, DeviceAction, ManagedDevice, Start};
+use super::devices::script::{Actions, BeginError, DeviceAction, ManagedDevice, Start};
 use super::lifecycle::{Action, Force, Lifecycle, Next, VmOutcome};
 use super::process::Death;
 use super::service::DEVICE_NS;
@@ -137,14 +137,16 @@ impl World {
             now_ns: self.now_ns,
             is_first: self.lifecycle.is_first_start(),
         };
+        let mut actions = Actions::default();
         let link = SCENERY.with(|scenery| {
-            let (prepared, link) = self.slot.prepare(&scenery.spawn_context(), start)?;
+            let context = scenery.spawn_context();
+            let (prepared, link) = self.slot.prepare(&context, start, &mut actions)?;
             if let Some(prepared) = prepared {
-                self.slot.begin(&scenery.spawn_context(), prepared, start)?;
+                self.slot.begin(&context, prepared, start, &mut actions)?;
             }
-            self.slot.register(&scenery.spawn_context());
             Ok::<_, BeginError>(link)
         });
+        let registered = SCENERY.with(|scenery| self.slot.register(&scenery.spawn_context()));
         self.vmm = Some(None);
         (self.shown, self.may_end) = (false, false);
         // It is born with the first backend's stream, if there is a backend.
@@ -154,7 +156,8 @@ impl World {
             self.told.push_back(ToDevice::Attach);
             self.give_to(number);
         }
-        self.hear_slot();
+        self.perform(actions);
+        self.perform(registered);
     }
 
     /// Something happens, and the supervisor sees to it.
@@ -186,7 +189,7 @@ impl World {
             Event::VmmDies => self.vmm_dies(),
             Event::Restart => {
                 let accepted = self.slot.restart(self.now_ns);
-                self.wait_for(accepted.is_ok());
+                self.wait_for(accepted);
             }
             Event::Upgrade => {
                 let accepted = SCENERY.with(|scenery| {
@@ -194,7 +197,7 @@ impl World {
                     let context = scenery.spawn_context();
                     self.slot.upgrade(&context, program, self.now_ns)
                 });
-                self.wait_for(accepted.is_ok());
+                self.wait_for(accepted);
             }
             Event::Stop { force } => {
                 let order = match force {
@@ -214,7 +217,8 @@ impl World {
             told |= part.is_told();
         }
         if told {
-            self.slot.exited(self.now_ns);
+            let actions = self.slot.exited(self.now_ns);
+            self.perform(actions);
         }
         let order = self.lifecycle.tick(self.now_ns);
         self.obey(order);
@@ -224,10 +228,11 @@ impl World {
         if self.lifecycle.is_deaf() {
             self.slot.postpone(self.now_ns);
         }
-        SCENERY.with(|scenery| self.slot.tick(&scenery.spawn_context(), self.now_ns));
-        self.hear_slot();
-        SCENERY.with(|scenery| self.slot.register(&scenery.spawn_context()));
-        self.hear_slot();
+        let actions = SCENERY.with(|scenery| {
+            let context = scenery.spawn_context();
+            self.slot.tick(&context, self.now_ns)
+        });
+        self.perform(actions);
         self.assert_upgrade_ends();
         let waiting = self.waiting_ns.len();
         self.waiting_ns.retain(|until_ns| *until_ns > self.now_ns);
@@ -237,7 +242,9 @@ impl World {
             match self.lifecycle.died(death, self.now_ns) {
                 Next::Respawn { .. } => {
                     self.vmm = None;
-                    self.slot.retire();
+                    let actions = self.slot.retire();
+                    self.answer_all();
+                    self.perform(actions);
                 }
                 Next::End(outcome_of_vm) => self.outcome_of_vm = Some(outcome_of_vm),
             }
@@ -265,16 +272,11 @@ impl World {
         let paused = self.lifecycle.running() == VmState::Paused;
         self.shown |= message == device(DeviceNews::Connected);
         self.has_run |= message == FromVmm::Started;
-        if let FromVmm::Device(_, news) = &message {
-            match news {
-                DeviceNews::Connected => self.slot.connected(self.now_ns),
-                DeviceNews::Lost(why) => self.slot.lost(why),
-                DeviceNews::Drained => self.slot.drained(),
-                DeviceNews::Compatible => self.slot.fit(self.now_ns),
-                DeviceNews::Incompatible(why) => self.slot.unfit(why),
-                DeviceNews::Outstanding(samples) if !paused => self.slot.waits(samples),
-                _ => {}
-            }
+        if let FromVmm::Device(_, news) = &message
+            && !(paused && matches!(news, DeviceNews::Outstanding(_)))
+        {
+            let actions = self.slot.hear(news, self.now_ns);
+            self.perform(actions);
         }
         let order = self.lifecycle.heard(message, self.now_ns);
         self.obey(order);
@@ -299,9 +301,9 @@ impl World {
         }
     }
 
-    fn hear_slot(&mut self) {
-        for news in self.slot.news() {
-            match news {
+    fn perform(&mut self, actions: Actions) {
+        for action in actions {
+            match action {
                 DeviceAction::Attach(stream) => {
                     self.give(&stream);
                     self.told.push_back(ToDevice::Attach);
@@ -400,13 +402,15 @@ impl World {
         assert!(time_ns <= UPGRADE_NS, "an upgrade never ends: {self:?}");
     }
 
-    fn wait_for(&mut self, accepted: bool) {
+    fn wait_for(&mut self, accepted: Result<Actions, String>) {
         self.asked += 1;
-        if accepted {
-            self.waiting_ns.push(self.now_ns + DEVICE_NS);
-            self.births_ns.clear();
-        } else {
-            self.answer(1);
+        match accepted {
+            Ok(actions) => {
+                self.waiting_ns.push(self.now_ns + DEVICE_NS);
+                self.births_ns.clear();
+                self.perform(actions);
+            }
+            Err(_) => self.answer(1),
         }
     }
 

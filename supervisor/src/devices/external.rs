@@ -6,11 +6,12 @@
 use std::os::fd::OwnedFd;
 
 use ipc::broker::Question;
+use ipc::control::DeviceNews;
 use ipc::inflight;
 use spec::VhostUserKind;
 use spec::api::{DeviceInfo, DeviceState, EventKind};
 
-use super::managed::DeviceAction;
+use super::managed::{Actions, DeviceAction};
 use super::{BeginError, Link};
 use crate::jailer_link::{AskError, Asked, JailerLink};
 
@@ -63,7 +64,6 @@ pub(crate) struct External {
     attached_ns: Option<u64>,
     flaps: usize,
     outages: u32,
-    outbox: Vec<DeviceAction>,
 }
 
 impl External {
@@ -81,7 +81,6 @@ impl External {
             attached_ns: None,
             flaps: 0,
             outages: 0,
-            outbox: Vec::new(),
         }
     }
 
@@ -100,15 +99,6 @@ impl External {
         let has_link = self.info.link_up.is_some();
         self.info.link_up = has_link.then_some(up);
         has_link
-    }
-
-    /// The actions that the device has asked for since the last call.
-    pub(crate) fn news(&mut self) -> Vec<DeviceAction> {
-        std::mem::take(&mut self.outbox)
-    }
-
-    fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
-        self.outbox.push(DeviceAction::Event(kind, detail.into()));
     }
 
     /// Whether a connection for the next vmm is ready.
@@ -140,19 +130,30 @@ impl External {
         (self.retry_ns, self.attempts) = (Some(now_ns), 0);
     }
 
-    /// The vmm has connected to the backend.
-    pub(crate) fn connected(&mut self) {
-        self.connected = true;
-        (self.retry_ns, self.attempts) = (None, 0);
-        self.note(EventKind::BackendConnected, "");
+    /// Handles the vmm's message about the device.
+    pub(crate) fn hear(&mut self, news: &DeviceNews, now_ns: u64) -> Actions {
+        let mut actions = Actions::default();
+        match news {
+            DeviceNews::Connected => {
+                self.connected = true;
+                (self.retry_ns, self.attempts) = (None, 0);
+                actions.note(EventKind::BackendConnected, "");
+            }
+            DeviceNews::Lost(why) => {
+                self.lost(now_ns);
+                actions.note(EventKind::BackendLost, why);
+            }
+            // An external backend is neither watched nor replaced.
+            _ => {}
+        }
+        actions
     }
 
     /// The vmm has lost the backend.
-    pub(crate) fn lost(&mut self, why: &str, now_ns: u64) {
+    fn lost(&mut self, now_ns: u64) {
         if std::mem::take(&mut self.connected) {
             self.outages = self.outages.saturating_add(1);
         }
-        self.note(EventKind::BackendLost, why);
         let flapped = self
             .attached_ns
             .is_some_and(|then_ns| now_ns.saturating_sub(then_ns) < STABLE_NS);
@@ -173,7 +174,8 @@ impl External {
     }
 
     /// Asks the jailer to connect when it is time, and looks for the answer.
-    pub(crate) fn tick(&mut self, jailer: &JailerLink, now_ns: u64) {
+    pub(crate) fn tick(&mut self, jailer: &JailerLink, now_ns: u64) -> Actions {
+        let mut actions = Actions::default();
         if self
             .retry_ns
             .take_if(|then_ns| *then_ns <= now_ns)
@@ -182,26 +184,27 @@ impl External {
         {
             match jailer.ask(Question::ConnectForeign(self.index)) {
                 Ok(asked) => self.asked = Some(asked),
-                Err(error) => self.answered(Err(error), now_ns),
+                Err(error) => self.answered(Err(error), now_ns, &mut actions),
             }
         }
         if let Some(answer) = self.asked.as_ref().and_then(Asked::connected) {
             self.asked = None;
-            self.answered(answer, now_ns);
+            self.answered(answer, now_ns, &mut actions);
         }
+        actions
     }
 
     /// Handles the jailer's answer: it has connected, or could not.
-    fn answered(&mut self, answer: Result<OwnedFd, AskError>, now_ns: u64) {
+    fn answered(&mut self, answer: Result<OwnedFd, AskError>, now_ns: u64, actions: &mut Actions) {
         match answer {
             Ok(stream) => {
                 self.retry_ns = None;
-                self.note(EventKind::BackendStarted, "somebody listens again");
+                actions.note(EventKind::BackendStarted, "somebody listens again");
                 match self.retired {
                     true => self.stream = Some(stream),
                     false => {
                         self.attached_ns = Some(now_ns);
-                        self.outbox.push(DeviceAction::Attach(stream));
+                        actions.push(DeviceAction::Attach(stream));
                     }
                 }
             }
@@ -210,7 +213,7 @@ impl External {
                 log::debug!(device_id = self.info.id.as_str(); "{error}");
                 if self.retired && self.attempts == 0 {
                     let why = format!("{error}: the guest's reboot waits until somebody listens");
-                    self.note(EventKind::BackendLost, why);
+                    actions.note(EventKind::BackendLost, why);
                 }
                 self.try_later(now_ns);
             }
@@ -269,7 +272,7 @@ mod tests {
         let mut number = 0;
         let mut serve = |device: &mut External, for_ns: u64| {
             now_ns += for_ns;
-            device.lost("it hung up", now_ns);
+            device.hear(&DeviceNews::Lost("it hung up".into()), now_ns);
             let retry_ns = device.deadline_ns().unwrap();
             pauses_ms.push((retry_ns - now_ns) / MS_NS);
             now_ns = retry_ns;
@@ -279,7 +282,7 @@ mod tests {
             other.send_with(&opened, somebody().as_fd()).unwrap();
             assert_eq!(jailer.listen(), []);
             device.tick(&jailer, now_ns);
-            device.connected();
+            device.hear(&DeviceNews::Connected, now_ns);
         };
         for _ in 0..8 {
             serve(&mut device, 1000 * MS_NS);
@@ -302,7 +305,7 @@ mod tests {
         };
         let mut device = External::new(0, info, somebody());
         assert!(device.is_ready() && device.begin().is_ok());
-        device.connected();
+        device.hear(&DeviceNews::Connected, 0);
         device.retire(0);
         let refused = Answer::Refused(Errno::ECONNREFUSED as i32);
         for (number, now_ns) in (1..).zip([0, PAUSES_NS[0], PAUSES_NS[0] + PAUSES_NS[1]]) {
@@ -319,13 +322,9 @@ mod tests {
         let opened = ToSupervisor::Answer(4, Answer::Opened);
         other.send_with(&opened, somebody().as_fd()).unwrap();
         assert_eq!(jailer.listen(), []);
-        device.tick(&jailer, u64::MAX);
+        let actions = device.tick(&jailer, u64::MAX);
         assert!(device.is_ready() && device.begin().is_ok());
-        let news = device.news();
-        assert!(
-            !news
-                .iter()
-                .any(|news| matches!(news, DeviceAction::Attach(_)))
-        );
+        let mut actions = actions.into_iter();
+        assert!(!actions.any(|action| matches!(action, DeviceAction::Attach(_))));
     }
 }

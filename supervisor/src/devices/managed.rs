@@ -8,7 +8,8 @@
 //!   └────────────────────────────────┘         └──▶ Failed ──asked─────┘
 //! ```
 //!
-//! While one backend is alive another can be prepared to succeed it: [`upgrade`].
+//! A phase owns what is true only in it. Whatever happens is told by a call, which returns what the
+//! device asks for. While one backend is alive another can be prepared to succeed it: [`upgrade`].
 
 use std::os::fd::OwnedFd;
 
@@ -62,13 +63,55 @@ pub(crate) enum DeviceAction {
     Answer(Result<(), String>),
 }
 
+/// What a device asks for, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Actions(Vec<DeviceAction>);
+
+impl Actions {
+    /// Adds another.
+    pub(crate) fn push(&mut self, action: DeviceAction) {
+        self.0.push(action);
+    }
+
+    /// Adds an event for the event log.
+    pub(crate) fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
+        self.push(DeviceAction::Event(kind, detail.into()));
+    }
+}
+
+impl IntoIterator for Actions {
+    type Item = DeviceAction;
+    type IntoIter = std::vec::IntoIter<DeviceAction>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 #[derive(Debug)]
 enum Phase {
+    /// No vmm needs a backend.
     Idle,
+    /// A backend runs.
     Alive(Box<RunningBackend>),
-    Fencing(Fence),
-    Backoff { until_ns: u64 },
-    Failed,
+    /// The backend is dead, and the kernel may still work for it.
+    Fencing { fence: Fence, next: Next },
+    /// The next backend follows at this time.
+    Backoff { until_ns: u64, after_crash: bool },
+    /// Too many backends have died.
+    Failed { after_crash: bool },
+}
+
+/// What follows once a dead backend's I/O has ended.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// No other backend: the vmm ends, too.
+    Idle,
+    /// Another backend; `after_crash` if the dead one died by itself.
+    Backend {
+        when: RestartDecision,
+        after_crash: bool,
+    },
 }
 
 /// A living backend.
@@ -80,6 +123,36 @@ struct RunningBackend {
     complaints: Complaints,
     /// The event log has its start, with its process id.
     registered: bool,
+    connection: Connection,
+    /// It said that the vmm hung up.
+    hung_up: bool,
+    /// It was killed on request, for no fault of its own.
+    stop_requested: bool,
+    /// The vmm ends, too, so no other backend may follow.
+    retired: bool,
+}
+
+/// The vmm's connection to a living backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    /// The vmm has not connected to it; at this time the backend is killed.
+    Awaited(Option<u64>),
+    /// The vmm uses it.
+    Made,
+}
+
+impl RunningBackend {
+    fn is_connected(&self) -> bool {
+        self.connection == Connection::Made
+    }
+
+    /// When it is killed unless the vmm has connected to it.
+    fn connect_by_ns(&self) -> Option<u64> {
+        match self.connection {
+            Connection::Awaited(until_ns) => until_ns,
+            Connection::Made => None,
+        }
+    }
 }
 
 /// A device and its backend.
@@ -98,19 +171,6 @@ pub(crate) struct ManagedDevice {
     sync: Sync,
     /// Killed backends that never served and are not reaped yet.
     dying: Vec<Backend>,
-    /// The vmm has connected to the living backend.
-    connected: bool,
-    /// When the living backend is killed unless the vmm has connected to it.
-    deadline_ns: Option<u64>,
-    /// The living backend said that the vmm hung up.
-    hung_up: bool,
-    /// The living backend was killed on request, for no fault of its own.
-    stop_requested: bool,
-    /// The vmm ends, too, so no other backend may follow.
-    retiring: bool,
-    after_crash: bool,
-    next: RestartDecision,
-    outbox: Vec<DeviceAction>,
 }
 
 impl ManagedDevice {
@@ -127,14 +187,6 @@ impl ManagedDevice {
             opening: first.map_or(Opening::Unasked, Opening::Ready),
             sync: Sync::default(),
             dying: Vec::new(),
-            connected: false,
-            deadline_ns: None,
-            hung_up: false,
-            stop_requested: false,
-            retiring: false,
-            after_crash: false,
-            next: RestartDecision::Never,
-            outbox: Vec::new(),
         }
     }
 
@@ -168,36 +220,42 @@ impl ManagedDevice {
         matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged())
     }
 
-    /// The actions that the device has asked for since the last call.
-    pub(crate) fn news(&mut self) -> Vec<DeviceAction> {
-        std::mem::take(&mut self.outbox)
-    }
-
     /// The error that names the part of the spec to blame if no backend can live.
     pub(crate) fn fault(&self, reason: String) -> SpecError {
         self.kind.fault(reason)
     }
 
-    /// Passes on a backend's complaint; without its tap a NIC's link goes down for the guest.
-    fn pass_on(&mut self, kind: EventKind, detail: String) {
-        if kind == EventKind::TapGone {
-            self.outbox.push(DeviceAction::Tell(ToDevice::Link(false)));
-        }
-        self.note(kind, detail);
-    }
-
-    fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
-        self.outbox.push(DeviceAction::Event(kind, detail.into()));
-    }
-
     /// Kills the backend for good; the device is [`Self::is_idle`] once its I/O has ended, too.
-    pub(crate) fn retire(&mut self) {
-        self.retiring = true;
-        self.abandon("the guest has ended or rebooted");
+    pub(crate) fn retire(&mut self) -> Actions {
+        let mut actions = Actions::default();
+        self.abandon("the guest has ended or rebooted", &mut actions);
+        match &mut self.phase {
+            Phase::Alive(life) => {
+                life.retired = true;
+                life.backend.kill();
+            }
+            Phase::Fencing { next, .. } => *next = Next::Idle,
+            Phase::Backoff { .. } | Phase::Failed { .. } => self.phase = Phase::Idle,
+            Phase::Idle => {}
+        }
+        actions
+    }
+
+    /// Whether the vmm has ended, or ends: no other backend follows.
+    fn is_retired(&self) -> bool {
         match &self.phase {
-            Phase::Alive(life) => life.backend.kill(),
-            Phase::Backoff { .. } | Phase::Failed => self.phase = Phase::Idle,
-            Phase::Idle | Phase::Fencing(_) => {}
+            Phase::Idle => true,
+            Phase::Alive(life) => life.retired,
+            Phase::Fencing { next, .. } => matches!(next, Next::Idle),
+            Phase::Backoff { .. } | Phase::Failed { .. } => false,
+        }
+    }
+
+    /// Whether the backend that died last, if the next one has not started, died by itself.
+    fn after_crash(&self) -> bool {
+        match &self.phase {
+            Phase::Backoff { after_crash, .. } | Phase::Failed { after_crash } => *after_crash,
+            Phase::Idle | Phase::Alive(_) | Phase::Fencing { .. } => false,
         }
     }
 
@@ -213,26 +271,35 @@ impl ManagedDevice {
 
     /// Replaces the backend, or starts one for a stalled device. Earlier crashes do not count any
     /// more.
-    pub(crate) fn restart(&mut self, now_ns: u64) -> Result<(), String> {
-        if self.retiring || matches!(self.phase, Phase::Idle) {
+    pub(crate) fn restart(&mut self, now_ns: u64) -> Result<Actions, String> {
+        if self.is_retired() {
             return Err("the guest has ended or reboots".into());
         }
         if self.upgrade.is_some() {
             return Err("it is being upgraded".into());
         }
-        self.note(EventKind::RestartAsked, "");
+        let mut actions = Actions::default();
+        actions.note(EventKind::RestartAsked, "");
         self.restarts.reset_backoff();
         match &mut self.phase {
             Phase::Alive(life) => {
-                self.stop_requested = true;
+                life.stop_requested = true;
                 life.backend.kill();
             }
-            Phase::Fencing(_) => self.next = RestartDecision::At(now_ns),
-            Phase::Backoff { until_ns } => *until_ns = now_ns,
-            Phase::Failed => self.phase = Phase::Backoff { until_ns: now_ns },
-            Phase::Idle => {}
+            Phase::Fencing {
+                next: Next::Backend { when, .. },
+                ..
+            } => *when = RestartDecision::At(now_ns),
+            Phase::Backoff { until_ns, .. } => *until_ns = now_ns,
+            Phase::Failed { after_crash } => {
+                self.phase = Phase::Backoff {
+                    until_ns: now_ns,
+                    after_crash: *after_crash,
+                };
+            }
+            Phase::Idle | Phase::Fencing { .. } => {}
         }
-        Ok(())
+        Ok(actions)
     }
 
     /// Adds the descriptors that the device waits for.
@@ -257,55 +324,36 @@ impl ManagedDevice {
     /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let own = match &self.phase {
-            Phase::Fencing(fence) => Some(fence.deadline_ns()),
+            Phase::Fencing { fence, .. } => Some(fence.deadline_ns()),
             // It waits for its storage, however long that takes.
             Phase::Backoff { .. } if self.opening.is_asked() => None,
-            Phase::Backoff { until_ns } => Some(*until_ns),
-            Phase::Alive(life) => life.watchdog.deadline_ns(),
-            Phase::Idle | Phase::Failed => None,
+            Phase::Backoff { until_ns, .. } => Some(*until_ns),
+            Phase::Alive(life) => earlier(life.watchdog.deadline_ns(), life.connect_by_ns()),
+            Phase::Idle | Phase::Failed { .. } => None,
         };
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline_ns);
         let opening = self.opening.deadline_ns();
         let asked = earlier(opening, self.sync.deadline_ns());
-        earlier(own, earlier(earlier(upgrade, asked), self.deadline_ns))
+        earlier(own, earlier(upgrade, asked))
     }
 
     /// Handles deadlines that have passed, and starts the next backend when it is due.
-    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
-        if self.deadline_ns.is_some_and(|deadline| deadline <= now_ns) {
-            self.deadline_ns = None;
-            self.note(EventKind::BackendLost, "the vmm did not connect to it");
-            if let Phase::Alive(life) = &self.phase {
-                life.backend.kill();
-            }
-        }
-        self.tick_opening(context, now_ns);
-        self.tick_upgrade(context, now_ns);
-        match &mut self.phase {
-            Phase::Alive(life) if self.connected => {
-                let page = life.backend.health();
-                let event = life.watchdog.tick(page, now_ns);
-                let is_disk = self.kind.link_up().is_none();
-                let complaint = life.complaints.look(page, is_disk, now_ns);
-                self.follow(event);
-                if let Some((kind, detail)) = complaint {
-                    self.pass_on(kind, detail);
-                }
-            }
-            Phase::Fencing(fence) => {
-                if let Some(took_us) = fence.ended(self.kind.id(), context.jailer, now_ns) {
-                    self.fenced(took_us, now_ns);
-                }
-            }
-            _ => {}
-        }
+    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) -> Actions {
+        let mut actions = Actions::default();
+        self.tick_connection(now_ns, &mut actions);
+        self.tick_opening(context, now_ns, &mut actions);
+        self.tick_upgrade(context, now_ns, &mut actions);
+        self.tick_watchdog(now_ns, &mut actions);
+        self.tick_fence(context, now_ns, &mut actions);
         self.tick_sync(context, now_ns);
         // A restart on request, or the end of the fence, may just have led here.
-        self.tick_opening(context, now_ns);
-        let is_due = matches!(self.phase, Phase::Backoff { until_ns } if until_ns <= now_ns);
+        self.tick_opening(context, now_ns, &mut actions);
+        let is_due = matches!(self.phase, Phase::Backoff { until_ns, .. } if until_ns <= now_ns);
         if is_due && self.is_opened() {
-            self.respawn(context, now_ns);
+            self.respawn(context, now_ns, &mut actions);
             self.tick_sync(context, now_ns);
         }
+        actions.0.extend(self.register(context));
+        actions
     }
 }

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use ipc::broker::Question;
-use ipc::control::{FromBackend, QueueSample, ToBackend};
+use ipc::control::{DeviceNews, FromBackend, QueueSample, ToBackend};
 use spec::SpecError;
 use spec::api::DeviceKind;
 
@@ -30,6 +30,8 @@ pub(super) struct Device {
     pub(super) slot: ManagedDevice,
     pub(super) cast: Cast,
     pub(super) now_ns: u64,
+    /// What it has asked for, and nobody has looked at.
+    actions: Vec<DeviceAction>,
     /// Who is asked, if it is somebody who answers.
     pub(super) jailer: Option<&'static JailerLink>,
     streams: Vec<OwnedFd>,
@@ -38,14 +40,16 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn of(cast: Cast, kind: impl Kind + 'static) -> Self {
         let mut slot = ManagedDevice::new(kind);
-        let link = SCENERY.with(|scenery| {
-            let (prepared, link) = slot.prepare(&scenery.spawn_context(), FIRST).unwrap();
-            slot.begin(&scenery.spawn_context(), prepared.unwrap(), FIRST)
+        let mut actions = Actions::default();
+        let (link, registered) = SCENERY.with(|scenery| {
+            let context = scenery.spawn_context();
+            let (prepared, link) = slot.prepare(&context, FIRST, &mut actions).unwrap();
+            slot.begin(&context, prepared.unwrap(), FIRST, &mut actions)
                 .unwrap();
-            slot.register(&scenery.spawn_context());
-            link
+            (link, slot.register(&context))
         });
         Self {
+            actions: actions.into_iter().chain(registered).collect(),
             slot,
             cast,
             now_ns: 1000 * SECOND_NS,
@@ -63,7 +67,7 @@ impl Device {
     /// One whose first backend serves; what was told of it is forgotten.
     pub(super) fn serving() -> Self {
         let mut device = Self::begun();
-        device.slot.connected(device.now_ns);
+        device.hear(&DeviceNews::Connected);
         device.told();
         device
     }
@@ -90,8 +94,8 @@ impl Device {
     /// What it has told since this was last asked.
     pub(super) fn told(&mut self) -> Vec<String> {
         let mut told = Vec::new();
-        for news in self.slot.news() {
-            let text = match news {
+        for action in std::mem::take(&mut self.actions) {
+            let text = match action {
                 DeviceAction::Attach(stream) => {
                     self.streams.push(stream);
                     "attach".to_owned()
@@ -125,16 +129,40 @@ impl Device {
     pub(super) fn pass(&mut self, ns: u64) -> Vec<String> {
         self.now_ns += ns;
         let context = self.spawn_context();
-        self.slot.tick(&context, self.now_ns);
-        self.slot.register(&context);
+        self.actions.extend(self.slot.tick(&context, self.now_ns));
         self.told()
     }
 
     /// A backend dies, and the supervisor hears of it; what is told.
     pub(super) fn dies(&mut self, number: usize, death: Death) -> Vec<String> {
         self.cast.borrow_mut()[number].die(death);
-        self.slot.exited(self.now_ns);
+        self.exited();
         self.told()
+    }
+
+    /// The supervisor hears of an end.
+    pub(super) fn exited(&mut self) {
+        self.actions.extend(self.slot.exited(self.now_ns));
+    }
+
+    /// The vmm says something of it.
+    pub(super) fn hear(&mut self, news: &DeviceNews) {
+        self.actions.extend(self.slot.hear(news, self.now_ns));
+    }
+
+    pub(super) fn restart(&mut self) -> Result<(), String> {
+        let accepted = self.slot.restart(self.now_ns);
+        accepted.map(|actions| self.actions.extend(actions))
+    }
+
+    pub(super) fn retire(&mut self) {
+        self.actions.extend(self.slot.retire());
+    }
+
+    pub(super) fn upgrade(&mut self, program: OwnedFd) -> Result<(), String> {
+        let context = self.spawn_context();
+        let accepted = self.slot.upgrade(&context, program, self.now_ns);
+        accepted.map(|actions| self.actions.extend(actions))
     }
 
     pub(super) fn lives(&self, number: usize) -> bool {
@@ -166,7 +194,7 @@ impl Device {
             avail: 5,
             used: 2,
         };
-        self.slot.waits(&[sample]);
+        self.hear(&DeviceNews::Outstanding(vec![sample]));
         self.told()
     }
 }
@@ -192,7 +220,7 @@ fn backend_first_is_told_once_and_waited_for_without_a_limit() {
 fn backend_found_fit_serves_and_is_pinged() {
     let mut device = Device::begun();
     device.told();
-    device.slot.connected(device.now_ns);
+    device.hear(&DeviceNews::Connected);
     assert_eq!(device.told(), ["BackendConnected", "answer: done"]);
     assert_eq!(device.state(), DeviceState::Serving);
     assert_eq!(device.slot.deadline_ns(), Some(device.now_ns));
@@ -303,13 +331,13 @@ fn backend_that_says_it_serves_has_not_been_hung_up_on() {
 #[test]
 fn restart_asked_for_is_no_death() {
     let mut device = Device::serving();
-    device.slot.restart(device.now_ns).unwrap();
+    device.restart().unwrap();
     assert_eq!(device.told(), ["RestartAsked"]);
     assert!(!device.lives(0));
     // What the vmm says now is about a backend that is as good as gone.
-    device.slot.connected(device.now_ns);
+    device.hear(&DeviceNews::Connected);
     assert_eq!(device.told(), ["BackendConnected"]);
-    device.slot.lost("it hung up");
+    device.hear(&DeviceNews::Lost("it hung up".into()));
     assert_eq!(device.told(), [""; 0]);
     assert_eq!(device.dies(0, KILLED), ["BackendDied: as asked"]);
     let told = device.pass(0);
@@ -324,7 +352,7 @@ fn restart_asked_for_ends_a_pause() {
     let mut device = Device::respawned();
     device.part(1, |part| part.busy = true);
     device.dies(1, KILLED);
-    device.slot.restart(device.now_ns).unwrap();
+    device.restart().unwrap();
     device.part(1, |part| part.busy = false);
     assert!(
         device.pass(0).contains(&"attach".to_owned()),
@@ -335,7 +363,7 @@ fn restart_asked_for_ends_a_pause() {
     device.dies(3, KILLED);
     device.pass(0);
     assert_eq!(device.state(), DeviceState::Resting);
-    device.slot.restart(device.now_ns).unwrap();
+    device.restart().unwrap();
     assert!(
         device.pass(0).contains(&"attach".to_owned()),
         "it was resting"
@@ -345,10 +373,10 @@ fn restart_asked_for_ends_a_pause() {
 #[test]
 fn device_retired_is_idle_once_what_its_backend_began_has_ended() {
     let mut device = Device::serving();
-    device.slot.retire();
+    device.retire();
     assert!(!device.lives(0) && !device.slot.is_idle());
     let refused = Err("the guest has ended or reboots".to_owned());
-    assert_eq!(device.slot.restart(device.now_ns), refused);
+    assert_eq!(device.restart(), refused);
     assert_eq!(device.dies(0, KILLED), [""; 0]);
     assert!(!device.slot.is_idle());
     assert_eq!(
@@ -356,7 +384,7 @@ fn device_retired_is_idle_once_what_its_backend_began_has_ended() {
         ["Fenced: 0 us after the end of its backend"]
     );
     assert!(device.slot.is_idle());
-    assert_eq!(device.slot.restart(device.now_ns), refused);
+    assert_eq!(device.restart(), refused);
     assert_eq!(device.slot.stats(device.now_ns).restarts, 0);
     assert_eq!(device.slot.deadline_ns(), None);
     let mut resting = Device::respawned();
@@ -364,7 +392,7 @@ fn device_retired_is_idle_once_what_its_backend_began_has_ended() {
     resting.pass(0);
     let mut stalled = Device::stalled();
     for device in [&mut resting, &mut stalled] {
-        device.slot.retire();
+        device.retire();
         assert!(device.slot.is_idle());
     }
 }
@@ -372,11 +400,11 @@ fn device_retired_is_idle_once_what_its_backend_began_has_ended() {
 #[test]
 fn backend_lost_is_ended_only_if_it_was_connected() {
     let mut device = Device::serving();
-    device.slot.lost("it lies");
+    device.hear(&DeviceNews::Lost("it lies".into()));
     assert_eq!(device.told(), ["BackendLost: it lies"]);
     assert!(!device.lives(0));
     let mut device = Device::respawned();
-    device.slot.lost("it lies");
+    device.hear(&DeviceNews::Lost("it lies".into()));
     assert_eq!(device.told(), [""; 0]);
     assert!(device.lives(1));
 }
@@ -414,7 +442,7 @@ fn backend_behind_slow_storage_is_slow_until_it_is_not() {
         ["Slow: nothing completed on queue 0 for 3 s"]
     );
     assert_eq!(device.state(), DeviceState::Slow);
-    device.slot.waits(&[]);
+    device.hear(&DeviceNews::Outstanding(Vec::new()));
     assert_eq!(device.told(), ["SlowNoMore"]);
     assert_eq!(device.state(), DeviceState::Serving);
 }
@@ -439,7 +467,7 @@ fn device_whose_backends_died_five_times_stalls_until_asked() {
     assert_eq!(device.state(), DeviceState::Stalled);
     assert_eq!(device.slot.deadline_ns(), None);
     assert_eq!(device.pass(100 * SECOND_NS), [""; 0]);
-    device.slot.restart(device.now_ns).unwrap();
+    device.restart().unwrap();
     assert_eq!(device.told(), ["RestartAsked"]);
     assert_eq!(device.pass(0), ["attach", "BackendStarted: pid 7"]);
 }
@@ -544,10 +572,9 @@ fn link_is_told_to_a_card_s_backend_and_to_the_one_that_may_follow() {
     };
     let mut device = Device::of(cast, card);
     assert_eq!(device.slot.link_up(), Some(true));
-    device.slot.connected(device.now_ns);
+    device.hear(&DeviceNews::Connected);
     let null = SCENERY.with(|scenery| scenery.null.as_fd().try_clone_to_owned().unwrap());
-    let upgraded = SCENERY.with(|s| device.slot.upgrade(&s.spawn_context(), null, device.now_ns));
-    assert_eq!(upgraded, Ok(()));
+    assert_eq!(device.upgrade(null), Ok(()));
     assert!(device.slot.set_link(false));
     assert_eq!(device.slot.link_up(), Some(false));
     for number in [0, 1] {

@@ -38,7 +38,7 @@ impl Stage {
         let mut device = Device::of(cast, disk);
         let jailer = &*Box::leak(Box::new(JailerLink::new(ours)));
         device.jailer = Some(jailer);
-        device.slot.connected(device.now_ns);
+        device.hear(&DeviceNews::Connected);
         device.told();
         Self {
             device,
@@ -143,7 +143,7 @@ fn image_that_cannot_be_opened_is_asked_for_again_after_a_pause() {
 #[test]
 fn device_retired_is_ready_once_it_is_idle_and_its_image_was_opened() {
     let mut stage = Stage::new();
-    stage.device.slot.retire();
+    stage.device.retire();
     stage.device.dies(0, KILLED);
     assert!(!stage.device.slot.is_ready(), "its I/O has not ended");
     stage.device.pass(0);
@@ -154,7 +154,7 @@ fn device_retired_is_ready_once_it_is_idle_and_its_image_was_opened() {
     assert!(stage.device.slot.is_ready());
     let mut other = Device::serving();
     assert!(!other.slot.is_ready());
-    other.slot.retire();
+    other.retire();
     other.dies(0, KILLED);
     other.pass(0);
     assert!(other.slot.is_ready(), "there is nothing to open");

@@ -84,8 +84,9 @@ impl Stage {
         let cast = Cast::default();
         let mut slot = ManagedDevice::new(Written(Role(Rc::clone(&cast), Rc::default())));
         SCENERY.with(|scenery| {
-            let (prepared, _) = slot.prepare(&scenery.spawn_context(), FIRST).unwrap();
-            slot.begin(&scenery.spawn_context(), prepared.unwrap(), FIRST)
+            let (context, mut actions) = (scenery.spawn_context(), Actions::default());
+            let (prepared, _) = slot.prepare(&context, FIRST, &mut actions).unwrap();
+            slot.begin(&context, prepared.unwrap(), FIRST, &mut actions)
                 .unwrap();
         });
         let mut stage = Self {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a device tells while its program is replaced, in order and in time.
 
-use ipc::control::ToBackend;
+use ipc::control::{DeviceNews, ToBackend};
 
 use super::device_tests::{Device, SECOND_NS};
 use super::*;
@@ -11,9 +11,8 @@ const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const LOOK_NS: u64 = 5_000_000;
 
 pub(super) fn upgrade(device: &mut Device) -> Result<(), String> {
-    let context = device.spawn_context();
-    let program = context.null.try_clone_to_owned().unwrap();
-    device.slot.upgrade(&context, program, device.now_ns)
+    let program = device.spawn_context().null.try_clone_to_owned().unwrap();
+    device.upgrade(program)
 }
 
 /// A device whose new backend, number 1, is being judged.
@@ -29,7 +28,7 @@ fn probing() -> Device {
 /// One whose old backend completes what it has taken.
 fn draining() -> Device {
     let mut device = probing();
-    device.slot.fit(device.now_ns);
+    device.hear(&DeviceNews::Compatible);
     assert_eq!(device.told(), ["tell Drain"]);
     device
 }
@@ -37,7 +36,7 @@ fn draining() -> Device {
 /// One whose old backend was killed.
 fn switching() -> Device {
     let mut device = draining();
-    device.slot.drained();
+    device.hear(&DeviceNews::Drained);
     assert_eq!(device.told(), [""; 0]);
     assert!(!device.lives(0) && device.lives(1));
     device
@@ -59,7 +58,7 @@ fn switched() -> Device {
 /// One whose new backend is connected, and has answered the first ping.
 fn on_trial() -> Device {
     let mut device = switched();
-    device.slot.connected(device.now_ns);
+    device.hear(&DeviceNews::Connected);
     assert_eq!(device.told(), ["BackendConnected"]);
     assert_eq!(device.pass(0), [""; 0]);
     assert_eq!(device.pinged(1), Some(1));
@@ -77,7 +76,7 @@ fn upgrade_under_way_is_the_only_one_and_no_restart_is_made() {
     let refused = Err("it is being upgraded already".to_owned());
     assert_eq!(upgrade(&mut device), refused);
     let refused = Err("it is being upgraded".to_owned());
-    assert_eq!(device.slot.restart(device.now_ns), refused);
+    assert_eq!(device.restart(), refused);
     assert_eq!(device.told(), [""; 0]);
 }
 
@@ -85,10 +84,10 @@ fn upgrade_under_way_is_the_only_one_and_no_restart_is_made() {
 fn upgrade_without_a_backend_that_serves_is_refused() {
     let refused = Err("it has no backend that could be succeeded now".to_owned());
     let mut device = Device::serving();
-    device.slot.restart(device.now_ns).unwrap();
+    device.restart().unwrap();
     assert_eq!(upgrade(&mut device), refused, "it is being restarted");
     let mut device = Device::serving();
-    device.slot.retire();
+    device.retire();
     assert_eq!(upgrade(&mut device), refused, "the guest has ended");
     let mut device = Device::serving();
     device.dies(0, KILLED);
@@ -108,7 +107,7 @@ fn candidate_that_is_not_judged_in_five_seconds_is_given_up() {
     let told = [format!("UpgradeRefused: {why}"), format!("answer: {why}")];
     assert_eq!(device.pass(1), told);
     assert!(device.lives(0) && !device.lives(1));
-    device.slot.exited(device.now_ns);
+    device.exited();
     assert!(device.part(1, |part| part.reaped));
     assert_eq!(upgrade(&mut device), Ok(()), "it can be tried again");
 }
@@ -116,8 +115,8 @@ fn candidate_that_is_not_judged_in_five_seconds_is_given_up() {
 #[test]
 fn candidate_unfit_or_dead_is_refused_and_the_old_one_goes_on() {
     let mut device = probing();
-    device.slot.drained();
-    device.slot.unfit("another size");
+    device.hear(&DeviceNews::Drained);
+    device.hear(&DeviceNews::Incompatible("another size".into()));
     let why = "the new backend cannot take over: another size";
     let told = [format!("UpgradeRefused: {why}"), format!("answer: {why}")];
     assert_eq!(device.told(), told);
@@ -134,8 +133,8 @@ fn candidate_unfit_or_dead_is_refused_and_the_old_one_goes_on() {
 #[test]
 fn old_backend_that_is_not_drained_in_125_seconds_resumes() {
     let mut device = draining();
-    device.slot.fit(device.now_ns);
-    device.slot.unfit("too late");
+    device.hear(&DeviceNews::Compatible);
+    device.hear(&DeviceNews::Incompatible("too late".into()));
     assert_eq!(device.told(), [""; 0]);
     assert_eq!(device.pass(125 * SECOND_NS - 1), [""; 0]);
     let why = "the old backend has not completed what it has taken";
@@ -296,12 +295,12 @@ fn stalled_device_is_tried_with_the_new_program_at_once() {
 #[test]
 fn device_retired_during_an_upgrade_is_idle_once_both_have_ended() {
     let mut device = probing();
-    device.slot.retire();
+    device.retire();
     let why = "the guest has ended or rebooted";
     let told = [format!("UpgradeRefused: {why}"), format!("answer: {why}")];
     assert_eq!(device.told(), told);
     assert!(!device.lives(0) && !device.lives(1));
-    device.slot.exited(device.now_ns);
+    device.exited();
     assert!(!device.slot.is_idle());
     device.pass(0);
     assert!(device.slot.is_idle());

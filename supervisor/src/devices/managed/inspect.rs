@@ -20,13 +20,13 @@ impl ManagedDevice {
     /// For `inspect`: the device's state.
     pub(crate) fn info(&self) -> DeviceInfo {
         let state = match &self.phase {
-            Phase::Alive(_) if !self.connected => DeviceState::Connecting,
+            Phase::Alive(life) if !life.is_connected() => DeviceState::Connecting,
             Phase::Alive(life) if life.watchdog.is_slow() => DeviceState::Slow,
             Phase::Alive(_) => DeviceState::Serving,
-            Phase::Fencing(_) => DeviceState::Fencing,
+            Phase::Fencing { .. } => DeviceState::Fencing,
             Phase::Backoff { .. } | Phase::Idle if self.opening.is_asked() => DeviceState::Opening,
             Phase::Backoff { .. } | Phase::Idle => DeviceState::Resting,
-            Phase::Failed => DeviceState::Stalled,
+            Phase::Failed { .. } => DeviceState::Stalled,
         };
         DeviceInfo {
             id: self.kind.id().into(),

@@ -4,7 +4,7 @@
 
 use spec::api::EventKind;
 
-use super::{ManagedDevice, Phase, Upgrade};
+use super::{Actions, ManagedDevice, Phase, Upgrade};
 use crate::devices::kind::{BackendError, Opened, SpawnContext};
 use crate::jailer_link::Asked;
 
@@ -70,12 +70,16 @@ impl ManagedDevice {
     }
 
     /// Asks the jailer for what is needed next, and looks for its answer.
-    pub(super) fn tick_opening(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
+    pub(super) fn tick_opening(
+        &mut self,
+        context: &SpawnContext<'_>,
+        now_ns: u64,
+        actions: &mut Actions,
+    ) {
         let is_wanted = match &self.phase {
-            Phase::Fencing(_) | Phase::Backoff { .. } => true,
-            Phase::Idle => self.retiring,
+            Phase::Idle | Phase::Fencing { .. } | Phase::Backoff { .. } => true,
             Phase::Alive(_) => matches!(self.upgrade, Some(Upgrade::Opening { .. })),
-            Phase::Failed => false,
+            Phase::Failed { .. } => false,
         };
         if let (true, Opening::Unasked, Some(question)) =
             (is_wanted, &self.opening, self.kind.needs())
@@ -99,7 +103,9 @@ impl ManagedDevice {
         };
         match asked.reopened() {
             Some(answer) => {
-                let was_told = *told;
+                if *told {
+                    actions.note(EventKind::SlowNoMore, "");
+                }
                 self.opening = match answer {
                     Ok((reopened, file)) => Opening::Ready(Opened {
                         file,
@@ -108,14 +114,11 @@ impl ManagedDevice {
                     }),
                     Err(error) => Opening::Failed(BackendError::Reopen(error)),
                 };
-                if was_told {
-                    self.note(EventKind::SlowNoMore, "");
-                }
             }
             None if now_ns >= *since_ns + PATIENCE_NS && !*told => {
                 *told = true;
                 let why = "waits for its storage, which does not open the image";
-                self.note(EventKind::Slow, why);
+                actions.note(EventKind::Slow, why);
             }
             None => {}
         }

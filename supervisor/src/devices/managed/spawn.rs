@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use spec::api::EventKind;
 
-use super::{CONNECT_NS, DeviceAction, ManagedDevice, Phase, RunningBackend, Upgrade};
+use super::{
+    Actions, CONNECT_NS, Connection, DeviceAction, ManagedDevice, Phase, RunningBackend, Upgrade,
+};
 use crate::devices::backend::Backend;
 use crate::devices::complaints::Complaints;
 use crate::devices::kind::{BackendError, PendingIo, PreparedBackend, SpawnContext, SpawnOptions};
@@ -22,15 +24,15 @@ impl ManagedDevice {
         &mut self,
         context: &SpawnContext<'_>,
         start: Start,
+        actions: &mut Actions,
     ) -> Result<(Option<PreparedBackend>, Link), BeginError> {
         let inflight = self.kind.renew()?;
         self.restarts = Restarts::default();
-        (self.retiring, self.after_crash) = (false, false);
         let (prepared, stream) = match self.prepare_next(context) {
             Ok((prepared, stream)) => (Some(prepared), stream),
             Err(error) if start.is_first => return Err(self.unborn(error)),
             Err(error) => {
-                self.could_not_be(&error, start.now_ns);
+                self.could_not_be(&error, start.now_ns, actions);
                 let nowhere = socket_pair::nowhere();
                 (None, nowhere.map_err(|error| self.unborn(error.into()))?)
             }
@@ -44,20 +46,31 @@ impl ManagedDevice {
         context: &SpawnContext<'_>,
         prepared: PreparedBackend,
         start: Start,
+        actions: &mut Actions,
     ) -> Result<(), BeginError> {
         match self.start_backend(context, prepared) {
             // At the first start the vmm itself limits how long it waits.
-            Ok(()) => self.deadline_ns = (!start.is_first).then(|| start.now_ns + CONNECT_NS),
+            Ok(()) if start.is_first => {}
+            Ok(()) => self.await_connection(start.now_ns + CONNECT_NS),
             Err(error) if start.is_first => return Err(self.unborn(error)),
-            Err(error) => self.could_not_be(&error, start.now_ns),
+            Err(error) => self.could_not_be(&error, start.now_ns, actions),
         }
         Ok(())
     }
 
+    /// Gives the vmm until then to connect to the living backend.
+    pub(super) fn await_connection(&mut self, until_ns: u64) {
+        if let Phase::Alive(life) = &mut self.phase {
+            life.connection = Connection::Awaited(Some(until_ns));
+        }
+    }
+
     /// The vmm still builds its machine and connects to no backend: its time to do so starts anew.
     pub(crate) fn postpone(&mut self, now_ns: u64) {
-        if let Some(deadline_ns) = &mut self.deadline_ns {
-            *deadline_ns = now_ns + CONNECT_NS;
+        if let Phase::Alive(life) = &mut self.phase
+            && life.connect_by_ns().is_some()
+        {
+            life.connection = Connection::Awaited(Some(now_ns + CONNECT_NS));
         }
     }
 
@@ -79,7 +92,7 @@ impl ManagedDevice {
         let tried = self.upgrade.as_ref().and_then(Upgrade::tried);
         let how = SpawnOptions {
             program: tried.or(self.program.as_ref()).map(AsFd::as_fd),
-            after_crash: self.after_crash,
+            after_crash: self.after_crash(),
             awaits_sync: self.sync.has_predecessor(),
             anew: false,
         };
@@ -100,36 +113,39 @@ impl ManagedDevice {
 
     /// Registers a started backend under its process id, which the jailer must tell: that can wait
     /// until the vmm has its stream.
-    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) {
+    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) -> Actions {
+        let mut actions = Actions::default();
         if let Phase::Alive(life) = &mut self.phase
             && !life.registered
             && life.backend.identify(self.kind.id(), context.jailer)
         {
-            self.note_registration();
+            self.note_registration(&mut actions);
         }
+        actions
     }
 
     /// Notes once in the event log that the living backend was started: when its process id is
     /// known, or when it ends before that.
-    pub(super) fn note_registration(&mut self) {
+    pub(super) fn note_registration(&mut self, actions: &mut Actions) {
         if let Phase::Alive(life) = &mut self.phase
             && !std::mem::replace(&mut life.registered, true)
         {
             let pid = life.backend.pid();
-            self.note(EventKind::BackendStarted, format!("pid {pid}"));
-            self.answer_once_served();
+            actions.note(EventKind::BackendStarted, format!("pid {pid}"));
+            self.answer_once_served(actions);
         }
     }
 
     /// Answers the API client that asked for a backend, once that backend serves and has its
     /// process id.
-    pub(super) fn answer_once_served(&mut self) {
-        if let (Phase::Alive(life), true) = (&self.phase, self.connected)
+    pub(super) fn answer_once_served(&self, actions: &mut Actions) {
+        if let Phase::Alive(life) = &self.phase
+            && life.is_connected()
             && life.registered
-            && !self.stop_requested
+            && !life.stop_requested
             && self.upgrade.is_none()
         {
-            self.outbox.push(DeviceAction::Answer(Ok(())));
+            actions.push(DeviceAction::Answer(Ok(())));
         }
     }
 
@@ -140,8 +156,11 @@ impl ManagedDevice {
             watchdog: Watchdog::new(self.kind.queues()),
             complaints: Complaints::default(),
             registered: false,
+            connection: Connection::Awaited(None),
+            hung_up: false,
+            stop_requested: false,
+            retired: false,
         }));
-        (self.connected, self.hung_up, self.stop_requested) = (false, false, false);
         self.sync.begin(self.kind.witness().is_some());
     }
 }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipc::control::ToDevice;
 use spec::api::EventKind;
 
-use super::{CONNECT_NS, DeviceAction, ManagedDevice, Opening, Phase};
+use super::{Actions, CONNECT_NS, DeviceAction, ManagedDevice, Next, Opening, Phase};
 use crate::devices::backend::Backend;
 use crate::devices::kind::{PendingIo, SpawnContext, SpawnOptions};
 use crate::devices::restarts::RestartDecision;
@@ -131,34 +131,39 @@ impl ManagedDevice {
         context: &SpawnContext<'_>,
         program: OwnedFd,
         now_ns: u64,
-    ) -> Result<(), String> {
+    ) -> Result<Actions, String> {
         if self.upgrade.is_some() {
             return Err("it is being upgraded already".into());
         }
-        if matches!(self.phase, Phase::Failed) {
-            self.note(EventKind::UpgradeAsked, "of a stalled device");
-            self.restarts.reset_backoff();
-            self.upgrade = Some(Upgrade::trial(program, now_ns));
-            self.phase = Phase::Backoff { until_ns: now_ns };
-            return Ok(());
+        let mut actions = Actions::default();
+        match &self.phase {
+            Phase::Failed { after_crash } => {
+                actions.note(EventKind::UpgradeAsked, "of a stalled device");
+                self.restarts.reset_backoff();
+                self.upgrade = Some(Upgrade::trial(program, now_ns));
+                self.phase = Phase::Backoff {
+                    until_ns: now_ns,
+                    after_crash: *after_crash,
+                };
+                return Ok(actions);
+            }
+            Phase::Alive(life) if life.is_connected() && !life.retired && !life.stop_requested => {}
+            _ => return Err("it has no backend that could be succeeded now".into()),
         }
-        if self.retiring || self.stop_requested || !self.connected {
-            return Err("it has no backend that could be succeeded now".into());
-        }
-        self.note(EventKind::UpgradeAsked, "");
+        actions.note(EventKind::UpgradeAsked, "");
         if self.is_opened() {
             // Opened earlier: it does not say what the image is now.
             self.opening = Opening::Unasked;
         }
         let until_ns = now_ns + OPEN_NS;
         self.upgrade = Some(Upgrade::Opening { program, until_ns });
-        self.tick_opening(context, now_ns);
-        self.start_candidate(context, now_ns);
-        Ok(())
+        self.tick_opening(context, now_ns, &mut actions);
+        self.start_candidate(context, now_ns, &mut actions);
+        Ok(actions)
     }
 
     /// Starts the candidate, if what it needs is open.
-    fn start_candidate(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
+    fn start_candidate(&mut self, context: &SpawnContext<'_>, now_ns: u64, actions: &mut Actions) {
         if !self.is_opened() {
             return;
         }
@@ -191,37 +196,37 @@ impl ManagedDevice {
                     },
                     until_ns: now_ns + PROBE_NS,
                 });
-                self.outbox.push(DeviceAction::Probe(stream));
+                actions.push(DeviceAction::Probe(stream));
             }
-            Err(error) => self.refuse(&host::log::chain(&error)),
+            Err(error) => refuse(&host::log::chain(&error), actions),
         }
     }
 
     /// The vmm has found the candidate compatible.
-    pub(crate) fn fit(&mut self, now_ns: u64) {
+    pub(super) fn compatible(&mut self, now_ns: u64, actions: &mut Actions) {
         match self.upgrade.take() {
             Some(Upgrade::Probing { next, .. }) => {
                 let until_ns = now_ns + DRAIN_NS;
                 self.upgrade = Some(Upgrade::Draining { next, until_ns });
-                self.outbox.push(DeviceAction::Tell(ToDevice::Drain));
+                actions.push(DeviceAction::Tell(ToDevice::Drain));
             }
             other => self.upgrade = other,
         }
     }
 
     /// The vmm has found the candidate incompatible.
-    pub(crate) fn unfit(&mut self, why: &str) {
+    pub(super) fn incompatible(&mut self, why: &str, actions: &mut Actions) {
         if matches!(self.upgrade, Some(Upgrade::Probing { .. })) {
-            self.abandon(&format!("the new backend cannot take over: {why}"));
+            self.abandon(&format!("the new backend cannot take over: {why}"), actions);
         }
     }
 
     /// The vmm has stopped the queues: the old backend has nothing in progress.
-    pub(crate) fn drained(&mut self) {
-        match (self.upgrade.take(), &self.phase) {
+    pub(super) fn drained(&mut self) {
+        match (self.upgrade.take(), &mut self.phase) {
             (Some(Upgrade::Draining { next, .. }), Phase::Alive(life)) => {
                 life.backend.kill();
-                self.stop_requested = true;
+                life.stop_requested = true;
                 self.upgrade = Some(Upgrade::Switching { next });
             }
             (other, _) => self.upgrade = other,
@@ -229,10 +234,10 @@ impl ManagedDevice {
     }
 
     /// Gives an upgrade up before the new program has shown that it serves, and reports why.
-    pub(super) fn abandon(&mut self, why: &str) {
+    pub(super) fn abandon(&mut self, why: &str, actions: &mut Actions) {
         match self.upgrade.take() {
             None => return,
-            Some(Upgrade::Opening { .. }) => return self.refuse(why),
+            Some(Upgrade::Opening { .. }) => return refuse(why, actions),
             Some(
                 Upgrade::Probing { next, .. }
                 | Upgrade::Draining { next, .. }
@@ -240,66 +245,69 @@ impl ManagedDevice {
             ) => {
                 next.backend.kill();
                 self.dying.push(next.backend);
-                self.note(EventKind::UpgradeRefused, why);
+                actions.note(EventKind::UpgradeRefused, why);
             }
-            Some(Upgrade::Trial { .. }) => self.note(EventKind::UpgradeRolledBack, why),
+            Some(Upgrade::Trial { .. }) => actions.note(EventKind::UpgradeRolledBack, why),
         }
-        self.outbox.push(DeviceAction::Answer(Err(why.to_owned())));
-    }
-
-    /// Reports that there is no candidate and none follows.
-    fn refuse(&mut self, why: &str) {
-        self.note(EventKind::UpgradeRefused, why);
-        self.outbox.push(DeviceAction::Answer(Err(why.to_owned())));
+        actions.push(DeviceAction::Answer(Err(why.to_owned())));
     }
 
     /// Handles the candidate's end, if it has ended.
-    pub(super) fn candidate_exited(&mut self) {
+    pub(super) fn candidate_exited(&mut self, actions: &mut Actions) {
         let candidate = self.upgrade.as_mut().and_then(Upgrade::candidate_mut);
         let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
             return;
         };
         let how = super::restart::told(death, crash);
-        self.keep_old(&format!("the new backend {how}"));
+        self.keep_old(&format!("the new backend {how}"), actions);
     }
 
     /// Gives an upgrade up while the old backend lives: the old one goes on.
-    fn keep_old(&mut self, why: &str) {
+    fn keep_old(&mut self, why: &str, actions: &mut Actions) {
         let draining = matches!(self.upgrade, Some(Upgrade::Draining { .. }));
-        self.abandon(why);
+        self.abandon(why, actions);
         if draining {
-            self.outbox.push(DeviceAction::Tell(ToDevice::Resume));
+            actions.push(DeviceAction::Tell(ToDevice::Resume));
         }
     }
 
-    /// Handles the end of the living backend, whether or not the upgrade asked for it. True if the
-    /// upgrade decides what follows.
-    pub(super) fn upgrade_goes_on(&mut self, stop_requested: bool, how: &str, now_ns: u64) -> bool {
+    /// What follows the end of the living backend if the upgrade decides, whether or not the
+    /// upgrade asked for it.
+    pub(super) fn upgrade_goes_on(
+        &mut self,
+        stop_requested: bool,
+        how: &str,
+        now_ns: u64,
+        actions: &mut Actions,
+    ) -> Option<Next> {
+        let when = RestartDecision::At(now_ns);
         match &self.upgrade {
-            Some(Upgrade::Switching { .. }) if stop_requested => {
-                // For the case that the new backend dies meanwhile.
-                (self.next, self.after_crash) = (RestartDecision::At(now_ns), false);
-                true
-            }
+            // For the case that the new backend dies meanwhile.
+            Some(Upgrade::Switching { .. }) if stop_requested => Some(Next::Backend {
+                when,
+                after_crash: false,
+            }),
             Some(Upgrade::Trial { .. }) => {
-                self.abandon(&format!("the new backend {how}"));
-                (self.next, self.after_crash) = (RestartDecision::At(now_ns), true);
-                true
+                self.abandon(&format!("the new backend {how}"), actions);
+                Some(Next::Backend {
+                    when,
+                    after_crash: true,
+                })
             }
             _ => {
-                self.abandon(&format!("the old backend {how}"));
-                false
+                self.abandon(&format!("the old backend {how}"), actions);
+                None
             }
         }
     }
 
     /// The old backend is gone and its I/O has ended: switches to the new one, if there is one.
-    pub(super) fn switch(&mut self, now_ns: u64) -> bool {
+    pub(super) fn switch(&mut self, now_ns: u64, actions: &mut Actions) -> bool {
         match self.upgrade.take() {
             Some(Upgrade::Switching { next }) => {
                 self.live(next.backend, next.pending_io);
-                self.deadline_ns = Some(now_ns + CONNECT_NS);
-                self.outbox.push(DeviceAction::Tell(ToDevice::Switch));
+                self.await_connection(now_ns + CONNECT_NS);
+                actions.push(DeviceAction::Tell(ToDevice::Switch));
                 self.upgrade = Some(Upgrade::trial(next.program, now_ns));
                 true
             }
@@ -311,20 +319,28 @@ impl ManagedDevice {
     }
 
     /// Handles the deadlines of an upgrade.
-    pub(super) fn tick_upgrade(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
-        self.start_candidate(context, now_ns);
+    pub(super) fn tick_upgrade(
+        &mut self,
+        context: &SpawnContext<'_>,
+        now_ns: u64,
+        actions: &mut Actions,
+    ) {
+        self.start_candidate(context, now_ns, actions);
         if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
             candidate.identify(self.kind.id(), context.jailer);
         }
         match (&mut self.upgrade, &mut self.phase) {
             (Some(Upgrade::Opening { until_ns, .. }), _) if *until_ns <= now_ns => {
-                self.abandon("its storage does not open the image");
+                self.abandon("its storage does not open the image", actions);
             }
             (Some(Upgrade::Probing { until_ns, .. }), _) if *until_ns <= now_ns => {
-                self.abandon("the vmm does not judge the new backend");
+                self.abandon("the vmm does not judge the new backend", actions);
             }
             (Some(Upgrade::Draining { until_ns, .. }), _) if *until_ns <= now_ns => {
-                self.keep_old("the old backend has not completed what it has taken");
+                self.keep_old(
+                    "the old backend has not completed what it has taken",
+                    actions,
+                );
             }
             (
                 Some(Upgrade::Trial {
@@ -337,29 +353,35 @@ impl ManagedDevice {
             ) if *look_ns <= now_ns => {
                 *look_ns = now_ns + LOOK_NS;
                 let idle = now_ns >= *since_ns + IDLE_NS && !life.watchdog.is_waited_for();
-                let serves = self.connected && (idle || life.backend.has_completed());
+                let serves = life.is_connected() && (idle || life.backend.has_completed());
                 let lives = life.watchdog.is_answered(life.backend.health());
                 if serves && lives && *asked {
-                    self.commit();
+                    self.commit(actions);
                 } else if serves && lives {
                     *asked = true;
                     life.backend.ping(life.watchdog.ask(now_ns));
                 } else if now_ns >= *since_ns + TRIAL_NS {
                     *look_ns = u64::MAX;
                     life.backend.kill();
-                    self.note(EventKind::BackendLost, "it has not served for 10 s");
+                    actions.note(EventKind::BackendLost, "it has not served for 10 s");
                 }
             }
             _ => {}
         }
     }
 
-    fn commit(&mut self) {
+    fn commit(&mut self, actions: &mut Actions) {
         if let Some(Upgrade::Trial { program, .. }) = self.upgrade.take() {
             self.program = Some(program);
             self.restarts.reset_backoff();
-            self.note(EventKind::UpgradeDone, "");
-            self.outbox.push(DeviceAction::Answer(Ok(())));
+            actions.note(EventKind::UpgradeDone, "");
+            actions.push(DeviceAction::Answer(Ok(())));
         }
     }
+}
+
+/// Reports that there is no candidate and none follows.
+fn refuse(why: &str, actions: &mut Actions) {
+    actions.note(EventKind::UpgradeRefused, why);
+    actions.push(DeviceAction::Answer(Err(why.to_owned())));
 }
