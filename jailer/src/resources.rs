@@ -55,7 +55,12 @@ impl Resources {
         Ok(match (vmm, null, kvm, kernel, ram, console) {
             (Some(vmm), Some(null), Some(kvm), Some(kernel), Some(ram), Some(console)) => {
                 Ok(Self {
-                    binaries: Binaries { vmm, null },
+                    binaries: Binaries {
+                        vmm,
+                        blk: devices.blk.take(),
+                        net: devices.net.take(),
+                        null,
+                    },
                     guest: Guest {
                         kvm,
                         kernel,

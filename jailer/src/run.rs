@@ -239,9 +239,7 @@ fn gather(
         binaries: resources.binaries,
         guest: resources.guest,
         devices: DeviceParts {
-            blk: resources.devices.blk,
             images: Vec::new(),
-            net: resources.devices.net,
             taps: Vec::new(),
             streams: resources.devices.streams,
         },

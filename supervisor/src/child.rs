@@ -33,17 +33,18 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// What a child is to execute, and with what.
+/// What one child is to execute, and with what. Its owner holds copies of the child's descriptors:
+/// it is dropped once the child has started.
 #[derive(Debug)]
-pub(crate) struct ChildSpec<'a> {
+pub(crate) struct ChildSpec {
     /// Its `argv[0]`.
     pub(crate) name: &'static CStr,
     /// Its only argument, if it has one.
     pub(crate) arg: Option<&'static CStr>,
     /// Its program.
-    pub(crate) program: BorrowedFd<'a>,
-    /// Its descriptors, and the numbers below 64 at which it gets them.
-    pub(crate) fds: Vec<(RawFd, BorrowedFd<'a>)>,
+    pub(crate) program: OwnedFd,
+    /// Its own descriptors, and the numbers below 64 at which it gets them.
+    pub(crate) fds: Vec<(RawFd, OwnedFd)>,
     /// The part of its jail that depends on the kind of process.
     pub(crate) profile: Profile,
 }
@@ -77,14 +78,19 @@ pub(crate) enum StartError {
     Gate(#[source] Errno),
 }
 
-/// Starts a child.
-pub(crate) fn start(spec: &ChildSpec<'_>, jails: &Jails) -> Result<Child, StartError> {
-    let program = park(spec.program)?;
-    let mut parked = Vec::with_capacity(spec.fds.len());
+/// Starts a child, with its own descriptors and those that every child gets.
+pub(crate) fn start(
+    spec: &ChildSpec,
+    common: &[(RawFd, BorrowedFd<'_>)],
+    jails: &Jails,
+) -> Result<Child, StartError> {
+    let program = park(spec.program.as_fd())?;
+    let own = spec.fds.iter().map(|(number, fd)| (*number, fd.as_fd()));
+    let mut parked = Vec::with_capacity(spec.fds.len() + common.len());
     let mut sources = [-1; PARKING as usize];
-    for (number, fd) in &spec.fds {
-        let fd = park(*fd)?;
-        let slot = usize::try_from(*number)
+    for (number, fd) in own.chain(common.iter().copied()) {
+        let fd = park(fd)?;
+        let slot = usize::try_from(number)
             .ok()
             .and_then(|n| sources.get_mut(n));
         *slot.ok_or(StartError::Park(Errno::EBADF))? = fd.as_raw_fd();
@@ -94,7 +100,7 @@ pub(crate) fn start(spec: &ChildSpec<'_>, jails: &Jails) -> Result<Child, StartE
     let (report, write_end) = pipe2(flags).map_err(StartError::Pipe)?;
     let (gate, opener) = pipe2(OFlag::O_CLOEXEC).map_err(StartError::Pipe)?;
     let (write_end, gate) = (park(write_end.as_fd())?, park(gate.as_fd())?);
-    let landlock = deny_all_but(spec.program);
+    let landlock = deny_all_but(spec.program.as_fd());
     let landlock = landlock.map(|fd| park(fd.as_fd())).transpose()?;
     let arg = spec.arg.map_or(std::ptr::null(), CStr::as_ptr);
     let plan = ChildPlan {
@@ -155,11 +161,12 @@ pub(crate) fn self_test(
     null: BorrowedFd<'_>,
     jails: &Jails,
 ) -> Result<(), String> {
+    let program = program.try_clone_to_owned();
     let spec = ChildSpec {
         name: c"jailer",
         arg: Some(c"--version"),
-        program,
-        fds: vec![(0, null), (1, null), (2, null)],
+        program: program.map_err(|e| format!("a child's: {e}"))?,
+        fds: Vec::new(),
         profile: Profile {
             user: 1,
             descriptors_max: 64,
@@ -167,7 +174,9 @@ pub(crate) fn self_test(
             oom_score_adj: 0,
         },
     };
-    let child = start(&spec, jails).map_err(|e| format!("a child's: {}", host::log::chain(&e)))?;
+    let common = [0, 1, 2].map(|number| (number, null));
+    let child =
+        start(&spec, &common, jails).map_err(|e| format!("a child's: {}", host::log::chain(&e)))?;
     let ended = waitid(Id::PIDFd(child.pidfd.as_fd()), WaitPidFlag::WEXITED);
     match (failure(&child.report), ended) {
         (None, Ok(WaitStatus::Exited(_, 0))) => Ok(()),
@@ -222,11 +231,11 @@ mod tests {
         let spec = ChildSpec {
             name: c"x",
             arg: None,
-            program: program.as_fd(),
-            fds: vec![(0, null.as_fd())],
+            program: program.into(),
+            fds: vec![(0, null.into())],
             profile: PROFILE,
         };
-        let child = start(&spec, &jails()).unwrap();
+        let child = start(&spec, &[], &jails()).unwrap();
         assert!(matches!(
             reaped(&child),
             WaitStatus::Exited(_, NOT_EXECUTED)
@@ -256,12 +265,13 @@ mod tests {
         let spec = ChildSpec {
             name: c"tests",
             arg: Some(c"--help"),
-            program: program.as_fd(),
-            fds: vec![(0, null.as_fd()), (1, write_end.as_fd()), (2, null.as_fd())],
+            program: program.into(),
+            fds: vec![(1, write_end)],
             profile: PROFILE,
         };
-        let child = start(&spec, &jails()).unwrap();
-        drop(write_end);
+        let common = [(0, null.as_fd()), (2, null.as_fd())];
+        let child = start(&spec, &common, &jails()).unwrap();
+        drop(spec);
         let mut said = String::new();
         File::from(read_end).read_to_string(&mut said).unwrap();
         assert!(said.contains("Usage:"), "{said}");

@@ -2,7 +2,7 @@
 //! Handles events of devices, and starts the next vmm after a reboot once the I/O of the last one's
 //! backends has ended.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use ipc::control::{DeviceNews, ToDevice, ToVmm};
 use spec::api::{EventKind, VmState};
@@ -45,12 +45,12 @@ impl Supervisor {
             self.devices.rest(now_ns);
         }
         if let Some(vmm) = &mut self.vmm {
-            vmm.identify(&self.vm_context.jailer);
+            vmm.identify(&self.context.jailer);
         }
         if self.lifecycle.is_deaf() {
             self.devices.postpone(now_ns);
         }
-        let all = self.devices.tick(&self.vm_context.spawn_context(), now_ns);
+        let all = self.devices.tick(&self.context, now_ns);
         self.perform_all(all, now_ns);
     }
 
@@ -85,10 +85,7 @@ impl Supervisor {
     /// Sends the vmm a stream to a backend.
     fn hand(&mut self, index: u8, message: ToDevice, stream: &OwnedFd) {
         let to = self.vmm.as_ref().zip(Devices::slot_of(index));
-        let told = to.map(|(vmm, slot)| {
-            let message = ToVmm::Device(slot, message);
-            vmm.tell_with(&message, stream.as_fd())
-        });
+        let told = to.map(|(vmm, slot)| vmm.tell(ToVmm::Device(slot, message), Some(stream)));
         if let Some(Err(error)) = told {
             log::warn!("{}", host::log::chain(&error));
         }

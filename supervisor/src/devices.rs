@@ -14,6 +14,7 @@ use spec::api::{DeviceInfo, DeviceStats, EventKind, ProcessInfo};
 use spec::{NetKind, VhostUserKind, Vm, VmName};
 
 use super::poll::{Interests, earlier};
+use crate::process::SpawnContext;
 use crate::profile;
 
 mod backend;
@@ -29,15 +30,13 @@ mod restarts;
 mod socket_pair;
 mod watchdog;
 
-pub(crate) use kind::SpawnContext;
 pub(crate) use managed::{Actions, DeviceAction, UPGRADE_NS};
 
 /// What tests with made-up backends need.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
-    pub(crate) use super::backend::{Backend, ChildResources};
     pub(crate) use super::kind::{
-        BackendError, Kind, Opened, PendingIo, PreparedBackend, SpawnContext, SpawnOptions,
+        BackendError, Kind, Opened, PendingIo, PreparedBackend, SpawnOptions,
     };
     #[cfg(test)]
     pub(crate) use super::managed::UPGRADE_NS;
@@ -176,7 +175,7 @@ impl Devices {
     /// device has `None` if its backend cannot be prepared yet.
     pub(crate) fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         start: Start,
         all: &mut AllActions,
     ) -> Result<(Vec<Option<PreparedBackend>>, Vec<Link>), BeginError> {
@@ -199,7 +198,7 @@ impl Devices {
     /// Starts the backends that were prepared.
     pub(crate) fn begin(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         prepared: Vec<Option<PreparedBackend>>,
         start: Start,
         all: &mut AllActions,
@@ -221,7 +220,7 @@ impl Devices {
     }
 
     /// Registers the backends that were started since.
-    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) -> AllActions {
+    pub(crate) fn register(&mut self, context: &SpawnContext) -> AllActions {
         let own = (0..).zip(&mut self.own);
         own.map(|(index, slot)| (index, slot.register(context)))
             .collect()
@@ -314,10 +313,10 @@ impl Devices {
     }
 
     /// Handles the deadlines of all devices.
-    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) -> AllActions {
+    pub(crate) fn tick(&mut self, context: &SpawnContext, now_ns: u64) -> AllActions {
         let own = self.own.iter_mut().map(|slot| slot.tick(context, now_ns));
         let external = self.external.iter_mut();
-        let external = external.map(|device| device.tick(context.jailer, now_ns));
+        let external = external.map(|device| device.tick(&context.jailer, now_ns));
         (0..).zip(own.chain(external)).collect()
     }
 

@@ -5,10 +5,10 @@
 //! One thread, one poll(2). It tells the [`lifecycle`] what has happened, and the lifecycle
 //! decides.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use handover::host_resources::{Binaries, Guest, HostResources, Identity, Log};
+use handover::host_resources::{Guest, HostResources, Identity};
 use handover::outcome::Outcome;
 use host::clock::monotonic_ns;
 use ipc::broker::Status;
@@ -50,17 +50,18 @@ pub use api::route::{ROUTES, Route};
 pub use supervisor_init::{live, stand_in};
 
 use console_backend::ConsoleBackend;
-use devices::{AllActions, BeginError, Devices, SpawnContext, Start};
+use devices::{AllActions, BeginError, Devices, Start};
 use event_log::EventLog;
 use jailer_link::JailerLink;
 use jails::Jails;
 use lifecycle::Lifecycle;
 use log_truncator::LogTruncator;
 use poll::{Interests, Token, earlier};
+use process::SpawnContext;
 use retry::Retry;
 use service::Waiting;
 use supervisor_init::Pids;
-use vmm::{Parts, SpawnError, Vmm};
+use vmm::{Parts, Vmm, VmmError};
 
 /// So long after it began, a supervisor's start is over.
 const SETTLING_NS: u64 = 500_000_000;
@@ -79,43 +80,13 @@ enum SupervisorError {
     Memory(#[from] MemfdError),
     /// A vmm could not be started.
     #[error(transparent)]
-    Spawn(#[from] SpawnError),
+    Vmm(#[from] VmmError),
     /// The devices of a vmm could not be started.
     #[error(transparent)]
     Devices(#[from] BeginError),
     /// poll(2) failed.
     #[error("cannot poll")]
     Poll(#[source] nix::Error),
-}
-
-/// What every vmm is started from.
-#[derive(Debug)]
-struct VmContext {
-    identity: Identity,
-    binaries: Binaries,
-    guest: Guest,
-    blk: Option<OwnedFd>,
-    jails: Jails,
-    net: Option<OwnedFd>,
-    jailer: Rc<JailerLink>,
-    pids: Pids,
-    log: Log,
-}
-
-impl VmContext {
-    /// What backends are started with.
-    fn spawn_context(&self) -> SpawnContext<'_> {
-        SpawnContext {
-            vm_id: self.identity.name.as_str(),
-            blk: self.blk.as_ref().map(AsFd::as_fd),
-            net: self.net.as_ref().map(AsFd::as_fd),
-            null: self.binaries.null.as_fd(),
-            log: &self.log,
-            jails: &self.jails,
-            jailer: &self.jailer,
-            seccomp: identity::seccomp(&self.identity),
-        }
-    }
 }
 
 /// Builds the supervisor's jail around this process, and below it the jail of a child, in which
@@ -140,7 +111,11 @@ pub fn self_test_with_filter(has_range: bool) -> Result<(), String> {
 
 #[derive(Debug)]
 struct Supervisor {
-    vm_context: VmContext,
+    /// What the VM's processes are started from.
+    context: SpawnContext,
+    identity: Identity,
+    guest: Guest,
+    pids: Pids,
     born_ns: u64,
     /// Until the supervisor's own start is over.
     settles_ns: Option<u64>,
@@ -195,17 +170,17 @@ impl Supervisor {
         let (vm, name) = (&resources.identity.vm, &resources.identity.name);
         let devices = Devices::new(vm, name, parts.images, parts.taps, parts.streams);
         Ok(Self {
-            vm_context: VmContext {
-                identity: resources.identity,
+            context: SpawnContext {
+                vm_id: resources.identity.name.to_string(),
                 binaries: resources.binaries,
-                guest: resources.guest,
-                blk: parts.blk,
-                jails,
-                net: parts.net,
-                jailer,
-                pids,
                 log: resources.log,
+                jails,
+                jailer,
+                seccomp: identity::seccomp(&resources.identity),
             },
+            identity: resources.identity,
+            guest: resources.guest,
+            pids,
             born_ns,
             settles_ns: Some(born_ns + SETTLING_NS),
             api: api::Server::new(resources.api),
@@ -237,32 +212,27 @@ impl Supervisor {
     }
 
     fn spawn_all(&mut self, start: Start, all: &mut AllActions) -> Result<(), SupervisorError> {
-        let ram = match self.vm_context.guest.ram.take() {
+        let vm = &self.identity.vm;
+        let ram = match self.guest.ram.take() {
             Some(ram) => ram,
-            None => Guest::fresh_ram(&self.vm_context.identity.vm.memory)?,
+            None => Guest::fresh_ram(&vm.memory)?,
         };
-        let context = self.vm_context.spawn_context();
-        let (prepared, links) = self.devices.prepare(&context, start, all)?;
-        let identity = &self.vm_context.identity;
-        let devices = self.devices.records(&identity.vm, &identity.name);
-        let record = identity::record(identity, devices, !start.is_first).write()?;
-        let console = self.console.for_vmm().map_err(SupervisorError::Console)?;
-        let vmm = Vmm::spawn(&Parts {
-            binaries: &self.vm_context.binaries,
-            guest: &self.vm_context.guest,
-            ram: ram.as_fd(),
-            record: &record,
-            log: &self.vm_context.log,
-            console: console.as_fd(),
-            links: &links,
-            jails: &self.vm_context.jails,
-            profile: profile::vmm::profile(&self.vm_context.identity.vm),
-        })?;
-        let vmm = self.vmm.insert(vmm);
-        let context = self.vm_context.spawn_context();
-        self.devices.begin(&context, prepared, start, all)?;
-        vmm.identify(&self.vm_context.jailer);
-        all.extend(self.devices.register(&context));
+        let (prepared, links) = self.devices.prepare(&self.context, start, all)?;
+        let devices = self.devices.records(vm, &self.identity.name);
+        let record = identity::record(&self.identity, devices, !start.is_first);
+        let parts = Parts {
+            ram,
+            record: record.write()?,
+            console: self.console.for_vmm().map_err(SupervisorError::Console)?,
+            links,
+        };
+        let profile = profile::vmm::profile(vm);
+        let spec = vmm::spec(&self.context, &self.guest, parts, profile)?;
+        let vmm = self.vmm.insert(Vmm::spawn(&self.context, &spec)?);
+        drop(spec);
+        self.devices.begin(&self.context, prepared, start, all)?;
+        vmm.identify(&self.context.jailer);
+        all.extend(self.devices.register(&self.context));
         Ok(())
     }
 
@@ -302,12 +272,12 @@ impl Supervisor {
         let mut interests = Interests::default();
         interests.add(
             Token::Jailer,
-            self.vm_context.jailer.as_fd(),
+            self.context.jailer.as_fd(),
             PollFlags::POLLIN,
         );
         if let Some(vmm) = &self.vmm {
-            interests.add(Token::Exit, vmm.exit_fd(), PollFlags::POLLIN);
-            if let Some(control) = vmm.control_fd() {
+            interests.add(Token::Exit, vmm.process().exit_fd(), PollFlags::POLLIN);
+            if let Some(control) = vmm.process().control_fd() {
                 interests.add(Token::Control, control, PollFlags::POLLIN);
             }
         }
@@ -336,7 +306,7 @@ impl Supervisor {
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
-        self.log_truncator.tick(&self.vm_context.log, now_ns);
+        self.log_truncator.tick(&self.context.log, now_ns);
         if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
             host::image::let_go();
         }

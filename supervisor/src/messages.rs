@@ -9,7 +9,8 @@ use spec::api::EventKind;
 use super::devices::{AllActions, Devices};
 use super::jailer_link::LinkEvent;
 use super::lifecycle::{Action, Force, Next, VmOutcome};
-use super::vmm::{Incoming, Vmm};
+use super::process::Incoming;
+use super::vmm::Vmm;
 use super::{Supervisor, SupervisorError, exit_report};
 
 /// How often a dead vmm's socket is read: more often than it can hold messages for.
@@ -32,7 +33,7 @@ impl Supervisor {
     }
 
     pub(super) fn hear_jailer(&mut self, now_ns: u64) {
-        for news in self.vm_context.jailer.listen() {
+        for news in self.context.jailer.listen() {
             let order = match news {
                 LinkEvent::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
                     self.lifecycle.end_at_once(Force::Signal(signal))
@@ -68,7 +69,7 @@ impl Supervisor {
         self.note(&message);
         // Only once: a vmm that repeats it must not fill the socket to the jailer.
         if message == FromVmm::Started && self.lifecycle.is_first_start() {
-            self.vm_context.jailer.tell_started();
+            self.context.jailer.tell_started();
         }
         if let FromVmm::Device(slot, news) = &message {
             self.hear_of_device(Devices::place_of(*slot), news, now_ns);
@@ -129,7 +130,7 @@ impl Supervisor {
 
     pub(super) fn verdict(&self, outcome_of_vm: VmOutcome) -> Outcome {
         let context = exit_report::ExitContext {
-            vm: &self.vm_context.identity.vm,
+            vm: &self.identity.vm,
             crash: self
                 .vmm
                 .as_ref()
@@ -137,7 +138,7 @@ impl Supervisor {
             log: self
                 .vmm
                 .as_ref()
-                .map(|vmm| vmm.log_tail(&self.vm_context.log.reader))
+                .map(|vmm| vmm.log_tail(&self.context.log.reader))
                 .unwrap_or_default(),
         };
         match (&self.startup_failure, &outcome_of_vm) {
@@ -150,7 +151,7 @@ impl Supervisor {
 }
 
 fn tell(vmm: &Vmm, message: ToVmm) {
-    if let Err(error) = vmm.tell(message) {
+    if let Err(error) = vmm.tell(message, None) {
         log::warn!("{}", host::log::chain(&error));
     }
 }

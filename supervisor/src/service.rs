@@ -125,7 +125,7 @@ impl Supervisor {
             let reason = "an upgrade needs the descriptor of a program";
             return Some(Response::Refused(Refusal::new(400, reason)));
         };
-        match slot.upgrade(&self.vm_context.spawn_context(), program, now_ns) {
+        match slot.upgrade(&self.context, program, now_ns) {
             Err(reason) => Some(refused(device, &reason)),
             Ok(actions) => {
                 // First: the candidate may have been refused at once, and the client is told so.
@@ -183,7 +183,7 @@ impl Supervisor {
     }
 
     fn info(&self) -> VmInfo {
-        let identity = &self.vm_context.identity;
+        let identity = &self.identity;
         VmInfo {
             name: identity.name.clone(),
             state: self.lifecycle.state(),

@@ -41,7 +41,7 @@ impl Supervisor {
             let mut interests = Interests::default();
             interests.add(
                 Token::Jailer,
-                self.vm_context.jailer.as_fd(),
+                self.context.jailer.as_fd(),
                 PollFlags::POLLIN,
             );
             self.console.interests(&mut interests);
@@ -52,7 +52,7 @@ impl Supervisor {
             for (token, events) in ready {
                 if token != Token::Jailer {
                     self.console.ready(token, events, now_ns);
-                } else if !self.vm_context.jailer.listen().is_empty() {
+                } else if !self.context.jailer.listen().is_empty() {
                     return Ok(());
                 }
             }

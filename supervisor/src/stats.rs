@@ -12,7 +12,7 @@ impl Supervisor {
     /// For `stats`.
     pub(super) fn stats(&self, now_ns: u64) -> Stats {
         Stats {
-            name: self.vm_context.identity.name.clone(),
+            name: self.identity.name.clone(),
             time_ns: now_ns,
             state: self.lifecycle.state(),
             reboots: self.lifecycle.reboots(),
@@ -36,7 +36,7 @@ impl Supervisor {
 
     /// All processes, the jailer first.
     pub(super) fn processes(&self) -> Vec<ProcessInfo> {
-        let identity = &self.vm_context.identity;
+        let identity = &self.identity;
         let ours = |role: &str, pid: Pid, spawned_ns| ProcessInfo {
             role: role.into(),
             restarts: 0,
@@ -46,7 +46,7 @@ impl Supervisor {
             pio_exits: 0,
             mmio_exits: 0,
         };
-        let pids = self.vm_context.pids;
+        let pids = self.pids;
         let jailer = ours("jailer", pids.jailer, identity.started_ns);
         let supervisor = ours("supervisor", pids.supervisor, self.born_ns);
         [jailer, supervisor]

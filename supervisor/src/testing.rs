@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
-use super::devices::script::{Actions, BeginError, DeviceAction, ManagedDevice, Start};
+use super::devices::script::{Actions, DeviceAction, ManagedDevice, Start};
 use super::lifecycle::{Action, Force, Lifecycle, Next, VmOutcome};
 use super::process::Death;
 use super::service::DEVICE_NS;
@@ -45,7 +45,7 @@ mod upgrade_tests;
 pub use event::Event;
 
 use actor::{Cast, Part, Role, Shortage, behind};
-use scenery::SCENERY;
+use scenery::CONTEXT;
 
 const MS_NS: u64 = 1_000_000;
 const MINUTE_NS: u64 = 60_000 * MS_NS;
@@ -138,21 +138,20 @@ impl World {
             is_first: self.lifecycle.is_first_start(),
         };
         let mut actions = Actions::default();
-        let link = SCENERY.with(|scenery| {
-            let context = scenery.spawn_context();
-            let (prepared, link) = self.slot.prepare(&context, start, &mut actions)?;
-            if let Some(prepared) = prepared {
-                self.slot.begin(&context, prepared, start, &mut actions)?;
-            }
-            Ok::<_, BeginError>(link)
-        });
-        let registered = SCENERY.with(|scenery| self.slot.register(&scenery.spawn_context()));
+        let context = CONTEXT.with(Rc::clone);
+        let prepared = self.slot.prepare(&context, start, &mut actions);
+        let (prepared, link) = prepared.unwrap();
+        if let Some(prepared) = prepared {
+            let begun = self.slot.begin(&context, prepared, start, &mut actions);
+            begun.unwrap();
+        }
+        let registered = self.slot.register(&context);
         self.vmm = Some(None);
         (self.shown, self.may_end) = (false, false);
         // It is born with the first backend's stream, if there is a backend.
         self.told.clear();
         self.births_ns.clear();
-        if let Some(number) = behind(&self.cast, &link.unwrap().stream) {
+        if let Some(number) = behind(&self.cast, &link.stream) {
             self.told.push_back(ToDevice::Attach);
             self.give_to(number);
         }
@@ -192,11 +191,9 @@ impl World {
                 self.wait_for(accepted);
             }
             Event::Upgrade => {
-                let accepted = SCENERY.with(|scenery| {
-                    let program = scenery.null.try_clone().unwrap().into();
-                    let context = scenery.spawn_context();
-                    self.slot.upgrade(&context, program, self.now_ns)
-                });
+                let program = scenery::null().into();
+                let context = CONTEXT.with(Rc::clone);
+                let accepted = self.slot.upgrade(&context, program, self.now_ns);
                 self.wait_for(accepted);
             }
             Event::Stop { force } => {
@@ -228,10 +225,7 @@ impl World {
         if self.lifecycle.is_deaf() {
             self.slot.postpone(self.now_ns);
         }
-        let actions = SCENERY.with(|scenery| {
-            let context = scenery.spawn_context();
-            self.slot.tick(&context, self.now_ns)
-        });
+        let actions = CONTEXT.with(|context| self.slot.tick(context, self.now_ns));
         self.perform(actions);
         self.assert_upgrade_ends();
         let waiting = self.waiting_ns.len();

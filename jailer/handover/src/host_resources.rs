@@ -17,7 +17,7 @@ use crate::parked::Parked;
 pub struct HostResources {
     /// The VM's name and spec.
     pub identity: Identity,
-    /// The vmm's binary, and /dev/null for standard input and output.
+    /// The programs, and /dev/null for standard input and output.
     pub binaries: Binaries,
     /// KVM, the kernel, the initrd and the guest's RAM.
     pub guest: Guest,
@@ -49,8 +49,12 @@ pub struct Identity {
 /// What children execute, and /dev/null.
 #[derive(Debug)]
 pub struct Binaries {
-    /// The vmm's binary.
+    /// The vmm's program.
     pub vmm: OwnedFd,
+    /// The disk backend's program, if the VM has disks.
+    pub blk: Option<OwnedFd>,
+    /// The network backend's program, if the VM has NICs with a tap.
+    pub net: Option<OwnedFd>,
     /// /dev/null.
     pub null: File,
 }
@@ -71,12 +75,8 @@ pub struct Guest {
 /// What devices are opened from; images, taps and streams are in the order of the spec.
 #[derive(Debug)]
 pub struct DeviceParts {
-    /// The disk backend's binary, if the VM has disks.
-    pub blk: Option<OwnedFd>,
     /// The disk images.
     pub images: Vec<Image>,
-    /// The network backend's binary, if the VM has NICs with a tap.
-    pub net: Option<OwnedFd>,
     /// The taps of the NICs.
     pub taps: Vec<TapParts>,
     /// Streams to external vhost-user backends: passt's first, then the others'.
@@ -153,9 +153,9 @@ impl HostResources {
         ];
         all.extend(guest.initrd.iter().map(AsFd::as_fd));
         all.extend(guest.ram.iter().map(AsFd::as_fd));
-        all.extend(devices.blk.iter().map(AsFd::as_fd));
         all.extend(devices.images.iter().flat_map(|image| image.first.ends()));
-        all.extend(devices.net.iter().map(AsFd::as_fd));
+        let backends = self.binaries.blk.iter().chain(&self.binaries.net);
+        all.extend(backends.map(AsFd::as_fd));
         let queues = devices.taps.iter().flat_map(|tap| &tap.queues);
         all.extend(queues.map(AsFd::as_fd));
         all.extend(devices.streams.iter().map(AsFd::as_fd));

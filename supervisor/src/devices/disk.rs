@@ -13,12 +13,11 @@ use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
-use super::backend::ChildResources;
-use super::kind::{
-    BackendError, Kind, Opened, PreparedBackend, SpawnContext, SpawnOptions, program,
-};
+use super::kind::{BackendError, Kind, Opened, PreparedBackend, SUPERVISED, SpawnOptions, program};
 use super::socket_pair::{self, SocketPair};
 use super::{BeginError, Image};
+use crate::child::ChildSpec;
+use crate::process::SpawnContext;
 use crate::profile;
 
 mod remains;
@@ -79,7 +78,7 @@ impl Disk {
 
     fn record(
         &self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         geometry: Geometry,
         engine: BlkEngine,
         how: SpawnOptions<'_>,
@@ -87,7 +86,7 @@ impl Disk {
         let disk = &self.spec;
         BlkRecord {
             version: VERSION,
-            vm_id: context.vm_id.into(),
+            vm_id: context.vm_id.clone(),
             device_id: disk.id.to_string(),
             queues: disk.queues,
             queue_size: disk.queue_size,
@@ -153,7 +152,7 @@ impl Kind for Disk {
 
     fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         how: SpawnOptions<'_>,
         opened: Option<Opened>,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
@@ -172,17 +171,21 @@ impl Kind for Disk {
         let record = self.record(context, geometry, engine, how);
         let record = record.write()?;
         let SocketPair { listener, stream } = socket_pair::arrange()?;
-        let mut fds = vec![(fd::blk::LISTENER, listener), (fd::blk::INFLIGHT, inflight)];
+        let mut fds = vec![
+            (fd::RECORD, record),
+            (fd::blk::LISTENER, listener),
+            (fd::blk::INFLIGHT, inflight),
+        ];
         if self.spec.engine == DiskEngine::Threads {
             fds.push((fd::blk::DISK, opening));
         }
         for (number, ring) in (fd::blk::RING..).zip(&rings) {
             fds.push((number, ring.fd.try_clone()?));
         }
-        let resources = ChildResources {
+        let child = ChildSpec {
             name: c"blk-backend",
-            program: program(how, context.blk)?,
-            record,
+            arg: Some(SUPERVISED),
+            program: program(how, context.binaries.blk.as_ref())?,
             fds,
             profile: profile::blk::profile(self.index, &self.spec, &geometry),
         };
@@ -191,13 +194,7 @@ impl Kind for Disk {
         }
         let pending_io = DiskRemains::new(self.index, rings, self.spec.queue_size, mark);
         let pending_io = Box::new(pending_io);
-        Ok((
-            PreparedBackend {
-                resources,
-                pending_io,
-            },
-            stream,
-        ))
+        Ok((PreparedBackend { child, pending_io }, stream))
     }
 }
 

@@ -3,25 +3,20 @@
 //! ended after a backend's death before the next one may start. All the rest is in
 //! [`super::managed`].
 
+use std::ffi::CStr;
 use std::fmt::Debug;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use handover::host_resources::Log;
 use host::ring::RingError;
 use ipc::broker::Question;
-use ipc::control::ControlError;
-use ipc::health::HealthError;
-use ipc::record::Geometry;
-use ipc::record::RecordError;
-use ipc::seccomp::Mode;
+use ipc::record::{Geometry, RecordError};
 use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::BeginError;
-use super::backend::{Backend, ChildResources};
-use crate::child::StartError;
+use crate::child::ChildSpec;
 use crate::jailer_link::{AskError, JailerLink};
-use crate::jails::Jails;
+use crate::process::{ManagedProcess, SpawnContext, SpawnError};
 
 /// A backend could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +39,6 @@ pub(crate) enum BackendError {
     /// There is no launch record.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// There is no control socket.
-    #[error("cannot make a control socket")]
-    Control(#[from] ControlError),
-    /// There is no health page.
-    #[error("cannot make a health page")]
-    Health(#[from] HealthError),
     /// It could not be connected to the vmm, or a descriptor could not be prepared.
     #[error("cannot connect it to the vmm")]
     Connect(#[from] nix::Error),
@@ -58,29 +47,12 @@ pub(crate) enum BackendError {
     Duplicate(#[from] std::io::Error),
     /// There is no process.
     #[error("cannot start it")]
-    Start(#[from] StartError),
+    Start(#[from] SpawnError),
 }
 
-/// What the backends of all devices are started with.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SpawnContext<'a> {
-    /// The VM's name.
-    pub(crate) vm_id: &'a str,
-    /// The disk backend's binary, if the VM has disks.
-    pub(crate) blk: Option<BorrowedFd<'a>>,
-    /// The network backend's binary, if the VM has NICs with a tap.
-    pub(crate) net: Option<BorrowedFd<'a>>,
-    /// /dev/null.
-    pub(crate) null: BorrowedFd<'a>,
-    /// The log of all processes of the VM.
-    pub(crate) log: &'a Log,
-    /// Where children are put.
-    pub(crate) jails: &'a Jails,
-    /// The jailer, which opens what the supervisor cannot.
-    pub(crate) jailer: &'a JailerLink,
-    /// What the kernel does about a system call outside the filters.
-    pub(crate) seccomp: Mode,
-}
+/// The argument of a backend of ours. The same program also runs standalone, and expects the
+/// supervisor's descriptors only with this argument.
+pub(crate) const SUPERVISED: &CStr = c"--launched";
 
 /// How one backend is started.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,7 +82,7 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct PreparedBackend {
     /// What it is started with.
-    pub(crate) resources: ChildResources,
+    pub(crate) child: ChildSpec,
     /// Tells, once the backend is dead, that nothing it began can still happen.
     pub(crate) pending_io: Box<dyn PendingIo>,
 }
@@ -118,8 +90,9 @@ pub(crate) struct PreparedBackend {
 /// The program of a backend: its own, or the default of its kind.
 pub(crate) fn program(
     how: SpawnOptions<'_>,
-    usual: Option<BorrowedFd<'_>>,
+    usual: Option<&OwnedFd>,
 ) -> Result<OwnedFd, BackendError> {
+    let usual = usual.map(AsFd::as_fd);
     let program = how.program.or(usual).ok_or(BackendError::Program)?;
     Ok(program.try_clone_to_owned()?)
 }
@@ -174,18 +147,18 @@ pub(crate) trait Kind: Debug {
     /// connection, on which the vmm can send at once.
     fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         how: SpawnOptions<'_>,
         opened: Option<Opened>,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError>;
 
-    /// Starts a backend.
+    /// Starts a backend's process.
     fn start(
         &self,
-        context: &SpawnContext<'_>,
-        resources: &ChildResources,
-    ) -> Result<Backend, BackendError> {
-        Backend::start(context, resources)
+        context: &SpawnContext,
+        child: &ChildSpec,
+    ) -> Result<ManagedProcess, SpawnError> {
+        ManagedProcess::start(context, child)
     }
 }
 

@@ -21,10 +21,11 @@ use spec::api::EventKind;
 use super::backend::Backend;
 use super::complaints::Complaints;
 use super::fence::Fence;
-use super::kind::{Kind, PendingIo, SpawnContext};
+use super::kind::{Kind, PendingIo};
 use super::restarts::{RestartDecision, Restarts};
 use super::watchdog::Watchdog;
 use crate::poll::{Interests, Token, earlier};
+use crate::process::SpawnContext;
 
 mod inspect;
 mod messages;
@@ -312,10 +313,10 @@ impl ManagedDevice {
         let all = alive.into_iter().chain(candidate).chain(&self.dying);
         for backend in all {
             let exit = Token::BackendExit(index);
-            interests.add(exit, backend.exit_fd(), PollFlags::POLLIN);
+            interests.add(exit, backend.process().exit_fd(), PollFlags::POLLIN);
         }
         for backend in alive.into_iter().chain(candidate) {
-            if let Some(control) = backend.control_fd() {
+            if let Some(control) = backend.process().control_fd() {
                 interests.add(Token::BackendControl(index), control, PollFlags::POLLIN);
             }
         }
@@ -338,7 +339,7 @@ impl ManagedDevice {
     }
 
     /// Handles deadlines that have passed, and starts the next backend when it is due.
-    pub(crate) fn tick(&mut self, context: &SpawnContext<'_>, now_ns: u64) -> Actions {
+    pub(crate) fn tick(&mut self, context: &SpawnContext, now_ns: u64) -> Actions {
         let mut actions = Actions::default();
         self.tick_connection(now_ns, &mut actions);
         self.tick_opening(context, now_ns, &mut actions);

@@ -6,18 +6,17 @@
 use std::os::fd::OwnedFd;
 
 use handover::host_resources::TapParts;
-use ipc::fd::net;
+use ipc::fd::{self, net};
 use ipc::memfd::{self, Backing};
 use ipc::record::{Guard, NetRecord, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{MacAddress, Net, NetGuard, SpecError, Tap};
 
 use super::BeginError;
-use super::backend::ChildResources;
-use super::kind::{
-    BackendError, Kind, Opened, PreparedBackend, SpawnContext, SpawnOptions, program,
-};
+use super::kind::{BackendError, Kind, Opened, PreparedBackend, SUPERVISED, SpawnOptions, program};
 use super::socket_pair::{self, SocketPair};
+use crate::child::ChildSpec;
+use crate::process::SpawnContext;
 use crate::profile::Profile;
 
 /// How long a worker thread polls for work before it sleeps, in µs.
@@ -50,10 +49,10 @@ impl Nic {
         }
     }
 
-    fn record(&self, context: &SpawnContext<'_>) -> NetRecord {
+    fn record(&self, context: &SpawnContext) -> NetRecord {
         NetRecord {
             version: VERSION,
-            vm_id: context.vm_id.into(),
+            vm_id: context.vm_id.clone(),
             device_id: self.id.clone(),
             pairs: self.spec.pairs,
             queue_size: self.spec.queue_size,
@@ -120,32 +119,30 @@ impl Kind for Nic {
 
     fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         how: SpawnOptions<'_>,
         _: Option<Opened>,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         let state = self.state.as_ref().ok_or(nix::Error::EBADF)?;
         let record = self.record(context).write()?;
         let SocketPair { listener, stream } = socket_pair::arrange()?;
-        let mut fds = vec![(net::LISTENER, listener), (net::STATE, state.try_clone()?)];
+        let mut fds = vec![
+            (fd::RECORD, record),
+            (net::LISTENER, listener),
+            (net::STATE, state.try_clone()?),
+        ];
         for (number, queue) in (net::TAP..).zip(&self.tap.queues) {
             fds.push((number, queue.try_clone()?));
         }
-        let resources = ChildResources {
+        let child = ChildSpec {
             name: c"net-backend",
-            program: program(how, context.net)?,
-            record,
+            arg: Some(SUPERVISED),
+            program: program(how, context.binaries.net.as_ref())?,
             fds,
             profile: self.profile,
         };
         let pending_io = Box::new(());
-        Ok((
-            PreparedBackend {
-                resources,
-                pending_io,
-            },
-            stream,
-        ))
+        Ok((PreparedBackend { child, pending_io }, stream))
     }
 }
 

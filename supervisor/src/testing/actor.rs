@@ -15,12 +15,12 @@ use nix::unistd::Pid;
 use spec::SpecError;
 use spec::api::DeviceKind;
 
+use super::super::child::ChildSpec;
 use super::super::devices::script::{
-    Backend, BackendError, BeginError, ChildResources, Kind, Opened, PendingIo, PreparedBackend,
-    SpawnContext, SpawnOptions,
+    BackendError, BeginError, Kind, Opened, PendingIo, PreparedBackend, SpawnOptions,
 };
 use super::super::jailer_link::JailerLink;
-use super::super::process::{Actor, Death};
+use super::super::process::{Actor, Death, ManagedProcess, SpawnContext, SpawnError};
 use crate::profile::Profile;
 
 /// The queues of the device.
@@ -205,14 +205,14 @@ impl Kind for Role {
 
     fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         how: SpawnOptions<'_>,
         _: Option<Opened>,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         if fails(&self.1.prepared) {
             return Err(nix::Error::ENFILE.into());
         }
-        let page = health::create()?;
+        let page = health::create().map_err(SpawnError::from)?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (stream, exit) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
         let number = self.0.borrow().len();
@@ -227,13 +227,12 @@ impl Kind for Role {
             served: false,
             stream: fstat(&stream)?.st_ino,
             control: None,
-            page: HealthPage::map(&page)?,
+            page: HealthPage::map(&page).map_err(SpawnError::from)?,
         });
-        let null = || context.null.try_clone_to_owned();
-        let resources = ChildResources {
+        let child = ChildSpec {
             name: c"played",
-            program: null()?,
-            record: null()?,
+            arg: None,
+            program: context.binaries.vmm.try_clone()?,
             fds: vec![(0, exit), (1, page)],
             profile: Profile {
                 user: 0,
@@ -243,20 +242,10 @@ impl Kind for Role {
             },
         };
         let pending_io = Box::new(Left(Rc::clone(&self.0), number));
-        Ok((
-            PreparedBackend {
-                resources,
-                pending_io,
-            },
-            stream,
-        ))
+        Ok((PreparedBackend { child, pending_io }, stream))
     }
 
-    fn start(
-        &self,
-        _: &SpawnContext<'_>,
-        resources: &ChildResources,
-    ) -> Result<Backend, BackendError> {
+    fn start(&self, _: &SpawnContext, child: &ChildSpec) -> Result<ManagedProcess, SpawnError> {
         let (ours, theirs) = Channel::pair()?;
         let number = self.0.borrow().len() - 1;
         let part = &mut self.0.borrow_mut()[number];
@@ -269,9 +258,9 @@ impl Kind for Role {
         let player = Player {
             cast: Rc::clone(&self.0),
             number,
-            exit: resources.fds[0].1.try_clone()?,
+            exit: child.fds[0].1.try_clone().unwrap(),
         };
-        Backend::of(Box::new(player), 0, ours, &resources.fds[1].1)
+        ManagedProcess::of(Box::new(player), 0, ours, &child.fds[1].1)
     }
 }
 

@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a device tells, in order, and when it is to be called again: one decision at a time.
 
-use std::os::fd::AsFd;
-
 use ipc::broker::Question;
 use ipc::control::{DeviceNews, FromBackend, QueueSample, ToBackend};
 use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::actor::{Cast, Part, Role};
-use super::scenery::SCENERY;
+use super::scenery::{self, CONTEXT};
 use super::*;
-use crate::JailerLink;
-use crate::devices::script::Backend;
+use crate::child::ChildSpec;
 use crate::devices::script::{
-    BackendError, ChildResources, Kind, Opened, PreparedBackend, SpawnContext, SpawnOptions, Start,
+    BackendError, BeginError, Kind, Opened, PreparedBackend, SpawnOptions, Start,
 };
 use crate::poll::{Interests, Token};
+use crate::process::{ManagedProcess, SpawnContext, SpawnError};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 pub(super) const FIRST: Start = Start {
@@ -32,8 +30,7 @@ pub(super) struct Device {
     pub(super) now_ns: u64,
     /// What it has asked for, and nobody has looked at.
     actions: Vec<DeviceAction>,
-    /// Who is asked, if it is somebody who answers.
-    pub(super) jailer: Option<&'static JailerLink>,
+    pub(super) context: Rc<SpawnContext>,
     streams: Vec<OwnedFd>,
 }
 
@@ -41,19 +38,17 @@ impl Device {
     pub(super) fn of(cast: Cast, kind: impl Kind + 'static) -> Self {
         let mut slot = ManagedDevice::new(kind);
         let mut actions = Actions::default();
-        let (link, registered) = SCENERY.with(|scenery| {
-            let context = scenery.spawn_context();
-            let (prepared, link) = slot.prepare(&context, FIRST, &mut actions).unwrap();
-            slot.begin(&context, prepared.unwrap(), FIRST, &mut actions)
-                .unwrap();
-            (link, slot.register(&context))
-        });
+        let context = CONTEXT.with(Rc::clone);
+        let (prepared, link) = slot.prepare(&context, FIRST, &mut actions).unwrap();
+        slot.begin(&context, prepared.unwrap(), FIRST, &mut actions)
+            .unwrap();
+        let registered = slot.register(&context);
         Self {
             actions: actions.into_iter().chain(registered).collect(),
             slot,
             cast,
             now_ns: 1000 * SECOND_NS,
-            jailer: None,
+            context,
             streams: vec![link.stream],
         }
     }
@@ -116,20 +111,11 @@ impl Device {
         told
     }
 
-    pub(super) fn spawn_context(&self) -> SpawnContext<'static> {
-        let scenery = SCENERY.with(|scenery| *scenery);
-        let context = scenery.spawn_context();
-        SpawnContext {
-            jailer: self.jailer.unwrap_or(context.jailer),
-            ..context
-        }
-    }
-
     /// Time passes, and the supervisor turns once; what is told.
     pub(super) fn pass(&mut self, ns: u64) -> Vec<String> {
         self.now_ns += ns;
-        let context = self.spawn_context();
-        self.actions.extend(self.slot.tick(&context, self.now_ns));
+        let actions = self.slot.tick(&self.context, self.now_ns);
+        self.actions.extend(actions);
         self.told()
     }
 
@@ -160,8 +146,7 @@ impl Device {
     }
 
     pub(super) fn upgrade(&mut self, program: OwnedFd) -> Result<(), String> {
-        let context = self.spawn_context();
-        let accepted = self.slot.upgrade(&context, program, self.now_ns);
+        let accepted = self.slot.upgrade(&self.context, program, self.now_ns);
         accepted.map(|actions| self.actions.extend(actions))
     }
 
@@ -547,7 +532,7 @@ impl Kind for Card {
     }
     fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         how: SpawnOptions<'_>,
         opened: Option<Opened>,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
@@ -555,10 +540,10 @@ impl Kind for Card {
     }
     fn start(
         &self,
-        context: &SpawnContext<'_>,
-        resources: &ChildResources,
-    ) -> Result<Backend, BackendError> {
-        self.role.start(context, resources)
+        context: &SpawnContext,
+        child: &ChildSpec,
+    ) -> Result<ManagedProcess, SpawnError> {
+        self.role.start(context, child)
     }
 }
 
@@ -573,7 +558,7 @@ fn link_is_told_to_a_card_s_backend_and_to_the_one_that_may_follow() {
     let mut device = Device::of(cast, card);
     assert_eq!(device.slot.link_up(), Some(true));
     device.hear(&DeviceNews::Connected);
-    let null = SCENERY.with(|scenery| scenery.null.as_fd().try_clone_to_owned().unwrap());
+    let null = scenery::null().into();
     assert_eq!(device.upgrade(null), Ok(()));
     assert!(device.slot.set_link(false));
     assert_eq!(device.slot.link_up(), Some(false));

@@ -20,7 +20,7 @@ const FENCED: &str = "Fenced: 0 us after the end of its backend";
 struct Stage {
     device: Device,
     link: Channel,
-    jailer: &'static JailerLink,
+    jailer: Rc<JailerLink>,
 }
 
 impl Stage {
@@ -36,8 +36,8 @@ impl Stage {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         }
         let mut device = Device::of(cast, disk);
-        let jailer = &*Box::leak(Box::new(JailerLink::new(ours)));
-        device.jailer = Some(jailer);
+        let jailer = Rc::new(JailerLink::new(ours));
+        device.context = Rc::new(scenery::context(Rc::clone(&jailer)));
         device.hear(&DeviceNews::Connected);
         device.told();
         Self {
@@ -62,7 +62,7 @@ impl Stage {
             geometry: Err("never looked at".to_owned()),
         };
         let answer = ToSupervisor::Answer(number, Answer::Reopened(reopened));
-        let null = self.device.spawn_context().null;
+        let null = scenery::null();
         self.link.send_with(&answer, null.as_fd()).unwrap();
         assert_eq!(self.jailer.listen(), []);
         self.device.pass(0)

@@ -2,60 +2,45 @@
 //! What a supervisor has that a device of a world is never in need of.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::rc::Rc;
 
-use handover::host_resources::Log;
+use handover::host_resources::{Binaries, Log};
 use ipc::control::Channel;
 use ipc::seccomp::Mode;
 
-use super::super::devices::script::SpawnContext;
 use super::super::jailer_link::JailerLink;
 use super::super::jails::Jails;
+use super::super::process::SpawnContext;
 
-/// What is there in every world, and nobody looks at.
-pub(super) struct Scenery {
-    pub(super) null: File,
-    log: Log,
-    jails: Jails,
-    jailer: JailerLink,
-}
-
-impl Scenery {
-    fn new() -> Self {
-        let null = || {
-            File::options()
-                .append(true)
-                .read(true)
-                .open("/dev/null")
-                .unwrap()
-        };
-        Self {
-            null: null(),
-            log: Log {
-                reader: null(),
-                writer: null(),
-            },
-            jails: Jails::new(File::open("/proc").unwrap().into(), false),
-            jailer: JailerLink::new(Channel::pair().unwrap().0),
-        }
-    }
-
-    /// What backends are started with.
-    pub(super) fn spawn_context(&self) -> SpawnContext<'_> {
-        SpawnContext {
-            vm_id: "played",
+/// What the backends of a world are started from, with this jailer to ask.
+pub(super) fn context(jailer: Rc<JailerLink>) -> SpawnContext {
+    SpawnContext {
+        vm_id: "played".into(),
+        binaries: Binaries {
+            vmm: null().into(),
             blk: None,
             net: None,
-            null: self.null.as_fd(),
-            log: &self.log,
-            jails: &self.jails,
-            jailer: &self.jailer,
-            seccomp: Mode::Kill,
-        }
+            null: null(),
+        },
+        log: Log {
+            reader: null(),
+            writer: null(),
+        },
+        jails: Jails::new(File::open("/proc").unwrap().into(), false),
+        jailer,
+        seccomp: Mode::Kill,
     }
+}
+
+pub(super) fn null() -> File {
+    let mut options = File::options();
+    options.append(true).read(true).open("/dev/null").unwrap()
 }
 
 thread_local! {
-    /// This thread's.
-    pub(super) static SCENERY: &'static Scenery = Box::leak(Box::new(Scenery::new()));
+    /// This thread's, with a jailer that nobody asks.
+    pub(super) static CONTEXT: Rc<SpawnContext> = {
+        let jailer = JailerLink::new(Channel::pair().unwrap().0);
+        Rc::new(context(Rc::new(jailer)))
+    };
 }

@@ -11,13 +11,13 @@ use spec::api::DeviceKind;
 
 use super::actor::{Cast, Role};
 use super::device_tests::FIRST;
-use super::scenery::SCENERY;
 use super::*;
 use crate::JailerLink;
+use crate::child::ChildSpec;
 use crate::devices::script::{
-    Backend, BackendError, ChildResources, Kind, Opened, PreparedBackend, SpawnContext,
-    SpawnOptions,
+    BackendError, BeginError, Kind, Opened, PreparedBackend, SpawnOptions,
 };
+use crate::process::{ManagedProcess, SpawnContext, SpawnError};
 
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const QUESTION: Question = Question::SyncDisk(4);
@@ -50,7 +50,7 @@ impl Kind for Written {
     }
     fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         how: SpawnOptions<'_>,
         opened: Option<Opened>,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
@@ -58,10 +58,10 @@ impl Kind for Written {
     }
     fn start(
         &self,
-        context: &SpawnContext<'_>,
-        resources: &ChildResources,
-    ) -> Result<Backend, BackendError> {
-        self.0.start(context, resources)
+        context: &SpawnContext,
+        child: &ChildSpec,
+    ) -> Result<ManagedProcess, SpawnError> {
+        self.0.start(context, child)
     }
 }
 
@@ -69,7 +69,7 @@ impl Kind for Written {
 struct Stage {
     slot: ManagedDevice,
     cast: Cast,
-    jailer: JailerLink,
+    context: SpawnContext,
     other: Channel,
     now_ns: u64,
 }
@@ -83,16 +83,15 @@ impl Stage {
         }
         let cast = Cast::default();
         let mut slot = ManagedDevice::new(Written(Role(Rc::clone(&cast), Rc::default())));
-        SCENERY.with(|scenery| {
-            let (context, mut actions) = (scenery.spawn_context(), Actions::default());
-            let (prepared, _) = slot.prepare(&context, FIRST, &mut actions).unwrap();
-            slot.begin(&context, prepared.unwrap(), FIRST, &mut actions)
-                .unwrap();
-        });
+        let context = scenery::context(Rc::new(JailerLink::new(ours)));
+        let mut actions = Actions::default();
+        let (prepared, _) = slot.prepare(&context, FIRST, &mut actions).unwrap();
+        slot.begin(&context, prepared.unwrap(), FIRST, &mut actions)
+            .unwrap();
         let mut stage = Self {
             slot,
             cast,
-            jailer: JailerLink::new(ours),
+            context,
             other,
             now_ns: 1,
         };
@@ -101,15 +100,9 @@ impl Stage {
     }
 
     fn tick(&mut self) {
-        assert_eq!(self.jailer.listen(), []);
+        assert_eq!(self.context.jailer.listen(), []);
         self.now_ns += 20 * MS_NS;
-        SCENERY.with(|scenery| {
-            let context = SpawnContext {
-                jailer: &self.jailer,
-                ..scenery.spawn_context()
-            };
-            self.slot.tick(&context, self.now_ns);
-        });
+        self.slot.tick(&self.context, self.now_ns);
     }
 
     /// The living backend dies, and another one, which says that it knows what it is told, follows.

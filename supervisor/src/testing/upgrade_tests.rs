@@ -11,8 +11,7 @@ const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 const LOOK_NS: u64 = 5_000_000;
 
 pub(super) fn upgrade(device: &mut Device) -> Result<(), String> {
-    let program = device.spawn_context().null.try_clone_to_owned().unwrap();
-    device.upgrade(program)
+    device.upgrade(scenery::null().into())
 }
 
 /// A device whose new backend, number 1, is being judged.

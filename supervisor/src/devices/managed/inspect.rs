@@ -11,7 +11,7 @@ impl ManagedDevice {
         match &self.phase {
             Phase::Alive(life) => {
                 let restarts = self.restarts.total();
-                Some(life.backend.info(self.kind.role(), restarts))
+                Some(life.backend.process().info(self.kind.role(), restarts))
             }
             _ => None,
         }

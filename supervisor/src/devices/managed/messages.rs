@@ -2,13 +2,12 @@
 //! What a device hears about its living backend: from the backend, from the vmm, and from the
 //! watchdog.
 
-use ipc::control::{DeviceNews, FromBackend, QueueSample};
+use ipc::control::{DeviceNews, QueueSample};
 use spec::api::EventKind;
 
 use super::{
     Actions, Connection, DeviceAction, ManagedDevice, Phase, RunningBackend, ToDevice, Upgrade,
 };
-use crate::devices::backend::{Backend, Incoming};
 use crate::devices::watchdog::WatchdogEvent;
 
 impl ManagedDevice {
@@ -16,10 +15,10 @@ impl ManagedDevice {
     pub(crate) fn listen(&mut self) {
         let id = self.kind.id();
         if let Phase::Alive(life) = &mut self.phase {
-            life.hung_up |= hear(id, &mut life.backend);
+            life.hung_up |= life.backend.listen(id);
         }
         if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
-            hear(id, candidate);
+            candidate.listen(id);
         }
     }
 
@@ -75,7 +74,9 @@ impl ManagedDevice {
                 true => Some(true),
                 false => pending_io.is_busy(queue),
             };
-            let event = life.watchdog.sample(samples, life.backend.health(), busy);
+            let event = life
+                .watchdog
+                .sample(samples, life.backend.process().health(), busy);
             life.follow(event, actions);
         }
     }
@@ -100,7 +101,7 @@ impl ManagedDevice {
         if let Phase::Alive(life) = &mut self.phase
             && life.is_connected()
         {
-            let page = life.backend.health();
+            let page = life.backend.process().health();
             let event = life.watchdog.tick(page, now_ns);
             let complaint = life.complaints.look(page, is_disk, now_ns);
             life.follow(event, actions);
@@ -127,22 +128,4 @@ impl RunningBackend {
             WatchdogEvent::SlowNoMore => actions.note(EventKind::SlowNoMore, ""),
         }
     }
-}
-
-/// Reads a backend's messages; returns whether it said that the vmm hung up.
-fn hear(id: &str, backend: &mut Backend) -> bool {
-    let mut hung_up = false;
-    for heard in backend.listen() {
-        match heard {
-            Incoming::Message(message) => {
-                log::info!(device_id = id; "the backend says {message:?}");
-                hung_up |= message == FromBackend::Hangup;
-            }
-            Incoming::Malformed(what) => {
-                log::error!(device_id = id; "its backend is killed: {what}");
-                backend.kill();
-            }
-        }
-    }
-    hung_up
 }

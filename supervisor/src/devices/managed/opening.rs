@@ -5,8 +5,9 @@
 use spec::api::EventKind;
 
 use super::{Actions, ManagedDevice, Phase, Upgrade};
-use crate::devices::kind::{BackendError, Opened, SpawnContext};
+use crate::devices::kind::{BackendError, Opened};
 use crate::jailer_link::Asked;
+use crate::process::SpawnContext;
 
 /// After this time the event log says that the device waits for its storage.
 const PATIENCE_NS: u64 = 2_000_000_000;
@@ -72,7 +73,7 @@ impl ManagedDevice {
     /// Asks the jailer for what is needed next, and looks for its answer.
     pub(super) fn tick_opening(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         now_ns: u64,
         actions: &mut Actions,
     ) {

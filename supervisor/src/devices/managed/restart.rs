@@ -10,9 +10,9 @@ use super::{
     Actions, CONNECT_NS, DeviceAction, HANGUP_PAUSE_NS, ManagedDevice, Next, Phase, RunningBackend,
 };
 use crate::devices::fence::Fence;
-use crate::devices::kind::{BackendError, SpawnContext};
+use crate::devices::kind::BackendError;
 use crate::devices::restarts::RestartDecision;
-use crate::process::Death;
+use crate::process::{Death, SpawnContext};
 
 impl ManagedDevice {
     /// Handles the end of a backend's process.
@@ -31,7 +31,7 @@ impl ManagedDevice {
         self.hear_loss_told();
         if let Phase::Alive(life) = std::mem::replace(&mut self.phase, Phase::Idle) {
             let died = !(life.retired || life.hung_up || life.stop_requested);
-            self.stats.ended(life.backend.health(), died);
+            self.stats.ended(life.backend.process().health(), died);
             let next = self.next(&life, death, now_ns, &mut actions);
             let fence = Fence::new(life.pending_io, now_ns);
             self.phase = Phase::Fencing { fence, next };
@@ -47,7 +47,7 @@ impl ManagedDevice {
         now_ns: u64,
         actions: &mut Actions,
     ) -> Next {
-        let how = told(death, life.backend.crash());
+        let how = told(death, life.backend.process().crash());
         if life.retired {
             log::info!(device_id = self.kind.id(); "the backend {how}");
             return Next::Idle;
@@ -85,7 +85,7 @@ impl ManagedDevice {
     /// Looks whether the dead backend's I/O has ended.
     pub(super) fn tick_fence(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         now_ns: u64,
         actions: &mut Actions,
     ) {
@@ -93,7 +93,7 @@ impl ManagedDevice {
             return;
         };
         let next = *next;
-        let Some(took_us) = fence.ended(self.kind.id(), context.jailer, now_ns) else {
+        let Some(took_us) = fence.ended(self.kind.id(), &context.jailer, now_ns) else {
             return;
         };
         let took = format!("{took_us} us after the end of its backend");
@@ -122,12 +122,7 @@ impl ManagedDevice {
     }
 
     /// Starts the next backend and has the vmm attach the device to it.
-    pub(super) fn respawn(
-        &mut self,
-        context: &SpawnContext<'_>,
-        now_ns: u64,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn respawn(&mut self, context: &SpawnContext, now_ns: u64, actions: &mut Actions) {
         match self.spawn(context) {
             Ok(stream) => {
                 self.await_connection(now_ns + CONNECT_NS);

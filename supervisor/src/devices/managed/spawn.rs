@@ -11,10 +11,11 @@ use super::{
 };
 use crate::devices::backend::Backend;
 use crate::devices::complaints::Complaints;
-use crate::devices::kind::{BackendError, PendingIo, PreparedBackend, SpawnContext, SpawnOptions};
+use crate::devices::kind::{BackendError, PendingIo, PreparedBackend, SpawnOptions};
 use crate::devices::restarts::Restarts;
 use crate::devices::watchdog::Watchdog;
 use crate::devices::{BeginError, Link, Start, socket_pair};
+use crate::process::SpawnContext;
 
 impl ManagedDevice {
     /// Prepares the first backend for a new vmm, and what the vmm gets for the device. If it cannot
@@ -22,7 +23,7 @@ impl ManagedDevice {
     /// and the next backend follows as after a crash.
     pub(crate) fn prepare(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         start: Start,
         actions: &mut Actions,
     ) -> Result<(Option<PreparedBackend>, Link), BeginError> {
@@ -43,7 +44,7 @@ impl ManagedDevice {
     /// Starts the prepared backend.
     pub(crate) fn begin(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         prepared: PreparedBackend,
         start: Start,
         actions: &mut Actions,
@@ -78,7 +79,7 @@ impl ManagedDevice {
         BeginError::Backend(self.kind.role(), error)
     }
 
-    pub(super) fn spawn(&mut self, context: &SpawnContext<'_>) -> Result<OwnedFd, BackendError> {
+    pub(super) fn spawn(&mut self, context: &SpawnContext) -> Result<OwnedFd, BackendError> {
         let (prepared, stream) = self.prepare_next(context)?;
         self.start_backend(context, prepared)?;
         Ok(stream)
@@ -86,7 +87,7 @@ impl ManagedDevice {
 
     fn prepare_next(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
         let opened = self.take_opened()?;
         let tried = self.upgrade.as_ref().and_then(Upgrade::tried);
@@ -103,21 +104,21 @@ impl ManagedDevice {
     /// last holder.
     fn start_backend(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         prepared: PreparedBackend,
     ) -> Result<(), BackendError> {
-        let backend = self.kind.start(context, &prepared.resources)?;
-        self.live(backend, prepared.pending_io);
+        let process = self.kind.start(context, &prepared.child)?;
+        self.live(Backend::new(process), prepared.pending_io);
         Ok(())
     }
 
     /// Registers a started backend under its process id, which the jailer must tell: that can wait
     /// until the vmm has its stream.
-    pub(crate) fn register(&mut self, context: &SpawnContext<'_>) -> Actions {
+    pub(crate) fn register(&mut self, context: &SpawnContext) -> Actions {
         let mut actions = Actions::default();
         if let Phase::Alive(life) = &mut self.phase
             && !life.registered
-            && life.backend.identify(self.kind.id(), context.jailer)
+            && life.backend.identify(self.kind.id(), &context.jailer)
         {
             self.note_registration(&mut actions);
         }
@@ -130,7 +131,7 @@ impl ManagedDevice {
         if let Phase::Alive(life) = &mut self.phase
             && !std::mem::replace(&mut life.registered, true)
         {
-            let pid = life.backend.pid();
+            let pid = life.backend.process().pid();
             actions.note(EventKind::BackendStarted, format!("pid {pid}"));
             self.answer_once_served(actions);
         }

@@ -74,7 +74,7 @@ impl ManagedDevice {
     /// For the API.
     pub(crate) fn stats(&self, now_ns: u64) -> DeviceStats {
         let health = match &self.phase {
-            Phase::Alive(life) => Some(life.backend.health()),
+            Phase::Alive(life) => Some(life.backend.process().health()),
             _ => None,
         };
         let queues = self.stats.queues(health, now_ns);

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::errno::Errno;
 
 use super::{ManagedDevice, Phase};
-use crate::devices::kind::SpawnContext;
 use crate::jailer_link::{AskError, Asked};
+use crate::process::SpawnContext;
 
 /// How soon to ask again if the jailer could not be asked.
 const RETRY_NS: u64 = 100_000_000;
@@ -96,7 +96,7 @@ impl Sync {
 
 impl ManagedDevice {
     /// Asks the jailer, looks for its answer, and tells the living backend.
-    pub(super) fn tick_sync(&mut self, context: &SpawnContext<'_>, now_ns: u64) {
+    pub(super) fn tick_sync(&mut self, context: &SpawnContext, now_ns: u64) {
         self.hear_loss_told();
         let Some(question) = self.kind.witness() else {
             return;
@@ -134,7 +134,7 @@ impl ManagedDevice {
     /// Looks whether the living backend says that the driver knows of the loss.
     pub(super) fn hear_loss_told(&mut self) {
         if let Phase::Alive(life) = &self.phase
-            && life.backend.health().loss_told.load(Relaxed) != 0
+            && life.backend.process().health().loss_told.load(Relaxed) != 0
         {
             self.sync.lost = false;
         }

@@ -20,8 +20,9 @@ use spec::api::EventKind;
 
 use super::{Actions, CONNECT_NS, DeviceAction, ManagedDevice, Next, Opening, Phase};
 use crate::devices::backend::Backend;
-use crate::devices::kind::{PendingIo, SpawnContext, SpawnOptions};
+use crate::devices::kind::{BackendError, PendingIo, SpawnOptions};
 use crate::devices::restarts::RestartDecision;
+use crate::process::SpawnContext;
 
 /// How long the storage may take to open what the candidate needs.
 const OPEN_NS: u64 = 5_000_000_000;
@@ -128,7 +129,7 @@ impl ManagedDevice {
     /// Starts to replace the program of the device.
     pub(crate) fn upgrade(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         program: OwnedFd,
         now_ns: u64,
     ) -> Result<Actions, String> {
@@ -163,7 +164,7 @@ impl ManagedDevice {
     }
 
     /// Starts the candidate, if what it needs is open.
-    fn start_candidate(&mut self, context: &SpawnContext<'_>, now_ns: u64, actions: &mut Actions) {
+    fn start_candidate(&mut self, context: &SpawnContext, now_ns: u64, actions: &mut Actions) {
         if !self.is_opened() {
             return;
         }
@@ -183,8 +184,8 @@ impl ManagedDevice {
         let opened = self.take_opened();
         let born = opened.and_then(|opened| {
             let (prepared, stream) = self.kind.prepare(context, how, opened)?;
-            let backend = self.kind.start(context, &prepared.resources)?;
-            Ok((backend, prepared.pending_io, stream))
+            let process = self.kind.start(context, &prepared.child)?;
+            Ok::<_, BackendError>((Backend::new(process), prepared.pending_io, stream))
         });
         match born {
             Ok((backend, pending_io, stream)) => {
@@ -255,7 +256,8 @@ impl ManagedDevice {
     /// Handles the candidate's end, if it has ended.
     pub(super) fn candidate_exited(&mut self, actions: &mut Actions) {
         let candidate = self.upgrade.as_mut().and_then(Upgrade::candidate_mut);
-        let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.crash()))) else {
+        let Some((death, crash)) = candidate.and_then(|c| Some((c.reap()?, c.process().crash())))
+        else {
             return;
         };
         let how = super::restart::told(death, crash);
@@ -321,13 +323,13 @@ impl ManagedDevice {
     /// Handles the deadlines of an upgrade.
     pub(super) fn tick_upgrade(
         &mut self,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext,
         now_ns: u64,
         actions: &mut Actions,
     ) {
         self.start_candidate(context, now_ns, actions);
         if let Some(candidate) = self.upgrade.as_mut().and_then(Upgrade::candidate_mut) {
-            candidate.identify(self.kind.id(), context.jailer);
+            candidate.identify(self.kind.id(), &context.jailer);
         }
         match (&mut self.upgrade, &mut self.phase) {
             (Some(Upgrade::Opening { until_ns, .. }), _) if *until_ns <= now_ns => {
@@ -354,7 +356,7 @@ impl ManagedDevice {
                 *look_ns = now_ns + LOOK_NS;
                 let idle = now_ns >= *since_ns + IDLE_NS && !life.watchdog.is_waited_for();
                 let serves = life.is_connected() && (idle || life.backend.has_completed());
-                let lives = life.watchdog.is_answered(life.backend.health());
+                let lives = life.watchdog.is_answered(life.backend.process().health());
                 if serves && lives && *asked {
                     self.commit(actions);
                 } else if serves && lives {
