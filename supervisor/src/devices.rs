@@ -26,7 +26,6 @@ mod kind;
 mod managed;
 mod nic;
 mod records;
-mod restarts;
 mod socket_pair;
 mod watchdog;
 
@@ -35,9 +34,8 @@ pub(crate) use managed::{Actions, DeviceAction, UPGRADE_NS};
 /// What tests with made-up backends need.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod script {
-    pub(crate) use super::kind::{
-        BackendError, Kind, Opened, PendingIo, PreparedBackend, SpawnOptions,
-    };
+    pub(crate) use super::fence::PendingIo;
+    pub(crate) use super::kind::{BackendError, Kind, Opened, PreparedBackend, SpawnOptions};
     #[cfg(test)]
     pub(crate) use super::managed::UPGRADE_NS;
     pub(crate) use super::managed::{Actions, DeviceAction, ManagedDevice};
@@ -133,7 +131,7 @@ impl Devices {
             disks.map(|((index, spec), image)| ManagedDevice::new(Disk::new(index, spec, image)));
         let cards = vm.nets.iter().enumerate();
         let cards = cards.filter_map(|(index, net)| match &net.kind {
-            NetKind::Tap(tap) => Some((net, tap, profile::net::profile(vm, index, tap))),
+            NetKind::Tap(tap) => Some((net, tap, profile::of_nic(vm, index, tap))),
             NetKind::User(_) => None,
         });
         let cards = cards.zip(taps).map(|((net, spec, profile), tap)| {

@@ -226,7 +226,7 @@ impl Supervisor {
             console: self.console.for_vmm().map_err(SupervisorError::Console)?,
             links,
         };
-        let profile = profile::vmm::profile(vm);
+        let profile = profile::of_vmm(vm);
         let spec = vmm::spec(&self.context, &self.guest, parts, profile)?;
         let vmm = self.vmm.insert(Vmm::spawn(&self.context, &spec)?);
         drop(spec);

@@ -2,12 +2,26 @@
 //! The part of a jail that depends on the kind of process. All the rest is the same for every
 //! child, and in [`crate::child`].
 
-pub(crate) mod blk;
-pub(crate) mod net;
-pub(crate) mod vmm;
+use handover::users::cards_user;
+use ipc::record::Geometry;
+use spec::{Console, Disk, NetKind, Tap, Vm};
 
 /// How long any process may make the log. The supervisor cuts a log that is longer.
 pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
+
+/// What a backend is started with, and what it opens beside its queues.
+const BACKEND_DESCRIPTORS: u64 = 64;
+/// A ring, a kick, a call, their copies, and what a worker waits with.
+const DESCRIPTORS_PER_DISK_QUEUE: u64 = 16;
+/// For a NIC's pair of queues: the tap's queue, kicks, calls, their copies, and what a worker
+/// thread waits with.
+const DESCRIPTORS_PER_PAIR: u64 = 32;
+/// What a vmm is started with, and what it opens beside its queues and vCPUs.
+const VMM_DESCRIPTORS: u64 = 128;
+/// A kick, a call, and their copies on the way to a backend.
+const DESCRIPTORS_PER_QUEUE: u64 = 4;
+/// The vCPU, and what wakes it.
+const DESCRIPTORS_PER_CPU: u64 = 2;
 
 /// The part of a jail that depends on the kind of process in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,4 +34,77 @@ pub(crate) struct Profile {
     pub(crate) file_bytes_max: u64,
     /// oom_score_adj: the kernel should kill a backend, which can be replaced, before a vmm.
     pub(crate) oom_score_adj: i32,
+}
+
+/// The jail of the backend of the disk at place `index` in the spec.
+pub(crate) fn of_disk(index: u8, disk: &Disk, geometry: &Geometry) -> Profile {
+    Profile {
+        user: 2 + index,
+        descriptors_max: BACKEND_DESCRIPTORS + u64::from(disk.queues) * DESCRIPTORS_PER_DISK_QUEUE,
+        // A write beyond this is EFBIG, even inside an existing file.
+        file_bytes_max: LOG_BYTES_MAX.max(geometry.capacity_bytes),
+        oom_score_adj: 400,
+    }
+}
+
+/// The jail of the backend of the NIC with this tap, at place `index` in the spec.
+pub(crate) fn of_nic(vm: &Vm, index: usize, tap: &Tap) -> Profile {
+    Profile {
+        user: cards_user(vm, index),
+        descriptors_max: BACKEND_DESCRIPTORS + u64::from(tap.pairs) * DESCRIPTORS_PER_PAIR,
+        file_bytes_max: LOG_BYTES_MAX,
+        oom_score_adj: 400,
+    }
+}
+
+/// The jail of the vmm of a VM.
+pub(crate) fn of_vmm(vm: &Vm) -> Profile {
+    let disks = vm.disks.iter().map(|disk| disk.queues);
+    let others = vm.vhost_user.iter().map(|device| device.queues);
+    // A NIC with a tap has pairs of queues and one control queue.
+    let cards = vm.nets.iter().map(|net| match &net.kind {
+        NetKind::Tap(tap) => 2 * tap.pairs + 1,
+        NetKind::User(_) => 2,
+    });
+    let queues = disks.chain(others).chain(cards);
+    let queues: u64 = queues.map(u64::from).sum();
+    Profile {
+        user: 1,
+        descriptors_max: VMM_DESCRIPTORS
+            + queues * DESCRIPTORS_PER_QUEUE
+            + u64::from(vm.cpus) * DESCRIPTORS_PER_CPU,
+        file_bytes_max: match vm.console {
+            // The file is the user's, and may be long already.
+            Console::File(_) => u64::MAX,
+            _ => LOG_BYTES_MAX.max(vm.memory.size_bytes()),
+        },
+        oom_score_adj: 200,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::VmSpec;
+
+    #[test]
+    fn limits_grow_with_the_vm_and_not_without_reason() {
+        let mut spec = VmSpec::new("/k");
+        let small = of_vmm(&Vm::try_from(spec.clone()).unwrap());
+        assert_eq!(small.descriptors_max, VMM_DESCRIPTORS + 2);
+        assert_eq!(small.file_bytes_max, 512 << 20);
+        spec.cpus = 4;
+        spec.disks = vec!["path=/a,queues=4".parse().unwrap()];
+        spec.console = Console::File("/f".into());
+        let large = of_vmm(&Vm::try_from(spec).unwrap());
+        assert_eq!(large.descriptors_max, VMM_DESCRIPTORS + 16 + 8);
+        assert_eq!(large.file_bytes_max, u64::MAX);
+        let cards = "tap=t,queues=8".parse();
+        let spec = VmSpec {
+            nets: vec![cards.unwrap()],
+            ..VmSpec::new("/k")
+        };
+        let wide = of_vmm(&Vm::try_from(spec).unwrap());
+        assert_eq!(wide.descriptors_max, VMM_DESCRIPTORS + 17 * 4 + 2);
+    }
 }

@@ -13,16 +13,13 @@ use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use spec::api::DeviceKind;
 use spec::{Disk as DiskSpec, DiskEngine, SpecError};
 
+use super::fence::{DiskRemains, Ring};
 use super::kind::{BackendError, Kind, Opened, PreparedBackend, SUPERVISED, SpawnOptions, program};
 use super::socket_pair::{self, SocketPair};
 use super::{BeginError, Image};
 use crate::child::ChildSpec;
 use crate::process::SpawnContext;
 use crate::profile;
-
-mod remains;
-
-use remains::{DiskRemains, Ring};
 
 /// A disk.
 #[derive(Debug)]
@@ -187,7 +184,7 @@ impl Kind for Disk {
             arg: Some(SUPERVISED),
             program: program(how, context.binaries.blk.as_ref())?,
             fds,
-            profile: profile::blk::profile(self.index, &self.spec, &geometry),
+            profile: profile::of_disk(self.index, &self.spec, &geometry),
         };
         if std::mem::take(&mut self.forgotten) {
             self.geometry = geometry;

@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The time between the death of a backend and the end of the I/O that the kernel still does for
-//! it. It never waits: the supervisor's loop looks again and again.
+//! The I/O fence: the time between the death of a backend and the end of the I/O that the kernel
+//! still does for it. It never waits: the supervisor's loop looks again and again.
+//!
+//! For a disk's backend with rings the rings tell: they outlive it. For one with threads, or with
+//! rings whose counters are impossible or have not moved for long, its opening of the image tells:
+//! the opening holds a lock, its mark, which the kernel drops with the last user of the opening, in
+//! the kernel or in a process.
 
-use super::kind::PendingIo;
-use crate::JailerLink;
+use std::fmt::Debug;
+use std::os::fd::OwnedFd;
+
+use host::ring::RingWatch;
+use ipc::broker::Question;
+
+use crate::jailer_link::{Asked, JailerLink};
 
 const MS_NS: u64 = 1_000_000;
 /// After this time the supervisor logs that it waits for the storage, and trusts only the kernel.
@@ -54,115 +64,118 @@ impl Fence {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
+/// The I/O of a dead backend. Killing a process does not end what the kernel does for it.
+pub(crate) trait PendingIo: Debug {
+    /// Whether nothing that the backend began can still happen; does not wait. `id` is the device's
+    /// name, for the log. Asks the jailer what may block.
+    fn is_quiesced(&mut self, id: &str, jailer: &JailerLink) -> bool;
 
-    use super::*;
-    use ipc::control::Channel;
+    /// The end takes long: do not believe any more what the backend could have written to seem
+    /// alive for ever. What remains may answer later.
+    fn distrust(&mut self) {}
 
-    fn jailer() -> JailerLink {
-        JailerLink::new(Channel::pair().unwrap().0)
-    }
-
-    /// Says that it is there until it is not believed.
-    #[derive(Debug)]
-    struct Liar(bool);
-
-    impl PendingIo for Liar {
-        fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
-            self.0
-        }
-
-        fn distrust(&mut self) {
-            self.0 = true;
-        }
-    }
-
-    #[test]
-    fn fence_of_a_liar_falls_when_patience_is_over() {
-        let mut fence = Fence::new(Box::new(Liar(false)), 7);
-        while fence.deadline_ns() < 7 + PATIENCE_NS {
-            assert_eq!(fence.ended("d", &jailer(), fence.deadline_ns()), None);
-        }
-        assert_eq!(fence.ended("d", &jailer(), fence.deadline_ns()), None);
-        assert!(fence.ended("d", &jailer(), fence.deadline_ns()).is_some());
-    }
-
-    /// Gone at the look of this number.
-    #[derive(Debug)]
-    struct Slow(u32);
-
-    impl PendingIo for Slow {
-        fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
-            self.0 = self.0.saturating_sub(1);
-            self.0 == 0
-        }
-    }
-
-    #[test]
-    fn fence_of_nothing_falls_at_once() {
-        assert_eq!(
-            Fence::new(Box::new(()), 7).ended("d", &jailer(), 9),
-            Some(0)
-        );
-    }
-
-    #[test]
-    fn fence_is_looked_at_whenever_something_happens_and_when_it_is_time() {
-        let mut fence = Fence::new(Box::new(Slow(3)), 7);
-        assert_eq!(fence.ended("d", &jailer(), 7), None);
-        let deadline_ns = fence.deadline_ns();
-        assert_eq!(fence.ended("d", &jailer(), 8), None);
-        assert_eq!(fence.deadline_ns(), deadline_ns, "it is not put off");
-        assert!(fence.ended("d", &jailer(), deadline_ns).is_some());
-    }
-
-    /// Is there for ever, and counts how often it is not believed.
-    #[derive(Debug, Default)]
-    struct Endless(Rc<Cell<u32>>);
-
-    impl PendingIo for Endless {
-        fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
-            false
-        }
-
-        fn distrust(&mut self) {
-            self.0.set(self.0.get() + 1);
-        }
-    }
-
-    #[test]
-    fn fence_is_looked_at_often_at_first_and_seldom_later() {
-        let mut fence = Fence::new(Box::new(Endless::default()), 7);
-        let mut next_ms = |waited_ms: u64| {
-            let now_ns = 7 + waited_ms * 1_000_000;
-            assert_eq!(fence.ended("d", &jailer(), now_ns), None);
-            (fence.deadline_ns() - now_ns) / 1_000_000
-        };
-        let looks = [0, 8, 80, 800, 4000, 8000, 80_000].map(&mut next_ms);
-        assert_eq!(looks, [1, 1, 10, 100, 500, 500, 500]);
-    }
-
-    #[test]
-    fn fence_that_does_not_fall_for_five_seconds_is_not_believed_once() {
-        let distrusted = Rc::new(Cell::new(0));
-        let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
-        let mut after = |waited_ns: u64| {
-            assert_eq!(fence.ended("d", &jailer(), 7 + waited_ns), None);
-            distrusted.get()
-        };
-        let seconds = [0, 4_999_999_999, 6_000_000_000, 7_000_000_000];
-        assert_eq!(seconds.map(&mut after), [0, 0, 1, 1]);
-        let mut fence = Fence::new(Box::new(Endless(Rc::clone(&distrusted))), 7);
-        assert_eq!(fence.ended("d", &jailer(), 7 + 5_000_000_000), None);
-        assert_eq!(distrusted.get(), 2, "five seconds are enough");
-    }
-
-    #[test]
-    fn fence_that_falls_tells_how_many_microseconds_it_stood() {
-        let mut fence = Fence::new(Box::new(Slow(1)), 7);
-        assert_eq!(fence.ended("d", &jailer(), 7 + 12_345_678), Some(12_345));
+    /// Whether the kernel has work to do for this queue of a living backend, if that can be seen.
+    fn is_busy(&self, _queue: u16) -> Option<bool> {
+        None
     }
 }
+
+/// For a backend that begins nothing that outlives it.
+impl PendingIo for () {
+    fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
+        true
+    }
+}
+
+/// A ring of a backend.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) watch: RingWatch,
+    /// Keeps the ring open after the backend's death.
+    pub(crate) fd: OwnedFd,
+}
+
+/// What tells whether one backend's I/O has ended.
+#[derive(Debug)]
+pub(crate) struct DiskRemains {
+    /// The disk's place in the spec.
+    index: u8,
+    rings: Vec<Ring>,
+    /// The most requests that a ring can have.
+    ring_max: u32,
+    mark: i64,
+    /// The question to the jailer whether the opening was released: asking for locks may block on
+    /// storage.
+    asked: Option<Asked>,
+}
+
+impl DiskRemains {
+    /// For a backend with these rings (none if it has threads), whose opening of the image has this
+    /// mark.
+    pub(crate) fn new(index: u8, rings: Vec<Ring>, queue_size: u16, mark: i64) -> Self {
+        Self {
+            index,
+            rings,
+            // The completion queue is twice as long as the submission queue.
+            ring_max: 2 * u32::from(queue_size),
+            mark,
+            asked: None,
+        }
+    }
+
+    fn is_released(&mut self, id: &str, jailer: &JailerLink) -> bool {
+        let error = match &self.asked {
+            Some(asked) => match asked.released() {
+                None => return false,
+                Some(Ok(())) => return true,
+                Some(Err(error)) => {
+                    self.asked = None;
+                    error
+                }
+            },
+            None => {
+                let question = Question::DiskReleased(self.index, self.mark);
+                match jailer.ask(question) {
+                    Ok(asked) => {
+                        self.asked = Some(asked);
+                        return false;
+                    }
+                    Err(error) => error,
+                }
+            }
+        };
+        log::error!(device_id = id; "cannot tell whether its I/O has ended: {}", host::log::chain(&error));
+        false
+    }
+}
+
+impl PendingIo for DiskRemains {
+    fn is_busy(&self, queue: u16) -> Option<bool> {
+        let ring = self.rings.get(usize::from(queue))?;
+        Some(ring.watch.unfinished() != 0)
+    }
+
+    fn distrust(&mut self) {
+        // Without our descriptors the kernel frees the rings that have nothing to do.
+        self.rings.clear();
+    }
+
+    fn is_quiesced(&mut self, id: &str, jailer: &JailerLink) -> bool {
+        let unfinished = self.rings.iter().map(|ring| ring.watch.unfinished());
+        match unfinished.max() {
+            Some(0) => return true,
+            Some(n) if n <= self.ring_max => return false,
+            Some(_) => {
+                log::error!(device_id = id; "its backend has damaged the counters of its rings");
+                self.rings.clear();
+            }
+            None => {}
+        }
+        self.is_released(id, jailer)
+    }
+}
+
+#[cfg(test)]
+mod orders;
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,9 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::BeginError;
+use super::fence::PendingIo;
 use crate::child::ChildSpec;
-use crate::jailer_link::{AskError, JailerLink};
+use crate::jailer_link::AskError;
 use crate::process::{ManagedProcess, SpawnContext, SpawnError};
 
 /// A backend could not be started.
@@ -159,28 +160,5 @@ pub(crate) trait Kind: Debug {
         child: &ChildSpec,
     ) -> Result<ManagedProcess, SpawnError> {
         ManagedProcess::start(context, child)
-    }
-}
-
-/// The I/O of a dead backend. Killing a process does not end what the kernel does for it.
-pub(crate) trait PendingIo: Debug {
-    /// Whether nothing that the backend began can still happen; does not wait. `id` is the device's
-    /// name, for the log. Asks the jailer what may block.
-    fn is_quiesced(&mut self, id: &str, jailer: &JailerLink) -> bool;
-
-    /// The end takes long: do not believe any more what the backend could have written to seem
-    /// alive for ever. What remains may answer later.
-    fn distrust(&mut self) {}
-
-    /// Whether the kernel has work to do for this queue of a living backend, if that can be seen.
-    fn is_busy(&self, _queue: u16) -> Option<bool> {
-        None
-    }
-}
-
-/// For a backend that begins nothing that outlives it.
-impl PendingIo for () {
-    fn is_quiesced(&mut self, _id: &str, _jailer: &JailerLink) -> bool {
-        true
     }
 }

@@ -20,23 +20,22 @@ use spec::api::EventKind;
 
 use super::backend::Backend;
 use super::complaints::Complaints;
-use super::fence::Fence;
-use super::kind::{Kind, PendingIo};
-use super::restarts::{RestartDecision, Restarts};
+use super::fence::{Fence, PendingIo};
+use super::kind::Kind;
 use super::watchdog::Watchdog;
 use crate::poll::{Interests, Token, earlier};
 use crate::process::SpawnContext;
 
 mod inspect;
 mod messages;
-mod opening;
 mod restart;
 mod spawn;
 mod stats;
 mod sync;
 mod upgrade;
 
-use opening::Opening;
+use restart::{RestartDecision, Restarts};
+use spawn::Opening;
 use stats::StatsCollector;
 use sync::Sync;
 pub(crate) use upgrade::UPGRADE_NS;

@@ -18,10 +18,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipc::control::ToDevice;
 use spec::api::EventKind;
 
-use super::{Actions, CONNECT_NS, DeviceAction, ManagedDevice, Next, Opening, Phase};
+use super::{
+    Actions, CONNECT_NS, DeviceAction, ManagedDevice, Next, Opening, Phase, RestartDecision,
+};
 use crate::devices::backend::Backend;
-use crate::devices::kind::{BackendError, PendingIo, SpawnOptions};
-use crate::devices::restarts::RestartDecision;
+use crate::devices::fence::PendingIo;
+use crate::devices::kind::{BackendError, SpawnOptions};
 use crate::process::SpawnContext;
 
 /// How long the storage may take to open what the candidate needs.

@@ -10,7 +10,6 @@ use ipc::control::Channel;
 
 use super::tests::pair;
 use super::*;
-use crate::devices::fence::Fence;
 
 /// How many events a run has.
 const DEPTH: u32 = 5;
