@@ -125,6 +125,13 @@ const ROWS: &[Row] = &[
         Value::Text("4M"),
         USAGE,
     ),
+    row("irqchip_unknown", "irqchip", Value::Text("pic"), USAGE),
+    row(
+        "irqchip_of_another_architecture",
+        "irqchip",
+        Value::Text("plic"),
+        ERROR,
+    ),
     row("on_reboot_unknown", "on-reboot", Value::Text("pray"), USAGE),
     row("config_missing", "config", Value::NoFile, ERROR),
     row(
