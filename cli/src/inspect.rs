@@ -60,6 +60,7 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         ("mem", format!("{}{prefault}", spec.mem)),
         ("hugepages", spec.hugepages.to_string()),
         ("console", console),
+        ("irqchip", spec.irqchip.to_string()),
         ("on-reboot", spec.on_reboot.to_string()),
         ("seccomp", spec.seccomp.to_string()),
         ("state-dir", dir.display().to_string()),

@@ -96,6 +96,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         disks: args.disks.clone(),
         nets: args.nets.clone(),
         vhost_user: args.vhost_user.clone(),
+        irqchip: args.irqchip.unwrap_or(defaults.irqchip),
         on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
         stop_timeout: args.stop_timeout,
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),

@@ -169,6 +169,8 @@ pub enum About {
     Mem,
     /// `cpus`
     Cpus,
+    /// `irqchip`
+    Irqchip,
     /// /dev/kvm
     Kvm,
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::check_unique;
 use crate::{
-    ByteSize, Console, Disk, DiskSpec, HugePages, Limits, LimitsSpec, Memory, Net, NetSpec,
-    SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
+    ByteSize, Console, Disk, DiskSpec, HugePages, Irqchip, Limits, LimitsSpec, Memory, Net,
+    NetSpec, SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -128,6 +128,9 @@ pub struct VmSpec {
     /// Where COM1 leads.
     #[serde(default)]
     pub console: Console,
+    /// The interrupt controller.
+    #[serde(default)]
+    pub irqchip: Irqchip,
     /// What a guest reboot does.
     #[serde(default)]
     pub on_reboot: OnReboot,
@@ -171,6 +174,7 @@ impl VmSpec {
             nets: Vec::new(),
             vhost_user: Vec::new(),
             console: Console::default(),
+            irqchip: Irqchip::default(),
             on_reboot: OnReboot::default(),
             stop_timeout: None,
             seccomp: Seccomp::default(),
@@ -204,6 +208,8 @@ pub struct Vm {
     pub vhost_user: Vec<VhostUser>,
     /// Where COM1 leads.
     pub console: Console,
+    /// The interrupt controller, one that machines of this architecture can have.
+    pub irqchip: Irqchip,
     /// What a guest reboot does.
     pub on_reboot: OnReboot,
     /// How long the guest may take to power off when asked.
@@ -312,6 +318,7 @@ impl TryFrom<VmSpec> for Vm {
             nets,
             vhost_user,
             console: spec.console,
+            irqchip: spec.irqchip.check(std::env::consts::ARCH)?,
             on_reboot: spec.on_reboot,
             stop_timeout: spec.stop_timeout.map(check_stop_timeout).transpose()?,
             seccomp: spec.seccomp,

@@ -94,6 +94,7 @@ fn failed(failure: &Failure, vm: &Vm) -> String {
         }
         Some(About::Mem) => about("mem", ByteSize(vm.memory.size_bytes()).to_string()),
         Some(About::Cpus) => about("cpus", vm.cpus.to_string()),
+        Some(About::Irqchip) => about("irqchip", vm.irqchip.to_string()),
         Some(About::Kvm) => about("kvm", "/dev/kvm".into()),
         None => format!("the vmm cannot go on: {reason}"),
     }

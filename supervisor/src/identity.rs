@@ -2,9 +2,9 @@
 //! The vmm's launch record, from what identifies the VM.
 
 use handover::host_resources::Identity;
-use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
+use ipc::record::{DeviceRecord, IrqchipChoice, Pages, VERSION, VmmRecord};
 use ipc::seccomp::Mode;
-use spec::{HugePages, Seccomp};
+use spec::{HugePages, Irqchip, Seccomp};
 
 /// The vmm's launch record; the same at every start, except for the state of links and for whether
 /// a guest has run before.
@@ -24,9 +24,20 @@ pub(crate) fn record(identity: &Identity, devices: Vec<DeviceRecord>, rebooted: 
         prefault: vm.memory.prefault(),
         cmdline: vm.cmdline.clone(),
         initrd: vm.initrd.is_some(),
+        irqchip: irqchip(vm.irqchip),
         seccomp: seccomp(identity),
         rebooted,
         devices,
+    }
+}
+
+fn irqchip(wanted: Irqchip) -> IrqchipChoice {
+    match wanted {
+        Irqchip::Auto => IrqchipChoice::Auto,
+        Irqchip::Gicv3 => IrqchipChoice::Gicv3,
+        Irqchip::Gicv2 => IrqchipChoice::Gicv2,
+        Irqchip::Aia => IrqchipChoice::Aia,
+        Irqchip::Plic => IrqchipChoice::Plic,
     }
 }
 

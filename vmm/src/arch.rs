@@ -11,12 +11,25 @@
 //! | `boot` | kernel formats, and the tables that describe the machine |
 //! | `exit` | exits of KVM_RUN that no other architecture has |
 
+// What the architectures described by a device tree share. Tests of it run anywhere.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod fdt;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod image;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+use aarch64 as this;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{
+use x86_64 as this;
+
+pub use this::{
     board::{Board, BoardError},
-    boot::{EntryPoint, load},
+    boot::{Description, EntryPoint, load},
     exit::{Handled, handle, is_guest_fault},
     irqchip::Irqchip,
     layout::{pci_windows, ram_regions},

@@ -13,7 +13,7 @@ use linux_loader::loader::Error as LoaderError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::memory::GuestMemory;
-use format::FormatError;
+use format::{Format, FormatError};
 
 /// The images to load for a guest.
 #[derive(Debug)]
@@ -35,6 +35,20 @@ pub enum BootError {
     /// The kernel is for another architecture.
     #[error("is a kernel for {0}, this host runs {host}", host = std::env::consts::ARCH)]
     Architecture(String),
+    /// The kernel is of no known format.
+    #[error("is not a kernel: {formats}")]
+    Unknown {
+        /// What it is not: "neither … nor …".
+        formats: &'static str,
+    },
+    /// The kernel is compressed in a way that this host does not undo.
+    #[error("is compressed by {how}: {formats}")]
+    Compressed {
+        /// The format of the compression.
+        how: &'static str,
+        /// What it is not: "neither … nor …".
+        formats: &'static str,
+    },
     /// The kernel image is truncated.
     #[error("is truncated: {found} bytes long, {expected} are expected")]
     Truncated {
@@ -103,6 +117,8 @@ impl BootError {
     pub fn about(&self) -> About {
         match self {
             Self::Format(_)
+            | Self::Unknown { .. }
+            | Self::Compressed { .. }
             | Self::Architecture(_)
             | Self::Truncated { .. }
             | Self::Protocol { .. }
@@ -114,6 +130,29 @@ impl BootError {
                 About::Initrd
             }
         }
+    }
+}
+
+/// Why a kernel of this format is not for this host, which runs kernels of `formats`.
+pub fn refusal(format: Format, formats: &'static str) -> BootError {
+    match format {
+        Format::Elf(machine) => BootError::Architecture(machine.to_string()),
+        Format::BzImage => BootError::Architecture("x86_64".into()),
+        Format::Arm64Image => BootError::Architecture("aarch64".into()),
+        Format::RiscvImage => BootError::Architecture("riscv64".into()),
+        Format::Gzip => BootError::Compressed {
+            how: "gzip",
+            formats,
+        },
+        Format::Zboot => BootError::Unusable(
+            "is an EFI program that holds a compressed kernel, and there is no firmware here: take \
+             the kernel's Image",
+        ),
+        Format::Pe => BootError::Unusable(
+            "is an EFI program without a Linux setup header, and there is no firmware here: of a \
+             unified kernel image take the kernel (objcopy -O binary -j .linux IMAGE KERNEL)",
+        ),
+        Format::Unknown => BootError::Unknown { formats },
     }
 }
 

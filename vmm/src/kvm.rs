@@ -34,6 +34,34 @@ pub enum KvmError {
     /// More vCPUs than KVM supports.
     #[error("KVM runs at most {0} vCPUs here")]
     Cpus(usize),
+    /// This architecture has no such interrupt controller.
+    #[error("machines of {arch} have no {0}", arch = std::env::consts::ARCH)]
+    NoSuchIrqchip(&'static str),
+    /// The host cannot virtualise the interrupt controller.
+    #[error("this host's KVM has no {irqchip}")]
+    LacksIrqchip {
+        /// Its name.
+        irqchip: &'static str,
+        /// The kernel's error.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// The interrupt controller knows fewer vCPUs.
+    #[error("a machine with {irqchip} has at most {max} vCPUs")]
+    CpusOfIrqchip {
+        /// Its name.
+        irqchip: &'static str,
+        /// How many it knows.
+        max: u8,
+    },
+    /// The guest's processors do not reach the end of the machine.
+    #[error(
+        "memory and PCI windows need more than the {has} address bits that KVM gives guests here"
+    )]
+    AddressBits {
+        /// How many bits an address has.
+        has: u32,
+    },
     /// An ioctl failed.
     #[error("cannot {what}")]
     Ioctl {

@@ -14,7 +14,7 @@ use ipc::seccomp::Mode;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::arch::{self, Board, BoardError, Irqchip, VcpuSetupError};
+use crate::arch::{self, Board, BoardError, Description, Irqchip, VcpuSetupError};
 use crate::await_backends::{AwaitError, Awaited, Patience, await_backends};
 use crate::boot::{BootError, Images};
 use crate::console::Console;
@@ -77,7 +77,13 @@ impl StartError {
         let about = match self {
             Self::Boot(e) => Some(e.about()),
             Self::Memory(_) => Some(About::Mem),
-            Self::Kvm(KvmError::Cpus(_)) | Self::Spawn(_) => Some(About::Cpus),
+            Self::Kvm(KvmError::Cpus(_) | KvmError::CpusOfIrqchip { .. }) | Self::Spawn(_) => {
+                Some(About::Cpus)
+            }
+            Self::Kvm(KvmError::AddressBits { .. }) => Some(About::Mem),
+            Self::Kvm(KvmError::NoSuchIrqchip(_) | KvmError::LacksIrqchip { .. }) => {
+                Some(About::Irqchip)
+            }
             Self::Kvm(_) | Self::Vcpu(_) => Some(About::Kvm),
             _ => None,
         };
@@ -151,10 +157,7 @@ pub fn start(
         initrd: fds.initrd,
         cmdline: &record.cmdline,
     };
-    let entry = arch::load(ram, images, &desc)?;
-    if let Some(first) = vcpus.first() {
-        arch::enter_at(first, entry)?;
-    }
+    load(images, ram, &desc, &irqchip, &vcpus)?;
 
     let gate = Arc::new(Gate::default());
     let shared = Shared {
@@ -206,10 +209,11 @@ struct Hardware {
 /// Makes the VM with its memory, interrupt controllers and vCPUs, in the order that KVM asks for.
 fn make_vm(record: &VmmRecord, kvm: OwnedFd, ram: OwnedFd) -> Result<Hardware, StartError> {
     let vm = Arc::new(Vm::new(kvm, record.cpus)?);
-    arch::prepare_vm(&vm)?;
     let ram = map_ram(record, ram)?;
+    let bars = arch::pci_windows(memory::end(ram)).bars_64;
+    arch::prepare_vm(&vm, bars.base + bars.len_bytes)?;
     vm.set_memory(ram)?;
-    let irqchip = Irqchip::new(&vm)?;
+    let irqchip = Irqchip::new(&vm, record.irqchip, record.cpus)?;
     let vcpus = arch::create_vcpus(&vm, record.cpus)?;
     irqchip.complete(&vcpus)?;
     Ok(Hardware {
@@ -229,6 +233,22 @@ fn map_ram(record: &VmmRecord, memfd: OwnedFd) -> Result<&'static GuestMemory, M
     let regions = arch::ram_regions(record.mem_bytes);
     // Leaked: it must stay mapped as long as the VM lives, which is as long as the process.
     Ok(Box::leak(Box::new(memory::map(memfd, &regions, how)?)))
+}
+
+/// Loads kernel and initrd, describes the machine to them, and has the first vCPU start there.
+fn load(
+    images: Images<'_>,
+    ram: &GuestMemory,
+    desc: &MachineDesc,
+    irqchip: &Irqchip,
+    vcpus: &[VcpuFd],
+) -> Result<(), StartError> {
+    let description = Description::new(irqchip, vcpus)?;
+    let entry = arch::load(ram, images, desc, &description)?;
+    if let Some(first) = vcpus.first() {
+        arch::enter_at(first, entry)?;
+    }
+    Ok(())
 }
 
 /// Starts the vCPUs' threads, and waits until all are confined and stopped at the gate.

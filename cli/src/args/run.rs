@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use spec::{
-    ByteSize, Console, DiskSpec, HugePages, LimitsSpec, NetSpec, OnReboot, Seccomp, UidRange,
-    VhostUserSpec, VmName,
+    ByteSize, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, NetSpec, OnReboot, Seccomp,
+    UidRange, VhostUserSpec, VmName,
 };
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
@@ -54,6 +54,10 @@ pub(crate) struct RunArgs {
     /// Where COM1 leads: stdio, pty, socket, file=F or none [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub(crate) console: Option<Console>,
+    /// The interrupt controller: auto, gicv3 or gicv2 on aarch64, aia or plic on riscv64
+    /// [default: auto]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) irqchip: Option<Irqchip>,
     /// What a guest reboot does: restart or exit [default: restart]
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_reboot: Option<OnReboot>,
@@ -81,7 +85,7 @@ pub(crate) struct RunArgs {
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
-        "nets", "vhost_user", "on_reboot", "stop_timeout", "seccomp", "uid_range",
+        "nets", "vhost_user", "irqchip", "on_reboot", "stop_timeout", "seccomp", "uid_range",
         "limits",
     ])]
     pub(crate) config: Option<PathBuf>,

@@ -31,7 +31,9 @@ impl Gicv2m {
     /// The interrupt id that a message raises; `None` if it is none of this frame's.
     pub fn interrupt(&self, message: MsiMessage) -> Option<u16> {
         let id = u16::try_from(message.data).ok()?;
-        let own = id.checked_sub(self.first).is_some_and(|nth| nth < self.count);
+        let own = id
+            .checked_sub(self.first)
+            .is_some_and(|nth| nth < self.count);
         (message.address == self.base + SETSPI && own).then_some(id)
     }
 }

@@ -62,7 +62,11 @@ impl State {
         if before == high {
             return;
         }
-        self.data = if high { self.data | bit } else { self.data & !bit };
+        self.data = if high {
+            self.data | bit
+        } else {
+            self.data & !bit
+        };
         let wanted = self.both_edges & bit != 0 || (self.event & bit != 0) == high;
         if wanted {
             self.edges |= bit;

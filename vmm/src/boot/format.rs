@@ -22,6 +22,10 @@ pub enum Format {
     Gzip,
     /// A PE executable without a bzImage header: an EFI program.
     Pe,
+    /// An EFI program that holds a compressed kernel ("zboot").
+    Zboot,
+    /// None of these.
+    Unknown,
 }
 
 /// The `e_machine` of an ELF file.
@@ -60,9 +64,6 @@ pub enum FormatError {
     /// It is empty.
     #[error("is empty")]
     Empty,
-    /// It is none of the known formats.
-    #[error("is not a kernel: neither bzImage nor ELF")]
-    Unknown,
 }
 
 /// Determines the format from the beginning of an image.
@@ -82,7 +83,7 @@ pub fn identify(image: &File) -> Result<Format, FormatError> {
     if head.is_empty() {
         return Err(FormatError::Empty);
     }
-    format_of(&head).ok_or(FormatError::Unknown)
+    Ok(format_of(&head).unwrap_or(Format::Unknown))
 }
 
 fn format_of(head: &[u8]) -> Option<Format> {
@@ -96,6 +97,9 @@ fn format_of(head: &[u8]) -> Option<Format> {
     }
     if has(0x202, b"HdrS") {
         return Some(Format::BzImage);
+    }
+    if has(0, b"MZ") && has(4, b"zimg") {
+        return Some(Format::Zboot);
     }
     if has(0x38, b"ARM\x64") {
         return Some(Format::Arm64Image);
@@ -139,9 +143,12 @@ mod tests {
         let mut pe = with_magic(0x80, b"PE\0\0");
         pe[..2].copy_from_slice(b"MZ");
         pe[0x3c] = 0x80;
+        let mut zboot = pe.clone();
+        zboot[4..8].copy_from_slice(b"zimg");
         for (content, format) in [
             (elf, Format::Elf(Machine::AARCH64)),
             (pe, Format::Pe),
+            (zboot, Format::Zboot),
             (with_magic(0x202, b"HdrS"), Format::BzImage),
             (with_magic(0x38, b"ARM\x64"), Format::Arm64Image),
             (with_magic(0x38, b"RSC\x05"), Format::RiscvImage),
@@ -160,7 +167,7 @@ mod tests {
             &[0; 8192],
             &with_magic(0, b"MZ"),
         ] {
-            assert!(matches!(identified(content), Err(FormatError::Unknown)));
+            assert_eq!(identified(content).unwrap(), Format::Unknown);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use ipc::memfd::{Backing, shared};
 use ipc::record::Pages;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vmm::arch::{load, pci_windows, ram_regions};
+use vmm::arch::{Description, load, pci_windows, ram_regions};
 use vmm::boot::Images;
 use vmm::machine::MachineDesc;
 use vmm::memory::{self, Mapping};
@@ -45,7 +45,7 @@ pub(crate) fn run(data: &[u8]) {
         pci: pci_windows(RAM_LEN),
         slots: Vec::new(),
     };
-    match load(&memory, images, &machine) {
+    match load(&memory, images, &machine, &Description) {
         Ok(entry) => assert!(entry.address < RAM_LEN, "{entry:x?}"),
         Err(error) => drop((error.about(), error.to_string())),
     }

@@ -12,12 +12,15 @@ mod pvh;
 use std::fs::File;
 
 use devices::legacy::AcpiPm;
+use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::acpi;
+use super::irqchip::Irqchip;
 use super::layout::{self, HIGH_RAM};
 use crate::boot::format::{self, Format, FormatError, Machine};
-use crate::boot::{BootError, Images, Initrd, load_initrd};
+use crate::boot::{BootError, Images, Initrd, load_initrd, refusal};
+use crate::kvm::KvmError;
 use crate::machine::MachineDesc;
 use crate::memory::{self, GuestMemory};
 
@@ -43,11 +46,23 @@ struct Kernel {
     setup: Option<linux_loader::loader::bootparam::setup_header>,
 }
 
+/// What the tables tell of what KVM made: nothing, all machines are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Description;
+
+impl Description {
+    /// Of a machine with these interrupt controllers and vCPUs.
+    pub fn new(_: &Irqchip, _: &[VcpuFd]) -> Result<Self, KvmError> {
+        Ok(Self)
+    }
+}
+
 /// Loads kernel, initrd and command line and writes the tables that describe the machine.
 pub fn load(
     memory: &GuestMemory,
     images: Images<'_>,
     machine: &MachineDesc,
+    Description: &Description,
 ) -> Result<EntryPoint, BootError> {
     let kernel = load_kernel(memory, File::from(images.kernel))?;
     let initrd = match images.initrd {
@@ -81,16 +96,7 @@ fn load_kernel(memory: &GuestMemory, mut image: File) -> Result<Kernel, BootErro
     match format::identify(&image)? {
         Format::Elf(Machine::X86_64) => elf::load(memory, &mut image),
         Format::BzImage => linux::load(memory, &mut image),
-        Format::Elf(other) => Err(BootError::Architecture(other.to_string())),
-        Format::Arm64Image => Err(BootError::Architecture("arm64".into())),
-        Format::RiscvImage => Err(BootError::Architecture("riscv64".into())),
-        Format::Gzip => Err(BootError::Unusable(
-            "is compressed by gzip: neither bzImage nor ELF",
-        )),
-        Format::Pe => Err(BootError::Unusable(
-            "is an EFI program without a Linux setup header, and there is no firmware here: of a \
-             unified kernel image take the kernel (objcopy -O binary -j .linux IMAGE KERNEL)",
-        )),
+        other => Err(refusal(other, "neither bzImage nor ELF")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
 use devices::ioapic::{IoApic, IoApicPin, LocalApics, PINS};
 use devices::pci::root::Slot;
+use ipc::record::IrqchipChoice;
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::VcpuFd;
 
@@ -21,8 +22,11 @@ pub struct Irqchip {
 }
 
 impl Irqchip {
-    /// Makes them, before the first vCPU.
-    pub fn new(vm: &Arc<Vm>) -> Result<Self, KvmError> {
+    /// Makes them, before the first vCPU. There is no choice.
+    pub fn new(vm: &Arc<Vm>, choice: IrqchipChoice, _cpus: u8) -> Result<Self, KvmError> {
+        if choice != IrqchipChoice::Auto {
+            return Err(KvmError::NoSuchIrqchip(choice.name()));
+        }
         vm.require(&Vm::MSI_CAPS)?;
         let mut cap = kvm_enable_cap {
             cap: KVM_CAP_SPLIT_IRQCHIP,
@@ -45,6 +49,11 @@ impl Irqchip {
     /// Completes them, when all vCPUs exist.
     pub fn complete(&self, _vcpus: &[VcpuFd]) -> Result<(), KvmError> {
         Ok(())
+    }
+
+    /// What they are called.
+    pub fn name(&self) -> &'static str {
+        "ioapic"
     }
 
     /// The IOAPIC.

@@ -31,7 +31,7 @@ fn disable_counters(offered: i32) -> Option<kvm_enable_cap> {
 
 /// Prepares an x86 VM for its first vCPU: places the identity map and the TSS, four pages that KVM
 /// uses on Intel CPUs that cannot run real mode, where nothing else is mapped.
-pub fn prepare_vm(vm: &Vm) -> Result<(), KvmError> {
+pub fn prepare_vm(vm: &Vm, _end: u64) -> Result<(), KvmError> {
     let vm = vm.fd();
     let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
     if let Some(cap) = disable_counters(offered) {
@@ -48,6 +48,8 @@ pub fn prepare_vm(vm: &Vm) -> Result<(), KvmError> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use ipc::record::IrqchipChoice;
 
     use super::*;
 
@@ -66,8 +68,8 @@ mod tests {
             .open("/dev/kvm");
         if let Ok(kvm) = kvm {
             let vm = Arc::new(Vm::new(kvm.into(), 1).unwrap());
-            prepare_vm(&vm).unwrap();
-            irqchip::Irqchip::new(&vm).unwrap();
+            prepare_vm(&vm, 4 << 30).unwrap();
+            irqchip::Irqchip::new(&vm, IrqchipChoice::Auto, 1).unwrap();
             vm.create_vcpu(0).unwrap();
         }
     }

@@ -112,7 +112,7 @@ fn loaded(
         pci: layout::pci_windows(memory::end(memory)),
         slots: Vec::new(),
     };
-    load(memory, images, &machine)
+    load(memory, images, &machine, &Description)
 }
 
 fn refused(kernel: &[u8], initrd: Option<&[u8]>) -> (About, String) {
