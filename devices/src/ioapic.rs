@@ -8,8 +8,11 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::BusDevice;
 use crate::interrupt::{InterruptLine, MsiMessage};
+use crate::state::{StateError, check_count};
 
 /// The number of pins.
 pub const PINS: usize = 24;
@@ -31,6 +34,9 @@ const PINS_U8: u8 = 24;
 /// Version 0x20 (it has the EOI register), 24 entries.
 const VERSION: u32 = ((PINS_U8 as u32 - 1) << 16) | 0x20;
 
+/// The writable bits of the id.
+const ID_MASK: u32 = 0x0f00_0000;
+
 const DELIVERY_STATUS: u64 = 1 << 12;
 const REMOTE_IRR: u64 = 1 << 14;
 const LEVEL: u64 = 1 << 15;
@@ -51,7 +57,7 @@ pub trait LocalApics: Send + Sync {
     fn watch_level_pins(&self, pins: &[Option<MsiMessage>; PINS]) -> io::Result<()>;
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Pin {
     /// The redirection table entry.
     entry: u64,
@@ -101,6 +107,14 @@ impl Pin {
     }
 }
 
+/// What the registers hold, and the levels of the lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoApicState {
+    selected: u8,
+    id: u32,
+    pins: Vec<Pin>,
+}
+
 #[derive(Debug)]
 struct State {
     selected: u8,
@@ -141,6 +155,33 @@ impl IoApic {
             apics,
             state: Mutex::new(state),
         }
+    }
+
+    /// What the registers hold.
+    pub fn save(&self) -> IoApicState {
+        let state = self.lock();
+        IoApicState {
+            selected: state.selected,
+            id: state.id,
+            pins: state.pins.to_vec(),
+        }
+    }
+
+    /// Sets what the registers hold, and sends what is due.
+    pub fn restore(&self, saved: &IoApicState) -> Result<(), StateError> {
+        check_count("pins", saved.pins.len(), PINS)?;
+        let mut state = self.lock();
+        state.selected = saved.selected;
+        state.id = saved.id & ID_MASK;
+        for (pin, saved) in state.pins.iter_mut().zip(&saved.pins) {
+            *pin = Pin {
+                entry: saved.entry & (WRITABLE | REMOTE_IRR),
+                ..*saved
+            };
+            self.deliver(pin);
+        }
+        self.watch_level_pins(&mut state);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -209,7 +250,7 @@ impl IoApic {
 
     fn write_register(&self, state: &mut State, value: u32) {
         match state.selected {
-            REG_ID => state.id = value & 0x0f00_0000,
+            REG_ID => state.id = value & ID_MASK,
             register @ REG_REDIRECTION..=REG_REDIRECTION_LAST => {
                 let pin = &mut state.pins[usize::from((register - REG_REDIRECTION) / 2)];
                 let (shift, kept) = if register % 2 == 0 {

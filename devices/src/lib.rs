@@ -14,6 +14,7 @@ pub mod ioapic;
 pub mod legacy;
 pub mod pci;
 pub mod serial;
+pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod virtio;

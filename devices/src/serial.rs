@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
@@ -31,6 +32,13 @@ pub struct Serial {
     output: Mutex<Output>,
     wake: EventFd,
     line: Arc<dyn InterruptLine>,
+}
+
+/// The port's registers, its input, and the output that the console has not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialState {
+    uart: Uart,
+    output: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +76,21 @@ impl Serial {
             wake: wake.try_clone()?,
             line,
         })
+    }
+
+    /// What the port holds.
+    pub fn save(&self) -> SerialState {
+        SerialState {
+            uart: lock(&self.port).uart.clone(),
+            output: lock(&self.output).bytes.iter().copied().collect(),
+        }
+    }
+
+    /// Sets what the port holds, and drives the line.
+    pub fn restore(&self, state: &SerialState) {
+        self.access(|uart| *uart = Uart::restored(&state.uart));
+        self.return_output(state.output.iter().copied().collect());
+        self.wake();
     }
 
     /// Takes the buffered output, oldest byte first.
@@ -270,5 +293,24 @@ mod tests {
                 serial.read(offset, &mut vec![0; len]);
             }
         }
+    }
+
+    #[test]
+    fn port_taken_over_keeps_input_output_and_the_line() {
+        let (serial, _, _) = serial();
+        serial.write(1, &[1]);
+        serial.input(b"in");
+        serial.write(0, b"o");
+        let (next, wake, counter) = super::tests::serial();
+
+        next.restore(&serial.save());
+
+        assert_eq!(next.save(), serial.save());
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+        assert!(wake.read().is_ok());
+        assert_eq!(next.take_output(), b"o");
+        let mut data = [0];
+        next.read(0, &mut data);
+        assert_eq!(&data, b"i");
     }
 }

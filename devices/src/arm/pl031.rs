@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use super::{answer, primecell_id, written};
 use crate::bus::BusDevice;
 
@@ -29,6 +31,32 @@ pub struct Pl031 {
     offset: AtomicU32,
     alarm: AtomicU32,
     mask: AtomicU32,
+}
+
+/// What the registers hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pl031State {
+    offset: u32,
+    alarm: u32,
+    mask: u32,
+}
+
+impl Pl031 {
+    /// What the registers hold.
+    pub fn save(&self) -> Pl031State {
+        Pl031State {
+            offset: self.offset.load(Ordering::Relaxed),
+            alarm: self.alarm.load(Ordering::Relaxed),
+            mask: self.mask.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sets what the registers hold.
+    pub fn restore(&self, state: Pl031State) {
+        self.offset.store(state.offset, Ordering::Relaxed);
+        self.alarm.store(state.alarm, Ordering::Relaxed);
+        self.mask.store(state.mask & 1, Ordering::Relaxed);
+    }
 }
 
 /// The host's time in seconds since 1970, modulo 2³².

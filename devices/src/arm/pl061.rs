@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::{answer, primecell_id, written};
 use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
@@ -32,8 +34,8 @@ const PART: [u8; 4] = [0x61, 0x10, 0x04, 0x00];
 const BUTTON_BIT: u8 = 1 << BUTTON;
 
 /// The registers, one bit for each line.
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pl061State {
     /// The levels of the lines.
     data: u8,
     direction: u8,
@@ -46,11 +48,12 @@ struct State {
     /// The edges seen and not cleared.
     edges: u8,
     alternate: u8,
-    /// The level of the interrupt line.
+    /// The level of the interrupt line, which is not part of what is saved.
+    #[serde(skip)]
     raised: bool,
 }
 
-impl State {
+impl Pl061State {
     /// What asks for an interrupt, enabled or not (GPIORIS).
     fn raw_status(&self) -> u8 {
         let levels = !(self.data ^ self.event) & self.sense;
@@ -118,7 +121,7 @@ impl State {
 
 /// The controller.
 pub struct Pl061 {
-    state: Mutex<State>,
+    state: Mutex<Pl061State>,
     line: Arc<dyn InterruptLine>,
 }
 
@@ -148,8 +151,24 @@ impl Pl061 {
         });
     }
 
+    /// What the registers hold.
+    pub fn save(&self) -> Pl061State {
+        self.lock().clone()
+    }
+
+    /// Sets what the registers hold, and drives the interrupt line.
+    pub fn restore(&self, saved: &Pl061State) {
+        self.access(|state| {
+            *state = Pl061State {
+                direction: saved.direction & !BUTTON_BIT,
+                raised: state.raised,
+                ..saved.clone()
+            };
+        });
+    }
+
     /// Accesses the registers, then drives the interrupt line.
-    fn access<R>(&self, what: impl FnOnce(&mut State) -> R) -> R {
+    fn access<R>(&self, what: impl FnOnce(&mut Pl061State) -> R) -> R {
         let mut state = self.lock();
         let result = what(&mut state);
         let raised = state.raw_status() & state.enable != 0;
@@ -160,7 +179,7 @@ impl Pl061 {
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Pl061State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -271,5 +290,17 @@ mod tests {
                 gpio.read(offset, &mut vec![0; len]);
             }
         }
+    }
+
+    #[test]
+    fn controller_taken_over_interrupts_for_a_press_that_was_not_read() {
+        let (gpio, _) = watched();
+        gpio.press();
+        let (next, line) = watched();
+
+        next.restore(&gpio.save());
+
+        assert!(line.0.load(Ordering::SeqCst));
+        assert_eq!(read(&next, button_address()), BUTTON_BIT);
     }
 }

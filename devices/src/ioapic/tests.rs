@@ -281,3 +281,32 @@ fn access_of_any_width_and_offset_does_no_harm() {
     }
     ioapic.set_line(PINS, true);
 }
+
+#[test]
+fn state_taken_over_sends_what_was_due_and_watches_what_was_watched() {
+    let (_, ioapic) = ioapic();
+    route(&ioapic, 3, LEVEL_0X31);
+    ioapic.set_line(3, true);
+    route(&ioapic, 5, EDGE_0X31 | 1 << 16);
+    ioapic.set_line(5, true);
+    let (recorder, next) = super::tests::ioapic();
+
+    next.restore(&ioapic.save()).unwrap();
+
+    assert_eq!(next.save(), ioapic.save());
+    assert_eq!(recorder.watched.lock().unwrap().last(), Some(&1));
+    // In service: not sent again before its end.
+    assert!(recorder.take().is_empty());
+    next.eoi(0x31);
+    assert_eq!(recorder.take().len(), 1);
+    route(&next, 5, EDGE_0X31);
+    assert_eq!(recorder.take().len(), 1);
+}
+
+#[test]
+fn state_of_another_number_of_pins_is_refused() {
+    let (_, ioapic) = ioapic();
+    let mut state = ioapic.save();
+    state.pins.pop();
+    assert!(ioapic.restore(&state).is_err());
+}

@@ -2,7 +2,10 @@
 //! One function's configuration space (PCI local bus 3.0 §6.1): a type 0 header, BARs and
 //! capabilities. Bits are read-only unless made writable.
 
+use serde::{Deserialize, Serialize};
+
 use crate::pci::bar::{BAR_COUNT, Bar};
+use crate::state::{StateError, check_count};
 
 /// The length of the header and capabilities in bytes. The rest (up to the 4 KiB of ECAM) reads as
 /// zero, which means that there are no extended capabilities.
@@ -55,6 +58,10 @@ pub struct Identity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no room for a PCI capability of {0} bytes")]
 pub struct NoRoom(pub usize);
+
+/// What a driver has written to configuration space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigState(Vec<u8>);
 
 /// A function's configuration space.
 #[derive(Debug, Clone)]
@@ -165,6 +172,18 @@ impl ConfigSpace {
         self.set(STATUS, &STATUS_CAPABILITIES.to_le_bytes());
         (self.last_capability, self.free) = (offset, end);
         Ok(offset)
+    }
+
+    /// What a driver has written.
+    pub fn save(&self) -> ConfigState {
+        ConfigState(self.bytes.to_vec())
+    }
+
+    /// Sets what a driver can write; the rest is as the function was made.
+    pub fn restore(&mut self, state: &ConfigState) -> Result<(), StateError> {
+        check_count("bytes of configuration space", state.0.len(), LEN_BYTES)?;
+        self.write(0, &state.0);
+        Ok(())
     }
 
     /// A driver's read; bytes beyond the header and capabilities are zero.

@@ -162,6 +162,16 @@ impl ConfigPorts {
         }
     }
 
+    /// What the address port holds.
+    pub fn save(&self) -> u32 {
+        self.address.load(Ordering::Relaxed)
+    }
+
+    /// Sets what the address port holds.
+    pub fn restore(&self, address: u32) {
+        self.address.store(address, Ordering::Relaxed);
+    }
+
     /// The register that the data port accesses, if the address port enables it.
     fn target(&self, offset: u64) -> Option<(usize, usize)> {
         let address = self.address.load(Ordering::Relaxed);

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// The most input buffered for the guest, in bytes. More than the 16 of the hardware: drivers read
 /// until it is empty, which saves exits.
 pub(super) const INPUT_MAX_BYTES: usize = 64;
@@ -59,7 +61,7 @@ const MSR_DCD: u8 = 1 << 7;
 const DIVISOR: u16 = 12;
 
 /// The registers and the input buffer.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Uart {
     divisor: u16,
     ier: u8,
@@ -87,6 +89,15 @@ impl Uart {
             transmitted: false,
             input: VecDeque::with_capacity(INPUT_MAX_BYTES),
         }
+    }
+
+    /// The registers in this state, with as much input as they hold.
+    pub(super) fn restored(state: &Self) -> Self {
+        let mut uart = state.clone();
+        uart.ier &= IER_VALID;
+        uart.mcr &= MCR_VALID;
+        uart.input.truncate(INPUT_MAX_BYTES);
+        uart
     }
 
     /// Whether the line is high.

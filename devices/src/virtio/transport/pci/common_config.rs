@@ -3,10 +3,13 @@
 //! machine that a driver controls. Pure: a write returns its consequence for the rest of the device
 //! as an [`Effect`].
 
+use serde::{Deserialize, Serialize};
+
+use crate::state::{StateError, check_count};
 use crate::virtio::device::QueueIndex;
 use crate::virtio::features;
 use crate::virtio::queue::QueueLayout;
-use crate::virtio::transport::pci::queue_config::{self, QueueConfig};
+use crate::virtio::transport::pci::queue_config::{self, QueueConfig, QueueState};
 
 /// The length of the structure in bytes: up to `queue_device`, because the features that define the
 /// later fields are never offered.
@@ -41,6 +44,21 @@ pub(super) enum Effect {
     ConfigVector,
     /// A queue's vector changed.
     QueueVector(QueueIndex),
+}
+
+/// What a driver has set, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CommonState {
+    device_feature_select: u32,
+    driver_feature_select: u32,
+    driver_features: u64,
+    config_vector: u16,
+    status: u8,
+    generation: u8,
+    config_changed: bool,
+    queue_select: u16,
+    queues: Vec<QueueState>,
+    resetting: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +98,64 @@ impl CommonConfig {
             started: false,
             resetting: false,
         }
+    }
+
+    pub(super) fn save(&self) -> CommonState {
+        CommonState {
+            device_feature_select: self.device_feature_select,
+            driver_feature_select: self.driver_feature_select,
+            driver_features: self.driver_features,
+            config_vector: self.config_vector,
+            status: self.status,
+            generation: self.generation,
+            config_changed: self.config_changed,
+            queue_select: self.queue_select,
+            queues: self.queues.iter().map(QueueConfig::save).collect(),
+            resetting: self.resetting,
+        }
+    }
+
+    /// The structure in this state, of a device that offers `offered`. The device is not started: a
+    /// driver that was ready is ready for [`Self::take_start`].
+    pub(super) fn restored(&self, state: &CommonState, offered: u64) -> Result<Self, StateError> {
+        check_count("queues", state.queues.len(), self.queues.len())?;
+        let accepted = state.driver_features;
+        if state.status & status::FEATURES_OK != 0 && !features::acceptable(offered, accepted) {
+            return Err(StateError::Features(accepted));
+        }
+        let sizes = self.queues.iter().map(QueueConfig::max_size);
+        let queues = sizes.zip(&state.queues).enumerate();
+        let queues = queues.map(|(index, (max_size, queue))| {
+            let mut queue =
+                QueueConfig::restored(max_size, *queue).ok_or(StateError::Queue(index))?;
+            queue.vector = self.valid_vector(queue.vector);
+            Ok(queue)
+        });
+        // A driver is ready only with accepted features.
+        let unready = match state.status & status::FEATURES_OK {
+            0 => status::DRIVER_OK,
+            _ => 0,
+        };
+        Ok(Self {
+            device_feature_select: state.device_feature_select,
+            driver_feature_select: state.driver_feature_select,
+            driver_features: accepted,
+            vectors: self.vectors,
+            config_vector: self.valid_vector(state.config_vector),
+            status: state.status & !unready,
+            generation: state.generation,
+            config_changed: state.config_changed,
+            queue_select: state.queue_select,
+            queues: queues.collect::<Result<_, _>>()?,
+            started: false,
+            resetting: state.resetting,
+        })
+    }
+
+    /// The queues that the driver has enabled.
+    pub(super) fn enabled(&self) -> impl Iterator<Item = QueueIndex> {
+        let queues = (0..).zip(&self.queues);
+        queues.filter_map(|(i, queue)| queue.enabled().map(|_| QueueIndex(i)))
     }
 
     /// The structure as a driver reads it from a device that offers `offered`.

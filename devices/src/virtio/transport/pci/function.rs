@@ -5,17 +5,20 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::{Bus, BusDevice, Doorbells};
 use crate::interrupt::MsiVectors;
 use crate::pci::bar::{Bar, NoWindow, Windows};
-use crate::pci::config::{ConfigSpace, Identity, NoRoom, command};
+use crate::pci::config::{ConfigSpace, ConfigState, Identity, NoRoom, command};
 use crate::pci::root::PciFunction;
+use crate::state::StateError;
 use crate::virtio::device::{DeviceType, VirtioDevice};
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::queue;
 use crate::virtio::transport::pci::capabilities::{self, Offsets, cap};
 use crate::virtio::transport::pci::msix::Control;
-use crate::virtio::transport::pci::registers::Registers;
+use crate::virtio::transport::pci::registers::{Registers, RegistersState};
 use crate::virtio::transport::pci::{QUEUES_MAX, layout};
 
 /// MSI-X Message Control (PCI local bus 3.0 §6.8.2.3).
@@ -57,6 +60,13 @@ pub enum FunctionError {
     /// There is no space for its capabilities.
     #[error("no place for its capabilities")]
     Capability(#[source] NoRoom),
+}
+
+/// What configuration space and registers of a function hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionState {
+    config: ConfigState,
+    registers: RegistersState,
 }
 
 #[derive(Debug)]
@@ -135,6 +145,27 @@ impl VirtioPci {
             registers: Arc::new(Registers::new(device, queues, vectors, doorbells)),
             memory_space: context.memory_space,
         })
+    }
+
+    /// What the function's registers hold.
+    pub fn save(&self) -> FunctionState {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        FunctionState {
+            config: state.config.save(),
+            registers: self.registers.save(),
+        }
+    }
+
+    /// Sets what the registers hold. If the driver was ready, the device starts: it must have its
+    /// backend.
+    pub fn restore(&self, saved: &FunctionState) -> Result<(), StateError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = state.config.clone();
+        config.restore(&saved.config)?;
+        self.registers.restore(&saved.registers)?;
+        state.config = config;
+        self.apply_config(&mut state);
+        Ok(())
     }
 
     /// Applies what a driver has written to configuration space.
@@ -222,5 +253,7 @@ impl PciFunction for VirtioPci {
     }
 }
 
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,10 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::interrupt::{MsiMessage, MsiVectors};
+use crate::state::{StateError, check_count};
 use crate::virtio::device::QueueIndex;
 use crate::virtio::eventfd::{self, QueueEvents};
 
@@ -35,6 +38,19 @@ struct Entry {
     /// An interrupt of the vmm is pending because the vector is masked.
     pending: bool,
 }
+
+/// An entry of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct EntryState {
+    address: u64,
+    data: u32,
+    masked: bool,
+    pending: bool,
+}
+
+/// The table and the pending bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MsixState(Vec<EntryState>);
 
 #[derive(Debug)]
 struct Line {
@@ -107,6 +123,31 @@ impl Msix {
             control: Control::default(),
             faulted: false,
         }
+    }
+
+    pub(super) fn save(&self) -> MsixState {
+        let entry = |(vector, entry): (usize, &Entry)| EntryState {
+            address: entry.message.address,
+            data: entry.message.data,
+            masked: entry.masked,
+            pending: self.is_pending(vector),
+        };
+        MsixState(self.entries.iter().enumerate().map(entry).collect())
+    }
+
+    pub(super) fn check(&self, state: &MsixState) -> Result<(), StateError> {
+        check_count("MSI-X vectors", state.0.len(), self.entries.len())
+    }
+
+    /// Sets table and pending bits, as far as there are as many as the state has.
+    pub(super) fn restore(&mut self, state: &MsixState) {
+        for (entry, state) in self.entries.iter_mut().zip(&state.0) {
+            entry.message.address = state.address & !3;
+            entry.message.data = state.data;
+            entry.masked = state.masked;
+            entry.pending = state.pending;
+        }
+        self.sync_routes();
     }
 
     /// The message of a vector, if it may be sent now.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The fields of one queue in the common configuration structure (virtio 1.2 §4.1.4.3).
 
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
 
 use crate::virtio::queue::QueueLayout;
@@ -8,6 +9,17 @@ use crate::virtio::transport::pci::common_config::NO_VECTOR;
 
 /// The length of these fields in bytes: `queue_size` to `queue_device`.
 pub(super) const LEN_BYTES: usize = 32;
+
+/// What a driver has set of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct QueueState {
+    size: u16,
+    vector: u16,
+    enabled: bool,
+    descriptors: u64,
+    driver: u64,
+    device: u64,
+}
 
 /// One queue during setup.
 #[derive(Debug)]
@@ -33,6 +45,30 @@ impl QueueConfig {
             driver: 0,
             device: 0,
         }
+    }
+
+    pub(super) fn save(&self) -> QueueState {
+        QueueState {
+            size: self.size,
+            vector: self.vector,
+            enabled: self.enabled.is_some(),
+            descriptors: self.descriptors,
+            driver: self.driver,
+            device: self.device,
+        }
+    }
+
+    /// A queue of this largest size in this state, if that is possible.
+    pub(super) fn restored(max_size: u16, state: QueueState) -> Option<Self> {
+        let mut queue = Self {
+            vector: state.vector,
+            descriptors: state.descriptors,
+            driver: state.driver,
+            device: state.device,
+            ..Self::new(max_size)
+        };
+        queue.write_size(state.size);
+        (queue.size == state.size && (!state.enabled || queue.enable())).then_some(queue)
     }
 
     /// The largest size it can have.

@@ -5,20 +5,25 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::{BusDevice, Doorbells};
 use crate::interrupt::MsiVectors;
+use crate::state::StateError;
 use crate::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex, VirtioDevice};
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::features;
-use crate::virtio::transport::pci::common_config::{self, CommonConfig, Effect};
+use crate::virtio::transport::pci::common_config::{self, CommonConfig, CommonState, Effect};
 use crate::virtio::transport::pci::doorbells::QueueDoorbells;
 use crate::virtio::transport::pci::layout;
-use crate::virtio::transport::pci::msix::{Control, Msix};
+use crate::virtio::transport::pci::msix::{Control, Msix, MsixState};
 
 /// The offset of `device_status` in the common configuration.
 const DEVICE_STATUS: usize = 20;
 /// ISR status: "Device Configuration Interrupt" (virtio 1.2 §4.1.4.5).
 const ISR_CONFIG: u8 = 2;
+/// The bits that it has: of queues and of the configuration.
+const ISR_MASK: u8 = 3;
 
 /// The part that the device's own thread accesses.
 #[derive(Debug)]
@@ -67,6 +72,14 @@ impl DriverSignals for Shared {
     }
 }
 
+/// What a device's registers hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RegistersState {
+    common: CommonState,
+    msix: MsixState,
+    isr: u8,
+}
+
 /// A device's registers.
 pub(super) struct Registers {
     device: Arc<dyn VirtioDevice>,
@@ -107,6 +120,36 @@ impl Registers {
             shared: Arc::new(shared),
             bus_master: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn save(&self) -> RegistersState {
+        let common = self.shared.common();
+        RegistersState {
+            common: common.save(),
+            msix: self.shared.msix().save(),
+            isr: self.shared.isr.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Sets what the registers hold. The device starts, if its driver was ready, when configuration
+    /// space is restored and it may access memory.
+    pub(super) fn restore(&self, state: &RegistersState) -> Result<(), StateError> {
+        let mut common = self.shared.common();
+        let mut msix = self.shared.msix();
+        msix.check(&state.msix)?;
+        *common = common.restored(&state.common, self.offered())?;
+        msix.restore(&state.msix);
+        msix.map_config(common.config_vector());
+        for index in (0..).map(QueueIndex).take(self.queues.len()) {
+            msix.map_queue(index, common.queue_vector(index));
+        }
+        for queue in common.enabled() {
+            self.doorbells().enable(queue);
+        }
+        self.shared
+            .isr
+            .store(state.isr & ISR_MASK, Ordering::SeqCst);
+        Ok(())
     }
 
     fn doorbells(&self) -> MutexGuard<'_, QueueDoorbells> {
