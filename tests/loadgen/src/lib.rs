@@ -17,6 +17,7 @@ pub mod exercise;
 pub mod file;
 pub mod gaps;
 pub mod histogram;
+pub mod lane;
 pub mod load;
 pub mod memory;
 pub mod net;

@@ -13,9 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::content::{Mismatch, fill, sequence};
-use crate::disk::{Completion, Kind, Queue, Request};
+use crate::content::{Mismatch, sequence};
+use crate::disk::{Completion, Kind, Queue};
 use crate::gaps::Gaps;
+use crate::lane::{Drive, Known, Lane, May, Taken};
 use crate::load::LoadError;
 use crate::memory::Memory;
 use crate::random::Random;
@@ -110,21 +111,15 @@ pub fn run(
         let threads: Vec<_> = (0..count)
             .zip(queues)
             .map(|(index, queue)| {
-                let blocks = (index..verify.blocks).step_by(queue_step(count)).count();
-                let lane = Lane {
-                    memory,
-                    queue,
+                let random = Random::new(verify.seed.wrapping_mul(31).wrapping_add(index));
+                let loaded = Loaded {
+                    drive: Drive::new(memory, queue, verify.depth, verify.block_bytes),
+                    lane: Lane::new(index, count, verify.blocks, 0, random),
                     verify,
                     log,
-                    index,
-                    count,
-                    random: Random::new(verify.seed.wrapping_mul(31).wrapping_add(index)),
-                    blocks: vec![Block::default(); blocks],
-                    doing: vec![None; usize::from(verify.depth)],
-                    buffer: vec![0; verify.block_bytes as usize],
                     outcome: Outcome::default(),
                 };
-                scope.spawn(move || lane.run())
+                scope.spawn(move || loaded.run())
             })
             .collect();
         let joined = threads.into_iter().map(|thread| thread.join());
@@ -145,35 +140,46 @@ pub fn run(
     Ok(total)
 }
 
-fn queue_step(count: u64) -> usize {
-    usize::try_from(count).unwrap_or(1).max(1)
-}
-
-/// What is known of a block.
+/// The writes that a block may hold: a write that failed may have been done or not.
 #[derive(Debug, Clone, Copy, Default)]
 struct Block {
     submitted: u64,
     acknowledged: u64,
-    busy: bool,
+}
+
+impl Known for Block {
+    fn may(&self) -> May {
+        match self.acknowledged {
+            0 => May::Write,
+            _ => May::Both,
+        }
+    }
+
+    fn submitted(&mut self, _: &mut u64) -> u64 {
+        self.submitted += 1;
+        self.submitted
+    }
+
+    fn acknowledged(&mut self) -> u64 {
+        self.acknowledged = self.submitted;
+        self.acknowledged
+    }
+
+    fn found(&mut self, bytes: &[u8], number: u64) -> Result<(), Mismatch> {
+        check(bytes, number, (self.acknowledged, self.submitted))
+    }
 }
 
 /// One queue.
-struct Lane<'a> {
-    memory: &'a Memory,
-    queue: &'a mut Queue,
+struct Loaded<'a> {
+    drive: Drive<'a>,
+    lane: Lane<Block>,
     verify: &'a Verify,
     log: &'a Log,
-    index: u64,
-    count: u64,
-    random: Random,
-    blocks: Vec<Block>,
-    /// The request and the block of each slot.
-    doing: Vec<Option<(Kind, usize)>>,
-    buffer: Vec<u8>,
     outcome: Outcome,
 }
 
-impl Lane<'_> {
+impl Loaded<'_> {
     fn run(mut self) -> Result<Outcome, LoadError> {
         let deadline = Instant::now() + self.verify.duration;
         let mut idle: Vec<u16> = (0..self.verify.depth).rev().collect();
@@ -186,12 +192,15 @@ impl Lane<'_> {
                 return Ok(self.outcome);
             }
             while !over && let Some(slot) = idle.pop() {
-                self.send(slot);
+                let request = self.lane.send(&mut self.drive, slot);
+                if request.kind == Kind::Write {
+                    self.log.note('S', request.block, request.write);
+                }
                 sent += 1;
             }
-            self.queue.show()?;
+            self.drive.queue.show()?;
             let patience = self.verify.patience;
-            if !self.queue.wait(Duration::ZERO, patience) {
+            if !self.drive.queue.wait(Duration::ZERO, patience) {
                 return Err(LoadError::Stalled(patience));
             }
             let pause = std::mem::replace(&mut last, Instant::now()).elapsed();
@@ -199,90 +208,30 @@ impl Lane<'_> {
             if let Some(gaps) = &self.verify.gaps {
                 gaps.event();
             }
-            while let Some(completion) = self.queue.reap()? {
+            while let Some(completion) = self.drive.queue.reap()? {
                 self.take(completion);
                 idle.push(completion.slot);
             }
         }
     }
 
-    /// The number on the disk of a block of this queue.
-    fn number(&self, block: usize) -> u64 {
-        block as u64 * self.count + self.index
-    }
-
-    fn send(&mut self, slot: u16) {
-        let mut block = 0;
-        for _ in 0..100 {
-            let random = self.random.below(self.blocks.len() as u64);
-            block = usize::try_from(random).unwrap_or(0);
-            if !self.blocks[block].busy {
-                break;
-            }
-        }
-        let number = self.number(block);
-        let state = &mut self.blocks[block];
-        let kind = match self.random.below(100) {
-            _ if state.busy => Kind::Flush,
-            0..5 => Kind::Flush,
-            5..45 if state.acknowledged > 0 => Kind::Read,
-            _ => Kind::Write,
-        };
-        let mut request = Request {
-            kind,
-            sector: number * u64::from(self.verify.block_bytes) / 512,
-            len_bytes: self.verify.block_bytes,
-        };
-        match kind {
-            Kind::Write => {
-                state.submitted += 1;
-                state.busy = true;
-                fill(&mut self.buffer, number, state.submitted);
-                self.log.note('S', number, state.submitted);
-            }
-            Kind::Read => {
-                state.busy = true;
-                // What is there before must not pass for what is read.
-                self.buffer.fill(0xee);
-            }
-            _ => (request.sector, request.len_bytes) = (0, 0),
-        }
-        if kind != Kind::Flush {
-            self.memory.write(&self.buffer, self.queue.data(slot));
-        }
-        self.queue.prepare(self.memory, slot, request);
-        self.doing[usize::from(slot)] = Some((kind, block));
-    }
-
     fn take(&mut self, completion: Completion) {
-        let slot = completion.slot;
-        let Some((kind, block)) = self.doing[usize::from(slot)].take() else {
-            return;
-        };
-        let number = self.number(block);
-        let state = &mut self.blocks[block];
-        if kind != Kind::Flush {
-            state.busy = false;
-        }
-        if completion.status != 0 {
-            self.outcome.errors += 1;
-            return;
-        }
-        match kind {
-            Kind::Write => {
-                state.acknowledged = state.submitted;
-                self.outcome.writes += 1;
-                self.log.note('A', number, state.acknowledged);
+        let outcome = &mut self.outcome;
+        match self.lane.take(&mut self.drive, completion) {
+            Taken::Idle => {}
+            Taken::Failed(..) => outcome.errors += 1,
+            Taken::Mismatch(mismatch) => {
+                outcome.reads += 1;
+                outcome.mismatches.push(mismatch);
             }
-            Kind::Read => {
-                self.outcome.reads += 1;
-                self.memory.read(&mut self.buffer, self.queue.data(slot));
-                // A write that failed may have been done or not.
-                let range = (state.acknowledged, state.submitted);
-                let check = check(&self.buffer, number, range);
-                self.outcome.mismatches.extend(check.err());
-            }
-            _ => self.outcome.flushes += 1,
+            Taken::Done(done) => match done.kind {
+                Kind::Write => {
+                    outcome.writes += 1;
+                    self.log.note('A', done.block, done.write);
+                }
+                Kind::Read => outcome.reads += 1,
+                _ => outcome.flushes += 1,
+            },
         }
     }
 }

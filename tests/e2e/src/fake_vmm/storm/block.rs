@@ -2,6 +2,7 @@
 //! What a driver knows of one block: which writes it may hold.
 
 use loadgen::content::{Mismatch, sequence};
+use loadgen::lane::{Known, May};
 
 /// A block. Write 0 is the block of a disk that was never written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,23 +13,28 @@ pub(super) struct Block {
     pub(super) least: u64,
     /// The last write that was submitted.
     pub(super) most: u64,
-    /// A request for it is outstanding.
-    pub(super) busy: bool,
 }
 
-impl Block {
-    /// A write was submitted.
-    pub(super) fn submitted(&mut self, write: u64) {
-        self.most = write;
+impl Known for Block {
+    fn may(&self) -> May {
+        match self.first {
+            None => May::Read,
+            Some(_) => May::Both,
+        }
     }
 
-    /// The write that was submitted last has been done.
-    pub(super) fn acknowledged(&mut self) {
+    fn submitted(&mut self, next: &mut u64) -> u64 {
+        *next += 1;
+        self.most = *next;
+        self.most
+    }
+
+    fn acknowledged(&mut self) -> u64 {
         self.least = self.most;
+        self.least
     }
 
-    /// A read found this.
-    pub(super) fn found(&mut self, bytes: &[u8], number: u64) -> Result<(), Mismatch> {
+    fn found(&mut self, bytes: &[u8], number: u64) -> Result<(), Mismatch> {
         let found = match bytes.iter().all(|byte| *byte == 0) {
             true => 0,
             false => sequence(bytes, number)?,
@@ -64,9 +70,9 @@ mod tests {
     fn block_may_hold_what_was_outstanding_at_a_reset_until_it_was_read() {
         let mut block = Block::default();
         block.found(&bytes(40), 7).unwrap();
-        block.submitted(41);
+        block.submitted(&mut 40);
         block.acknowledged();
-        block.submitted(42);
+        block.submitted(&mut 41);
         assert!(block.clone().found(&bytes(42), 7).is_ok());
         block.found(&bytes(41), 7).unwrap();
         assert!(block.found(&bytes(42), 7).is_err(), "it was done late");
@@ -77,7 +83,7 @@ mod tests {
     fn block_whose_write_was_lost_is_found() {
         let mut block = Block::default();
         block.found(&bytes(0), 7).unwrap();
-        block.submitted(5);
+        block.submitted(&mut 4);
         block.acknowledged();
         assert!(block.clone().found(&bytes(0), 7).is_err());
         assert!(block.found(&[0xee; 512], 7).is_err());

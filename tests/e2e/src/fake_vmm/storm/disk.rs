@@ -148,9 +148,9 @@ pub(super) fn reset(device: &Device, orders: &Orders, vcpu: &Vcpu) -> Result<boo
 fn tell(index: usize, lanes: &[Lane], resets: u32, shared: &Shared) {
     let mut text = String::new();
     for lane in lanes {
-        for (at, block) in lane.blocks.iter().enumerate() {
+        for (at, block) in lane.blocks.blocks.iter().enumerate() {
             if let Some(first) = block.first {
-                let number = lane.number(at);
+                let number = lane.blocks.number(at);
                 let (least, most) = (block.least, block.most);
                 text.push_str(&format!("BLOCK {index} {number} {first} {least} {most}\n"));
             }
