@@ -11,7 +11,7 @@ use loadgen::memory::Memory;
 use loadgen::net::host::{Interface, Packets, enter_namespace};
 use loadgen::net::{ControlQueue, Direction, HEADER_BYTES, Queue};
 use loadgen::ring::RingOptions;
-use loadgen::supervised_net::{NetGeneration, NetSlot};
+use loadgen::supervised::{NetGeneration, NetSlot};
 
 use crate::harness::{BINARY, GUEST, HOST, KIND, PATIENCE, TAP, frame, places};
 

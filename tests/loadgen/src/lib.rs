@@ -27,5 +27,4 @@ pub mod random;
 pub mod ring;
 pub mod stream;
 pub mod supervised;
-pub mod supervised_net;
 pub mod verify;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our network backend started as the supervisor starts it, without the jail around it: born with
-//! its descriptors and its record, replaced by another generation while the tap stays open.
+//! Our network backend: replaced by another generation while the tap stays open.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,38 +7,15 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use host::tap::{self, TapError};
-use ipc::control::{Channel, ControlError};
-use ipc::fd::{self, net};
-use ipc::health::{HealthError, HealthPage};
-use ipc::memfd::{Backing, MemfdError, shared};
-use ipc::record::{Guard, NetRecord, Record as _, RecordError, VERSION};
+use host::tap;
+use ipc::control::Channel;
+use ipc::fd::net;
+use ipc::health::HealthPage;
+use ipc::memfd::{Backing, shared};
+use ipc::record::{Guard, NetRecord, VERSION};
 use ipc::seccomp::Mode;
 
-use crate::supervised::spawn;
-
-/// A backend cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisedNetError {
-    /// Its tap.
-    #[error(transparent)]
-    Tap(#[from] TapError),
-    /// Its control state.
-    #[error(transparent)]
-    Memfd(#[from] MemfdError),
-    /// Its record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// Its health page.
-    #[error(transparent)]
-    Health(#[from] HealthError),
-    /// Its control socket.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// Its socket or its process.
-    #[error("cannot start the backend")]
-    Start(#[from] io::Error),
-}
+use super::{Backend, SupervisedError};
 
 /// A NIC whose backends come and go.
 #[derive(Debug)]
@@ -59,7 +35,7 @@ impl NetSlot {
         pairs: u16,
         mac: [u8; 6],
         socket: &Path,
-    ) -> Result<Self, SupervisedNetError> {
+    ) -> Result<Self, SupervisedError> {
         let taps = tap::open(tap, pairs)?;
         let record = NetRecord {
             version: VERSION,
@@ -95,24 +71,21 @@ impl NetSlot {
     }
 
     /// Starts a generation of the backend.
-    pub fn start(&self) -> Result<NetGeneration, SupervisedNetError> {
-        let (control, theirs) = Channel::pair()?;
-        let health = ipc::health::create()?;
-        let page = HealthPage::map(&health)?;
-        let mut fds = vec![
-            (fd::RECORD, self.record.write()?),
-            (fd::CONTROL, theirs.into()),
-            (fd::HEALTH, health),
-            (net::LISTENER, self.listener.as_fd().try_clone_to_owned()?),
-            (net::STATE, self.state.try_clone()?),
-        ];
+    pub fn start(&self) -> Result<NetGeneration, SupervisedError> {
+        let mut fds = vec![(net::STATE, self.state.try_clone()?)];
         for (number, tap) in (net::TAP..).zip(&self.taps) {
             fds.push((number, tap.try_clone()?));
         }
-        Ok(NetGeneration {
-            child: spawn(&self.binary, &fds, None)?,
+        let listener = (net::LISTENER, &self.listener);
+        let Backend {
+            child,
             control,
-            health: page,
+            health,
+        } = super::start(&self.binary, &self.record, listener, fds, None)?;
+        Ok(NetGeneration {
+            child,
+            control,
+            health,
         })
     }
 }
