@@ -90,7 +90,7 @@ fn vm_in_the_foreground_ends_with_its_command() {
     vm.signal(Signal::SIGKILL);
     vm.wait();
     for process in info["processes"].as_array().unwrap() {
-        eventually(|| (!is_alive(&process["pid"])).then_some(()));
+        eventually(|| (!is_alive(process["pid"].as_i64().unwrap())).then_some(()));
     }
     stage.assert_clean();
 }
@@ -104,7 +104,7 @@ fn vm_detached_goes_on_and_its_name_is_printed() {
     let info = stage.reach("running");
     stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
     stage.assert_clean();
-    eventually(|| (!is_alive(&info["processes"][0]["pid"])).then_some(()));
+    eventually(|| (!is_alive(info["processes"][0]["pid"].as_i64().unwrap())).then_some(()));
 }
 
 #[test]

@@ -6,38 +6,28 @@
     clippy::panic,
     reason = "a test that cannot go on fails"
 )]
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses a part of it"
+)]
+
+#[path = "../../../jailer/bin/tests/stage/process.rs"]
+mod process;
 
 use std::fs;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use process::{Ended, Running, eventually, is_alive};
 
 pub(crate) struct Stage {
     bin: TempDir,
     pub(crate) dir: TempDir,
 }
-
-/// A command that has ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) status: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-/// A command that runs; killed with the test.
-pub(crate) struct Running(pub(crate) Child);
 
 impl Stage {
     pub(crate) fn new() -> Self {
@@ -116,83 +106,4 @@ impl Drop for Stage {
             let _ = self.bulkhead(&["stop", "--force", &name]).output();
         }
     }
-}
-
-impl Running {
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
-    }
-
-    pub(crate) fn wait(mut self) -> Ended {
-        let begun = Instant::now();
-        let mut stdout = Vec::new();
-        if let Some(mut pipe) = self.0.stdout.take() {
-            pipe.read_to_end(&mut stdout).unwrap();
-        }
-        while self.0.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "bulkhead does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let mut stderr = String::new();
-        if let Some(mut pipe) = self.0.stderr.take() {
-            pipe.read_to_string(&mut stderr).unwrap();
-        }
-        Ended {
-            status: self.0.wait().unwrap().code(),
-            stdout: String::from_utf8(stdout).unwrap(),
-            stderr,
-        }
-    }
-
-    /// Types on its standard input.
-    pub(crate) fn type_in(&mut self, text: &str) {
-        let stdin = self.0.stdin.as_mut().unwrap();
-        stdin.write_all(text.as_bytes()).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-        // If the test fails, what it said goes with it. Others may still hold the pipe, so that only
-        // what is there is read.
-        if let (true, Some(mut stderr)) = (std::thread::panicking(), self.0.stderr.take()) {
-            let mut said = vec![0; 64 << 10];
-            let _ = fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-            let len = stderr.read(&mut said).unwrap_or(0);
-            eprintln!("it said: {}", String::from_utf8_lossy(&said[..len]));
-        }
-    }
-}
-
-impl Ended {
-    /// This status, and one line on stderr that has all of `parts`; none if there are no parts.
-    pub(crate) fn assert_told(&self, status: i32, parts: &[&str]) {
-        assert_eq!(self.status, Some(status), "{self:?}");
-        let lines = self.stderr.lines().count();
-        assert_eq!(lines, usize::from(!parts.is_empty()), "{self:?}");
-        for part in parts {
-            assert!(self.stderr.contains(part), "{part}: {self:?}");
-        }
-    }
-}
-
-/// Tries until something is there.
-pub(crate) fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = attempt() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "it does not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Whether a process is there and no zombie.
-pub(crate) fn is_alive(pid: &Value) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some(None | Some('Z' | 'X')))
 }

@@ -6,7 +6,13 @@
     clippy::panic,
     reason = "a test that cannot go on fails"
 )]
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses a part of it"
+)]
+
+mod process;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,16 +21,12 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use process::{Ended, PATIENCE, eventually, is_alive};
 
 pub(crate) struct Stage {
     bin: TempDir,
@@ -33,14 +35,8 @@ pub(crate) struct Stage {
 
 /// A jailer that runs; killed with the test.
 pub(crate) struct Running {
-    child: Child,
+    process: process::Running,
     state: PathBuf,
-}
-
-/// A jailer that has ended.
-pub(crate) struct Ended {
-    pub(crate) status: Option<i32>,
-    pub(crate) stderr: String,
 }
 
 impl Stage {
@@ -106,7 +102,7 @@ impl Stage {
         let name = config.file_stem().unwrap().to_owned();
         let child = self.command(&config).spawn().unwrap();
         let state = self.at("s").join(name);
-        Running { child, state }
+        Running::of(child, state)
     }
 
     /// Starts the jailer after `prepare` has run in the new process, as the life before its exec.
@@ -140,29 +136,20 @@ impl Stage {
 
 impl Running {
     pub(crate) fn of(child: Child, state: PathBuf) -> Self {
-        Self { child, state }
+        let process = process::Running(child);
+        Self { process, state }
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.process.pid()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap();
+        self.process.signal(signal);
     }
 
-    pub(crate) fn wait(mut self) -> Ended {
-        let begun = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the jailer does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let mut stderr = String::new();
-        if let Some(mut pipe) = self.child.stderr.take() {
-            pipe.read_to_string(&mut stderr).unwrap();
-        }
-        let status = self.child.wait().unwrap().code();
-        Ended { status, stderr }
+    pub(crate) fn wait(self) -> Ended {
+        self.process.wait()
     }
 
     /// Connects to one of its sockets, as soon as it is there.
@@ -223,56 +210,6 @@ impl Drop for Stage {
             let _ = self.jailer().arg("--sweep").arg(vm.file_name()).output();
         }
     }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        last_words(&mut self.child);
-    }
-}
-
-/// If the test fails, what the jailer said goes with it. Others may still hold the pipe, so that
-/// only what is there is read.
-fn last_words(child: &mut Child) {
-    if let (true, Some(mut stderr)) = (std::thread::panicking(), child.stderr.take()) {
-        let mut said = vec![0; 64 << 10];
-        let _ = fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-        let len = stderr.read(&mut said).unwrap_or(0);
-        eprintln!("the jailer said: {}", String::from_utf8_lossy(&said[..len]));
-    }
-}
-
-impl Ended {
-    /// This status, and one line on stderr that has all of `parts`; none if there are no parts.
-    pub(crate) fn assert_told(&self, status: i32, parts: &[&str]) {
-        assert_eq!(self.status, Some(status), "{}", self.stderr);
-        let lines = self.stderr.lines().count();
-        assert_eq!(lines, usize::from(!parts.is_empty()), "{}", self.stderr);
-        for part in parts {
-            assert!(self.stderr.contains(part), "{}", self.stderr);
-        }
-    }
-}
-
-/// Tries until something is there.
-pub(crate) fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = attempt() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "it does not happen");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Whether a process is there and no zombie.
-pub(crate) fn is_alive(pid: i64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some(None | Some('Z' | 'X')))
 }
 
 /// What each of a process's descriptors leads to.
