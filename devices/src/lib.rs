@@ -13,6 +13,7 @@ pub mod interrupt;
 pub mod ioapic;
 pub mod legacy;
 pub mod pci;
+pub mod riscv;
 pub mod serial;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]

@@ -2,6 +2,7 @@
 //! The KVM VM: memory slots, vCPUs, messages and interrupt routes. What the interrupt controllers are,
 //! the architecture knows.
 
+pub mod device;
 mod eventfds;
 mod routes;
 

@@ -19,7 +19,7 @@ use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
     KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU,
     KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_create_device, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
     kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd};
@@ -27,7 +27,7 @@ use log::{info, warn};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::layout::{self, FIRST_SPI_ID, V2M_IDS};
-use crate::kvm::{KvmError, MsiRoutes, Vm, failed};
+use crate::kvm::{KvmError, MsiRoutes, Vm, device, failed};
 
 /// The most vCPUs of a GICv2: its registers have 8 bits for them.
 const GICV2_CPUS_MAX: u8 = 8;
@@ -69,7 +69,8 @@ impl Irqchip {
             });
         }
         let place = |attr: u32, address: u64| {
-            set(&gic, KVM_DEV_ARM_VGIC_GRP_ADDR, attr, &address).map_err(failed("place the GIC"))
+            device::set(&gic, KVM_DEV_ARM_VGIC_GRP_ADDR, attr, &address)
+                .map_err(failed("place the GIC"))
         };
         match version {
             Version::V3 => {
@@ -94,14 +95,14 @@ impl Irqchip {
     /// Completes them, when all vCPUs exist.
     pub fn complete(&self, _vcpus: &[VcpuFd]) -> Result<(), KvmError> {
         let ids = u32::from(layout::IDS);
-        set(&self.gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &ids)
+        device::set(&self.gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &ids)
             .map_err(failed("set the number of interrupts"))?;
         init(&self.gic).map_err(failed("complete the GIC"))?;
         if self.version == Version::V3 {
             let kind = kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS;
             let its = create(&self.vm, kind).map_err(failed("make an ITS"))?;
             let address = layout::ITS.base;
-            set(
+            device::set(
                 &its,
                 KVM_DEV_ARM_VGIC_GRP_ADDR,
                 KVM_VGIC_ITS_ADDR_TYPE,
@@ -176,30 +177,15 @@ fn create_v2(vm: &Vm) -> Result<DeviceFd, kvm_ioctls::Error> {
 }
 
 fn create(vm: &Vm, kind: u32) -> Result<DeviceFd, kvm_ioctls::Error> {
-    let mut device = kvm_create_device {
+    let mut wanted = kvm_create_device {
         type_: kind,
         ..Default::default()
     };
-    vm.fd().create_device(&mut device)
+    vm.fd().create_device(&mut wanted)
 }
 
-/// Sets an attribute of a device to the value behind the reference.
-fn set<T>(device: &DeviceFd, group: u32, attr: u32, value: &T) -> Result<(), kvm_ioctls::Error> {
-    device.set_device_attr(&kvm_device_attr {
-        group,
-        attr: u64::from(attr),
-        addr: std::ptr::from_ref(value) as u64,
-        flags: 0,
-    })
-}
-
-fn init(device: &DeviceFd) -> Result<(), kvm_ioctls::Error> {
-    device.set_device_attr(&kvm_device_attr {
-        group: KVM_DEV_ARM_VGIC_GRP_CTRL,
-        attr: u64::from(KVM_DEV_ARM_VGIC_CTRL_INIT),
-        addr: 0,
-        flags: 0,
-    })
+fn init(gic: &DeviceFd) -> Result<(), kvm_ioctls::Error> {
+    device::act(gic, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT)
 }
 
 /// A shared interrupt.
