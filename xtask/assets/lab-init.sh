@@ -15,7 +15,14 @@ mount -t hugetlbfs hugetlbfs /dev/hugepages
 mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-modprobe -a kvm-amd tun
+hold=
+for word in $(cat /proc/cmdline); do
+	case $word in
+	lab.module=*) modprobe "${word#*=}" ;;
+	lab.hold) hold=yes ;;
+	esac
+done
+modprobe tun
 ip link set lo up
 hostname lab
 
@@ -28,8 +35,10 @@ mount -t squashfs -o ro /dev/vdc /opt/bulkhead/guests
 echo always > /sys/kernel/mm/transparent_hugepage/shmem_enabled
 
 # Software emulation does not survive a KVM that patches itself: see the program.
-e2e hold-kvm > /run/held 2>&1 &
-until [ -s /run/held ]; do sleep 0.05; done
+if [ $hold ]; then
+	e2e hold-kvm > /run/held 2>&1 &
+	until [ -s /run/held ]; do sleep 0.05; done
+fi
 
 finish() {
 	echo "exit $1" >&3

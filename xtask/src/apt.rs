@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Packages of a Debian release, whatever release this machine runs, from this machine's mirror.
+//! Packages of a Debian release, whatever release and architecture this machine is, from its mirror.
 //!
 //! A private apt configuration with its own lists; mirrors, proxies and other transport settings are
 //! the machine's own.
@@ -10,35 +10,57 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::arch::Arch;
 use crate::command::{command, output, quiet};
 use crate::progress;
 use crate::scratch::Scratch;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// One Debian release, ready to download from.
+/// One Debian release for one architecture, ready to download from.
 pub(crate) struct Release {
     name: &'static str,
+    arch: Arch,
     dir: Scratch,
 }
 
 impl Release {
     /// Fetches the package lists of release `name`.
-    pub(crate) fn open(name: &'static str) -> Result<Self> {
+    pub(crate) fn open(name: &'static str, arch: Arch) -> Result<Self> {
         let release = Self {
             name,
+            arch,
             dir: Scratch::new("apt")?,
         };
         let root = release.dir.path();
         for sub in ["state/lists/partial", "cache/archives/partial", "downloads"] {
             fs::create_dir_all(root.join(sub))?;
         }
-        fs::write(release.sources(), sources_list(name)?)?;
-        fs::write(root.join("apt.conf"), private_config(root))?;
-        progress::step(&format!("fetching Debian {name}'s package lists"), || {
-            quiet(release.apt("apt-get").args(["update", "-q"]))
-        })?;
-        Ok(release)
+        fs::write(release.sources(), sources_list(name, Updates::With)?)?;
+        fs::write(root.join("apt.conf"), private_config(root, arch))?;
+        let step = format!("fetching Debian {name}'s package lists for {arch}");
+        match release.update(&step) {
+            Ok(()) => Ok(release),
+            Err(error) if arch.is_own() => Err(error),
+            Err(_) => {
+                // A mirror may lag behind with the updates of a less common architecture, for days.
+                fs::write(release.sources(), sources_list(name, Updates::Without)?)?;
+                release.update(&format!("{step}, without updates"))?;
+                Ok(release)
+            }
+        }
+    }
+
+    fn update(&self, step: &str) -> Result<()> {
+        progress::step(step, || quiet(self.apt("apt-get").args(["update", "-q"])))
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// The release's `sources.list`.
@@ -67,9 +89,8 @@ impl Release {
         Ok(())
     }
 
-    /// The package that the stock cloud kernel's meta package stands for.
-    pub(crate) fn cloud_kernel(&self) -> Result<String> {
-        let meta = "linux-image-cloud-amd64";
+    /// The package that a kernel's meta package stands for.
+    pub(crate) fn kernel(&self, meta: &str) -> Result<String> {
         let text = output(self.apt("apt-cache").args(["depends", meta]))?;
         String::from_utf8_lossy(&text)
             .lines()
@@ -98,8 +119,8 @@ pub(crate) fn transport_settings() -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-fn private_config(root: &Path) -> String {
-    let root = root.display();
+fn private_config(root: &Path, arch: Arch) -> String {
+    let (root, arch) = (root.display(), arch.names().debian);
     format!(
         "Dir::State \"{root}/state\";\n\
          Dir::State::status \"/dev/null\";\n\
@@ -109,12 +130,19 @@ fn private_config(root: &Path) -> String {
          Dir::Etc::preferences \"/dev/null\";\n\
          Dir::Etc::preferencesparts \"/dev/null\";\n\
          APT::Sandbox::User \"root\";\n\
-         APT::Architecture \"amd64\";\n\
-         APT::Architectures \"amd64\";\n"
+         APT::Architecture \"{arch}\";\n\
+         APT::Architectures \"{arch}\";\n"
     )
 }
 
-fn sources_list(release: &str) -> Result<String> {
+/// Whether packages come with what was changed since the release, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Updates {
+    With,
+    Without,
+}
+
+fn sources_list(release: &str, updates: Updates) -> Result<String> {
     let own = own_codename()?;
     let (main, security) = own_mirrors(&own)?;
     let keyring = if Path::new(KEYRING).exists() {
@@ -123,6 +151,9 @@ fn sources_list(release: &str) -> Result<String> {
         String::new()
     };
     let mut list = format!("deb {keyring}{main} {release} main\n");
+    if updates == Updates::Without {
+        return Ok(list);
+    }
     list.push_str(&format!("deb {keyring}{main} {release}-updates main\n"));
     if let Some(security) = security {
         list.push_str(&format!(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::arch::Arch;
 use crate::command::file_name;
 use crate::guests::{self, Kernels};
 use crate::host::{self, Place};
@@ -32,11 +33,11 @@ pub(crate) enum Name {
 }
 
 /// Measures and prints.
-pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
+pub(crate) fn run(name: Name, place: &PlaceFlags) -> Result<ExitCode> {
     match name {
-        Name::Boot => boot(host::choose(place)),
+        Name::Boot => boot(host::choose(place)?),
         Name::Blk => blk(),
-        Name::Net => net(host::choose(place)),
+        Name::Net => net(host::choose(place)?),
         Name::Launch => native("launch"),
         Name::Restart => native("restart"),
     }
@@ -45,7 +46,7 @@ pub(crate) fn run(name: Name, place: PlaceFlags) -> Result<ExitCode> {
 /// Without a guest, so on this machine in any case. Start it when the machine is idle.
 fn blk() -> Result<ExitCode> {
     packages::ensure(packages::BENCH_BLK)?;
-    let binaries = compile::all()?;
+    let binaries = compile::all(Arch::own())?;
     let dir = compile::root()?.join("target/bench");
     std::fs::create_dir_all(&dir)?;
     let file = dir.join("disk.img");
@@ -64,7 +65,7 @@ fn blk() -> Result<ExitCode> {
 
 /// Without a guest on this machine, in a network namespace made for it; then with guests.
 fn net(place: Place) -> Result<ExitCode> {
-    let binaries = compile::all()?;
+    let binaries = compile::all(Arch::own())?;
     let mut native = Command::new(program(&binaries, "loadgen")?);
     native.args(["bench-net", "--backend"]);
     native.arg(program(&binaries, "net-backend")?);
@@ -77,7 +78,7 @@ fn net(place: Place) -> Result<ExitCode> {
 
 /// Without a guest, so on this machine in any case.
 fn native(name: &str) -> Result<ExitCode> {
-    let binaries = compile::all()?;
+    let binaries = compile::all(Arch::own())?;
     let status = Command::new(compile::runner(&binaries)?)
         .args(["bench", name])
         .stdin(Stdio::null())
@@ -92,13 +93,13 @@ fn program<'a>(binaries: &'a [PathBuf], name: &str) -> Result<&'a PathBuf> {
 }
 
 fn boot(place: Place) -> Result<ExitCode> {
-    let binaries = compile::all()?;
+    let binaries = compile::all(Arch::own())?;
     let runner = compile::runner(&binaries)?;
     progress::say("with a hand-made kernel, on this machine");
     let mut native = Command::new(&runner);
     let footprint = result(&captured(native.args(["bench", "footprint"]))?)?;
     progress::say("with a stock kernel, in turns with QEMU's microvm");
-    let boot = with_guests("boot", place, binaries, packages::LAB)?;
+    let boot = with_guests("boot", place, binaries, packages::BENCH_BOOT)?;
     // Both measure the resident memory; that of a real guest counts.
     let first_run = footprint
         .split(' ')
@@ -123,13 +124,14 @@ fn with_guests(
     match place {
         Place::Native => {
             packages::ensure(wanted)?;
-            let guests = guests::ready(&Kernels::ready()?)?;
+            let guests = guests::ready(&Kernels::ready(Arch::own())?)?;
             let mut native = Command::new(compile::runner(&binaries)?);
             captured(native.args(words).arg(guests))
         }
-        Place::Lab => {
+        Place::Lab(host) => {
             let words = [&[compile::RUNNER], &words[..], &[lab::GUESTS]].concat();
             let job = lab::Job {
+                host,
                 command: words.into_iter().map(str::to_owned).collect(),
                 binaries,
                 limit: LIMIT,

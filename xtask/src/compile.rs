@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
+use crate::arch::Arch;
 use crate::command::file_name;
 use crate::{progress, target};
 
@@ -52,8 +53,9 @@ pub(crate) fn cargo() -> Result<Command> {
 }
 
 /// Builds everything that is shipped, and the end-to-end runner.
-pub(crate) fn all() -> Result<Vec<PathBuf>> {
-    let binaries = build(&["--workspace", "--exclude", "xtask", "--exclude", "fuzz"])?;
+pub(crate) fn all(arch: Arch) -> Result<Vec<PathBuf>> {
+    let everything = ["--workspace", "--exclude", "xtask", "--exclude", "fuzz"];
+    let binaries = build(arch, &everything)?;
     ensure!(
         binaries.iter().any(|path| file_name(path) == RUNNER),
         "there is no {RUNNER}"
@@ -70,35 +72,50 @@ pub(crate) fn runner(binaries: &[PathBuf]) -> Result<PathBuf> {
 }
 
 /// Builds what is shipped.
-pub(crate) fn shipped() -> Result<Vec<PathBuf>> {
+pub(crate) fn shipped(arch: Arch) -> Result<Vec<PathBuf>> {
     let others = ["xtask", "e2e", "loadgen", "hostile", "fuzz"];
     let excluded = others.iter().flat_map(|name| ["--exclude", name]);
     build(
+        arch,
         &std::iter::once("--workspace")
             .chain(excluded)
             .collect::<Vec<_>>(),
     )
 }
 
-fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
+/// A `bulkhead` that runs on this machine, to say what is the same for all: among `binaries`, or built
+/// for it.
+pub(crate) fn command(arch: Arch, binaries: &[PathBuf]) -> Result<PathBuf> {
+    let own = match arch.is_own() {
+        true => binaries.to_vec(),
+        false => build(Arch::own(), &["--package", "cli"])?,
+    };
+    let found = own.into_iter().find(|path| file_name(path) == "bulkhead");
+    found.context("the build made no bulkhead")
+}
+
+fn build(arch: Arch, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo()?;
-    target::build_for(&mut cargo);
+    target::build_for(&mut cargo, arch)?;
     cargo
         .args(["build", "--quiet", "--release", "--bins"])
         .args(packages);
     cargo.arg("--message-format=json-render-diagnostics");
-    let messages = progress::step("building static release binaries", || {
-        let built = cargo.stderr(std::process::Stdio::inherit()).output()?;
-        ensure!(built.status.success(), "the build failed");
-        Ok(built.stdout)
-    })?;
+    let messages = progress::step(
+        &format!("building static release binaries for {arch}"),
+        || {
+            let built = cargo.stderr(std::process::Stdio::inherit()).output()?;
+            ensure!(built.status.success(), "the build failed");
+            Ok(built.stdout)
+        },
+    )?;
     executables(&String::from_utf8_lossy(&messages))
 }
 
 /// The tests of a package that run its program.
 pub(crate) fn process_tests(package: &str) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo()?;
-    target::build_for(&mut cargo);
+    target::build_for_here(&mut cargo)?;
     cargo.args([
         "test",
         "--quiet",

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::arch::Arch;
 use crate::guests::{self, Kernels};
 use crate::host::{self, Place};
+use crate::lab::InnerHost;
 use crate::{PlaceFlags, compile, lab, progress};
 
 /// The exit status by which the session says that emulation may have lost its guest.
@@ -19,14 +21,14 @@ const SCRIPT_LIMIT: Duration = Duration::from_secs(300);
 const SHELL_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// A session that checks itself; or, with `shell`, the guest's console for the user.
-pub(crate) fn run(place: PlaceFlags, shell: bool) -> Result<ExitCode> {
-    let place = host::choose(place);
-    let binaries = compile::all()?;
+pub(crate) fn run(place: &PlaceFlags, shell: bool) -> Result<ExitCode> {
+    let place = host::choose(place)?;
+    let binaries = compile::all(place.arch())?;
     let mut demo = vec!["demo".to_owned(), "--assets".to_owned()];
     demo.extend(shell.then(|| "--shell".to_owned()));
     let status = match place {
         Place::Native => here(&binaries, demo)?,
-        Place::Lab => in_the_lab(binaries, demo, shell)?,
+        Place::Lab(host) => in_the_lab(host, binaries, demo, shell)?,
     };
     if !shell && status == 0 {
         println!("demo: every step held");
@@ -35,7 +37,7 @@ pub(crate) fn run(place: PlaceFlags, shell: bool) -> Result<ExitCode> {
 }
 
 fn here(binaries: &[PathBuf], mut demo: Vec<String>) -> Result<u8> {
-    let guests = guests::ready(&Kernels::ready()?)?;
+    let guests = guests::ready(&Kernels::ready(Arch::own())?)?;
     demo.insert(2, guests.display().to_string());
     let mut command = Command::new(compile::runner(binaries)?);
     let status = command.args(demo).status().context(compile::RUNNER)?;
@@ -43,11 +45,17 @@ fn here(binaries: &[PathBuf], mut demo: Vec<String>) -> Result<u8> {
     Ok(code.unwrap_or(1))
 }
 
-fn in_the_lab(binaries: Vec<PathBuf>, mut demo: Vec<String>, shell: bool) -> Result<u8> {
+fn in_the_lab(
+    host: &'static InnerHost,
+    binaries: Vec<PathBuf>,
+    mut demo: Vec<String>,
+    shell: bool,
+) -> Result<u8> {
     demo.insert(2, lab::GUESTS.to_owned());
     demo.insert(0, compile::RUNNER.to_owned());
     let limit = if shell { SHELL_LIMIT } else { SCRIPT_LIMIT };
     let job = lab::Job {
+        host,
         command: demo,
         binaries,
         limit,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask dist`: static release binaries, man pages and what shells need to complete the command
-//! line, in `dist/` as they lie below `/usr/local`.
+//! line, in `dist/` as they lie below `/usr/local`; for another architecture in `dist-ARCH/`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::command::file_name;
 use crate::compile;
 
@@ -20,9 +21,14 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 /// Builds them and says where they are.
-pub(crate) fn run() -> Result<ExitCode> {
-    let dist = compile::root()?.join("dist");
-    let binaries = compile::shipped()?;
+pub(crate) fn run(arch: Arch) -> Result<ExitCode> {
+    let name = match arch.is_own() {
+        true => "dist".to_owned(),
+        false => format!("dist-{arch}"),
+    };
+    let dist = compile::root()?.join(&name);
+    let binaries = compile::shipped(arch)?;
+    let speaker = compile::command(arch, &binaries)?;
     // Removed first: a running program cannot be written to, and nothing of before is to be shipped.
     match fs::remove_dir_all(&dist) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -36,17 +42,16 @@ pub(crate) fn run() -> Result<ExitCode> {
         let target = bin.join(file_name(&binary));
         let size = fs::copy(&binary, &target)
             .with_context(|| format!("cannot write {}", target.display()))?;
-        println!("dist/bin/{} ({} KiB)", file_name(&target), size / 1024);
+        println!("{name}/bin/{} ({} KiB)", file_name(&target), size / 1024);
     }
-    document(&dist)?;
+    document(&speaker, &dist)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What the command says of itself.
-fn document(dist: &Path) -> Result<()> {
+fn document(program: &Path, dist: &Path) -> Result<()> {
     let bulkhead = |args: &[&str]| -> Result<Vec<u8>> {
-        let program = dist.join("bin/bulkhead");
-        let output = Command::new(&program).args(args).output();
+        let output = Command::new(program).args(args).output();
         let output = output.with_context(|| format!("cannot run {}", program.display()))?;
         ensure!(
             output.status.success(),
@@ -56,12 +61,12 @@ fn document(dist: &Path) -> Result<()> {
         Ok(output.stdout)
     };
     bulkhead(&["man", &dist.join("share/man/man1").display().to_string()])?;
-    println!("dist/share/man/man1");
+    println!("{}/share/man/man1", file_name(dist));
     for (shell, file) in COMPLETIONS {
         let path = dist.join(file);
         fs::create_dir_all(path.parent().unwrap_or(dist))?;
         fs::write(&path, bulkhead(&["completions", shell])?)?;
-        println!("dist/{file}");
+        println!("{}/{file}", file_name(dist));
     }
     Ok(())
 }

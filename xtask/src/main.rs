@@ -5,7 +5,9 @@
 //! named by these commands; what they download or make is kept in the user's cache directory.
 
 mod apt;
+mod arch;
 mod bench;
+mod bootstrap;
 mod cache;
 mod command;
 mod compile;
@@ -33,6 +35,8 @@ mod tools;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use arch::Arch;
 
 #[derive(Parser)]
 #[command(
@@ -90,11 +94,34 @@ enum Task {
         unused: bool,
     },
     /// Static release binaries, man pages and completions in dist/, to be copied to /usr/local
-    Dist,
+    Dist {
+        /// What they are for [default: this machine's architecture]
+        #[arg(long)]
+        arch: Option<Arch>,
+    },
+}
+
+/// Which inner host.
+#[derive(Args, Clone)]
+struct InnerFlags {
+    /// The architecture of the guests and of what runs them [default: this machine's]
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// The inner host, in the lab: svm; gicv3 or gicv2; aia or plic [default: the first of its
+    /// architecture]
+    #[arg(long)]
+    host: Option<String>,
+}
+
+impl InnerFlags {
+    fn host(&self) -> anyhow::Result<&'static lab::InnerHost> {
+        let arch = self.arch.unwrap_or_else(Arch::own);
+        lab::find(arch, self.host.as_deref())
+    }
 }
 
 /// Where guests run.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone)]
 struct PlaceFlags {
     /// Run guests in the lab, whatever this machine can do
     #[arg(long, conflicts_with = "native")]
@@ -102,6 +129,8 @@ struct PlaceFlags {
     /// Run guests on this machine's /dev/kvm
     #[arg(long)]
     native: bool,
+    #[command(flatten)]
+    inner: InnerFlags,
 }
 
 #[derive(Args)]
@@ -129,9 +158,17 @@ struct TestFlags {
 #[derive(Subcommand)]
 enum LabAction {
     /// An interactive shell in the inner host; Ctrl-] leaves it
-    Shell,
+    Shell {
+        #[command(flatten)]
+        inner: InnerFlags,
+    },
     /// Boot the inner host, run a command there, return its exit status
     Run {
+        #[command(flatten)]
+        inner: InnerFlags,
+        /// Without our programs, which are not built then
+        #[arg(long)]
+        bare: bool,
         /// The command and its arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
@@ -152,19 +189,24 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     signals::install()?;
     match cli.task {
-        Task::Demo { shell, place } => demo::run(place, shell),
+        Task::Demo { shell, place } => demo::run(&place, shell),
         Task::Test(flags) => test::run(&flags),
         Task::Fuzz { target, minutes } => fuzz::run(target.as_deref(), minutes),
         Task::Mutants { module } => mutants::run(module.as_deref()),
         Task::Lab {
-            action: LabAction::Shell,
-        } => lab::shell(),
+            action: LabAction::Shell { inner },
+        } => lab::shell(inner.host()?),
         Task::Lab {
-            action: LabAction::Run { command },
-        } => lab::run_command(&command),
-        Task::Bench { name, place } => bench::run(name, place),
+            action:
+                LabAction::Run {
+                    inner,
+                    bare,
+                    command,
+                },
+        } => lab::run_command(inner.host()?, bare, &command),
+        Task::Bench { name, place } => bench::run(name, &place),
         Task::Seccomp { unused: false } => seccomp::run(),
         Task::Seccomp { unused: true } => seccomp::list_unused(),
-        Task::Dist => dist::run(),
+        Task::Dist { arch } => dist::run(arch.unwrap_or_else(Arch::own)),
     }
 }

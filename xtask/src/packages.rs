@@ -71,9 +71,20 @@ pub(crate) const BENCH_NET: &[Needed] = &[
     needed("modprobe", "kmod"),
 ];
 
+/// What linking programs for riscv64 takes.
+pub(crate) const RISCV64_COMPILER: &[Needed] = &[
+    needed("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu"),
+    needed(
+        "/usr/riscv64-linux-gnu/lib/libc.a",
+        "libc6-dev-riscv64-cross",
+    ),
+];
+
+/// What our boot is measured beside.
+pub(crate) const BENCH_BOOT: &[Needed] = &[needed("qemu-system-x86_64", "qemu-system-x86")];
+
 /// What the inner host takes.
 pub(crate) const LAB: &[Needed] = &[
-    needed("qemu-system-x86_64", "qemu-system-x86"),
     needed("mmdebstrap", "mmdebstrap"),
     needed("setpriv", "util-linux"),
 ];

@@ -3,13 +3,14 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Kernels, LAB_RELEASE, modules};
-use crate::apt::{Release, transport_settings};
-use crate::command::{command, piped, program};
+use super::{Kernel, Kernels, LAB_RELEASE, LAB_SERIES, modules};
+use crate::apt::Release;
+use crate::arch::Arch;
+use crate::bootstrap::Bootstrap;
+use crate::command::{command, program};
 use crate::{cache, packages, progress};
 
 /// The image's name in its cache entry and among the guests.
@@ -62,50 +63,36 @@ pub(super) fn recipe() -> String {
 }
 
 /// The image, made once.
-pub(super) fn ready(kernels: &Kernels) -> Result<PathBuf> {
-    let stamp = modules::version(&kernels.tree(LAB_RELEASE))?;
-    let entry = cache::entry("debian", &[&stamp, &recipe()], |dir| {
+pub(super) fn ready(kernels: &Kernels) -> Result<Option<PathBuf>> {
+    if !kernels.arch.is_own() {
+        return Ok(None);
+    }
+    let kernel = kernels.series(LAB_SERIES)?;
+    let stamp = modules::version(&kernel.tree())?;
+    let arch = kernels.arch.names().debian;
+    let entry = cache::entry("debian", &[&stamp, arch, &recipe()], |dir| {
         packages::ensure(packages::DEBIAN)?;
-        make(kernels, dir)
+        make(kernels.arch, kernel, dir)
     })?;
-    Ok(entry.join(IMAGE))
+    Ok(Some(entry.join(IMAGE)))
 }
 
-fn make(kernels: &Kernels, dir: &Path) -> Result<()> {
-    let release = Release::open(LAB_RELEASE)?;
+fn make(arch: Arch, kernel: &Kernel, dir: &Path) -> Result<()> {
+    let release = Release::open(LAB_RELEASE, arch)?;
     let work = crate::scratch::Scratch::new_in(dir, "work")?;
-    let settings = work.path().join("transport.conf");
     let setup = work.path().join("setup");
-    fs::write(&settings, transport_settings()?)?;
     fs::write(&setup, SETUP)?;
-    let mut bootstrap = command(
-        "mmdebstrap",
-        ["--variant=minbase", "--format=tar", "--quiet"],
-    );
-    bootstrap.arg(format!("--aptopt={}", settings.display()));
-    bootstrap.arg(format!("--include={}", PACKAGES.join(",")));
-    for path in LEFT_OUT {
-        bootstrap.arg(format!("--dpkgopt=path-exclude={path}"));
-    }
-    let modules = kernels.tree(LAB_RELEASE).join("lib/modules");
-    bootstrap.arg("--customize-hook=mkdir -p \"$1\"/usr/lib/modules");
-    bootstrap.arg(format!(
-        "--customize-hook=sync-in {} /usr/lib/modules",
-        modules.display()
-    ));
-    bootstrap.arg(format!(
-        "--customize-hook=upload {} /setup",
-        setup.display()
-    ));
-    bootstrap.arg("--customize-hook=chroot \"$1\" sh /setup && rm \"$1\"/setup");
-    bootstrap.args([LAB_RELEASE, "-"]).arg(release.sources());
+    let mut bootstrap = Bootstrap::system(&release, work.path(), PACKAGES, LEFT_OUT)?;
+    bootstrap.add(&kernel.tree().join("lib/modules"), "/usr/lib/modules");
+    bootstrap.hook(&format!("upload {} /setup", setup.display()));
+    bootstrap.hook("chroot \"$1\" sh /setup && rm \"$1\"/setup");
     progress::step("making a Debian root file system (about a minute)", || {
-        pack(&mut bootstrap, work.path(), &dir.join(IMAGE))
+        pack(bootstrap, work.path(), &dir.join(IMAGE))
     })
 }
 
 /// Turns the archive that `source` writes into a file system.
-fn pack(source: &mut Command, work: &Path, image: &Path) -> Result<()> {
+fn pack(source: Bootstrap, work: &Path, image: &Path) -> Result<()> {
     File::create(image)?
         .set_len(IMAGE_BYTES)
         .context("the image")?;
@@ -113,5 +100,5 @@ fn pack(source: &mut Command, work: &Path, image: &Path) -> Result<()> {
     // mkfs is among the administrator's programs.
     let path = std::env::var("PATH").unwrap_or_default();
     pack.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    piped(source, pack.args([work, image]))
+    source.into(pack.args([work, image]))
 }

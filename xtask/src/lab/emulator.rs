@@ -6,68 +6,60 @@
 //! installed. The older one of Debian 12 (7.2) loses the place of a nested guest several times as often,
 //! which then hangs or triple-faults.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::apt::{Release, transport_settings};
-use crate::command::{command, piped, program};
+use super::hosts::Qemu;
+use crate::apt::Release;
+use crate::arch::Arch;
+use crate::bootstrap::Bootstrap;
+use crate::command::{command, program};
 use crate::{cache, guests, progress};
 
-const PACKAGE: &str = "qemu-system-x86";
-const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
-/// Where it looks for firmware.
-const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 /// What it never looks at.
 const LEFT_OUT: [&str; 3] = ["./usr/share/doc", "./usr/share/man", "./usr/share/locale"];
 
 /// QEMU, unpacked.
-pub(crate) struct Emulator(PathBuf);
+pub(crate) struct Emulator {
+    dir: PathBuf,
+    qemu: &'static Qemu,
+}
 
 impl Emulator {
     /// Fetches it if the cache does not have it.
-    pub(super) fn ready() -> Result<Self> {
-        let recipe = format!("{} {PACKAGE} {LEFT_OUT:?}", guests::LAB_RELEASE);
-        Ok(Self(cache::entry("emulator", &[&recipe], unpack)?))
+    pub(super) fn ready(qemu: &'static Qemu) -> Result<Self> {
+        let package = qemu.package;
+        let recipe = format!("{} {package} {LEFT_OUT:?}", guests::LAB_RELEASE);
+        let dir = cache::entry("emulator", &[&recipe], |dir| unpack(package, dir))?;
+        Ok(Self { dir, qemu })
     }
 
     /// QEMU without arguments, ended by the kernel when we end, whatever ends us.
     pub(super) fn command(&self) -> Command {
-        let at = |path: &str| self.0.join(path);
+        let at = |path: &str| self.dir.join(path);
+        let own = Arch::own().names();
+        let libraries = at("usr/lib").join(own.gnu);
         let mut qemu = command(program("setpriv"), ["--pdeathsig", "KILL", "--"]);
-        qemu.arg(at(LOADER)).arg("--library-path");
-        qemu.arg(at(LIBRARIES)).arg(at(PROGRAM));
-        for dir in FIRMWARE {
+        qemu.arg(at(own.loader)).arg("--library-path");
+        qemu.arg(&libraries).arg(at(self.qemu.program));
+        for dir in self.qemu.firmware {
             qemu.arg("-L").arg(at(dir));
         }
-        qemu.env("QEMU_MODULE_DIR", at(LIBRARIES).join("qemu"));
+        qemu.env("QEMU_MODULE_DIR", libraries.join("qemu"));
         qemu
     }
 }
 
-fn unpack(dir: &Path) -> Result<()> {
-    let release = Release::open(guests::LAB_RELEASE)?;
-    let settings = dir.join("transport.conf");
-    fs::write(&settings, transport_settings()?)?;
-    let mut debootstrap = command(
-        "mmdebstrap",
-        ["--variant=extract", "--format=tar", "--quiet"],
-    );
-    debootstrap
-        .arg(format!("--aptopt={}", settings.display()))
-        .arg(format!("--include={PACKAGE}"))
-        .args([guests::LAB_RELEASE, "-"])
-        .arg(release.sources());
+fn unpack(package: &str, dir: &Path) -> Result<()> {
+    let release = Release::open(guests::LAB_RELEASE, Arch::own())?;
+    let bootstrap = Bootstrap::program(&release, dir, package)?;
     let mut tar = command("tar", ["--extract", "--no-same-owner", "--exclude=./dev/*"]);
     tar.args(LEFT_OUT.map(|path| format!("--exclude={path}")));
     tar.arg("--directory").arg(dir);
     progress::step(
         "fetching QEMU for the inner host (about half a minute)",
-        || piped(&mut debootstrap, &mut tar),
-    )?;
-    fs::remove_file(settings).context("transport.conf")
+        || bootstrap.into(&mut tar),
+    )
 }

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::emulator::Emulator;
-use crate::apt::{Release, transport_settings};
-use crate::command::{command, piped, program, quiet};
+use super::hosts::InnerHost;
+use crate::apt::Release;
+use crate::bootstrap::Bootstrap;
+use crate::command::{command, program, quiet};
 use crate::cpio::Archive;
-use crate::guests::{self, Kernels, modules};
+use crate::guests::{self, Kernel, Kernels, modules};
 use crate::{cache, packages, progress};
 
 const INITRAMFS_INIT: &str = include_str!("../../assets/lab-initramfs.sh");
@@ -33,7 +35,6 @@ const PACKAGES: &[&str] = &[
     "libblkio1",
     "passt",
     "procps",
-    "qemu-system-x86",
     "qemu-utils",
     "qemu-system-common",
     "socat",
@@ -50,7 +51,13 @@ const LEFT_OUT: &[&str] = &[
 ];
 
 /// Modules that the inner host needs before it has its root.
-const EARLY_MODULES: &[&str] = &["virtio_blk", "squashfs", "overlay"];
+const EARLY_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "squashfs",
+    "overlay",
+];
 
 /// QEMU, and the paths of everything it is given.
 pub(crate) struct Images {
@@ -62,23 +69,9 @@ pub(crate) struct Images {
 }
 
 /// Makes what the cache does not have.
-pub(crate) fn ready() -> Result<Images> {
+pub(crate) fn ready(host: &InnerHost) -> Result<Images> {
     packages::ensure(packages::LAB)?;
-    let kernels = Kernels::ready()?;
-    let kernel = kernels.lab_kernel();
-    let stamp = kernel_stamp(&kernels)?;
-    let recipe = [
-        stamp.as_str(),
-        INITRAMFS_INIT,
-        INIT,
-        &format!("{EARLY_MODULES:?}"),
-    ]
-    .join("\n");
-    let initramfs = cache::entry("initramfs", &[&recipe], |dir| {
-        fs::write(dir.join("initramfs.cpio"), initramfs(&kernels)?).context("initramfs")
-    })?;
-    let recipe = [stamp, format!("{PACKAGES:?}{LEFT_OUT:?}1")].join("\n");
-    let root = cache::entry("root", &[&recipe], |dir| make_root(&kernels, dir))?;
+    let kernels = Kernels::ready(host.arch)?;
     let guests = guests::ready(&kernels)?;
     let name = crate::command::file_name(&guests);
     let guests = cache::entry("guests-image", &[&name], |dir| {
@@ -86,29 +79,52 @@ pub(crate) fn ready() -> Result<Images> {
             squash(&guests, &dir.join("guests.squashfs"))
         })
     })?;
+    let kernel = kernels.series(host.kernel)?;
+    let stamp = stamp(kernel)?;
+    let recipe = [
+        stamp.as_str(),
+        host.arch.names().debian,
+        INITRAMFS_INIT,
+        INIT,
+        &format!("{EARLY_MODULES:?}"),
+    ]
+    .join("\n");
+    let initramfs = cache::entry("initramfs", &[&recipe], |dir| {
+        let archive = initramfs(kernel, &kernels.busybox())?;
+        fs::write(dir.join("initramfs.cpio"), archive).context("initramfs")
+    })?;
+    let recipe = [stamp, format!("{:?}{LEFT_OUT:?}2", packages(host))].join("\n");
+    let root = cache::entry("root", &[&recipe], |dir| make_root(host, kernel, dir))?;
     Ok(Images {
-        emulator: Emulator::ready()?,
-        kernel,
+        emulator: Emulator::ready(host.qemu)?,
+        kernel: kernel.image(),
         initramfs: initramfs.join("initramfs.cpio"),
         root: root.join("root.squashfs"),
         guests: guests.join("guests.squashfs"),
     })
 }
 
-/// Names the kernel that modules must match.
-fn kernel_stamp(kernels: &Kernels) -> Result<String> {
-    modules::version(&kernels.tree(guests::LAB_RELEASE))
+/// What is in the inner host: QEMU for what it is itself, too.
+fn packages(host: &InnerHost) -> Vec<&'static str> {
+    let mut packages = PACKAGES.to_vec();
+    packages.push(host.qemu.package);
+    packages
 }
 
-fn initramfs(kernels: &Kernels) -> Result<Vec<u8>> {
+/// Names the kernel that modules must match.
+fn stamp(kernel: &Kernel) -> Result<String> {
+    modules::version(&kernel.tree())
+}
+
+fn initramfs(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for dir in ["bin", "dev", "lower", "mod", "root", "upper"] {
         archive.directory(dir)?;
     }
     archive.console_device()?;
-    archive.program_from("bin/busybox", &kernels.busybox())?;
+    archive.program_from("bin/busybox", busybox)?;
     let mut order = String::new();
-    for module in modules::in_order(&kernels.tree(guests::LAB_RELEASE), EARLY_MODULES)? {
+    for module in modules::in_order(&kernel.tree(), EARLY_MODULES)? {
         order.push_str(&module.name);
         order.push('\n');
         archive.program(&format!("mod/{}", module.name), &module.content)?;
@@ -120,39 +136,18 @@ fn initramfs(kernels: &Kernels) -> Result<Vec<u8>> {
 }
 
 /// Debian packages, plus the modules of the kernel that the inner host runs.
-fn make_root(kernels: &Kernels, dir: &Path) -> Result<()> {
-    let release = Release::open(guests::LAB_RELEASE)?;
-    let settings = dir.join("transport.conf");
-    fs::write(&settings, transport_settings()?)?;
-    let modules = kernels.tree(guests::LAB_RELEASE).join("lib/modules");
-    let mut debootstrap = command(
-        "mmdebstrap",
-        ["--variant=minbase", "--format=tar", "--quiet"],
-    );
-    debootstrap.arg(format!("--aptopt={}", settings.display()));
-    debootstrap.arg(format!("--include={}", PACKAGES.join(",")));
-    for path in LEFT_OUT {
-        debootstrap.arg(format!("--dpkgopt=path-exclude={path}"));
-    }
-    debootstrap.arg("--customize-hook=mkdir -p \"$1\"/usr/lib/modules");
-    // Only the hook that copies in can write the target in every mode that mmdebstrap has.
-    debootstrap.arg(format!(
-        "--customize-hook=sync-in {} /usr/lib/modules",
-        modules.display()
-    ));
-    debootstrap.arg("--customize-hook=rm -rf \"$1\"/var/lib/apt/lists/* \"$1\"/var/cache/apt/*");
-    debootstrap
-        .args([guests::LAB_RELEASE, "-"])
-        .arg(release.sources());
+fn make_root(host: &InnerHost, kernel: &Kernel, dir: &Path) -> Result<()> {
+    let release = Release::open(guests::LAB_RELEASE, host.arch)?;
+    let mut bootstrap = Bootstrap::system(&release, dir, &packages(host), LEFT_OUT)?;
+    bootstrap.add(&kernel.tree().join("lib/modules"), "/usr/lib/modules");
     progress::step(
         "making the inner host's root file system (about a minute)",
         || {
             let options = ["-comp", "lz4", "-quiet", "-no-progress"];
             let mut pack = command(program("sqfstar"), options);
-            piped(&mut debootstrap, pack.arg(dir.join("root.squashfs")))
+            bootstrap.into(pack.arg(dir.join("root.squashfs")))
         },
-    )?;
-    fs::remove_file(settings).context("transport.conf")
+    )
 }
 
 /// Packs `dir` without compression: its readers are slower than any disk.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lab: an inner host with a real `/dev/kvm`, for machines without hardware virtualisation.
 //!
-//! QEMU emulates, in software, a machine whose processor offers SVM. Its root file system is a cached
-//! image under a layer in memory; our binaries go in by a second, small image made for every boot, and
+//! QEMU emulates, in software, a machine whose processor can run guests; [`hosts`] has all of them. The
+//! root file system is a cached image under a layer in memory; our binaries go in by a second, small image made for every boot, and
 //! guests to test with by a third, cached one.
 
 mod channels;
 mod emulator;
+mod hosts;
 mod images;
 mod payload;
 mod qemu;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::compile;
+pub(crate) use hosts::{InnerHost, find};
 
 /// Where guest kernels and initrds are in the inner host.
 pub(crate) const GUESTS: &str = "/opt/bulkhead/guests";
@@ -28,6 +30,7 @@ const SHELL_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// What to run in an inner host booted for it.
 pub(crate) struct Job {
+    pub(crate) host: &'static InnerHost,
     /// Program and arguments.
     pub(crate) command: Vec<String>,
     /// Binaries to put in the inner host's `PATH`.
@@ -46,20 +49,28 @@ pub(crate) struct Finished {
 
 /// Boots an inner host and runs `job` there, its output streamed to ours line by line where `show` says so.
 pub(crate) fn run(job: &Job, show: fn(&str) -> bool) -> Result<Finished> {
-    let images = images::ready()?;
+    let images = images::ready(job.host)?;
     qemu::run(&images, job, show)
 }
 
 /// Boots an inner host and runs `job` there on this terminal.
 pub(crate) fn run_on_terminal(job: &Job) -> Result<u8> {
-    let images = images::ready()?;
+    let images = images::ready(job.host)?;
     qemu::run_on_terminal(&images, job)
 }
 
 /// `cargo xtask lab run -- CMD…`
-pub(crate) fn run_command(command: &[String]) -> Result<ExitCode> {
-    let binaries = compile::all()?;
+pub(crate) fn run_command(
+    host: &'static InnerHost,
+    bare: bool,
+    command: &[String],
+) -> Result<ExitCode> {
+    let binaries = match bare {
+        true => Vec::new(),
+        false => compile::all(host.arch)?,
+    };
     let job = Job {
+        host,
         command: command.to_vec(),
         binaries,
         limit: COMMAND_LIMIT,
@@ -68,12 +79,12 @@ pub(crate) fn run_command(command: &[String]) -> Result<ExitCode> {
 }
 
 /// `cargo xtask lab shell`
-pub(crate) fn shell() -> Result<ExitCode> {
-    let binaries = compile::all()?;
+pub(crate) fn shell(host: &'static InnerHost) -> Result<ExitCode> {
+    let binaries = compile::all(host.arch)?;
     eprintln!("==> a shell in the inner host; Ctrl-] or exit leaves it");
-    let command = vec!["bash".to_owned(), "-i".to_owned()];
     let job = Job {
-        command,
+        host,
+        command: vec!["bash".to_owned(), "-i".to_owned()],
         binaries,
         limit: SHELL_LIMIT,
     };

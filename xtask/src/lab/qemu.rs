@@ -15,14 +15,18 @@ use super::{Finished, Job, channels, payload};
 use crate::scratch::Scratch;
 use crate::{progress, signals, terminal};
 
-const MEMORY: &str = "6G";
 const CPUS: &str = "2";
 /// How long the inner host may take to come up; it takes a few seconds.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// How often one that does not come up is tried.
 const BOOTS: u32 = 3;
-/// What QEMU says of each processor feature that it leaves out; none matters here.
-const UNEMULATED: &str = "TCG doesn't support requested feature";
+/// What QEMU says of each processor feature that it leaves out, and of modules for displays that belong
+/// to another QEMU, this machine's; none matters here.
+const NOISE: [&str; 3] = [
+    "TCG doesn't support requested feature",
+    "failed to initialize module",
+    "Only modules from the same build can be loaded",
+];
 /// Lines of the inner host's console to show when it fails.
 const TAIL: usize = 40;
 
@@ -36,7 +40,7 @@ pub(crate) fn run(images: &Images, job: &Job, show: fn(&str) -> bool) -> Result<
         let stderr = channels::stderr(channels::listen(dir.path(), "err")?);
         let reports = channels::reports(channels::listen(dir.path(), "exit")?);
         let _terminal = channels::listen(dir.path(), "tty")?;
-        let mut machine = Machine::start(images, dir.path(), "")?;
+        let mut machine = Machine::start(images, job, dir.path(), "")?;
         let status = machine.wait(&reports, None, job.limit);
         machine.stop();
         signals::wait_if_stopping();
@@ -66,7 +70,7 @@ pub(crate) fn run_on_terminal(images: &Images, job: &Job) -> Result<u8> {
     let _err = channels::listen(dir.path(), "err")?;
     let reports = channels::reports(channels::listen(dir.path(), "exit")?);
     let left = channels::terminal(channels::listen(dir.path(), "tty")?);
-    let mut machine = Machine::start(images, dir.path(), " lab.shell")?;
+    let mut machine = Machine::start(images, job, dir.path(), " lab.shell")?;
     let raw = terminal::Raw::enter()?;
     let status = machine.wait(&reports, Some(&left), job.limit);
     machine.stop();
@@ -82,9 +86,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(images: &Images, dir: &Path, extra: &str) -> Result<Self> {
+    fn start(images: &Images, job: &Job, dir: &Path, extra: &str) -> Result<Self> {
         let mut qemu = images.emulator.command();
-        qemu.args(arguments(images, dir, extra));
+        qemu.args(arguments(images, job, dir, extra));
         let log = fs::File::create(dir.join("qemu.log"))?;
         qemu.stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -141,15 +145,17 @@ impl Drop for Machine {
     }
 }
 
-fn arguments(images: &Images, dir: &Path, extra: &str) -> Vec<String> {
+fn arguments(images: &Images, job: &Job, dir: &Path, extra: &str) -> Vec<String> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let host = job.host;
     let mut words: Vec<String> = Vec::new();
     let mut push = |pair: [&str; 2]| words.extend(pair.map(str::to_owned));
     push(["-name", &format!("bulkhead-{name}")]);
     push(["-accel", "tcg,thread=multi,tb-size=512"]);
-    push(["-cpu", "EPYC,+svm,+npt"]);
+    push(["-M", host.machine]);
+    push(["-cpu", host.cpu]);
     push(["-smp", CPUS]);
-    push(["-m", MEMORY]);
+    push(["-m", host.memory]);
     for pair in [
         ["-display", "none"],
         ["-nic", "none"],
@@ -160,8 +166,7 @@ fn arguments(images: &Images, dir: &Path, extra: &str) -> Vec<String> {
     }
     push(["-kernel", &images.kernel.display().to_string()]);
     push(["-initrd", &images.initramfs.display().to_string()]);
-    let kernel_says = "console=ttyS0 quiet panic=-1 mitigations=off";
-    push(["-append", &format!("{kernel_says}{extra}")]);
+    push(["-append", &format!("{}{extra}", cmdline(job))]);
     push([
         "-serial",
         &format!("file:{}", dir.join("console.log").display()),
@@ -194,6 +199,20 @@ fn arguments(images: &Images, dir: &Path, extra: &str) -> Vec<String> {
     words
 }
 
+/// What the inner host's kernel and its init are told.
+fn cmdline(job: &Job) -> String {
+    let (host, console) = (job.host, job.host.console);
+    let mut words = format!("console={console} quiet panic=-1 mitigations=off");
+    for module in host.modules {
+        words.push_str(&format!(" lab.module={module}"));
+    }
+    // What holds is among our programs.
+    if host.is_held && !job.binaries.is_empty() {
+        words.push_str(" lab.hold");
+    }
+    words
+}
+
 /// The end of what the inner host's kernel and QEMU said.
 fn console_tail(dir: &Path) -> String {
     let mut text = String::new();
@@ -202,7 +221,7 @@ fn console_tail(dir: &Path) -> String {
         let log = String::from_utf8_lossy(&log).into_owned();
         let lines: Vec<&str> = log
             .lines()
-            .filter(|line| !line.contains(UNEMULATED))
+            .filter(|line| !NOISE.iter().any(|noise| line.contains(noise)))
             .collect();
         for line in &lines[lines.len().saturating_sub(TAIL)..] {
             text.push_str("\n    ");

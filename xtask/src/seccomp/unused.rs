@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::trace::{Call, STRACE, Trace};
 use super::{TABLES, concerns};
+use crate::arch::Arch;
 use crate::progress;
 use crate::scratch::Scratch;
 use crate::{compile, packages, target};
@@ -88,7 +89,7 @@ type Used = BTreeMap<(String, usize), bool>;
 
 pub(crate) fn run() -> Result<ExitCode> {
     packages::ensure(packages::STRACE)?;
-    let binaries = compile::all()?;
+    let binaries = compile::all(Arch::own())?;
     let runner = compile::runner(&binaries)?;
     let tables = tables()?;
     let mut used = Used::new();
@@ -131,7 +132,7 @@ fn tables() -> Result<BTreeMap<String, Vec<Value>>> {
     let mut tables = BTreeMap::new();
     let own = Platform {
         arch: OWN.arch,
-        libc: target::libc().name(),
+        libc: target::libc(Arch::own())?.name(),
     };
     for package in TABLES {
         let table: Value = serde_json::from_str(&super::table(package)?)?;

@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_case};
 use super::times::Times;
+use crate::arch::Arch;
 use crate::guests::{self, Kernels};
+use crate::lab::InnerHost;
 use crate::{TestFlags, compile, lab, previous, progress, signals};
 
 /// For one boot of the inner host with all cases in it; each case has a limit of its own.
@@ -76,7 +78,7 @@ pub(super) fn natively(
     if group != Some("native") {
         command
             .arg("--assets")
-            .arg(guests::ready(&Kernels::ready()?)?);
+            .arg(guests::ready(&Kernels::ready(Arch::own())?)?);
     }
     if let Some(revision) = &flags.previous {
         command.arg("--previous").arg(previous::ready(revision)?);
@@ -113,6 +115,7 @@ pub(super) fn natively(
 /// Cases that boot stock guests, in the lab. When the inner host itself dies, the case it was running
 /// gets one more chance in a fresh one, and those behind it are run there.
 pub(super) fn in_the_lab(
+    host: &'static InnerHost,
     flags: &TestFlags,
     binaries: &[PathBuf],
     times: &mut Times,
@@ -124,6 +127,7 @@ pub(super) fn in_the_lab(
     command.push("--emulated".to_owned());
     command.extend(["--assets".to_owned(), lab::GUESTS.to_owned()]);
     let mut job = lab::Job {
+        host,
         command: command.clone(),
         binaries: binaries.to_vec(),
         limit,

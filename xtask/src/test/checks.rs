@@ -21,7 +21,7 @@ pub(crate) fn style() -> Result<Tally> {
     let mut format = compile::cargo()?;
     format.args(["fmt", "--all", "--check"]);
     let mut lints = compile::cargo()?;
-    target::build_for(&mut lints);
+    target::build_for_here(&mut lints)?;
     lints.args([
         "clippy",
         "--quiet",
@@ -88,7 +88,7 @@ pub(super) fn tests_of(crates: &BTreeSet<String>) -> Result<Tally> {
     progress::say(format!("tests of {}", names.join(", ")));
     // Process tests run programs of other crates.
     let mut programs = compile::cargo()?;
-    target::build_for(&mut programs);
+    target::build_for_here(&mut programs)?;
     programs.args(["build", "--quiet", "--workspace", "--bins", "--examples"]);
     let built = progress::step("building programs", || loud(&mut programs))?;
     anyhow::ensure!(built.success(), "the build failed");
@@ -103,13 +103,13 @@ fn tests(what: &str, crates: &[String]) -> Result<Tally> {
     let nextest = NEXTEST.ready()?;
     let mut units = Command::new(nextest);
     units.current_dir(compile::root()?);
-    target::build_for(&mut units);
+    target::build_for_here(&mut units)?;
     units.args(["nextest", "run", "--no-fail-fast", "--no-tests", "pass"]);
     units.args(crates);
     units.args(["--status-level", "fail", "--cargo-quiet"]);
     let mut tally = counted(what, &mut units, of_nextest)?;
     let mut docs = compile::cargo()?;
-    target::build_for(&mut docs);
+    target::build_for_here(&mut docs)?;
     docs.args(["test", "--quiet", "--workspace", "--doc"]);
     tally += counted("documentation tests", &mut docs, of_doctests)?;
     Ok(tally)

@@ -18,6 +18,7 @@ use std::thread;
 use anyhow::{Result, anyhow};
 
 use crate::host::{self, Place};
+use crate::lab::InnerHost;
 use crate::{TestFlags, compile};
 use tally::Tally;
 use times::Times;
@@ -35,19 +36,24 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         }
         return Ok(close(tally, &times));
     }
-    if flags.filter.is_none() {
+    let place = host::choose(&flags.place)?;
+    if flags.filter.is_none() && place.arch().is_own() {
         tally += times.of("style", |_| checks::style())?;
         tally += times.of("unit tests", |_| checks::unit_tests())?;
         tally += times.of("fuzzing", |_| checks::fuzz())?;
     }
-    let place = host::choose(flags.place);
-    match times.of("building", |_| compile::all()) {
+    match times.of("building", |_| compile::all(place.arch())) {
         Ok(binaries) => {
             tally += match place {
                 Place::Native => times.of("cases here", |times| {
                     cases::natively(flags, &binaries, None, times)
                 })?,
-                Place::Lab => beside_each_other(flags, &binaries, &mut times)?,
+                Place::Lab(host) if host.arch.is_own() => {
+                    beside_each_other(host, flags, &binaries, &mut times)?
+                }
+                Place::Lab(host) => times.of("cases in the lab", |times| {
+                    cases::in_the_lab(host, flags, &binaries, times)
+                })?,
             };
         }
         Err(error) => {
@@ -77,7 +83,12 @@ fn close(tally: Tally, times: &Times) -> ExitCode {
 }
 
 /// Cases that need no lab, and the lab beside them: most of either is waiting.
-fn beside_each_other(flags: &TestFlags, binaries: &[PathBuf], times: &mut Times) -> Result<Tally> {
+fn beside_each_other(
+    host: &'static InnerHost,
+    flags: &TestFlags,
+    binaries: &[PathBuf],
+    times: &mut Times,
+) -> Result<Tally> {
     let (native, lab) = thread::scope(|scope| {
         let native = scope.spawn(|| {
             let mut times = Times::default();
@@ -87,7 +98,7 @@ fn beside_each_other(flags: &TestFlags, binaries: &[PathBuf], times: &mut Times)
             (tally, times)
         });
         let lab = times.of("cases in the lab", |times| {
-            cases::in_the_lab(flags, binaries, times)
+            cases::in_the_lab(host, flags, binaries, times)
         });
         (native.join(), lab)
     });
