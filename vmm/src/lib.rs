@@ -3,7 +3,7 @@
 //!
 //! The jailer starts it with an open file descriptor for everything it may use; it opens nothing
 //! itself. Its threads are the main thread ([`control`]), which serves the supervisor and the
-//! console, one thread for each virtio device ([`virtio`]), and one for each vCPU ([`vcpu`]), which
+//! console, one thread for each virtio device ([`virtio`]), one for interrupt lines ([`intx`]), and one for each vCPU ([`vcpu`]), which
 //! runs the guest and emulates its register accesses.
 //!
 //! [`start`] goes from the launch record to a running guest, top to bottom.
@@ -14,6 +14,7 @@ pub mod boot;
 pub mod console;
 pub mod control;
 pub mod exit;
+pub mod intx;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

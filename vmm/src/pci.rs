@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use devices::bus::Bus;
+use devices::interrupt::CallWatcher;
 use devices::pci::bar::Windows;
 use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::{PciRoot, Slot, SlotTaken};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::pci::function::{FunctionError, PciContext, VirtioPci};
+use devices::virtio::transport::pci::intx::Intx;
 use devices::virtio::transport::pci::vector_count;
 use devices::virtio::vhost_user::device::VhostUserDevice;
 use ipc::slot::DeviceSlot;
@@ -35,10 +37,12 @@ pub enum PciError {
     Function(#[from] FunctionError),
 }
 
-/// Makes the bus. The devices' BARs are in `memory_space`, inside `windows`.
+/// Makes the bus. The devices' BARs are in `memory_space`, inside `windows`; `watcher` waits for the
+/// queues of drivers that take no messages.
 pub fn bus(
     vm: &Arc<Vm>,
     irqchip: &Irqchip,
+    watcher: &Arc<dyn CallWatcher>,
     memory_space: &Arc<Bus>,
     windows: PciWindows,
     devices: Vec<(DeviceSlot, Arc<VhostUserDevice>)>,
@@ -54,6 +58,10 @@ pub fn bus(
         let context = PciContext {
             memory_space: Arc::clone(memory_space),
             doorbells: Arc::clone(vm) as _,
+            intx: Some(Intx {
+                line: irqchip.pci_line(slot),
+                watcher: Arc::clone(watcher),
+            }),
             vectors: irqchip.vectors(slot, u16::try_from(vectors).unwrap_or(u16::MAX)),
         };
         root.insert(

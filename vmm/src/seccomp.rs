@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The filters of `seccomp.json`, compiled when the vmm was built: one each for the vCPU threads,
-//! the device threads and the main thread. All are installed before the guest runs.
+//! the device threads, the thread for interrupt lines and the main thread. All are installed before the guest runs.
 //!
 //! The filters of the main thread and the device threads allow close(2), because they receive
 //! descriptors from other processes or threads. vCPU threads never own a descriptor.
@@ -13,6 +13,11 @@ include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 /// Installs the main thread's filter in the calling thread.
 pub fn confine_main(mode: Mode) -> Result<(), SeccompError> {
     MAIN.install(mode)
+}
+
+/// Installs the filter of the thread for interrupt lines in the calling thread.
+pub fn confine_intx(mode: Mode) -> Result<(), SeccompError> {
+    INTX.install(mode)
 }
 
 /// Installs the vCPU threads' filter in the calling thread.

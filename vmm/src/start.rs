@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::guest_event::GuestEvents;
+use devices::interrupt::CallWatcher;
 use host::seccomp::SeccompError;
 use ipc::control::{About, Channel, Ending, Failure};
 use ipc::fd::{self, FdError};
@@ -20,6 +21,7 @@ use crate::boot::{BootError, Images};
 use crate::console::Console;
 use crate::control::Control;
 use crate::exit::{ExitLatch, Reason};
+use crate::intx::IntxWatcher;
 use crate::kvm::{KvmError, Vm};
 use crate::machine::MachineDesc;
 use crate::memory::{self, GuestMemory, Mapping, MemoryError};
@@ -129,35 +131,21 @@ pub fn start(
 ) -> Result<Control, StartError> {
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
-    let Hardware {
-        vm,
-        ram,
-        irqchip,
-        vcpus,
-    } = make_vm(record, fds.kvm, fds.guest_ram)?;
+    let hardware = make_vm(record, fds.kvm, fds.guest_ram)?;
 
     let end = Arc::new(ExitLatch::new().map_err(host("make an eventfd"))?);
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
     let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
     report_violations(record.seccomp, health)?;
-    let devices = Device::make_all(&record.devices, ram, channel, record.seccomp)?;
-    let desc = MachineDesc {
-        cpus: record.cpus,
-        pci: arch::pci_windows(memory::end(ram)),
-        slots: devices.iter().map(Device::slot).collect(),
-    };
-    let on_bus = devices.iter().map(|one| (one.slot(), one.device()));
-    let memory_space = Arc::default();
-    let root = pci::bus(&vm, &irqchip, &memory_space, desc.pci, on_bus.collect())?;
-    let board = Board::new(&irqchip, memory_space, Arc::new(root), &events, &wake)?;
-    let board = Arc::new(board);
+    let devices = Device::make_all(&record.devices, hardware.ram, channel, record.seccomp)?;
+    let (board, desc) = assemble(record, &hardware, &devices, &events, &wake)?;
 
     let images = Images {
         kernel: fds.kernel,
         initrd: fds.initrd,
         cmdline: &record.cmdline,
     };
-    load(images, ram, &desc, &irqchip, &vcpus)?;
+    load(images, &hardware, &desc)?;
 
     let gate = Arc::new(Gate::default());
     let shared = Shared {
@@ -167,7 +155,7 @@ pub fn start(
         health,
         seccomp: record.seccomp,
     };
-    let kicks = start_vcpus(vcpus, &shared)?;
+    let kicks = start_vcpus(hardware.vcpus, &shared)?;
     let console = Console::new(fds.console, board.serial());
     let patience = match record.rebooted {
         true => Patience::Endless,
@@ -224,6 +212,33 @@ fn make_vm(record: &VmmRecord, kvm: OwnedFd, ram: OwnedFd) -> Result<Hardware, S
     })
 }
 
+/// Puts the devices on their buses.
+fn assemble(
+    record: &VmmRecord,
+    hardware: &Hardware,
+    devices: &[Device],
+    events: &Arc<dyn GuestEvents>,
+    wake: &EventFd,
+) -> Result<(Arc<Board>, MachineDesc), StartError> {
+    let Hardware {
+        vm, ram, irqchip, ..
+    } = hardware;
+    let desc = MachineDesc {
+        cpus: record.cpus,
+        pci: arch::pci_windows(memory::end(ram)),
+        slots: devices.iter().map(Device::slot).collect(),
+    };
+    let watcher = IntxWatcher::start(record.seccomp);
+    let watcher = watcher.map_err(|e| StartError::Host("start a thread", e))?;
+    let watcher = watcher as Arc<dyn CallWatcher>;
+    let on_bus = devices.iter().map(|one| (one.slot(), one.device()));
+    let on_bus = on_bus.collect();
+    let memory_space = Arc::default();
+    let root = pci::bus(vm, irqchip, &watcher, &memory_space, desc.pci, on_bus)?;
+    let board = Board::new(irqchip, memory_space, Arc::new(root), events, wake)?;
+    Ok((Arc::new(board), desc))
+}
+
 /// Maps guest memory.
 fn map_ram(record: &VmmRecord, memfd: OwnedFd) -> Result<&'static GuestMemory, MemoryError> {
     let how = Mapping {
@@ -236,16 +251,10 @@ fn map_ram(record: &VmmRecord, memfd: OwnedFd) -> Result<&'static GuestMemory, M
 }
 
 /// Loads kernel and initrd, describes the machine to them, and has the first vCPU start there.
-fn load(
-    images: Images<'_>,
-    ram: &GuestMemory,
-    desc: &MachineDesc,
-    irqchip: &Irqchip,
-    vcpus: &[VcpuFd],
-) -> Result<(), StartError> {
-    let description = Description::new(irqchip, vcpus)?;
-    let entry = arch::load(ram, images, desc, &description)?;
-    if let Some(first) = vcpus.first() {
+fn load(images: Images<'_>, of: &Hardware, desc: &MachineDesc) -> Result<(), StartError> {
+    let description = Description::new(&of.irqchip, &of.vcpus)?;
+    let entry = arch::load(of.ram, images, desc, &description)?;
+    if let Some(first) = of.vcpus.first() {
         arch::enter_at(first, entry)?;
     }
     Ok(())

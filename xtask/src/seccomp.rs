@@ -33,6 +33,7 @@ const TABLES: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
 const FILTERS: &[(&str, &str, usize)] = &[
     ("vmm", "vcpu", 14),
     ("vmm", "device", 16),
+    ("vmm", "intx", 14),
     ("vmm", "main", 20),
     ("blk-backend", "uring", 26),
     ("blk-backend", "threads", 26),

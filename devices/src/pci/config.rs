@@ -23,9 +23,13 @@ const SUBSYSTEM_VENDOR_ID: usize = 0x2c;
 const SUBSYSTEM_ID: usize = 0x2e;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
+const INTERRUPT_PIN: usize = 0x3d;
+/// The pin INTA#.
+const PIN_A: u8 = 1;
 const FIRST_CAPABILITY: usize = 0x40;
 
-const STATUS_CAPABILITIES: u16 = 1 << 4;
+const STATUS_INTERRUPT: u8 = 1 << 3;
+const STATUS_CAPABILITIES: u8 = 1 << 4;
 
 /// The bits of the command register that a driver may set.
 pub mod command {
@@ -128,6 +132,21 @@ impl ConfigSpace {
         self.bars[index] = Some(bar);
     }
 
+    /// Tells the driver that the function has an interrupt line.
+    pub fn set_interrupt_pin(&mut self) {
+        self.set(INTERRUPT_PIN, &[PIN_A]);
+    }
+
+    /// Shows whether the function asks for an interrupt by its line, enabled or not (PCI local bus 3.0
+    /// §6.2.3).
+    pub fn set_interrupt_status(&mut self, pending: bool) {
+        let status = self.bytes[STATUS];
+        self.bytes[STATUS] = match pending {
+            true => status | STATUS_INTERRUPT,
+            false => status & !STATUS_INTERRUPT,
+        };
+    }
+
     /// The current address of BAR `index`; `None` if it does not exist or the driver has disabled
     /// memory space.
     pub fn bar_address(&self, index: usize) -> Option<u64> {
@@ -169,7 +188,7 @@ impl ConfigSpace {
             self.last_capability + 1
         };
         self.set(link, &[pointer]);
-        self.set(STATUS, &STATUS_CAPABILITIES.to_le_bytes());
+        self.bytes[STATUS] |= STATUS_CAPABILITIES;
         (self.last_capability, self.free) = (offset, end);
         Ok(offset)
     }

@@ -9,6 +9,7 @@ use crate::pci::bar::Windows;
 use crate::pci::root::PciFunction;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::transport::pci::function::{PciContext, VirtioPci};
+use crate::virtio::transport::pci::intx::Intx;
 
 /// Where the first function's registers are.
 pub const BASE: u64 = 1 << 40;
@@ -59,6 +60,10 @@ impl<D: VirtioDevice + 'static> Guest<D> {
             memory_space: Arc::clone(memory),
             doorbells: Arc::clone(&wires) as _,
             vectors: Arc::clone(&wires) as _,
+            intx: Some(Intx {
+                line: Arc::clone(&wires) as _,
+                watcher: Arc::clone(&wires) as _,
+            }),
         };
         let function = VirtioPci::new(Arc::clone(&device) as _, context, windows).unwrap();
         Self {

@@ -3,15 +3,16 @@
 //! whatever a guest does, no eventfd may be assigned twice and no doorbell left behind.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Doorbells;
-use crate::interrupt::{MsiMessage, MsiVectors};
+use crate::interrupt::{CallListener, CallWatcher, InterruptLine, MsiMessage, MsiVectors};
 use crate::virtio::eventfd;
 
 /// What is connected to what.
@@ -20,8 +21,21 @@ pub struct Wires {
     sent: Mutex<Vec<MsiMessage>>,
     assigned: Mutex<BTreeMap<RawFd, Assigned>>,
     doorbells: Mutex<BTreeMap<u64, (RawFd, EventFd)>>,
+    watched: Mutex<BTreeMap<RawFd, Watched>>,
+    line: AtomicBool,
     /// The host has no memory for anything new.
     pub exhausted: AtomicBool,
+}
+
+struct Watched {
+    call: EventFd,
+    listener: Arc<dyn CallListener>,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.call.fmt(f)
+    }
 }
 
 #[derive(Debug)]
@@ -52,6 +66,24 @@ impl Wires {
         }
     }
 
+    /// The vmm's thread looks at the eventfds that it waits for.
+    pub fn look_at_calls(&self) {
+        let watched = self.watched.lock().unwrap();
+        let readable = watched.values();
+        let readable = readable.filter(|one| eventfd::is_readable(&one.call));
+        readable.for_each(|one| one.listener.called());
+    }
+
+    /// How many eventfds the vmm waits for.
+    pub fn watched(&self) -> usize {
+        self.watched.lock().unwrap().len()
+    }
+
+    /// The level of the interrupt line.
+    pub fn line(&self) -> bool {
+        self.line.load(Ordering::SeqCst)
+    }
+
     /// Whether a process has signalled the call eventfd of a vector since this was last asked.
     pub fn was_called(&self, vector: u16) -> bool {
         let assigned = self.assigned.lock().unwrap();
@@ -76,6 +108,29 @@ impl Wires {
         let doorbells = self.doorbells.lock().unwrap();
         let kick = doorbells.get(&address);
         kick.is_some_and(|(_, kick)| kick.write(1).is_ok())
+    }
+}
+
+impl InterruptLine for Wires {
+    fn set(&self, high: bool) {
+        let before = self.line.swap(high, Ordering::SeqCst);
+        assert_ne!(before, high, "told of a level that has not changed");
+    }
+}
+
+impl CallWatcher for Wires {
+    fn watch(&self, call: &EventFd, listener: Arc<dyn CallListener>) -> io::Result<u64> {
+        self.allocate()?;
+        let call = call.try_clone()?;
+        let number = call.as_raw_fd();
+        let watched = Watched { call, listener };
+        self.watched.lock().unwrap().insert(number, watched);
+        Ok(u64::try_from(number).unwrap())
+    }
+    fn unwatch(&self, _: &EventFd, key: u64) {
+        let key = RawFd::try_from(key).unwrap();
+        let before = self.watched.lock().unwrap().remove(&key);
+        assert!(before.is_some(), "was not watched");
     }
 }
 

@@ -3,11 +3,12 @@
 //! has. The architecture adds its processors and its interrupt controllers.
 
 use devices::pci::root::ECAM_LEN_BYTES;
+use ipc::slot::DeviceSlot;
 use vm_fdt::{Error, FdtWriter};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::boot::Initrd;
-use crate::machine::PciWindows;
+use crate::machine::MachineDesc;
 use crate::memory::{GuestMemory, Region};
 
 /// The node that wired interrupts go to, unless a device says otherwise.
@@ -126,14 +127,17 @@ pub(super) fn pvpanic(fdt: &mut FdtWriter, registers: Region) -> Result<(), Erro
 }
 
 /// The PCI host bridge (Documentation/devicetree/bindings/pci/host-generic-pci.yaml), whose
-/// configuration space is at `ecam`. With `has_msi` the devices' messages go to [`MSI_CONTROLLER`];
+/// configuration space is at `ecam`. `line` tells where a device's interrupt line ends, as cells of
+/// [`INTERRUPT_CONTROLLER`], its unit address included. With `has_msi` the devices' messages go to [`MSI_CONTROLLER`];
 /// without, the node must not be named: a kernel would refuse the devices.
 pub(super) fn pci(
     fdt: &mut FdtWriter,
     ecam: u64,
-    windows: PciWindows,
+    machine: &MachineDesc,
     has_msi: bool,
+    line: impl Fn(DeviceSlot) -> Vec<u32>,
 ) -> Result<(), Error> {
+    let windows = machine.pci;
     const MEMORY_32: u32 = 0x0200_0000;
     const MEMORY_64: u32 = 0x0300_0000;
     let halves = |value: u64| [(value >> 32) as u32, (value & 0xffff_ffff) as u32];
@@ -157,6 +161,14 @@ pub(super) fn pci(
     fdt.property_array_u64("reg", &[ecam, ECAM_LEN_BYTES])?;
     fdt.property_array_u32("ranges", &ranges.concat())?;
     fdt.property_null("dma-coherent")?;
+    // Devices, not functions or pins.
+    fdt.property_array_u32("interrupt-map-mask", &[0xf800, 0, 0, 0])?;
+    let map = machine.slots.iter().flat_map(|slot| {
+        let device = u32::from(slot.number()) << 11;
+        let from = [device, 0, 0, 1, INTERRUPT_CONTROLLER];
+        from.into_iter().chain(line(*slot))
+    });
+    fdt.property_array_u32("interrupt-map", &map.collect::<Vec<u32>>())?;
     if has_msi {
         // The ids of all requesters of the bus are what the controller knows the devices by.
         fdt.property_array_u32("msi-map", &[0, MSI_CONTROLLER, 0, 0x1_0000])?;
@@ -177,7 +189,7 @@ mod tests {
 
     fn tree(initrd: Option<Initrd>, has_msi: bool) -> Vec<u8> {
         let ram = GuestMemory::from_ranges(&[(GuestAddress(1 << 31), 1 << 20)]).unwrap();
-        let windows = PciWindows {
+        let pci = crate::machine::PciWindows {
             bars_32: Region {
                 base: 0x4000_0000,
                 len_bytes: 0x4000_0000,
@@ -204,7 +216,13 @@ mod tests {
         memory(&mut fdt, &ram).unwrap();
         uart(&mut fdt, &serial).unwrap();
         pvpanic(&mut fdt, UART).unwrap();
-        pci(&mut fdt, 0x3000_0000, windows, has_msi).unwrap();
+        let machine = MachineDesc {
+            cpus: 1,
+            pci,
+            slots: DeviceSlot::all().take(2).collect(),
+        };
+        let line = |slot: DeviceSlot| vec![0, 40 + u32::from(slot.number()), 4];
+        super::pci(&mut fdt, 0x3000_0000, &machine, has_msi, line).unwrap();
         fdt.end_node(node).unwrap();
         assert_eq!((INTERRUPT_CONTROLLER, MSI_CONTROLLER), (1, 2));
         fdt.finish().unwrap()
@@ -229,6 +247,9 @@ mod tests {
         let window = [0x0300_0000_u32, 0x12, 0, 0x12, 0, 0, 0x4000_0000];
         let window: Vec<u8> = window.iter().flat_map(|n| n.to_be_bytes()).collect();
         assert!(has(&tree, &window));
+        let line = [0x1000_u32, 0, 0, 1, INTERRUPT_CONTROLLER, 0, 42, 4];
+        let line: Vec<u8> = line.iter().flat_map(|n| n.to_be_bytes()).collect();
+        assert!(has(&tree, &line));
     }
 
     #[test]

@@ -169,6 +169,7 @@ fn observe(
             let filter = match process.name.as_str() {
                 "vmm" if comm == "vmm" => "vmm main",
                 "vmm" if comm.starts_with("vcpu") => "vmm vcpu",
+                "vmm" if comm == "intx" => "vmm intx",
                 "vmm" => "vmm device",
                 "blk-backend" if threads => "blk-backend threads",
                 "blk-backend" => "blk-backend uring",

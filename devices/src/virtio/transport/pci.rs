@@ -9,6 +9,7 @@ mod capabilities;
 mod common_config;
 mod doorbells;
 pub mod function;
+pub mod intx;
 mod msix;
 mod queue_config;
 mod registers;

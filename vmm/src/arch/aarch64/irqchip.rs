@@ -26,7 +26,7 @@ use kvm_ioctls::{DeviceFd, VcpuFd};
 use log::{info, warn};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::layout::{self, FIRST_SPI_ID, V2M_IDS};
+use super::layout::{self, FIRST_SPI_ID, V2M_IDS, spi};
 use crate::kvm::{KvmError, MsiRoutes, Vm, device, failed};
 
 /// The most vCPUs of a GICv2: its registers have 8 bits for them.
@@ -134,6 +134,11 @@ impl Irqchip {
             vm: Arc::clone(&self.vm),
             id: FIRST_SPI_ID + spi,
         })
+    }
+
+    /// The interrupt line of the PCI device in `slot`.
+    pub fn pci_line(&self, slot: Slot) -> Arc<dyn InterruptLine> {
+        self.line(spi::pci(slot.number()))
     }
 
     /// `count` MSI-X vectors for the device in `slot`.

@@ -54,13 +54,18 @@ pub(super) mod spi {
     pub(in super::super) const UART: u16 = 0;
     pub(in super::super) const RTC: u16 = 1;
     pub(in super::super) const GPIO: u16 = 2;
+
+    /// That of the PCI device in a slot; up to 34.
+    pub(in super::super) fn pci(slot: u8) -> u16 {
+        GPIO + u16::from(slot)
+    }
 }
 /// The interrupt id of the first shared interrupt.
 pub(super) const FIRST_SPI_ID: u16 = 32;
 /// The interrupt ids that a GICv2 has: the first 32 belong to the vCPUs.
 pub(super) const IDS: u16 = 256;
 /// The interrupt ids that stand for messages on a GICv2: first and count.
-pub(super) const V2M_IDS: (u16, u16) = (64, IDS - 64);
+pub(super) const V2M_IDS: (u16, u16) = (96, IDS - 96);
 
 /// The regions of RAM of `len_bytes`.
 pub fn ram_regions(len_bytes: u64) -> Vec<Region> {

@@ -4,6 +4,7 @@
 //! interrupt-controller/arm,gic.yaml, arm,gic-v3.yaml).
 
 use devices::arm::pl061;
+use ipc::slot::DeviceSlot;
 use kvm_ioctls::VcpuFd;
 use vm_fdt::FdtWriter;
 
@@ -87,7 +88,12 @@ pub(super) fn device_tree(
     gpio(&mut fdt, &shared(spi::GPIO))?;
     power_button(&mut fdt)?;
     fdt::pvpanic(&mut fdt, layout::PVPANIC)?;
-    fdt::pci(&mut fdt, layout::ECAM, machine.pci, true)?;
+    // The controller has an address, of two cells, since it has a child.
+    let line = |slot: DeviceSlot| {
+        let [kind, spi, trigger] = shared(spi::pci(slot.number()));
+        vec![0, 0, kind, spi, trigger]
+    };
+    fdt::pci(&mut fdt, layout::ECAM, machine, true, line)?;
     fdt.end_node(root)?;
     fdt.finish()
 }

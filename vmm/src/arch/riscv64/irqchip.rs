@@ -99,6 +99,11 @@ impl Irqchip {
         })
     }
 
+    /// The interrupt line of the PCI device in `slot`.
+    pub fn pci_line(&self, slot: Slot) -> Arc<dyn InterruptLine> {
+        self.line(source::pci(slot.number()))
+    }
+
     /// `count` MSI-X vectors for the device in `slot`.
     pub fn vectors(&self, _slot: Slot, count: u16) -> Arc<dyn MsiVectors> {
         Arc::new(MsiRoutes::allocate(Arc::clone(&self.vm), None, count))

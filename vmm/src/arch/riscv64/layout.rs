@@ -44,6 +44,10 @@ const BARS_64_LEN: u64 = 1 << 30;
 pub(super) mod source {
     pub(in super::super) const UART: u32 = 1;
     pub(in super::super) const RTC: u32 = 2;
+    /// That of the PCI device in a slot.
+    pub(in super::super) fn pci(slot: u8) -> u32 {
+        RTC + u32::from(slot)
+    }
     /// The highest one.
     pub(in super::super) const LAST: u32 = 64;
 }

@@ -3,6 +3,7 @@
 //! (Documentation/devicetree/bindings: riscv/cpus.yaml, riscv/extensions.yaml,
 //! interrupt-controller/riscv,imsics.yaml, riscv,aplic.yaml, rtc/google,goldfish-rtc.yaml).
 
+use ipc::slot::DeviceSlot;
 use kvm_ioctls::VcpuFd;
 use vm_fdt::FdtWriter;
 
@@ -64,7 +65,8 @@ pub(super) fn device_tree(
     fdt::uart(&mut fdt, &uart)?;
     rtc(&mut fdt, &[source::RTC, LEVEL_HIGH])?;
     fdt::pvpanic(&mut fdt, layout::PVPANIC)?;
-    fdt::pci(&mut fdt, layout::ECAM, machine.pci, true)?;
+    let line = |slot: DeviceSlot| vec![source::pci(slot.number()), LEVEL_HIGH];
+    fdt::pci(&mut fdt, layout::ECAM, machine, true, line)?;
     fdt.end_node(root)?;
     fdt.finish()
 }

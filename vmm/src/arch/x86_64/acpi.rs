@@ -63,7 +63,7 @@ pub(super) fn write(memory: &GuestMemory, machine: &MachineDesc) -> Result<(), A
         memory,
         next: layout::ACPI + 64,
     };
-    let dsdt = writer.write(&dsdt::dsdt(machine.pci))?;
+    let dsdt = writer.write(&dsdt::dsdt(machine))?;
     let mut xsdt = XSDT::new(id, table_id, revision);
     for table in [
         bytes(&fadt(dsdt)),

@@ -8,10 +8,11 @@ use acpi_tables::aml::{
 use acpi_tables::{Aml, sdt::Sdt};
 use devices::legacy::AcpiPm;
 use devices::pci::root::CONFIG_PORT;
+use ipc::slot::DeviceSlot;
 
 use super::acpi::OEM;
 use super::layout;
-use crate::machine::PciWindows;
+use crate::machine::{MachineDesc, PciWindows};
 use crate::memory::Region;
 
 /// "The device is present, enabled, to be shown, and functions" (§6.3.7).
@@ -19,14 +20,14 @@ const STA_PRESENT: u8 = 0xf;
 /// The notification of a pressed power button (§5.6.6).
 const POWER_BUTTON_PRESSED: u8 = 0x80;
 
-/// Builds the DSDT of a machine whose BARs are in these windows.
-pub(super) fn dsdt(windows: PciWindows) -> Vec<u8> {
+/// Builds the DSDT of a machine.
+pub(super) fn dsdt(machine: &MachineDesc) -> Vec<u8> {
     let (id, table_id, revision) = OEM;
     let mut table = Sdt::new(*b"DSDT", 36, 6, id, table_id, revision);
     let mut code = Vec::new();
     soft_off(&mut code);
     let mut devices = Vec::new();
-    host_bridge(&mut devices, windows);
+    host_bridge(&mut devices, machine);
     com1(&mut devices);
     power_button(&mut devices);
     pvpanic(&mut devices);
@@ -41,7 +42,29 @@ fn soft_off(code: &mut Vec<u8>) {
     Name::new("\\_S5_".into(), &s5).to_aml_bytes(code);
 }
 
-fn host_bridge(code: &mut Vec<u8>, PciWindows { bars_32, bars_64 }: PciWindows) {
+/// Which pin of the IOAPIC the interrupt line of each PCI device has (§6.2.13): address, pin INTA#, no
+/// link device, pin of the IOAPIC.
+fn routing(slots: &[DeviceSlot]) -> Vec<(u32, u8)> {
+    let entry = |slot: &DeviceSlot| {
+        let pin = layout::pci_pin(slot.number());
+        let address = u32::from(slot.number()) << 16 | 0xffff;
+        (address, u8::try_from(pin).unwrap_or(0))
+    };
+    slots.iter().map(entry).collect()
+}
+
+fn host_bridge(code: &mut Vec<u8>, machine: &MachineDesc) {
+    let PciWindows { bars_32, bars_64 } = machine.pci;
+    let routing = routing(&machine.slots);
+    let routes: Vec<[&dyn Aml; 4]> = routing
+        .iter()
+        .map(|(address, pin)| [address as &dyn Aml, &aml::ZERO, &aml::ZERO, pin])
+        .collect();
+    let routes: Vec<Package<'_>> = routes
+        .iter()
+        .map(|entry| Package::new(entry.to_vec()))
+        .collect();
+    let routes = Package::new(routes.iter().map(|entry| entry as &dyn Aml).collect());
     let last = |window: Region| window.base + (window.len_bytes - 1);
     let low32 = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
     let cacheable = AddressSpaceCacheable::NotCacheable;
@@ -54,6 +77,7 @@ fn host_bridge(code: &mut Vec<u8>, PciWindows { bars_32, bars_64 }: PciWindows) 
             &Name::new("_ADR".into(), &aml::ZERO),
             &Name::new("_SEG".into(), &aml::ZERO),
             &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new("_PRT".into(), &routes),
             &Name::new(
                 "_CRS".into(),
                 &ResourceTemplate::new(vec![

@@ -5,13 +5,14 @@
 use std::io;
 use std::sync::Arc;
 
-use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
+use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors, SharedLine};
 use devices::ioapic::{IoApic, IoApicPin, LocalApics, PINS};
 use devices::pci::root::Slot;
 use ipc::record::IrqchipChoice;
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::VcpuFd;
 
+use super::layout;
 use crate::kvm::{Gsi, KvmError, MsiRoutes, Vm, failed};
 
 /// The interrupt controllers.
@@ -19,6 +20,8 @@ use crate::kvm::{Gsi, KvmError, MsiRoutes, Vm, failed};
 pub struct Irqchip {
     vm: Arc<Vm>,
     ioapic: Arc<IoApic>,
+    /// The lines of PCI devices, which share pins.
+    pci_lines: Vec<Arc<SharedLine>>,
 }
 
 impl Irqchip {
@@ -40,9 +43,13 @@ impl Irqchip {
             vm: Arc::clone(vm),
             pins,
         };
+        let ioapic = Arc::new(IoApic::new(Arc::new(apics)));
+        let pin = |pin| Arc::new(IoApicPin::new(Arc::clone(&ioapic), pin));
+        let pci_lines = layout::PCI_PINS.map(|number| Arc::new(SharedLine::new(pin(number))));
         Ok(Self {
             vm: Arc::clone(vm),
-            ioapic: Arc::new(IoApic::new(Arc::new(apics))),
+            pci_lines: pci_lines.collect(),
+            ioapic,
         })
     }
 
@@ -64,6 +71,12 @@ impl Irqchip {
     /// A pin of the IOAPIC.
     pub(super) fn pin(&self, pin: usize) -> Arc<dyn InterruptLine> {
         Arc::new(IoApicPin::new(Arc::clone(&self.ioapic), pin))
+    }
+
+    /// The interrupt line of the PCI device in `slot`.
+    pub fn pci_line(&self, slot: Slot) -> Arc<dyn InterruptLine> {
+        let index = layout::pci_pin(slot.number()) - layout::PCI_PINS.start;
+        Arc::clone(&self.pci_lines[index]) as _
     }
 
     /// `count` MSI-X vectors for the device in `slot`.

@@ -72,6 +72,14 @@ const _: () = assert!(ACPI_RESET as u64 == ACPI_PM as u64 + AcpiPm::RESET);
 /// The IOAPIC pin of the generic event device, that is, of the power button.
 pub(super) const GED_PIN: usize = 9;
 
+/// The IOAPIC pins that the interrupt lines of PCI devices share.
+pub(super) const PCI_PINS: std::ops::Range<usize> = 16..24;
+
+/// The IOAPIC pin of the interrupt line of the PCI device in a slot.
+pub(super) fn pci_pin(slot: u8) -> usize {
+    PCI_PINS.start + usize::from(slot) % PCI_PINS.len()
+}
+
 /// The regions of RAM of `len_bytes`.
 pub fn ram_regions(len_bytes: u64) -> Vec<Region> {
     let low = Region {

@@ -17,6 +17,7 @@ use crate::virtio::device::{DeviceType, VirtioDevice};
 use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::queue;
 use crate::virtio::transport::pci::capabilities::{self, Offsets, cap};
+use crate::virtio::transport::pci::intx::Intx;
 use crate::virtio::transport::pci::msix::Control;
 use crate::virtio::transport::pci::registers::{Registers, RegistersState};
 use crate::virtio::transport::pci::{QUEUES_MAX, layout};
@@ -34,6 +35,8 @@ pub struct PciContext {
     pub doorbells: Arc<dyn Doorbells>,
     /// The function's own vectors: [`super::vector_count`] of them.
     pub vectors: Arc<dyn MsiVectors>,
+    /// The function's interrupt line, if the machine has one for it.
+    pub intx: Option<Intx>,
 }
 
 impl fmt::Debug for PciContext {
@@ -135,15 +138,24 @@ impl VirtioPci {
         config.add_bar(usize::from(capabilities::BAR), bar, address);
         let offsets = capabilities::add(&mut config, sizes.len(), config_len)
             .map_err(FunctionError::Capability)?;
-        let (vectors, doorbells) = (context.vectors, context.doorbells);
+        if context.intx.is_some() {
+            config.set_interrupt_pin();
+        }
+        let PciContext {
+            memory_space,
+            doorbells,
+            vectors,
+            intx,
+        } = context;
+        let registers = Registers::new(device, queues, vectors, intx, doorbells);
         Ok(Self {
             state: Mutex::new(State {
                 config,
                 placed: None,
             }),
             offsets,
-            registers: Arc::new(Registers::new(device, queues, vectors, doorbells)),
-            memory_space: context.memory_space,
+            registers: Arc::new(registers),
+            memory_space,
         })
     }
 
@@ -177,6 +189,7 @@ impl VirtioPci {
             enabled: control & MSIX_ENABLE != 0,
             masked: control & MSIX_FUNCTION_MASK != 0,
             bus_master: state.config.command() & command::BUS_MASTER != 0,
+            line_disabled: state.config.command() & command::INTX_DISABLE != 0,
         });
         let wanted = state.config.bar_address(usize::from(capabilities::BAR));
         if wanted == state.placed {
@@ -235,6 +248,8 @@ impl PciFunction for VirtioPci {
             let at = self.offsets.pci_cfg + cap::PCI_CFG_DATA;
             state.config.write(at, &value[..length]);
         }
+        let interrupting = self.registers.is_interrupting();
+        state.config.set_interrupt_status(interrupting);
         state.config.read(offset, data);
     }
 
@@ -253,6 +268,8 @@ impl PciFunction for VirtioPci {
     }
 }
 
+#[cfg(test)]
+mod intx_tests;
 #[cfg(test)]
 mod state_tests;
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub(super) struct Control {
     pub(super) masked: bool,
     /// Bus Master Enable: a message is a write to memory.
     pub(super) bus_master: bool,
+    /// INTx Disable: of the line, not of messages.
+    pub(super) line_disabled: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -157,6 +159,7 @@ impl Msix {
             enabled,
             masked,
             bus_master,
+            ..
         } = self.control;
         // §6.8.2.9: a vector is masked by its own bit or by the function's
         (enabled && bus_master && !masked && !entry.masked).then_some(entry.message)

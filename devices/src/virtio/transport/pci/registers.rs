@@ -2,7 +2,7 @@
 //! The BAR: the registers that a driver accesses at run time.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -15,22 +15,19 @@ use crate::virtio::eventfd::QueueEvents;
 use crate::virtio::features;
 use crate::virtio::transport::pci::common_config::{self, CommonConfig, CommonState, Effect};
 use crate::virtio::transport::pci::doorbells::QueueDoorbells;
+use crate::virtio::transport::pci::intx::{ISR_CONFIG, Intx, IsrLine, WatchedCalls};
 use crate::virtio::transport::pci::layout;
 use crate::virtio::transport::pci::msix::{Control, Msix, MsixState};
 
 /// The offset of `device_status` in the common configuration.
 const DEVICE_STATUS: usize = 20;
-/// ISR status: "Device Configuration Interrupt" (virtio 1.2 §4.1.4.5).
-const ISR_CONFIG: u8 = 2;
-/// The bits that it has: of queues and of the configuration.
-const ISR_MASK: u8 = 3;
 
 /// The part that the device's own thread accesses.
 #[derive(Debug)]
 struct Shared {
     common: Mutex<CommonConfig>,
     msix: Mutex<Msix>,
-    isr: AtomicU8,
+    isr: Arc<IsrLine>,
 }
 
 impl Shared {
@@ -45,7 +42,7 @@ impl Shared {
     fn interrupt_config(&self) {
         // "The device MUST set the Device Configuration Interrupt bit in ISR status before sending a
         // device configuration change notification to the driver" (§4.1.4.5.1)
-        self.isr.fetch_or(ISR_CONFIG, Ordering::SeqCst);
+        self.isr.raise(ISR_CONFIG);
         self.msix().interrupt_config();
     }
 }
@@ -53,6 +50,7 @@ impl Shared {
 impl DriverSignals for Shared {
     fn used_buffers(&self, queue: QueueIndex) {
         self.msix().interrupt_queue(queue);
+        self.isr.raise_queue();
     }
 
     fn config_changed(&self) {
@@ -87,6 +85,7 @@ pub(super) struct Registers {
     shared: Arc<Shared>,
     doorbells: Mutex<QueueDoorbells>,
     bus_master: AtomicBool,
+    watched: Mutex<WatchedCalls>,
 }
 
 impl fmt::Debug for Registers {
@@ -104,6 +103,7 @@ impl Registers {
         device: Arc<dyn VirtioDevice>,
         queues: Vec<Arc<QueueEvents>>,
         vectors: Arc<dyn MsiVectors>,
+        intx: Option<Intx>,
         doorbells: Arc<dyn Doorbells>,
     ) -> Self {
         let count = u16::try_from(super::vector_count(queues.len())).unwrap_or(0);
@@ -111,7 +111,7 @@ impl Registers {
         let shared = Shared {
             common: Mutex::new(common),
             msix: Mutex::new(Msix::new(vectors, &queues)),
-            isr: AtomicU8::new(0),
+            isr: Arc::new(IsrLine::new(intx)),
         };
         Self {
             device,
@@ -119,6 +119,7 @@ impl Registers {
             queues,
             shared: Arc::new(shared),
             bus_master: AtomicBool::new(false),
+            watched: Mutex::default(),
         }
     }
 
@@ -127,7 +128,7 @@ impl Registers {
         RegistersState {
             common: common.save(),
             msix: self.shared.msix().save(),
-            isr: self.shared.isr.load(Ordering::SeqCst),
+            isr: self.shared.isr.isr(),
         }
     }
 
@@ -146,9 +147,7 @@ impl Registers {
         for queue in common.enabled() {
             self.doorbells().enable(queue);
         }
-        self.shared
-            .isr
-            .store(state.isr & ISR_MASK, Ordering::SeqCst);
+        self.shared.isr.restore(state.isr);
         Ok(())
     }
 
@@ -167,7 +166,24 @@ impl Registers {
     pub(super) fn set_control(&self, control: Control) {
         self.bus_master.store(control.bus_master, Ordering::SeqCst);
         self.shared.msix().set_control(control);
-        self.start(&mut self.shared.common());
+        let isr = &self.shared.isr;
+        isr.set_mode(control.enabled, control.line_disabled);
+        let mut common = self.shared.common();
+        self.start(&mut common);
+        self.watch_calls(&common);
+    }
+
+    /// Has the vmm wait for the queues' interrupts while the device runs and its driver takes no
+    /// messages.
+    fn watch_calls(&self, common: &CommonConfig) {
+        let wanted = common.is_started() && self.shared.isr.is_by_line();
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.set(wanted, &self.queues, &self.shared.isr);
+    }
+
+    /// Whether the function asks for an interrupt, by its line or not.
+    pub(super) fn is_interrupting(&self) -> bool {
+        self.shared.isr.isr() != 0
     }
 
     fn offered(&self) -> u64 {
@@ -202,7 +218,8 @@ impl Registers {
         if common.is_resetting() && (!common.is_started() || self.device.reset_done()) {
             common.finish_reset();
             self.shared.msix().unmap_all();
-            self.shared.isr.store(0, Ordering::SeqCst);
+            self.shared.isr.restore(0);
+            self.watch_calls(common);
         }
     }
 
@@ -218,7 +235,10 @@ impl Registers {
         let mut common = self.shared.common();
         match common.write(offset, data, self.offered()) {
             Effect::None => {}
-            Effect::Start => self.start(&mut common),
+            Effect::Start => {
+                self.start(&mut common);
+                self.watch_calls(&common);
+            }
             Effect::Enabled(queue) => self.doorbells().enable(queue),
             Effect::ConfigVector => self.shared.msix().map_config(common.config_vector()),
             Effect::QueueVector(queue) => {
@@ -241,9 +261,8 @@ impl Registers {
 
     fn read_isr(&self, offset: usize, data: &mut [u8]) {
         data.fill(0);
-        // "The device MUST reset ISR status to 0 on driver read" (§4.1.4.5.1)
         if let (0, Some(first)) = (offset, data.first_mut()) {
-            *first = self.shared.isr.swap(0, Ordering::SeqCst);
+            *first = self.shared.isr.take();
         }
     }
 

@@ -83,6 +83,7 @@ fn mask_and_call() {
         enabled: true,
         masked: false,
         bus_master: true,
+        line_disabled: false,
     });
     let entry = ENTRY_LEN_BYTES;
     msix.write_table(entry, &MESSAGE.address.to_le_bytes());
