@@ -85,7 +85,8 @@ disk() {
 		read -r value < /sys/block/vda/$fact
 		echo "GUEST disk_$fact=$value"
 	done
-	echo "GUEST disk_vectors=$(grep -c 'PCI-MSI.*virtio.*-req' /proc/interrupts)"
+	echo "GUEST disk_vectors=$(grep -c 'MSI.*virtio.*-req' /proc/interrupts)"
+	echo "GUEST disk_interrupt=$(grep -m 1 virtio /proc/interrupts | tr -s ' ')"
 	read -r ro < /sys/block/vda/ro
 	[ "$ro" = 0 ] || rounds=0
 	round=0

@@ -39,6 +39,10 @@ pub(super) fn cases() -> Vec<Case> {
         ));
     }
     cases.extend([
+        Case::guest(
+            "disk_of_a_driver_without_messages_interrupts_by_its_line",
+            without_messages,
+        ),
         Case::guest("disk_readonly_is_read_and_not_written", readonly),
         Case::guest(
             "disk_of_a_foreign_backend_keeps_what_the_guest_writes",
@@ -96,6 +100,24 @@ fn keeps(context: &Context, engine: &str) -> Result<()> {
     ends_well(&mut vm)?;
     vm.expect_exit(0)?;
     holds(&image, 1)
+}
+
+/// The kernel takes no messages at all: one interrupt line carries queues and configuration, also when
+/// a backend has died.
+fn without_messages(context: &Context) -> Result<()> {
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    let disk = format!("path={},queues=2", image.display());
+    let mut vm = start(context, &disk, "disk guest.rounds=4 pci=nomsi")?;
+
+    ensure!(vm.guest_value("disk_vectors")? == "0", "there are messages");
+    let interrupt = vm.guest_value("disk_interrupt")?;
+    println!("SEEN interrupt {interrupt}");
+    ensure!(!interrupt.is_empty() && !interrupt.contains("MSI"));
+    vm.wait_for("GUEST disk_round=1", PATIENCE)?;
+    kill_backends()?;
+    ends_well(&mut vm)?;
+    vm.expect_exit(0)?;
+    holds(&image, 4)
 }
 
 /// Kills every backend there is.
