@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use ipc::health::Drops;
 use ipc::record::Guard;
 
-use crate::filter::Mac;
+use ipc::mac::MacAddress;
 
 mod ipv4;
 mod ipv6;
@@ -106,7 +106,7 @@ pub struct Rules<'a> {
     /// What is checked.
     pub guard: &'a Guard,
     /// The NIC's address.
-    pub mac: Option<Mac>,
+    pub mac: Option<MacAddress>,
 }
 
 /// The big-endian integer at an offset, if it is there.
@@ -155,7 +155,7 @@ impl Rules<'_> {
     }
 
     /// RFC 826: the sender must be the guest itself.
-    fn check_arp(&self, message: &[u8], mac: Option<Mac>) -> Result<(), Violation> {
+    fn check_arp(&self, message: &[u8], mac: Option<MacAddress>) -> Result<(), Violation> {
         let (form, sender) = message.split_first_chunk::<8>().ok_or(Violation::Evasive)?;
         // Ethernet or IEEE 802 (as old), with IPv4. Other forms have their fields elsewhere.
         if !matches!(form, [0, 1 | 6, 8, 0, 6, 4, _, _]) {
@@ -193,7 +193,7 @@ impl Rules<'_> {
 }
 
 /// The link-local address that a host derives from its MAC address (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
+fn link_local(mac: MacAddress) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
     let pair = |high, low| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use crate::filter::Mac;
+use ipc::mac::MacAddress;
 
 /// The length of `struct virtio_net_config` up to and including `mtu`.
 const CONFIG_BYTES: usize = 12;
@@ -52,7 +52,7 @@ pub enum NicError {
     Mtu(u16),
     /// The MAC address.
     #[error("mac={0}: must not be zero or a group address")]
-    Mac(Mac),
+    Mac(MacAddress),
     /// A check needs the MAC address.
     #[error("a filter by MAC address needs mac=")]
     NoMac,
@@ -62,7 +62,7 @@ pub enum NicError {
 #[derive(Debug, Clone)]
 pub struct Nic {
     /// Its MAC address; if there is none, the frontend or the driver must supply it.
-    pub mac: Option<Mac>,
+    pub mac: Option<MacAddress>,
     /// The largest packet that the driver may send, if the driver is to be told.
     pub mtu: Option<u16>,
     /// The pairs of queues.
@@ -217,7 +217,7 @@ mod tests {
 
     fn nic(pairs: u16) -> Nic {
         Nic {
-            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             mtu: Some(9000),
             pairs,
             queue_size: 256,
@@ -277,7 +277,7 @@ mod tests {
                 ..nic(1)
             },
             Nic {
-                mac: Some(Mac([1, 0, 0, 0, 0, 1])),
+                mac: Some(MacAddress([1, 0, 0, 0, 0, 1])),
                 ..nic(1)
             },
             Nic {

@@ -10,8 +10,9 @@ use virtio_bindings::virtio_net::{
 };
 
 use crate::config::{Nic, switchable};
-use crate::filter::{Mac, Modes};
+use crate::filter::Modes;
 use crate::state::{State, Table};
+use ipc::mac::MacAddress;
 
 /// How many bytes of a command are read. Only tables of very many addresses are longer.
 pub const COMMAND_MAX_BYTES: usize = 16 << 10;
@@ -35,7 +36,7 @@ pub enum Command {
     /// The NIC's other addresses and groups.
     Tables(Table, Table),
     /// The NIC's address.
-    Address(Mac),
+    Address(MacAddress),
     /// Add or remove a VLAN.
     Vlan(u16, bool),
     /// The number of pairs in use.
@@ -72,7 +73,7 @@ impl Command {
                 let (multicast, _) = table(rest)?;
                 Ok(Self::Tables(unicast, multicast))
             }
-            (VIRTIO_NET_CTRL_MAC, 1) => Ok(Self::Address(Mac(first(data)?))),
+            (VIRTIO_NET_CTRL_MAC, 1) => Ok(Self::Address(MacAddress(first(data)?))),
             (VIRTIO_NET_CTRL_VLAN, 0 | 1) => {
                 let vlan = u16::from_le_bytes(first(data)?);
                 Ok(Self::Vlan(vlan, *command == 0))
@@ -175,7 +176,10 @@ fn table(data: &[u8]) -> Result<(Table, &[u8]), CommandFault> {
     let len_bytes = count.checked_mul(6).filter(|len| *len <= rest.len());
     let (entries, rest) = rest.split_at(len_bytes.ok_or(CommandFault::Malformed)?);
     let (macs, _) = entries.as_chunks::<6>();
-    Ok((Table::new(macs.iter().map(|mac| Mac(*mac)).collect()), rest))
+    Ok((
+        Table::new(macs.iter().map(|mac| MacAddress(*mac)).collect()),
+        rest,
+    ))
 }
 
 #[cfg(test)]
@@ -183,7 +187,7 @@ mod tests {
     use super::*;
     use ipc::record::Guard;
 
-    const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
 
     fn nic(guard: bool) -> Nic {
         Nic {
@@ -215,10 +219,10 @@ mod tests {
         assert!(!obey(&nic, &[0, 5, 0]).unwrap().modes.unwrap().no_broadcast);
         let tables = [1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 7, 0, 0, 0, 0];
         let state = obey(&nic, &tables).unwrap();
-        assert_eq!(state.unicast.macs, [Mac([2, 0, 0, 0, 0, 7])]);
+        assert_eq!(state.unicast.macs, [MacAddress([2, 0, 0, 0, 0, 7])]);
         assert!(state.multicast.macs.is_empty() && state.modes.is_none());
         let state = obey(&nic, &[1, 1, 2, 0, 0, 0, 0, 9]).unwrap();
-        assert_eq!(state.mac, Some(Mac([2, 0, 0, 0, 0, 9])));
+        assert_eq!(state.mac, Some(MacAddress([2, 0, 0, 0, 0, 9])));
         assert_eq!(obey(&nic, &[2, 0, 65, 0]).unwrap().vlans[1], 2);
         assert_eq!(obey(&nic, &[4, 0, 3, 0]).unwrap().pairs, Some(3));
         let state = obey(&nic, &[5, 0, 0x82, 0, 0, 0, 0, 0, 0, 0]).unwrap();
@@ -257,7 +261,7 @@ mod tests {
         let Ok(Command::Tables(unicast, multicast)) = Command::parse_long(&few) else {
             panic!("not understood");
         };
-        assert_eq!(unicast.macs, [Mac([2, 0, 0, 0, 0, 7])]);
+        assert_eq!(unicast.macs, [MacAddress([2, 0, 0, 0, 0, 7])]);
         assert!(!unicast.overflown && multicast.overflown);
         few[3] = 0xff;
         let Ok(Command::Tables(unicast, multicast)) = Command::parse_long(&few) else {
@@ -359,7 +363,7 @@ mod tests {
         let tables = [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0x5e, 0, 0, 1, 77];
         let state = obey(&nic, &tables).unwrap();
         assert!(state.unicast.macs.is_empty(), "what follows is ignored");
-        assert_eq!(state.multicast.macs, [Mac([1, 0, 0x5e, 0, 0, 1])]);
+        assert_eq!(state.multicast.macs, [MacAddress([1, 0, 0x5e, 0, 0, 1])]);
     }
 
     #[test]

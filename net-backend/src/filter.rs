@@ -17,8 +17,7 @@
 //! has room for 64 in both together; and a NIC without a MAC address, whose frontend does not tell,
 //! receives every unicast frame until its driver sets one.
 
-use std::fmt;
-use std::str::FromStr;
+use ipc::mac::MacAddress;
 
 /// The most addresses that a table keeps; with more the filter is open.
 pub const TABLE_MAX: usize = 64;
@@ -26,48 +25,6 @@ pub const TABLE_MAX: usize = 64;
 pub const VLAN_WORDS: usize = 4096 / 64;
 
 const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
-
-/// A MAC address.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// The broadcast address.
-    pub const BROADCAST: Self = Self([0xff; 6]);
-
-    /// Whether it is a group address.
-    pub fn is_group(self) -> bool {
-        self.0[0] & 1 != 0
-    }
-
-    /// Whether a NIC can have it.
-    pub fn is_host(self) -> bool {
-        !self.is_group() && self.0 != [0; 6]
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?}: expected six bytes like 52:54:00:12:34:56");
-        let mut mac = Self::default();
-        let mut parts = text.split(':');
-        for byte in &mut mac.0 {
-            let part = parts.next().filter(|part| part.len() == 2);
-            let value = part.and_then(|part| u8::from_str_radix(part, 16).ok());
-            *byte = value.ok_or_else(wrong)?;
-        }
-        parts.next().map_or(Ok(mac), |_| Err(wrong()))
-    }
-}
 
 /// Which frames are received, whatever the tables say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,13 +61,13 @@ pub struct Filter {
     /// Whether VLANs count: the driver has acknowledged the VLAN filter.
     pub by_vlan: bool,
     /// The NIC's address, if it is known.
-    pub mac: Option<Mac>,
+    pub mac: Option<MacAddress>,
     /// The modes, which override the tables.
     pub modes: Modes,
     /// Other addresses of the NIC, sorted.
-    pub unicast: Vec<Mac>,
+    pub unicast: Vec<MacAddress>,
     /// The groups it is in, sorted.
-    pub multicast: Vec<Mac>,
+    pub multicast: Vec<MacAddress>,
     /// The VLANs it is in.
     pub vlans: [u64; VLAN_WORDS],
 }
@@ -125,7 +82,7 @@ impl Filter {
             return true;
         };
         let kind = rest.get(6..10);
-        self.in_vlan(kind.unwrap_or_default()) && self.is_for(Mac(*destination))
+        self.in_vlan(kind.unwrap_or_default()) && self.is_for(MacAddress(*destination))
     }
 
     fn in_vlan(&self, tag: &[u8]) -> bool {
@@ -138,9 +95,9 @@ impl Filter {
         }
     }
 
-    fn is_for(&self, destination: Mac) -> bool {
+    fn is_for(&self, destination: MacAddress) -> bool {
         let modes = self.modes;
-        if destination == Mac::BROADCAST {
+        if destination == MacAddress::BROADCAST {
             return !modes.no_broadcast;
         }
         if destination.is_group() {
@@ -160,9 +117,9 @@ mod mode_tests;
 mod tests {
     use super::*;
 
-    const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
-    const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
-    const GROUP: Mac = Mac([1, 0, 0x5e, 0, 0, 1]);
+    const OWN: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+    const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
+    const GROUP: MacAddress = MacAddress([1, 0, 0x5e, 0, 0, 1]);
 
     fn filter() -> Filter {
         Filter {
@@ -175,7 +132,7 @@ mod tests {
         }
     }
 
-    fn frame(destination: Mac, vlan: Option<u16>) -> Vec<u8> {
+    fn frame(destination: MacAddress, vlan: Option<u16>) -> Vec<u8> {
         let mut frame = [destination.0, OTHER.0].concat();
         if let Some(vlan) = vlan {
             frame.extend(VLAN_TYPE);
@@ -189,7 +146,7 @@ mod tests {
     fn frames_for_others_are_not_wanted() {
         let filter = filter();
         assert!(filter.wants(&frame(OWN, None)));
-        assert!(filter.wants(&frame(Mac::BROADCAST, None)));
+        assert!(filter.wants(&frame(MacAddress::BROADCAST, None)));
         assert!(!filter.wants(&frame(OTHER, None)));
         assert!(!filter.wants(&frame(GROUP, None)));
     }
@@ -202,7 +159,7 @@ mod tests {
         filter.modes.no_multicast = true;
         filter.modes.no_unicast = true;
         filter.modes.no_broadcast = true;
-        for mac in [OWN, OTHER, GROUP, Mac::BROADCAST] {
+        for mac in [OWN, OTHER, GROUP, MacAddress::BROADCAST] {
             assert!(!filter.wants(&frame(mac, None)), "{mac}");
         }
         filter.modes.promiscuous = true;
@@ -232,7 +189,7 @@ mod tests {
             "2:0:0:0:0:1",
             "gg:00:00:00:00:00",
         ] {
-            assert!(text.parse::<Mac>().is_err(), "{text}");
+            assert!(text.parse::<MacAddress>().is_err(), "{text}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use device_backend::options::{self, DeviceOptions, Value, number, text_of};
 use ipc::record::Guard;
 
-use crate::filter::Mac;
+use ipc::mac::MacAddress;
 
 /// What `--help` prints.
 const HELP: &str = "\
@@ -55,7 +55,7 @@ pub struct NicOptions {
     pub(crate) tap_fds: Vec<RawFd>,
     pub(crate) pairs: u16,
     pub(crate) queue_size: u16,
-    pub(crate) mac: Option<Mac>,
+    pub(crate) mac: Option<MacAddress>,
     pub(crate) mtu: Option<u16>,
     pub(crate) guard: Guard,
     pub(crate) poll_us: u32,
@@ -92,7 +92,7 @@ impl DeviceOptions for NicOptions {
             "--tap-fd" => self.tap_fds.push(number(name, &text()?)?),
             "--queues" => self.pairs = number(name, &text()?)?,
             "--queue-size" => self.queue_size = number(name, &text()?)?,
-            "--mac" => self.mac = Some(text()?.parse().map_err(|e| format!("{name} {e}"))?),
+            "--mac" => self.mac = Some(mac(name, &text()?)?),
             "--mtu" => self.mtu = Some(number(name, &text()?)?),
             "--guard" => add_guard(&mut self.guard, &text()?)?,
             "--poll-us" => self.poll_us = number(name, &text()?)?,
@@ -110,6 +110,11 @@ impl DeviceOptions for NicOptions {
         }
         Ok(())
     }
+}
+
+fn mac(name: &str, text: &str) -> Result<MacAddress, String> {
+    let parsed = text.parse();
+    parsed.map_err(|_| format!("{name} {text:?}: expected six bytes like 52:54:00:12:34:56"))
 }
 
 fn add_guard(guard: &mut Guard, text: &str) -> Result<(), String> {

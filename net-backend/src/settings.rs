@@ -69,14 +69,14 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::Mac;
     use crate::state::Table;
     use host::tap::offload;
+    use ipc::mac::MacAddress;
     use ipc::record::Guard;
 
     fn nic() -> Nic {
         Nic {
-            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             mtu: None,
             pairs: 2,
             queue_size: 256,
@@ -97,7 +97,7 @@ mod tests {
     fn table_too_long_to_keep_opens_the_filter() {
         let state = State {
             modes: Some(Modes::default()),
-            multicast: Table::new(vec![Mac::BROADCAST; 65]),
+            multicast: Table::new(vec![MacAddress::BROADCAST; 65]),
             ..State::default()
         };
         let settings = Settings::new(&nic(), nic().features(), &state, true);

@@ -13,7 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use device_backend::shared_mem::SharedMem;
 
 use crate::config::switchable;
-use crate::filter::{Mac, Modes, TABLE_MAX, VLAN_WORDS};
+use crate::filter::{Modes, TABLE_MAX, VLAN_WORDS};
+use ipc::mac::MacAddress;
 
 /// The places of the words.
 mod word {
@@ -40,14 +41,14 @@ const OVERFLOWN: u64 = 0xff;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// The addresses, sorted.
-    pub macs: Vec<Mac>,
+    pub macs: Vec<MacAddress>,
     /// Whether there were more addresses than a table keeps.
     pub overflown: bool,
 }
 
 impl Table {
     /// Makes a table of what the driver sent.
-    pub fn new(mut macs: Vec<Mac>) -> Self {
+    pub fn new(mut macs: Vec<MacAddress>) -> Self {
         let overflown = macs.len() > TABLE_MAX;
         if overflown {
             macs.clear();
@@ -73,7 +74,7 @@ pub struct State {
     /// The receive modes.
     pub modes: Option<Modes>,
     /// The MAC address.
-    pub mac: Option<Mac>,
+    pub mac: Option<MacAddress>,
     /// The offloads, as feature bits.
     pub offloads: Option<u64>,
     /// Other addresses of the NIC.
@@ -161,12 +162,12 @@ impl State {
     }
 }
 
-fn mac_of(word: u64) -> Mac {
+fn mac_of(word: u64) -> MacAddress {
     let [a, b, c, d, e, f, _, _] = word.to_le_bytes();
-    Mac([a, b, c, d, e, f])
+    MacAddress([a, b, c, d, e, f])
 }
 
-fn word_of(mac: Mac) -> u64 {
+fn word_of(mac: MacAddress) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
     u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
@@ -215,10 +216,13 @@ mod tests {
                 no_broadcast: true,
                 ..Modes::default()
             }),
-            mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 9])),
             offloads: Some(1 << 1 | 1 << 7),
-            unicast: Table::new(vec![Mac([2, 0, 0, 0, 0, 8]), Mac([2, 0, 0, 0, 0, 7])]),
-            multicast: Table::new(vec![Mac::BROADCAST; TABLE_MAX + 1]),
+            unicast: Table::new(vec![
+                MacAddress([2, 0, 0, 0, 0, 8]),
+                MacAddress([2, 0, 0, 0, 0, 7]),
+            ]),
+            multicast: Table::new(vec![MacAddress::BROADCAST; TABLE_MAX + 1]),
             ..State::default()
         };
         state.vlans[63] = 1 << 63;

@@ -9,13 +9,12 @@ use ipc::record::NetRecord;
 
 use crate::config::Nic;
 use crate::device::Device;
-use crate::filter::Mac;
 use crate::serve::{self, StartParams};
 
 /// Starts the NIC.
 pub(crate) fn start(record: &NetRecord, health: &'static HealthPage) -> Result<Service<Device>> {
     let nic = Nic {
-        mac: Some(Mac(record.mac)),
+        mac: Some(record.mac),
         mtu: record.mtu,
         pairs: record.pairs,
         queue_size: record.queue_size,

@@ -28,9 +28,10 @@ pub use console::Console;
 pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, QUEUES_MAX};
 pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};
 pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
+pub use ipc::mac::MacAddress;
 pub use irqchip::Irqchip;
 pub use limits::{Held, IoLimits, Limits, LimitsSpec};
-pub use mac::MacAddress;
+pub use mac::derived as derived_mac;
 pub use memory::{HugePages, Memory};
 pub use name::VmName;
 pub use net::{

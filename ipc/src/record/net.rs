@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{BackendRecord, Record};
+use crate::mac::MacAddress;
 use crate::seccomp::Mode;
 
 /// The launch record of a network backend.
@@ -23,7 +24,7 @@ pub struct NetRecord {
     /// The most entries a queue may have: a power of two from 64 to 1024.
     pub queue_size: u16,
     /// The MAC address.
-    pub mac: [u8; 6],
+    pub mac: MacAddress,
     /// The MTU that the device offers, if any.
     pub mtu: Option<u16>,
     /// Whether the tap supports UDP segmentation.

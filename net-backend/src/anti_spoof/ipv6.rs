@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use super::packet::{Message, Transport};
 use super::{DHCPV6, ICMPV6, Rules, UDP, Violation};
-use crate::filter::Mac;
+use ipc::mac::MacAddress;
 
 /// The messages of neighbour discovery (RFC 4861 §4).
 mod message {
@@ -27,7 +27,7 @@ impl Rules<'_> {
         &self,
         source: Ipv6Addr,
         transport: Transport<'_>,
-        mac: Option<Mac>,
+        mac: Option<MacAddress>,
     ) -> Result<(), Violation> {
         if !source.is_unspecified() && !self.is_own_ipv6(source) {
             return Err(Violation::SourceIp);
@@ -55,7 +55,7 @@ impl Rules<'_> {
         &self,
         discovery: Message<'_>,
         whole: bool,
-        mac: Option<Mac>,
+        mac: Option<MacAddress>,
     ) -> Result<(), Violation> {
         let bytes = discovery.bytes;
         let kind = *bytes.first().ok_or(Violation::Evasive)?;

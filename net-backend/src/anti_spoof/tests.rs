@@ -10,8 +10,8 @@ const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
-const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
 const OWN4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const ROUTER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
@@ -39,12 +39,17 @@ fn check(frame: &[u8]) -> Result<(), Violation> {
     check_with(&strict(), frame)
 }
 
-fn frame(source: Mac, kind: u16, packet: &[u8]) -> Vec<u8> {
-    let parts: [&[u8]; 4] = [&Mac::BROADCAST.0, &source.0, &kind.to_be_bytes(), packet];
+fn frame(source: MacAddress, kind: u16, packet: &[u8]) -> Vec<u8> {
+    let parts: [&[u8]; 4] = [
+        &MacAddress::BROADCAST.0,
+        &source.0,
+        &kind.to_be_bytes(),
+        packet,
+    ];
     parts.concat()
 }
 
-fn arp(sender: Mac, address: Ipv4Addr) -> Vec<u8> {
+fn arp(sender: MacAddress, address: Ipv4Addr) -> Vec<u8> {
     let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 2];
     packet.extend(sender.0);
     packet.extend(address.octets());
@@ -79,7 +84,7 @@ fn ipv6(source: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     frame(MAC, IPV6, &packet)
 }
 
-fn advertisement(target: Ipv6Addr, mac: Mac) -> Vec<u8> {
+fn advertisement(target: Ipv6Addr, mac: MacAddress) -> Vec<u8> {
     let mut message = vec![136, 0, 0, 0, 0, 0, 0, 0];
     message.extend(target.octets());
     message.extend([2, 1]);
@@ -243,7 +248,7 @@ fn neighbour_discovery_about_others_is_refused() {
 #[test]
 fn frame_with_nothing_behind_its_addresses_is_refused() {
     assert_eq!(
-        check(&[Mac::BROADCAST.0, MAC.0].concat()),
+        check(&[MacAddress::BROADCAST.0, MAC.0].concat()),
         Err(Violation::Evasive)
     );
 }

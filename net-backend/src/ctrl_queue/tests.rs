@@ -14,7 +14,7 @@ use vm_memory::GuestAddress;
 
 use super::*;
 use crate::config::Nic;
-use crate::filter::Mac;
+use ipc::mac::MacAddress;
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
@@ -39,7 +39,7 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let nic = Nic {
-            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             mtu: None,
             pairs: 1,
             queue_size: 256,

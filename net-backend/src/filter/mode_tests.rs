@@ -6,7 +6,9 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
 };
 
-use super::{Mac, TABLE_MAX};
+use ipc::mac::MacAddress;
+
+use super::TABLE_MAX;
 use crate::config::Nic;
 use crate::ctrl_commands::Command;
 use crate::settings::Settings;
@@ -79,7 +81,7 @@ fn received(nic: &Nic, features: u64, commands: &[&[u8]]) -> Vec<&'static str> {
     wanted.map(|(name, ..)| *name).collect()
 }
 
-fn nic(mac: Option<Mac>) -> Nic {
+fn nic(mac: Option<MacAddress>) -> Nic {
     Nic {
         mac,
         mtu: None,
@@ -107,7 +109,7 @@ fn expect(nic: &Nic, rows: &[Row]) {
 #[test]
 fn driver_gets_everything_before_it_asks_and_in_promiscuous_mode() {
     expect(
-        &nic(Some(Mac(OWN))),
+        &nic(Some(MacAddress(OWN))),
         &[
             (0, &[], EVERYTHING, "no control queue: nothing can be asked"),
             (ALL, &[], EVERYTHING, "nothing was asked yet"),
@@ -149,7 +151,7 @@ fn driver_gets_everything_before_it_asks_and_in_promiscuous_mode() {
 #[test]
 fn driver_that_left_promiscuous_mode_gets_its_own_addresses_groups_and_vlans() {
     expect(
-        &nic(Some(Mac(OWN))),
+        &nic(Some(MacAddress(OWN))),
         &[
             (
                 RX,
@@ -200,7 +202,7 @@ fn driver_that_left_promiscuous_mode_gets_its_own_addresses_groups_and_vlans() {
 #[test]
 fn modes_for_all_open_the_filter_for_their_kind_alone() {
     expect(
-        &nic(Some(Mac(OWN))),
+        &nic(Some(MacAddress(OWN))),
         &[
             (
                 ALL,
@@ -233,7 +235,7 @@ fn modes_for_all_open_the_filter_for_their_kind_alone() {
 #[test]
 fn modes_for_none_close_the_filter_for_their_kind_and_go_before_those_for_all() {
     expect(
-        &nic(Some(Mac(OWN))),
+        &nic(Some(MacAddress(OWN))),
         &[
             (
                 ALL,
@@ -311,7 +313,7 @@ fn table_with_more_addresses_than_are_kept_is_as_good_as_all_of_its_kind() {
         ),
     ];
     for (tables, expected, reason) in rows {
-        let got = received(&nic(Some(Mac(OWN))), ALL, &[NOT_PROMISCUOUS, tables]);
+        let got = received(&nic(Some(MacAddress(OWN))), ALL, &[NOT_PROMISCUOUS, tables]);
         assert_eq!(got.join(" "), expected, "{reason}");
     }
     let none = [
@@ -320,7 +322,7 @@ fn table_with_more_addresses_than_are_kept_is_as_good_as_all_of_its_kind() {
         NO_UNICAST,
         NO_MULTICAST,
     ];
-    let got = received(&nic(Some(Mac(OWN))), ALL, &none);
+    let got = received(&nic(Some(MacAddress(OWN))), ALL, &none);
     assert_eq!(got, ["everybody"], "none goes before a full table");
 }
 
@@ -347,8 +349,8 @@ fn card_that_does_not_know_its_address_gets_all_unicast_until_it_does() {
 
 #[test]
 fn address_of_a_host_is_neither_a_groups_nor_all_zeroes() {
-    assert!(Mac([2, 0, 0, 0, 0, 1]).is_host());
-    assert!(!Mac([0; 6]).is_host());
-    assert!(!Mac([1, 0, 0x5e, 0, 0, 1]).is_host());
-    assert!(!Mac::BROADCAST.is_host());
+    assert!(MacAddress([2, 0, 0, 0, 0, 1]).is_host());
+    assert!(!MacAddress([0; 6]).is_host());
+    assert!(!MacAddress([1, 0, 0x5e, 0, 0, 1]).is_host());
+    assert!(!MacAddress::BROADCAST.is_host());
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use ipc::mac::MacAddress;
 use loadgen::connection::{Connection, Place};
 use loadgen::memory::Memory;
 use loadgen::net::host::{Interface, Packets, enter_namespace};
@@ -40,7 +41,7 @@ impl Harness {
         enter_namespace().unwrap();
         let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{name}-{}.sock", std::process::id()));
-        let slot = NetSlot::new(Path::new(BINARY), TAP, pairs, GUEST, &socket).unwrap();
+        let slot = NetSlot::new(Path::new(BINARY), TAP, pairs, MacAddress(GUEST), &socket).unwrap();
         let interface = Interface::of(TAP).unwrap();
         interface.set_up(true).unwrap();
         let mut memory = Memory::new(64 << 20).unwrap();

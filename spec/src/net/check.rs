@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::NetSpec;
 use crate::device::DeviceId;
-use crate::{MacAddress, SpecError};
+use crate::{MacAddress, SpecError, mac};
 
 /// The longest name of an interface, in bytes: IFNAMSIZ, less its NUL.
 pub const TAP_NAME_MAX_BYTES: usize = 15;
@@ -169,7 +169,10 @@ impl Net {
     /// Checks the NIC with this number.
     pub(crate) fn check(number: usize, spec: &NetSpec) -> Result<Self, SpecError> {
         let id = DeviceId::given_or("net.id", spec.id.clone(), "net", number)?;
-        let mac = spec.mac.as_ref().map(|text| parsed("net.mac", text));
+        let mac = spec.mac.as_deref().map(|text| {
+            let refused = |reason: String| SpecError::new("net.mac", text, reason);
+            mac::of_nic(text).map_err(refused)
+        });
         let mac = mac.transpose()?;
         let kind = match (&spec.tap, spec.user) {
             (Some(tap), true) => {
@@ -188,7 +191,7 @@ impl Net {
 
     /// The NIC's MAC address in a VM of this name.
     pub fn mac(&self, vm: &str) -> MacAddress {
-        let derived = || MacAddress::derived(vm, self.id.as_str());
+        let derived = || mac::derived(vm, self.id.as_str());
         self.mac.unwrap_or_else(derived)
     }
 

@@ -112,7 +112,7 @@ fn cards_that_exclude_each_other_are_refused() {
 #[test]
 fn card_without_a_mac_address_gets_one_by_its_name() {
     let net = check("user").unwrap();
-    assert_eq!(net.mac("web"), crate::MacAddress::derived("web", "net0"));
+    assert_eq!(net.mac("web"), crate::mac::derived("web", "net0"));
     let given = check("tap=a,mac=02:00:00:00:00:01").unwrap();
     assert_eq!(given.mac("web").to_string(), "02:00:00:00:00:01");
 }

@@ -56,7 +56,7 @@ impl Nic {
             device_id: self.id.clone(),
             pairs: self.spec.pairs,
             queue_size: self.spec.queue_size,
-            mac: self.mac.bytes(),
+            mac: self.mac,
             mtu: self.spec.mtu,
             uso: self.tap.uso,
             link_up: self.link_up,

@@ -4,7 +4,7 @@
 
 use ipc::record::{DeviceKind, DeviceRecord, NicRecord};
 use ipc::slot::DeviceSlot;
-use spec::{Disk, MacAddress, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
+use spec::{Disk, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
 
 /// The size of passt's queues.
 const USER_QUEUE_SIZE: u16 = 256;
@@ -73,7 +73,7 @@ fn external(
             VhostUserKind::Rng => DeviceKind::Rng,
             VhostUserKind::Blk => DeviceKind::Block,
             VhostUserKind::Net => DeviceKind::Net(NicRecord {
-                mac: MacAddress::derived(vm.as_str(), device.id.as_str()).bytes(),
+                mac: spec::derived_mac(vm.as_str(), device.id.as_str()).bytes(),
                 link_up: is_up(device.id.as_str()),
             }),
             VhostUserKind::Other(id) => DeviceKind::Other(*id),

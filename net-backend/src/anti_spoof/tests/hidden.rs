@@ -195,7 +195,7 @@ fn authentication_header_hides_nothing_in_ipv4() {
 
 #[test]
 fn routers_own_advertisement_is_about_itself_where_it_may_be_one() {
-    let advertises = |mac: Mac| {
+    let advertises = |mac: MacAddress| {
         let message = [&[134, 0][..], &[0; 14], &[1, 1], &mac.0].concat();
         check_with(&open(), &ipv6(OWN6, 58, &message))
     };
@@ -205,7 +205,7 @@ fn routers_own_advertisement_is_about_itself_where_it_may_be_one() {
 
 #[test]
 fn solicitation_and_redirect_are_about_the_sender_where_routers_may_be() {
-    let sends = |kind: u8, fixed: usize, option: u8, mac: Mac| {
+    let sends = |kind: u8, fixed: usize, option: u8, mac: MacAddress| {
         let body = vec![0; fixed - 1];
         let message = [&[kind][..], &body, &[option, 1], &mac.0].concat();
         check_with(&open(), &ipv6(OWN6, 58, &message))

@@ -7,10 +7,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::Ipv6ExtensionsSlice;
+use ipc::mac::MacAddress;
 use ipc::record::Guard;
 use net_backend::anti_spoof::Rules;
 use net_backend::anti_spoof::packet::Frame;
-use net_backend::filter::Mac;
 use net_backend::header::Header;
 
 use crate::leaves::leaves;
@@ -19,7 +19,7 @@ use crate::targets::net::stays_allowed;
 mod parsers;
 mod policy;
 
-const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
 const IPV4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
 /// What is copied of a long frame, without its virtio header.

@@ -14,12 +14,12 @@ use device_backend::GuestMemory;
 use device_backend::chain::Buffer;
 use device_backend::shared_mem::SharedMem;
 use host::tap::HEADER_BYTES;
+use ipc::mac::MacAddress;
 use ipc::record::Guard;
 use net_backend::anti_spoof::packet::Frame;
 use net_backend::anti_spoof::{Rules, Violation};
 use net_backend::config::Nic;
 use net_backend::ctrl_commands::Command;
-use net_backend::filter::Mac;
 use net_backend::header::{Header, Offload};
 use net_backend::rx_buffers::RxBuffers;
 use net_backend::state::State;
@@ -61,7 +61,7 @@ pub(crate) fn run(data: &[u8]) {
 
 fn nic(shape: u8) -> Nic {
     Nic {
-        mac: (shape & 1 != 0).then_some(Mac([2, 0, 0, 0, 0, 1])),
+        mac: (shape & 1 != 0).then_some(MacAddress([2, 0, 0, 0, 0, 1])),
         mtu: None,
         pairs: 2,
         queue_size: 64,

@@ -11,6 +11,7 @@ use host::tap;
 use ipc::control::Channel;
 use ipc::fd::net;
 use ipc::health::HealthPage;
+use ipc::mac::MacAddress;
 use ipc::memfd::{Backing, shared};
 use ipc::record::{Guard, NetRecord, VERSION};
 use ipc::seccomp::Mode;
@@ -33,7 +34,7 @@ impl NetSlot {
         binary: &Path,
         tap: &str,
         pairs: u16,
-        mac: [u8; 6],
+        mac: MacAddress,
         socket: &Path,
     ) -> Result<Self, SupervisedError> {
         let taps = tap::open(tap, pairs)?;

@@ -4,15 +4,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpNumber, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, LinkSlice};
+use ipc::mac::MacAddress;
 use ipc::record::Guard;
-use net_backend::filter::Mac;
 
 /// A server's port and a client's.
 const DHCP: [u16; 2] = [67, 68];
 const DHCPV6: [u16; 2] = [547, 546];
 
 /// Looks at a frame that leaves.
-pub(super) fn check(guard: &Guard, mac: Mac, frame: &[u8]) {
+pub(super) fn check(guard: &Guard, mac: MacAddress, frame: &[u8]) {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(frame) else {
         return;
     };
@@ -73,7 +73,7 @@ fn is_own_ipv4(guard: &Guard, address: Ipv4Addr) {
     assert!(own || address.is_unspecified(), "from {address}");
 }
 
-fn is_own_ipv6(guard: &Guard, mac: Mac, address: Ipv6Addr) {
+fn is_own_ipv6(guard: &Guard, mac: MacAddress, address: Ipv6Addr) {
     let [a, b, c, d, e, f] = mac.0;
     let local = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
     let local = address.octets() == [&[0xfe, 0x80, 0, 0, 0, 0, 0, 0], &local[..]].concat()[..];
@@ -82,7 +82,7 @@ fn is_own_ipv6(guard: &Guard, mac: Mac, address: Ipv6Addr) {
 }
 
 /// What an IP packet carries, if it is not the rest of something.
-fn message(guard: &Guard, mac: Mac, dhcp: [u16; 2], protocol: IpNumber, bytes: &[u8]) {
+fn message(guard: &Guard, mac: MacAddress, dhcp: [u16; 2], protocol: IpNumber, bytes: &[u8]) {
     let port = |at: usize| {
         bytes
             .get(at..at + 2)
