@@ -13,7 +13,8 @@ use vmm_sys_util::epoll::EventSet;
 
 use crate::serve::Device;
 
-/// An eventfd. Readable when the worker must check for changes and store its heartbeat.
+/// An eventfd: the one kind that backends have. Readable when the worker must check for changes and
+/// store its heartbeat, or when its engine has completed something.
 #[derive(Debug)]
 pub struct WakeEvent(EventFd);
 
@@ -32,6 +33,12 @@ impl WakeEvent {
     /// Makes it unreadable again.
     pub fn clear(&self) {
         let _ = self.0.read();
+    }
+}
+
+impl AsFd for WakeEvent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -62,7 +69,7 @@ impl Events {
         wake: &WakeEvent,
     ) -> io::Result<()> {
         handler.register_listener(engine.as_raw_fd(), set, u64::from(self.engine))?;
-        let wake = wake.0.as_fd().as_raw_fd();
+        let wake = wake.as_fd().as_raw_fd();
         handler.register_listener(wake, EventSet::IN, u64::from(self.wake))
     }
 }

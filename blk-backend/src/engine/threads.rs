@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use device_backend::wake_event::WakeEvent;
 
 use super::{Completion, fallocate_mode};
 use crate::io::{Io, Op};
@@ -23,7 +23,6 @@ pub const POOL: usize = 4;
 #[derive(Debug)]
 pub struct Threads {
     shared: Arc<Shared>,
-    event: File,
     direct: bool,
     inline: Vec<Completion>,
     pool: Vec<JoinHandle<()>>,
@@ -34,7 +33,7 @@ struct Shared {
     disk: Arc<File>,
     state: Mutex<State>,
     work: Condvar,
-    event: File,
+    event: WakeEvent,
 }
 
 #[derive(Debug, Default)]
@@ -65,14 +64,11 @@ unsafe impl Send for Job {}
 impl Threads {
     /// Starts the pool of one queue. With `direct`, the worker does not try the page cache.
     pub fn new(disk: Arc<File>, direct: bool) -> io::Result<Self> {
-        let event = File::from(std::os::fd::OwnedFd::from(EventFd::from_flags(
-            EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,
-        )?));
         let shared = Arc::new(Shared {
             disk,
             state: Mutex::default(),
             work: Condvar::new(),
-            event: event.try_clone()?,
+            event: WakeEvent::new()?,
         });
         let spawn = |_| {
             let shared = shared.clone();
@@ -88,7 +84,6 @@ impl Threads {
         drop(shared.work.wait_while(shared.lock(), starting));
         Ok(Self {
             shared,
-            event,
             direct,
             inline: Vec::new(),
             pool,
@@ -129,14 +124,14 @@ impl Threads {
         if !state.done.is_empty() {
             done.append(&mut state.done);
             // Read under the lock: a completion added later makes the eventfd readable again.
-            let _ = (&self.event).read(&mut [0; 8]);
+            self.shared.event.clear();
         }
     }
 }
 
 impl AsFd for Threads {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+        self.shared.event.as_fd()
     }
 }
 
@@ -174,7 +169,7 @@ impl Shared {
             let mut state = self.lock();
             state.done.push(Completion { head, result });
             if state.done.len() == 1 {
-                let _ = (&self.event).write(&1_u64.to_ne_bytes());
+                self.event.notify();
             }
         }
     }
