@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use lexopt::Arg::{self, Long, Short};
+use lexopt::Parser;
 
 use crate::listener;
 use crate::program::{Parsed, Seccomp};
@@ -52,26 +54,27 @@ pub fn parse<D: DeviceOptions>(
         seccomp: Seccomp::default(),
         device: D::default(),
     };
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let text = arg.to_str().unwrap_or_default();
-        let (name, inline) = match text.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
-            _ => (text, None),
+    let args: Vec<_> = args.into_iter().collect();
+    let mut parser = Parser::from_args(args);
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        let name = match arg {
+            Long(name) => format!("--{name}"),
+            Short(letter) => format!("-{letter}"),
+            Arg::Value(text) => return Err(format!("unknown argument {text:?}")),
         };
         let mut value = || {
-            let value = inline.clone().or_else(|| args.next());
-            value.ok_or(format!("{name}: a value is missing"))
+            let value = parser.value();
+            value.map_err(|_| format!("{name}: a value is missing"))
         };
-        match name {
+        match &*name {
             "--help" | "-h" => return Ok(Parsed::Print(D::HELP)),
             "--version" => return Ok(Parsed::Print(concat!(env!("CARGO_PKG_VERSION"), "\n"))),
             "--print-capabilities" => return Ok(Parsed::Print(D::CAPABILITIES)),
             "--socket-path" => options.socket_path = Some(value()?.into()),
-            "--fd" => options.fd = Some(number(name, &text_of(value()?)?)?),
+            "--fd" => options.fd = Some(number(&name, &text_of(value()?)?)?),
             "--seccomp" => options.seccomp = text_of(value()?)?.parse()?,
-            _ if options.device.set(name, &mut value)? => {}
-            _ => return Err(format!("unknown argument {arg:?}")),
+            _ if options.device.set(&name, &mut value)? => {}
+            _ => return Err(format!("unknown argument {name:?}")),
         }
     }
     if options.socket_path.is_some() == options.fd.is_some() {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer's command line: few flags, parsed by hand, because the jailer stays in memory for as
+//! The jailer's command line: few flags and a small parser, because the jailer stays in memory for as
 //! long as its VM runs.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use lexopt::Arg::{Long, Short};
+use lexopt::Parser;
 use spec::VmName;
 
 /// What `--help` prints.
@@ -99,28 +101,28 @@ pub enum UsageError {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let (mut config, mut state_dir, mut console_fd, mut sweep) = (None, None, None, None);
     let mut api_gid = None;
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let (flag, inline) = split(arg);
-        let (flag, slot) = match flag.to_str() {
-            Some("--config") => ("--config", &mut config),
-            Some("--state-dir") => ("--state-dir", &mut state_dir),
-            Some("--sweep") => ("--sweep", &mut sweep),
-            Some("--api-gid") => ("--api-gid", &mut api_gid),
-            Some("--console-fd") => ("--console-fd", &mut console_fd),
-            Some("--doctor") => return Ok(Parsed::Doctor),
-            Some("--help" | "-h") => return Ok(Parsed::Show(HELP.into())),
-            Some("--version" | "-V") => {
+    let args: Vec<_> = args.into_iter().collect();
+    let mut parser = Parser::from_args(args);
+    while let Some(arg) = parser.next().map_err(unexpected)? {
+        let (flag, slot) = match arg {
+            Long("config") => ("--config", &mut config),
+            Long("state-dir") => ("--state-dir", &mut state_dir),
+            Long("sweep") => ("--sweep", &mut sweep),
+            Long("api-gid") => ("--api-gid", &mut api_gid),
+            Long("console-fd") => ("--console-fd", &mut console_fd),
+            Long("doctor") => return Ok(Parsed::Doctor),
+            Long("help") | Short('h') => return Ok(Parsed::Show(HELP.into())),
+            Long("version") | Short('V') => {
                 let version = concat!("jailer ", env!("CARGO_PKG_VERSION"), "\n");
                 return Ok(Parsed::Show(version.into()));
             }
-            _ => return Err(UsageError::Unknown(flag)),
+            other => return Err(unexpected(other.unexpected())),
         };
-        let value = inline.or_else(|| args.next());
         if slot.is_some() {
             return Err(UsageError::Twice(flag));
         }
-        *slot = Some(value.ok_or(UsageError::NoValue(flag))?);
+        let value = parser.value().map_err(|_| UsageError::NoValue(flag))?;
+        *slot = Some(value);
     }
     let state_dir = state_dir.map(PathBuf::from);
     if let Some(name) = sweep {
@@ -137,16 +139,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
     }))
 }
 
-/// Splits `--flag=value`.
-fn split(arg: OsString) -> (OsString, Option<OsString>) {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    let bytes = arg.as_bytes();
-    match bytes.iter().position(|&b| b == b'=') {
-        Some(at) if bytes.starts_with(b"--") => {
-            let value = OsString::from_vec(bytes[at + 1..].to_vec());
-            (OsString::from_vec(bytes[..at].to_vec()), Some(value))
-        }
-        _ => (arg, None),
+/// What is no flag of the jailer.
+fn unexpected(error: lexopt::Error) -> UsageError {
+    match error {
+        lexopt::Error::UnexpectedOption(flag) => UsageError::Unknown(flag.into()),
+        lexopt::Error::UnexpectedArgument(text) => UsageError::Unknown(text),
+        other => UsageError::Unknown(other.to_string().into()),
     }
 }
 
@@ -217,6 +215,8 @@ mod tests {
             parsed(&["vm.json"]),
             Err(UsageError::Unknown("vm.json".into()))
         );
+        let unknown = UsageError::Unknown("--confi".into());
+        assert_eq!(parsed(&["--confi=a"]), Err(unknown));
         let twice = parsed(&["--config", "a", "--config", "b"]);
         assert_eq!(twice, Err(UsageError::Twice("--config")));
         for number in ["0", "2", "-1", "x", "2147483648"] {
