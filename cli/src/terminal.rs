@@ -11,6 +11,9 @@ use std::time::Duration;
 use host::output::Output;
 use nix::errno::Errno;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use ratatui::termion::cursor::{Hide, Show};
+use ratatui::termion::screen::{ToAlternateScreen, ToMainScreen};
+use ratatui::termion::style::Reset;
 
 use crate::error::Error;
 
@@ -18,9 +21,6 @@ use crate::error::Error;
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// Whether we use the whole screen.
 static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
-/// Escape sequences: to the alternate screen without a cursor, and back.
-const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l";
-const LEAVE: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
 /// How long to wait for a terminal that does not take output.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Installs the panic hook that restores the terminal.
@@ -103,7 +103,8 @@ impl FullScreen {
         FULL_SCREEN.store(true, Ordering::Relaxed);
         let screen = Self(());
         std::mem::forget(raw);
-        let entered = Output::of(io::stdout().as_fd()).write_within(ENTER, PATIENCE);
+        let enter = format!("{ToAlternateScreen}{Hide}");
+        let entered = Output::of(io::stdout().as_fd()).write_within(enter.as_bytes(), PATIENCE);
         entered.map_err(TerminalError::Screen)?;
         Ok(screen)
     }
@@ -117,7 +118,8 @@ impl Drop for FullScreen {
 
 fn restore() {
     if FULL_SCREEN.swap(false, Ordering::Relaxed) {
-        let _ = Output::of(io::stdout().as_fd()).write_within(LEAVE, PATIENCE);
+        let leave = format!("{Reset}{Show}{ToMainScreen}");
+        let _ = Output::of(io::stdout().as_fd()).write_within(leave.as_bytes(), PATIENCE);
     }
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {

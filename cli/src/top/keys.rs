@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Parses keys from a terminal's input, which may arrive in pieces.
+//! Parses keys from a terminal's input, which may arrive in pieces. (termion's parser panics at a piece,
+//! and at sequences that it does not know.)
 
 /// A key with a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `loadgen crash-tests`: what befalls a backend, told in figures.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use loadgen::crash_tests::{
 };
 use loadgen::histogram::Histogram;
 use loadgen::supervised::Fence;
+use tempfile::TempDir;
 
 /// The size of images that are made here.
 const IMAGE_BYTES: u64 = 64 << 20;
@@ -113,11 +113,8 @@ enum CrashTest {
 
 /// Does it, and says what came of it; an error if that breaks the contract.
 pub(crate) fn run(options: &CrashOptions) -> Result<()> {
-    let dir = std::env::temp_dir().join(format!("loadgen-{}", std::process::id()));
-    fs::create_dir_all(&dir).context("a scratch directory")?;
-    let outcome = crash_test(options, &dir);
-    let _ = fs::remove_dir_all(&dir);
-    outcome
+    let dir = TempDir::with_prefix("loadgen-").context("a scratch directory")?;
+    crash_test(options, dir.path())
 }
 
 fn crash_test(options: &CrashOptions, dir: &Path) -> Result<()> {
