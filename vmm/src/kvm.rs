@@ -4,6 +4,7 @@
 
 pub mod device;
 mod eventfds;
+pub mod hart;
 mod routes;
 
 use std::fmt;

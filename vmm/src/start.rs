@@ -10,9 +10,10 @@ use host::seccomp::SeccompError;
 use ipc::control::{About, Channel, Ending, Failure};
 use ipc::fd::{self, FdError};
 use ipc::health::HealthPage;
-use ipc::record::VmmRecord;
+use ipc::record::{IrqchipChoice, VmmRecord};
 use ipc::seccomp::Mode;
 use kvm_ioctls::VcpuFd;
+use log::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::{self, Board, BoardError, Description, Irqchip, VcpuSetupError};
@@ -194,14 +195,34 @@ struct Hardware {
     vcpus: Vec<VcpuFd>,
 }
 
-/// Makes the VM with its memory, interrupt controllers and vCPUs, in the order that KVM asks for.
+/// Makes the VM with its memory, interrupt controllers and vCPUs. If the host cannot complete the
+/// interrupt controllers it has announced, a fresh VM gets others.
 fn make_vm(record: &VmmRecord, kvm: OwnedFd, ram: OwnedFd) -> Result<Hardware, StartError> {
-    let vm = Arc::new(Vm::new(kvm, record.cpus)?);
     let ram = map_ram(record, ram)?;
+    let again = kvm.try_clone();
+    let made = try_vm(record, kvm, ram, record.irqchip);
+    let fallback = match &made {
+        Err(StartError::Kvm(error)) => Irqchip::fallback(record.irqchip, error),
+        _ => None,
+    };
+    let Some(other) = fallback else { return made };
+    warn!("{} is tried instead", other.name());
+    let kvm = again.map_err(|e| StartError::Host("duplicate a descriptor", e))?;
+    try_vm(record, kvm, ram, other)
+}
+
+/// Makes the VM in the order that KVM asks for.
+fn try_vm(
+    record: &VmmRecord,
+    kvm: OwnedFd,
+    ram: &'static GuestMemory,
+    choice: IrqchipChoice,
+) -> Result<Hardware, StartError> {
+    let vm = Arc::new(Vm::new(kvm, record.cpus)?);
     let bars = arch::pci_windows(memory::end(ram)).bars_64;
     arch::prepare_vm(&vm, bars.base + bars.len_bytes)?;
     vm.set_memory(ram)?;
-    let irqchip = Irqchip::new(&vm, record.irqchip, record.cpus)?;
+    let irqchip = Irqchip::new(&vm, choice, record.cpus)?;
     let vcpus = arch::create_vcpus(&vm, record.cpus)?;
     irqchip.complete(&vcpus)?;
     Ok(Hardware {

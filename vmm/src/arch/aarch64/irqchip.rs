@@ -92,6 +92,11 @@ impl Irqchip {
         })
     }
 
+    /// What to choose instead if this choice failed: nothing, [`Self::new`] has tried all.
+    pub fn fallback(_: IrqchipChoice, _: &KvmError) -> Option<IrqchipChoice> {
+        None
+    }
+
     /// Completes them, when all vCPUs exist.
     pub fn complete(&self, _vcpus: &[VcpuFd]) -> Result<(), KvmError> {
         let ids = u32::from(layout::IDS);

@@ -54,6 +54,9 @@ impl Board {
         place(layout::UART, Arc::clone(&serial) as _)?;
         place(layout::RTC, Arc::new(GoldfishRtc::default()))?;
         place(layout::PVPANIC, Arc::new(PvPanic::new(Arc::clone(events))))?;
+        if let Some(plic) = irqchip.plic() {
+            place(layout::PLIC, plic)?;
+        }
         memory.insert(layout::ECAM, ECAM_LEN_BYTES, Arc::new(Ecam(root)))?;
         Ok(Self { memory, serial })
     }

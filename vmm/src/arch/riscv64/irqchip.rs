@@ -1,102 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The advanced interrupt architecture, in KVM: an IMSIC for each hart takes the devices' messages, an
-//! APLIC turns the levels of wired devices into messages.
-//!
-//! KVM's order: the controller before its settings, which need all harts; routes and irqfds after its
-//! completion.
+//! The interrupt controllers: the advanced interrupt architecture in KVM ([`aia`](super::aia)), or,
+//! where the host has none for guests, a PLIC in the vmm ([`devices::riscv::plic`]), whose devices
+//! interrupt by their lines. KVM's irqfds are of no use there: it takes them and never delivers.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, OnceLock};
 
-use devices::interrupt::{InterruptLine, MsiVectors};
+use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
 use devices::pci::root::Slot;
+use devices::riscv::plic::{HartInterrupts, Plic, PlicSource};
 use ipc::record::IrqchipChoice;
-use kvm_bindings::{
-    KVM_DEV_RISCV_AIA_ADDR_APLIC, KVM_DEV_RISCV_AIA_CONFIG_GROUP_BITS,
-    KVM_DEV_RISCV_AIA_CONFIG_GUEST_BITS, KVM_DEV_RISCV_AIA_CONFIG_HART_BITS,
-    KVM_DEV_RISCV_AIA_CONFIG_IDS, KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT,
-    KVM_DEV_RISCV_AIA_GRP_ADDR, KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL,
-    kvm_create_device, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-};
 use kvm_ioctls::{DeviceFd, VcpuFd};
-use log::{info, warn};
+use log::info;
+use vmm_sys_util::eventfd::EventFd;
 
-use super::layout::{self, source};
-use crate::kvm::device;
+use super::aia::{self, AplicSource};
+use super::layout::source;
+use crate::kvm::hart::Harts;
 use crate::kvm::{KvmError, MsiRoutes, Vm, failed};
 
 /// The interrupt controllers.
 #[derive(Debug)]
 pub struct Irqchip {
     vm: Arc<Vm>,
-    aia: DeviceFd,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Aia(DeviceFd),
+    Plic(Arc<Plic>, Arc<LateHarts>),
 }
 
 impl Irqchip {
-    /// Makes them, before the first hart.
-    pub fn new(vm: &Arc<Vm>, choice: IrqchipChoice, _cpus: u8) -> Result<Self, KvmError> {
-        match choice {
-            IrqchipChoice::Auto | IrqchipChoice::Aia => {}
+    /// Makes them, before the first of `cpus` harts: those chosen, or the first that the host has.
+    pub fn new(vm: &Arc<Vm>, choice: IrqchipChoice, cpus: u8) -> Result<Self, KvmError> {
+        let kind = match choice {
+            IrqchipChoice::Aia => Kind::Aia(aia::create(vm).map_err(lacks_aia)?),
+            IrqchipChoice::Plic => plic(cpus),
+            IrqchipChoice::Auto => match aia::create(vm) {
+                Ok(aia) => Kind::Aia(aia),
+                Err(_) => plic(cpus),
+            },
             other => return Err(KvmError::NoSuchIrqchip(other.name())),
-        }
-        vm.require(&Vm::MSI_CAPS)?;
-        let mut wanted = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-            ..Default::default()
         };
-        let created = vm.fd().create_device(&mut wanted);
-        let aia = created.map_err(|source| KvmError::LacksIrqchip {
-            irqchip: "aia",
-            source,
-        })?;
-        info!("the interrupt controller is aia");
-        Ok(Self {
+        if let Kind::Aia(_) = kind {
+            vm.require(&Vm::MSI_CAPS)?;
+        }
+        let irqchip = Self {
             vm: Arc::clone(vm),
-            aia,
-        })
+            kind,
+        };
+        info!("the interrupt controller is {}", irqchip.name());
+        Ok(irqchip)
+    }
+
+    /// What to choose instead if this choice failed: some hosts announce an AIA that they cannot
+    /// complete, and the VM that has tried is lost.
+    pub fn fallback(choice: IrqchipChoice, error: &KvmError) -> Option<IrqchipChoice> {
+        let lacks = matches!(error, KvmError::LacksIrqchip { irqchip: AIA, .. });
+        (choice == IrqchipChoice::Auto && lacks).then_some(IrqchipChoice::Plic)
     }
 
     /// Completes them, when all harts exist.
     pub fn complete(&self, vcpus: &[VcpuFd]) -> Result<(), KvmError> {
-        let harts = u64::try_from(vcpus.len()).unwrap_or(u64::MAX);
-        let hart_bits = u64::BITS - harts.saturating_sub(1).leading_zeros();
-        for (attr, value) in [
-            (KVM_DEV_RISCV_AIA_CONFIG_SRCS, source::LAST),
-            (KVM_DEV_RISCV_AIA_CONFIG_GROUP_BITS, 0),
-            (KVM_DEV_RISCV_AIA_CONFIG_HART_BITS, hart_bits),
-            (KVM_DEV_RISCV_AIA_CONFIG_GUEST_BITS, 0),
-        ] {
-            device::set(&self.aia, KVM_DEV_RISCV_AIA_GRP_CONFIG, attr, &value)
-                .map_err(failed("configure the AIA"))?;
+        match &self.kind {
+            Kind::Aia(aia) => {
+                let harts = u64::try_from(vcpus.len()).unwrap_or(u64::MAX);
+                aia::complete(aia, harts).map_err(lacks_aia)
+            }
+            Kind::Plic(_, late) => {
+                let harts = Harts::new(vcpus).map_err(|e| {
+                    let errno = e.raw_os_error().unwrap_or(libc::EMFILE);
+                    failed("duplicate a hart's descriptor")(kvm_ioctls::Error::new(errno))
+                })?;
+                // It is completed once.
+                let _ = late.0.set(harts);
+                Ok(())
+            }
         }
-        let place = |attr: u32, address: u64| {
-            let placed = device::set(&self.aia, KVM_DEV_RISCV_AIA_GRP_ADDR, attr, &address);
-            placed.map_err(failed("place the AIA"))
-        };
-        place(KVM_DEV_RISCV_AIA_ADDR_APLIC, layout::APLIC.base)?;
-        for (attr, hart) in (1..).zip(0..harts) {
-            place(attr, layout::IMSICS + hart * layout::IMSIC_BYTES)?;
-        }
-        let (group, attr) = (KVM_DEV_RISCV_AIA_GRP_CTRL, KVM_DEV_RISCV_AIA_CTRL_INIT);
-        device::act(&self.aia, group, attr).map_err(failed("complete the AIA"))
     }
 
     /// What it is called.
     pub fn name(&self) -> &'static str {
-        "aia"
+        match self.kind {
+            Kind::Aia(_) => AIA,
+            Kind::Plic(..) => "plic",
+        }
     }
 
-    /// How many interrupts an IMSIC tells apart.
-    pub(super) fn ids(&self) -> Result<u32, KvmError> {
-        let (group, attr) = (KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_CONFIG_IDS);
-        device::get_u32(&self.aia, group, attr).map_err(failed("ask for the AIA's interrupts"))
+    /// The PLIC, if there is one: it has registers.
+    pub(super) fn plic(&self) -> Option<Arc<Plic>> {
+        match &self.kind {
+            Kind::Aia(_) => None,
+            Kind::Plic(plic, _) => Some(Arc::clone(plic)),
+        }
     }
 
-    /// A source of the APLIC as a line.
+    /// How many interrupts an IMSIC tells apart; `None` if there are none.
+    pub(super) fn ids(&self) -> Result<Option<u32>, KvmError> {
+        match &self.kind {
+            Kind::Aia(aia) => {
+                let ids = aia::ids(aia).map_err(failed("ask for the AIA's interrupts"))?;
+                Ok(Some(ids))
+            }
+            Kind::Plic(..) => Ok(None),
+        }
+    }
+
+    /// A source of the controller of wired devices as a line.
     pub(super) fn line(&self, source: u32) -> Arc<dyn InterruptLine> {
-        Arc::new(AplicSource {
-            vm: Arc::clone(&self.vm),
-            source,
-        })
+        match &self.kind {
+            Kind::Aia(_) => Arc::new(AplicSource {
+                vm: Arc::clone(&self.vm),
+                source,
+            }),
+            Kind::Plic(plic, _) => Arc::new(PlicSource::new(Arc::clone(plic), source)),
+        }
     }
 
     /// The interrupt line of the PCI device in `slot`.
@@ -106,20 +126,52 @@ impl Irqchip {
 
     /// `count` MSI-X vectors for the device in `slot`.
     pub fn vectors(&self, _slot: Slot, count: u16) -> Arc<dyn MsiVectors> {
-        Arc::new(MsiRoutes::allocate(Arc::clone(&self.vm), None, count))
+        match self.kind {
+            Kind::Aia(_) => Arc::new(MsiRoutes::allocate(Arc::clone(&self.vm), None, count)),
+            Kind::Plic(..) => Arc::new(NoMessages),
+        }
     }
 }
 
-/// A source of the APLIC.
-struct AplicSource {
-    vm: Arc<Vm>,
-    source: u32,
+const AIA: &str = "aia";
+
+fn lacks_aia(source: kvm_ioctls::Error) -> KvmError {
+    KvmError::LacksIrqchip {
+        irqchip: AIA,
+        source,
+    }
 }
 
-impl InterruptLine for AplicSource {
-    fn set(&self, high: bool) {
-        if let Err(e) = self.vm.fd().set_irq_line(self.source, high) {
-            warn!("cannot set the level of source {}: {e}", self.source);
+fn plic(cpus: u8) -> Kind {
+    let harts = Arc::<LateHarts>::default();
+    let plic = Plic::new(usize::from(cpus), Arc::clone(&harts) as _);
+    Kind::Plic(Arc::new(plic), harts)
+}
+
+/// The harts, which are made after the PLIC. Nothing interrupts before.
+#[derive(Debug, Default)]
+struct LateHarts(OnceLock<Harts>);
+
+impl HartInterrupts for LateHarts {
+    fn set(&self, hart: usize, high: bool) {
+        if let Some(harts) = self.0.get() {
+            harts.set(hart, high);
         }
+    }
+}
+
+/// The vectors of a device whose messages no controller takes. The tables name none, and a driver that
+/// programs one all the same gets no interrupts.
+struct NoMessages;
+
+impl MsiVectors for NoMessages {
+    fn send(&self, _: MsiMessage) {}
+
+    fn assign(&self, _: u16, _: MsiMessage, _: &EventFd) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn deassign(&self, _: u16, _: &EventFd) -> io::Result<()> {
+        Ok(())
     }
 }

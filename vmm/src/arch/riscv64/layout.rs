@@ -2,7 +2,7 @@
 //! The layout of the guest's physical address space.
 //!
 //! ```text
-//! 0x0800_0000       IMSICs, one page for each hart
+//! 0x0800_0000       IMSICs, one page for each hart, or the PLIC
 //! 0x0d00_0000       APLIC
 //! 0x1000_0000       serial port, clock, pvpanic: 64 KiB each
 //! 0x3000_0000       ECAM, one bus
@@ -22,6 +22,8 @@ const fn region(base: u64, len_bytes: u64) -> Region {
 pub(super) const IMSICS: u64 = 0x0800_0000;
 /// The length of an IMSIC.
 pub(super) const IMSIC_BYTES: u64 = 0x1000;
+/// The PLIC, on a machine without IMSICs and APLIC.
+pub(super) const PLIC: Region = region(0x0800_0000, devices::riscv::plic::LEN_BYTES);
 /// The APLIC.
 pub(super) const APLIC: Region = region(0x0d00_0000, 0x4000);
 
@@ -49,7 +51,7 @@ pub(super) mod source {
         RTC + u32::from(slot)
     }
     /// The highest one.
-    pub(in super::super) const LAST: u32 = 64;
+    pub(in super::super) const LAST: u32 = 63;
 }
 
 /// The regions of RAM of `len_bytes`.

@@ -2,6 +2,7 @@
 //! riscv64: a machine without firmware of its own; KVM is its SBI. A device tree describes it, and
 //! kernels enter it in supervisor mode without paging.
 
+mod aia;
 pub(super) mod board;
 pub(super) mod boot;
 pub(super) mod exit;

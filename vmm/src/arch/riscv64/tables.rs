@@ -27,18 +27,19 @@ const LEVEL_HIGH: u32 = 4;
 pub struct Description {
     harts: u32,
     isa: Isa,
-    /// How many interrupts an IMSIC tells apart.
-    ids: u32,
+    /// How many interrupts an IMSIC tells apart; `None` on a machine with a PLIC.
+    ids: Option<u32>,
 }
 
 impl Description {
     /// Of a machine with these interrupt controllers and harts, which are all alike.
     pub fn new(irqchip: &Irqchip, vcpus: &[VcpuFd]) -> Result<Self, KvmError> {
         let first = vcpus.first().ok_or(KvmError::Cpus(0))?;
+        let ids = irqchip.ids()?;
         Ok(Self {
             harts: u32::try_from(vcpus.len()).unwrap_or(u32::MAX),
-            isa: Isa::of(first, true)?,
-            ids: irqchip.ids()?,
+            isa: Isa::of(first, ids.is_some())?,
+            ids,
         })
     }
 }
@@ -56,17 +57,28 @@ pub(super) fn device_tree(
     fdt::chosen(&mut fdt, chosen)?;
     fdt::memory(&mut fdt, memory)?;
     cpus(&mut fdt, description)?;
-    imsics(&mut fdt, description)?;
-    aplic(&mut fdt)?;
+    match description.ids {
+        Some(ids) => {
+            imsics(&mut fdt, description.harts, ids)?;
+            aplic(&mut fdt)?;
+        }
+        None => plic(&mut fdt, description.harts, machine)?,
+    }
+    // All sources of a PLIC are alike, those of an APLIC have a trigger.
+    let interrupt = |source: u32| match description.ids {
+        Some(_) => vec![source, LEVEL_HIGH],
+        None => vec![source],
+    };
     let uart = Wired {
         registers: layout::UART,
-        interrupt: &[source::UART, LEVEL_HIGH],
+        interrupt: &interrupt(source::UART),
     };
     fdt::uart(&mut fdt, &uart)?;
-    rtc(&mut fdt, &[source::RTC, LEVEL_HIGH])?;
+    rtc(&mut fdt, &interrupt(source::RTC))?;
     fdt::pvpanic(&mut fdt, layout::PVPANIC)?;
-    let line = |slot: DeviceSlot| vec![source::pci(slot.number()), LEVEL_HIGH];
-    fdt::pci(&mut fdt, layout::ECAM, machine, true, line)?;
+    let line = |slot: DeviceSlot| interrupt(source::pci(slot.number()));
+    let has_msi = description.ids.is_some();
+    fdt::pci(&mut fdt, layout::ECAM, machine, has_msi, line)?;
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -106,12 +118,33 @@ fn cpus(fdt: &mut FdtWriter, description: &Description) -> Result<(), vm_fdt::Er
     fdt.end_node(cpus)
 }
 
-fn imsics(fdt: &mut FdtWriter, description: &Description) -> Result<(), vm_fdt::Error> {
-    let harts = 0..description.harts;
-    let to: Vec<u32> = harts
-        .flat_map(|hart| [HART_CONTROLLERS + hart, SUPERVISOR_EXTERNAL])
-        .collect();
-    let len = u64::from(description.harts) * layout::IMSIC_BYTES;
+/// The external interrupts of all harts, as a controller's node refers to them.
+fn to_harts(harts: u32) -> Vec<u32> {
+    let each = (0..harts).flat_map(|hart| [HART_CONTROLLERS + hart, SUPERVISOR_EXTERNAL]);
+    each.collect()
+}
+
+/// A PLIC with as many sources as the machine has devices: Linux sets up every source for every hart
+/// when it boots, each by several exits.
+fn plic(fdt: &mut FdtWriter, harts: u32, machine: &MachineDesc) -> Result<(), vm_fdt::Error> {
+    let devices = machine.slots.iter().map(|slot| source::pci(slot.number()));
+    let last = devices.max().unwrap_or(source::RTC);
+    let node = fdt.begin_node(&format!("interrupt-controller@{:x}", layout::PLIC.base))?;
+    let compatible = ["sifive,plic-1.0.0", "riscv,plic0"].map(String::from);
+    fdt.property_string_list("compatible", compatible.to_vec())?;
+    fdt.property_array_u64("reg", &[layout::PLIC.base, layout::PLIC.len_bytes])?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 1)?;
+    fdt.property_u32("#address-cells", 0)?;
+    fdt.property_u32("riscv,ndev", last)?;
+    // Contexts are numbered in this order: one for each hart.
+    fdt.property_array_u32("interrupts-extended", &to_harts(harts))?;
+    fdt.property_phandle(INTERRUPT_CONTROLLER)?;
+    fdt.end_node(node)
+}
+
+fn imsics(fdt: &mut FdtWriter, harts: u32, ids: u32) -> Result<(), vm_fdt::Error> {
+    let len = u64::from(harts) * layout::IMSIC_BYTES;
     let node = fdt.begin_node(&format!("imsics@{:x}", layout::IMSICS))?;
     fdt.property_string("compatible", "riscv,imsics")?;
     fdt.property_array_u64("reg", &[layout::IMSICS, len])?;
@@ -119,8 +152,8 @@ fn imsics(fdt: &mut FdtWriter, description: &Description) -> Result<(), vm_fdt::
     fdt.property_u32("#interrupt-cells", 0)?;
     fdt.property_null("msi-controller")?;
     fdt.property_u32("#msi-cells", 0)?;
-    fdt.property_u32("riscv,num-ids", description.ids)?;
-    fdt.property_array_u32("interrupts-extended", &to)?;
+    fdt.property_u32("riscv,num-ids", ids)?;
+    fdt.property_array_u32("interrupts-extended", &to_harts(harts))?;
     fdt.property_phandle(MSI_CONTROLLER)?;
     fdt.end_node(node)
 }

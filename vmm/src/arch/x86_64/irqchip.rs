@@ -53,6 +53,11 @@ impl Irqchip {
         })
     }
 
+    /// What to choose instead if this choice failed: nothing.
+    pub fn fallback(_: IrqchipChoice, _: &KvmError) -> Option<IrqchipChoice> {
+        None
+    }
+
     /// Completes them, when all vCPUs exist.
     pub fn complete(&self, _vcpus: &[VcpuFd]) -> Result<(), KvmError> {
         Ok(())
