@@ -11,6 +11,7 @@ use host::lacking;
 use ipc::broker::Status;
 use spec::HugePages;
 
+use crate::arch::kvm_missing;
 use crate::host::Host;
 use crate::run;
 use crate::self_test::{self, SelfTest};
@@ -92,7 +93,10 @@ fn kvm(host: &Host) -> Result<String, String> {
         Ok(_) => Ok(path.to_string()),
         Err(e) => Err(because(
             format!("{path}: {e}"),
-            "load kvm-intel or kvm-amd, or join the group that owns it",
+            &format!(
+                "it {}, or join the group that owns it",
+                kvm_missing(std::env::consts::ARCH)
+            ),
         )),
     }
 }

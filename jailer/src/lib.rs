@@ -22,6 +22,7 @@ use inherited::Inherited;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
+mod arch;
 pub mod args;
 mod cgroups;
 mod config;

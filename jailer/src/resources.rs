@@ -17,6 +17,7 @@ use spec::{ByteSize, Console, HugePages, Memory, SpecError, Vm};
 use super::devices::Devices;
 use super::opening::{Ended, Opening};
 use super::pty;
+use crate::arch::kvm_missing;
 use crate::host::Host;
 use crate::open::{cause, open, open_binary};
 
@@ -90,9 +91,7 @@ fn open_kvm(path: &Path) -> Result<OwnedFd, SpecError> {
 fn kvm_remedy(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => {
-            "is missing: load the module kvm_intel or kvm_amd (in a VM: enable nested \
-             virtualisation; in a container: pass the device)"
-                .into()
+            kvm_missing(std::env::consts::ARCH).into()
         }
         Some(Errno::EACCES | Errno::EPERM) => format!(
             "{}: join the group that owns it (usermod -aG kvm USER, then log in again)",
@@ -110,6 +109,9 @@ fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {
         let reason = format!("is more than this host has, {}M", total >> 20);
         return Err(SpecError::new("mem", size, reason));
     }
+    if let Some(reason) = not_on_pages(size, page_bytes()) {
+        return Err(SpecError::new("mem", size, reason));
+    }
     if let Some(reason) = super::starter::is_too_large(size.0) {
         return Err(SpecError::new("mem", size, reason));
     }
@@ -120,6 +122,24 @@ fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {
         check_pool(memory, host)?;
     }
     Guest::fresh_ram(memory).map_err(|e| SpecError::new("mem", size, host::log::chain(&e)))
+}
+
+/// The size of the host's pages.
+fn page_bytes() -> u64 {
+    let asked = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    let bytes = asked.ok().flatten().unwrap_or(4096);
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
+/// Why KVM would refuse memory of this size on a host with pages of `page` bytes.
+fn not_on_pages(size: ByteSize, page: u64) -> Option<String> {
+    let refused = !size.0.is_multiple_of(page);
+    refused.then(|| {
+        format!(
+            "must be a multiple of this host's page size, {}",
+            ByteSize(page)
+        )
+    })
 }
 
 fn check_pool(memory: &Memory, host: &Host) -> Result<(), SpecError> {

@@ -168,3 +168,11 @@ fn kvm_missing_and_kvm_forbidden_differ_and_name_the_remedy() {
     let forbidden = kvm_remedy(&io::Error::from(Errno::EACCES));
     assert!(forbidden.contains("usermod -aG kvm"), "{forbidden}");
 }
+
+#[test]
+fn memory_that_is_no_multiple_of_the_hosts_pages_is_refused() {
+    let size = ByteSize((16 << 20) + (4 << 10));
+    assert_eq!(not_on_pages(size, 4 << 10), None);
+    let reason = not_on_pages(size, 16 << 10).unwrap();
+    assert!(reason.ends_with("page size, 16K"), "{reason}");
+}

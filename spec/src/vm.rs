@@ -17,7 +17,15 @@ use crate::{
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
 pub const CPUS_MAX: u32 = 254;
 /// The longest kernel command line, in bytes: what Linux keeps (COMMAND_LINE_SIZE), less its NUL.
-pub const CMDLINE_MAX_BYTES: usize = 2047;
+pub const CMDLINE_MAX_BYTES: usize = cmdline_max_bytes(std::env::consts::ARCH);
+
+/// What Linux keeps on an architecture.
+const fn cmdline_max_bytes(arch: &str) -> usize {
+    match arch.as_bytes() {
+        b"riscv64" => 1023,
+        _ => 2047,
+    }
+}
 /// The longest that a guest may be given to power off, in seconds: a day.
 pub const STOP_TIMEOUT_MAX_S: u32 = 86_400;
 
