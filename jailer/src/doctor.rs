@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(outcome.status, Status::Error);
         let kvm = lines.iter().find(|line| line.contains("KVM")).unwrap();
         assert!(
-            kvm.starts_with("has not") && kvm.contains("kvm-intel"),
+            kvm.starts_with("has not") && kvm.contains(kvm_missing(std::env::consts::ARCH)),
             "{kvm}"
         );
     }
