@@ -15,11 +15,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::Resource;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, pipe2, write};
 
 use super::jails::{Jails, MapError, deny_all_but};
-use crate::profile::{LOG_BYTES_MAX, Profile};
+use crate::profile::Profile;
 
 mod inside;
 
@@ -155,36 +155,6 @@ pub(crate) fn failure(report: &OwnedFd) -> Option<(&'static str, Errno)> {
     Some((step.copied().unwrap_or("start"), Errno::from_raw(errno)))
 }
 
-/// Runs a child to its end; an error says why that is not possible here.
-pub(crate) fn self_test(
-    program: BorrowedFd<'_>,
-    null: BorrowedFd<'_>,
-    jails: &Jails,
-) -> Result<(), String> {
-    let program = program.try_clone_to_owned();
-    let spec = ChildSpec {
-        name: c"jailer",
-        arg: Some(c"--version"),
-        program: program.map_err(|e| format!("a child's: {e}"))?,
-        fds: Vec::new(),
-        profile: Profile {
-            user: 1,
-            descriptors_max: 64,
-            file_bytes_max: LOG_BYTES_MAX,
-            oom_score_adj: 0,
-        },
-    };
-    let common = [0, 1, 2].map(|number| (number, null));
-    let child =
-        start(&spec, &common, jails).map_err(|e| format!("a child's: {}", host::log::chain(&e)))?;
-    let ended = waitid(Id::PIDFd(child.pidfd.as_fd()), WaitPidFlag::WEXITED);
-    match (failure(&child.report), ended) {
-        (None, Ok(WaitStatus::Exited(_, 0))) => Ok(()),
-        (Some((step, errno)), _) => Err(format!("a child's: cannot {step}: {}", errno.desc())),
-        (None, ended) => Err(format!("a child's: its program ended as {ended:?}")),
-    }
-}
-
 fn park(fd: BorrowedFd<'_>) -> Result<OwnedFd, StartError> {
     let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(PARKING)).map_err(StartError::Park)?;
     // SAFETY: fcntl has just made this descriptor, and no other code knows its number.
@@ -203,6 +173,7 @@ fn clone_into(plan: &ChildPlan) -> Result<(Pid, OwnedFd), Errno> {
 mod tests {
     use super::inside::NOT_EXECUTED;
     use super::*;
+    use nix::sys::wait::WaitStatus;
     use std::fs::File;
     use std::io::Read;
 
@@ -242,18 +213,6 @@ mod tests {
         ));
         let told = failure(&child.report);
         assert_eq!(told, Some(("execute the program", Errno::EACCES)));
-    }
-
-    #[test]
-    fn self_test_tells_what_a_child_cannot_do() {
-        let null = open("/dev/null");
-        let told = self_test(open("/etc/passwd").as_fd(), null.as_fd(), &jails());
-        let told = told.unwrap_err();
-        assert!(told.contains("execute the program: Permission"), "{told}");
-        // This program knows no such flag.
-        let program = File::open(std::env::current_exe().unwrap()).unwrap();
-        let told = self_test(program.as_fd(), null.as_fd(), &jails()).unwrap_err();
-        assert!(told.contains("its program ended as Ok(Exited("), "{told}");
     }
 
     #[test]

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handles events of devices, and starts the next vmm after a reboot once the I/O of the last one's
-//! backends has ended.
+//! Hands to the devices what happens to them, and does what they ask for.
 
 use std::os::fd::OwnedFd;
 
 use ipc::control::{DeviceNews, ToDevice, ToVmm};
-use spec::api::{EventKind, VmState};
+use spec::api::VmState;
 
 use super::Supervisor;
 use super::devices::{Actions, AllActions, DeviceAction, Devices};
 use super::lifecycle::Action;
-use super::retry::Retry;
 
 impl Supervisor {
     /// Handles the vmm's message about a device.
@@ -100,37 +98,6 @@ impl Supervisor {
             let line = slot.fault(format!("its backend {how}"));
             self.startup_failure = Some(line.to_string());
             self.obey(Action::Kill);
-        }
-    }
-
-    /// Between two vmms no guest runs: a VM that is asked to end, gently or by force, ends.
-    pub(super) fn obey_without_vmm(&mut self, order: Action) {
-        match order {
-            Action::Kill | Action::WakeAndPress | Action::Tell(ToVmm::PowerButton) => {
-                self.outcome = Some(self.verdict(self.lifecycle.ended_between_vmms()));
-            }
-            Action::Nothing | Action::Tell(_) => {}
-        }
-    }
-
-    /// Starts the next vmm as soon as nothing of the last one is left and every device is ready. If
-    /// the host has no room for it now, the supervisor tries again.
-    pub(super) fn follow_up(&mut self, now_ns: u64) {
-        let is_due = self.vmm.is_none() && self.outcome.is_none() && self.retry.is_due(now_ns);
-        if !is_due || !self.devices.are_ready() {
-            return;
-        }
-        match self.spawn() {
-            Ok(()) => self.retry = Retry::default(),
-            Err(error) => {
-                let why = host::log::chain(&error);
-                if self.retry.failed(&why, now_ns) {
-                    self.event_log.note(EventKind::StartFailed, None, &why);
-                }
-                self.vmm = None;
-                let all = self.devices.retire(now_ns);
-                self.perform_all(all, now_ns);
-            }
         }
     }
 }

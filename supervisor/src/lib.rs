@@ -5,15 +5,13 @@
 //! One thread, one poll(2). It tells the [`lifecycle`] what has happened, and the lifecycle
 //! decides.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use handover::host_resources::{Guest, HostResources, Identity};
 use handover::outcome::Outcome;
 use host::clock::monotonic_ns;
 use ipc::broker::Status;
-use ipc::memfd::MemfdError;
-use ipc::record::{Record as _, RecordError};
 use nix::poll::PollFlags;
 use spec::api::ExitStats;
 
@@ -26,7 +24,6 @@ mod device_events;
 mod devices;
 mod event_log;
 mod exit_report;
-mod identity;
 mod jailer_link;
 mod jails;
 mod lifecycle;
@@ -37,8 +34,10 @@ mod process;
 mod profile;
 mod retry;
 mod seccomp;
+mod self_test;
 mod service;
 mod shutdown;
+mod start;
 mod stats;
 mod supervisor_init;
 #[cfg(any(test, feature = "testing"))]
@@ -47,10 +46,11 @@ mod vmm;
 
 pub use api::http;
 pub use api::route::{ROUTES, Route};
+pub use self_test::{self_test, self_test_with_filter};
 pub use supervisor_init::{live, stand_in};
 
 use console_backend::ConsoleBackend;
-use devices::{AllActions, BeginError, Devices, Start};
+use devices::Devices;
 use event_log::EventLog;
 use jailer_link::JailerLink;
 use jails::Jails;
@@ -60,54 +60,9 @@ use poll::{Interests, Token, earlier};
 use process::SpawnContext;
 use retry::Retry;
 use service::Waiting;
+use start::SupervisorError;
 use supervisor_init::Pids;
-use vmm::{Parts, Vmm, VmmError};
-
-/// So long after it began, a supervisor's start is over.
-const SETTLING_NS: u64 = 500_000_000;
-
-/// The supervisor cannot go on, or cannot start the next vmm now.
-#[derive(Debug, thiserror::Error)]
-enum SupervisorError {
-    /// There is no launch record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The console could not be connected to a vmm.
-    #[error("cannot connect the console")]
-    Console(#[source] std::io::Error),
-    /// There is no RAM for the next guest.
-    #[error("cannot make the guest's memory")]
-    Memory(#[from] MemfdError),
-    /// A vmm could not be started.
-    #[error(transparent)]
-    Vmm(#[from] VmmError),
-    /// The devices of a vmm could not be started.
-    #[error(transparent)]
-    Devices(#[from] BeginError),
-    /// poll(2) failed.
-    #[error("cannot poll")]
-    Poll(#[source] nix::Error),
-}
-
-/// Builds the supervisor's jail around this process, and below it the jail of a child, in which
-/// `program` prints its version.
-pub fn self_test(
-    has_range: bool,
-    program: BorrowedFd<'_>,
-    null: BorrowedFd<'_>,
-) -> Result<(), String> {
-    let confined = confine::confine(has_range);
-    let processes = confined.map_err(|e| host::log::chain(&e))?;
-    child::self_test(program, null, &Jails::new(processes, has_range))
-}
-
-/// Builds the supervisor's jail with only the standard descriptors, and installs its filter.
-pub fn self_test_with_filter(has_range: bool) -> Result<(), String> {
-    confine::keep_only(&[], 0, 2).map_err(|e| host::log::chain(&e))?;
-    confine::confine(has_range).map_err(|e| host::log::chain(&e))?;
-    let filtered = crate::seccomp::SUPERVISOR.install(ipc::seccomp::Mode::Kill);
-    filtered.map_err(|e| host::log::chain(&e))
-}
+use vmm::Vmm;
 
 #[derive(Debug)]
 struct Supervisor {
@@ -156,86 +111,6 @@ fn run(resources: HostResources, jails: Jails, jailer: Rc<JailerLink>, pids: Pid
 }
 
 impl Supervisor {
-    fn new(
-        resources: HostResources,
-        jails: Jails,
-        jailer: Rc<JailerLink>,
-        pids: Pids,
-    ) -> Result<Self, SupervisorError> {
-        let born_ns = monotonic_ns();
-        let vm = &resources.identity.vm;
-        let lifecycle = Lifecycle::new(vm.on_reboot, vm.stop_timeout, born_ns);
-        let console = ConsoleBackend::new(resources.console);
-        let parts = resources.devices;
-        let (vm, name) = (&resources.identity.vm, &resources.identity.name);
-        let devices = Devices::new(vm, name, parts.images, parts.taps, parts.streams);
-        Ok(Self {
-            context: SpawnContext {
-                vm_id: resources.identity.name.to_string(),
-                binaries: resources.binaries,
-                log: resources.log,
-                jails,
-                jailer,
-                seccomp: identity::seccomp(&resources.identity),
-            },
-            identity: resources.identity,
-            guest: resources.guest,
-            pids,
-            born_ns,
-            settles_ns: Some(born_ns + SETTLING_NS),
-            api: api::Server::new(resources.api),
-            waiting: Vec::new(),
-            console,
-            lifecycle,
-            event_log: EventLog::default(),
-            log_truncator: LogTruncator::default(),
-            vmm: None,
-            devices,
-            retry: Retry::default(),
-            past_exits: ExitStats::default(),
-            startup_failure: None,
-            outcome: None,
-        })
-    }
-
-    /// Starts a vmm and its backends, the first ones or the next. The vmm comes first: its start
-    /// takes longest, and it talks to no backend in the first half of it.
-    fn spawn(&mut self) -> Result<(), SupervisorError> {
-        let start = Start {
-            now_ns: monotonic_ns(),
-            is_first: self.lifecycle.is_first_start(),
-        };
-        let mut all = AllActions::new();
-        let outcome = self.spawn_all(start, &mut all);
-        self.perform_all(all, start.now_ns);
-        outcome
-    }
-
-    fn spawn_all(&mut self, start: Start, all: &mut AllActions) -> Result<(), SupervisorError> {
-        let vm = &self.identity.vm;
-        let ram = match self.guest.ram.take() {
-            Some(ram) => ram,
-            None => Guest::fresh_ram(&vm.memory)?,
-        };
-        let (prepared, links) = self.devices.prepare(&self.context, start, all)?;
-        let devices = self.devices.records(vm, &self.identity.name);
-        let record = identity::record(&self.identity, devices, !start.is_first);
-        let parts = Parts {
-            ram,
-            record: record.write()?,
-            console: self.console.for_vmm().map_err(SupervisorError::Console)?,
-            links,
-        };
-        let profile = profile::of_vmm(vm);
-        let spec = vmm::spec(&self.context, &self.guest, parts, profile)?;
-        let vmm = self.vmm.insert(Vmm::spawn(&self.context, &spec)?);
-        drop(spec);
-        self.devices.begin(&self.context, prepared, start, all)?;
-        vmm.identify(&self.context.jailer);
-        all.extend(self.devices.register(&self.context));
-        Ok(())
-    }
-
     /// Waits until something happens, and handles it.
     fn turn(&mut self) -> Result<(), SupervisorError> {
         let ready = self.wait()?;

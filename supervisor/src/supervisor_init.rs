@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
-use handover::host_resources::HostResources;
+use handover::host_resources::{HostResources, Identity};
 use handover::outcome::Outcome;
 use handover::supervisor_init::SupervisorInit;
 use host::seccomp::SeccompError;
@@ -14,10 +14,9 @@ use ipc::control::Channel;
 use ipc::health::{self, HealthError, HealthPage};
 use ipc::seccomp::Mode;
 use nix::unistd::Pid;
-use spec::Vm;
+use spec::{Seccomp, Vm};
 
 use super::confine::{self, ConfineError};
-use super::identity;
 use super::jailer_link::JailerLink;
 use super::jails::Jails;
 use super::seccomp;
@@ -100,6 +99,14 @@ fn confined(
     host::log::init("supervisor", name, log::LevelFilter::Info);
     let processes = confine::confine(has_range)?;
     let jails = Jails::new(processes, has_range);
-    filter(identity::seccomp(&resources.identity))?;
+    filter(seccomp_mode(&resources.identity))?;
     Ok(jails)
+}
+
+/// What the kernel does about a system call outside the filters.
+pub(crate) fn seccomp_mode(identity: &Identity) -> Mode {
+    match identity.vm.seccomp {
+        Seccomp::On => Mode::Kill,
+        Seccomp::Log => Mode::Trap,
+    }
 }

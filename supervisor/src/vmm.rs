@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One generation of the vmm: what its process is started with, and what it leaves in the log.
+//! One generation of the vmm: its launch record, what its process is started with, and what it leaves in the
+//! log.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,9 +11,11 @@ use handover::host_resources::Guest;
 use ipc::control::{ControlError, FromVmm, ToVmm};
 use ipc::fd;
 use ipc::health::Crash;
+use ipc::record::{DeviceRecord, IrqchipChoice, Pages, VERSION, VmmRecord};
 use ipc::slot::DeviceSlot;
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
+use spec::{HugePages, Irqchip, Vm};
 
 use super::child::ChildSpec;
 use super::devices::Link;
@@ -43,6 +46,45 @@ pub(crate) struct Vmm {
     process: ManagedProcess,
     /// Where the log ended when it was started.
     log_start: u64,
+}
+
+/// The vmm's launch record; the same at every start, except for the state of links and for whether
+/// a guest has run before.
+pub(crate) fn record(
+    context: &SpawnContext,
+    vm: &Vm,
+    devices: Vec<DeviceRecord>,
+    rebooted: bool,
+) -> VmmRecord {
+    VmmRecord {
+        version: VERSION,
+        vm_id: context.vm_id.clone(),
+        cpus: vm.cpus,
+        mem_bytes: vm.memory.size_bytes(),
+        pages: match vm.memory.huge_pages() {
+            HugePages::None => Pages::Base,
+            HugePages::Transparent => Pages::Transparent,
+            HugePages::Size2M => Pages::Huge2M,
+            HugePages::Size1G => Pages::Huge1G,
+        },
+        prefault: vm.memory.prefault(),
+        cmdline: vm.cmdline.clone(),
+        initrd: vm.initrd.is_some(),
+        irqchip: irqchip(vm.irqchip),
+        seccomp: context.seccomp,
+        rebooted,
+        devices,
+    }
+}
+
+fn irqchip(wanted: Irqchip) -> IrqchipChoice {
+    match wanted {
+        Irqchip::Auto => IrqchipChoice::Auto,
+        Irqchip::Gicv3 => IrqchipChoice::Gicv3,
+        Irqchip::Gicv2 => IrqchipChoice::Gicv2,
+        Irqchip::Aia => IrqchipChoice::Aia,
+        Irqchip::Plic => IrqchipChoice::Plic,
+    }
 }
 
 /// What one vmm alone gets.

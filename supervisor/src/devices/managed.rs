@@ -26,7 +26,8 @@ use super::watchdog::Watchdog;
 use crate::poll::{Interests, Token, earlier};
 use crate::process::SpawnContext;
 
-mod inspect;
+mod api;
+mod generation;
 mod messages;
 mod restart;
 mod spawn;
@@ -195,60 +196,9 @@ impl ManagedDevice {
         self.kind.id()
     }
 
-    /// Plugs a NIC's cable in, or pulls it, for this backend and all that follow; false if the
-    /// device is no NIC.
-    pub(crate) fn set_link(&mut self, up: bool) -> bool {
-        if !self.kind.set_link(up) {
-            return false;
-        }
-        if let Phase::Alive(life) = &self.phase {
-            life.backend.tell_link(up);
-        }
-        if let Some(candidate) = self.upgrade.as_ref().and_then(Upgrade::candidate) {
-            candidate.tell_link(up);
-        }
-        true
-    }
-
-    /// Whether the link is up, if the device is a NIC.
-    pub(crate) fn link_up(&self) -> Option<bool> {
-        self.kind.link_up().map(|up| up && !self.is_unplugged())
-    }
-
-    /// Whether the backend has said that its tap was deleted.
-    pub(crate) fn is_unplugged(&self) -> bool {
-        matches!(&self.phase, Phase::Alive(life) if life.complaints.is_unplugged())
-    }
-
     /// The error that names the part of the spec to blame if no backend can live.
     pub(crate) fn fault(&self, reason: String) -> SpecError {
         self.kind.fault(reason)
-    }
-
-    /// Kills the backend for good; the device is [`Self::is_idle`] once its I/O has ended, too.
-    pub(crate) fn retire(&mut self) -> Actions {
-        let mut actions = Actions::default();
-        self.abandon("the guest has ended or rebooted", &mut actions);
-        match &mut self.phase {
-            Phase::Alive(life) => {
-                life.retired = true;
-                life.backend.kill();
-            }
-            Phase::Fencing { next, .. } => *next = Next::Idle,
-            Phase::Backoff { .. } | Phase::Failed { .. } => self.phase = Phase::Idle,
-            Phase::Idle => {}
-        }
-        actions
-    }
-
-    /// Whether the vmm has ended, or ends: no other backend follows.
-    fn is_retired(&self) -> bool {
-        match &self.phase {
-            Phase::Idle => true,
-            Phase::Alive(life) => life.retired,
-            Phase::Fencing { next, .. } => matches!(next, Next::Idle),
-            Phase::Backoff { .. } | Phase::Failed { .. } => false,
-        }
     }
 
     /// Whether the backend that died last, if the next one has not started, died by itself.
@@ -257,49 +207,6 @@ impl ManagedDevice {
             Phase::Backoff { after_crash, .. } | Phase::Failed { after_crash } => *after_crash,
             Phase::Idle | Phase::Alive(_) | Phase::Fencing { .. } => false,
         }
-    }
-
-    /// Whether no backend runs and nothing is in flight.
-    pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && self.dying.is_empty()
-    }
-
-    /// Whether the first backend of a new vmm may start.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.is_idle() && self.is_opened()
-    }
-
-    /// Replaces the backend, or starts one for a stalled device. Earlier crashes do not count any
-    /// more.
-    pub(crate) fn restart(&mut self, now_ns: u64) -> Result<Actions, String> {
-        if self.is_retired() {
-            return Err("the guest has ended or reboots".into());
-        }
-        if self.upgrade.is_some() {
-            return Err("it is being upgraded".into());
-        }
-        let mut actions = Actions::default();
-        actions.note(EventKind::RestartAsked, "");
-        self.restarts.reset_backoff();
-        match &mut self.phase {
-            Phase::Alive(life) => {
-                life.stop_requested = true;
-                life.backend.kill();
-            }
-            Phase::Fencing {
-                next: Next::Backend { when, .. },
-                ..
-            } => *when = RestartDecision::At(now_ns),
-            Phase::Backoff { until_ns, .. } => *until_ns = now_ns,
-            Phase::Failed { after_crash } => {
-                self.phase = Phase::Backoff {
-                    until_ns: now_ns,
-                    after_crash: *after_crash,
-                };
-            }
-            Phase::Idle | Phase::Fencing { .. } => {}
-        }
-        Ok(actions)
     }
 
     /// Adds the descriptors that the device waits for.

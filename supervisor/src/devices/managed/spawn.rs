@@ -9,16 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use spec::api::EventKind;
 
-use super::{
-    Actions, CONNECT_NS, Connection, DeviceAction, ManagedDevice, Phase, Restarts, RunningBackend,
-    Upgrade,
-};
+use super::{Actions, Connection, DeviceAction, ManagedDevice, Phase, RunningBackend, Upgrade};
 use crate::devices::backend::Backend;
 use crate::devices::complaints::Complaints;
 use crate::devices::fence::PendingIo;
 use crate::devices::kind::{BackendError, Opened, PreparedBackend, SpawnOptions};
 use crate::devices::watchdog::Watchdog;
-use crate::devices::{BeginError, Link, Start, socket_pair};
 use crate::jailer_link::Asked;
 use crate::process::SpawnContext;
 
@@ -138,65 +134,11 @@ impl ManagedDevice {
         }
     }
 
-    /// Prepares the first backend for a new vmm, and what the vmm gets for the device. If it cannot
-    /// be prepared, and this is not the VM's first start, the vmm gets a stream with a closed peer,
-    /// and the next backend follows as after a crash.
-    pub(crate) fn prepare(
-        &mut self,
-        context: &SpawnContext,
-        start: Start,
-        actions: &mut Actions,
-    ) -> Result<(Option<PreparedBackend>, Link), BeginError> {
-        let inflight = self.kind.renew()?;
-        self.restarts = Restarts::default();
-        let (prepared, stream) = match self.prepare_next(context) {
-            Ok((prepared, stream)) => (Some(prepared), stream),
-            Err(error) if start.is_first => return Err(self.unborn(error)),
-            Err(error) => {
-                self.could_not_be(&error, start.now_ns, actions);
-                let nowhere = socket_pair::nowhere();
-                (None, nowhere.map_err(|error| self.unborn(error.into()))?)
-            }
-        };
-        Ok((prepared, Link { stream, inflight }))
-    }
-
-    /// Starts the prepared backend.
-    pub(crate) fn begin(
-        &mut self,
-        context: &SpawnContext,
-        prepared: PreparedBackend,
-        start: Start,
-        actions: &mut Actions,
-    ) -> Result<(), BeginError> {
-        match self.start_backend(context, prepared) {
-            // At the first start the vmm itself limits how long it waits.
-            Ok(()) if start.is_first => {}
-            Ok(()) => self.await_connection(start.now_ns + CONNECT_NS),
-            Err(error) if start.is_first => return Err(self.unborn(error)),
-            Err(error) => self.could_not_be(&error, start.now_ns, actions),
-        }
-        Ok(())
-    }
-
     /// Gives the vmm until then to connect to the living backend.
     pub(super) fn await_connection(&mut self, until_ns: u64) {
         if let Phase::Alive(life) = &mut self.phase {
             life.connection = Connection::Awaited(Some(until_ns));
         }
-    }
-
-    /// The vmm still builds its machine and connects to no backend: its time to do so starts anew.
-    pub(crate) fn postpone(&mut self, now_ns: u64) {
-        if let Phase::Alive(life) = &mut self.phase
-            && life.connect_by_ns().is_some()
-        {
-            life.connection = Connection::Awaited(Some(now_ns + CONNECT_NS));
-        }
-    }
-
-    fn unborn(&self, error: BackendError) -> BeginError {
-        BeginError::Backend(self.kind.role(), error)
     }
 
     pub(super) fn spawn(&mut self, context: &SpawnContext) -> Result<OwnedFd, BackendError> {
@@ -205,7 +147,7 @@ impl ManagedDevice {
         Ok(stream)
     }
 
-    fn prepare_next(
+    pub(super) fn prepare_next(
         &mut self,
         context: &SpawnContext,
     ) -> Result<(PreparedBackend, OwnedFd), BackendError> {
@@ -222,7 +164,7 @@ impl ManagedDevice {
 
     /// Drops our copies of the backend's descriptors: the I/O fence needs the backend to be their
     /// last holder.
-    fn start_backend(
+    pub(super) fn start_backend(
         &mut self,
         context: &SpawnContext,
         prepared: PreparedBackend,
