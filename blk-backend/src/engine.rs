@@ -4,7 +4,12 @@
 //!
 //! Runs on the worker thread that owns the queue.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use host::seccomp::Filter;
 
 use crate::io::Io;
 
@@ -30,6 +35,48 @@ pub enum Submitted {
     Whole,
     /// The kernel has no memory for the rest now; it may have later.
     Partly,
+}
+
+/// What the engines use for I/O.
+pub enum Source {
+    /// An io_uring for each queue.
+    Rings(Vec<io_uring::IoUring>),
+    /// The image, and whether it was opened for direct I/O.
+    Threads(Arc<File>, bool),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rings(rings) => write!(f, "Rings({})", rings.len()),
+            Self::Threads(..) => write!(f, "Threads"),
+        }
+    }
+}
+
+impl Source {
+    /// The filter that allows what the engines call.
+    pub(crate) fn filter(&self) -> &'static Filter {
+        match self {
+            Self::Rings(_) => &crate::seccomp::URING,
+            Self::Threads(..) => &crate::seccomp::THREADS,
+        }
+    }
+
+    /// An engine for each queue; as many as there are rings if there are any.
+    pub(crate) fn engines(self, queues: u16) -> io::Result<Vec<Engine>> {
+        match self {
+            Self::Rings(rings) => {
+                let engines = rings
+                    .into_iter()
+                    .map(|ring| Box::new(uring::Uring::new(ring)));
+                Ok(engines.map(Engine::Uring).collect())
+            }
+            Self::Threads(disk, direct) => (0..queues)
+                .map(|_| threads::Threads::new(disk.clone(), direct).map(Engine::Threads))
+                .collect(),
+        }
+    }
 }
 
 /// An engine that serves one queue.

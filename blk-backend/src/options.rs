@@ -157,7 +157,7 @@ impl FromStr for DiskOption {
 mod tests {
     use std::ffi::OsString;
 
-    use device_backend::program::Parsed;
+    use device_backend::options::Parsed;
 
     use super::*;
 

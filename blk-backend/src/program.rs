@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
-use device_backend::options;
-use device_backend::program::{Parsed, Program};
+use device_backend::options::{self, Parsed};
+use device_backend::program::Program;
 use device_backend::serve::Service;
 use ipc::health::HealthPage;
 use ipc::record::BlkRecord;

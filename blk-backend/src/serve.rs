@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the inherited or opened resources to a disk that can be served.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use device_backend::serve::{Confinement, ServeError, Service};
 use device_backend::shared_mem::{SharedMem, SharedMemError};
-use host::seccomp::Filter;
 use ipc::health::HealthPage;
 use ipc::inflight::{queue_bytes, region_bytes};
 use ipc::seccomp::Mode;
 
 use crate::config::Disk;
 use crate::device::Device;
-use crate::engine::Engine;
-use crate::engine::threads::Threads;
-use crate::engine::uring::Uring;
+use crate::engine::Source;
 use crate::shared::Shared;
 use crate::worker::Worker;
 
@@ -66,51 +61,6 @@ pub struct StartParams {
     pub seccomp: Option<Mode>,
 }
 
-/// What the engines use for I/O.
-pub enum Source {
-    /// An io_uring for each queue.
-    Rings(Vec<io_uring::IoUring>),
-    /// The image, and whether it was opened for direct I/O.
-    Threads(Arc<File>, bool),
-}
-
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Rings(rings) => write!(f, "Rings({})", rings.len()),
-            Self::Threads(..) => write!(f, "Threads"),
-        }
-    }
-}
-
-impl Source {
-    fn filter(&self) -> &'static Filter {
-        match self {
-            Self::Rings(_) => &crate::seccomp::URING,
-            Self::Threads(..) => &crate::seccomp::THREADS,
-        }
-    }
-
-    fn engines(self, queues: u16) -> Result<Vec<Engine>, StartError> {
-        match self {
-            Self::Rings(rings) if rings.len() != usize::from(queues) => {
-                let rings = rings.len();
-                Err(StartError::Rings { rings, queues })
-            }
-            Self::Rings(rings) => {
-                let engines = rings
-                    .into_iter()
-                    .map(|ring| Engine::Uring(Box::new(Uring::new(ring))));
-                Ok(engines.collect())
-            }
-            Self::Threads(disk, direct) => (0..queues)
-                .map(|_| Threads::new(disk.clone(), direct).map(Engine::Threads))
-                .collect::<io::Result<_>>()
-                .map_err(StartError::Workers),
-        }
-    }
-}
-
 /// Starts everything that must run before the frontend is accepted.
 pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
     let (queues, queue_size) = (params.disk.queues, params.disk.queue_size);
@@ -129,7 +79,12 @@ pub fn start(params: StartParams) -> Result<Service<Device>, StartError> {
     if params.awaits_sync {
         shared.witness.expect();
     }
-    let engines = params.engine.engines(queues)?;
+    let engines = params.engine.engines(queues);
+    let engines = engines.map_err(StartError::Workers)?;
+    if engines.len() != usize::from(queues) {
+        let rings = engines.len();
+        return Err(StartError::Rings { rings, queues });
+    }
     let workers = (0..queues).zip(engines).map(|(queue, engine)| {
         let region = regions.get(usize::from(queue)).cloned();
         Worker::new(queue, shared.clone(), engine, region, params.poll_us)

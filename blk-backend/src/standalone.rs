@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use device_backend::fd_table;
-use device_backend::program::own_health;
+use device_backend::health;
 use device_backend::serve::Service;
 use host::disk::Access;
 use ipc::fd::blk;
 
 use crate::config::Disk;
 use crate::device::Device;
+use crate::engine::Source;
 use crate::options::{DiskOption, EngineOption, Options};
-use crate::serve::{self, Source, StartParams};
+use crate::serve::{self, StartParams};
 
 /// Starts a disk that serves one frontend.
 pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
@@ -22,7 +23,7 @@ pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
     let Some(option) = &options.device.disk else {
         bail!("--disk is needed");
     };
-    let health = own_health()?;
+    let health = health::own()?;
     let (disk, engine) = open(option).with_context(|| format!("{}", option.path.display()))?;
     let listener = options.listener(inherited)?;
     Ok(serve::start(StartParams {

@@ -12,7 +12,8 @@ use ipc::record::{BlkEngine, BlkRecord};
 
 use crate::config::Disk;
 use crate::device::Device;
-use crate::serve::{self, Source, StartParams};
+use crate::engine::Source;
+use crate::serve::{self, StartParams};
 
 /// Starts the disk of a launch record.
 pub(crate) fn start(record: &BlkRecord, health: &'static HealthPage) -> Result<Service<Device>> {

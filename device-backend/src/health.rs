@@ -6,12 +6,19 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::faults;
 use host::clock::monotonic_ns;
-use ipc::health::{Crash, HealthPage, VERSION};
+use ipc::health::{Crash, HealthError, HealthPage, VERSION};
 
 static PAGE: OnceLock<&'static HealthPage> = OnceLock::new();
 
-/// Publishes the start time, and makes panics and faults visible to the supervisor.
-pub(crate) fn announce(page: &'static HealthPage) {
+/// A health page of its own for a standalone backend.
+pub fn own() -> Result<&'static HealthPage, HealthError> {
+    Ok(announce(HealthPage::map(ipc::health::create()?)?))
+}
+
+/// Publishes the start time, and makes panics and faults visible to the supervisor. The page lives
+/// as long as the process.
+pub(crate) fn announce(page: HealthPage) -> &'static HealthPage {
+    let page: &'static HealthPage = Box::leak(Box::new(page));
     page.version.store(VERSION, Relaxed);
     page.main_ns.store(monotonic_ns(), Relaxed);
     PAGE.get_or_init(|| page);
@@ -21,6 +28,7 @@ pub(crate) fn announce(page: &'static HealthPage) {
         note(Crash::Panic);
         log::error!("{panic}");
     }));
+    page
 }
 
 /// Stores what the process is about to die of.

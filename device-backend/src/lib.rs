@@ -15,7 +15,7 @@ pub mod config_space;
 mod control;
 mod faults;
 pub mod fd_table;
-mod health;
+pub mod health;
 pub mod listener;
 pub mod memory;
 #[cfg(test)]

@@ -8,11 +8,56 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use ipc::seccomp::Mode;
 use lexopt::Arg::{self, Long, Short};
 use lexopt::Parser;
 
 use crate::listener;
-use crate::program::{Parsed, Seccomp};
+
+/// A parsed command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed<O> {
+    /// Serve a frontend.
+    Serve(O),
+    /// Print this text and exit.
+    Print(&'static str),
+}
+
+/// `--seccomp`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// A call outside the filter kills the process.
+    #[default]
+    On,
+    /// The process logs the call's name, then exits.
+    Log,
+    /// No filter.
+    Off,
+}
+
+impl Seccomp {
+    /// What happens on a call outside the filter; `None` without a filter.
+    pub fn mode(self) -> Option<Mode> {
+        match self {
+            Self::On => Some(Mode::Kill),
+            Self::Log => Some(Mode::Trap),
+            Self::Off => None,
+        }
+    }
+}
+
+impl FromStr for Seccomp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "log" => Ok(Self::Log),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("--seccomp {text:?}: expected on, log or off")),
+        }
+    }
+}
 
 /// The parsed command line, with the options of device type `D`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -16,8 +15,8 @@ use ipc::control::{Channel, Failure, FromBackend};
 use ipc::fd::{self, claim};
 use ipc::health::{Crash, HealthPage};
 use ipc::record::{BackendRecord, Record as _};
-use ipc::seccomp::Mode;
 
+use crate::options::Parsed;
 use crate::serve::{Device, Service};
 use crate::{control, health};
 
@@ -46,15 +45,6 @@ pub trait Program {
     /// Starts the device of the command line. Claims an inherited descriptor first: a descriptor
     /// placed in the table would overwrite one that has the same number.
     fn standalone(options: Self::Options) -> Result<Service<Self::Device>>;
-}
-
-/// A parsed command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Parsed<O> {
-    /// Serve a frontend.
-    Serve(O),
-    /// Print this text and exit.
-    Print(&'static str),
 }
 
 /// The body of `main`: serves one frontend.
@@ -91,7 +81,7 @@ fn supervised<P: Program>() -> Result<()> {
     let _ = host::process::harden();
     let record = P::Record::read(claim(fd::RECORD)?)?;
     host::log::init(P::ROLE, record.vm_id(), log::LevelFilter::Info);
-    let health = announce(HealthPage::map(claim(fd::HEALTH)?)?);
+    let health = health::announce(HealthPage::map(claim(fd::HEALTH)?)?);
     let control = Arc::new(Channel::from(claim(fd::CONTROL)?));
     let outcome = serve::<P>(&record, &control, health);
     let last = match &outcome {
@@ -153,51 +143,4 @@ fn standalone<P: Program>(options: P::Options) -> Result<()> {
         }
     };
     Ok(P::standalone(options)?.serve(confined)?)
-}
-
-/// A health page of its own for a standalone backend.
-pub fn own_health() -> Result<&'static HealthPage> {
-    Ok(announce(HealthPage::map(ipc::health::create()?)?))
-}
-
-fn announce(page: HealthPage) -> &'static HealthPage {
-    let page = Box::leak(Box::new(page));
-    health::announce(page);
-    page
-}
-
-/// `--seccomp`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Seccomp {
-    /// A call outside the filter kills the process.
-    #[default]
-    On,
-    /// The process logs the call's name, then exits.
-    Log,
-    /// No filter.
-    Off,
-}
-
-impl Seccomp {
-    /// What happens on a call outside the filter; `None` without a filter.
-    pub fn mode(self) -> Option<Mode> {
-        match self {
-            Self::On => Some(Mode::Kill),
-            Self::Log => Some(Mode::Trap),
-            Self::Off => None,
-        }
-    }
-}
-
-impl FromStr for Seccomp {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(Self::On),
-            "log" => Ok(Self::Log),
-            "off" => Ok(Self::Off),
-            _ => Err(format!("--seccomp {text:?}: expected on, log or off")),
-        }
-    }
 }

@@ -137,7 +137,7 @@ fn add_guard(guard: &mut Guard, text: &str) -> Result<(), String> {
 mod tests {
     use std::ffi::OsString;
 
-    use device_backend::program::Parsed;
+    use device_backend::options::Parsed;
 
     use super::*;
 

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
-use device_backend::program::own_health;
+use device_backend::health;
 use device_backend::serve::Service;
 use device_backend::{compat_proxy, fd_table};
 use host::tap;
@@ -27,7 +27,7 @@ pub(crate) fn start(options: &Options) -> Result<Service<Device>> {
         .iter()
         .map(|number| tap_inherited(*number).with_context(|| format!("--tap-fd {number}")))
         .collect::<Result<_>>()?;
-    let health = own_health()?;
+    let health = health::own()?;
     let mut nic = Nic {
         mac: options.device.mac,
         mtu: options.device.mtu,
