@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the user is told about the end of a VM: an exit status, and one line that names the cause.
+//! What the user is told about the end of a VM, an exit status and one line that names the cause, and
+//! about the end of a backend.
 
 use handover::outcome::Outcome;
 use host::seccomp::call_name;
@@ -100,19 +101,41 @@ fn failed(failure: &Failure, vm: &Vm) -> String {
     }
 }
 
+/// How a vmm ended.
 fn died(death: Death, crash: Crash) -> String {
     match (crash, death) {
-        (Crash::Syscall(number), _) => format!(
-            "was stopped by its seccomp filter, which lacks {} ({number})",
-            call_name(number)
-        ),
+        (Crash::Syscall(_), _) => recorded(crash),
         (_, Death::Signalled(Signal::SIGSYS)) => {
             "was killed by its seccomp filter (SIGSYS); --seccomp log names the system call".into()
         }
-        (Crash::Panic, _) => "panicked".into(),
+        (Crash::Panic, _) => recorded(crash),
         // Only a disk's backend can die of its io_uring.
         (Crash::None | Crash::Engine(_), Death::Exited(_)) => format!("{death} without a word"),
         (Crash::None | Crash::Engine(_), _) => death.to_string(),
+    }
+}
+
+/// How a backend ended.
+pub(crate) fn backend_died(death: Death, crash: Crash) -> String {
+    match crash {
+        Crash::None => death.to_string(),
+        crash => recorded(crash),
+    }
+}
+
+/// What a process has recorded about its own death.
+fn recorded(crash: Crash) -> String {
+    match crash {
+        Crash::None => String::new(),
+        Crash::Panic => "panicked".into(),
+        Crash::Engine(errno) => {
+            let errno = std::io::Error::from_raw_os_error(errno.try_into().unwrap_or(0));
+            format!("could not use its io_uring any more: {errno}")
+        }
+        Crash::Syscall(number) => {
+            let name = call_name(number);
+            format!("was stopped by its seccomp filter, which lacks {name} ({number})")
+        }
     }
 }
 

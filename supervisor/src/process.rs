@@ -100,7 +100,12 @@ impl ManagedProcess {
             (fd::HEALTH, page.as_fd()),
         ];
         let spawned_ns = monotonic_ns();
-        let process = Process::start(spec, &common, &context.jails)?;
+        let process = Process {
+            child: child::start(spec, &common, &context.jails)?,
+            user: spec.profile.user,
+            host_pid: HostPid::Unknown,
+            reaped: false,
+        };
         Self::of(Box::new(process), spawned_ns, control, &page)
     }
 
@@ -171,23 +176,16 @@ impl ManagedProcess {
         self.control = None;
     }
 
-    /// Sends it a message.
-    pub(crate) fn tell(&self, message: &impl Serialize) -> Result<(), ControlError> {
-        match &self.control {
-            Some(control) => control.send(message),
-            None => Err(ControlError::Send(Errno::EPIPE)),
-        }
-    }
-
-    /// Sends it a message with a descriptor.
-    pub(crate) fn tell_with(
+    /// Sends it a message, with a descriptor if there is one.
+    pub(crate) fn tell(
         &self,
         message: &impl Serialize,
-        fd: BorrowedFd<'_>,
+        fd: Option<&OwnedFd>,
     ) -> Result<(), ControlError> {
-        match &self.control {
-            Some(control) => control.send_with(message, fd),
-            None => Err(ControlError::Send(Errno::EPIPE)),
+        match (&self.control, fd) {
+            (Some(control), Some(fd)) => control.send_with(message, fd.as_fd()),
+            (Some(control), None) => control.send(message),
+            (None, _) => Err(ControlError::Send(Errno::EPIPE)),
         }
     }
 
@@ -276,35 +274,20 @@ struct Process {
     child: Child,
     /// Which of the VM's users it runs as.
     user: u8,
-    host_pid: Pid,
-    identity: Identity,
+    host_pid: HostPid,
     reaped: bool,
 }
 
 /// How far the question for its process id has come.
 #[derive(Debug)]
-enum Identity {
+enum HostPid {
     Unknown,
     Asked(Asked),
-    /// It is known, or cannot be.
-    Settled,
+    /// It is known, or 0 because it cannot be.
+    Settled(Pid),
 }
 
 impl Process {
-    fn start(
-        spec: &ChildSpec,
-        common: &[(i32, BorrowedFd<'_>)],
-        jails: &Jails,
-    ) -> Result<Self, StartError> {
-        Ok(Self {
-            child: child::start(spec, common, jails)?,
-            user: spec.profile.user,
-            host_pid: Pid::from_raw(0),
-            identity: Identity::Unknown,
-            reaped: false,
-        })
-    }
-
     fn wait(&mut self, flags: WaitPidFlag) -> Option<Death> {
         let death = match waitid(Id::PIDFd(self.child.pidfd.as_fd()), flags) {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return None,
@@ -322,30 +305,32 @@ impl Process {
 
 impl Actor for Process {
     fn identify(&mut self, jailer: &JailerLink) -> bool {
-        let pid = match &self.identity {
-            Identity::Settled => return true,
-            Identity::Unknown => match jailer.ask_host_pid(self.user, self.child.pidfd.as_fd()) {
+        let pid = match &self.host_pid {
+            HostPid::Settled(_) => return true,
+            HostPid::Unknown => match jailer.ask_host_pid(self.user, self.child.pidfd.as_fd()) {
                 Ok(asked) => {
-                    self.identity = Identity::Asked(asked);
+                    self.host_pid = HostPid::Asked(asked);
                     return false;
                 }
                 Err(error) => Err(error),
             },
-            Identity::Asked(asked) => match asked.host_pid() {
+            HostPid::Asked(asked) => match asked.host_pid() {
                 None => return false,
                 Some(pid) => pid,
             },
         };
-        match pid {
-            Ok(pid) => self.host_pid = pid,
-            Err(error) => log::warn!("{}", host::log::chain(&error)),
-        }
-        self.identity = Identity::Settled;
+        self.host_pid = HostPid::Settled(pid.unwrap_or_else(|error| {
+            log::warn!("{}", host::log::chain(&error));
+            Pid::from_raw(0)
+        }));
         true
     }
 
     fn pid(&self) -> Pid {
-        self.host_pid
+        match self.host_pid {
+            HostPid::Settled(pid) => pid,
+            HostPid::Unknown | HostPid::Asked(_) => Pid::from_raw(0),
+        }
     }
 
     fn exit_fd(&self) -> BorrowedFd<'_> {

@@ -3,7 +3,7 @@
 //! log.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
@@ -158,10 +158,7 @@ impl Vmm {
 
     /// Sends the vmm a message, with a descriptor if it has one.
     pub(crate) fn tell(&self, message: ToVmm, fd: Option<&OwnedFd>) -> Result<(), ControlError> {
-        match fd {
-            Some(fd) => self.process.tell_with(&message, fd.as_fd()),
-            None => self.process.tell(&message),
-        }
+        self.process.tell(&message, fd)
     }
 
     /// Kills it; it must still be reaped.

@@ -104,7 +104,7 @@ impl Backend {
     /// Sends it a message. If the backend does not read it, it answers no pings either, and its
     /// successor gets the new state.
     fn tell(&self, message: &ToBackend) {
-        let _ = self.process.tell(message);
+        let _ = self.process.tell(message, None);
     }
 
     /// Asks its workers for a sign of life.

@@ -4,7 +4,7 @@
 
 use spec::api::{DeviceInfo, DeviceState, EventKind, ProcessInfo};
 
-use super::{Actions, ManagedDevice, Next, Phase, RestartDecision, Upgrade};
+use super::{Actions, DeviceAction, ManagedDevice, Next, Phase, RestartDecision, Upgrade};
 
 impl ManagedDevice {
     /// Replaces the backend, or starts one for a stalled device. Earlier crashes do not count any
@@ -93,6 +93,19 @@ impl ManagedDevice {
             state,
             restarts: self.restarts.total(),
             link_up: self.link_up(),
+        }
+    }
+
+    /// Answers the API client that asked for a backend, once that backend serves and has its
+    /// process id.
+    pub(super) fn answer_once_served(&self, actions: &mut Actions) {
+        if let Phase::Alive(life) = &self.phase
+            && life.is_connected()
+            && life.registered
+            && !life.stop_requested
+            && self.upgrade.is_none()
+        {
+            actions.push(DeviceAction::Answer(Ok(())));
         }
     }
 }

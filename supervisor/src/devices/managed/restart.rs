@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 
 use ipc::control::ToDevice;
-use ipc::health::Crash;
 use spec::api::EventKind;
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::devices::fence::Fence;
 use crate::devices::kind::BackendError;
+use crate::exit_report;
 use crate::process::{Death, SpawnContext};
 
 const MS_NS: u64 = 1_000_000;
@@ -100,7 +100,7 @@ impl ManagedDevice {
         now_ns: u64,
         actions: &mut Actions,
     ) -> Next {
-        let how = told(death, life.backend.process().crash());
+        let how = exit_report::backend_died(death, life.backend.process().crash());
         if life.retired {
             log::info!(device_id = self.kind.id(); "the backend {how}");
             return Next::Idle;
@@ -207,21 +207,6 @@ impl ManagedDevice {
                 RestartDecision::At(then_ns.max(now_ns + HANGUP_PAUSE_NS))
             }
             RestartDecision::Never => RestartDecision::Never,
-        }
-    }
-}
-
-pub(super) fn told(death: Death, crash: Crash) -> String {
-    match crash {
-        Crash::None => death.to_string(),
-        Crash::Panic => "panicked".into(),
-        Crash::Engine(errno) => {
-            let errno = std::io::Error::from_raw_os_error(errno.try_into().unwrap_or(0));
-            format!("could not use its io_uring any more: {errno}")
-        }
-        Crash::Syscall(number) => {
-            let name = host::seccomp::call_name(number);
-            format!("was stopped by its seccomp filter, which lacks {name} ({number})")
         }
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use spec::api::EventKind;
 
-use super::{Actions, Connection, DeviceAction, ManagedDevice, Phase, RunningBackend, Upgrade};
+use super::{Actions, Connection, ManagedDevice, Phase, RunningBackend, Upgrade};
 use crate::devices::backend::Backend;
 use crate::devices::complaints::Complaints;
 use crate::devices::fence::PendingIo;
@@ -196,19 +196,6 @@ impl ManagedDevice {
             let pid = life.backend.process().pid();
             actions.note(EventKind::BackendStarted, format!("pid {pid}"));
             self.answer_once_served(actions);
-        }
-    }
-
-    /// Answers the API client that asked for a backend, once that backend serves and has its
-    /// process id.
-    pub(super) fn answer_once_served(&self, actions: &mut Actions) {
-        if let Phase::Alive(life) = &self.phase
-            && life.is_connected()
-            && life.registered
-            && !life.stop_requested
-            && self.upgrade.is_none()
-        {
-            actions.push(DeviceAction::Answer(Ok(())));
         }
     }
 

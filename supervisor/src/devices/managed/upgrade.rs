@@ -24,6 +24,7 @@ use super::{
 use crate::devices::backend::Backend;
 use crate::devices::fence::PendingIo;
 use crate::devices::kind::{BackendError, SpawnOptions};
+use crate::exit_report;
 use crate::process::SpawnContext;
 
 /// How long the storage may take to open what the candidate needs.
@@ -262,7 +263,7 @@ impl ManagedDevice {
         else {
             return;
         };
-        let how = super::restart::told(death, crash);
+        let how = exit_report::backend_died(death, crash);
         self.keep_old(&format!("the new backend {how}"), actions);
     }
 
