@@ -11,9 +11,9 @@ use spec::{SpecError, VmName};
 use crate::jailer;
 
 /// The exit status of a verb that failed.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// The exit status of a command line that is wrong.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 
 /// Why a verb failed.
 #[derive(Debug)]

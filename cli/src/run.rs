@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead run`: starts a jailer, and stays with it or detaches.
+//! `bulkhead run`: writes the VM that the flags or a file describe, has a jailer validate and start
+//! it, and stays with the jailer or detaches.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use spec::{Console, Vm, VmSpec};
+use spec::VmSpec;
 
 use crate::args::RunArgs;
-use crate::error::Error;
+use crate::error::{Error, FAILED, USAGE};
 use crate::spec_file;
 
 mod child;
@@ -29,7 +30,7 @@ struct Host<'a> {
 pub(crate) enum RunError {
     /// The spec cannot be passed to the jailer.
     #[error("cannot pass the VM to the jailer")]
-    Spec(#[source] io::Error),
+    Document(#[source] io::Error),
     /// A socket or pipe for the jailer cannot be made.
     #[error("cannot make a socket for the jailer")]
     Socket(#[source] Errno),
@@ -57,14 +58,19 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> 
         state_dir,
         api_gid: args.api_gid,
     };
+    let is_from_file = args.config.is_some();
     let spec = spec(args)?;
-    let vm = Vm::try_from(spec.clone())?;
     // Fail before starting the jailer.
     crate::state::base(state_dir)?;
-    match detach {
-        true => detach::run(&spec, host),
-        false => foreground::run(&spec, host, vm.console == Console::Stdio),
-    }
+    let status = match detach {
+        true => detach::run(&spec, host)?,
+        false => foreground::run(&spec, host)?,
+    };
+    // The jailer takes an invalid VM for a wrong command line, which a wrong file is not.
+    Ok(match status {
+        USAGE if is_from_file => FAILED,
+        status => status,
+    })
 }
 
 /// The VM of the flags or the file, with a name.
@@ -111,7 +117,7 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Verb};
     use clap::Parser;
-    use spec::ByteSize;
+    use spec::{ByteSize, Console};
 
     fn parsed(args: &[&str]) -> Result<VmSpec, Error> {
         let args = ["bulkhead", "run"].iter().chain(args);

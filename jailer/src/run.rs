@@ -54,8 +54,8 @@ pub(crate) fn run(
     let signals = signals::take_over().map_err(refused)?;
     starter::part_with().map_err(refused)?;
     let spec = config::read(&args.config).map_err(refused)?;
+    let vm = validate(&spec, inherited.config.is_some())?;
     drop(inherited.config);
-    let vm = Vm::try_from(spec.clone()).map_err(refused)?;
     let name = name(&vm)?;
     let client = inherited.console.map(console_client).transpose();
     let client = client.map_err(refused)?;
@@ -109,6 +109,16 @@ pub(crate) fn run(
     drop(tap_setup);
     drop((claim, state));
     Ok(outcome)
+}
+
+/// Validates the VM: the only place where one that is to run is validated. One that came as a
+/// descriptor is what the flags of a command say.
+fn validate(spec: &VmSpec, is_of_flags: bool) -> Result<Vm, Outcome> {
+    let status = match is_of_flags {
+        true => Status::Usage,
+        false => Status::Error,
+    };
+    Vm::try_from(spec.clone()).map_err(|error| Outcome::new(status, [error]))
 }
 
 /// Takes the VM's state directory, and opens it to the group that may use its sockets.

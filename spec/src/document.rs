@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reading a spec from JSON, with errors that name the field.
+//! Reading a spec from JSON and writing it, with errors that name the field.
 
-use crate::VmSpec;
+use crate::{SpecError, VmSpec};
 
 /// The longest document that is read, in bytes.
 pub const DOCUMENT_MAX_BYTES: usize = 1 << 20;
@@ -34,6 +34,25 @@ impl VmSpec {
         json.end()
             .map_err(|error| DocumentError::shape(&error.to_string()))?;
         Ok(spec)
+    }
+
+    /// Writes it as a JSON document.
+    ///
+    /// # Errors
+    /// A document is text, and the path of the kernel or the initrd is not.
+    pub fn to_json(&self) -> Result<Vec<u8>, SpecError> {
+        let paths = [
+            ("kernel", Some(&self.kernel)),
+            ("initrd", self.initrd.as_ref()),
+        ];
+        for (field, path) in paths {
+            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+                let reason =
+                    "is not UTF-8, as a document's text is: rename the file, or link to it";
+                return Err(SpecError::new(field, path.display(), reason));
+            }
+        }
+        serde_json::to_vec(self).map_err(|error| SpecError::new("config", "", error))
     }
 }
 

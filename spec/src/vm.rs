@@ -365,10 +365,6 @@ fn check_path(field: &'static str, path: &std::path::Path) -> Result<(), SpecErr
     if path.as_os_str().is_empty() {
         return Err(SpecError::new(field, "", "must name a file"));
     }
-    if path.to_str().is_none() {
-        let reason = "is not UTF-8, as a document's text is: rename the file, or link to it";
-        return Err(SpecError::new(field, path.display(), reason));
-    }
     Ok(())
 }
 

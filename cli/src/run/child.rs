@@ -38,9 +38,9 @@ pub(super) struct Start<'a> {
 }
 
 /// Starts the jailer beside this binary.
-pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> {
+pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, Error> {
     let path = jailer::path();
-    let document = document(spec).map_err(RunError::Spec)?;
+    let document = document(&spec.to_json()?).map_err(RunError::Document)?;
     let mut command = Command::new(&path);
     command.arg("--config");
     command.arg(format!("/proc/self/fd/{}", document.as_raw_fd()));
@@ -61,14 +61,13 @@ pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, RunError> 
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(start.stderr.unwrap_or_else(Stdio::inherit));
     set_apart(&mut command, start.bound);
-    command.spawn().map_err(|e| RunError::Jailer(path, e))
+    Ok(command.spawn().map_err(|e| RunError::Jailer(path, e))?)
 }
 
 /// The spec in a memfd that the jailer inherits.
-fn document(spec: &VmSpec) -> io::Result<File> {
-    let text = serde_json::to_vec(spec)?;
+fn document(text: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"vm.json", MFdFlags::empty())?);
-    file.write_all(&text)?;
+    file.write_all(text)?;
     Ok(file)
 }
 

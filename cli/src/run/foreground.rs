@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
-use spec::VmSpec;
+use spec::{Console, VmSpec};
 
 use super::child::{self, Start};
 use super::{Host, RunError};
@@ -24,12 +24,12 @@ const SETTLING_MS: u16 = 500;
 /// drop the rest.
 const READER_PATIENCE_MS: u16 = 500;
 
-/// Runs a VM; with `stdio`, its console is on our standard input and output.
-pub(super) fn run(spec: &VmSpec, host: Host<'_>, stdio: bool) -> Result<u8, Error> {
+/// Runs a VM; a console of `stdio` is on our standard input and output.
+pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
     let signals = signals::take_over(&[])?;
-    let (ours, its) = match stdio {
-        true => console_pair().map_err(RunError::Socket)?,
-        false => (None, None),
+    let (ours, its) = match spec.console {
+        Console::Stdio => console_pair().map_err(RunError::Socket)?,
+        _ => (None, None),
     };
     let mut child = child::start(
         spec,
