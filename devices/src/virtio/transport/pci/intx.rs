@@ -7,7 +7,7 @@
 //! since the driver must find the status set when the interrupt comes.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::interrupt::{CallListener, CallWatcher, InterruptLine};
 use crate::virtio::eventfd::{self, QueueEvents};
@@ -132,13 +132,16 @@ impl IsrLine {
 /// A queue whose call eventfd the vmm waits for.
 struct WatchedQueue {
     events: Arc<QueueEvents>,
-    line: Arc<IsrLine>,
+    /// Not owned: the line holds the watcher, which holds this.
+    line: Weak<IsrLine>,
 }
 
 impl CallListener for WatchedQueue {
     fn called(&self) {
-        if eventfd::drain(&self.events.call) {
-            self.line.raise_queue();
+        if eventfd::drain(&self.events.call)
+            && let Some(line) = self.line.upgrade()
+        {
+            line.raise_queue();
         }
     }
 }
@@ -165,7 +168,7 @@ impl WatchedCalls {
         for events in queues {
             let queue = WatchedQueue {
                 events: Arc::clone(events),
-                line: Arc::clone(line),
+                line: Arc::downgrade(line),
             };
             match intx.watcher.watch(&events.call, Arc::new(queue)) {
                 Ok(key) => self.watched.push((Arc::clone(events), key)),
