@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::tally::{Tally, of_doctests, of_nextest};
-use super::{circles, rules, unsafe_code, words};
+use super::{circles, paths, rules, unsafe_code, words};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
 use crate::{compile, fuzz, packages, progress, target};
@@ -62,6 +62,7 @@ pub(crate) fn style() -> Result<Tally> {
     tally += obeyed("lengths of files", &rules::lengths()?);
     tally += obeyed("imports without circles", &circles::circles()?);
     tally += obeyed("unsafe code", &unsafe_code::unlisted()?);
+    tally += obeyed("paths of docs/architecture.md", &paths::paths()?);
     tally += obeyed("words that were replaced", &words::gone()?);
     Ok(tally)
 }

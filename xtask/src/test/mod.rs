@@ -5,6 +5,7 @@ mod cases;
 mod changed;
 mod checks;
 mod circles;
+mod paths;
 mod rules;
 mod tally;
 mod times;
