@@ -35,10 +35,14 @@ const FRAMES: [libc::c_long; 4] = [
 /// Serves as the backend as which it was started.
 #[must_use]
 pub fn serve() -> ExitCode {
-    match std::env::args().next().as_deref() {
-        Some("net-backend") => device_backend::program::main::<NetBackend>(),
-        _ => device_backend::program::main::<BlkBackend>(),
+    match is_nic() {
+        true => device_backend::program::main::<NetBackend>(),
+        false => device_backend::program::main::<BlkBackend>(),
     }
+}
+
+fn is_nic() -> bool {
+    std::env::args().next().as_deref() == Some("net-backend")
 }
 
 /// What `main` does of a backend; `first` is what comes of the first I/O.
@@ -55,7 +59,8 @@ fn forbid_io(ends: SeccompAction) -> Result<()> {
     Ok(seccompiler::apply_filter(&io_filter(ends)?)?)
 }
 
-/// Has all I/O of a backend of either kind end so.
+/// Has all I/O of the backend as which it was started end so. A disk's has no tap: another of its
+/// descriptors may have that number.
 ///
 /// # Errors
 /// When there is no such filter.
@@ -69,7 +74,10 @@ pub fn io_filter(ends: SeccompAction) -> Result<BpfProgram> {
     let on_tap = SeccompRule::new(vec![tap])?;
     let frames = FRAMES.map(|call| (call, vec![on_tap.clone()]));
     let requests = ENGINES.map(|call| (call, Vec::new()));
-    filter(requests.into_iter().chain(frames).collect(), ends)
+    match is_nic() {
+        true => filter(frames.into(), ends),
+        false => filter(requests.into(), ends),
+    }
 }
 
 fn filter(
