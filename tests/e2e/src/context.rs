@@ -237,15 +237,26 @@ impl Context {
     /// A hand-made kernel, as a file.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written. [`Skip`] if there is no such kernel for this architecture.
     pub fn no_os_kernel(&self, kernel: &NoOsKernel) -> Result<PathBuf> {
-        self.file("no-os-kernel", &kernel.to_elf())
+        self.file("no-os-kernel", &no_os_image(kernel)?)
     }
 
     /// The state directory of this case's VM `name`.
     #[must_use]
     pub fn state_dir(&self, name: &str) -> PathBuf {
         state_root(self.dir()).join(self.name_of(name))
+    }
+}
+
+/// A hand-made kernel.
+///
+/// # Errors
+/// [`Skip`] if there is no such kernel for this architecture.
+pub fn no_os_image(kernel: &NoOsKernel) -> Result<Vec<u8>> {
+    match kernel.lacks() {
+        Some(what) => Err(Skip(format!("{} has no {what}", std::env::consts::ARCH)).into()),
+        None => Ok(kernel.to_image()),
     }
 }
 

@@ -9,8 +9,8 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// `jmp` to itself.
-const LOOP: [u8; 2] = [0xeb, 0xfe];
+use crate::arch;
+
 /// The type of a program's first instruction in the auxiliary vector. (`<linux/auxvec.h>`)
 const AT_ENTRY: u64 = 9;
 
@@ -25,7 +25,9 @@ pub fn run_in_circles(pid: Pid, threads: &str) -> Result<()> {
         .write(true)
         .open(format!("/proc/{pid}/mem"))
         .context("its memory")?;
-    memory.write_all_at(&LOOP, place).context("its code")?;
+    memory
+        .write_all_at(&arch::LOOP, place)
+        .context("its code")?;
     let found = named(pid, threads)?;
     ensure!(!found.is_empty(), "process {pid} has no thread {threads}");
     for thread in found {
@@ -40,9 +42,7 @@ fn send(thread: Pid, place: u64) -> Result<()> {
     ptrace::interrupt(thread)?;
     waitpid(thread, Some(WaitPidFlag::__WALL))?;
     let mut registers = ptrace::getregs(thread)?;
-    registers.rip = place;
-    // In no system call, which the kernel would otherwise take up again.
-    registers.orig_rax = u64::MAX;
+    arch::go_on_at(&mut registers, place);
     ptrace::setregs(thread, registers)?;
     Ok(ptrace::detach(thread, None)?)
 }

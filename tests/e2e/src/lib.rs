@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! End-to-end tests: a runner, the cases, and a harness that drives `bulkhead` as a user would.
 
+pub mod arch;
 pub mod bench;
 pub mod boot_sector;
 pub mod cases;
@@ -11,7 +12,6 @@ pub mod faulty;
 pub mod fuse;
 pub mod hang;
 pub mod harness;
-pub mod hold_kvm;
 pub mod inspect;
 pub mod mounts;
 pub mod network;

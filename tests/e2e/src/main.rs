@@ -146,7 +146,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 &places,
             ))
         }
-        Action::HoldKvm => e2e::hold_kvm::run().map(|()| ExitCode::SUCCESS),
+        Action::HoldKvm => e2e::arch::hold_kvm().map(|()| ExitCode::SUCCESS),
         Action::WithoutIoUring { command } => e2e::without_io_uring::run(&command),
         Action::Demo { shell: true } => demo::shell(places),
         Action::Demo { shell: false } => demo::run(places),

@@ -297,26 +297,31 @@ fn text() -> Vec<u8> {
     b"This is no kernel, and no JSON either.\n".repeat(100)
 }
 
+/// The kernel to spoil: an ELF file on x86_64.
+fn elf() -> Vec<u8> {
+    NoOsKernel::new().power_off().to_image()
+}
+
 fn truncated_elf() -> Vec<u8> {
-    let mut elf = NoOsKernel::new().power_off().to_elf();
+    let mut elf = elf();
     elf.truncate(elf.len() - 4);
     elf
 }
 
 fn truncated_header() -> Vec<u8> {
-    let mut elf = NoOsKernel::new().power_off().to_elf();
+    let mut elf = elf();
     elf.truncate(40);
     elf
 }
 
 fn foreign_elf() -> Vec<u8> {
-    let mut elf = NoOsKernel::new().power_off().to_elf();
+    let mut elf = elf();
     elf[18] = 183; // EM_AARCH64
     elf
 }
 
 fn elf_without_pvh() -> Vec<u8> {
-    let mut elf = NoOsKernel::new().power_off().to_elf();
+    let mut elf = elf();
     elf[184] = 1; // the note's type
     elf
 }

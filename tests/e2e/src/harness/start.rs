@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Harness;
-use crate::context::Context;
+use crate::context::{Context, no_os_image};
 use crate::exchange::Exchange;
 use crate::exchange::wires::{Frames, MAC, TAP};
 use crate::network::enter_empty;
@@ -174,7 +174,7 @@ impl Harness {
         ] {
             fs::copy(setup.bin.join(program), dir.join(takes)).context(program)?;
         }
-        let kernel = setup.guest.map(NoOsKernel::to_elf);
+        let kernel = setup.guest.map(no_os_image).transpose()?;
         fs::write(dir.join("kernel"), kernel.unwrap_or_else(|| b"none".into()))?;
         let name = context.name_of(name);
         let mut command = Command::new(dir.join("bulkhead"));
