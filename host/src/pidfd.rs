@@ -49,10 +49,14 @@ pub unsafe fn clone(
     }
 }
 
+/// A pidfd of a child that is not yet reaped.
+pub fn open(child: Pid) -> nix::Result<OwnedFd> {
+    let child = rustix::process::Pid::from_raw(child.as_raw()).ok_or(Errno::ESRCH)?;
+    let opened = rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty());
+    opened.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
 /// Kills a process that is not yet reaped. It may have exited already.
 pub fn kill(pidfd: BorrowedFd<'_>) {
-    let no_info: *const libc::siginfo_t = std::ptr::null();
-    let (call, pidfd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
-    // SAFETY: the descriptor is open (it is borrowed), and a null siginfo is allowed.
-    unsafe { libc::syscall(call, pidfd, libc::SIGKILL, no_info, 0) };
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
 }

@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use host::descriptors::keep_only;
@@ -63,7 +63,7 @@ impl Helper {
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {
-                let pidfd = open_pidfd(child).inspect_err(|_| {
+                let pidfd = pidfd::open(child).inspect_err(|_| {
                     let _ = kill(child, Signal::SIGKILL);
                 })?;
                 Ok(Self {
@@ -110,14 +110,6 @@ impl Drop for Helper {
             self.kill();
         }
     }
-}
-
-fn open_pidfd(child: Pid) -> nix::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes integers; the child is not reaped, so that the number is its own.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
-    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the call succeeded, so this is a new descriptor without another owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What a helper does.

@@ -20,6 +20,8 @@ use std::time::Duration;
 use handover::host_resources::Log;
 use handover::users::cards_user;
 use nix::sys::socket::{MsgFlags, recv};
+use rustix::process::{Gid, Signal, Uid, set_parent_process_death_signal};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use spec::{Forward, Net, NetKind, Protocol, SpecError, UidRange, Vm};
 
 use super::open::cause;
@@ -221,29 +223,25 @@ fn spawn(program: &Path, card: &Card, log: &File) -> io::Result<(Passt, UnixStre
 
 /// Runs in the new process: gives its end of the connection its number, and drops all privilege.
 fn prepare(socket: i32, user: Option<User>) -> io::Result<()> {
-    let checked = |status: i32| match status {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    };
-    if socket == SOCKET {
+    let placed = if socket == SOCKET {
         // SAFETY: no pointers.
-        checked(unsafe { libc::fcntl(SOCKET, libc::F_SETFD, 0) })?;
+        unsafe { libc::fcntl(SOCKET, libc::F_SETFD, 0) }
     } else {
         // SAFETY: no pointers; the other descriptors below it are standard ones.
-        checked(unsafe { libc::dup2(socket, SOCKET) })?;
+        unsafe { libc::dup2(socket, SOCKET) }
+    };
+    if placed == -1 {
+        return Err(io::Error::last_os_error());
     }
     if let Some(User(id)) = user {
-        // SAFETY: a list of no groups is not looked at.
-        checked(unsafe { libc::setgroups(0, std::ptr::null()) })?;
-        // SAFETY: no pointers.
-        checked(unsafe { libc::setresgid(id, id, id) })?;
-        // SAFETY: no pointers.
-        checked(unsafe { libc::setresuid(id, id, id) })?;
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
     }
     // It ends when its connection does; this is for one that does not notice. Lost when it changes
     // its user once more, which it does only as root.
-    // SAFETY: no pointers.
-    checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Waits until passt answers a request that changes nothing, at most [`PATIENCE`] however slowly

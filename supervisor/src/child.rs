@@ -14,9 +14,9 @@ use host::pidfd;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_dumpable;
-use nix::sys::resource::Resource;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, pipe2, write};
+use rustix::process::Resource;
 
 use super::jails::{Jails, MapError, deny_all_but};
 use crate::profile::Profile;
@@ -104,17 +104,17 @@ pub(crate) fn start(
     let landlock = landlock.map(|fd| park(fd.as_fd())).transpose()?;
     let arg = spec.arg.map_or(std::ptr::null(), CStr::as_ptr);
     let plan = ChildPlan {
-        program: program.as_raw_fd(),
-        report: write_end.as_raw_fd(),
-        gate: gate.as_raw_fd(),
+        program: program.as_fd(),
+        report: write_end.as_fd(),
+        gate: gate.as_fd(),
         opener: opener.as_raw_fd(),
-        landlock: landlock.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+        landlock: landlock.as_ref().map(AsFd::as_fd),
         user: spec.profile.user.into(),
         has_groups: jails.has_range(),
         limits: [
-            (Resource::RLIMIT_NOFILE, spec.profile.descriptors_max),
-            (Resource::RLIMIT_FSIZE, spec.profile.file_bytes_max),
-            (Resource::RLIMIT_CORE, 0),
+            (Resource::Nofile, spec.profile.descriptors_max),
+            (Resource::Fsize, spec.profile.file_bytes_max),
+            (Resource::Core, 0),
         ],
         argv: [spec.name.as_ptr(), arg, std::ptr::null()],
         envp: [std::ptr::null()],

@@ -7,10 +7,10 @@ use host::lacking::NO_MDWE;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::getpid;
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie};
 
 const GET_MDWE: libc::c_int = 66;
-const SCHED_CORE: libc::c_int = 62;
-const SCHED_CORE_GET: libc::c_ulong = 0;
 
 /// The kinds of namespaces: name, flag beside CLONE_NEWUSER, and kernel option.
 const NAMESPACES: [(&str, libc::c_int, &str); 7] = [
@@ -93,12 +93,9 @@ pub(super) fn mdwe() -> Result<String, String> {
 
 /// Whether core scheduling can keep other VMs off a VM's cores.
 pub(super) fn core_scheduling() -> Result<String, String> {
-    let mut cookie = 0_u64;
-    let (get, whom, cookie) = (SCHED_CORE_GET, 0_u64, &raw mut cookie);
-    // SAFETY: PR_SCHED_CORE_GET writes a u64, which outlives the call.
-    match Errno::result(unsafe { libc::prctl(SCHED_CORE, get, 0_u64, whom, cookie) }) {
+    match core_scheduling_cookie(getpid(), CoreSchedulingScope::Thread) {
         Ok(_) => Ok("a cookie for each VM".into()),
-        Err(Errno::ENODEV) => Ok("not needed: no two threads share a core".into()),
+        Err(rustix::io::Errno::NODEV) => Ok("not needed: no two threads share a core".into()),
         Err(_) => {
             Err("this kernel has no CONFIG_SCHED_CORE: switch SMT off between tenants".into())
         }

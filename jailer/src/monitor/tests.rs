@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions that no honest supervisor asks.
 
-#![allow(unsafe_code)] // nobody wraps pidfd_open
-
 use super::*;
 use std::fs;
-use std::os::fd::FromRawFd;
 use std::process::{Child, Command};
 
 use handover::host_resources::Log;
@@ -50,11 +47,7 @@ fn refused(question: Question, fd: Option<&OwnedFd>) -> Errno {
 }
 
 fn pidfd(pid: u32) -> OwnedFd {
-    // SAFETY: pidfd_open takes integers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(Errno::result(fd).unwrap()).unwrap();
-    // SAFETY: the call succeeded, so this is a descriptor that nobody else owns.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    host::pidfd::open(Pid::from_raw(pid.cast_signed())).unwrap()
 }
 
 fn child() -> Child {

@@ -5,10 +5,14 @@
 //! Its root needs no work: its mount namespace is a copy of the supervisor's, which holds one empty
 //! read-only directory and nothing else.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use nix::errno::Errno;
-use nix::sys::resource::Resource;
+use rustix::io::{Errno, read, write};
+use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, getrlimit, setrlimit, setsid};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+use rustix::thread::{remove_capability_from_bounding_set, set_capabilities};
+use rustix::thread::{set_capabilities_secure_bits, set_no_new_privs};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// Descriptors below this number are for children. Until a child places its descriptors, their
 /// sources wait at this number and above, so that no step overwrites what a later step needs.
@@ -23,11 +27,10 @@ const SIGSET_BYTES: usize = 8;
 /// The status of a child that could not be executed.
 pub(super) const NOT_EXECUTED: libc::c_int = 127;
 /// More than any kernel has.
-const CAPABILITIES: libc::c_int = 64;
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+const CAPABILITIES: u32 = 64;
 /// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS:
 /// no change of the child's user gives it a capability.
-const SECUREBITS: libc::c_ulong = 0b1110_1111;
+const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::from_bits_retain(0b1110_1111);
 
 /// The steps of a child that can fail, by their number in its report.
 pub(super) const STEPS: [&str; 10] = [
@@ -44,17 +47,18 @@ pub(super) const STEPS: [&str; 10] = [
 ];
 
 /// What the child needs between clone and exec: nothing in it must be freed, locked or grown.
-pub(super) struct ChildPlan {
-    pub(super) program: RawFd,
-    pub(super) report: RawFd,
+pub(super) struct ChildPlan<'a> {
+    pub(super) program: BorrowedFd<'a>,
+    pub(super) report: BorrowedFd<'a>,
     /// The supervisor writes one byte here when the user is mapped, and closes it if that failed.
-    pub(super) gate: RawFd,
+    pub(super) gate: BorrowedFd<'a>,
     /// The supervisor's end of the gate.
     pub(super) opener: RawFd,
-    /// The ruleset that denies everything but executing the program, or -1.
-    pub(super) landlock: RawFd,
+    /// The ruleset that denies everything but executing the program, if the kernel has
+    /// one.
+    pub(super) landlock: Option<BorrowedFd<'a>>,
     /// The child's user id and group id.
-    pub(super) user: libc::uid_t,
+    pub(super) user: u32,
     /// Whether the child has supplementary groups to drop and may do so.
     pub(super) has_groups: bool,
     pub(super) limits: [(Resource, u64); 3],
@@ -64,9 +68,11 @@ pub(super) struct ChildPlan {
     pub(super) sources: [RawFd; PARKING as usize],
 }
 
+type Step = fn(&ChildPlan<'_>) -> Result<(), Errno>;
+
 /// Runs the child's steps. Never returns.
-pub(super) fn enter(plan: &ChildPlan) -> ! {
-    let steps: [fn(&ChildPlan) -> bool; 10] = [
+pub(super) fn enter(plan: &ChildPlan<'_>) -> ! {
+    let steps: [Step; 10] = [
         wait_at_gate,
         make_namespaces,
         leave_session,
@@ -79,8 +85,8 @@ pub(super) fn enter(plan: &ChildPlan) -> ! {
         execute,
     ];
     for (number, step) in (0_i32..).zip(steps) {
-        if !step(plan) {
-            fail(plan, number);
+        if let Err(errno) = step(plan) {
+            fail(plan, number, errno);
         }
     }
     // The last step does not return if it succeeds.
@@ -88,140 +94,126 @@ pub(super) fn enter(plan: &ChildPlan) -> ! {
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
-fn fail(plan: &ChildPlan, step: i32) -> ! {
-    let errno = Errno::last_raw();
+fn fail(plan: &ChildPlan<'_>, step: i32, errno: Errno) -> ! {
     let mut word = [0; 8];
     word[..4].copy_from_slice(&step.to_ne_bytes());
-    word[4..].copy_from_slice(&errno.to_ne_bytes());
-    // SAFETY: the buffer is valid for its length; write only reads it.
-    unsafe { libc::write(plan.report, word.as_ptr().cast(), word.len()) };
+    word[4..].copy_from_slice(&errno.raw_os_error().to_ne_bytes());
+    let _ = write(plan.report, &word);
     // SAFETY: _exit takes no pointers, runs no destructors and never returns.
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
-/// Waits until the supervisor has mapped the user; false if it could not.
-fn wait_at_gate(plan: &ChildPlan) -> bool {
+/// The result of a call of the C library.
+fn checked(returned: libc::c_long) -> Result<(), Errno> {
+    match returned {
+        -1 => Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw())),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until the supervisor has mapped the user; fails if the supervisor could not.
+fn wait_at_gate(plan: &ChildPlan<'_>) -> Result<(), Errno> {
     // Our copy would keep the pipe open, and we would wait for ever if the supervisor gave up.
     // SAFETY: the owner of this number in the supervisor does not run in this process.
-    unsafe { libc::close(plan.opener) };
-    let mut byte = 0_u8;
-    // SAFETY: the buffer is one byte long.
-    unsafe { libc::read(plan.gate, (&raw mut byte).cast(), 1) == 1 }
+    unsafe { rustix::io::close(plan.opener) };
+    match read(plan.gate, &mut [0_u8; 1])? {
+        1 => Ok(()),
+        _ => Err(Errno::PIPE),
+    }
 }
 
 /// Makes the last namespaces while it has the right to, in the user namespace that it started in.
-fn make_namespaces(_: &ChildPlan) -> bool {
+fn make_namespaces(_: &ChildPlan<'_>) -> Result<(), Errno> {
     // SAFETY: unshare takes no pointers.
-    unsafe { libc::unshare(SLOW_NAMESPACES) == 0 }
+    checked(unsafe { libc::unshare(SLOW_NAMESPACES) }.into())
 }
 
 /// Starts a session of its own, so that the user's Ctrl-C does not reach it, and leaves the
 /// working directory.
-fn leave_session(_: &ChildPlan) -> bool {
-    // SAFETY: setsid takes no pointers.
-    let session = unsafe { libc::setsid() };
-    // SAFETY: chdir reads a C string.
-    let moved = unsafe { libc::chdir(c"/".as_ptr()) };
-    session != -1 && moved != -1
+fn leave_session(_: &ChildPlan<'_>) -> Result<(), Errno> {
+    setsid()?;
+    chdir(c"/")
 }
 
-fn limit(plan: &ChildPlan) -> bool {
-    plan.limits.iter().all(|(resource, most)| {
-        let resource = *resource as libc::c_long;
-        let mut limit = libc::rlimit64 {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
-        let (now, new) = (&raw mut limit, std::ptr::null::<libc::rlimit64>());
-        // SAFETY: the old limit is written to a structure of its size, no new one is read.
-        let read = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, now) };
+fn limit(plan: &ChildPlan<'_>) -> Result<(), Errno> {
+    plan.limits.iter().try_for_each(|(resource, most)| {
         // A hard limit that the host has lowered cannot be raised again.
-        limit.rlim_max = limit.rlim_max.min(*most);
-        limit.rlim_cur = limit.rlim_max;
-        let (new, old) = (&raw const limit, std::ptr::null_mut::<libc::rlimit64>());
-        // SAFETY: the new limit is read from a structure of its size, the old one is not asked for.
-        let set = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, old) };
-        read == 0 && set == 0
+        let hard = getrlimit(*resource).maximum.unwrap_or(u64::MAX);
+        let limit = Some(hard.min(*most));
+        let limit = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        setrlimit(*resource, limit)
     })
 }
 
 /// Closes every way back to a capability: exec, a change of user, raising.
-fn renounce(_: &ChildPlan) -> bool {
-    // SAFETY: PR_SET_SECUREBITS takes an integer.
-    if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) } != 0 {
-        return false;
-    }
-    for capability in 0..CAPABILITIES {
-        // SAFETY: PR_CAPBSET_DROP takes an integer.
-        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) } == 0;
-        // EINVAL: this kernel has no capability of that number, and none of a higher one.
-        if !dropped {
-            return Errno::last() == Errno::EINVAL && capability > 0;
+fn renounce(_: &ChildPlan<'_>) -> Result<(), Errno> {
+    set_capabilities_secure_bits(SECUREBITS)?;
+    for number in 0..CAPABILITIES {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // This kernel has no capability of that number, and none of a higher one.
+            Err(Errno::INVAL) if number > 0 => return Ok(()),
+            Err(errno) => return Err(errno),
         }
     }
-    true
+    Ok(())
 }
 
 /// Sets its own user and group, no other groups, no capabilities, no new privileges.
-fn change_user(plan: &ChildPlan) -> bool {
-    let (user, none) = (plan.user, std::ptr::null::<libc::gid_t>());
+fn change_user(plan: &ChildPlan<'_>) -> Result<(), Errno> {
     if plan.has_groups {
-        // SAFETY: an empty list is not read.
-        if unsafe { libc::syscall(libc::SYS_setgroups, 0, none) } != 0 {
-            return false;
-        }
+        set_thread_groups(&[])?;
     }
-    // SAFETY: setresgid takes no pointers. The system call itself: the C library would tell other
-    // threads.
-    let group = unsafe { libc::syscall(libc::SYS_setresgid, user, user, user) };
-    // SAFETY: setresuid takes no pointers.
-    let user = unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
-    let header: [u32; 2] = [CAPABILITY_VERSION_3, 0];
-    let sets = [0_u32; 6];
-    // SAFETY: both are laid out as capset(2) says for version 3: version and process, and two times
-    // three sets.
-    let caps = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
-    // SAFETY: PR_SET_NO_NEW_PRIVS takes integers.
-    let bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    group == 0 && user == 0 && caps == 0 && bound == 0
+    // The system calls themselves: the C library would tell other threads.
+    let (user, group) = (Uid::from_raw(plan.user), Gid::from_raw(plan.user));
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, none)?;
+    set_no_new_privs(true)
 }
 
-fn enter_landlock(plan: &ChildPlan) -> bool {
-    let ruleset = plan.landlock;
+fn enter_landlock(plan: &ChildPlan<'_>) -> Result<(), Errno> {
+    let Some(ruleset) = plan.landlock else {
+        return Ok(());
+    };
+    let (call, ruleset) = (libc::SYS_landlock_restrict_self, ruleset.as_raw_fd());
     // SAFETY: landlock_restrict_self takes no pointers.
-    ruleset < 0 || unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } == 0
+    checked(unsafe { libc::syscall(call, ruleset, 0) })
 }
 
 /// Places exactly the descriptors of the table below PARKING; the exec closes all above.
-fn place_fds(plan: &ChildPlan) -> bool {
+fn place_fds(plan: &ChildPlan<'_>) -> Result<(), Errno> {
     for (number, source) in (0..PARKING).zip(&plan.sources) {
         if *source < 0 {
+            // Most are not open, at which rustix would panic in a debug build.
             // SAFETY: the owner of this number in the parent does not run in this process.
             unsafe { libc::close(number) };
         } else {
             // SAFETY: dup2 takes no pointers; the source is at PARKING or above, so that no earlier
             // round has closed or overwritten it.
-            if unsafe { libc::dup2(*source, number) } == -1 {
-                return false;
-            }
+            checked(unsafe { libc::dup2(*source, number) }.into())?;
         }
     }
-    let first = PARKING.cast_unsigned();
+    let (first, last) = (PARKING.cast_unsigned(), libc::c_uint::MAX);
+    let (call, flags) = (libc::SYS_close_range, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: close_range takes no pointers.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        ) == 0
-    }
+    checked(unsafe { libc::syscall(call, first, last, flags) })
 }
 
 /// Resets every disposition but one to its default, and blocks no signal. SIGXFSZ is ignored: all
 /// processes share the log, and one of them may have filled it up to the RLIMIT_FSIZE of another. The
 /// line of that other process is lost then, but the process is not killed.
-fn reset_signals(_: &ChildPlan) -> bool {
+fn reset_signals(_: &ChildPlan<'_>) -> Result<(), Errno> {
     // The kernel's sigaction and sigset_t, all zeroes: SIG_DFL, no flags, an empty mask. A raw
     // system call, because the C library refuses to touch the signals it uses itself, which may be
     // ignored, too.
@@ -242,15 +234,14 @@ fn reset_signals(_: &ChildPlan) -> bool {
     };
     let how = libc::SIG_SETMASK;
     // SAFETY: the mask is longer than SIGSET_BYTES and empty, the old one is not asked for.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, SIGSET_BYTES) == 0 }
+    checked(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, SIGSET_BYTES) })
 }
 
-fn execute(plan: &ChildPlan) -> bool {
+fn execute(plan: &ChildPlan<'_>) -> Result<(), Errno> {
     let empty = c"".as_ptr();
     let (argv, envp) = (plan.argv.as_ptr(), plan.envp.as_ptr());
-    let flags = libc::AT_EMPTY_PATH;
+    let (program, flags) = (plan.program.as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: the path is a C string, argv and envp are arrays of C strings that end in null; all
     // of them live in `plan` or for ever.
-    unsafe { libc::syscall(libc::SYS_execveat, plan.program, empty, argv, envp, flags) };
-    false
+    checked(unsafe { libc::syscall(libc::SYS_execveat, program, empty, argv, envp, flags) })
 }
