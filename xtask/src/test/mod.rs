@@ -17,12 +17,16 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Result, anyhow};
+use rustix::process::setpriority_process;
 
 use crate::host::{self, Place};
 use crate::lab::InnerHost;
 use crate::{TestFlags, compile};
 use tally::Tally;
 use times::Times;
+
+/// The priority of what may wait.
+const NICEST: i32 = 19;
 
 /// Runs everything, or only the end-to-end cases that the filter selects.
 pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
@@ -38,9 +42,12 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         return Ok(close(tally, &times));
     }
     let place = host::choose(&flags.place)?;
-    if flags.filter.is_none() && place.arch().is_own() {
+    let everything = flags.filter.is_none() && place.arch().is_own();
+    if everything {
         tally += times.of("style", |_| checks::style())?;
         tally += times.of("unit tests", |_| checks::unit_tests())?;
+    }
+    if everything && matches!(place, Place::Native) {
         tally += times.of("fuzzing", |_| checks::fuzz())?;
     }
     match times.of("building", |_| compile::all(place.arch())) {
@@ -83,7 +90,8 @@ fn close(tally: Tally, times: &Times) -> ExitCode {
     }
 }
 
-/// Cases that need no lab, and the lab beside them: most of either is waiting.
+/// Cases that need no lab and then the fuzz targets, and the lab beside them, which takes longest: most
+/// of either is waiting.
 fn beside_each_other(
     host: &'static InnerHost,
     flags: &TestFlags,
@@ -93,9 +101,19 @@ fn beside_each_other(
     let (native, lab) = thread::scope(|scope| {
         let native = scope.spawn(|| {
             let mut times = Times::default();
-            let tally = times.of("cases here", |times| {
+            let mut tally = times.of("cases here", |times| {
                 cases::natively(flags, binaries, Some("native"), times)
             });
+            if flags.filter.is_none() {
+                // The inner host, which is in a hurry, keeps its processors. Only this thread and
+                // what it starts are nice.
+                let _ = setpriority_process(None, NICEST);
+                let fuzzed = times.of("fuzzing", |_| checks::fuzz());
+                tally = tally.and_then(|mut cases| {
+                    cases += fuzzed?;
+                    Ok(cases)
+                });
+            }
             (tally, times)
         });
         let lab = times.of("cases in the lab", |times| {
