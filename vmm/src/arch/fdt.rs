@@ -11,7 +11,8 @@ use crate::boot::Initrd;
 use crate::machine::MachineDesc;
 use crate::memory::{GuestMemory, Region};
 
-/// The node that wired interrupts go to, unless a device says otherwise.
+/// The node that the wired interrupts of devices go to. The root does not name it for all: the harts'
+/// own interrupt controllers have no parent.
 pub(super) const INTERRUPT_CONTROLLER: u32 = 1;
 /// The node that takes the messages of PCI devices.
 pub(super) const MSI_CONTROLLER: u32 = 2;
@@ -69,8 +70,7 @@ pub(super) fn root(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_string("compatible", "linux,dummy-virt")?;
     fdt.property_string("model", "Bulkhead")?;
     fdt.property_u32("#address-cells", 2)?;
-    fdt.property_u32("#size-cells", 2)?;
-    fdt.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)
+    fdt.property_u32("#size-cells", 2)
 }
 
 /// `/chosen` and `/aliases`.
@@ -103,6 +103,12 @@ pub(super) fn memory(fdt: &mut FdtWriter, memory: &GuestMemory) -> Result<(), Er
     Ok(())
 }
 
+/// The wired interrupt of a device.
+pub(super) fn interrupt(fdt: &mut FdtWriter, cells: &[u32]) -> Result<(), Error> {
+    fdt.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
+    fdt.property_array_u32("interrupts", cells)
+}
+
 fn uart_name(registers: Region) -> String {
     format!("uart@{:x}", registers.base)
 }
@@ -114,7 +120,7 @@ pub(super) fn uart(fdt: &mut FdtWriter, uart: &Wired<'_>) -> Result<(), Error> {
     fdt.property_array_u64("reg", &reg(uart.registers))?;
     fdt.property_u32("clock-frequency", UART_HZ)?;
     fdt.property_u32("current-speed", BAUD)?;
-    fdt.property_array_u32("interrupts", uart.interrupt)?;
+    interrupt(fdt, uart.interrupt)?;
     fdt.end_node(node)
 }
 

@@ -130,7 +130,7 @@ fn timer(fdt: &mut FdtWriter, version: Version, cpus: usize) -> Result<(), vm_fd
     let interrupts = TIMERS.map(|number| [PRIVATE, number, LEVEL_HIGH | mask]);
     let node = fdt.begin_node("timer")?;
     fdt.property_string("compatible", "arm,armv8-timer")?;
-    fdt.property_array_u32("interrupts", &interrupts.concat())?;
+    fdt::interrupt(fdt, &interrupts.concat())?;
     fdt.property_null("always-on")?;
     fdt.end_node(node)
 }
@@ -200,7 +200,7 @@ fn primecell(
     let compatible = [compatible, "arm,primecell"].map(String::from);
     fdt.property_string_list("compatible", compatible.to_vec())?;
     fdt.property_array_u64("reg", &[registers.base, registers.len_bytes])?;
-    fdt.property_array_u32("interrupts", interrupt)?;
+    fdt::interrupt(fdt, interrupt)?;
     fdt.property_u32("clocks", CLOCK)?;
     fdt.property_string("clock-names", "apb_pclk")
 }

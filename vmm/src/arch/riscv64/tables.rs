@@ -176,6 +176,6 @@ fn rtc(fdt: &mut FdtWriter, interrupt: &[u32]) -> Result<(), vm_fdt::Error> {
     let node = fdt.begin_node(&format!("rtc@{:x}", registers.base))?;
     fdt.property_string("compatible", "google,goldfish-rtc")?;
     fdt.property_array_u64("reg", &[registers.base, registers.len_bytes])?;
-    fdt.property_array_u32("interrupts", interrupt)?;
+    fdt::interrupt(fdt, interrupt)?;
     fdt.end_node(node)
 }
