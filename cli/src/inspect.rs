@@ -40,6 +40,12 @@ pub(crate) fn age(process: &ProcessInfo, now_ns: u64) -> String {
     span(now_ns.saturating_sub(process.spawned_ns) / 1_000_000_000)
 }
 
+/// The interrupt controller that the machine has, or is to have.
+fn irqchip(info: &VmInfo) -> String {
+    let wanted = || info.spec.irqchip.to_string();
+    info.irqchip.clone().unwrap_or_else(wanted)
+}
+
 fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
     let spec = &info.spec;
     let console = match (&info.console_socket, &info.pty) {
@@ -60,7 +66,7 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         ("mem", format!("{}{prefault}", spec.mem)),
         ("hugepages", spec.hugepages.to_string()),
         ("console", console),
-        ("irqchip", spec.irqchip.to_string()),
+        ("irqchip", irqchip(info)),
         ("on-reboot", spec.on_reboot.to_string()),
         ("seccomp", spec.seccomp.to_string()),
         ("state-dir", dir.display().to_string()),
@@ -141,6 +147,7 @@ mod tests {
             cmdline: "console=ttyS0".into(),
             console_socket: Some("/run/bulkhead/web/console.sock".into()),
             pty: None,
+            irqchip: Some("gicv2".into()),
             reboots: 2,
             processes: vec![ProcessInfo {
                 role: "vmm".into(),
@@ -175,6 +182,7 @@ mod tests {
             "kernel     /k\n",
             "cmdline    console=ttyS0\n",
             "console    stdio /run/bulkhead/web/console.sock\n",
+            "irqchip    gicv2\n",
             "limits     of=vm,cpu=150\n",
             "vmm   77   1m01s  4         5          6\n",
             "disk0   blk disk0       stalled  5         -\n",

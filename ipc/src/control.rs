@@ -60,6 +60,8 @@ pub enum FromVmm {
     /// The machine is complete, but some devices have no backend yet. The vmm handles messages
     /// about devices from now on; the guest starts when each device has a backend.
     Waiting,
+    /// Which interrupt controller the machine has; before [`Self::Started`].
+    Irqchip(Irqchip),
     /// The guest is about to execute its first instruction.
     Started,
     /// Every vCPU has stopped.
@@ -132,6 +134,34 @@ pub enum FromBackend {
     Hangup,
     /// The backend cannot continue; it exits now.
     Failed(Failure),
+}
+
+/// The interrupt controller that a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Irqchip {
+    /// x86_64: local APICs and an IOAPIC.
+    Ioapic,
+    /// aarch64: a GICv3 with an ITS.
+    Gicv3,
+    /// aarch64: a GICv2.
+    Gicv2,
+    /// riscv64: the advanced interrupt architecture.
+    Aia,
+    /// riscv64: a PLIC.
+    Plic,
+}
+
+impl Irqchip {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ioapic => "ioapic",
+            Self::Gicv3 => "gicv3",
+            Self::Gicv2 => "gicv2",
+            Self::Aia => "aia",
+            Self::Plic => "plic",
+        }
+    }
 }
 
 /// How a guest ended.

@@ -62,6 +62,10 @@ pub struct VmInfo {
     /// The pseudo-terminal of the console, with `console: pty`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pty: Option<String>,
+    /// The interrupt controller that the machine has: ioapic, gicv3, gicv2, aia or plic. Left out until
+    /// the vmm has made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub irqchip: Option<String>,
     /// How often the guest has rebooted.
     pub reboots: u32,
     /// The processes of the VM, the jailer first.

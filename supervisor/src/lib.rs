@@ -78,6 +78,8 @@ struct Supervisor {
     waiting: Vec<Waiting>,
     console: ConsoleBackend,
     lifecycle: Lifecycle,
+    /// What the vmm says of its machine.
+    irqchip: Option<ipc::control::Irqchip>,
     event_log: EventLog,
     log_truncator: LogTruncator,
     // Before the devices, so that the vmm is dropped first.

@@ -178,8 +178,8 @@ impl Lifecycle {
             FromVmm::Waiting => self.listens = true,
             FromVmm::Ended(ending) => self.exit_notice(ExitNotice::Ended(ending), now_ns),
             FromVmm::Failed(failure) => self.exit_notice(ExitNotice::Failed(failure), now_ns),
-            // The vmm's messages about devices do not change the VM's state; they are logged.
-            FromVmm::Device(..) => {}
+            // What the vmm tells of its machine does not change the VM's state; it is logged.
+            FromVmm::Device(..) | FromVmm::Irqchip(_) => {}
         }
         Action::Nothing
     }

@@ -71,6 +71,9 @@ impl Supervisor {
         if message == FromVmm::Started && self.lifecycle.is_first_start() {
             self.context.jailer.tell_started();
         }
+        if let FromVmm::Irqchip(irqchip) = message {
+            self.irqchip = Some(irqchip);
+        }
         if let FromVmm::Device(slot, news) = &message {
             self.hear_of_device(Devices::place_of(*slot), news, now_ns);
         }

@@ -191,6 +191,7 @@ impl Supervisor {
             cmdline: identity.vm.cmdline.clone(),
             console_socket: self.console.socket().map(Path::to_path_buf),
             pty: self.console.pty().map(str::to_string),
+            irqchip: self.irqchip.map(|irqchip| irqchip.name().to_owned()),
             reboots: self.lifecycle.reboots(),
             processes: self.processes(),
             devices: self.devices.infos(),

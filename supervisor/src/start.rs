@@ -83,6 +83,7 @@ impl Supervisor {
             waiting: Vec::new(),
             console,
             lifecycle,
+            irqchip: None,
             event_log: EventLog::default(),
             log_truncator: LogTruncator::default(),
             vmm: None,

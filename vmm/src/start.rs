@@ -7,7 +7,7 @@ use std::sync::Arc;
 use devices::guest_event::GuestEvents;
 use devices::interrupt::CallWatcher;
 use host::seccomp::SeccompError;
-use ipc::control::{About, Channel, Ending, Failure};
+use ipc::control::{About, Channel, ControlError, Ending, Failure, FromVmm};
 use ipc::fd::{self, FdError};
 use ipc::health::HealthPage;
 use ipc::record::{IrqchipChoice, VmmRecord};
@@ -60,6 +60,9 @@ pub enum StartError {
     /// A device has no backend.
     #[error(transparent)]
     Await(#[from] AwaitError),
+    /// The supervisor cannot be told.
+    #[error(transparent)]
+    Channel(#[from] ControlError),
     /// A vCPU cannot be set up.
     #[error(transparent)]
     Vcpu(#[from] VcpuSetupError),
@@ -133,6 +136,7 @@ pub fn start(
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
     let hardware = make_vm(record, fds.kvm, fds.guest_ram)?;
+    channel.send(&FromVmm::Irqchip(hardware.irqchip.kind()))?;
 
     let end = Arc::new(ExitLatch::new().map_err(host("make an eventfd"))?);
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use devices::arm::gicv2m::Gicv2m;
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
 use devices::pci::root::Slot;
+use ipc::control;
 use ipc::record::IrqchipChoice;
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
@@ -84,7 +85,7 @@ impl Irqchip {
                 place(KVM_VGIC_V2_ADDR_TYPE_CPU, layout::GICC.base)?;
             }
         }
-        info!("the interrupt controller is {}", version.name());
+        info!("the interrupt controller is {}", version.kind().name());
         Ok(Self {
             vm: Arc::clone(vm),
             version,
@@ -119,9 +120,9 @@ impl Irqchip {
         Ok(())
     }
 
-    /// What it is called.
-    pub fn name(&self) -> &'static str {
-        self.version.name()
+    /// Which it is.
+    pub fn kind(&self) -> control::Irqchip {
+        self.version.kind()
     }
 
     pub(super) fn version(&self) -> Version {
@@ -166,10 +167,10 @@ const FRAME: Gicv2m = Gicv2m {
 };
 
 impl Version {
-    fn name(self) -> &'static str {
+    fn kind(self) -> control::Irqchip {
         match self {
-            Self::V3 => "gicv3",
-            Self::V2 => "gicv2",
+            Self::V3 => control::Irqchip::Gicv3,
+            Self::V2 => control::Irqchip::Gicv2,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
 use devices::pci::root::Slot;
 use devices::riscv::plic::{HartInterrupts, Plic, PlicSource};
+use ipc::control;
 use ipc::record::IrqchipChoice;
 use kvm_ioctls::{DeviceFd, VcpuFd};
 use log::info;
@@ -51,7 +52,7 @@ impl Irqchip {
             vm: Arc::clone(vm),
             kind,
         };
-        info!("the interrupt controller is {}", irqchip.name());
+        info!("the interrupt controller is {}", irqchip.kind().name());
         Ok(irqchip)
     }
 
@@ -81,11 +82,11 @@ impl Irqchip {
         }
     }
 
-    /// What it is called.
-    pub fn name(&self) -> &'static str {
+    /// Which it is.
+    pub fn kind(&self) -> control::Irqchip {
         match self.kind {
-            Kind::Aia(_) => AIA,
-            Kind::Plic(..) => "plic",
+            Kind::Aia(_) => control::Irqchip::Aia,
+            Kind::Plic(..) => control::Irqchip::Plic,
         }
     }
 

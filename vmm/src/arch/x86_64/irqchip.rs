@@ -8,6 +8,7 @@ use std::sync::Arc;
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors, SharedLine};
 use devices::ioapic::{IoApic, IoApicPin, LocalApics, PINS};
 use devices::pci::root::Slot;
+use ipc::control;
 use ipc::record::IrqchipChoice;
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::VcpuFd;
@@ -63,9 +64,9 @@ impl Irqchip {
         Ok(())
     }
 
-    /// What they are called.
-    pub fn name(&self) -> &'static str {
-        "ioapic"
+    /// Which they are.
+    pub fn kind(&self) -> control::Irqchip {
+        control::Irqchip::Ioapic
     }
 
     /// The IOAPIC.
