@@ -63,7 +63,7 @@ pub(crate) enum BeginError {
     #[error("{0}: its backend")]
     Backend(String, #[source] BackendError),
     /// An external backend does not listen.
-    #[error("{0}: nobody listens")]
+    #[error("{0}: no program listens")]
     Connect(String),
 }
 
@@ -106,8 +106,8 @@ fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
     }))
 }
 
-/// What each device asks for, by its place in the record.
-pub(crate) type AllActions = Vec<(u8, Actions)>;
+/// What each device asks for.
+pub(crate) type AllActions = Vec<(DeviceSlot, Actions)>;
 
 /// All devices of a VM.
 #[derive(Debug)]
@@ -156,17 +156,16 @@ impl Devices {
         })
     }
 
-    /// Plugs a NIC's cable in, or pulls it; returns its place in the record, for a message to the
-    /// vmm. `None` if there is no such device, or it is no NIC.
-    pub(crate) fn set_link(&mut self, id: &str, up: bool) -> Option<u8> {
+    /// Plugs a NIC's cable in, or pulls it; returns its slot, for a message to the vmm. `None` if
+    /// there is no such device, or it is no NIC.
+    pub(crate) fn set_link(&mut self, id: &str, up: bool) -> Option<DeviceSlot> {
         let own = self.own.len();
-        if let Some((index, slot)) = self.find(id) {
-            return slot.set_link(up).then_some(index);
+        if let Some((slot, device)) = self.find(id) {
+            return device.set_link(up).then_some(slot);
         }
-        let mut external = self.external.iter_mut().zip(own..);
-        let (device, index) = external.find(|(device, _)| device.id() == id)?;
-        let index = u8::try_from(index).ok()?;
-        device.set_link(up).then_some(index)
+        let mut external = DeviceSlot::all().skip(own).zip(&mut self.external);
+        let (slot, device) = external.find(|(_, device)| device.id() == id)?;
+        device.set_link(up).then_some(slot)
     }
 
     /// Prepares a backend for each device of a new vmm; returns what the vmm gets for them. A
@@ -179,10 +178,10 @@ impl Devices {
     ) -> Result<(Vec<Option<PreparedBackend>>, Vec<Link>), BeginError> {
         let mut prepared = Vec::with_capacity(self.own.len());
         let mut links = Vec::with_capacity(self.own.len() + self.external.len());
-        for (index, slot) in (0..).zip(&mut self.own) {
+        for (slot, device) in DeviceSlot::all().zip(&mut self.own) {
             let mut actions = Actions::default();
-            let outcome = slot.prepare(context, start, &mut actions);
-            all.push((index, actions));
+            let outcome = device.prepare(context, start, &mut actions);
+            all.push((slot, actions));
             let (backend, link) = outcome?;
             prepared.push(backend);
             links.push(link);
@@ -201,11 +200,11 @@ impl Devices {
         start: Start,
         all: &mut AllActions,
     ) -> Result<(), BeginError> {
-        for ((index, slot), prepared) in (0..).zip(&mut self.own).zip(prepared) {
+        for ((slot, device), prepared) in DeviceSlot::all().zip(&mut self.own).zip(prepared) {
             if let Some(prepared) = prepared {
                 let mut actions = Actions::default();
-                let outcome = slot.begin(context, prepared, start, &mut actions);
-                all.push((index, actions));
+                let outcome = device.begin(context, prepared, start, &mut actions);
+                all.push((slot, actions));
                 outcome?;
             }
         }
@@ -214,13 +213,14 @@ impl Devices {
 
     /// The vmm still builds its machine: its time to connect to backends starts anew.
     pub(crate) fn postpone(&mut self, now_ns: u64) {
-        self.own.iter_mut().for_each(|slot| slot.postpone(now_ns));
+        let own = self.own.iter_mut();
+        own.for_each(|device| device.postpone(now_ns));
     }
 
     /// Registers the backends that were started since.
     pub(crate) fn register(&mut self, context: &SpawnContext) -> AllActions {
-        let own = (0..).zip(&mut self.own);
-        own.map(|(index, slot)| (index, slot.register(context)))
+        let own = DeviceSlot::all().zip(&mut self.own);
+        own.map(|(slot, device)| (slot, device.register(context)))
             .collect()
     }
 
@@ -228,21 +228,21 @@ impl Devices {
     pub(crate) fn retire(&mut self, now_ns: u64) -> AllActions {
         let external = self.external.iter_mut();
         external.for_each(|device| device.retire(now_ns));
-        let own = (0..).zip(&mut self.own);
-        own.map(|(index, slot)| (index, slot.retire())).collect()
+        let own = DeviceSlot::all().zip(&mut self.own);
+        own.map(|(slot, device)| (slot, device.retire())).collect()
     }
 
     /// Handles the vmm's message about a device.
-    pub(crate) fn hear(&mut self, index: u8, news: &DeviceNews, now_ns: u64) -> Actions {
+    pub(crate) fn hear(&mut self, slot: DeviceSlot, news: &DeviceNews, now_ns: u64) -> Actions {
         let mut actions = Actions::default();
         match news {
             DeviceNews::Guest(why) => actions.note(EventKind::GuestFault, why),
             DeviceNews::Failed(why) => actions.note(EventKind::Stalled, why),
             news => {
-                if let Some(slot) = self.slot(index) {
-                    return slot.hear(news, now_ns);
+                if let Some(device) = self.managed(slot) {
+                    return device.hear(news, now_ns);
                 }
-                if let Some(device) = self.external(index) {
+                if let Some(device) = self.external(slot) {
                     return device.hear(news, now_ns);
                 }
             }
@@ -256,39 +256,30 @@ impl Devices {
         self.own.iter().all(ManagedDevice::is_ready) && self.external.iter().all(External::is_ready)
     }
 
-    /// The place in the record of the device in a slot.
-    pub(crate) fn place_of(slot: DeviceSlot) -> u8 {
-        slot.number() - 1
+    /// The device in a slot, if it is one of our own. They have the first slots, as
+    /// [`records::of`] gives them out.
+    pub(crate) fn managed(&mut self, slot: DeviceSlot) -> Option<&mut ManagedDevice> {
+        self.own.get_mut(usize::from(slot.number() - 1))
     }
 
-    /// The slot of the device at this place in the record.
-    pub(crate) fn slot_of(place: u8) -> Option<DeviceSlot> {
-        DeviceSlot::new(place.saturating_add(1))
-    }
-
-    /// The device at this place in the record, if it is one of our own.
-    pub(crate) fn slot(&mut self, index: u8) -> Option<&mut ManagedDevice> {
-        self.own.get_mut(usize::from(index))
-    }
-
-    /// The device at this place in the record, if it is external.
-    fn external(&mut self, index: u8) -> Option<&mut External> {
-        let index = usize::from(index).checked_sub(self.own.len())?;
+    /// The device in a slot, if it is external.
+    fn external(&mut self, slot: DeviceSlot) -> Option<&mut External> {
+        let index = usize::from(slot.number() - 1).checked_sub(self.own.len())?;
         self.external.get_mut(index)
     }
 
-    /// The name of the device at this place in the record.
-    pub(crate) fn id(&mut self, index: u8) -> Option<String> {
-        if let Some(slot) = self.slot(index) {
-            return Some(slot.id().to_owned());
+    /// The name of the device in a slot.
+    pub(crate) fn id(&mut self, slot: DeviceSlot) -> Option<String> {
+        if let Some(device) = self.managed(slot) {
+            return Some(device.id().to_owned());
         }
-        self.external(index).map(|device| device.id().to_owned())
+        self.external(slot).map(|device| device.id().to_owned())
     }
 
     /// Adds the descriptors that the devices wait for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        for (index, slot) in (0..).zip(&self.own) {
-            slot.interests(index, interests);
+        for (slot, device) in DeviceSlot::all().zip(&self.own) {
+            device.interests(slot, interests);
         }
     }
 
@@ -315,14 +306,13 @@ impl Devices {
         let own = self.own.iter_mut().map(|slot| slot.tick(context, now_ns));
         let external = self.external.iter_mut();
         let external = external.map(|device| device.tick(&context.jailer, now_ns));
-        (0..).zip(own.chain(external)).collect()
+        DeviceSlot::all().zip(own.chain(external)).collect()
     }
 
-    /// The device of this name, and its place in the record: `None` if there is none, or it is
-    /// external.
-    pub(crate) fn find(&mut self, id: &str) -> Option<(u8, &mut ManagedDevice)> {
-        let mut slots = (0..).zip(&mut self.own);
-        slots.find(|(_, slot)| slot.id() == id)
+    /// The device of this name, and its slot: `None` if there is none, or it is external.
+    pub(crate) fn find(&mut self, id: &str) -> Option<(DeviceSlot, &mut ManagedDevice)> {
+        let mut own = DeviceSlot::all().zip(&mut self.own);
+        own.find(|(_, device)| device.id() == id)
     }
 
     /// For `inspect`: the processes.

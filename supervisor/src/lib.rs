@@ -124,8 +124,8 @@ impl Supervisor {
                 Token::Jailer => {}
                 Token::Exit => exited = true,
                 Token::Control => drop(self.hear_vmm(now_ns)),
-                Token::BackendExit(index) => self.backend_exited(index, now_ns),
-                Token::BackendControl(index) => self.hear_backend(index),
+                Token::BackendExit(slot) => self.backend_exited(slot, now_ns),
+                Token::BackendControl(slot) => self.hear_backend(slot),
                 Token::ApiListener | Token::Api(_) => self.api.ready(token, events, now_ns),
                 Token::ConsoleListener | Token::ConsoleClient | Token::ConsoleVmm => {
                     self.console.ready(token, events, now_ns);

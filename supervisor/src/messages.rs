@@ -6,7 +6,7 @@ use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
 use spec::api::EventKind;
 
-use super::devices::{AllActions, Devices};
+use super::devices::AllActions;
 use super::jailer_link::LinkEvent;
 use super::lifecycle::{Action, Force, Next, VmOutcome};
 use super::process::Incoming;
@@ -75,7 +75,7 @@ impl Supervisor {
             self.irqchip = Some(irqchip);
         }
         if let FromVmm::Device(slot, news) = &message {
-            self.hear_of_device(Devices::place_of(*slot), news, now_ns);
+            self.hear_of_device(*slot, news, now_ns);
         }
         let order = self.lifecycle.heard(message, now_ns);
         self.obey(order);

@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use ipc::slot::DeviceSlot;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -20,9 +21,9 @@ pub(crate) enum Token {
     /// The vmm has sent something.
     Control,
     /// The backend of one of our own devices has exited.
-    BackendExit(u8),
+    BackendExit(DeviceSlot),
     /// The backend of one of our own devices has sent something.
-    BackendControl(u8),
+    BackendControl(DeviceSlot),
     /// A new API client.
     ApiListener,
     /// An API client.

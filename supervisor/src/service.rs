@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use ipc::control::{ToDevice, ToVmm};
+use ipc::slot::DeviceSlot;
 use serde::Serialize;
 use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, VmInfo, VmState};
 use spec::check_stop_timeout;
@@ -11,7 +12,6 @@ use spec::check_stop_timeout;
 use super::Supervisor;
 use super::api::Command;
 use super::api::http::{Refusal, Response};
-use super::devices::Devices;
 use super::devices::UPGRADE_NS;
 use super::lifecycle::{Action, Force};
 use super::poll::{ConnectionId, earlier};
@@ -41,8 +41,8 @@ pub(crate) struct Waiting {
 enum Wanted {
     /// The vmm pauses or resumes.
     State(VmState),
-    /// The device at this place in the record gets another backend.
-    Device(u8),
+    /// The device in this slot gets another backend.
+    Device(DeviceSlot),
 }
 
 impl Supervisor {
@@ -75,10 +75,8 @@ impl Supervisor {
                 "its tap was deleted on the host: start the VM anew",
             ),
             Command::Link(device, Link { up }) => match self.devices.set_link(&device, up) {
-                Some(index) => {
-                    if let Some(slot) = Devices::slot_of(index) {
-                        self.obey(Action::Tell(ToVmm::Device(slot, ToDevice::Link(up))));
-                    }
+                Some(slot) => {
+                    self.obey(Action::Tell(ToVmm::Device(slot, ToDevice::Link(up))));
                     Response::Done
                 }
                 None => {
@@ -102,15 +100,15 @@ impl Supervisor {
         wait: bool,
         now_ns: u64,
     ) -> Option<Response> {
-        let Some((index, slot)) = self.devices.find(device) else {
+        let Some((slot, found)) = self.devices.find(device) else {
             return Some(no_device(device));
         };
-        match slot.restart(now_ns) {
+        match found.restart(now_ns) {
             Err(reason) => return Some(refused(device, &reason)),
-            Ok(actions) => self.perform(index, actions, now_ns),
+            Ok(actions) => self.perform(slot, actions, now_ns),
         }
         if wait {
-            self.wait_for(id, index, now_ns);
+            self.wait_for(id, slot, now_ns);
         }
         (!wait).then_some(Response::Done)
     }
@@ -118,19 +116,19 @@ impl Supervisor {
     /// Replaces the program of a device; the response if that is refused.
     fn upgrade(&mut self, id: ConnectionId, device: &str, now_ns: u64) -> Option<Response> {
         let program = self.api.take_descriptor(id);
-        let Some((index, slot)) = self.devices.find(device) else {
+        let Some((slot, found)) = self.devices.find(device) else {
             return Some(no_device(device));
         };
         let Some(program) = program else {
             let reason = "an upgrade needs the descriptor of a program";
             return Some(Response::Refused(Refusal::new(400, reason)));
         };
-        match slot.upgrade(&self.context, program, now_ns) {
+        match found.upgrade(&self.context, program, now_ns) {
             Err(reason) => Some(refused(device, &reason)),
             Ok(actions) => {
                 // First: the candidate may have been refused at once, and the client is told so.
-                self.wait_for(id, index, now_ns);
-                self.perform(index, actions, now_ns);
+                self.wait_for(id, slot, now_ns);
+                self.perform(slot, actions, now_ns);
                 None
             }
         }
@@ -157,10 +155,10 @@ impl Supervisor {
         Response::Done
     }
 
-    fn wait_for(&mut self, id: ConnectionId, index: u8, now_ns: u64) {
+    fn wait_for(&mut self, id: ConnectionId, slot: DeviceSlot, now_ns: u64) {
         self.waiting.push(Waiting {
             id,
-            wanted: Wanted::Device(index),
+            wanted: Wanted::Device(slot),
             deadline_ns: now_ns + DEVICE_NS,
         });
     }
@@ -226,16 +224,21 @@ impl Supervisor {
     }
 
     /// Answers the requests for another backend of a device.
-    pub(super) fn answer_device(&mut self, index: u8, outcome: Result<(), String>, now_ns: u64) {
+    pub(super) fn answer_device(
+        &mut self,
+        slot: DeviceSlot,
+        outcome: Result<(), String>,
+        now_ns: u64,
+    ) {
         let response = match outcome {
             Ok(()) => Response::Done,
             Err(reason) => {
-                let id = self.devices.slot(index).map(|slot| slot.id().to_owned());
+                let id = self.devices.id(slot);
                 refused(&id.unwrap_or_default(), &reason)
             }
         };
         self.terminate(&response, now_ns, |waiting| {
-            waiting.wanted == Wanted::Device(index)
+            waiting.wanted == Wanted::Device(slot)
         });
     }
 

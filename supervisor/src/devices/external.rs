@@ -199,7 +199,7 @@ impl External {
         match answer {
             Ok(stream) => {
                 self.retry_ns = None;
-                actions.note(EventKind::BackendStarted, "somebody listens again");
+                actions.note(EventKind::BackendStarted, "a program listens again");
                 match self.retired {
                     true => self.stream = Some(stream),
                     false => {
@@ -212,7 +212,7 @@ impl External {
                 let error = host::log::chain(&error);
                 log::debug!(device_id = self.info.id.as_str(); "{error}");
                 if self.retired && self.attempts == 0 {
-                    let why = format!("{error}: the guest's reboot waits until somebody listens");
+                    let why = format!("{error}: the guest's reboot waits until a program listens");
                     actions.note(EventKind::BackendLost, why);
                 }
                 self.try_later(now_ns);

@@ -14,6 +14,7 @@
 use std::os::fd::OwnedFd;
 
 use ipc::control::ToDevice;
+use ipc::slot::DeviceSlot;
 use nix::poll::PollFlags;
 use spec::SpecError;
 use spec::api::EventKind;
@@ -210,7 +211,7 @@ impl ManagedDevice {
     }
 
     /// Adds the descriptors that the device waits for.
-    pub(crate) fn interests<'a>(&'a self, index: u8, interests: &mut Interests<'a>) {
+    pub(crate) fn interests<'a>(&'a self, slot: DeviceSlot, interests: &mut Interests<'a>) {
         let alive = match &self.phase {
             Phase::Alive(life) => Some(&life.backend),
             _ => None,
@@ -218,12 +219,12 @@ impl ManagedDevice {
         let candidate = self.upgrade.as_ref().and_then(Upgrade::candidate);
         let all = alive.into_iter().chain(candidate).chain(&self.dying);
         for backend in all {
-            let exit = Token::BackendExit(index);
+            let exit = Token::BackendExit(slot);
             interests.add(exit, backend.process().exit_fd(), PollFlags::POLLIN);
         }
         for backend in alive.into_iter().chain(candidate) {
             if let Some(control) = backend.process().control_fd() {
-                interests.add(Token::BackendControl(index), control, PollFlags::POLLIN);
+                interests.add(Token::BackendControl(slot), control, PollFlags::POLLIN);
             }
         }
     }

@@ -150,7 +150,9 @@ impl Watchdog {
         self.stuck = stuck;
         if let Some(queue) = self.stuck.iter().find(|q| q.forgotten >= FORGOTTEN_MAX) {
             let queue = queue.queue;
-            return WatchdogEvent::Hung(format!("queue {queue} has requests that nobody works on"));
+            return WatchdogEvent::Hung(format!(
+                "queue {queue} has requests that no thread works on"
+            ));
         }
         let slow = self.stuck.iter().find(|q| q.waited >= SLOW_MIN);
         let was = std::mem::replace(&mut self.slow, slow.is_some());

@@ -73,7 +73,7 @@ impl Part {
 
     pub(super) fn say(&self, message: &FromBackend) {
         if let Some(control) = &self.control {
-            // If nobody listens, nobody does.
+            // If no program listens, nobody does.
             let _ = control.send(message);
         }
     }

@@ -3,6 +3,7 @@
 
 use ipc::broker::Question;
 use ipc::control::{DeviceNews, FromBackend, QueueSample, ToBackend};
+use ipc::slot::DeviceSlot;
 use spec::SpecError;
 use spec::api::DeviceKind;
 
@@ -401,7 +402,7 @@ fn backend_that_forgets_requests_is_hung() {
     let told = device.waits();
     assert_eq!(
         told,
-        ["BackendHung: queue 0 has requests that nobody works on"]
+        ["BackendHung: queue 0 has requests that no thread works on"]
     );
     assert!(!device.lives(0));
     let mut device = Device::respawned();
@@ -475,19 +476,19 @@ fn device_s_counters_are_those_of_all_its_backends() {
 fn device_waits_for_the_end_and_the_words_of_its_backend() {
     fn ready(device: &Device) -> Vec<Token> {
         let mut interests = Interests::default();
-        device.slot.interests(7, &mut interests);
+        device.slot.interests(DeviceSlot::FIRST, &mut interests);
         let ready = interests.wait(Some(0)).unwrap();
         ready.into_iter().map(|(token, _)| token).collect()
     }
     let mut device = Device::serving();
     assert_eq!(ready(&device), []);
     device.part(0, |part| part.say(&FromBackend::Serving));
-    assert_eq!(ready(&device), [Token::BackendControl(7)]);
+    assert_eq!(ready(&device), [Token::BackendControl(DeviceSlot::FIRST)]);
     device.slot.listen();
     assert_eq!(ready(&device), []);
     // The stage's processes seem to have ended when the vmm's end of their stream is closed.
     device.streams.clear();
-    assert_eq!(ready(&device), [Token::BackendExit(7)]);
+    assert_eq!(ready(&device), [Token::BackendExit(DeviceSlot::FIRST)]);
     device.dies(0, KILLED);
     assert_eq!(ready(&device), []);
 }

@@ -257,7 +257,7 @@ fn each_queue_is_compared_with_itself_and_its_own_claims() {
         let samples = [sample(1, 0), sample(0, used)];
         watchdog.sample(&samples, &page, |_| Some(false))
     });
-    let how = "queue 1 has requests that nobody works on".to_owned();
+    let how = "queue 1 has requests that no thread works on".to_owned();
     assert_eq!(
         hung.find(|f| *f != WatchdogEvent::Fine),
         Some(WatchdogEvent::Hung(how))

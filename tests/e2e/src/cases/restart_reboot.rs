@@ -179,7 +179,7 @@ impl Foreign {
         let foreign = Self(child);
         let begun = Instant::now();
         while !socket.exists() {
-            ensure!(begun.elapsed() < PATIENCE, "nobody listens");
+            ensure!(begun.elapsed() < PATIENCE, "no program listens");
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(foreign)

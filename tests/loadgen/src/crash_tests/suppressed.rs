@@ -60,7 +60,7 @@ pub fn uncalled(harness: &mut Harness, rounds: u32, seed: u64) -> Result<u32, Cr
     let mut random = Random::new(seed);
     let mut told = 0;
     for _ in 0..rounds {
-        // Calls of this generation go where nobody listens: so it looks when it dies between
+        // Calls of this generation go where no program listens: so it looks when it dies between
         // publishing and calling.
         let heard = std::mem::replace(&mut harness.places[0].fds, QueueFds::new()?.into());
         let used = harness.used();
