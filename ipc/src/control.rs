@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use channel::{Channel, ControlError};
 pub use rights::{receive_with_one, receive_with_several};
 
+use crate::irqchip::Irqchip;
 use crate::slot::DeviceSlot;
 
 /// The longest message in bytes.
@@ -134,34 +135,6 @@ pub enum FromBackend {
     Hangup,
     /// The backend cannot continue; it exits now.
     Failed(Failure),
-}
-
-/// The interrupt controller that a machine has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Irqchip {
-    /// x86_64: local APICs and an IOAPIC.
-    Ioapic,
-    /// aarch64: a GICv3 with an ITS.
-    Gicv3,
-    /// aarch64: a GICv2.
-    Gicv2,
-    /// riscv64: the advanced interrupt architecture.
-    Aia,
-    /// riscv64: a PLIC.
-    Plic,
-}
-
-impl Irqchip {
-    /// What it is called.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ioapic => "ioapic",
-            Self::Gicv3 => "gicv3",
-            Self::Gicv2 => "gicv2",
-            Self::Aia => "aia",
-            Self::Plic => "plic",
-        }
-    }
 }
 
 /// How a guest ended.

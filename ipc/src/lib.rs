@@ -14,6 +14,7 @@ pub mod control;
 pub mod fd;
 pub mod health;
 pub mod inflight;
+pub mod irqchip;
 pub mod mac;
 pub mod memfd;
 pub mod record;

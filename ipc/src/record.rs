@@ -25,7 +25,7 @@ use crate::memfd::{self, MemfdError};
 pub use blk::{BlkEngine, BlkRecord, RingParams};
 pub use geometry::{Geometry, SECTOR_BYTES};
 pub use net::{Guard, NetRecord};
-pub use vmm::{DeviceKind, DeviceRecord, IrqchipChoice, NicRecord, Pages, VmmRecord};
+pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
 
 /// The version of the records this build writes.
 pub const VERSION: u32 = 2;
@@ -128,7 +128,7 @@ mod tests {
             prefault: false,
             cmdline: "quiet".into(),
             initrd: true,
-            irqchip: IrqchipChoice::Auto,
+            irqchip: None,
             seccomp: crate::seccomp::Mode::Kill,
             rebooted: true,
             devices: vec![DeviceRecord {

@@ -11,8 +11,8 @@ use host::lacking;
 use ipc::broker::Status;
 use spec::HugePages;
 
-use crate::arch::kvm_missing;
 use crate::host::Host;
+use crate::resources::kvm_remedy;
 use crate::run;
 use crate::self_test::{self, SelfTest};
 
@@ -91,13 +91,7 @@ fn kvm(host: &Host) -> Result<String, String> {
     let path = host.kvm.display();
     match opened {
         Ok(_) => Ok(path.to_string()),
-        Err(e) => Err(because(
-            format!("{path}: {e}"),
-            &format!(
-                "it {}, or join the group that owns it",
-                kvm_missing(std::env::consts::ARCH)
-            ),
-        )),
+        Err(e) => Err(format!("{path} {}", kvm_remedy(&e))),
     }
 }
 
@@ -172,7 +166,8 @@ mod tests {
         assert_eq!(outcome.status, Status::Error);
         let kvm = lines.iter().find(|line| line.contains("KVM")).unwrap();
         assert!(
-            kvm.starts_with("has not") && kvm.contains(kvm_missing(std::env::consts::ARCH)),
+            kvm.starts_with("has not")
+                && kvm.contains(crate::arch::kvm_missing(std::env::consts::ARCH)),
             "{kvm}"
         );
     }

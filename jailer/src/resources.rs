@@ -88,7 +88,7 @@ fn open_kvm(path: &Path) -> Result<OwnedFd, SpecError> {
         .map_err(|e| SpecError::new("kvm", path.display(), kvm_remedy(&e)))
 }
 
-fn kvm_remedy(error: &io::Error) -> String {
+pub(super) fn kvm_remedy(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => {
             kvm_missing(std::env::consts::ARCH).into()

@@ -79,7 +79,7 @@ struct Supervisor {
     console: ConsoleBackend,
     lifecycle: Lifecycle,
     /// What the vmm says of its machine.
-    irqchip: Option<ipc::control::Irqchip>,
+    irqchip: Option<ipc::irqchip::Irqchip>,
     event_log: EventLog,
     log_truncator: LogTruncator,
     // Before the devices, so that the vmm is dropped first.

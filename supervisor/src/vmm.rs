@@ -11,7 +11,8 @@ use handover::host_resources::Guest;
 use ipc::control::{ControlError, FromVmm, ToVmm};
 use ipc::fd;
 use ipc::health::Crash;
-use ipc::record::{DeviceRecord, IrqchipChoice, Pages, VERSION, VmmRecord};
+use ipc::irqchip;
+use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
 use ipc::slot::DeviceSlot;
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
@@ -77,13 +78,13 @@ pub(crate) fn record(
     }
 }
 
-fn irqchip(wanted: Irqchip) -> IrqchipChoice {
+fn irqchip(wanted: Irqchip) -> Option<irqchip::Irqchip> {
     match wanted {
-        Irqchip::Auto => IrqchipChoice::Auto,
-        Irqchip::Gicv3 => IrqchipChoice::Gicv3,
-        Irqchip::Gicv2 => IrqchipChoice::Gicv2,
-        Irqchip::Aia => IrqchipChoice::Aia,
-        Irqchip::Plic => IrqchipChoice::Plic,
+        Irqchip::Auto => None,
+        Irqchip::Gicv3 => Some(irqchip::Irqchip::Gicv3),
+        Irqchip::Gicv2 => Some(irqchip::Irqchip::Gicv2),
+        Irqchip::Aia => Some(irqchip::Irqchip::Aia),
+        Irqchip::Plic => Some(irqchip::Irqchip::Plic),
     }
 }
 

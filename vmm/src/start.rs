@@ -10,7 +10,8 @@ use host::seccomp::SeccompError;
 use ipc::control::{About, Channel, ControlError, Ending, Failure, FromVmm};
 use ipc::fd::{self, FdError};
 use ipc::health::HealthPage;
-use ipc::record::{IrqchipChoice, VmmRecord};
+use ipc::irqchip;
+use ipc::record::VmmRecord;
 use ipc::seccomp::Mode;
 use kvm_ioctls::VcpuFd;
 use log::warn;
@@ -212,7 +213,7 @@ fn make_vm(record: &VmmRecord, kvm: OwnedFd, ram: OwnedFd) -> Result<Hardware, S
     let Some(other) = fallback else { return made };
     warn!("{} is tried instead", other.name());
     let kvm = again.map_err(|e| StartError::Host("duplicate a descriptor", e))?;
-    try_vm(record, kvm, ram, other)
+    try_vm(record, kvm, ram, Some(other))
 }
 
 /// Makes the VM in the order that KVM asks for.
@@ -220,7 +221,7 @@ fn try_vm(
     record: &VmmRecord,
     kvm: OwnedFd,
     ram: &'static GuestMemory,
-    choice: IrqchipChoice,
+    choice: Option<irqchip::Irqchip>,
 ) -> Result<Hardware, StartError> {
     let vm = Arc::new(Vm::new(kvm, record.cpus)?);
     let bars = arch::pci_windows(memory::end(ram)).bars_64;

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use crate::irqchip::Irqchip;
 use crate::seccomp::Mode;
 use crate::slot::DeviceSlot;
 
@@ -26,9 +27,9 @@ pub struct VmmRecord {
     pub cmdline: String,
     /// Whether [`crate::fd::vmm::INITRD`] is there.
     pub initrd: bool,
-    /// The interrupt controller.
+    /// The interrupt controller; `None` for the best that the host has.
     #[serde(default)]
-    pub irqchip: IrqchipChoice,
+    pub irqchip: Option<Irqchip>,
     /// What happens on a system call outside the filters.
     pub seccomp: Mode,
     /// A guest has run in this VM before and has rebooted: the vmm waits for its backends without a
@@ -83,35 +84,6 @@ pub struct NicRecord {
     pub mac: [u8; 6],
     /// Whether the link is up.
     pub link_up: bool,
-}
-
-/// The interrupt controller a machine is to have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum IrqchipChoice {
-    /// The best that the host has.
-    #[default]
-    Auto,
-    /// aarch64: a GICv3 with an ITS.
-    Gicv3,
-    /// aarch64: a GICv2.
-    Gicv2,
-    /// riscv64: the advanced interrupt architecture.
-    Aia,
-    /// riscv64: a PLIC.
-    Plic,
-}
-
-impl IrqchipChoice {
-    /// Its name in the spec.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Gicv3 => "gicv3",
-            Self::Gicv2 => "gicv2",
-            Self::Aia => "aia",
-            Self::Plic => "plic",
-        }
-    }
 }
 
 /// The pages guest memory is made of.

@@ -16,8 +16,6 @@ use crate::memory::{self, GuestMemory};
 
 /// The length of the header.
 const HEADER_BYTES: usize = 64;
-/// Kernels are loaded at a multiple of this, plus `text_offset`.
-const ALIGN: u64 = 2 << 20;
 /// How much is inflated at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -114,7 +112,7 @@ fn place(
             "does not say how much memory it needs (image_size is 0: Linux older than 3.17)",
         ));
     }
-    if header.text_offset >= ALIGN && !header.text_offset.is_multiple_of(4096) {
+    if !header.text_offset.is_multiple_of(4096) {
         return Err(BootError::Unusable("has a misaligned text_offset"));
     }
     let too_large = || BootError::KernelRoom {

@@ -9,13 +9,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::arm::gicv2m::Gicv2m;
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
 use devices::pci::root::Slot;
-use ipc::control;
-use ipc::record::IrqchipChoice;
+use ipc::irqchip;
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
     KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU,
@@ -52,16 +52,20 @@ pub struct Irqchip {
 
 impl Irqchip {
     /// Makes them, before the first of `cpus` vCPUs: those chosen, or the first that the host has.
-    pub fn new(vm: &Arc<Vm>, choice: IrqchipChoice, cpus: u8) -> Result<Self, KvmError> {
+    pub fn new(vm: &Arc<Vm>, choice: Option<irqchip::Irqchip>, cpus: u8) -> Result<Self, KvmError> {
         vm.require(&Vm::MSI_CAPS)?;
         let (version, gic) = match choice {
-            IrqchipChoice::Gicv3 => (Version::V3, create_v3(vm).map_err(lacking("gicv3"))?),
-            IrqchipChoice::Gicv2 => (Version::V2, create_v2(vm).map_err(lacking("gicv2"))?),
-            IrqchipChoice::Auto => match create_v3(vm) {
+            Some(irqchip::Irqchip::Gicv3) => {
+                (Version::V3, create_v3(vm).map_err(lacking("gicv3"))?)
+            }
+            Some(irqchip::Irqchip::Gicv2) => {
+                (Version::V2, create_v2(vm).map_err(lacking("gicv2"))?)
+            }
+            None => match create_v3(vm) {
                 Ok(gic) => (Version::V3, gic),
                 Err(_) => (Version::V2, create_v2(vm).map_err(lacking("gicv2"))?),
             },
-            other => return Err(KvmError::NoSuchIrqchip(other.name())),
+            Some(other) => return Err(KvmError::NoSuchIrqchip(other.name())),
         };
         if version == Version::V2 && cpus > GICV2_CPUS_MAX {
             return Err(KvmError::CpusOfIrqchip {
@@ -94,7 +98,7 @@ impl Irqchip {
     }
 
     /// What to choose instead if this choice failed: nothing, [`Self::new`] has tried all.
-    pub fn fallback(_: IrqchipChoice, _: &KvmError) -> Option<IrqchipChoice> {
+    pub fn fallback(_: Option<irqchip::Irqchip>, _: &KvmError) -> Option<irqchip::Irqchip> {
         None
     }
 
@@ -121,7 +125,7 @@ impl Irqchip {
     }
 
     /// Which it is.
-    pub fn kind(&self) -> control::Irqchip {
+    pub fn kind(&self) -> irqchip::Irqchip {
         self.version.kind()
     }
 
@@ -167,10 +171,10 @@ const FRAME: Gicv2m = Gicv2m {
 };
 
 impl Version {
-    fn kind(self) -> control::Irqchip {
+    fn kind(self) -> irqchip::Irqchip {
         match self {
-            Self::V3 => control::Irqchip::Gicv3,
-            Self::V2 => control::Irqchip::Gicv2,
+            Self::V3 => irqchip::Irqchip::Gicv3,
+            Self::V2 => irqchip::Irqchip::Gicv2,
         }
     }
 }
@@ -218,12 +222,12 @@ impl InterruptLine for Spi {
 /// names. KVM's own table routes GSI n to shared interrupt n, so that no route ever changes.
 struct SpiVectors {
     vm: Arc<Vm>,
-    /// The GSI of each vector with an eventfd.
-    assigned: Mutex<BTreeMap<u16, u32>>,
+    /// The GSI of each eventfd that is assigned to one.
+    assigned: Mutex<BTreeMap<RawFd, u32>>,
 }
 
 impl SpiVectors {
-    fn assigned(&self) -> MutexGuard<'_, BTreeMap<u16, u32>> {
+    fn assigned(&self) -> MutexGuard<'_, BTreeMap<RawFd, u32>> {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -237,21 +241,22 @@ impl MsiVectors for SpiVectors {
         }
     }
 
-    fn assign(&self, vector: u16, message: MsiMessage, call: &EventFd) -> io::Result<()> {
+    fn assign(&self, _: u16, message: MsiMessage, call: &EventFd) -> io::Result<()> {
         let Some(id) = FRAME.interrupt(message) else {
             return Ok(());
         };
         let gsi = u32::from(id - FIRST_SPI_ID);
         self.vm.fd().register_irqfd(call, gsi)?;
-        self.assigned().insert(vector, gsi);
+        self.assigned().insert(call.as_raw_fd(), gsi);
         Ok(())
     }
 
-    fn deassign(&self, vector: u16, call: &EventFd) -> io::Result<()> {
-        let gsi = self.assigned().get(&vector).copied();
-        match gsi {
-            Some(gsi) => Ok(self.vm.fd().unregister_irqfd(call, gsi)?),
-            None => Ok(()),
+    fn deassign(&self, _: u16, call: &EventFd) -> io::Result<()> {
+        let mut assigned = self.assigned();
+        if let Some(gsi) = assigned.get(&call.as_raw_fd()) {
+            self.vm.fd().unregister_irqfd(call, *gsi)?;
+            assigned.remove(&call.as_raw_fd());
         }
+        Ok(())
     }
 }

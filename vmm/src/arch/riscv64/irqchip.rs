@@ -9,8 +9,7 @@ use std::sync::{Arc, OnceLock};
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors};
 use devices::pci::root::Slot;
 use devices::riscv::plic::{HartInterrupts, Plic, PlicSource};
-use ipc::control;
-use ipc::record::IrqchipChoice;
+use ipc::irqchip;
 use kvm_ioctls::{DeviceFd, VcpuFd};
 use log::info;
 use vmm_sys_util::eventfd::EventFd;
@@ -35,15 +34,15 @@ enum Kind {
 
 impl Irqchip {
     /// Makes them, before the first of `cpus` harts: those chosen, or the first that the host has.
-    pub fn new(vm: &Arc<Vm>, choice: IrqchipChoice, cpus: u8) -> Result<Self, KvmError> {
+    pub fn new(vm: &Arc<Vm>, choice: Option<irqchip::Irqchip>, cpus: u8) -> Result<Self, KvmError> {
         let kind = match choice {
-            IrqchipChoice::Aia => Kind::Aia(aia::create(vm).map_err(lacks_aia)?),
-            IrqchipChoice::Plic => plic(cpus),
-            IrqchipChoice::Auto => match aia::create(vm) {
+            Some(irqchip::Irqchip::Aia) => Kind::Aia(aia::create(vm).map_err(lacks_aia)?),
+            Some(irqchip::Irqchip::Plic) => plic(cpus),
+            None => match aia::create(vm) {
                 Ok(aia) => Kind::Aia(aia),
                 Err(_) => plic(cpus),
             },
-            other => return Err(KvmError::NoSuchIrqchip(other.name())),
+            Some(other) => return Err(KvmError::NoSuchIrqchip(other.name())),
         };
         if let Kind::Aia(_) = kind {
             vm.require(&Vm::MSI_CAPS)?;
@@ -58,9 +57,12 @@ impl Irqchip {
 
     /// What to choose instead if this choice failed: some hosts announce an AIA that they cannot
     /// complete, and the VM that has tried is lost.
-    pub fn fallback(choice: IrqchipChoice, error: &KvmError) -> Option<IrqchipChoice> {
+    pub fn fallback(
+        choice: Option<irqchip::Irqchip>,
+        error: &KvmError,
+    ) -> Option<irqchip::Irqchip> {
         let lacks = matches!(error, KvmError::LacksIrqchip { irqchip: AIA, .. });
-        (choice == IrqchipChoice::Auto && lacks).then_some(IrqchipChoice::Plic)
+        (choice.is_none() && lacks).then_some(irqchip::Irqchip::Plic)
     }
 
     /// Completes them, when all harts exist.
@@ -83,10 +85,10 @@ impl Irqchip {
     }
 
     /// Which it is.
-    pub fn kind(&self) -> control::Irqchip {
+    pub fn kind(&self) -> irqchip::Irqchip {
         match self.kind {
-            Kind::Aia(_) => control::Irqchip::Aia,
-            Kind::Plic(..) => control::Irqchip::Plic,
+            Kind::Aia(_) => irqchip::Irqchip::Aia,
+            Kind::Plic(..) => irqchip::Irqchip::Plic,
         }
     }
 

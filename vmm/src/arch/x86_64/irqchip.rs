@@ -8,8 +8,7 @@ use std::sync::Arc;
 use devices::interrupt::{InterruptLine, MsiMessage, MsiVectors, SharedLine};
 use devices::ioapic::{IoApic, IoApicPin, LocalApics, PINS};
 use devices::pci::root::Slot;
-use ipc::control;
-use ipc::record::IrqchipChoice;
+use ipc::irqchip;
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::VcpuFd;
 
@@ -27,9 +26,13 @@ pub struct Irqchip {
 
 impl Irqchip {
     /// Makes them, before the first vCPU. There is no choice.
-    pub fn new(vm: &Arc<Vm>, choice: IrqchipChoice, _cpus: u8) -> Result<Self, KvmError> {
-        if choice != IrqchipChoice::Auto {
-            return Err(KvmError::NoSuchIrqchip(choice.name()));
+    pub fn new(
+        vm: &Arc<Vm>,
+        choice: Option<irqchip::Irqchip>,
+        _cpus: u8,
+    ) -> Result<Self, KvmError> {
+        if let Some(other) = choice.filter(|choice| *choice != irqchip::Irqchip::Ioapic) {
+            return Err(KvmError::NoSuchIrqchip(other.name()));
         }
         vm.require(&Vm::MSI_CAPS)?;
         let mut cap = kvm_enable_cap {
@@ -55,7 +58,7 @@ impl Irqchip {
     }
 
     /// What to choose instead if this choice failed: nothing.
-    pub fn fallback(_: IrqchipChoice, _: &KvmError) -> Option<IrqchipChoice> {
+    pub fn fallback(_: Option<irqchip::Irqchip>, _: &KvmError) -> Option<irqchip::Irqchip> {
         None
     }
 
@@ -65,8 +68,8 @@ impl Irqchip {
     }
 
     /// Which they are.
-    pub fn kind(&self) -> control::Irqchip {
-        control::Irqchip::Ioapic
+    pub fn kind(&self) -> irqchip::Irqchip {
+        irqchip::Irqchip::Ioapic
     }
 
     /// The IOAPIC.

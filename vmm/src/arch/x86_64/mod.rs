@@ -49,8 +49,6 @@ pub fn prepare_vm(vm: &Vm, _end: u64) -> Result<(), KvmError> {
 mod tests {
     use std::sync::Arc;
 
-    use ipc::record::IrqchipChoice;
-
     use super::*;
 
     #[test]
@@ -69,7 +67,7 @@ mod tests {
         if let Ok(kvm) = kvm {
             let vm = Arc::new(Vm::new(kvm.into(), 1).unwrap());
             prepare_vm(&vm, 4 << 30).unwrap();
-            irqchip::Irqchip::new(&vm, IrqchipChoice::Auto, 1).unwrap();
+            irqchip::Irqchip::new(&vm, None, 1).unwrap();
             vm.create_vcpu(0).unwrap();
         }
     }
