@@ -146,34 +146,48 @@ impl CallListener for WatchedQueue {
     }
 }
 
-/// The call eventfds that the vmm waits for.
-#[derive(Debug, Default)]
-pub(super) struct WatchedCalls {
-    watched: Vec<(Arc<QueueEvents>, u64)>,
-}
+/// The call eventfds that the vmm waits for: the key of each queue's.
+#[derive(Debug)]
+pub(super) struct WatchedCalls(Vec<Option<u64>>);
 
 impl WatchedCalls {
-    /// Has the vmm wait for the queues' eventfds, or not.
-    pub(super) fn set(&mut self, wanted: bool, queues: &[Arc<QueueEvents>], line: &Arc<IsrLine>) {
-        let Some(intx) = &line.intx else { return };
-        if !wanted {
-            for (events, key) in self.watched.drain(..) {
-                intx.watcher.unwatch(&events.call, key);
-            }
-            return;
-        }
-        if !self.watched.is_empty() {
-            return;
-        }
-        for events in queues {
-            let queue = WatchedQueue {
-                events: Arc::clone(events),
-                line: Arc::downgrade(line),
-            };
-            match intx.watcher.watch(&events.call, Arc::new(queue)) {
-                Ok(key) => self.watched.push((Arc::clone(events), key)),
-                Err(error) => log::error!("cannot wait for the interrupts of a queue: {error}"),
-            }
-        }
+    /// None of so many queues.
+    pub(super) fn none_of(queues: usize) -> Self {
+        Self(vec![None; queues])
     }
+
+    /// Has the vmm wait for the queues' eventfds, or not. Returns whether it has stopped waiting for
+    /// some. What the kernel refused is tried again at the next call.
+    pub(super) fn set(
+        &mut self,
+        wanted: bool,
+        queues: &[Arc<QueueEvents>],
+        line: &Arc<IsrLine>,
+    ) -> bool {
+        let Some(intx) = &line.intx else { return false };
+        let mut stopped = false;
+        for (key, events) in self.0.iter_mut().zip(queues) {
+            match (wanted, *key) {
+                (false, Some(watched)) => {
+                    intx.watcher.unwatch(&events.call, watched);
+                    *key = None;
+                    stopped = true;
+                }
+                (true, None) => *key = watch(intx, events, line),
+                (true, Some(_)) | (false, None) => {}
+            }
+        }
+        stopped
+    }
+}
+
+fn watch(intx: &Intx, events: &Arc<QueueEvents>, line: &Arc<IsrLine>) -> Option<u64> {
+    let queue = WatchedQueue {
+        events: Arc::clone(events),
+        line: Arc::downgrade(line),
+    };
+    let watched = intx.watcher.watch(&events.call, Arc::new(queue));
+    watched
+        .inspect_err(|error| log::error!("cannot wait for the interrupts of a queue: {error}"))
+        .ok()
 }

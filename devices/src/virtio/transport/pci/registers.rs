@@ -116,10 +116,10 @@ impl Registers {
         Self {
             device,
             doorbells: Mutex::new(QueueDoorbells::new(doorbells, &queues)),
+            watched: Mutex::new(WatchedCalls::none_of(queues.len())),
             queues,
             shared: Arc::new(shared),
             bus_master: AtomicBool::new(false),
-            watched: Mutex::default(),
         }
     }
 
@@ -178,7 +178,13 @@ impl Registers {
     fn watch_calls(&self, common: &CommonConfig) {
         let wanted = common.is_started() && self.shared.isr.is_by_line();
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.set(wanted, &self.queues, &self.shared.isr);
+        let stopped = watched.set(wanted, &self.queues, &self.shared.isr);
+        if stopped && common.is_started() {
+            // The thread may have drained an eventfd and found that the line is not in use any more.
+            for index in (0..).map(QueueIndex).take(self.queues.len()) {
+                self.shared.msix().interrupt_queue(index);
+            }
+        }
     }
 
     /// Whether the function asks for an interrupt, by its line or not.

@@ -81,6 +81,8 @@ fn queues_with_messages_are_not_waited_for_by_the_vmm() {
     guest.config_write(guest.msix() + 2, &[0, 0x80]);
 
     assert_eq!((guest.wires.watched(), guest.wires.line()), (0, false));
+    // Once for each queue, whose last interrupt may have been lost between line and message.
+    assert_eq!(guest.wires.take_sent().len(), 2);
     guest.call(1);
     assert_eq!(guest.wires.take_sent().len(), 1);
 }
@@ -93,4 +95,19 @@ fn reset_lowers_the_line_and_ends_the_wait() {
     assert_eq!(guest.status(), 0);
     assert_eq!((guest.wires.watched(), guest.wires.line()), (0, false));
     assert_eq!(guest.read(ISR, 1), 0);
+}
+
+#[test]
+fn queue_that_the_host_had_no_memory_to_wait_for_is_waited_for_later() {
+    let guest = Guest::fresh();
+    guest.config_write(COMMAND, &[6, 0]);
+    let exhausted = &guest.wires.exhausted;
+    exhausted.store(true, std::sync::atomic::Ordering::SeqCst);
+    guest.start(OFFERED, 64);
+    assert_eq!(guest.wires.watched(), 0);
+    exhausted.store(false, std::sync::atomic::Ordering::SeqCst);
+
+    guest.config_write(COMMAND, &[6, 0]);
+
+    assert_eq!(guest.wires.watched(), 2);
 }
