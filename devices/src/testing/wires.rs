@@ -74,6 +74,18 @@ impl Wires {
         readable.for_each(|one| one.listener.called());
     }
 
+    /// The same, and something happens between the wait and the look.
+    pub fn look_at_calls_while(&self, happens: impl FnOnce()) {
+        let listeners: Vec<_> = {
+            let watched = self.watched.lock().unwrap();
+            let readable = watched.values();
+            let readable = readable.filter(|one| eventfd::is_readable(&one.call));
+            readable.map(|one| Arc::clone(&one.listener)).collect()
+        };
+        happens();
+        listeners.iter().for_each(|listener| listener.called());
+    }
+
     /// How many eventfds the vmm waits for.
     pub fn watched(&self) -> usize {
         self.watched.lock().unwrap().len()

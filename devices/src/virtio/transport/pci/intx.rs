@@ -7,10 +7,11 @@
 //! since the driver must find the status set when the interrupt comes.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::interrupt::{CallListener, CallWatcher, InterruptLine};
-use crate::virtio::eventfd::{self, QueueEvents};
+use crate::virtio::device::QueueIndex;
+use crate::virtio::eventfd::QueueEvents;
 
 /// ISR status: "Queue Interrupt".
 pub(super) const ISR_QUEUE: u8 = 1;
@@ -109,13 +110,14 @@ impl IsrLine {
         self.change(|state| state.isr |= bits);
     }
 
-    /// Sets the bit of queues if their interrupts come by the line.
-    pub(super) fn raise_queue(&self) {
+    /// Sets the bit of queues if their interrupts come by the line; returns whether they do.
+    pub(super) fn raise_queue(&self) -> bool {
         self.change(|state| {
             if !state.by_message {
                 state.isr |= ISR_QUEUE;
             }
-        });
+            !state.by_message
+        })
     }
 
     /// How interrupts come.
@@ -123,26 +125,14 @@ impl IsrLine {
         self.change(|state| (state.by_message, state.disabled) = (by_message, disabled));
     }
 
-    /// Whether interrupts come by the line, if there is one.
+    /// Whether interrupts come by the line.
     pub(super) fn is_by_line(&self) -> bool {
-        self.intx.is_some() && !self.lock().by_message
+        !self.lock().by_message
     }
-}
 
-/// A queue whose call eventfd the vmm waits for.
-struct WatchedQueue {
-    events: Arc<QueueEvents>,
-    /// Not owned: the line holds the watcher, which holds this.
-    line: Weak<IsrLine>,
-}
-
-impl CallListener for WatchedQueue {
-    fn called(&self) {
-        if eventfd::drain(&self.events.call)
-            && let Some(line) = self.line.upgrade()
-        {
-            line.raise_queue();
-        }
+    /// What waits for the queues, if there is a line.
+    pub(super) fn watcher(&self) -> Option<&dyn CallWatcher> {
+        self.intx.as_ref().map(|intx| &*intx.watcher)
     }
 }
 
@@ -156,38 +146,28 @@ impl WatchedCalls {
         Self(vec![None; queues])
     }
 
-    /// Has the vmm wait for the queues' eventfds, or not. Returns whether it has stopped waiting for
-    /// some. What the kernel refused is tried again at the next call.
+    /// Has `watcher` wait for the queues' eventfds and call their listeners, or not. What the kernel
+    /// refused is tried again at the next call.
     pub(super) fn set(
         &mut self,
         wanted: bool,
+        watcher: &dyn CallWatcher,
         queues: &[Arc<QueueEvents>],
-        line: &Arc<IsrLine>,
-    ) -> bool {
-        let Some(intx) = &line.intx else { return false };
-        let mut stopped = false;
-        for (key, events) in self.0.iter_mut().zip(queues) {
+        listener: impl Fn(QueueIndex) -> Arc<dyn CallListener>,
+    ) {
+        let indices = (0..).map(QueueIndex);
+        for ((key, events), index) in self.0.iter_mut().zip(queues).zip(indices) {
             match (wanted, *key) {
                 (false, Some(watched)) => {
-                    intx.watcher.unwatch(&events.call, watched);
+                    watcher.unwatch(&events.call, watched);
                     *key = None;
-                    stopped = true;
                 }
-                (true, None) => *key = watch(intx, events, line),
+                (true, None) => match watcher.watch(&events.call, listener(index)) {
+                    Ok(watched) => *key = Some(watched),
+                    Err(e) => log::error!("cannot wait for the interrupts of queue {index}: {e}"),
+                },
                 (true, Some(_)) | (false, None) => {}
             }
         }
-        stopped
     }
-}
-
-fn watch(intx: &Intx, events: &Arc<QueueEvents>, line: &Arc<IsrLine>) -> Option<u64> {
-    let queue = WatchedQueue {
-        events: Arc::clone(events),
-        line: Arc::downgrade(line),
-    };
-    let watched = intx.watcher.watch(&events.call, Arc::new(queue));
-    watched
-        .inspect_err(|error| log::error!("cannot wait for the interrupts of a queue: {error}"))
-        .ok()
 }

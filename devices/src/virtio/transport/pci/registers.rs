@@ -3,15 +3,15 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
 use crate::bus::{BusDevice, Doorbells};
-use crate::interrupt::MsiVectors;
+use crate::interrupt::{CallListener, MsiVectors};
 use crate::state::StateError;
 use crate::virtio::device::{Activation, ActiveQueue, DriverSignals, QueueIndex, VirtioDevice};
-use crate::virtio::eventfd::QueueEvents;
+use crate::virtio::eventfd::{self, QueueEvents};
 use crate::virtio::features;
 use crate::virtio::transport::pci::common_config::{self, CommonConfig, CommonState, Effect};
 use crate::virtio::transport::pci::doorbells::QueueDoorbells;
@@ -67,6 +67,26 @@ impl DriverSignals for Shared {
 
     fn retry(&self) {
         self.msix().retry();
+    }
+}
+
+/// A queue whose call eventfd the vmm waits for.
+struct WatchedQueue {
+    events: Arc<QueueEvents>,
+    /// Not owned: it holds the watcher, which holds this.
+    shared: Weak<Shared>,
+    index: QueueIndex,
+}
+
+impl CallListener for WatchedQueue {
+    fn called(&self) {
+        if eventfd::drain(&self.events.call)
+            && let Some(shared) = self.shared.upgrade()
+            // The driver may have turned to messages meanwhile.
+            && !shared.isr.raise_queue()
+        {
+            shared.msix().interrupt_queue(self.index);
+        }
     }
 }
 
@@ -178,12 +198,16 @@ impl Registers {
     fn watch_calls(&self, common: &CommonConfig) {
         let wanted = common.is_started() && self.shared.isr.is_by_line();
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopped = watched.set(wanted, &self.queues, &self.shared.isr);
-        if stopped && common.is_started() {
-            // The thread may have drained an eventfd and found that the line is not in use any more.
-            for index in (0..).map(QueueIndex).take(self.queues.len()) {
-                self.shared.msix().interrupt_queue(index);
-            }
+        let listener = |index: QueueIndex| {
+            let queue = WatchedQueue {
+                events: Arc::clone(&self.queues[usize::from(index.0)]),
+                shared: Arc::downgrade(&self.shared),
+                index,
+            };
+            Arc::new(queue) as Arc<dyn CallListener>
+        };
+        if let Some(watcher) = self.shared.isr.watcher() {
+            watched.set(wanted, watcher, &self.queues, listener);
         }
     }
 
