@@ -16,6 +16,12 @@
 mod fdt;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod image;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+#[allow(unreachable_pub)] // the architectures that it is for export it
+mod platform;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+#[allow(unreachable_pub)] // likewise
+mod tree_boot;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
