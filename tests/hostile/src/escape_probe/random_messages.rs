@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use ipc::control::{Channel, DeviceNews, FromVmm, QueueSample};
 use ipc::fd;
+use ipc::irqchip::Irqchip;
 use ipc::record::{Record as _, VmmRecord};
 use ipc::slot::DeviceSlot;
 use loadgen::random::Random;
@@ -53,6 +54,7 @@ fn any(random: &mut Random) -> FromVmm {
         0 => FromVmm::Started,
         1 => FromVmm::Paused,
         2 => FromVmm::Resumed,
+        3 => FromVmm::Irqchip(Irqchip::Plic),
         _ => {
             let highest = if random.below(4) == 0 { 24 } else { 3 };
             let nth = usize::try_from(random.below(highest)).unwrap_or(0);
