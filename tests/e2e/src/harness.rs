@@ -20,6 +20,7 @@ use crate::exchange::{Exchange, Seen};
 use crate::procs;
 use crate::vm::PATIENCE;
 
+pub mod gaps;
 mod start;
 
 pub use start::{DEVICES, Device, Setup};
@@ -366,34 +367,5 @@ impl Drop for Harness {
         }
         let said = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
         println!("--- bulkhead run of {} said\n{said}---", self.name);
-    }
-}
-
-/// How long after `then_ns` something completed again: the end of the longest gap that began around
-/// that time, at most `around_ns` behind it.
-#[must_use]
-pub fn pause_ns(gaps: &[(u64, u64)], then_ns: u64, around_ns: u64) -> Option<u64> {
-    let near = gaps.iter().filter(|(from, to)| {
-        *to > then_ns && *from < then_ns + around_ns && from + 4_000_000_000 > then_ns
-    });
-    let longest = near.max_by_key(|(from, to)| to - from)?;
-    Some(longest.1 - then_ns)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pause_is_that_of_the_longest_gap_around() {
-        let ms = 1_000_000;
-        let gaps = [
-            (0, ms),
-            (9 * ms, 11 * ms),
-            (12 * ms, 19 * ms),
-            (90 * ms, 99 * ms),
-        ];
-        assert_eq!(pause_ns(&gaps, 10 * ms, 20 * ms), Some(9 * ms));
-        assert_eq!(pause_ns(&gaps, 100 * ms, 20 * ms), None);
     }
 }

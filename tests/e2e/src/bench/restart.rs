@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::context::Context;
-use crate::harness::{Device, Harness, pause_ns};
+use crate::harness::gaps::pause_ns;
+use crate::harness::{Device, Harness};
 
 /// How often a backend is killed.
 const KILLS: usize = 200;
