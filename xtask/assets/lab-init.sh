@@ -15,11 +15,12 @@ mount -t hugetlbfs hugetlbfs /dev/hugepages
 mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-hold=
+hold= work=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lab.module=*) modprobe "${word#*=}" ;;
 	lab.hold) hold=yes ;;
+	lab.work) work=yes ;;
 	esac
 done
 modprobe tun
@@ -28,7 +29,7 @@ hostname lab
 
 mkdir -p /opt/bulkhead/guests
 (cd /opt/bulkhead && busybox cpio -i -d < /dev/vdb 2> /dev/null)
-mount -t squashfs -o ro /dev/vdc /opt/bulkhead/guests
+[ $work ] || mount -t squashfs -o ro /dev/vdc /opt/bulkhead/guests
 
 # A guest whose memory comes in large pages faults seldom, and software emulation forgets where the
 # guest was when a fault meets the delivery of an interrupt.

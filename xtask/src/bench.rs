@@ -93,13 +93,18 @@ fn program<'a>(binaries: &'a [PathBuf], name: &str) -> Result<&'a PathBuf> {
 }
 
 fn boot(place: Place) -> Result<ExitCode> {
-    let binaries = compile::all(Arch::own())?;
-    let runner = compile::runner(&binaries)?;
-    progress::say("with a hand-made kernel, on this machine");
-    let mut native = Command::new(&runner);
-    let footprint = result(&captured(native.args(["bench", "footprint"]))?)?;
-    progress::say("with a stock kernel, in turns with QEMU's microvm");
-    let boot = with_guests("boot", place, binaries, packages::BENCH_BOOT)?;
+    let binaries = compile::all(place.arch())?;
+    let footprint = if place.arch().is_own() {
+        progress::say("with a hand-made kernel, on this machine");
+        let mut native = Command::new(compile::runner(&binaries)?);
+        captured(native.args(["bench", "footprint"]))?
+    } else {
+        progress::say("with a hand-made kernel, in the inner host");
+        with_guests("footprint", place, binaries.clone(), &[])?
+    };
+    let footprint = result(&footprint)?;
+    progress::say("with a stock kernel, in turns with QEMU's smallest machine");
+    let boot = with_guests("boot", place, binaries, packages::bench_boot(Arch::own()))?;
     // Both measure the resident memory; that of a real guest counts.
     let first_run = footprint
         .split(' ')

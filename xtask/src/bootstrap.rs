@@ -18,6 +18,9 @@ for of in passwd group; do cp usr/share/base-passwd/$of.master etc/$of; done
 ln -s mawk usr/bin/awk
 ln -s which.debianutils usr/bin/which"#;
 
+/// Where the archives of an installable tree's packages are.
+pub(crate) const ARCHIVES: &str = "/archives";
+
 /// One tree, as an archive that [`Bootstrap::into`] makes.
 pub(crate) struct Bootstrap {
     debootstrap: Command,
@@ -41,21 +44,50 @@ impl Bootstrap {
                 let option = format!("--dpkgopt=path-exclude={path}");
                 new.debootstrap.arg(option);
             }
+            new.include(packages);
             new
         } else {
-            let mut new = Self::new(release, dir, "extract", "--extract-hook")?;
-            new.debootstrap
-                .args(["--include=?essential", "--include=?priority(required)"]);
-            new.hook(UNCONFIGURED);
-            for path in left_out {
-                new.hook(&format!(r#"rm -rf "$1"{path}"#));
-            }
-            new
+            Self::unpacked(release, dir, packages, left_out)?
         };
-        let include = format!("--include={}", packages.join(","));
-        new.debootstrap.arg(include);
         new.hook(r#"rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*"#);
         Ok(new)
+    }
+
+    /// The same for another architecture, with the packages' archives in [`ARCHIVES`].
+    pub(crate) fn installable(
+        release: &Release,
+        dir: &Path,
+        packages: &[&str],
+        left_out: &[&str],
+    ) -> Result<Self> {
+        let mut new = Self::unpacked(release, dir, packages, left_out)?;
+        new.hook(&format!(
+            r#"mkdir "$1"{ARCHIVES} && mv "$1"/var/cache/apt/archives/*.deb "$1"{ARCHIVES}"#
+        ));
+        new.hook(r#"rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*"#);
+        Ok(new)
+    }
+
+    fn unpacked(
+        release: &Release,
+        dir: &Path,
+        packages: &[&str],
+        left_out: &[&str],
+    ) -> Result<Self> {
+        let mut new = Self::new(release, dir, "extract", "--extract-hook")?;
+        new.debootstrap
+            .args(["--include=?essential", "--include=?priority(required)"]);
+        new.include(packages);
+        new.hook(UNCONFIGURED);
+        for path in left_out {
+            new.hook(&format!(r#"rm -rf "$1"{path}"#));
+        }
+        Ok(new)
+    }
+
+    fn include(&mut self, packages: &[&str]) {
+        let include = format!("--include={}", packages.join(","));
+        self.debootstrap.arg(include);
     }
 
     /// A program and the libraries it needs.

@@ -27,6 +27,7 @@ mod progress;
 mod scratch;
 mod seccomp;
 mod signals;
+mod spike;
 mod target;
 mod terminal;
 mod test;

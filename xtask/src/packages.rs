@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
+use crate::arch::Arch;
 use crate::command::{find, quiet};
 use crate::progress;
 
@@ -80,8 +81,26 @@ pub(crate) const RISCV64_COMPILER: &[Needed] = &[
     ),
 ];
 
-/// What our boot is measured beside.
-pub(crate) const BENCH_BOOT: &[Needed] = &[needed("qemu-system-x86_64", "qemu-system-x86")];
+/// What fetching Spike and running it takes.
+pub(crate) const SPIKE: &[Needed] = &[
+    needed("dtc", "device-tree-compiler"),
+    needed("/usr/lib/python3/dist-packages/pip", "python3-pip"),
+    needed("setpriv", "util-linux"),
+    needed("strip", "binutils"),
+    needed("unzip", "unzip"),
+];
+
+/// What our boot is measured beside, on a machine of this architecture.
+pub(crate) fn bench_boot(arch: Arch) -> &'static [Needed] {
+    const X86_64: &[Needed] = &[needed("qemu-system-x86_64", "qemu-system-x86")];
+    const AARCH64: &[Needed] = &[needed("qemu-system-aarch64", "qemu-system-arm")];
+    const RISCV64: &[Needed] = &[needed("qemu-system-riscv64", "qemu-system-misc")];
+    match arch {
+        Arch::X86_64 => X86_64,
+        Arch::Aarch64 => AARCH64,
+        Arch::Riscv64 => RISCV64,
+    }
+}
 
 /// What the inner host takes.
 pub(crate) const LAB: &[Needed] = &[

@@ -18,6 +18,7 @@ pub mod network;
 pub mod no_os_kernel;
 pub mod procs;
 pub mod qemu;
+pub mod rival;
 pub mod runner;
 pub mod storage;
 pub mod storm;

@@ -4,6 +4,7 @@
 
 use devices::pci::root::ECAM_LEN_BYTES;
 use ipc::slot::DeviceSlot;
+use rustix::rand::{GetRandomFlags, getrandom};
 use vm_fdt::{Error, FdtWriter};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -37,8 +38,8 @@ pub(super) struct Chosen<'a> {
     pub(super) initrd: Option<Initrd>,
     /// The serial port.
     pub(super) uart: Region,
-    /// Random bytes for the kernel's generator, and for the place of its code.
-    pub(super) seed: Seed,
+    /// Random bytes for the kernel's generator, and for the place of its code, if this host has any.
+    pub(super) seed: Option<Seed>,
 }
 
 /// Random bytes.
@@ -51,14 +52,20 @@ pub(super) struct Seed {
 }
 
 impl Seed {
-    /// From the kernel's generator.
-    pub(super) fn fresh() -> Result<Self, getrandom::Error> {
-        let (mut rng, mut kaslr) = ([0; 64], [0; 8]);
-        getrandom::fill(&mut rng)?;
-        getrandom::fill(&mut kaslr)?;
-        let kaslr = u64::from_le_bytes(kaslr);
-        Ok(Self { rng, kaslr })
+    /// From the host's generator, if it has begun to give random bytes: on a host without any source of
+    /// them that may take without end, and a guest comes up without a seed, too.
+    pub(super) fn at_hand() -> Option<Self> {
+        let rng = random()?;
+        let kaslr = u64::from_le_bytes(random()?);
+        Some(Self { rng, kaslr })
     }
+}
+
+/// Random bytes, unless we would have to wait. (getrandom(2): up to 256 bytes come whole.)
+fn random<const LEN: usize>() -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    let len = getrandom(&mut bytes, GetRandomFlags::NONBLOCK).ok()?;
+    (len == LEN).then_some(bytes)
 }
 
 fn reg(region: Region) -> [u64; 2] {
@@ -83,8 +90,10 @@ pub(super) fn chosen(fdt: &mut FdtWriter, chosen: &Chosen<'_>) -> Result<(), Err
         fdt.property_u64("linux,initrd-start", base)?;
         fdt.property_u64("linux,initrd-end", base + len)?;
     }
-    fdt.property("rng-seed", &chosen.seed.rng)?;
-    fdt.property_u64("kaslr-seed", chosen.seed.kaslr)?;
+    if let Some(Seed { rng, kaslr }) = chosen.seed {
+        fdt.property("rng-seed", &rng)?;
+        fdt.property_u64("kaslr-seed", kaslr)?;
+    }
     fdt.end_node(node)?;
     let node = fdt.begin_node("aliases")?;
     fdt.property_string("serial0", &uart)?;
@@ -209,7 +218,7 @@ mod tests {
             cmdline: "console=ttyS0",
             initrd,
             uart: UART,
-            seed: Seed::fresh().unwrap(),
+            seed: Seed::at_hand(),
         };
         let serial = Wired {
             registers: UART,

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 
+use log::warn;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::fdt::{Chosen, Seed};
@@ -78,11 +79,15 @@ pub(super) fn load(
         }
         None => None,
     };
+    let seed = Seed::at_hand();
+    if seed.is_none() {
+        warn!("this host has no random bytes yet: the guest starts without a seed");
+    }
     let chosen = Chosen {
         cmdline: images.cmdline,
         initrd,
         uart: target.uart,
-        seed: Seed::fresh().map_err(|e| BootError::Tables(e.into()))?,
+        seed,
     };
     let tree = tree(&chosen).map_err(|e| BootError::Tables(e.into()))?;
     if tree.len() as u64 > TREE_BLOCK {

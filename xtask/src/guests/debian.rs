@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A Debian root file system as a disk image, for guests that boot from their disk.
+//!
+//! For another architecture this machine can only unpack the packages: the image that [`unpacked`] makes
+//! holds them once more, as archives, and [`SETUP`], for a machine of that architecture to install.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,8 +17,9 @@ use crate::command::{command, program};
 use crate::{cache, packages, progress};
 
 /// The image's name in its cache entry and among the guests.
-pub(super) const IMAGE: &str = "debian.ext4";
+pub(crate) const IMAGE: &str = "debian.ext4";
 
+/// What makes a system of installed packages one to test with, run in it.
 const SETUP: &str = include_str!("../../assets/debian-setup.sh");
 
 /// What a test may want to run in such a guest.
@@ -40,7 +44,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Weight without use in a machine that lives for a minute.
-const LEFT_OUT: &[&str] = &[
+pub(crate) const LEFT_OUT: &[&str] = &[
     "/usr/share/doc/*",
     "/usr/share/man/*",
     "/usr/share/locale/*",
@@ -48,7 +52,7 @@ const LEFT_OUT: &[&str] = &[
 ];
 
 /// The size of the file system; most of it takes no space.
-const IMAGE_BYTES: u64 = 512 << 20;
+const IMAGE_BYTES: u64 = 768 << 20;
 
 /// Packs a directory of that owner and those modes that the archive says, whoever we are.
 const PACK: &str = r#"set -e
@@ -58,7 +62,7 @@ mkfs.ext4 -q -F -L debian -E lazy_itable_init=0,root_owner=0:0 -d "$1/root" "$2"
 rm -rf "$1/root""#;
 
 /// Everything the image is made from but the kernel's modules, for the cache's key.
-pub(super) fn recipe() -> String {
+pub(crate) fn recipe() -> String {
     format!("{SETUP}\n{PACKAGES:?}{LEFT_OUT:?}{IMAGE_BYTES}\n{PACK}")
 }
 
@@ -89,6 +93,23 @@ fn make(arch: Arch, kernel: &Kernel, dir: &Path) -> Result<()> {
     progress::step("making a Debian root file system (about a minute)", || {
         pack(bootstrap, work.path(), &dir.join(IMAGE))
     })
+}
+
+/// The image for another architecture, with packages that are not installed yet.
+pub(crate) fn unpacked(kernels: &Kernels, dir: &Path) -> Result<()> {
+    packages::ensure(packages::DEBIAN)?;
+    let kernel = kernels.series(LAB_SERIES)?;
+    let release = Release::open(LAB_RELEASE, kernels.arch)?;
+    let work = crate::scratch::Scratch::new_in(dir, "work")?;
+    let setup = work.path().join("setup");
+    fs::write(&setup, SETUP)?;
+    let mut bootstrap = Bootstrap::installable(&release, work.path(), PACKAGES, LEFT_OUT)?;
+    bootstrap.add(&kernel.tree().join("lib/modules"), "/usr/lib/modules");
+    bootstrap.hook(&format!("upload {} /setup", setup.display()));
+    progress::step(
+        "unpacking a Debian root file system (about a minute)",
+        || pack(bootstrap, work.path(), &dir.join(IMAGE)),
+    )
 }
 
 /// Turns the archive that `source` writes into a file system.

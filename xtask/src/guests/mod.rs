@@ -5,7 +5,7 @@
 //! `initrd-V.cpio`, on x86_64 `vmlinux-V`, too, the ELF file in the bzImage.
 
 mod bzimage;
-mod debian;
+pub(crate) mod debian;
 mod elf;
 mod initrd;
 mod kernels;
@@ -24,6 +24,11 @@ pub(crate) const LAB_RELEASE: &str = "trixie";
 /// The series of that release's kernel for guests with nothing particular.
 const LAB_SERIES: &str = "6.12";
 
+/// The initrd of guests with this kernel.
+pub(crate) fn initrd(kernel: &Kernel, kernels: &Kernels) -> Result<Vec<u8>> {
+    initrd::make(&kernel.tree(), &kernels.busybox())
+}
+
 /// The directory with everything a guest boots from.
 pub(crate) fn ready(kernels: &Kernels) -> Result<PathBuf> {
     let debian = debian::ready(kernels)?;
@@ -40,7 +45,7 @@ pub(crate) fn ready(kernels: &Kernels) -> Result<PathBuf> {
                     fs::hard_link(path, dir.join(&name))
                         .with_context(|| format!("cannot link {name}"))?;
                 }
-                let archive = initrd::make(&kernel.tree(), &kernels.busybox())?;
+                let archive = initrd(kernel, kernels)?;
                 fs::write(dir.join(format!("initrd-{}.cpio", kernel.series)), archive)?;
             }
             if let Some(debian) = &debian {

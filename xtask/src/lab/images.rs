@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the inner host boots from: emulator, kernel, initramfs, root image, guests' image. All of it
-//! is cached.
+//! What the inner host boots from: emulator, kernel, initramfs, root image. All of it is cached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use super::emulator::Emulator;
 use super::hosts::InnerHost;
 use crate::apt::Release;
 use crate::bootstrap::Bootstrap;
-use crate::command::{command, program, quiet};
+use crate::command::{command, program};
 use crate::cpio::Archive;
 use crate::guests::{self, Kernel, Kernels, modules};
 use crate::{cache, packages, progress};
@@ -65,20 +64,20 @@ pub(crate) struct Images {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) root: PathBuf,
-    pub(crate) guests: PathBuf,
+    pub(crate) third: Third,
+}
+
+/// What the third disk is.
+pub(crate) enum Third {
+    /// Guests, an image that is only read.
+    Guests(PathBuf),
+    /// A disk that a job works on.
+    Work(PathBuf),
 }
 
 /// Makes what the cache does not have.
-pub(crate) fn ready(host: &InnerHost) -> Result<Images> {
+pub(super) fn ready(host: &InnerHost, kernels: &Kernels, third: Third) -> Result<Images> {
     packages::ensure(packages::LAB)?;
-    let kernels = Kernels::ready(host.arch)?;
-    let guests = guests::ready(&kernels)?;
-    let name = crate::command::file_name(&guests);
-    let guests = cache::entry("guests-image", &[&name], |dir| {
-        progress::step("packing the guests' image", || {
-            squash(&guests, &dir.join("guests.squashfs"))
-        })
-    })?;
     let kernel = kernels.series(host.kernel)?;
     let stamp = stamp(kernel)?;
     let recipe = [
@@ -100,7 +99,7 @@ pub(crate) fn ready(host: &InnerHost) -> Result<Images> {
         kernel: kernel.image(),
         initramfs: initramfs.join("initramfs.cpio"),
         root: root.join("root.squashfs"),
-        guests: guests.join("guests.squashfs"),
+        third,
     })
 }
 
@@ -148,18 +147,4 @@ fn make_root(host: &InnerHost, kernel: &Kernel, dir: &Path) -> Result<()> {
             bootstrap.into(pack.arg(dir.join("root.squashfs")))
         },
     )
-}
-
-/// Packs `dir` without compression: its readers are slower than any disk.
-fn squash(dir: &Path, image: &Path) -> Result<()> {
-    let options = [
-        "-noI",
-        "-noD",
-        "-noF",
-        "-noX",
-        "-all-root",
-        "-quiet",
-        "-no-progress",
-    ];
-    quiet(command(program("mksquashfs"), [dir, image]).args(options))
 }

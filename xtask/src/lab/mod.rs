@@ -7,6 +7,8 @@
 
 mod channels;
 mod emulator;
+mod foreign;
+mod guest_image;
 mod hosts;
 mod images;
 mod payload;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::compile;
+use crate::guests::Kernels;
 pub(crate) use hosts::{InnerHost, find};
 
 /// Where guest kernels and initrds are in the inner host.
@@ -49,14 +52,20 @@ pub(crate) struct Finished {
 
 /// Boots an inner host and runs `job` there, its output streamed to ours line by line where `show` says so.
 pub(crate) fn run(job: &Job, show: fn(&str) -> bool) -> Result<Finished> {
-    let images = images::ready(job.host)?;
+    let images = images(job.host)?;
     qemu::run(&images, job, show)
 }
 
 /// Boots an inner host and runs `job` there on this terminal.
 pub(crate) fn run_on_terminal(job: &Job) -> Result<u8> {
-    let images = images::ready(job.host)?;
+    let images = images(job.host)?;
     qemu::run_on_terminal(&images, job)
+}
+
+fn images(host: &'static InnerHost) -> Result<images::Images> {
+    let kernels = Kernels::ready(host.arch)?;
+    let guests = guest_image::ready(host, &kernels)?;
+    images::ready(host, &kernels, images::Third::Guests(guests))
 }
 
 /// `cargo xtask lab run -- CMD…`

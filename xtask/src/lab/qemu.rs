@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::channels::Report;
-use super::images::Images;
+use super::images::{Images, Third};
 use super::{Finished, Job, channels, payload};
 use crate::scratch::Scratch;
 use crate::{progress, signals, terminal};
@@ -27,6 +27,8 @@ const NOISE: [&str; 3] = [
     "failed to initialize module",
     "Only modules from the same build can be loaded",
 ];
+/// How QEMU is told of a disk that is not to be written.
+const READ_ONLY: &str = "readonly=on";
 /// Lines of the inner host's console to show when it fails.
 const TAIL: usize = 40;
 
@@ -166,17 +168,17 @@ fn arguments(images: &Images, job: &Job, dir: &Path, extra: &str) -> Vec<String>
     }
     push(["-kernel", &images.kernel.display().to_string()]);
     push(["-initrd", &images.initramfs.display().to_string()]);
-    push(["-append", &format!("{}{extra}", cmdline(job))]);
+    let work = match images.third {
+        Third::Guests(_) => "",
+        Third::Work(_) => " lab.work",
+    };
+    push(["-append", &format!("{}{work}{extra}", cmdline(job))]);
     push([
         "-serial",
         &format!("file:{}", dir.join("console.log").display()),
     ]);
-    for image in [&images.root, &dir.join("payload.cpio"), &images.guests] {
-        let path = image.display();
-        push([
-            "-drive",
-            &format!("file={path},format=raw,if=virtio,readonly=on"),
-        ]);
+    for drive in drives(images, dir) {
+        push(["-drive", &drive]);
     }
     push(["-device", "virtio-serial-pci,id=ports"]);
     for (number, name) in ["tty", "out", "err", "exit"].iter().enumerate() {
@@ -197,6 +199,25 @@ fn arguments(images: &Images, job: &Job, dir: &Path, extra: &str) -> Vec<String>
     }
     words.extend(["-no-reboot", "-no-user-config"].map(str::to_owned));
     words
+}
+
+/// Its three disks.
+fn drives(images: &Images, dir: &Path) -> [String; 3] {
+    let payload = dir.join("payload.cpio");
+    let (third, options) = match &images.third {
+        Third::Guests(path) => (path, READ_ONLY),
+        // Its file stays as small as what is in use.
+        Third::Work(path) => (path, "discard=unmap,cache=unsafe"),
+    };
+    let disks = [
+        (&images.root, READ_ONLY),
+        (&payload, READ_ONLY),
+        (third, options),
+    ];
+    disks.map(|(image, options)| {
+        let path = image.display();
+        format!("file={path},format=raw,if=virtio,{options}")
+    })
 }
 
 /// What the inner host's kernel and its init are told.

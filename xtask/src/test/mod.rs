@@ -15,13 +15,14 @@ mod words;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use rustix::process::setpriority_process;
 
 use crate::host::{self, Place};
 use crate::lab::InnerHost;
-use crate::{TestFlags, compile};
+use crate::{TestFlags, compile, signals, spike};
 use tally::Tally;
 use times::Times;
 
@@ -39,6 +40,10 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         } else {
             tally += times.of("unit tests", |_| checks::tests_of(&crates))?;
         }
+        return Ok(close(tally, &times));
+    }
+    if flags.filter.as_deref().is_some_and(spike::is_chosen) {
+        tally += times.of("Spike", in_spike);
         return Ok(close(tally, &times));
     }
     let place = host::choose(&flags.place)?;
@@ -69,7 +74,28 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
             tally += Tally::FAILURE;
         }
     }
+    if flags.soak && flags.filter.is_none() {
+        tally += times.of("Spike", in_spike);
+    }
     Ok(close(tally, &times))
+}
+
+/// The case of Spike, which is no case of the runner's.
+fn in_spike(times: &mut Times) -> Tally {
+    let begun = Instant::now();
+    let ended = spike::run();
+    signals::wait_if_stopping();
+    let seconds = begun.elapsed().as_secs_f64();
+    let line = match &ended {
+        Ok(()) => format!("ok       {} ({seconds:.1} s)", spike::CASE),
+        Err(error) => format!("FAILED   {} ({seconds:.1} s): {error:#}", spike::CASE),
+    };
+    println!("{line}");
+    times.hear(&line);
+    match ended {
+        Ok(()) => Tally::SUCCESS,
+        Err(_) => Tally::FAILURE,
+    }
 }
 
 /// Says the closing lines; the exit status.

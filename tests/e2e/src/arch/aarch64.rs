@@ -5,6 +5,18 @@ pub mod no_os;
 
 use anyhow::{Result, bail};
 
+use crate::rival::Rival;
+
+/// QEMU as boots are measured beside it.
+pub const RIVAL: Rival = Rival {
+    program: "qemu-system-aarch64",
+    machine: &["-M", "virt,gic-version=host"],
+    console: "ttyAMA0",
+    is_like_ours: false,
+    kernel: "6.12",
+    is_elf: false,
+};
+
 /// `b` to itself.
 pub const LOOP: [u8; 4] = [0x00, 0x00, 0x00, 0x14];
 

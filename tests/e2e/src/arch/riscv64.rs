@@ -5,6 +5,18 @@ pub mod no_os;
 
 use anyhow::{Result, bail};
 
+use crate::rival::Rival;
+
+/// QEMU as boots are measured beside it.
+pub const RIVAL: Rival = Rival {
+    program: "qemu-system-riscv64",
+    machine: &["-M", "virt"],
+    console: "ttyS0",
+    is_like_ours: false,
+    kernel: "6.12",
+    is_elf: false,
+};
+
 /// `j` to itself.
 pub const LOOP: [u8; 4] = [0x6f, 0x00, 0x00, 0x00];
 

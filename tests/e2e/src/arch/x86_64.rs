@@ -8,6 +8,18 @@ mod verifier;
 
 pub use hold_kvm::run as hold_kvm;
 
+use crate::rival::Rival;
+
+/// QEMU as boots are measured beside it.
+pub const RIVAL: Rival = Rival {
+    program: "qemu-system-x86_64",
+    machine: &["-M", "microvm,pit=off,pic=off,rtc=on"],
+    console: "ttyS0",
+    is_like_ours: true,
+    kernel: "6.1",
+    is_elf: true,
+};
+
 /// `jmp` to itself.
 pub const LOOP: [u8; 2] = [0xeb, 0xfe];
 

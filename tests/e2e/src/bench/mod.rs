@@ -18,7 +18,7 @@ use crate::procs;
 /// What can be measured.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Name {
-    /// From exec to the guest's init, beside QEMU's microvm
+    /// From exec to the guest's init, beside QEMU's smallest machine
     Boot,
     /// Of a hand-made kernel: exec to the first KVM_RUN, resident memory of the vmm
     Footprint,
@@ -61,9 +61,26 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     f64::midpoint(lower, upper)
 }
 
+/// The lower and the upper quartile of `values`: medians of the lower and of the upper half, the middle
+/// of an odd number in both.
+fn quartiles(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let half = values.len().div_ceil(2);
+    let lower = median(values.iter().take(half).copied());
+    let upper = median(values.iter().rev().take(half).copied());
+    (lower, upper)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quartiles_of_nine_are_the_third_and_the_seventh() {
+        let (lower, upper) = quartiles((1..=9).map(f64::from));
+        assert!((lower - 3.0).abs() < 1e-9 && (upper - 7.0).abs() < 1e-9);
+    }
 
     #[test]
     fn median_of_odd_and_even_counts() {

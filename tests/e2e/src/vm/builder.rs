@@ -35,7 +35,9 @@ impl Stock {
         format: Format::BzImage,
     };
 
-    fn file(self) -> String {
+    /// Its name among the assets.
+    #[must_use]
+    pub fn file(self) -> String {
         match self.format {
             Format::BzImage => format!("vmlinuz-{}", self.series),
             Format::Elf => format!("vmlinux-{}", self.series),
