@@ -74,8 +74,8 @@ impl QueueWorker for Worker {
     type Progress = Condvar;
 
     /// The descriptor that reports completions.
-    fn engine(&self) -> (BorrowedFd<'_>, EventSet) {
-        (self.engine().as_fd(), EventSet::IN)
+    fn engine(&self) -> Option<(BorrowedFd<'_>, EventSet)> {
+        Some((self.engine().as_fd(), EventSet::IN))
     }
 
     fn run(&mut self, vrings: &[Vring], progress: &Condvar) {

@@ -72,8 +72,8 @@ pub trait QueueWorker: Debug + Send + Sized + 'static {
     /// How far it has followed the frontend's changes.
     type Progress: Debug + Default + Send + Sync;
 
-    /// The descriptor of its engine, and the events on it that wake the worker.
-    fn engine(&self) -> (BorrowedFd<'_>, EventSet);
+    /// The descriptor of its engine, if it has one, and the events on it that wake the worker.
+    fn engine(&self) -> Option<(BorrowedFd<'_>, EventSet)>;
 
     /// Serves its queues until there is nothing to do.
     ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What wakes a worker besides its queues: its wake event, an eventfd that other threads write, and
-//! the descriptor of its engine.
+//! the descriptor of its engine, if it has one.
 //!
 //! A worker sleeps in the event loop of vhost-user-backend, which identifies events by number.
 
@@ -65,10 +65,12 @@ impl Events {
     pub fn watch<D: Device>(
         self,
         handler: &VringEpollHandler<std::sync::Arc<D>>,
-        (engine, set): (BorrowedFd<'_>, EventSet),
+        engine: Option<(BorrowedFd<'_>, EventSet)>,
         wake: &WakeEvent,
     ) -> io::Result<()> {
-        handler.register_listener(engine.as_raw_fd(), set, u64::from(self.engine))?;
+        if let Some((engine, set)) = engine {
+            handler.register_listener(engine.as_raw_fd(), set, u64::from(self.engine))?;
+        }
         let wake = wake.as_fd().as_raw_fd();
         handler.register_listener(wake, EventSet::IN, u64::from(self.wake))
     }

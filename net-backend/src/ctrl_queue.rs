@@ -7,11 +7,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::chain::{Buffer, Chain};
+use device_backend::queue_state::{QueueFault, QueueState, Serving};
 use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 use vm_memory::Bytes;
 
 use crate::ctrl_commands::{COMMAND_MAX_BYTES, Command, CommandFault};
-use crate::queue_state::{QueueFault, QueueState, Serving};
 use crate::shared::Shared;
 
 /// The most commands before the frames get their turn.

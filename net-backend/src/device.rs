@@ -12,9 +12,8 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::Nic;
-use crate::progress::Progress;
 use crate::shared::Shared;
-use crate::worker::Worker;
+use crate::worker::{Progress, Worker};
 
 /// The device.
 pub type Device = QueueDevice<Worker>;
@@ -70,11 +69,11 @@ impl QueueWorker for Worker {
     type Progress = Progress;
 
     /// The tap.
-    fn engine(&self) -> (BorrowedFd<'_>, EventSet) {
+    fn engine(&self) -> Option<(BorrowedFd<'_>, EventSet)> {
         // Edge-triggered: a tap that stays readable while there are no buffers must not wake the
         // thread.
         let edges = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-        (self.tap(), edges)
+        Some((self.tap(), edges))
     }
 
     fn run(&mut self, vrings: &[Vring], progress: &Progress) {

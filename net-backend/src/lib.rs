@@ -17,8 +17,6 @@ pub mod filter;
 pub mod header;
 mod options;
 pub mod program;
-pub mod progress;
-pub mod queue_state;
 pub mod receive;
 pub mod rx_buffers;
 mod seccomp;

@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::chain::Chain;
+use device_backend::memory::Memory;
+use device_backend::queue_state::{Change, QueueFault, QueueState, Serving};
 use device_backend::vring::Vring;
 use ipc::health::QueueHealth;
 
 use crate::header::{Header, NUM_BUFFERS};
-use crate::queue_state::{Change, QueueFault, QueueState, Serving};
 use crate::rx_buffers::RxBuffers;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -61,9 +62,9 @@ enum Outcome {
 
 impl Receiver {
     /// Follows the frontend's changes of the ring and the memory.
-    pub fn follow(&mut self, vring: &Vring, shared: &Shared) -> Result<Change, QueueFault> {
+    pub fn follow(&mut self, vring: &Vring, memory: &Memory) -> Result<Change, QueueFault> {
         let unused = self.room.heads();
-        let change = self.queue.follow(vring, shared, unused);
+        let change = self.queue.follow(vring, memory, unused);
         if !matches!(change, Ok(Change::None)) {
             let memory = self.queue.serving().map(|serving| serving.memory.clone());
             self.room.reset(memory);

@@ -11,12 +11,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::chain::Chain;
+use device_backend::queue_state::{QueueFault, QueueState};
 use ipc::health::{BACKPRESSURED, QueueHealth};
 
 use crate::anti_spoof::Rules;
 use crate::anti_spoof::packet::Frame;
 use crate::header::Header;
-use crate::queue_state::{QueueFault, QueueState};
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::tx_frame::TxFrame;

@@ -12,17 +12,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::polling::Polling;
+use device_backend::progress;
+use device_backend::queue_state::{Change, QueueFault, QueueState};
 use device_backend::vring::Vring;
 use ipc::health::{BROKEN, QueueHealth, UNPLUGGED};
 
 use crate::config::Role;
 use crate::ctrl_queue::CtrlQueue;
-use crate::progress::{Progress, SLOTS};
-use crate::queue_state::{Change, QueueFault, QueueState};
 use crate::receive::Receiver;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::transmit::Transmitter;
+
+/// The most queues of one worker: receive, transmit, control.
+const SLOTS: usize = 3;
+
+/// How far a worker thread has followed the frontend.
+pub type Progress = progress::Progress<SLOTS>;
 
 /// While polling for work, the tap is read, by a system call, only this often.
 const TAP_EVERY: u32 = 4;
@@ -110,7 +116,7 @@ impl Worker {
             roles[slot] = role;
             followed[slot] = match role {
                 Role::Receive => {
-                    let outcome = self.receiver.follow(vring, &self.shared);
+                    let outcome = self.receiver.follow(vring, &self.shared.memory);
                     if self.note_change(outcome, Role::Receive) == Change::Moved {
                         let running = self.receiver.queue.is_running();
                         self.shared.set_pair_running(self.pair, running);
@@ -118,12 +124,12 @@ impl Worker {
                     self.receiver.queue.seen_ring()
                 }
                 Role::Transmit => {
-                    let outcome = self.transmitter.queue.follow(vring, &self.shared, 0);
+                    let outcome = self.transmitter.queue.follow(vring, &self.shared.memory, 0);
                     self.note_change(outcome, Role::Transmit);
                     self.transmitter.queue.seen_ring()
                 }
                 Role::Control => {
-                    let outcome = self.ctrl_queue.queue.follow(vring, &self.shared, 0);
+                    let outcome = self.ctrl_queue.queue.follow(vring, &self.shared.memory, 0);
                     if self.note_change(outcome, Role::Control) == Change::Moved {
                         let running = self.ctrl_queue.queue.is_running();
                         self.shared.set_control_running(running);

@@ -65,7 +65,7 @@ impl Stage {
         vring.set_queue_ready(true);
         vring.set_enabled(true);
         let mut ctrl_queue = CtrlQueue::default();
-        ctrl_queue.queue.follow(&vring, &shared, 0).unwrap();
+        ctrl_queue.queue.follow(&vring, &shared.memory, 0).unwrap();
         let memory = shared.memory.now();
         Self {
             ctrl_queue,

@@ -2,17 +2,16 @@
 //! A virtqueue as its worker thread serves it: follows the frontend's changes of the ring and the
 //! memory, and stops the queue if the guest breaks the rules.
 //!
-//! Every queue of a NIC is served strictly in order, so the used index says what comes next: the
-//! process that serves the queue later starts there and needs nothing else.
+//! For queues that are served strictly in order: the used index says what comes next, so the process
+//! that serves the queue later starts there.
 
 use std::sync::Arc;
 
-use device_backend::GuestMemory;
-use device_backend::chain::ChainError;
-use device_backend::ring::{Ring, RingError};
-use device_backend::vring::{Snapshot, Vring, notify};
-
-use crate::shared::Shared;
+use crate::GuestMemory;
+use crate::chain::ChainError;
+use crate::memory::Memory;
+use crate::ring::{Ring, RingError};
+use crate::vring::{Snapshot, Vring, notify};
 
 /// The guest broke the queue, which cannot be used until the device is reset.
 #[derive(Debug, thiserror::Error)]
@@ -94,17 +93,17 @@ impl QueueState {
     pub fn follow(
         &mut self,
         vring: &Vring,
-        shared: &Shared,
+        memory: &Memory,
         unused: u16,
     ) -> Result<Change, QueueFault> {
-        if self.seen == Some((vring.generation(), shared.memory.generation())) {
+        if self.seen == Some((vring.generation(), memory.generation())) {
             return Ok(Change::None);
         }
         // The ring before the memory: the frontend sets the memory first, and a ring that was found
         // running must not be looked up in the memory of before.
         let (generation, snapshot) = vring.snapshot();
-        let memory_generation = shared.memory.generation();
-        let memory = shared.memory.now();
+        let memory_generation = memory.generation();
+        let memory = memory.now();
         self.seen = Some((generation, memory_generation));
         if let Some(serving) = &mut self.serving {
             let same = serving.memory_generation == memory_generation

@@ -3,20 +3,26 @@
 
 use std::sync::{Condvar, Mutex};
 
-use device_backend::lock;
-use device_backend::vring::Vring;
+use crate::lock;
+use crate::vring::Vring;
 
-/// The most queues of one worker: receive, transmit, control.
-pub const SLOTS: usize = 3;
-
-/// How far a worker thread has followed the frontend.
-#[derive(Debug, Default)]
-pub struct Progress {
+/// How far a worker thread with at most `SLOTS` queues has followed the frontend.
+#[derive(Debug)]
+pub struct Progress<const SLOTS: usize> {
     followed: Mutex<[Option<u32>; SLOTS]>,
     changed: Condvar,
 }
 
-impl Progress {
+impl<const SLOTS: usize> Default for Progress<SLOTS> {
+    fn default() -> Self {
+        Self {
+            followed: Mutex::new([None; SLOTS]),
+            changed: Condvar::new(),
+        }
+    }
+}
+
+impl<const SLOTS: usize> Progress<SLOTS> {
     /// Records that the worker has followed its rings up to these generations.
     pub fn settle(&self, followed: [Option<u32>; SLOTS]) {
         *lock(&self.followed) = followed;
