@@ -27,6 +27,7 @@ pub(crate) fn answer<D: Device>(control: Arc<Channel>, device: Arc<D>) -> io::Re
                     device.ping(ping);
                 }
                 ToBackend::Link(up) => device.set_link(up),
+                ToBackend::Press(count) => device.press(count),
                 ToBackend::Synced { lost } => device.synced(lost),
             }
         }

@@ -58,6 +58,12 @@ pub trait Model: Debug + Send + Sync + 'static {
         false
     }
 
+    /// The power button has been pressed so often since the vmm's start. False if the device is no
+    /// button.
+    fn press(&self, _count: u32) -> bool {
+        false
+    }
+
     /// Called when the supervisor knows whether writes of an earlier backend were lost. False if the
     /// device does not wait for that.
     fn synced(&self, _lost: bool) -> bool {
@@ -177,6 +183,12 @@ impl<W: QueueWorker> Device for QueueDevice<W> {
 
     fn set_link(&self, up: bool) {
         if self.model.set_link(up) {
+            self.wake_all();
+        }
+    }
+
+    fn press(&self, count: u32) {
+        if self.model.press(count) {
             self.wake_all();
         }
     }

@@ -40,6 +40,10 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = Vring> + Debug + Sized +
     /// Sets the link up or down; does nothing if the device has none.
     fn set_link(&self, _up: bool) {}
 
+    /// The power button has been pressed so often since the vmm's start; does nothing if the device
+    /// is no button.
+    fn press(&self, _count: u32) {}
+
     /// Called when the supervisor knows whether writes of an earlier backend were lost; only disks
     /// wait for it.
     fn synced(&self, _lost: bool) {}

@@ -23,7 +23,7 @@ pub const MESSAGE_MAX_BYTES: usize = 4096;
 /// What the supervisor asks of a vmm. To end a vmm, the supervisor sends SIGKILL instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToVmm {
-    /// Press the power button.
+    /// Press the power button of the board, if it has one; before the guest runs, power the machine off.
     PowerButton,
     /// Stop every vCPU; answered with [`FromVmm::Paused`].
     Pause,
@@ -118,6 +118,8 @@ pub enum ToBackend {
     Ping(u32),
     /// Network device: set the link up or down.
     Link(bool),
+    /// Power button: it has been pressed so often since the vmm's start.
+    Press(u32),
     /// Disk whose record has `awaits_sync`: whether the storage has lost writes that no driver was
     /// told of. For backends whose health page is of version 3 or newer.
     Synced {

@@ -35,11 +35,16 @@ pub mod vmm {
     pub const CONSOLE: RawFd = 10;
 
     const FIRST_DEVICE: RawFd = 16;
+    /// The power button's, whose slot is behind all others: there are no numbers behind theirs.
+    const POWER_BUTTON: RawFd = 14;
 
     /// The two descriptors of a device: a stream connected to its backend, and the in-flight region
     /// of its backends; the second only if the record announces one.
     pub fn device(slot: DeviceSlot) -> (RawFd, RawFd) {
-        let stream = FIRST_DEVICE + 2 * RawFd::from(slot.number() - 1);
+        let stream = match slot {
+            DeviceSlot::POWER_BUTTON => POWER_BUTTON,
+            _ => FIRST_DEVICE + 2 * RawFd::from(slot.number() - 1),
+        };
         (stream, stream + 1)
     }
 }
@@ -75,6 +80,23 @@ pub mod net {
     pub const TAP: RawFd = 8;
     /// The most queues of a tap, so the most pairs of virtqueues.
     pub const PAIRS_MAX: u16 = 8;
+}
+
+/// The power button's descriptors.
+pub mod input {
+    use std::os::fd::RawFd;
+
+    /// The vhost-user socket: bound and listening, with one connection pending.
+    pub const LISTENER: RawFd = 6;
+    /// How far presses were delivered: a sealed memfd of [`STATE_BYTES`] that all generations of the
+    /// backend share. All zeroes if none was.
+    pub const STATE: RawFd = 7;
+    /// The length of that state.
+    pub const STATE_BYTES: usize = 4096;
+    /// The device's virtqueues: events and status.
+    pub const QUEUES: u16 = 2;
+    /// The most entries of a queue.
+    pub const QUEUE_SIZE: u16 = 64;
 }
 
 /// Why an inherited descriptor cannot be claimed.

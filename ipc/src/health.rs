@@ -15,7 +15,7 @@ use crate::memfd::{self, Backing, MemfdError};
 /// The length of the page in bytes.
 pub const LEN_BYTES: usize = 4096;
 /// The version of the layout of [`Health`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The first version whose writer understands
 /// [`ToBackend::Synced`](crate::control::ToBackend::Synced) and writes [`Health::loss_told`].
 pub const KNOWS_SYNCED: u32 = 3;
@@ -121,7 +121,7 @@ pub const QUEUES: usize = 16;
 pub struct QueueHealth {
     /// The number of the last ping this worker has answered.
     pub heartbeat: AtomicU32,
-    /// [`BACKPRESSURED`] and [`BROKEN`].
+    /// [`BACKPRESSURED`], [`BROKEN`], [`UNPLUGGED`], [`HAS_DRIVER`].
     pub flags: AtomicU32,
     /// The available index up to which requests were fetched.
     pub last_avail: AtomicU32,
@@ -153,6 +153,9 @@ pub const BROKEN: u32 = 4;
 
 /// The tap behind the backend does not exist any more. Since version 4.
 pub const UNPLUGGED: u32 = 8;
+
+/// Of a power button: the driver has started the queue, so it hears of a press. Since version 5.
+pub const HAS_DRIVER: u32 = 16;
 
 const _: () = assert!(size_of::<QueueHealth>() == 64);
 const _: () = assert!(std::mem::offset_of!(Health, queues) == 64);

@@ -10,6 +10,7 @@
 
 mod blk;
 mod geometry;
+mod input;
 mod net;
 mod vmm;
 
@@ -24,6 +25,7 @@ use crate::memfd::{self, MemfdError};
 
 pub use blk::{BlkEngine, BlkRecord, RingParams};
 pub use geometry::{Geometry, SECTOR_BYTES};
+pub use input::InputRecord;
 pub use net::{Guard, NetRecord};
 pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
 
@@ -129,6 +131,7 @@ mod tests {
             cmdline: "quiet".into(),
             initrd: true,
             irqchip: None,
+            board_button: false,
             seccomp: crate::seccomp::Mode::Kill,
             rebooted: true,
             devices: vec![DeviceRecord {

@@ -7,28 +7,34 @@ use serde::{Deserialize, Serialize};
 
 /// A number that is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no device slot: they are 1 to {max}", max = DeviceSlot::MAX)]
+#[error("{0} is no device slot: they are 1 to {max}", max = DeviceSlot::POWER_BUTTON.0)]
 pub struct NoSuchSlot(u8);
 
-/// The place of a virtio device in its VM: its PCI device number, 1 to [`Self::MAX`]. Messages and
+/// The place of a virtio device in its VM: its PCI device number, 1 to [`Self::MAX`], or
+/// [`Self::POWER_BUTTON`]. Messages and
 /// inherited descriptors name a device by it, and it stays the same while other devices come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct DeviceSlot(u8);
 
 impl DeviceSlot {
-    /// The highest slot, so the most devices of a VM: a vmm inherits descriptors for so many.
+    /// The highest slot of a device that a user asks for, so the most of them.
     pub const MAX: u8 = 24;
+
+    /// The slot of a power button that is a virtio device.
+    pub const POWER_BUTTON: Self = Self(Self::MAX + 1);
 
     /// The first slot.
     pub const FIRST: Self = Self(1);
 
     /// Slot `number`, if there is one.
     pub fn new(number: u8) -> Option<Self> {
-        (1..=Self::MAX).contains(&number).then_some(Self(number))
+        (1..=Self::POWER_BUTTON.0)
+            .contains(&number)
+            .then_some(Self(number))
     }
 
-    /// All slots, in order.
+    /// All slots of devices that a user asks for, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         (1..=Self::MAX).map(Self)
     }
@@ -67,6 +73,6 @@ mod tests {
     fn slots_are_those_that_have_descriptors() {
         assert_eq!(DeviceSlot::all().count(), usize::from(DeviceSlot::MAX));
         assert!(DeviceSlot::all().all(|slot| DeviceSlot::new(slot.number()) == Some(slot)));
-        assert_eq!((DeviceSlot::new(0), DeviceSlot::new(25)), (None, None));
+        assert_eq!((DeviceSlot::new(0), DeviceSlot::new(26)), (None, None));
     }
 }

@@ -72,6 +72,7 @@ pub(crate) fn record(
         cmdline: vm.cmdline.clone(),
         initrd: vm.initrd.is_some(),
         irqchip: irqchip(vm.irqchip),
+        board_button: true,
         seccomp: context.seccomp,
         rebooted,
         devices,

@@ -6,7 +6,7 @@ use std::path::Path;
 use host::seccomp::compile::{CompileError, compile};
 
 fn main() -> Result<(), CompileError> {
-    for package in ["vmm", "blk-backend", "net-backend"] {
+    for package in ["vmm", "blk-backend", "net-backend", "input-backend"] {
         let table = Path::new("../..").join(package).join("seccomp.json");
         compile(&table, &format!("{package}.rs"))?;
     }

@@ -24,4 +24,6 @@ pub struct MachineDesc {
     pub pci: PciWindows,
     /// The slots of the virtio devices on the PCI bus.
     pub slots: Vec<DeviceSlot>,
+    /// Whether the board has a power button, where the architecture knows one.
+    pub board_button: bool,
 }

@@ -253,6 +253,7 @@ fn assemble(
         cpus: record.cpus,
         pci: arch::pci_windows(memory::end(ram)),
         slots: devices.iter().map(Device::slot).collect(),
+        board_button: record.board_button,
     };
     let watcher = IntxWatcher::start(record.seccomp);
     let watcher = watcher.map_err(|e| StartError::Host("start a thread", e))?;

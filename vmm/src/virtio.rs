@@ -213,6 +213,7 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
         DeviceKind::Rng => DeviceType::RNG,
         DeviceKind::Vsock => DeviceType::VSOCK,
         DeviceKind::Fs(_) => DeviceType::FS,
+        DeviceKind::PowerButton => DeviceType::INPUT,
         DeviceKind::Other(id) => DeviceType(id),
     };
     let config = match &record.kind {
@@ -222,6 +223,7 @@ fn spec_of(record: &DeviceRecord) -> DeviceSpec {
             ConfigSource::file_system(tag, u32::from(record.queues.saturating_sub(1)))
         }
         DeviceKind::Net(nic) => ConfigSource::Nic { mac: nic.mac },
+        DeviceKind::PowerButton => ConfigSource::PowerButton,
         _ => ConfigSource::of(device_type),
     };
     DeviceSpec {

@@ -27,7 +27,13 @@ const PLATFORMS: [Platform<'_>; 5] = [
 ];
 
 /// The crates that have a table.
-const TABLES: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
+const TABLES: [&str; 5] = [
+    "supervisor",
+    "vmm",
+    "blk-backend",
+    "net-backend",
+    "input-backend",
+];
 
 /// Filters: crate, name, the most calls it may allow.
 const FILTERS: &[(&str, &str, usize)] = &[
@@ -38,6 +44,7 @@ const FILTERS: &[(&str, &str, usize)] = &[
     ("blk-backend", "uring", 26),
     ("blk-backend", "threads", 26),
     ("net-backend", "net", 25),
+    ("input-backend", "input", 22),
 ];
 /// What would let a process reach for something that it was not given.
 const NEVER: &[&str] = &[

@@ -21,6 +21,8 @@ pub struct FakeDevice {
     pub activation: Mutex<Option<Activation>>,
     /// The queues it was notified of by the slow way.
     pub notified: Mutex<Vec<QueueIndex>>,
+    /// What was written to its configuration space, and where; it does not change for that.
+    pub written: Mutex<Vec<(usize, Vec<u8>)>>,
     /// From now on a reset takes until [`Self::finish_reset`].
     pub drains_slowly: AtomicBool,
     resetting: AtomicBool,
@@ -57,6 +59,9 @@ impl VirtioDevice for FakeDevice {
         for (byte, value) in data.iter_mut().zip(config.iter().skip(offset)) {
             *byte = *value;
         }
+    }
+    fn write_config(&self, offset: usize, data: &[u8]) {
+        self.written.lock().unwrap().push((offset, data.to_vec()));
     }
     fn activate(&self, activation: Activation) {
         assert_eq!(activation.features & !OFFERED, 0, "features never offered");

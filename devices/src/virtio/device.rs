@@ -21,6 +21,8 @@ impl DeviceType {
     pub const BLOCK: Self = Self(2);
     /// Entropy source.
     pub const RNG: Self = Self(4);
+    /// Keyboard, mouse and the like.
+    pub const INPUT: Self = Self(18);
     /// Socket.
     pub const VSOCK: Self = Self(19);
     /// File system.
@@ -92,6 +94,9 @@ pub trait VirtioDevice: Send + Sync + fmt::Debug {
     fn config_len_bytes(&self) -> usize;
     /// Reads its configuration space; bytes beyond the end read as zero.
     fn read_config(&self, offset: usize, data: &mut [u8]);
+    /// Writes its configuration space. Does nothing for most types: only the backend decides their
+    /// configuration.
+    fn write_config(&self, _offset: usize, _data: &[u8]) {}
     /// Starts using the queues. Called once between resets.
     fn activate(&self, activation: Activation);
     /// Handles a notification that did not come through the queue's eventfd. Only after `activate`.

@@ -12,6 +12,7 @@
 //! attaches are never received, and a violation costs it the connection. The device then stalls
 //! until another backend is attached.
 
+mod button;
 mod command_slot;
 mod connection;
 pub mod device;

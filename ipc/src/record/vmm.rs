@@ -30,6 +30,9 @@ pub struct VmmRecord {
     /// The interrupt controller; `None` for the best that the host has.
     #[serde(default)]
     pub irqchip: Option<Irqchip>,
+    /// Whether the board has a power button, where the architecture knows one.
+    #[serde(default = "has_button")]
+    pub board_button: bool,
     /// What happens on a system call outside the filters.
     pub seccomp: Mode,
     /// A guest has run in this VM before and has rebooted: the vmm waits for its backends without a
@@ -39,6 +42,11 @@ pub struct VmmRecord {
     /// The virtio devices, each in a slot of its own.
     #[serde(default)]
     pub devices: Vec<DeviceRecord>,
+}
+
+/// What a record without the field means.
+fn has_button() -> bool {
+    true
 }
 
 /// A virtio device whose backend is another process.
@@ -73,6 +81,8 @@ pub enum DeviceKind {
     Vsock,
     /// File system: its tag.
     Fs(String),
+    /// Keyboard with one key, the power button.
+    PowerButton,
     /// Any other type: its virtio device id. It has no configuration space.
     Other(u8),
 }

@@ -166,7 +166,7 @@ impl Device {
                 part.answer(ping);
                 Some(ping)
             }
-            ToBackend::Link(_) | ToBackend::Synced { .. } => None,
+            ToBackend::Link(_) | ToBackend::Press(_) | ToBackend::Synced { .. } => None,
         })
     }
 

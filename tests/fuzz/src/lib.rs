@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     target("guard", targets::guard::run),
     target("http", targets::http::run),
     target("inflight", targets::inflight::run),
+    target("input", targets::input::run),
     target("ioapic", targets::ioapic::run),
     target("kernel", targets::kernel::run),
     target("msix", targets::msix::run),

@@ -6,6 +6,7 @@ pub(crate) mod control;
 pub(crate) mod guard;
 pub(crate) mod http;
 pub(crate) mod inflight;
+pub(crate) mod input;
 pub(crate) mod ioapic;
 pub(crate) mod kernel;
 pub(crate) mod msix;

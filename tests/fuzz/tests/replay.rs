@@ -45,6 +45,7 @@ replays! {
     guard_survives_its_inputs: "guard",
     http_survives_its_inputs: "http",
     inflight_survives_its_inputs: "inflight",
+    input_survives_its_inputs: "input",
     ioapic_survives_its_inputs: "ioapic",
     kernel_survives_its_inputs: "kernel",
     msix_survives_its_inputs: "msix",

@@ -3,6 +3,7 @@
 //! descriptors and their record, replaced by another generation after a death.
 
 mod disk;
+mod input;
 mod net;
 
 use std::io;
@@ -24,6 +25,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use seccompiler::BpfProgram;
 
 pub use disk::{DiskSlot, Fence, Generation};
+pub use input::{InputGeneration, InputSlot};
 pub use net::{NetGeneration, NetSlot};
 
 /// A backend cannot be started.

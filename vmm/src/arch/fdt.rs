@@ -235,6 +235,7 @@ mod tests {
             cpus: 1,
             pci,
             slots: DeviceSlot::all().take(2).collect(),
+            board_button: true,
         };
         let line = |slot: DeviceSlot| vec![0, 40 + u32::from(slot.number()), 4];
         super::pci(&mut fdt, 0x3000_0000, &machine, has_msi, line).unwrap();

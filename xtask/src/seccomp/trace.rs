@@ -19,7 +19,13 @@ pub(super) const STRACE: &[&str] = &[
 ];
 
 /// First threads of these names are ours.
-const PROCESSES: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
+const PROCESSES: [&str; 5] = [
+    "supervisor",
+    "vmm",
+    "blk-backend",
+    "net-backend",
+    "input-backend",
+];
 const CLONE_THREAD: u64 = 0x1_0000;
 const TSYNC: u64 = 1;
 

@@ -25,7 +25,7 @@ use crate::{compile, packages, target};
 /// Cases that trace processes themselves, or let others take their names.
 const LEFT_OUT: [&str; 2] = ["jail_", "evil_backend"];
 /// Crates whose process tests run a backend.
-const CRATES: [&str; 2] = ["blk-backend", "net-backend"];
+const CRATES: [&str; 3] = ["blk-backend", "net-backend", "input-backend"];
 
 /// A guest with drivers, which cases in the lab have.
 const STOCK_GUEST: &str = "a stock guest";
@@ -174,6 +174,7 @@ fn observe(
                 "blk-backend" if threads => "blk-backend threads",
                 "blk-backend" => "blk-backend uring",
                 "net-backend" => "net-backend net",
+                "input-backend" => "input-backend input",
                 _ => continue,
             };
             needed.insert((filter.to_owned(), call));

@@ -16,10 +16,10 @@ use crate::virtio::vhost_user::command_slot::CommandSlot;
 use crate::virtio::vhost_user::events::DeviceEvents;
 use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::memory::{MemoryError, SharedMemory};
-use crate::virtio::vhost_user::nic;
 use crate::virtio::vhost_user::reconnect::Advertised;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 use crate::virtio::vhost_user::worker::Worker;
+use crate::virtio::vhost_user::{button, nic};
 
 /// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     resetting: AtomicBool,
     /// A network card's link is up.
     link_up: AtomicBool,
+    /// What the driver asks of a power button's configuration space.
+    selected: button::Selected,
     advertised: Mutex<Option<Advertised>>,
     offered: Condvar,
     queues: Mutex<Vec<Arc<QueueEvents>>>,
@@ -96,6 +98,7 @@ impl VhostUserDevice {
             commands: CommandSlot::new().map_err(DeviceError::EventFd)?,
             resetting: AtomicBool::new(false),
             link_up: AtomicBool::new(true),
+            selected: button::Selected::default(),
             advertised: Mutex::new(None),
             offered: Condvar::new(),
             queues: Mutex::default(),
@@ -214,6 +217,9 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
+        if self.0.spec.config == ConfigSource::PowerButton {
+            return self.0.selected.read(offset, data);
+        }
         let advertised = self.0.advertised();
         let config = advertised
             .as_ref()
@@ -223,6 +229,12 @@ impl VirtioDevice for VhostUserDevice {
             if matches!(self.0.spec.config, ConfigSource::Nic { .. }) {
                 *byte |= nic::link_bits(at, self.0.link_up.load(Ordering::SeqCst));
             }
+        }
+    }
+
+    fn write_config(&self, offset: usize, data: &[u8]) {
+        if self.0.spec.config == ConfigSource::PowerButton {
+            self.0.selected.write(offset, data);
         }
     }
 

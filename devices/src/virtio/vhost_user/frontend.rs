@@ -61,6 +61,7 @@ impl Session {
         }
         let config = match &spec.config {
             ConfigSource::Fixed(bytes) => Some(bytes.clone()),
+            ConfigSource::PowerButton => Some(Vec::new()),
             ConfigSource::Nic { .. } if !protocol.contains(VhostUserProtocolFeatures::CONFIG) => {
                 None
             }
@@ -273,7 +274,7 @@ fn negotiate_protocol(
             required |= VhostUserProtocolFeatures::CONFIG;
         }
         (ConfigSource::Nic { .. }, Origin::Foreign) => wanted |= VhostUserProtocolFeatures::CONFIG,
-        (ConfigSource::Fixed(_), _) => {}
+        (ConfigSource::Fixed(_) | ConfigSource::PowerButton, _) => {}
     }
     if has_region && spec.origin == Origin::Foreign {
         wanted |= VhostUserProtocolFeatures::INFLIGHT_SHMFD;

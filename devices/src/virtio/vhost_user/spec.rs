@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::virtio::device::DeviceType;
-use crate::virtio::vhost_user::nic;
+use crate::virtio::vhost_user::{button, nic};
 
 /// The origin of a device's configuration space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum ConfigSource {
     },
     /// It is known without the backend; possibly empty.
     Fixed(Vec<u8>),
+    /// A power button's: the vmm provides it.
+    PowerButton,
     /// A network card's: the vmm provides the link state, and the rest if the backend does not.
     Nic {
         /// The MAC address, if the backend provides none.
@@ -25,7 +27,8 @@ pub enum ConfigSource {
 
 impl ConfigSource {
     /// The origin for most devices of this type, with the length of `struct virtio_…_config` that
-    /// every backend supports (virtio 1.2 §5). A network card needs [`Self::Nic`].
+    /// every backend supports (virtio 1.2 §5). A network card needs [`Self::Nic`], a power button
+    /// [`Self::PowerButton`].
     pub fn of(device_type: DeviceType) -> Self {
         match device_type {
             DeviceType::BLOCK => Self::Backend { len_bytes: 60 },
@@ -50,6 +53,7 @@ impl ConfigSource {
         match self {
             Self::Backend { len_bytes } => *len_bytes,
             Self::Fixed(bytes) => bytes.len(),
+            Self::PowerButton => button::CONFIG_LEN,
             Self::Nic { .. } => nic::CONFIG_LEN,
         }
     }

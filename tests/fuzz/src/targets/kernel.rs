@@ -44,6 +44,7 @@ pub(crate) fn run(data: &[u8]) {
         cpus: 2,
         pci: pci_windows(RAM_LEN),
         slots: Vec::new(),
+        board_button: true,
     };
     match load(&memory, images, &machine, &Description) {
         Ok(entry) => assert!(entry.address < RAM_LEN, "{entry:x?}"),

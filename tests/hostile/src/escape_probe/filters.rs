@@ -14,6 +14,9 @@ mod blk {
 mod net {
     include!(concat!(env!("OUT_DIR"), "/net-backend.rs"));
 }
+mod input {
+    include!(concat!(env!("OUT_DIR"), "/input-backend.rs"));
+}
 
 /// The filters it may be behind, by name; the first, of whatever was inherited alone.
 pub(crate) fn of(role: &str) -> Vec<(&'static str, Option<Filter>)> {
@@ -21,6 +24,7 @@ pub(crate) fn of(role: &str) -> Vec<(&'static str, Option<Filter>)> {
         "vmm" => &[vmm::VCPU, vmm::DEVICE, vmm::INTX, vmm::MAIN],
         "blk-backend" => &[blk::URING, blk::THREADS],
         "net-backend" => &[net::NET],
+        "input-backend" => &[input::INPUT],
         _ => &[],
     };
     let own = own.iter().map(|filter| (filter.name, Some(*filter)));

@@ -34,7 +34,7 @@ const NEIGHBOURS: std::ops::Range<i32> = 2..65536;
 pub(crate) fn everywhere(role: &str) -> Vec<(&'static str, Outcome)> {
     let of_role = match role {
         "vmm" => OF_VMM,
-        "blk-backend" | "net-backend" => OF_BACKEND,
+        "blk-backend" | "net-backend" | "input-backend" => OF_BACKEND,
         _ => &[],
     };
     let all = memory::ALL.iter().chain(ALL).chain(of_role);

@@ -86,7 +86,9 @@ pub(super) fn device_tree(
     fdt::uart(&mut fdt, &wired(layout::UART, &shared(spi::UART)))?;
     rtc(&mut fdt, &shared(spi::RTC))?;
     gpio(&mut fdt, &shared(spi::GPIO))?;
-    power_button(&mut fdt)?;
+    if machine.board_button {
+        power_button(&mut fdt)?;
+    }
     fdt::pvpanic(&mut fdt, layout::PVPANIC)?;
     // The controller has an address, of two cells, since it has a child.
     let line = |slot: DeviceSlot| {

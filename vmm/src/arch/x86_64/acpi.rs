@@ -134,6 +134,7 @@ mod tests {
             cpus,
             pci: layout::pci_windows(8 << 30),
             slots: Vec::new(),
+            board_button: true,
         }
     }
 
@@ -191,6 +192,19 @@ mod tests {
         let dsdt = table(&memory, at);
         assert_eq!((&dsdt[..4], sum(&dsdt)), (&b"DSDT"[..], 0));
         assert_eq!(bytes(&fadt(at))[140..148], at.to_le_bytes());
+    }
+
+    #[test]
+    fn button_is_described_only_if_the_board_has_one() {
+        let is_there = |board_button| {
+            let machine = MachineDesc {
+                board_button,
+                ..machine(1)
+            };
+            let code = dsdt::dsdt(&machine);
+            code.windows(4).any(|name| name == b"PWRB")
+        };
+        assert!(is_there(true) && !is_there(false));
     }
 
     #[test]

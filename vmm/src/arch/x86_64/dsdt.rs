@@ -29,7 +29,9 @@ pub(super) fn dsdt(machine: &MachineDesc) -> Vec<u8> {
     let mut devices = Vec::new();
     host_bridge(&mut devices, machine);
     com1(&mut devices);
-    power_button(&mut devices);
+    if machine.board_button {
+        power_button(&mut devices);
+    }
     pvpanic(&mut devices);
     code.extend(Scope::raw("\\_SB_".into(), devices));
     table.append_slice(&code);

@@ -349,7 +349,10 @@ impl BusDevice for Registers {
                 self.shared.msix().write_table(at, data);
             }
             layout::NOTIFY.. => self.notify(offset - layout::NOTIFY),
-            // Only the backend decides the device's configuration: ignore writes to it.
+            layout::DEVICE_CONFIG.. => {
+                let at = usize::try_from(offset - layout::DEVICE_CONFIG).unwrap_or(usize::MAX);
+                self.device.write_config(at, data);
+            }
             layout::ISR.. => {}
             _ if offset < common_config::LEN_BYTES as u64 => self.write_common(offset, data),
             _ => {}

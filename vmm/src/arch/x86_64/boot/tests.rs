@@ -111,6 +111,7 @@ fn loaded(
         cpus: 1,
         pci: layout::pci_windows(memory::end(memory)),
         slots: Vec::new(),
+        board_button: true,
     };
     load(memory, images, &machine, &Description)
 }

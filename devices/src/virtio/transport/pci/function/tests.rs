@@ -259,6 +259,15 @@ fn device_config_beyond_its_end_reads_zero_and_cannot_be_written() {
     assert_eq!(guest.read(0x2004, 8), 0xffff_ffff);
 }
 
+#[test]
+fn device_config_that_is_written_reaches_the_device_byte_for_byte() {
+    let guest = Guest::enabled();
+    guest.write(0x2000, &[0x11]);
+    guest.write(0x2001, &[1]);
+    let written = guest.device.written.lock().unwrap();
+    assert_eq!(*written, [(0, vec![0x11]), (1, vec![1])]);
+}
+
 /// Through the window in configuration space.
 fn window(guest: &Guest, offset: u32, length: u32) -> usize {
     let at = guest.vendor(5);
