@@ -66,6 +66,9 @@ pub(crate) enum Verb {
         /// Do not ask the guest; return when the VM is gone
         #[arg(long)]
         force: bool,
+        /// Print JSON, as the API answers it
+        #[arg(long)]
+        json: bool,
     },
     /// Stop a VM's vCPUs
     #[command(after_help = "Example:\n  bulkhead pause web && bulkhead resume web")]

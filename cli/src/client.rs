@@ -13,7 +13,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
-use spec::api::{DEVICE_SECONDS_MAX, Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
+use spec::api::{
+    DEVICE_SECONDS_MAX, Event, Events, Fault, Link, Restart, Stats, Stop, Stopping, VmInfo,
+};
 use spec::state::API_SOCKET;
 
 use crate::error::Error;
@@ -130,13 +132,25 @@ pub(crate) fn put(base: &Path, vm: &VmName, target: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// `bulkhead stop`; with force or a timeout, returns when the name is free again.
-pub(crate) fn stop(base: &Path, vm: &VmName, stop: Stop) -> Result<(), Error> {
+/// `bulkhead stop`: passes the answer to `told`, then, with force or a timeout, waits until the name
+/// is free again.
+pub(crate) fn stop(
+    base: &Path,
+    vm: &VmName,
+    stop: Stop,
+    told: impl FnOnce(&Stopping) -> Result<(), Error>,
+) -> Result<(), Error> {
     let dir = File::open(base.join(vm.as_str()));
     let waits = stop.force || stop.stop_timeout.is_some();
     let body = serde_json::to_string(&stop);
     let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
-    request(base, vm, "PUT", "/v1/vm/stop", &body)?;
+    let answer = request(base, vm, "PUT", "/v1/vm/stop", &body)?;
+    // A VM of an older version answers nothing.
+    let stopping = match answer.is_empty() {
+        true => Ok(Stopping::default()),
+        false => serde_json::from_slice(&answer),
+    };
+    told(&stopping.map_err(|_| ClientError::Malformed(vm.to_string()))?)?;
     if let (true, Ok(dir)) = (waits, dir) {
         // The jailer holds the lock as long as anything of the VM is left.
         let _ = Flock::lock(dir, FlockArg::LockShared);

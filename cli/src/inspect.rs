@@ -46,6 +46,12 @@ fn irqchip(info: &VmInfo) -> String {
     info.irqchip.clone().unwrap_or_else(wanted)
 }
 
+/// The power button that the machine has.
+fn power_button(info: &VmInfo) -> String {
+    let wanted = info.spec.power_button;
+    info.power_button.unwrap_or(wanted).to_string()
+}
+
 fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
     let spec = &info.spec;
     let console = match (&info.console_socket, &info.pty) {
@@ -67,6 +73,7 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         ("hugepages", spec.hugepages.to_string()),
         ("console", console),
         ("irqchip", irqchip(info)),
+        ("power-button", power_button(info)),
         ("on-reboot", spec.on_reboot.to_string()),
         ("seccomp", spec.seccomp.to_string()),
         ("state-dir", dir.display().to_string()),
@@ -148,6 +155,7 @@ mod tests {
             console_socket: Some("/run/bulkhead/web/console.sock".into()),
             pty: None,
             irqchip: Some("gicv2".into()),
+            power_button: None,
             reboots: 2,
             processes: vec![ProcessInfo {
                 role: "vmm".into(),
@@ -177,13 +185,14 @@ mod tests {
         };
         let text = describe(&info, Path::new("/run/bulkhead/web"), 61_000_000_000);
         for part in [
-            "name       web\n",
-            "state      paused\n",
-            "kernel     /k\n",
-            "cmdline    console=ttyS0\n",
-            "console    stdio /run/bulkhead/web/console.sock\n",
-            "irqchip    gicv2\n",
-            "limits     of=vm,cpu=150\n",
+            "name          web\n",
+            "state         paused\n",
+            "kernel        /k\n",
+            "cmdline       console=ttyS0\n",
+            "console       stdio /run/bulkhead/web/console.sock\n",
+            "irqchip       gicv2\n",
+            "power-button  auto\n",
+            "limits        of=vm,cpu=150\n",
             "vmm   77   1m01s  4         5          6\n",
             "disk0   blk disk0       stalled  5         -\n",
             "out     net.user \"out\"  serving  0         down\n",

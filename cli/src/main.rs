@@ -27,6 +27,7 @@ mod signals;
 mod spec_file;
 mod state;
 mod stats;
+mod stop;
 mod table;
 mod terminal;
 mod top;
@@ -70,12 +71,13 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
             vm,
             stop_timeout,
             force,
+            json,
         } => {
             let stop = Stop {
                 force,
                 stop_timeout,
             };
-            client::stop(&base()?, &vm, stop)?;
+            stop::stop(&base()?, &vm, stop, json)?;
         }
         Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
         Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,

@@ -5,7 +5,7 @@
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
-use spec::api::{Event, Events, Fault, Link, Restart, Stats, Stop, VmInfo};
+use spec::api::{Event, Events, Fault, Link, Restart, Stats, Stop, Stopping, VmInfo};
 
 /// An operation of a VM's API.
 struct Operation {
@@ -75,7 +75,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Press the power button, or end the VM at once; the button of a paused guest is not \
                   pressed (409)",
         body: Some(of::<Stop>),
-        answer: Answer::Done,
+        answer: Answer::Json(of::<Stopping>),
     },
     Operation {
         method: "put",

@@ -103,6 +103,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         nets: args.nets.clone(),
         vhost_user: args.vhost_user.clone(),
         irqchip: args.irqchip.unwrap_or(defaults.irqchip),
+        power_button: args.power_button.unwrap_or(defaults.power_button),
         on_reboot: args.on_reboot.unwrap_or(defaults.on_reboot),
         stop_timeout: args.stop_timeout,
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),
@@ -144,6 +145,7 @@ mod tests {
             "--net=user,any-mac,forward=tcp:8080:80",
             "--vhost-user=type=fs,socket=/s,tag=t",
             "--console=file=/tmp/o",
+            "--power-button=virtio",
             "--on-reboot=exit",
             "--stop-timeout=90",
             "--seccomp=log",
@@ -152,7 +154,7 @@ mod tests {
         ]);
         let document = VmSpec::from_json(
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
-            "hugepages":"2M","prefault":true,"console":"file=/tmp/o","on_reboot":"exit","stop_timeout":90,
+            "hugepages":"2M","prefault":true,"console":"file=/tmp/o","power_button":"virtio","on_reboot":"exit","stop_timeout":90,
             "seccomp":"log","uid_range":"70000:8","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
             "nets":[{"tap":"tap0","queues":2,"bridge":"br0","ipv4":["10.0.0.2","10.0.0.3"]},
             {"user":true,"any_mac":true,"forward":["tcp:8080:80"]}],

@@ -29,7 +29,10 @@ fn vm_is_listed_shown_paused_resumed_and_stopped() {
     let json: Value = serde_json::from_str(&stage.do_it(&["ps", "--json"]).stdout).unwrap();
     assert_eq!(json[0]["name"], "vm");
     let shown = stage.do_it(&["inspect", "vm"]).stdout;
-    assert!(shown.contains("cmdline    started button off"), "{shown}");
+    assert!(
+        shown.contains("cmdline       started button off"),
+        "{shown}"
+    );
     for (verb, state) in [("pause", "paused"), ("resume", "running")] {
         stage.do_it(&[verb, "vm"]).assert_told(0, &[]);
         assert_eq!(stage.inspect().unwrap()["state"], state);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
-use spec::{Held, SpecError, Vm};
+use spec::{Held, POWER_BUTTON_ID, PowerButton, SpecError, Vm};
 
 mod host;
 mod limits;
@@ -334,7 +334,8 @@ const SUPERVISOR: &str = "supervisor";
 
 /// The groups of a VM's processes, by user number.
 fn leaves(vm: &Vm) -> Vec<Leaf> {
-    let devices = vm.disks.len() + vm.nets.len() + vm.vhost_user.len();
+    let button = usize::from(vm.power_button == PowerButton::Virtio);
+    let devices = vm.disks.len() + vm.nets.len() + vm.vhost_user.len() + button;
     let devices = u64::try_from(devices).unwrap_or(u64::MAX);
     let leaf = |name: &str, threads_max| Leaf {
         name: name.into(),
@@ -350,6 +351,9 @@ fn leaves(vm: &Vm) -> Vec<Leaf> {
     }));
     let nets = vm.nets.iter();
     all.extend(nets.map(|net| leaf(&format!("net-{}", net.id), 2 * SPARE_THREADS)));
+    if button > 0 {
+        all.push(leaf(POWER_BUTTON_ID, SPARE_THREADS));
+    }
     all
 }
 

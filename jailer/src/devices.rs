@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use spec::{NetKind, SpecError, Vm};
+use spec::{NetKind, PowerButton, SpecError, Vm};
 
 use super::open::open_binary;
 use super::opening::{Found, OpenImage};
@@ -20,6 +20,8 @@ pub(crate) struct Devices {
     pub(crate) images: Vec<OpenImage>,
     /// The network backend's binary, if the VM has NICs with a tap.
     pub(crate) net: Option<OwnedFd>,
+    /// The power button's binary, if that is a virtio device.
+    pub(crate) input: Option<OwnedFd>,
     /// The taps of the NICs.
     pub(crate) taps: Vec<OpenTap>,
     /// Streams to external vhost-user backends, without passt's.
@@ -29,11 +31,16 @@ pub(crate) struct Devices {
 impl Devices {
     /// Opens everything that cannot block on storage; adds what is wrong to `errors`.
     pub(super) fn open(vm: &Vm, host: &Host, errors: &mut Vec<SpecError>) -> Self {
+        let binary = |name, path, errors: &mut Vec<SpecError>| {
+            open_binary(name, path).map_err(|e| errors.push(e)).ok()
+        };
         let blk = match vm.disks.is_empty() {
             true => None,
-            false => open_binary("blk-backend", &host.blk)
-                .map_err(|e| errors.push(e))
-                .ok(),
+            false => binary("blk-backend", &host.blk, errors),
+        };
+        let input = match vm.power_button {
+            PowerButton::Virtio => binary("input-backend", &host.input, errors),
+            _ => None,
         };
         let taps = tap_setup::open_all(vm, errors);
         let net = match vm
@@ -42,15 +49,14 @@ impl Devices {
             .all(|net| matches!(net.kind, NetKind::User(_)))
         {
             true => None,
-            false => open_binary("net-backend", &host.net)
-                .map_err(|e| errors.push(e))
-                .ok(),
+            false => binary("net-backend", &host.net, errors),
         };
         passt::check(vm, host.passt.as_deref(), errors);
         Self {
             blk,
             images: Vec::new(),
             net,
+            input,
             taps,
             streams: Vec::new(),
         }

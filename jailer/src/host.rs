@@ -16,6 +16,8 @@ pub struct Host {
     pub blk: PathBuf,
     /// The network backend's binary.
     pub net: PathBuf,
+    /// The power button's binary.
+    pub input: PathBuf,
     /// passt, if it is installed.
     pub passt: Option<PathBuf>,
     /// /proc/meminfo.
@@ -40,6 +42,7 @@ impl Host {
             vmm: here.with_file_name("vmm"),
             blk: here.with_file_name("blk-backend"),
             net: here.with_file_name("net-backend"),
+            input: here.with_file_name("input-backend"),
             passt: installed("passt"),
             meminfo: "/proc/meminfo".into(),
             hugepages: "/sys/kernel/mm/hugepages".into(),

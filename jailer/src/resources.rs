@@ -60,6 +60,7 @@ impl Resources {
                         vmm,
                         blk: devices.blk.take(),
                         net: devices.net.take(),
+                        input: devices.input.take(),
                         null,
                     },
                     guest: Guest {

@@ -38,6 +38,7 @@ impl Scene {
             vmm: at("vmm"),
             blk: at("blk-backend"),
             net: "/nonexistent".into(),
+            input: "/nonexistent".into(),
             passt: None,
             meminfo: at("meminfo"),
             hugepages: at("hugepages"),

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `GET /v1/vm` | – | [`VmInfo`] |
 //! | `GET /v1/stats` | – | [`Stats`] |
-//! | `PUT /v1/vm/stop` | [`Stop`] | 204 |
+//! | `PUT /v1/vm/stop` | [`Stop`] | [`Stopping`] |
 //! | `PUT /v1/vm/pause`, `PUT /v1/vm/resume` | – | 204 |
 //! | `PUT /v1/vm/devices/ID/restart` | [`Restart`] | 204 |
 //! | `PUT /v1/vm/devices/ID/upgrade` | –, and a file descriptor | 204 |
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{VmName, VmSpec};
+use crate::{PowerButton, VmName, VmSpec};
 
 mod stats;
 
@@ -66,6 +66,9 @@ pub struct VmInfo {
     /// the vmm has made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub irqchip: Option<String>,
+    /// The power button that the machine has: acpi, gpio, virtio or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_button: Option<PowerButton>,
     /// How often the guest has rebooted.
     pub reboots: u32,
     /// The processes of the VM, the jailer first.
@@ -162,6 +165,20 @@ pub struct Stop {
     /// By default what the VM's `stop_timeout` says. If it was asked before, the earlier end holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<u32>,
+}
+
+/// The answer to `PUT /v1/vm/stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Stopping {
+    /// The power button that was pressed: `acpi`, `gpio` or `virtio`. Left out if the VM is ended at
+    /// once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub button: Option<PowerButton>,
+    /// Why the guest does not notice it now, if that is known. Only of `virtio`: what a guest does
+    /// with another button cannot be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// How long the answer to a request for another backend of a device may take, in seconds: as long as

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{SpecError, VmName};
 
-/// The most devices a VM may have.
+/// The name of a power button that is a device of its own.
+pub const POWER_BUTTON_ID: &str = "power-button";
+/// The most devices a VM may have, beside a power button.
 pub const DEVICES_MAX: usize = 24;
 /// The most queues a device may have.
 pub const QUEUES_MAX: u32 = 16;
@@ -102,6 +104,9 @@ pub(crate) fn check_unique<'a>(
 ) -> Result<(), SpecError> {
     let mut seen = std::collections::HashSet::new();
     for (field, id) in ids {
+        if id.as_str() == POWER_BUTTON_ID {
+            return Err(SpecError::new(field, id, "is the id of the power button"));
+        }
         if !seen.insert(id) {
             return Err(SpecError::new(field, id, "is the id of another device"));
         }

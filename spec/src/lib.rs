@@ -18,6 +18,7 @@ mod mac;
 mod memory;
 mod name;
 mod net;
+mod power_button;
 mod size;
 pub mod state;
 mod uids;
@@ -25,7 +26,7 @@ mod vhost_user;
 mod vm;
 
 pub use console::Console;
-pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, QUEUES_MAX};
+pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, POWER_BUTTON_ID, QUEUES_MAX};
 pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};
 pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
 pub use ipc::mac::MacAddress;
@@ -37,6 +38,7 @@ pub use name::VmName;
 pub use net::{
     Forward, Net, NetGuard, NetKind, NetSpec, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName,
 };
+pub use power_button::PowerButton;
 pub use size::ByteSize;
 pub use uids::UidRange;
 pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::check_unique;
 use crate::{
     ByteSize, Console, Disk, DiskSpec, HugePages, Irqchip, Limits, LimitsSpec, Memory, Net,
-    NetSpec, SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
+    NetSpec, PowerButton, SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -139,6 +139,9 @@ pub struct VmSpec {
     /// The interrupt controller.
     #[serde(default)]
     pub irqchip: Irqchip,
+    /// The power button.
+    #[serde(default)]
+    pub power_button: PowerButton,
     /// What a guest reboot does.
     #[serde(default)]
     pub on_reboot: OnReboot,
@@ -183,6 +186,7 @@ impl VmSpec {
             vhost_user: Vec::new(),
             console: Console::default(),
             irqchip: Irqchip::default(),
+            power_button: PowerButton::default(),
             on_reboot: OnReboot::default(),
             stop_timeout: None,
             seccomp: Seccomp::default(),
@@ -218,6 +222,8 @@ pub struct Vm {
     pub console: Console,
     /// The interrupt controller, one that machines of this architecture can have.
     pub irqchip: Irqchip,
+    /// The power button, one that machines of this architecture can have; not `Auto`.
+    pub power_button: PowerButton,
     /// What a guest reboot does.
     pub on_reboot: OnReboot,
     /// How long the guest may take to power off when asked.
@@ -232,10 +238,12 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// How many users the VM's processes need: the supervisor, the vmm, and one for each disk and
-    /// each NIC.
+    /// How many users the VM's processes need: the supervisor, the vmm, and one for each disk, each
+    /// NIC and a power button that is a device.
     pub fn users(&self) -> u32 {
-        2 + u32::try_from(self.disks.len() + self.nets.len()).unwrap_or(u32::MAX - 2)
+        let button = usize::from(self.power_button == PowerButton::Virtio);
+        let devices = self.disks.len() + self.nets.len() + button;
+        2 + u32::try_from(devices).unwrap_or(u32::MAX - 2)
     }
 }
 
@@ -327,6 +335,7 @@ impl TryFrom<VmSpec> for Vm {
             vhost_user,
             console: spec.console,
             irqchip: spec.irqchip.check(std::env::consts::ARCH)?,
+            power_button: spec.power_button.check(std::env::consts::ARCH)?,
             on_reboot: spec.on_reboot,
             stop_timeout: spec.stop_timeout.map(check_stop_timeout).transpose()?,
             seccomp: spec.seccomp,

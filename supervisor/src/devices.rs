@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The devices of a VM and the processes behind them, in the order of the vmm's launch record:
 //! first our own, whose backends are our children (disks, then NICs with a tap), then external ones
-//! (passt's NICs, then the devices of `--vhost-user`).
+//! (passt's NICs, then the devices of `--vhost-user`). A power button of our own is in a slot behind
+//! all of them.
 
 use std::os::fd::OwnedFd;
 
@@ -11,13 +12,14 @@ use ipc::memfd::MemfdError;
 use ipc::record::DeviceRecord;
 use ipc::slot::DeviceSlot;
 use spec::api::{DeviceInfo, DeviceStats, EventKind, ProcessInfo};
-use spec::{NetKind, VhostUserKind, Vm, VmName};
+use spec::{NetKind, PowerButton, VhostUserKind, Vm, VmName};
 
 use super::poll::{Interests, earlier};
 use crate::process::SpawnContext;
 use crate::profile;
 
 mod backend;
+mod button;
 mod complaints;
 mod disk;
 mod external;
@@ -42,6 +44,7 @@ pub(crate) mod script {
     pub(crate) use super::{BeginError, Start};
 }
 
+use button::Button;
 use disk::Disk;
 use external::{External, ExternalDeviceInfo};
 use kind::{BackendError, PreparedBackend};
@@ -106,6 +109,9 @@ fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
     }))
 }
 
+/// What a vmm gets for its devices.
+pub(crate) type Links = Vec<(DeviceSlot, Link)>;
+
 /// What each device asks for.
 pub(crate) type AllActions = Vec<(DeviceSlot, Actions)>;
 
@@ -113,8 +119,8 @@ pub(crate) type AllActions = Vec<(DeviceSlot, Actions)>;
 #[derive(Debug)]
 pub(crate) struct Devices {
     /// Devices whose backends are our children.
-    own: Vec<ManagedDevice>,
-    external: Vec<External>,
+    own: Vec<(DeviceSlot, ManagedDevice)>,
+    external: Vec<(DeviceSlot, External)>,
 }
 
 impl Devices {
@@ -138,34 +144,51 @@ impl Devices {
             ManagedDevice::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
         });
         let external = (0..).zip(external_devices(vm).zip(streams));
-        Self {
-            own: disks.chain(cards).collect(),
-            external: external
-                .map(|(index, (info, stream))| External::new(index, info, stream))
-                .collect(),
+        let external = external.map(|(index, (info, stream))| External::new(index, info, stream));
+        // As `records::of` gives the slots out.
+        let mut slots = DeviceSlot::all();
+        let own = disks.chain(cards).zip(slots.by_ref());
+        let mut own: Vec<_> = own.map(|(device, slot)| (slot, device)).collect();
+        let external = slots.zip(external).collect();
+        if vm.power_button == PowerButton::Virtio {
+            let button = Button::new(profile::of_button(vm));
+            own.push((DeviceSlot::POWER_BUTTON, ManagedDevice::new(button)));
         }
+        Self { own, external }
     }
 
     /// The records of the devices, for the vmm.
     pub(crate) fn records(&self, vm: &Vm, name: &VmName) -> Vec<DeviceRecord> {
         records::of(vm, name, |id| {
-            let own = self.own.iter().find(|slot| slot.id() == id);
-            let external = self.external.iter().find(|device| device.id() == id);
-            let up = own.and_then(ManagedDevice::link_up);
-            up.or(external.and_then(External::link_up)).unwrap_or(true)
+            let own = self.own.iter().find(|(_, device)| device.id() == id);
+            let external = self.external.iter().find(|(_, device)| device.id() == id);
+            let up = own.and_then(|(_, device)| device.link_up());
+            up.or(external.and_then(|(_, device)| device.link_up()))
+                .unwrap_or(true)
         })
     }
 
     /// Plugs a NIC's cable in, or pulls it; returns its slot, for a message to the vmm. `None` if
     /// there is no such device, or it is no NIC.
     pub(crate) fn set_link(&mut self, id: &str, up: bool) -> Option<DeviceSlot> {
-        let own = self.own.len();
         if let Some((slot, device)) = self.find(id) {
             return device.set_link(up).then_some(slot);
         }
-        let mut external = DeviceSlot::all().skip(own).zip(&mut self.external);
+        let mut external = self.external.iter_mut();
         let (slot, device) = external.find(|(_, device)| device.id() == id)?;
-        device.set_link(up).then_some(slot)
+        device.set_link(up).then_some(*slot)
+    }
+
+    /// Presses a power button of our own, if there is one.
+    pub(crate) fn press_button(&mut self) {
+        if let Some(button) = self.managed(DeviceSlot::POWER_BUTTON) {
+            button.press();
+        }
+    }
+
+    /// Why the guest does not notice a power button of our own now, if that is known.
+    pub(crate) fn button_trouble(&mut self) -> Option<&'static str> {
+        self.managed(DeviceSlot::POWER_BUTTON)?.deafness()
     }
 
     /// Prepares a backend for each device of a new vmm; returns what the vmm gets for them. A
@@ -175,19 +198,19 @@ impl Devices {
         context: &SpawnContext,
         start: Start,
         all: &mut AllActions,
-    ) -> Result<(Vec<Option<PreparedBackend>>, Vec<Link>), BeginError> {
+    ) -> Result<(Vec<Option<PreparedBackend>>, Links), BeginError> {
         let mut prepared = Vec::with_capacity(self.own.len());
         let mut links = Vec::with_capacity(self.own.len() + self.external.len());
-        for (slot, device) in DeviceSlot::all().zip(&mut self.own) {
+        for (slot, device) in &mut self.own {
             let mut actions = Actions::default();
             let outcome = device.prepare(context, start, &mut actions);
-            all.push((slot, actions));
+            all.push((*slot, actions));
             let (backend, link) = outcome?;
             prepared.push(backend);
-            links.push(link);
+            links.push((*slot, link));
         }
-        for device in &mut self.external {
-            links.push(device.begin()?);
+        for (slot, device) in &mut self.external {
+            links.push((*slot, device.begin()?));
         }
         Ok((prepared, links))
     }
@@ -200,11 +223,11 @@ impl Devices {
         start: Start,
         all: &mut AllActions,
     ) -> Result<(), BeginError> {
-        for ((slot, device), prepared) in DeviceSlot::all().zip(&mut self.own).zip(prepared) {
+        for ((slot, device), prepared) in self.own.iter_mut().zip(prepared) {
             if let Some(prepared) = prepared {
                 let mut actions = Actions::default();
                 let outcome = device.begin(context, prepared, start, &mut actions);
-                all.push((slot, actions));
+                all.push((*slot, actions));
                 outcome?;
             }
         }
@@ -214,22 +237,22 @@ impl Devices {
     /// The vmm still builds its machine: its time to connect to backends starts anew.
     pub(crate) fn postpone(&mut self, now_ns: u64) {
         let own = self.own.iter_mut();
-        own.for_each(|device| device.postpone(now_ns));
+        own.for_each(|(_, device)| device.postpone(now_ns));
     }
 
     /// Registers the backends that were started since.
     pub(crate) fn register(&mut self, context: &SpawnContext) -> AllActions {
-        let own = DeviceSlot::all().zip(&mut self.own);
-        own.map(|(slot, device)| (slot, device.register(context)))
+        let own = self.own.iter_mut();
+        own.map(|(slot, device)| (*slot, device.register(context)))
             .collect()
     }
 
     /// Kills all backends for good.
     pub(crate) fn retire(&mut self, now_ns: u64) -> AllActions {
         let external = self.external.iter_mut();
-        external.for_each(|device| device.retire(now_ns));
-        let own = DeviceSlot::all().zip(&mut self.own);
-        own.map(|(slot, device)| (slot, device.retire())).collect()
+        external.for_each(|(_, device)| device.retire(now_ns));
+        let own = self.own.iter_mut();
+        own.map(|(slot, device)| (*slot, device.retire())).collect()
     }
 
     /// Handles the vmm's message about a device.
@@ -253,19 +276,20 @@ impl Devices {
     /// Whether a new vmm may follow: none of our backends runs or has I/O in flight, what the next
     /// ones need is open, and all external backends are connected.
     pub(crate) fn are_ready(&self) -> bool {
-        self.own.iter().all(ManagedDevice::is_ready) && self.external.iter().all(External::is_ready)
+        let (mut own, mut external) = (self.own.iter(), self.external.iter());
+        own.all(|(_, device)| device.is_ready()) && external.all(|(_, device)| device.is_ready())
     }
 
-    /// The device in a slot, if it is one of our own. They have the first slots, as
-    /// [`records::of`] gives them out.
+    /// The device in a slot, if it is one of our own.
     pub(crate) fn managed(&mut self, slot: DeviceSlot) -> Option<&mut ManagedDevice> {
-        self.own.get_mut(usize::from(slot.number() - 1))
+        let mut own = self.own.iter_mut();
+        own.find_map(|(its, device)| (*its == slot).then_some(device))
     }
 
     /// The device in a slot, if it is external.
     fn external(&mut self, slot: DeviceSlot) -> Option<&mut External> {
-        let index = usize::from(slot.number() - 1).checked_sub(self.own.len())?;
-        self.external.get_mut(index)
+        let mut external = self.external.iter_mut();
+        external.find_map(|(its, device)| (*its == slot).then_some(device))
     }
 
     /// The name of the device in a slot.
@@ -278,60 +302,61 @@ impl Devices {
 
     /// Adds the descriptors that the devices wait for.
     pub(crate) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        for (slot, device) in DeviceSlot::all().zip(&self.own) {
-            device.interests(slot, interests);
+        for (slot, device) in &self.own {
+            device.interests(*slot, interests);
         }
     }
 
     /// When [`Self::tick`] must be called at the latest.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        let external = self.external.iter().map(External::deadline_ns);
-        let all = self
-            .own
-            .iter()
-            .map(ManagedDevice::deadline_ns)
-            .chain(external);
-        all.fold(None, earlier)
+        let own = self.own.iter().map(|(_, device)| device.deadline_ns());
+        let external = self.external.iter();
+        let external = external.map(|(_, device)| device.deadline_ns());
+        own.chain(external).fold(None, earlier)
     }
 
     /// The guest is paused: no backend counts as hung for now.
     pub(crate) fn rest(&mut self, now_ns: u64) {
-        for slot in &mut self.own {
-            slot.rest(now_ns);
+        for (_, device) in &mut self.own {
+            device.rest(now_ns);
         }
     }
 
     /// Handles the deadlines of all devices.
     pub(crate) fn tick(&mut self, context: &SpawnContext, now_ns: u64) -> AllActions {
-        let own = self.own.iter_mut().map(|slot| slot.tick(context, now_ns));
+        let own = self.own.iter_mut();
+        let own = own.map(|(slot, device)| (*slot, device.tick(context, now_ns)));
         let external = self.external.iter_mut();
-        let external = external.map(|device| device.tick(&context.jailer, now_ns));
-        DeviceSlot::all().zip(own.chain(external)).collect()
+        let external = external.map(|(slot, device)| (*slot, device.tick(&context.jailer, now_ns)));
+        own.chain(external).collect()
     }
 
     /// The device of this name, and its slot: `None` if there is none, or it is external.
     pub(crate) fn find(&mut self, id: &str) -> Option<(DeviceSlot, &mut ManagedDevice)> {
-        let mut own = DeviceSlot::all().zip(&mut self.own);
-        own.find(|(_, device)| device.id() == id)
+        let mut own = self.own.iter_mut();
+        let (slot, device) = own.find(|(_, device)| device.id() == id)?;
+        Some((*slot, device))
     }
 
     /// For `inspect`: the processes.
     pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
-        self.own.iter().filter_map(ManagedDevice::process).collect()
+        let own = self.own.iter();
+        own.filter_map(|(_, device)| device.process()).collect()
     }
 
     /// For `stats`.
     pub(crate) fn stats(&self, now_ns: u64) -> Vec<DeviceStats> {
-        self.own.iter().map(|slot| slot.stats(now_ns)).collect()
+        let own = self.own.iter();
+        own.filter_map(|(_, device)| device.stats(now_ns)).collect()
     }
 
     /// For `inspect`: the devices.
     pub(crate) fn infos(&self) -> Vec<DeviceInfo> {
-        let external = self.external.iter().map(External::info);
-        self.own
-            .iter()
-            .map(ManagedDevice::info)
-            .chain(external)
-            .collect()
+        let own = self.own.iter().map(|(slot, device)| (slot, device.info()));
+        let external = self.external.iter();
+        let external = external.map(|(slot, device)| (slot, device.info()));
+        let mut all: Vec<_> = own.chain(external).collect();
+        all.sort_by_key(|(slot, _)| **slot);
+        all.into_iter().map(|(_, info)| info).collect()
     }
 }

@@ -4,6 +4,7 @@
 
 use handover::outcome::Outcome;
 use ipc::control::{DeviceNews, FromVmm, ToVmm};
+use spec::PowerButton;
 use spec::api::EventKind;
 
 use super::devices::AllActions;
@@ -18,6 +19,13 @@ const HEARINGS_MAX: u32 = 64;
 
 impl Supervisor {
     pub(super) fn obey(&mut self, order: Action) {
+        if matches!(
+            order,
+            Action::WakeAndPress | Action::Tell(ToVmm::PowerButton)
+        ) {
+            // The vmm presses the board's button, if it has one.
+            self.devices.press_button();
+        }
         let Some(vmm) = &self.vmm else {
             return self.obey_without_vmm(order);
         };
@@ -36,6 +44,10 @@ impl Supervisor {
         for news in self.context.jailer.listen() {
             let order = match news {
                 LinkEvent::Signal(signal @ (libc::SIGHUP | libc::SIGQUIT)) => {
+                    self.lifecycle.end_at_once(Force::Signal(signal))
+                }
+                // The guest cannot be asked.
+                LinkEvent::Signal(signal) if self.identity.vm.power_button == PowerButton::None => {
                     self.lifecycle.end_at_once(Force::Signal(signal))
                 }
                 LinkEvent::Signal(signal) => self.lifecycle.asked_by_signal(signal, now_ns),

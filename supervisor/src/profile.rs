@@ -2,9 +2,10 @@
 //! The part of a jail that depends on the kind of process. All the rest is the same for every
 //! child, and in [`crate::child`].
 
-use handover::users::cards_user;
+use handover::users::{buttons_user, cards_user};
+use ipc::fd::input;
 use ipc::record::Geometry;
-use spec::{Console, Disk, NetKind, Tap, Vm};
+use spec::{Console, Disk, NetKind, PowerButton, Tap, Vm};
 
 /// How long any process may make the log. The supervisor cuts a log that is longer.
 pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
@@ -57,6 +58,16 @@ pub(crate) fn of_nic(vm: &Vm, index: usize, tap: &Tap) -> Profile {
     }
 }
 
+/// The jail of the backend of a power button.
+pub(crate) fn of_button(vm: &Vm) -> Profile {
+    Profile {
+        user: buttons_user(vm),
+        descriptors_max: BACKEND_DESCRIPTORS,
+        file_bytes_max: LOG_BYTES_MAX,
+        oom_score_adj: 400,
+    }
+}
+
 /// The jail of the vmm of a VM.
 pub(crate) fn of_vmm(vm: &Vm) -> Profile {
     let disks = vm.disks.iter().map(|disk| disk.queues);
@@ -66,7 +77,8 @@ pub(crate) fn of_vmm(vm: &Vm) -> Profile {
         NetKind::Tap(tap) => 2 * tap.pairs + 1,
         NetKind::User(_) => 2,
     });
-    let queues = disks.chain(others).chain(cards);
+    let button = (vm.power_button == PowerButton::Virtio).then_some(input::QUEUES);
+    let queues = disks.chain(others).chain(cards).chain(button);
     let queues: u64 = queues.map(u64::from).sum();
     Profile {
         user: 1,

@@ -6,8 +6,8 @@ use std::path::Path;
 use ipc::control::{ToDevice, ToVmm};
 use ipc::slot::DeviceSlot;
 use serde::Serialize;
-use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, VmInfo, VmState};
-use spec::check_stop_timeout;
+use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, Stopping, VmInfo, VmState};
+use spec::{PowerButton, check_stop_timeout};
 
 use super::Supervisor;
 use super::api::Command;
@@ -21,6 +21,8 @@ const ANSWER_NS: u64 = 5_000_000_000;
 /// Why a stop is refused while the guest is paused.
 const STOP_PAUSED: &str = "the guest is paused and would not notice its power button: \
                            resume it first, or stop it by force";
+/// Why a stop is refused that cannot reach the guest.
+const NO_BUTTON: &str = "the VM has no power button: stop it by force";
 /// How long a device may take to get another backend: its storage may be slow.
 pub(super) const DEVICE_NS: u64 = DEVICE_SECONDS_MAX * 1_000_000_000;
 const _: () = assert!(
@@ -146,13 +148,22 @@ impl Supervisor {
         };
         let order = match (stop.force, self.lifecycle.running()) {
             (true, _) => self.lifecycle.end_at_once(Force::Asked),
+            (false, _) if self.identity.vm.power_button == PowerButton::None => {
+                return Response::Refused(Refusal::new(409, NO_BUTTON));
+            }
             (false, VmState::Paused) => {
                 return Response::Refused(Refusal::new(409, STOP_PAUSED));
             }
             (false, _) => self.lifecycle.press_power_button(timeout, now_ns),
         };
         self.obey(order);
-        Response::Done
+        json(&Stopping {
+            button: (!stop.force).then_some(self.identity.vm.power_button),
+            warning: (!stop.force)
+                .then(|| self.devices.button_trouble())
+                .flatten()
+                .map(str::to_owned),
+        })
     }
 
     fn wait_for(&mut self, id: ConnectionId, slot: DeviceSlot, now_ns: u64) {
@@ -190,6 +201,7 @@ impl Supervisor {
             console_socket: self.console.socket().map(Path::to_path_buf),
             pty: self.console.pty().map(str::to_string),
             irqchip: self.irqchip.map(|irqchip| irqchip.name().to_owned()),
+            power_button: Some(identity.vm.power_button),
             reboots: self.lifecycle.reboots(),
             processes: self.processes(),
             devices: self.devices.infos(),

@@ -16,7 +16,7 @@ use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
 use ipc::slot::DeviceSlot;
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
-use spec::{HugePages, Irqchip, Vm};
+use spec::{HugePages, Irqchip, PowerButton, Vm};
 
 use super::child::ChildSpec;
 use super::devices::Link;
@@ -72,7 +72,7 @@ pub(crate) fn record(
         cmdline: vm.cmdline.clone(),
         initrd: vm.initrd.is_some(),
         irqchip: irqchip(vm.irqchip),
-        board_button: true,
+        board_button: matches!(vm.power_button, PowerButton::Acpi | PowerButton::Gpio),
         seccomp: context.seccomp,
         rebooted,
         devices,
@@ -95,7 +95,7 @@ pub(crate) struct Parts {
     pub(crate) ram: OwnedFd,
     pub(crate) record: OwnedFd,
     pub(crate) console: OwnedFd,
-    pub(crate) links: Vec<Link>,
+    pub(crate) links: Vec<(DeviceSlot, Link)>,
 }
 
 /// What a vmm is started with.
@@ -120,7 +120,7 @@ pub(crate) fn spec(
     if let Some(initrd) = initrd {
         fds.push((fd::vmm::INITRD, initrd.try_clone()?.into()));
     }
-    for (slot, link) in DeviceSlot::all().zip(parts.links) {
+    for (slot, link) in parts.links {
         let (stream, inflight) = fd::vmm::device(slot);
         fds.push((stream, link.stream));
         fds.extend(link.inflight.map(|region| (inflight, region)));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use spec::{
-    ByteSize, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, NetSpec, OnReboot, Seccomp,
-    UidRange, VhostUserSpec, VmName,
+    ByteSize, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, NetSpec, OnReboot, PowerButton,
+    Seccomp, UidRange, VhostUserSpec, VmName,
 };
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
@@ -58,6 +58,9 @@ pub(crate) struct RunArgs {
     /// [default: auto]
     #[arg(long, value_name = "KIND")]
     pub(crate) irqchip: Option<Irqchip>,
+    /// The power button: auto, acpi on x86_64, gpio on aarch64, virtio or none [default: auto]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) power_button: Option<PowerButton>,
     /// What a guest reboot does: restart or exit [default: restart]
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_reboot: Option<OnReboot>,
@@ -85,8 +88,8 @@ pub(crate) struct RunArgs {
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
-        "nets", "vhost_user", "irqchip", "on_reboot", "stop_timeout", "seccomp", "uid_range",
-        "limits",
+        "nets", "vhost_user", "irqchip", "power_button", "on_reboot", "stop_timeout", "seccomp",
+        "uid_range", "limits",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

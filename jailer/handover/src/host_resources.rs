@@ -55,6 +55,8 @@ pub struct Binaries {
     pub blk: Option<OwnedFd>,
     /// The network backend's program, if the VM has NICs with a tap.
     pub net: Option<OwnedFd>,
+    /// The power button's program, if that is a virtio device.
+    pub input: Option<OwnedFd>,
     /// /dev/null.
     pub null: File,
 }
@@ -154,7 +156,9 @@ impl HostResources {
         all.extend(guest.initrd.iter().map(AsFd::as_fd));
         all.extend(guest.ram.iter().map(AsFd::as_fd));
         all.extend(devices.images.iter().flat_map(|image| image.first.ends()));
-        let backends = self.binaries.blk.iter().chain(&self.binaries.net);
+        let binaries = &self.binaries;
+        let backends = binaries.blk.iter().chain(&binaries.net);
+        let backends = backends.chain(&binaries.input);
         all.extend(backends.map(AsFd::as_fd));
         let queues = devices.taps.iter().flat_map(|tap| &tap.queues);
         all.extend(queues.map(AsFd::as_fd));

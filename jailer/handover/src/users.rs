@@ -13,6 +13,11 @@ pub fn supervisors_user(has_range: bool) -> u8 {
     }
 }
 
+/// The VM's user that serves a power button: the users of disks and NICs come before it.
+pub fn buttons_user(vm: &Vm) -> u8 {
+    cards_user(vm, vm.nets.len())
+}
+
 /// The VM's user that serves the NIC at place `index` in the spec, whether our backend or passt
 /// does. The users of the disks come before it.
 pub fn cards_user(vm: &Vm, index: usize) -> u8 {

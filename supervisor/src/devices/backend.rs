@@ -117,6 +117,11 @@ impl Backend {
         self.tell(&ToBackend::Link(up));
     }
 
+    /// Tells a power button's backend how often the button has been pressed.
+    pub(crate) fn tell_pressed(&self, count: u32) {
+        self.tell(&ToBackend::Press(count));
+    }
+
     /// Tells a disk's backend whether writes were lost, if its version knows the message. False if
     /// its version is not known yet.
     pub(crate) fn tell_synced(&self, lost: bool) -> bool {

@@ -122,8 +122,8 @@ impl Kind for Disk {
         Ok(Some(copy))
     }
 
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Disk
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Disk)
     }
 
     fn queues(&self) -> u16 {

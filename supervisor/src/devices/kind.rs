@@ -113,8 +113,8 @@ pub(crate) trait Kind: Debug {
     /// share with the vmm beside guest memory, if anything.
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError>;
 
-    /// What kind it is, for the API.
-    fn kind(&self) -> DeviceKind;
+    /// What kind it is, for the API; `None` if it has no traffic to count.
+    fn kind(&self) -> Option<DeviceKind>;
 
     /// Plugs a NIC's cable in, or pulls it; false if the device is no NIC.
     fn set_link(&mut self, _up: bool) -> bool {
@@ -123,6 +123,12 @@ pub(crate) trait Kind: Debug {
 
     /// Whether the link is up, if the device is a NIC.
     fn link_up(&self) -> Option<bool> {
+        None
+    }
+
+    /// Presses a power button; returns how often it has been pressed since the vmm's start. `None` if
+    /// the device is no button.
+    fn press(&mut self) -> Option<u32> {
         None
     }
 

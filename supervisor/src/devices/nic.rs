@@ -99,8 +99,8 @@ impl Kind for Nic {
         Ok(Some(copy))
     }
 
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Nic
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Nic)
     }
 
     fn queues(&self) -> u16 {

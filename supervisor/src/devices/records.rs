@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The devices' part of the vmm's launch record, in the order of their PCI slots: disks, NICs with
-//! a tap, NICs of passt, external devices.
+//! a tap, NICs of passt, external devices, a power button.
 
+use ipc::fd::input;
 use ipc::record::{DeviceKind, DeviceRecord, NicRecord};
 use ipc::slot::DeviceSlot;
-use spec::{Disk, Net, NetKind, VhostUser, VhostUserKind, Vm, VmName};
+use spec::{
+    Disk, Net, NetKind, POWER_BUTTON_ID, PowerButton, VhostUser, VhostUserKind, Vm, VmName,
+};
 
 /// The size of passt's queues.
 const USER_QUEUE_SIZE: u16 = 256;
@@ -21,6 +24,7 @@ pub(crate) fn of(vm: &Vm, name: &VmName, is_up: impl Fn(&str) -> bool) -> Vec<De
     records.extend(nets.map(|(net, slot)| card(slot, net, name, &is_up)));
     let others = vm.vhost_user.iter().zip(slots);
     records.extend(others.map(|(one, slot)| external(slot, one, name, &is_up)));
+    records.extend((vm.power_button == PowerButton::Virtio).then(button));
     records
 }
 
@@ -55,6 +59,18 @@ fn card(slot: DeviceSlot, net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool)
         // What the driver has set on the control queue is kept in this region, which is
         // cleared like requests in flight.
         inflight: !external,
+    }
+}
+
+fn button() -> DeviceRecord {
+    DeviceRecord {
+        slot: DeviceSlot::POWER_BUTTON,
+        id: POWER_BUTTON_ID.into(),
+        kind: DeviceKind::PowerButton,
+        queues: input::QUEUES,
+        queue_size: input::QUEUE_SIZE,
+        foreign: false,
+        inflight: false,
     }
 }
 

@@ -195,8 +195,8 @@ impl Kind for Role {
         Ok(None)
     }
 
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Disk
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Disk)
     }
 
     fn queues(&self) -> u16 {

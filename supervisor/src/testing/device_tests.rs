@@ -241,7 +241,7 @@ fn backend_that_died_is_followed_once_what_it_began_has_ended() {
         Some(device.now_ns + 3 * SECOND_NS)
     );
     assert_eq!(device.slot.info().restarts, 1);
-    assert_eq!(device.slot.stats(device.now_ns).restarts, 1);
+    assert_eq!(device.slot.stats(device.now_ns).unwrap().restarts, 1);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn backend_that_the_vmm_hung_up_on_is_followed_slowly() {
     assert_eq!(device.pass(99_999_999), [""; 0]);
     assert_eq!(device.pass(1), ["attach", "BackendStarted: pid 3"]);
     assert!(device.part(1, |part| part.after_crash));
-    let deaths = device.slot.stats(device.now_ns).restarts;
+    let deaths = device.slot.stats(device.now_ns).unwrap().restarts;
     assert_eq!((deaths, device.slot.info().restarts), (0, 1));
 }
 
@@ -329,7 +329,7 @@ fn restart_asked_for_is_no_death() {
     let told = device.pass(0);
     assert_eq!(told[1..], ["attach", "BackendStarted: pid 3"]);
     assert!(!device.part(1, |part| part.after_crash));
-    let deaths = device.slot.stats(device.now_ns).restarts;
+    let deaths = device.slot.stats(device.now_ns).unwrap().restarts;
     assert_eq!((deaths, device.slot.info().restarts), (0, 0));
 }
 
@@ -371,7 +371,7 @@ fn device_retired_is_idle_once_what_its_backend_began_has_ended() {
     );
     assert!(device.slot.is_idle());
     assert_eq!(device.restart(), refused);
-    assert_eq!(device.slot.stats(device.now_ns).restarts, 0);
+    assert_eq!(device.slot.stats(device.now_ns).unwrap().restarts, 0);
     assert_eq!(device.slot.deadline_ns(), None);
     let mut resting = Device::respawned();
     resting.dies(1, KILLED);
@@ -462,11 +462,11 @@ fn device_whose_backends_died_five_times_stalls_until_asked() {
 fn device_s_counters_are_those_of_all_its_backends() {
     let mut device = Device::serving();
     device.part(0, |part| part.claim(3, 0));
-    assert_eq!(device.slot.stats(device.now_ns).total.requests, 3);
+    assert_eq!(device.slot.stats(device.now_ns).unwrap().total.requests, 3);
     device.dies(0, KILLED);
     device.pass(0);
     device.part(1, |part| part.claim(4, 0));
-    let stats = device.slot.stats(device.now_ns);
+    let stats = device.slot.stats(device.now_ns).unwrap();
     assert_eq!((&*stats.id, stats.kind), ("played", DeviceKind::Disk));
     assert_eq!((stats.total.requests, stats.queues.len()), (7, 2));
     assert_eq!((stats.restarts, stats.dropped.len()), (1, 0));
@@ -514,8 +514,8 @@ impl Kind for Card {
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
         self.role.renew()
     }
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Nic
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Nic)
     }
     fn set_link(&mut self, up: bool) -> bool {
         let has_link = self.link.is_some();
@@ -567,7 +567,7 @@ fn link_is_told_to_a_card_s_backend_and_to_the_one_that_may_follow() {
         let message = device.part(number, |part| part.next_message());
         assert_eq!(message, Some(ToBackend::Link(false)), "{number}");
     }
-    let stats = device.slot.stats(device.now_ns);
+    let stats = device.slot.stats(device.now_ns).unwrap();
     assert_eq!((stats.kind, stats.dropped["dhcp"]), (DeviceKind::Nic, 0));
 }
 

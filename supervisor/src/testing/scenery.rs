@@ -20,6 +20,7 @@ pub(super) fn context(jailer: Rc<JailerLink>) -> SpawnContext {
             vmm: null().into(),
             blk: None,
             net: None,
+            input: None,
             null: null(),
         },
         log: Log {

@@ -39,8 +39,8 @@ impl Kind for Written {
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {
         self.0.renew()
     }
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Disk
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Disk)
     }
     fn queues(&self) -> u16 {
         self.0.queues()

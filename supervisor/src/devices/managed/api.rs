@@ -2,9 +2,17 @@
 //! What API clients ask of a device: its state, its link, another backend. Another program is in
 //! [`super::upgrade`], the counters are in [`super::stats`].
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use ipc::health::HAS_DRIVER;
 use spec::api::{DeviceInfo, DeviceState, EventKind, ProcessInfo};
 
 use super::{Actions, DeviceAction, ManagedDevice, Next, Phase, RestartDecision, Upgrade};
+
+/// Why a press does not reach the guest.
+const NO_DRIVER: &str = "the guest has no driver for its power button now (virtio_input): it is told \
+                         once it has one; stop --force ends the VM";
+const STALLED: &str = "no backend serves the power button: restart that device";
 
 impl ManagedDevice {
     /// Replaces the backend, or starts one for a stalled device. Earlier crashes do not count any
@@ -53,6 +61,33 @@ impl ManagedDevice {
             candidate.tell_link(up);
         }
         true
+    }
+
+    /// Presses a power button, for this backend and all that follow.
+    pub(crate) fn press(&mut self) {
+        let Some(count) = self.kind.press() else {
+            return;
+        };
+        if let Phase::Alive(life) = &self.phase {
+            life.backend.tell_pressed(count);
+        }
+        if let Some(candidate) = self.upgrade.as_ref().and_then(Upgrade::candidate) {
+            candidate.tell_pressed(count);
+        }
+    }
+
+    /// Why the driver does not hear of a press now, if that is known. By the backend's own account.
+    pub(crate) fn deafness(&self) -> Option<&'static str> {
+        match &self.phase {
+            Phase::Alive(life) if life.is_connected() => {
+                let queue = &life.backend.process().health().queues[0];
+                let has_driver = queue.flags.load(Relaxed) & HAS_DRIVER != 0;
+                (!has_driver).then_some(NO_DRIVER)
+            }
+            Phase::Failed { .. } => Some(STALLED),
+            // The next backend tells the driver.
+            _ => None,
+        }
     }
 
     /// Whether the link is up, if the device is a NIC.

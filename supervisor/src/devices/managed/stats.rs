@@ -71,25 +71,26 @@ impl ManagedDevice {
         }
     }
 
-    /// For the API.
-    pub(crate) fn stats(&self, now_ns: u64) -> DeviceStats {
+    /// For the API; `None` if the device has no traffic to count.
+    pub(crate) fn stats(&self, now_ns: u64) -> Option<DeviceStats> {
+        let kind = self.kind.kind()?;
         let health = match &self.phase {
             Phase::Alive(life) => Some(life.backend.process().health()),
             _ => None,
         };
         let queues = self.stats.queues(health, now_ns);
         let traffic = queues.iter().map(|queue| queue.traffic);
-        DeviceStats {
+        Some(DeviceStats {
             id: self.kind.id().into(),
-            kind: self.kind.kind(),
+            kind,
             restarts: self.stats.deaths,
             total: traffic.fold(Traffic::default(), Traffic::plus),
             queues,
-            dropped: match self.kind.kind() {
+            dropped: match kind {
                 DeviceKind::Disk => Dropped::new(),
                 DeviceKind::Nic => self.stats.dropped(health),
             },
-        }
+        })
     }
 }
 
