@@ -38,10 +38,10 @@ done < /proc/meminfo
 [ -z "$modules" ] || load $(IFS=,; echo $modules)
 
 power_button() {
-	load button evdev
+	load button evdev gpio_keys virtio_pci virtio_input
 	for event in /sys/class/input/event*; do
 		read -r name < "$event/device/name"
-		[ "$name" = "Power Button" ] || continue
+		case $name in "Power Button" | gpio-keys) ;; *) continue ;; esac
 		# Opened first: only who has it open is told.
 		exec 3< "/dev/input/${event##*/}"
 		echo "GUEST waiting"
@@ -144,6 +144,7 @@ ask() {
 		poweroff) poweroff -f ;;
 		reboot) reboot -f ;;
 		disk) disk ;;
+		wait) power_button ;;
 		panic) load pvpanic pvpanic-mmio; crash ;;
 		*) echo "GUEST echo=$line" ;;
 		esac

@@ -14,10 +14,12 @@ const INIT: &str = include_str!("../../assets/guest-init.sh");
 const MODULES: &[&str] = &[
     "button",
     "evdev",
+    "gpio_keys",
     "pvpanic",
     "pvpanic-mmio",
     "virtio_pci",
     "virtio_blk",
+    "virtio_input",
     "virtio_net",
     "af_packet",
     "virtiofs",

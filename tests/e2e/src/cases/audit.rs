@@ -64,7 +64,8 @@ fn machine<'a>(context: &'a Context, name: &str) -> Result<VmBuilder<'a>> {
 /// One whose guest leaves all of that alone.
 fn start_no_os(context: &Context, name: &str) -> Result<Vm> {
     let kernel = NoOsKernel::new().say("hello\n").spin();
-    let mut vm = machine(context, name)?.boots_no_os(&kernel).start()?;
+    let machine = machine(context, name)?.boots_no_os(&kernel);
+    let mut vm = machine.arg("--power-button", "virtio").start()?;
     vm.wait_for("hello\n", PATIENCE)?;
     Ok(vm)
 }

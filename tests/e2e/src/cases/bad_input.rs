@@ -132,6 +132,12 @@ const ROWS: &[Row] = &[
         Value::Text("plic"),
         ERROR,
     ),
+    row(
+        "power_button_unknown",
+        "power-button",
+        Value::Text("big"),
+        USAGE,
+    ),
     row("on_reboot_unknown", "on-reboot", Value::Text("pray"), USAGE),
     row("config_missing", "config", Value::NoFile, ERROR),
     row(

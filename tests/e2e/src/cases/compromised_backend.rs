@@ -68,7 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn programs(context: &Context) -> Result<PathBuf> {
     let bin = context.dir().join("programs");
     fs::create_dir(&bin)?;
-    for name in ["bulkhead", "jailer", "fake-vmm"] {
+    for name in ["bulkhead", "jailer", "fake-vmm", "input-backend"] {
         fs::copy(context.program(name), bin.join(name)).context(name)?;
     }
     for name in ["blk-backend", "net-backend"] {

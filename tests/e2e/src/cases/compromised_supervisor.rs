@@ -64,6 +64,7 @@ impl Compromised {
             ("escape-probe", "jailer"),
             ("vmm", "vmm"),
             ("blk-backend", "blk-backend"),
+            ("input-backend", "input-backend"),
         ] {
             fs::copy(context.program(program), dir.join(takes)).context(program)?;
         }

@@ -125,7 +125,7 @@ fn no_backend(context: &Context) -> Result<()> {
     let image = context.sparse_file("image", IMAGE_BYTES)?;
     let bin = context.dir().join("bin");
     std::fs::create_dir(&bin)?;
-    for name in ["bulkhead", "jailer", "vmm"] {
+    for name in ["bulkhead", "jailer", "vmm", "input-backend"] {
         std::fs::copy(context.program(name), bin.join(name))?;
     }
     let kernel = context.no_os_kernel(&NoOsKernel::new().power_off())?;

@@ -29,9 +29,9 @@ use crate::procs;
 use crate::vm::PATIENCE;
 
 /// The roles of a VM's own processes.
-const ROLES: [&str; 3] = ["vmm", "blk-backend", "net-backend"];
+const ROLES: [&str; 4] = ["vmm", "blk-backend", "net-backend", "input-backend"];
 /// Tables of filters: by whom they are installed, what they are called there, the table.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 5] = [
     (
         "supervisor",
         include_str!("../../../../supervisor/seccomp.json"),
@@ -44,6 +44,10 @@ const TABLES: [(&str, &str); 4] = [
     (
         "net-backend",
         include_str!("../../../../net-backend/seccomp.json"),
+    ),
+    (
+        "input-backend",
+        include_str!("../../../../input-backend/seccomp.json"),
     ),
 ];
 /// What a supervisor may have of its own, however much it is told.
@@ -103,6 +107,7 @@ fn processes(context: &Context) -> Result<()> {
     let mut command = Command::new(dir.join("bulkhead"));
     context.prepare(&mut command);
     command.args(["run", "--name", &name, "--mem", "64M", "--net", "tap=t0"]);
+    command.args(["--power-button", "virtio"]);
     command.arg("--kernel").arg(kernel);
     command
         .arg("--disk")
@@ -136,7 +141,7 @@ fn processes(context: &Context) -> Result<()> {
 /// none; a disk and its backend are real. Whoever asks the supervisor is answered meanwhile.
 fn random_messages(context: &Context, count: u32) -> Result<()> {
     let dir = context.dir();
-    for name in ["bulkhead", "jailer", "blk-backend"] {
+    for name in ["bulkhead", "jailer", "blk-backend", "input-backend"] {
         fs::copy(context.program(name), dir.join(name)).context(name)?;
     }
     fs::copy(context.program("escape-probe"), dir.join("vmm")).context("escape-probe")?;

@@ -25,9 +25,15 @@ const STARTED_US: u32 = 15_000;
 /// The last moment at which somebody is killed: a VM is up long before.
 const LATEST_US: u32 = 150_000;
 /// Whom to kill; the jailer is another case, because what it leaves is swept by others.
-const VICTIMS: [&str; 4] = ["supervisor", "vmm", "blk-backend", "net-backend"];
+const VICTIMS: [&str; 5] = [
+    "supervisor",
+    "vmm",
+    "blk-backend",
+    "net-backend",
+    "input-backend",
+];
 /// Those without which a VM goes on.
-const BACKENDS: [&str; 2] = ["blk-backend", "net-backend"];
+const BACKENDS: [&str; 3] = ["blk-backend", "net-backend", "input-backend"];
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -70,6 +76,7 @@ fn start(context: &Context, round: u32) -> Result<crate::vm::Vm> {
     let vm = context.vm(&victim(round)).boots_no_os(&kernel);
     vm.arg("--disk", format!("path={}", image.display()))
         .arg("--net", "tap=t0")
+        .arg("--power-button", "virtio")
         .start()
 }
 

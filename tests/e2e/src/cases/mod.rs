@@ -26,6 +26,7 @@ mod nic_external;
 mod nic_killed;
 mod no_os;
 mod pause;
+mod power_button;
 mod restart;
 mod restart_guest;
 mod restart_native;
@@ -159,6 +160,7 @@ pub fn all() -> Vec<Case> {
         net::cases(),
         net_changes::cases(),
         pause::cases(),
+        power_button::cases(),
         net_launch::cases(),
         net_passt::cases(),
         restart::cases(),

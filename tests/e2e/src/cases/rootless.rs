@@ -76,7 +76,7 @@ fn rootless(context: &Context) -> Result<()> {
     let bin = context.dir().join("bin");
     fs::create_dir(&bin)?;
     // Where the programs are built others may not be let in.
-    for name in ["bulkhead", "jailer", "vmm", "blk-backend"] {
+    for name in ["bulkhead", "jailer", "vmm", "blk-backend", "input-backend"] {
         fs::copy(context.program(name), bin.join(name)).context(name)?;
     }
     for path in [context.dir(), &image] {

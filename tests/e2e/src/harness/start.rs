@@ -163,6 +163,7 @@ impl Harness {
             ("jailer", "jailer"),
             ("blk-backend", "blk-backend"),
             ("net-backend", "net-backend"),
+            ("input-backend", "input-backend"),
             (
                 if setup.guest.is_some() {
                     "vmm"
