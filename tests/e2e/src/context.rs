@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Uid, getpid};
 use tempfile::TempDir;
 
+use crate::machine::Machine;
 use crate::no_os_kernel::NoOsKernel;
 use crate::vm::VmBuilder;
 
@@ -27,6 +28,8 @@ pub struct Places {
     pub previous: Option<PathBuf>,
     /// What chance begins with, if the user wants a run once more.
     pub seed: Option<u64>,
+    /// What a VM is here.
+    pub machine: Machine,
 }
 
 /// The surroundings of one case.
@@ -135,6 +138,12 @@ impl Context {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.places.bin.join(name)
+    }
+
+    /// What a VM is here.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.places.machine
     }
 
     /// Where our binaries are.

@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod hang;
 pub mod harness;
 pub mod inspect;
+pub mod machine;
 pub mod mounts;
 pub mod network;
 pub mod no_os_kernel;

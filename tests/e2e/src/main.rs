@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use e2e::cases::{self, Group};
 use e2e::context::Places;
+use e2e::machine::Machine;
 use e2e::runner::{self, Selection};
 use e2e::{bench, demo};
 use host::heap::Heap;
@@ -35,6 +36,9 @@ struct PlaceFlags {
     /// Have chance begin with this number, which an earlier run said
     #[arg(long, global = true, value_name = "N")]
     seed: Option<u64>,
+    /// What a VM is here; by default the first machine of this program's architecture
+    #[arg(long, global = true)]
+    machine: Option<Machine>,
 }
 
 #[derive(Subcommand)]
@@ -176,6 +180,7 @@ impl PlaceFlags {
             assets: self.assets,
             previous: self.previous,
             seed: self.seed,
+            machine: self.machine.unwrap_or_else(Machine::own),
         })
     }
 }

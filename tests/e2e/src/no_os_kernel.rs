@@ -57,8 +57,26 @@ impl NoOsKernel {
         self.maybe("triple fault", no_os::triple_fault())
     }
 
-    /// Accesses every register there is with pseudo-random values, so many times. Memory from 2 MiB to
-    /// 6 MiB is spoilt by it.
+    /// Accesses a device's register by an instruction that KVM cannot emulate.
+    #[must_use]
+    pub fn unknown_access(self) -> Self {
+        self.maybe(
+            "instruction that KVM cannot emulate",
+            no_os::unknown_access(),
+        )
+    }
+
+    /// Accesses a device's registers misaligned.
+    #[must_use]
+    pub fn misaligned_access(self) -> Self {
+        self.maybe(
+            "misaligned access that KVM refuses",
+            no_os::misaligned_access(),
+        )
+    }
+
+    /// Accesses every register there is with pseudo-random values, so many times. Some
+    /// memory is spoilt by it: see `arch/*/hammer.rs`.
     #[must_use]
     pub fn hammer(self, seed: u32, accesses: u32) -> Self {
         self.maybe("hammer", no_os::hammer(seed, accesses))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::arch;
 use crate::context::Context;
 use crate::vm::{GuestDoes, PATIENCE, Vm};
 
@@ -16,10 +17,12 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// A QEMU without anything but memory that can be shared and a console on standard input and output.
 #[must_use]
 pub fn command(mem_mib: u32) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    let (program, machine, _) = arch::QEMU;
+    let mut command = Command::new(program);
     command.args(["-no-user-config", "-nodefaults", "-no-reboot"]);
     command.args(["-display", "none", "-serial", "stdio"]);
-    command.args(["-M", "q35,memory-backend=ram", "-m", &mem_mib.to_string()]);
+    let machine = format!("{machine},memory-backend=ram");
+    command.args(["-M", &machine, "-m", &mem_mib.to_string()]);
     let memory = format!("memory-backend-memfd,id=ram,size={mem_mib}M,share=on");
     command.args(["-object", &memory]);
     command
@@ -33,7 +36,9 @@ pub fn boots(context: &Context, command: &mut Command, does: &'static str) -> Re
     for (flag, name) in [("-kernel", "vmlinuz-6.12"), ("-initrd", "initrd-6.12.cpio")] {
         command.arg(flag).arg(context.asset(name)?);
     }
-    command.arg("-append").arg(GuestDoes(does).to_string());
+    let (_, _, console) = arch::QEMU;
+    let cmdline = GuestDoes(does).to_string().replace("ttyS0", console);
+    command.arg("-append").arg(cmdline);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! The inner hosts: what QEMU emulates for each, and what Linux in it is told.
 
 use anyhow::{Result, bail};
+use e2e::machine::Machine;
 
 use crate::arch::Arch;
 
@@ -11,6 +12,8 @@ pub(crate) struct InnerHost {
     /// How the command line names it: after what tells it from others of its architecture.
     pub(crate) name: &'static str,
     pub(crate) arch: Arch,
+    /// What a VM is in it.
+    pub(crate) runs: Machine,
     pub(crate) qemu: &'static Qemu,
     pub(crate) machine: &'static str,
     pub(crate) cpu: &'static str,
@@ -56,6 +59,7 @@ pub(crate) const ALL: &[InnerHost] = &[
     InnerHost {
         name: "svm",
         arch: Arch::X86_64,
+        runs: Machine::X86,
         qemu: &X86,
         machine: "pc",
         cpu: "EPYC,+svm,+npt",
@@ -68,6 +72,7 @@ pub(crate) const ALL: &[InnerHost] = &[
     InnerHost {
         name: "gicv3",
         arch: Arch::Aarch64,
+        runs: Machine::Gicv3,
         qemu: &ARM,
         machine: "virt,virtualization=on,gic-version=3",
         cpu: "neoverse-n1",
@@ -81,6 +86,7 @@ pub(crate) const ALL: &[InnerHost] = &[
         // Like a Raspberry Pi 5: GIC-400, and pages of 16 KiB.
         name: "gicv2",
         arch: Arch::Aarch64,
+        runs: Machine::Gicv2,
         qemu: &ARM,
         machine: "virt,virtualization=on,gic-version=2",
         cpu: "cortex-a76",
@@ -93,6 +99,7 @@ pub(crate) const ALL: &[InnerHost] = &[
     InnerHost {
         name: "aia",
         arch: Arch::Riscv64,
+        runs: Machine::Aia,
         qemu: &RISCV,
         machine: "virt,aia=aplic-imsic,aia-guests=3",
         cpu: "rv64,h=true",
@@ -105,6 +112,7 @@ pub(crate) const ALL: &[InnerHost] = &[
     InnerHost {
         name: "plic",
         arch: Arch::Riscv64,
+        runs: Machine::Plic,
         qemu: &RISCV,
         machine: "virt",
         cpu: "rv64,h=true",
@@ -116,12 +124,16 @@ pub(crate) const ALL: &[InnerHost] = &[
     },
 ];
 
+/// Those of an architecture.
+pub(crate) fn of_arch(arch: Arch) -> impl Iterator<Item = &'static InnerHost> {
+    ALL.iter().filter(move |host| host.arch == arch)
+}
+
 /// The inner host of this architecture and, if one is named, of this name.
 pub(crate) fn find(arch: Arch, name: Option<&str>) -> Result<&'static InnerHost> {
-    let of_arch = || ALL.iter().filter(|host| host.arch == arch);
-    let found = of_arch().find(|host| name.is_none_or(|name| host.name == name));
+    let found = of_arch(arch).find(|host| name.is_none_or(|name| host.name == name));
     let Some(found) = found else {
-        let names: Vec<_> = of_arch().map(|host| host.name).collect();
+        let names: Vec<_> = of_arch(arch).map(|host| host.name).collect();
         bail!(
             "--host {}: {arch} has {}",
             name.unwrap_or_default(),

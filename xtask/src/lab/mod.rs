@@ -22,7 +22,7 @@ use anyhow::Result;
 
 use crate::compile;
 use crate::guests::Kernels;
-pub(crate) use hosts::{InnerHost, find};
+pub(crate) use hosts::{InnerHost, find, of_arch};
 
 /// Where guest kernels and initrds are in the inner host.
 pub(crate) const GUESTS: &str = "/opt/bulkhead/guests";

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use e2e::machine::Machine;
 
 use super::tally::{Tally, of_case};
 use super::times::Times;
@@ -35,7 +36,7 @@ impl Progress {
     fn hear(&mut self, line: &str) {
         if let Some(case) = line.strip_prefix("E2E begins ") {
             self.running = Some(case.trim().to_owned());
-        } else if line.starts_with("E2E sum ") {
+        } else if line == "E2E sum" {
             self.complete = true;
         } else if let Some(verdict) = of_case(line) {
             self.tally += verdict;
@@ -49,8 +50,9 @@ fn is_internal(line: &str) -> bool {
     line.starts_with("E2E ")
 }
 
-fn arguments(flags: &TestFlags, group: Option<&str>) -> Vec<String> {
+fn arguments(flags: &TestFlags, machine: Machine, group: Option<&str>) -> Vec<String> {
     let mut args = vec!["test".to_owned(), "--for-machine".to_owned()];
+    args.extend(["--machine".to_owned(), machine.name().to_owned()]);
     if let Some(group) = group {
         args.extend(["--group".to_owned(), group.to_owned()]);
     }
@@ -73,8 +75,9 @@ pub(super) fn natively(
 ) -> Result<Tally> {
     progress::say(format!("{} cases on this machine", group.unwrap_or("all")));
     let runner = compile::runner(binaries)?;
+    let machine = Machine::own();
     let mut command = Command::new(runner);
-    command.args(arguments(flags, group));
+    command.args(arguments(flags, machine, group));
     if group != Some("native") {
         command
             .arg("--assets")
@@ -94,7 +97,7 @@ pub(super) fn natively(
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         progress.hear(&line);
-        times.hear(&line);
+        times.hear(machine, &line);
         if is_internal(&line) {
             print!("{}", std::mem::take(&mut said));
         } else {
@@ -112,18 +115,23 @@ pub(super) fn natively(
     Ok(progress.tally)
 }
 
-/// Cases that boot stock guests, in the lab. When the inner host itself dies, the case it was running
+/// Cases in the lab: of `group`, or all. When the inner host itself dies, the case it was running
 /// gets one more chance in a fresh one, and those behind it are run there.
 pub(super) fn in_the_lab(
     host: &'static InnerHost,
     flags: &TestFlags,
     binaries: &[PathBuf],
+    group: Option<&str>,
     times: &mut Times,
 ) -> Result<Tally> {
-    progress::say("guest cases in the lab");
+    let name = host.runs.name();
+    progress::say(format!(
+        "{} cases in the lab, on {name}",
+        group.unwrap_or("all")
+    ));
     let limit = if flags.soak { SOAK_LIMIT } else { LIMIT };
     let mut command = vec![compile::RUNNER.to_owned()];
-    command.extend(arguments(flags, Some("guest")));
+    command.extend(arguments(flags, host.runs, group));
     command.push("--emulated".to_owned());
     command.extend(["--assets".to_owned(), lab::GUESTS.to_owned()]);
     let mut job = lab::Job {
@@ -139,7 +147,8 @@ pub(super) fn in_the_lab(
         signals::wait_if_stopping();
         let mut progress = Progress::default();
         finished.stdout.lines().for_each(|line| progress.hear(line));
-        finished.stdout.lines().for_each(|line| times.hear(line));
+        let lines = finished.stdout.lines();
+        lines.for_each(|line| times.hear(host.runs, line));
         tally += progress.tally;
         if progress.complete {
             return Ok(tally);

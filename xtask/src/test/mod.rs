@@ -7,6 +7,7 @@ mod checks;
 mod circles;
 mod paths;
 mod rules;
+mod table;
 mod tally;
 mod times;
 mod unsafe_code;
@@ -18,10 +19,11 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
+use e2e::machine::Machine;
 use rustix::process::setpriority_process;
 
 use crate::host::{self, Place};
-use crate::lab::InnerHost;
+use crate::lab::{self, InnerHost};
 use crate::{TestFlags, compile, signals, spike};
 use tally::Tally;
 use times::Times;
@@ -64,9 +66,12 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
                 Place::Lab(host) if host.arch.is_own() => {
                     beside_each_other(host, flags, &binaries, &mut times)?
                 }
-                Place::Lab(host) => times.of("cases in the lab", |times| {
-                    cases::in_the_lab(host, flags, &binaries, times)
-                })?,
+                Place::Lab(host) => {
+                    let is_named = flags.place.inner.host.is_some();
+                    let hosts = lab::of_arch(host.arch);
+                    let hosts = hosts.filter(|other| !is_named || other.runs == host.runs);
+                    one_after_the_other(hosts, flags, &binaries, &mut times)?
+                }
             };
         }
         Err(error) => {
@@ -76,6 +81,9 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     }
     if flags.soak && flags.filter.is_none() {
         tally += times.of("Spike", in_spike);
+    }
+    if flags.filter.is_none() && !flags.soak {
+        std::mem::take(&mut times.table).write()?;
     }
     Ok(close(tally, &times))
 }
@@ -91,7 +99,8 @@ fn in_spike(times: &mut Times) -> Tally {
         Err(error) => format!("FAILED   {} ({seconds:.1} s): {error:#}", spike::CASE),
     };
     println!("{line}");
-    times.hear(&line);
+    // Its hart has no AIA.
+    times.hear(Machine::Plic, &line);
     match ended {
         Ok(()) => Tally::SUCCESS,
         Err(_) => Tally::FAILURE,
@@ -104,16 +113,34 @@ fn close(tally: Tally, times: &Times) -> ExitCode {
         passed,
         failed,
         skipped,
+        not_applicable,
     } = tally;
     for line in times.lines() {
         println!("{line}");
     }
+    println!("{not_applicable} not applicable, for reasons that are in docs/architectures.md");
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// All cases in each of these inner hosts.
+fn one_after_the_other(
+    hosts: impl Iterator<Item = &'static InnerHost>,
+    flags: &TestFlags,
+    binaries: &[PathBuf],
+    times: &mut Times,
+) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for host in hosts {
+        tally += times.of(host.name, |times| {
+            cases::in_the_lab(host, flags, binaries, None, times)
+        })?;
+    }
+    Ok(tally)
 }
 
 /// Cases that need no lab and then the fuzz targets, and the lab beside them, which takes longest: most
@@ -143,7 +170,7 @@ fn beside_each_other(
             (tally, times)
         });
         let lab = times.of("cases in the lab", |times| {
-            cases::in_the_lab(host, flags, binaries, times)
+            cases::in_the_lab(host, flags, binaries, Some("guest"), times)
         });
         (native.join(), lab)
     });

@@ -9,6 +9,7 @@ pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
+    pub(crate) not_applicable: u32,
 }
 
 impl Tally {
@@ -17,12 +18,14 @@ impl Tally {
         passed: 0,
         failed: 1,
         skipped: 0,
+        not_applicable: 0,
     };
     /// One test that passed.
     pub(crate) const SUCCESS: Self = Self {
         passed: 1,
         failed: 0,
         skipped: 0,
+        not_applicable: 0,
     };
 }
 
@@ -31,6 +34,7 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.not_applicable += other.not_applicable;
     }
 }
 
@@ -44,6 +48,7 @@ pub(crate) fn of_nextest(line: &str) -> Option<Tally> {
         passed: count(counts, "passed"),
         failed: failures.iter().map(|word| count(counts, word)).sum(),
         skipped: count(counts, "skipped"),
+        ..Tally::default()
     })
 }
 
@@ -54,6 +59,7 @@ pub(crate) fn of_doctests(line: &str) -> Option<Tally> {
         passed: count(counts, "passed"),
         failed: count(counts, "failed"),
         skipped: count(counts, "ignored"),
+        ..Tally::default()
     })
 }
 
@@ -64,6 +70,10 @@ pub(crate) fn of_case(line: &str) -> Option<Tally> {
         "FAILED" => Some(Tally::FAILURE),
         "skipped" => Some(Tally {
             skipped: 1,
+            ..Tally::default()
+        }),
+        "n/a" => Some(Tally {
+            not_applicable: 1,
             ..Tally::default()
         }),
         _ => None,
@@ -93,7 +103,8 @@ mod tests {
             Some(Tally {
                 passed: 9,
                 failed: 3,
-                skipped: 4
+                skipped: 4,
+                not_applicable: 0
             })
         );
     }
@@ -107,7 +118,8 @@ mod tests {
             Some(Tally {
                 passed: 3,
                 failed: 0,
-                skipped: 1
+                skipped: 1,
+                not_applicable: 0
             })
         );
     }

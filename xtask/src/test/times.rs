@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use e2e::machine::Machine;
+
+use super::table::Table;
+
 /// So many of the slowest cases are named.
 const SLOWEST: usize = 10;
 
@@ -20,6 +24,8 @@ struct Case {
 pub(super) struct Times {
     parts: Vec<(&'static str, Duration)>,
     cases: Vec<Case>,
+    /// How each case went on each machine.
+    pub(super) table: Table,
 }
 
 impl Times {
@@ -35,11 +41,13 @@ impl Times {
     pub(super) fn add(&mut self, other: Self) {
         self.parts.extend(other.parts);
         self.cases.extend(other.cases);
+        self.table.add(other.table);
     }
 
-    /// Hears a line of the runner's: `ok       NAME (1.5 s)`.
-    pub(super) fn hear(&mut self, line: &str) {
+    /// Hears a line of the runner's on a machine: `ok       NAME (1.5 s)`.
+    pub(super) fn hear(&mut self, machine: Machine, line: &str) {
         self.cases.extend(case_of(line));
+        self.table.hear(machine, line);
     }
 
     /// The closing lines.
@@ -108,7 +116,7 @@ mod tests {
                 "ok       cargo clippy",
                 "ok       net_a (0.1 s)",
             ] {
-                times.hear(line);
+                times.hear(Machine::X86, line);
             }
         });
         let lines = times.lines();

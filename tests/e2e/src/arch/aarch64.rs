@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! aarch64.
 
+mod hammer;
 pub mod no_os;
 
 use anyhow::{Result, bail};
 
+use crate::machine::Machine;
 use crate::rival::Rival;
 
 /// QEMU as boots are measured beside it.
@@ -16,6 +18,20 @@ pub const RIVAL: Rival = Rival {
     kernel: "6.12",
     is_elf: false,
 };
+
+/// QEMU for guests of this architecture: the program, the machine, the serial port as Linux names it.
+pub const QEMU: (&str, &str, &str) = ("qemu-system-aarch64", "virt,gic-version=host", "ttyAMA0");
+
+/// What QEMU is told of the processor, with KVM: there is no other.
+pub const QEMU_CPU: &[&str] = &["-cpu", "host"];
+
+/// In the header of another architecture's Image, at 0x38.
+pub const FOREIGN_MAGIC: [u8; 4] = *b"RSC\x05";
+/// An interrupt controller of another architecture.
+pub const FOREIGN_IRQCHIP: &str = "plic";
+
+/// The first machine of this architecture.
+pub const MACHINE: Machine = Machine::Gicv3;
 
 /// `b` to itself.
 pub const LOOP: [u8; 4] = [0x00, 0x00, 0x00, 0x14];

@@ -25,7 +25,7 @@ const KERNEL: Stock = Stock {
     series: RIVAL.kernel,
     format: match RIVAL.is_elf {
         true => Format::Elf,
-        false => Format::BzImage,
+        false => Format::Shipped,
     },
 };
 

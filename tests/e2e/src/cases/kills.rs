@@ -8,8 +8,9 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Case;
+use super::{Case, ONCE};
 use crate::context::Context;
+use crate::machine::Machine;
 use crate::network::{enter_empty, interfaces};
 use crate::no_os_kernel::NoOsKernel;
 use crate::procs;
@@ -49,11 +50,13 @@ pub(super) fn cases() -> Vec<Case> {
         Case::native(
             "jailer_killed_at_any_moment_is_swept_by_the_next_command",
             jailer,
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
         Case::native(
             "vm_killed_and_its_state_removed_by_hand_is_swept_by_the_next",
             forgotten,
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
     ]
 }
 

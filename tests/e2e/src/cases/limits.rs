@@ -18,6 +18,9 @@ use crate::no_os_kernel::NoOsKernel;
 use crate::storage::Storage;
 use crate::vm::PATIENCE;
 
+/// Where every case runs under version 2.
+const VERSION_2: &str = "its case without the version in its name runs under version 2 there";
+
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::native("limits_of_a_vm_and_its_processes_hold", hold),
@@ -26,11 +29,13 @@ pub(super) fn cases() -> Vec<Case> {
         Case::guest("limits_under_version_2_hold", |context| {
             need_version_2()?;
             hold(context)
-        }),
+        })
+        .only_on_x86(VERSION_2),
         Case::guest("limits_under_version_2_ration_requests", |context| {
             need_version_2()?;
             ration(context)
-        }),
+        })
+        .only_on_x86(VERSION_2),
         Case::native("limits_that_cannot_be_had_are_refused", refused),
     ]
 }

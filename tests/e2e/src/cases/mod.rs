@@ -47,6 +47,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::context::Context;
+use crate::machine::Machine;
 
 /// What a case needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct Case {
     pub previous: bool,
     /// When it counts as hung.
     pub limit: Duration,
+    /// Machines on which it is not run, and why.
+    excepted: Vec<(&'static [Machine], &'static str)>,
     /// What it does.
     pub run: Body,
 }
@@ -97,6 +100,7 @@ impl Case {
             soak: false,
             previous: false,
             limit,
+            excepted: Vec::new(),
             run: Box::new(run),
         }
     }
@@ -126,55 +130,105 @@ impl Case {
         self.limit = limit;
         self
     }
+
+    /// Is not run on these machines; an earlier reason stands.
+    fn not_on(mut self, machines: &'static [Machine], because: &'static str) -> Self {
+        self.excepted.push((machines, because));
+        self
+    }
+
+    /// Is about what only x86_64 has, or would tell nothing new elsewhere.
+    fn only_on_x86(self, because: &'static str) -> Self {
+        self.not_on(Machine::OTHERS, because)
+    }
+
+    /// Is about the vmm or the supervisor, for which engines of disks make no difference.
+    fn with_engine(self, engine: &str) -> Self {
+        match engine {
+            "threads" => self.only_on_x86(ENGINE),
+            _ => self,
+        }
+    }
+
+    /// Why it is not run on a machine.
+    #[must_use]
+    pub fn not_applicable(&self, machine: Machine) -> Option<&'static str> {
+        let mut reasons = self.excepted.iter();
+        let found = reasons.find(|(machines, _)| machines.contains(&machine));
+        found.map(|(_, because)| *because)
+    }
 }
+
+/// What is not run on these machines, because of that.
+fn not_on<const N: usize>(
+    machines: &'static [Machine],
+    because: &'static str,
+    modules: [Vec<Case>; N],
+) -> impl Iterator<Item = Case> {
+    let cases = modules.into_iter().flatten();
+    cases.map(move |case| case.not_on(machines, because))
+}
+
+/// Why what an architecture's first machine runs is not run on its second one.
+const ONCE: &str = "its subject is the same with any interrupt controller: the architecture's other machine runs it";
+/// Why it is run where counting is quick.
+const COUNTS: &str = "a long count or wait, of the same code on every architecture";
+/// Why what is run with one engine of disks is not run with the other.
+const ENGINE: &str =
+    "the vmm and the supervisor see no difference between engines: it is run with `uring` there";
+/// Why whole systems are booted where that is quick.
+const DEBIAN: &str =
+    "a whole Debian takes minutes there, and uses the disk and the NIC that small guests use";
 
 /// Every case there is.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [
+    let everywhere = [
         audit::cases(),
+        kills::cases(),
+        no_os::cases(),
+        boot::cases(),
+        disk::cases(),
+        evil::cases(),
+        restart_reboot::cases(),
+        restart_slow::cases(),
+        restart_guest::cases(),
+        lifecycle::cases(),
+        net_launch::cases(),
+        restart::cases(),
+        upgrade::cases(),
+    ];
+    let once = [
         jail::cases(),
         bad_input::cases(),
         degraded_host::cases(),
-        kills::cases(),
         rootless::cases(),
         storage_hangs::cases(),
         storage_loses::cases(),
-        no_os::cases(),
         compromised_backend::cases(),
         control::cases(),
-        boot::cases(),
-        disk::cases(),
         disk_refused::cases(),
-        debian::cases(),
         standalone::cases(),
         fs::cases(),
-        evil::cases(),
         restart_native::cases(),
-        restart_reboot::cases(),
-        restart_slow::cases(),
-        restart_storage::cases(),
-        restart_guest::cases(),
-        lifecycle::cases(),
         limits::cases(),
-        net::cases(),
-        net_changes::cases(),
         pause::cases(),
         power_button::cases(),
-        net_launch::cases(),
         net_passt::cases(),
-        restart::cases(),
         nic_killed::cases(),
         nic_external::cases(),
         nic_anti_spoof::cases(),
-        upgrade::cases(),
         compromised_supervisor::cases(),
-        versions::cases(),
-        storm::cases(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+        restart_storage::cases(),
+    ];
+    let where_counting_is_quick = [versions::cases(), storm::cases()];
+    let with_a_debian = [debian::cases(), net::cases(), net_changes::cases()];
+    let everywhere = everywhere.into_iter().flatten();
+    everywhere
+        .chain(not_on(Machine::SECOND, ONCE, once))
+        .chain(not_on(Machine::OTHERS, COUNTS, where_counting_is_quick))
+        .chain(not_on(Machine::OTHERS, DEBIAN, with_a_debian))
+        .collect()
 }
 
 #[cfg(test)]

@@ -9,11 +9,18 @@ use nix::sys::signal::Signal;
 
 use super::Case;
 use crate::context::Context;
+use crate::machine::Machine;
 use crate::no_os_kernel::NoOsKernel;
 use crate::vm::{PATIENCE, Vm};
 
+/// Where KVM does not refuse what is misaligned.
+const NOT_RISCV64: &[Machine] = &[Machine::X86, Machine::Gicv3, Machine::Gicv2];
+/// What their processors do instead.
+const NO_TRIPLE_FAULT: &str = "other processors have no triple fault: without a table of vectors they take exceptions for ever";
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = ended_by_itself();
+    cases.extend(ended_by_kvm());
     cases.extend(ended_from_outside());
     cases
 }
@@ -26,14 +33,16 @@ fn ended_by_itself() -> Vec<Case> {
         Case::native(
             "no_os_guest_that_triple_faults_is_reset_and_ends_as_a_storm_with_3",
             |context| storm(context, &NoOsKernel::new().say("hello\n").triple_fault()),
-        ),
+        )
+        .only_on_x86(NO_TRIPLE_FAULT),
         Case::native(
             "no_os_guest_that_triple_faults_exits_3_with_on_reboot_exit",
             |context| {
                 let kernel = NoOsKernel::new().say("hello\n").triple_fault();
                 resets(context, &kernel, 3)
             },
-        ),
+        )
+        .only_on_x86(NO_TRIPLE_FAULT),
         Case::native("no_os_guest_that_reports_a_panic_exits_3", |context| {
             ends(context, &NoOsKernel::new().say("hello\n").panic(), 3)
         }),
@@ -51,7 +60,8 @@ fn ended_by_itself() -> Vec<Case> {
                 let kernel = NoOsKernel::new().say("hello\n").keyboard_reset();
                 resets(context, &kernel, 0)
             },
-        ),
+        )
+        .only_on_x86("machines with a device tree have no keyboard controller"),
         Case::native("no_os_guest_with_four_cpus_exits_0", |context| {
             let kernel = NoOsKernel::new().say("hello\n").power_off();
             context
@@ -61,6 +71,32 @@ fn ended_by_itself() -> Vec<Case> {
                 .start()?
                 .expect_exit(0)
         }),
+    ]
+}
+
+fn ended_by_kvm() -> Vec<Case> {
+    vec![
+        Case::native(
+            "no_os_guest_that_accesses_a_device_by_an_instruction_kvm_does_not_know_crashes_with_3",
+            |context| crashes(context, NoOsKernel::new().say("hello\n").unknown_access()),
+        )
+        .not_on(
+            &[Machine::X86],
+            "KVM emulates every instruction that accesses registers there",
+        ),
+        Case::native(
+            "no_os_guest_that_accesses_a_device_misaligned_crashes_with_3",
+            |context| {
+                crashes(
+                    context,
+                    NoOsKernel::new().say("hello\n").misaligned_access(),
+                )
+            },
+        )
+        .not_on(
+            NOT_RISCV64,
+            "a misaligned access is either emulated or an exception in the guest there",
+        ),
     ]
 }
 
@@ -111,6 +147,18 @@ fn resets(context: &Context, kernel: &NoOsKernel, status: i32) -> Result<()> {
 
     let said = vm.console().text();
     ensure!(said == "hello\n", "the console said {said:?}");
+    Ok(())
+}
+
+/// The guest brings about an error of KVM_RUN: its own fault, and the end of the VM.
+fn crashes(context: &Context, kernel: NoOsKernel) -> Result<()> {
+    let mut vm = context.vm("no-os").boots_no_os(&kernel.spin()).start()?;
+
+    vm.expect_exit(3)?;
+
+    let said = vm.log().text();
+    println!("SEEN {}", said.trim_end());
+    ensure!(said.contains("the guest crashed"), "it was said: {said:?}");
     Ok(())
 }
 

@@ -10,21 +10,23 @@ use host::clock::monotonic_ns;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::Case;
+use super::{Case, ONCE, not_on};
 use crate::context::{Context, Skip, need_root};
 use crate::hang;
 use crate::harness::gaps::longest_gap_ns;
 use crate::harness::{DEVICES, Device, Harness};
+use crate::machine::Machine;
 use crate::vm::PATIENCE;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, device) in DEVICES {
-        cases.extend([
-            Case::native(
-                format!("restart_asked_for_on_{name}_costs_a_pause_and_nothing_else"),
-                move |context| asked(context, device),
-            ),
+        let asked = Case::native(
+            format!("restart_asked_for_on_{name}_costs_a_pause_and_nothing_else"),
+            move |context| asked(context, device),
+        );
+        cases.push(asked.with_engine(name));
+        let found = [
             Case::native(
                 format!("backend_on_{name}_stopped_is_found_and_replaced"),
                 move |context| stopped(context, device),
@@ -37,12 +39,15 @@ pub(super) fn cases() -> Vec<Case> {
                 format!("device_on_{name}_stalled_serves_again_when_asked_for"),
                 move |context| stalled(context, device),
             ),
-        ]);
+        ];
+        let found = found.map(|case| case.with_engine(name));
+        cases.extend(not_on(Machine::SECOND, ONCE, [found.into()]));
     }
-    cases.push(Case::native(
+    let foreign = Case::native(
         "disk_of_a_foreign_backend_without_a_record_asks_for_a_reset",
         foreign,
-    ));
+    );
+    cases.push(foreign.not_on(Machine::SECOND, ONCE));
     cases
 }
 

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use super::Case;
+use super::{Case, ONCE};
 use crate::context::Context;
+use crate::machine::Machine;
 use crate::procs;
 use crate::vm::{PATIENCE, Stock, Vm};
 
@@ -23,11 +24,13 @@ pub(super) fn cases() -> Vec<Case> {
         Case::guest(
             "driver_rebound_and_guest_rebooted_under_load_see_no_stale_replay",
             let_go,
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
         Case::guest(
             "interrupts_masked_while_the_backend_dies_come_when_unmasked",
             masked,
-        ),
+        )
+        .not_on(&[Machine::Plic], "a line has no mask of MSI-X"),
     ]
 }
 

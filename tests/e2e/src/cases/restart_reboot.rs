@@ -10,10 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::Case;
 use super::kills::{moment, youngest};
+use super::{Case, ONCE};
 use crate::context::Context;
 use crate::inspect::quietly;
+use crate::machine::Machine;
 use crate::network::enter_empty;
 use crate::no_os_kernel::NoOsKernel;
 use crate::vm::{PATIENCE, Vm};
@@ -39,19 +40,23 @@ pub(super) fn cases() -> Vec<Case> {
         Case::native(
             "disk_stalled_while_the_guest_reboots_is_brought_back_by_a_restart",
             |context| stalled(context, &["restart", "--wait"]),
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
         Case::native(
             "vm_whose_disk_stalled_while_the_guest_reboots_ends_when_it_is_stopped",
             |context| stalled(context, &["stop"]),
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
         Case::native(
             "foreign_backend_gone_while_the_guest_reboots_is_waited_for",
             foreign,
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
         Case::native(
             "backends_killed_at_any_moment_of_reboots_end_nothing",
             |context| storm(context, STORM_VMS),
-        ),
+        )
+        .not_on(Machine::SECOND, ONCE),
         Case::native(
             "backends_killed_at_any_moment_of_many_reboots_end_nothing",
             |context| storm(context, SOAK_VMS),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Case;
+use super::{Case, ONCE};
 use crate::context::Context;
+use crate::machine::Machine;
 use crate::storage::{FAST, Storage};
 use crate::vm::{PATIENCE, Stock};
 
@@ -31,7 +32,8 @@ pub(super) fn cases() -> Vec<Case> {
             Case::guest(
                 format!("fence_of_{engine}_before_slow_storage_lets_nothing_through"),
                 move |context| fenced(context, 20),
-            ),
+            )
+            .not_on(Machine::SECOND, ONCE),
             Case::guest(
                 format!("fence_of_{engine}_before_slow_storage_200_times_lets_nothing_through"),
                 move |context| fenced(context, 200),
@@ -40,13 +42,15 @@ pub(super) fn cases() -> Vec<Case> {
             Case::guest(
                 format!("fence_of_{engine}_switched_off_lets_stale_writes_and_late_reads_through"),
                 move |context| unfenced(context, engine),
-            ),
+            )
+            .only_on_x86("it shows once for all that the case with the fence can fail"),
         ]);
     }
     cases.extend([
         Case::guest("storage_stalled_for_seconds_kills_no_backend", |context| {
             stalled(context, 5)
-        }),
+        })
+        .not_on(Machine::SECOND, ONCE),
         Case::guest(
             "storage_stalled_for_half_a_minute_kills_no_backend",
             |context| stalled(context, 30),

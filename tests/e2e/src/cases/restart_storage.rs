@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::Case;
+use super::{COUNTS, Case};
 use crate::context::Context;
 use crate::harness::{Device, Harness, Setup};
 use crate::storage::Storage;
@@ -32,7 +32,8 @@ pub(super) fn cases() -> Vec<Case> {
             Case::guest(
                 format!("supervisor_of_{engine}_before_slow_storage_waits_for_the_dead"),
                 move |context| fenced(context, engine, 5),
-            ),
+            )
+            .with_engine(engine),
             Case::guest(
                 format!("supervisor_of_{engine}_before_slow_storage_waits_for_200_dead"),
                 move |context| fenced(context, engine, 100),
@@ -41,11 +42,13 @@ pub(super) fn cases() -> Vec<Case> {
             Case::guest(
                 format!("storage_stalled_under_{engine}_is_no_hang"),
                 move |context| stalled(context, engine, 8),
-            ),
+            )
+            .only_on_x86(COUNTS),
             Case::guest(
                 format!("storage_stalled_under_a_dead_backend_of_{engine}_is_waited_for"),
                 move |context| stalled_under_the_dead(context, engine),
-            ),
+            )
+            .only_on_x86(COUNTS),
             Case::guest(
                 format!("storage_stalled_for_long_under_{engine}_is_no_hang"),
                 move |context| stalled(context, engine, 25),

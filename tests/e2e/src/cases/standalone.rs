@@ -3,8 +3,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::Case;
 use super::debian::clean;
+use super::{Case, DEBIAN as NO_DEBIAN};
+use crate::arch;
 use crate::boot_sector;
 use crate::context::Context;
 use crate::network::{BRIDGE, HOST, Network, ip, noise};
@@ -27,9 +28,11 @@ pub(super) fn cases() -> Vec<Case> {
         .map(|engine| {
             let name = format!("alone_backend_with_{engine}_serves_the_firmware_of_qemu");
             Case::native(name, move |context| firmware(context, engine))
+                .only_on_x86("the boot sector is for the firmware of a PC")
         })
         .collect();
-    cases.push(Case::guest("alone_backend_serves_a_debian_in_qemu", debian));
+    let debian = Case::guest("alone_backend_serves_a_debian_in_qemu", debian);
+    cases.push(debian.only_on_x86(NO_DEBIAN));
     cases.push(Case::guest("alone_net_backend_serves_a_guest_in_qemu", nic));
     cases
 }
@@ -93,14 +96,15 @@ fn nic(context: &Context) -> Result<()> {
     let (mut backend, device) = qemu::nic(context, TAP)?;
     ip(&format!("link set {TAP} master {BRIDGE} up"))?;
     let mut command = qemu::command(256);
-    command.args(["-accel", "kvm", "-smp", "2"]).args(device);
+    command.args(["-accel", "kvm", "-smp", "2"]);
+    command.args(arch::QEMU_CPU).args(device);
     qemu::boots(context, &mut command, "net")?;
     let mut vm = Vm::spawn(context.name_of("qemu"), &mut command)?;
 
     qemu::with_guest(&mut vm, |vm| {
         vm.wait_for("GUEST mac=02:77:00:00:00:03", PATIENCE)?;
         vm.line()?;
-        let vectors = vm.sh("grep -c 'PCI-MSIX.*virtio0-\\(in\\|out\\)put' /proc/interrupts")?;
+        let vectors = vm.sh("grep -c 'MSI.*virtio0-\\(in\\|out\\)put' /proc/interrupts")?;
         ensure!(vectors == "4", "{vectors} vectors for two pairs of queues");
         vm.sh("dhcp")?;
         vm.sh(&format!("ping -q -c 3 -w 20 {HOST}"))?;

@@ -36,11 +36,13 @@ pub(super) fn cases() -> Vec<Case> {
             Case::native(
                 format!("storage_that_hangs_under_a_restart_on_{engine}_holds_up_nobody_else"),
                 move |context| restart_waits(context, engine),
-            ),
+            )
+            .with_engine(engine),
             Case::native(
                 format!("storage_that_hangs_under_a_reboot_on_{engine}_holds_up_no_signal"),
                 move |context| reboot_ends(context, engine),
-            ),
+            )
+            .with_engine(engine),
         ]);
     }
     cases

@@ -23,11 +23,11 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |engine: &'static str| {
         let name =
             format!("storage_that_loses_writes_under_a_dying_backend_on_{engine}_is_told_of");
-        Case::native(name, move |context| loses(context, engine))
+        Case::native(name, move |context| loses(context, engine)).with_engine(engine)
     };
     let told = |engine: &'static str| {
         let name = format!("storage_that_fails_requests_on_{engine}_is_told_of_once");
-        Case::native(name, move |context| fails(context, engine))
+        Case::native(name, move |context| fails(context, engine)).with_engine(engine)
     };
     vec![
         case("uring"),

@@ -10,9 +10,10 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Case;
+use super::{COUNTS, Case, ONCE, not_on};
 use crate::context::Context;
 use crate::harness::{DEVICES, Device, Harness};
+use crate::machine::Machine;
 use crate::vm::PATIENCE;
 
 /// A program that is found fit, takes over, and completes nothing.
@@ -57,42 +58,56 @@ const STOPPED: Faulty = Faulty {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, device) in DEVICES {
-        cases.extend([
-            Case::native(
-                format!("upgrade_on_{name}_costs_a_pause_and_nothing_else"),
-                move |context| upgraded(context, name, device, 20),
-            ),
-            Case::native(
-                format!("upgrade_500_times_on_{name}_loses_nothing"),
-                move |context| upgraded(context, name, device, 500),
-            )
-            .soak(Duration::from_secs(600)),
-            Case::native(
-                format!("upgrade_on_{name}_to_a_program_that_dies_is_rolled_back"),
-                move |context| rolled_back(context, device, DIES),
-            ),
-        ]);
+        let upgraded = |times| move |context: &Context| upgraded(context, name, device, times);
+        let one = Case::native(
+            format!("upgrade_on_{name}_costs_a_pause_and_nothing_else"),
+            upgraded(20),
+        );
+        let many = Case::native(
+            format!("upgrade_500_times_on_{name}_loses_nothing"),
+            upgraded(500),
+        );
+        cases.push(one.with_engine(name));
+        cases.push(many.soak(Duration::from_secs(600)).only_on_x86(COUNTS));
     }
+    cases.extend(not_on(
+        Machine::SECOND,
+        ONCE,
+        [rolled_back_cases(), growth_cases(), refusals()],
+    ));
+    cases
+}
+
+/// Programs that are found fit and do not serve.
+fn rolled_back_cases() -> Vec<Case> {
     // Threads of a disk hang or wait on their own, without its worker.
     let patient = Device::Disk(",queues=2,engine=threads,direct");
     let nic_waits = Faulty {
         found: true,
         ..WAITS
     };
-    for (name, device, what, faulty) in [
+    let dies = DEVICES.map(|(name, device)| (name, device, "dies", DIES));
+    let waits = [
         ("threads", patient, "waits_for_ever", WAITS),
         ("nic", Device::Nic, "waits_for_ever", nic_waits),
-    ]
-    .into_iter()
-    .chain(worker_faults())
-    {
-        cases.push(Case::native(
+    ];
+    let all = dies.into_iter().chain(waits).chain(worker_faults());
+    all.map(|(name, device, what, faulty)| {
+        Case::native(
             format!("upgrade_on_{name}_to_a_program_that_{what}_is_rolled_back"),
             move |context| rolled_back(context, device, faulty),
-        ));
-    }
-    cases.extend(["uring", "threads"].map(growth));
-    cases.extend([
+        )
+        .with_engine(name)
+    })
+    .collect()
+}
+
+fn growth_cases() -> Vec<Case> {
+    ["uring", "threads"].map(growth).into()
+}
+
+fn refusals() -> Vec<Case> {
+    vec![
         Case::native(
             "upgrade_that_cannot_be_is_refused_and_the_old_one_goes_on",
             |context| {
@@ -111,13 +126,12 @@ pub(super) fn cases() -> Vec<Case> {
                 harness.finish()?.frames.explained_by(0)
             },
         ),
-    ]);
-    cases
+    ]
 }
 
 fn growth(engine: &'static str) -> Case {
     let name = format!("upgrade_on_{engine}_whose_image_has_grown_goes_on");
-    Case::native(name, move |context| grown(context, engine))
+    Case::native(name, move |context| grown(context, engine)).with_engine(engine)
 }
 
 /// Faults of the worker itself, in either kind of backend.

@@ -89,6 +89,7 @@ struct Tally {
     passed: usize,
     failed: usize,
     skipped: usize,
+    not_applicable: usize,
 }
 
 /// Runs what `selection` selects of `cases`.
@@ -102,21 +103,25 @@ pub fn run(cases: &[Case], selection: &Selection, places: &Places) -> Result<Exi
         if selection.for_machine {
             println!("E2E begins {}", case.name);
         }
+        if let Some(because) = case.not_applicable(places.machine) {
+            tally.not_applicable += 1;
+            println!("n/a      {}: {because}", case.name);
+            continue;
+        }
         let (verdict, seconds, log) = settle(case, selection.emulated, places)?;
         tally.count(&verdict);
         report(case, &verdict, seconds, &log);
     }
     if selection.for_machine {
-        println!(
-            "E2E sum {} {} {}",
-            tally.passed, tally.failed, tally.skipped
-        );
+        println!("E2E sum");
     } else {
         let Tally {
             passed,
             failed,
             skipped,
+            not_applicable,
         } = tally;
+        println!("{not_applicable} not applicable");
         println!("{passed} passed, {failed} failed, {skipped} skipped");
     }
     Ok(if tally.failed == 0 {

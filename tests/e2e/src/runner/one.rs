@@ -44,6 +44,7 @@ pub(super) fn run(case: &Case, places: &Places) -> Result<(Verdict, String)> {
     if let Some(seed) = places.seed {
         command.args(["--seed", &seed.to_string()]);
     }
+    command.args(["--machine", places.machine.name()]);
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

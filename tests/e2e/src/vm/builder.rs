@@ -13,7 +13,7 @@ use crate::no_os_kernel::NoOsKernel;
 /// A stock kernel in one of its two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stock {
-    /// The series: `6.1` or `6.12`.
+    /// The series: `6.1`, `6.12` or, with pages of 16 KiB, `6.12-16k`.
     pub series: &'static str,
     /// The file format.
     pub format: Format,
@@ -22,8 +22,8 @@ pub struct Stock {
 /// The file format of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// As the distribution ships it.
-    BzImage,
+    /// As the distribution ships it: a bzImage on x86_64, an Image elsewhere.
+    Shipped,
     /// Unpacked, entered through PVH.
     Elf,
 }
@@ -32,14 +32,14 @@ impl Stock {
     /// The newer kernel as its distribution ships it; for cases that are not about kernels.
     pub const DEFAULT: Self = Self {
         series: "6.12",
-        format: Format::BzImage,
+        format: Format::Shipped,
     };
 
     /// Its name among the assets.
     #[must_use]
     pub fn file(self) -> String {
         match self.format {
-            Format::BzImage => format!("vmlinuz-{}", self.series),
+            Format::Shipped => format!("vmlinuz-{}", self.series),
             Format::Elf => format!("vmlinux-{}", self.series),
         }
     }

@@ -2,6 +2,8 @@
 //! Kernels of a few dozen bytes, in the format Image. The code runs in EL1 without an MMU, so that all
 //! memory is that of devices; it talks to the serial port and to PSCI.
 
+use super::hammer as hammer_code;
+
 const UART: u32 = 0xd2a2_0001; // movz x1, #0x1000, lsl #16
 const HVC: u32 = 0xd400_0002; // hvc #0
 
@@ -62,8 +64,18 @@ pub fn triple_fault() -> Option<Vec<u8>> {
     None
 }
 
-/// Not written.
-pub fn hammer(_: u32, _: u32) -> Option<Vec<u8>> {
+/// Accesses registers: see [`hammer_code`].
+pub fn hammer(seed: u32, accesses: u32) -> Option<Vec<u8>> {
+    Some(hammer_code::code(seed, accesses))
+}
+
+/// Reads registers of the serial port by an instruction whose operands the processor does not report.
+pub fn unknown_access() -> Option<Vec<u8>> {
+    Some(code(&[UART, 0xa940_0c22])) // ldp x2, x3, [x1]
+}
+
+/// Device memory takes no misaligned access: that is an exception in the guest.
+pub fn misaligned_access() -> Option<Vec<u8>> {
     None
 }
 
@@ -88,6 +100,13 @@ pub fn image(kernel: &[u8]) -> Vec<u8> {
 fn psci(function: u32) -> Vec<u8> {
     let [low, high] = [function & 0xffff, function >> 16];
     code(&[movz_w0(low), 0x72a0_0000 | high << 5, HVC]) // movk w0, #high, lsl #16
+}
+
+/// Puts `value` into the 32-bit register of this number.
+pub(super) fn load(register: u32, value: u32) -> Vec<u8> {
+    let [low, high] = [value & 0xffff, value >> 16];
+    let movz = 0x5280_0000 | low << 5 | register;
+    code(&[movz, 0x72a0_0000 | high << 5 | register]) // movk, lsl #16
 }
 
 fn movz_w0(value: u32) -> u32 {

@@ -2,6 +2,8 @@
 //! Kernels of a few dozen bytes, in the format Image. The code runs in VS mode without an MMU; it talks
 //! to the serial port and to SBI.
 
+use super::hammer as hammer_code;
+
 const UART: u32 = 0x1000_02b7; // lui t0, 0x10000
 const STORE: u32 = 0x0062_8023; // sb t1, 0(t0)
 
@@ -61,9 +63,19 @@ pub fn triple_fault() -> Option<Vec<u8>> {
     None
 }
 
-/// Not written.
-pub fn hammer(_: u32, _: u32) -> Option<Vec<u8>> {
-    None
+/// Accesses registers: see [`hammer_code`].
+pub fn hammer(seed: u32, accesses: u32) -> Option<Vec<u8>> {
+    Some(hammer_code::code(seed, accesses))
+}
+
+/// Accesses a register of the serial port by an instruction that KVM does not emulate.
+pub fn unknown_access() -> Option<Vec<u8>> {
+    Some(code(&[UART, 0x0062_a32f])) // amoadd.w t1, t1, (t0)
+}
+
+/// Reads across registers of the serial port.
+pub fn misaligned_access() -> Option<Vec<u8>> {
+    Some(code(&[UART, 0x0012_a303])) // lw t1, 1(t0)
 }
 
 /// Not written.
@@ -94,6 +106,15 @@ fn srst(kind: u32) -> Vec<u8> {
         0x0000_0593,              // li a1, 0: no reason
         0x0000_0073,              // ecall
     ])
+}
+
+/// Puts `value`, sign-extended, into the register of this number.
+pub(super) fn load(register: u32, value: u32) -> Vec<u8> {
+    let low = value & 0xfff;
+    // The lower part is signed.
+    let high = value.wrapping_add(0x800) & 0xffff_f000;
+    let lui = high | register << 7 | 0x37;
+    code(&[lui, low << 20 | register << 15 | register << 7 | 0x1b]) // addiw
 }
 
 fn li_t1(value: u32) -> u32 {

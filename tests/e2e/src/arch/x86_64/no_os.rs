@@ -64,6 +64,16 @@ pub fn hammer(seed: u32, accesses: u32) -> Option<Vec<u8>> {
     Some(hammer_code::code(seed, accesses))
 }
 
+/// KVM emulates every instruction that accesses registers.
+pub fn unknown_access() -> Option<Vec<u8>> {
+    None
+}
+
+/// As [`unknown_access`].
+pub fn misaligned_access() -> Option<Vec<u8>> {
+    None
+}
+
 /// Drives and verifies the first two devices.
 pub fn verify() -> Option<Vec<u8>> {
     Some(verifier::code().to_vec())
