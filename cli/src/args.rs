@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: verbs, flags, and the help that teaches them.
 
+mod act;
 mod examples;
 mod run;
 
@@ -9,9 +10,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use spec::VmName;
 
+pub(crate) use act::{Act, LinkState};
 pub(crate) use run::RunArgs;
 
 use crate::stats::Form;
+use crate::wait::Goal;
 
 const ABOUT: &str = "Runs virtual machines whose devices live in separate jailed processes.";
 
@@ -23,17 +26,11 @@ pub(crate) struct Cli {
     /// $XDG_RUNTIME_DIR/bulkhead
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Print JSON, also of an error; `events` prints one document on each line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) verb: Verb,
-}
-
-/// How a cable is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum LinkState {
-    /// Plugged in.
-    Up,
-    /// Pulled.
-    Down,
 }
 
 /// What is to be done.
@@ -43,86 +40,41 @@ pub(crate) enum Verb {
     #[command(after_help = examples::RUN)]
     Run(Box<RunArgs>),
     /// List the VMs
-    #[command(after_help = "Examples:\n  bulkhead ps\n  bulkhead ps --json | jq -r '.[].name'")]
+    #[command(
+        after_help = "Examples:\n  bulkhead ps\n  bulkhead ps --json | jq -r '.[].name'\n  \
+                            bulkhead ps --all"
+    )]
     Ps {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// Also those that have ended, and by what: the last 64 since the host was booted
+        #[arg(long, short)]
+        all: bool,
     },
     /// Attach this terminal to a VM's console
     #[command(after_help = examples::CONSOLE)]
     Console {
         /// The VM's name
         vm: VmName,
-    },
-    /// Press a VM's power button, or end it at once
-    #[command(after_help = examples::STOP)]
-    Stop {
-        /// The VM's name
-        vm: VmName,
-        /// End the VM if its guest has not powered off by then; return when the VM is gone
-        #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
-        stop_timeout: Option<u32>,
-        /// Do not ask the guest; return when the VM is gone
+        /// Print the last of what the guest has written, read before or not, and do not attach
         #[arg(long)]
-        force: bool,
-        /// Print JSON, as the API answers it
-        #[arg(long)]
-        json: bool,
+        log: bool,
     },
-    /// Stop a VM's vCPUs
-    #[command(after_help = "Example:\n  bulkhead pause web && bulkhead resume web")]
-    Pause {
+    #[command(flatten)]
+    Act(Act),
+    /// Wait until a VM runs, has ended, or says something on its console
+    #[command(after_help = examples::WAIT)]
+    Wait {
         /// The VM's name
         vm: VmName,
+        /// running, ended or console=REGEX
+        #[arg(long = "for", value_name = "WHAT", default_value = "ended")]
+        goal: Goal,
     },
-    /// Let a paused VM run again
-    #[command(after_help = "Example:\n  bulkhead resume web")]
-    Resume {
-        /// The VM's name
-        vm: VmName,
-    },
-    /// Replace the backend of a device, or bring one to a device that stalls
-    #[command(after_help = examples::RESTART)]
-    Restart {
-        /// The VM's name
-        vm: VmName,
-        /// The device, as `bulkhead inspect` names it
-        device: String,
-        /// Return when the next backend serves the device
-        #[arg(long)]
-        wait: bool,
-    },
-    /// Plug a network card's cable in, or pull it
-    #[command(after_help = "Example:\n  bulkhead link web net0 down")]
-    Link {
-        /// The VM's name
-        vm: VmName,
-        /// The network card, as `bulkhead inspect` names it
-        nic: String,
-        /// up or down
-        state: LinkState,
-    },
-    /// Replace the program behind a device while the guest uses it
-    #[command(after_help = examples::UPGRADE)]
-    Upgrade {
-        /// The VM's name
-        vm: VmName,
-        /// The device, as `bulkhead inspect` names it
-        device: String,
-        /// The new program
-        #[arg(long, value_name = "FILE")]
-        binary: PathBuf,
-    },
-    /// Show a VM: its state, spec, command line and processes
+    /// Show a VM: its state, spec, command line and processes; or how it has ended
     #[command(after_help = "Examples:\n  bulkhead inspect web\n  \
                             bulkhead inspect web --json | jq -r .pty")]
     Inspect {
         /// The VM's name
         vm: VmName,
-        /// Print JSON, as the API answers it
-        #[arg(long)]
-        json: bool,
     },
     /// Show what a VM has done so far: processor time, memory, requests, packets
     #[command(after_help = examples::STATS)]
@@ -135,9 +87,6 @@ pub(crate) enum Verb {
         /// Go on with what happens, until the VM has ended
         #[arg(long, short)]
         follow: bool,
-        /// Print JSON, one event on each line
-        #[arg(long)]
-        json: bool,
     },
     /// Check a VM's JSON file without starting it
     #[command(after_help = "Example:\n  bulkhead check vm.json && bulkhead run --config vm.json")]
@@ -186,9 +135,6 @@ pub(crate) enum Verb {
 pub(crate) struct StatsArgs {
     /// The VM's name [default: all VMs]
     pub(crate) vm: Option<VmName>,
-    /// Print JSON; of all VMs, an array
-    #[arg(long)]
-    json: bool,
     /// Print the text format of Prometheus
     #[arg(long, conflicts_with = "json")]
     prometheus: bool,
@@ -196,8 +142,8 @@ pub(crate) struct StatsArgs {
 
 impl StatsArgs {
     /// The format that the flags select.
-    pub(crate) fn form(&self) -> Form {
-        match (self.json, self.prometheus) {
+    pub(crate) fn form(&self, json: bool) -> Form {
+        match (json, self.prometheus) {
             (true, _) => Form::Json,
             (_, true) => Form::Prometheus,
             (false, false) => Form::Table,

@@ -14,11 +14,11 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use spec::VmName;
 use spec::api::{
-    DEVICE_SECONDS_MAX, Event, Events, Fault, Link, Restart, Stats, Stop, Stopping, VmInfo,
+    DEVICE_SECONDS_MAX, Event, Events, Fault, Link, Reboot, Restart, Stats, Stop, Stopping, VmInfo,
 };
 use spec::state::API_SOCKET;
 
-use crate::error::Error;
+use crate::error::{CANNOT_ASK, Error, FAILED, NO_VM, REFUSED};
 
 /// How long to wait for a response; the jailer's own deadlines are shorter.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,15 +62,32 @@ pub(crate) enum ClientError {
     #[error("state-dir {0:?}")]
     Base(PathBuf, #[source] io::Error),
     /// The VM closed the connection in the middle.
-    #[error("VM {0:?}: the events broke off")]
+    #[error("VM {0:?}: the connection broke off")]
     BrokenOff(String),
+    /// It ended before what was waited for.
+    #[error("VM {0:?}: ended before {1}")]
+    EndedFirst(String, String),
     /// Its console does not have a socket.
     #[error("VM {0:?}: {1}")]
     NoConsole(String, String),
 }
 
+impl ClientError {
+    /// The exit status of the verb.
+    fn status(&self) -> u8 {
+        match self {
+            Self::Unknown(..) | Self::Dead { .. } | Self::EndedFirst(..) => NO_VM,
+            Self::Refused(..) | Self::NoConsole(..) => REFUSED,
+            Self::Ending(_) | Self::Io(..) | Self::Malformed(_) => CANNOT_ASK,
+            Self::Base(..) | Self::BrokenOff(_) => CANNOT_ASK,
+            Self::Binary(..) => FAILED,
+        }
+    }
+}
+
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Self {
+        let status = error.status();
         match &error {
             ClientError::Dead { vm, base } => {
                 let (base, vm) = (base.clone(), vm.clone());
@@ -78,13 +95,24 @@ impl From<ClientError> for Error {
             }
             _ => Self::new(error),
         }
+        .with_status(status)
     }
 }
 
 /// Connects to a socket in a VM's state directory.
 pub(crate) fn connect(base: &Path, vm: &VmName, socket: &str) -> Result<UnixStream, ClientError> {
     let dir = base.join(vm.as_str());
-    UnixStream::connect(dir.join(socket)).map_err(|error| match error.kind() {
+    connect_to(base, vm, &dir.join(socket))
+}
+
+/// Connects to a socket of a VM, wherever that is.
+pub(crate) fn connect_to(
+    base: &Path,
+    vm: &VmName,
+    socket: &Path,
+) -> Result<UnixStream, ClientError> {
+    let dir = base.join(vm.as_str());
+    UnixStream::connect(socket).map_err(|error| match error.kind() {
         ErrorKind::NotFound => ClientError::Unknown(vm.to_string(), base.into()),
         ErrorKind::ConnectionRefused if is_locked(&dir) => ClientError::Ending(vm.to_string()),
         ErrorKind::ConnectionRefused => ClientError::Dead {
@@ -156,6 +184,19 @@ pub(crate) fn stop(
         let _ = Flock::lock(dir, FlockArg::LockShared);
     }
     Ok(())
+}
+
+/// `bulkhead reboot`.
+pub(crate) fn reboot(base: &Path, vm: &VmName, reboot: Reboot) -> Result<(), Error> {
+    let body = serde_json::to_string(&reboot);
+    let body = body.map_err(|e| ClientError::Io(vm.to_string(), e.into()))?;
+    request(base, vm, "PUT", "/v1/vm/reboot", &body)?;
+    Ok(())
+}
+
+/// The last of what the VM's guest has written to its console.
+pub(crate) fn console(base: &Path, vm: &VmName) -> Result<Vec<u8>, ClientError> {
+    request(base, vm, "GET", "/v1/vm/console", "")
 }
 
 /// `bulkhead restart`.

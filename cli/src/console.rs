@@ -5,6 +5,7 @@
 //! standard input after poll(2) reports it readable, and write standard output through an
 //! [`Output`]. We buffer only what is being moved.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,12 +16,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::read;
+use serde::Serialize;
 use spec::state::{CONSOLE_IN_USE, CONSOLE_SOCKET};
 use spec::{Console, VmName};
 
 use crate::client::{self, ClientError};
 use crate::error::Error;
 use crate::escape::{Escape, Wish};
+use crate::output;
 use crate::signals;
 use crate::terminal::{RawMode, TerminalError};
 
@@ -200,7 +203,7 @@ impl Proxy {
 /// `bulkhead console`: until the user leaves, the VM ends, or a signal arrives.
 pub(crate) fn attach(base: &Path, vm: &VmName) -> Result<(), Error> {
     let socket = match client::connect(base, vm, CONSOLE_SOCKET) {
-        Err(ClientError::Unknown(..)) => return Err(no_socket(base, vm)?.into()),
+        Err(ClientError::Unknown(..)) => connect_elsewhere(base, vm)?,
         other => other?,
     };
     let signals = signals::take_over(&[])?;
@@ -252,14 +255,35 @@ pub(crate) fn wait_until(
     }
 }
 
-/// Why a running VM has no console to attach to.
-fn no_socket(base: &Path, vm: &VmName) -> Result<ClientError, ClientError> {
+/// `bulkhead console --log`: the last of what the guest has written, to standard output.
+pub(crate) fn log(base: &Path, vm: &VmName, json: bool) -> Result<(), Error> {
+    let output = client::console(base, vm)?;
+    if !json {
+        return output::write(&output);
+    }
+    let console = String::from_utf8_lossy(&output);
+    output::print_json(&Said { vm, console })
+}
+
+/// What a guest has written; where it is not UTF-8, with marks instead.
+#[derive(Debug, Serialize)]
+struct Said<'a> {
+    vm: &'a VmName,
+    console: Cow<'a, str>,
+}
+
+/// Connects to the console of a VM that has none in its state directory, or says why there is none
+/// to attach to.
+fn connect_elsewhere(base: &Path, vm: &VmName) -> Result<UnixStream, ClientError> {
     let info = client::info(base, vm)?;
+    if let Some(path) = &info.console_socket {
+        return client::connect_to(base, vm, path);
+    }
     let reason = match (&info.spec.console, info.pty) {
         (Console::Pty, Some(path)) => format!("its console is the terminal {path}"),
         (console, _) => format!("its console leads to {console}"),
     };
-    Ok(ClientError::NoConsole(vm.to_string(), reason))
+    Err(ClientError::NoConsole(vm.to_string(), reason))
 }
 
 fn stdin() -> BorrowedFd<'static> {

@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `bulkhead events`: recent events of a VM, and new ones.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use host::clock::monotonic_ns;
 use spec::VmName;
-use spec::api::{Event, Fault};
+use spec::api::Event;
 use spec::state::API_SOCKET;
 
+use crate::chunks::Chunks;
 use crate::client::{self, ClientError};
 use crate::error::Error;
 use crate::output;
-
-/// The longest line of a response's head or of a chunk, in bytes.
-const LINE_MAX_BYTES: u64 = 64 << 10;
 
 /// Shows the events of a VM; with `follow`, until it has ended.
 pub(crate) fn events(base: &Path, vm: &VmName, follow: bool, json: bool) -> Result<(), Error> {
@@ -26,8 +22,8 @@ pub(crate) fn events(base: &Path, vm: &VmName, follow: bool, json: bool) -> Resu
         return events.iter().try_for_each(show);
     }
     let stream = client::connect(base, vm, API_SOCKET)?;
-    let mut answer = Answer::begin(stream, vm)?;
-    while let Some(event) = answer.next()? {
+    let mut chunks = Chunks::begin(stream, vm, "/v1/events")?;
+    while let Some(event) = next(&mut chunks)? {
         show(&event)?;
     }
     Ok(())
@@ -52,89 +48,32 @@ fn describe(event: &Event, time: SystemTime) -> String {
     format!("{}\n", host::output::harmless(&line).trim_end())
 }
 
-/// A response that lasts as long as the VM: chunks (RFC 9112, 7.1) of one event each.
-struct Answer<'a> {
-    stream: BufReader<UnixStream>,
-    vm: &'a VmName,
-}
-
-impl<'a> Answer<'a> {
-    fn begin(mut stream: UnixStream, vm: &'a VmName) -> Result<Self, ClientError> {
-        let request = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        let written = stream.write_all(request.as_bytes());
-        written.map_err(|e| ClientError::Io(vm.to_string(), e))?;
-        let mut answer = Self {
-            stream: BufReader::new(stream),
-            vm,
-        };
-        let status = answer.line()?;
-        while !answer.line()?.is_empty() {}
-        match status.split(' ').nth(1) {
-            Some("200") => Ok(answer),
-            _ => Err(answer.refusal()),
-        }
-    }
-
-    /// The VM's error response.
-    fn refusal(mut self) -> ClientError {
-        let mut body = String::new();
-        let read = (&mut self.stream).take(LINE_MAX_BYTES).read_line(&mut body);
-        match read.map(|_| serde_json::from_str::<Fault>(&body)) {
-            Ok(Ok(fault)) => ClientError::Refused(self.vm.to_string(), fault.error),
-            _ => self.malformed(),
-        }
-    }
-
-    fn malformed(&self) -> ClientError {
-        ClientError::Malformed(self.vm.to_string())
-    }
-
-    /// The next event; `None` if the VM has ended.
-    fn next(&mut self) -> Result<Option<Event>, ClientError> {
-        let size = self.line()?;
-        let size = u64::from_str_radix(&size, 16).map_err(|_| self.malformed())?;
-        let mut chunk = Vec::new();
-        let read = (&mut self.stream)
-            .take(size.min(LINE_MAX_BYTES))
-            .read_to_end(&mut chunk);
-        read.map_err(|e| ClientError::Io(self.vm.to_string(), e))?;
-        match (size, self.line()?.is_empty()) {
-            (0, true) => Ok(None),
-            (_, true) => serde_json::from_slice(&chunk).map_err(|_| self.malformed()),
-            (_, false) => Err(self.malformed()),
-        }
-    }
-
-    /// Reads a line, without its end.
-    fn line(&mut self) -> Result<String, ClientError> {
-        let mut line = String::new();
-        let read = (&mut self.stream).take(LINE_MAX_BYTES).read_line(&mut line);
-        read.map_err(|e| ClientError::Io(self.vm.to_string(), e))?;
-        match line.strip_suffix("\r\n") {
-            Some(line) => Ok(line.into()),
-            // The VM's supervisor was killed, or has dropped us.
-            None => Err(ClientError::BrokenOff(self.vm.to_string())),
-        }
-    }
+/// Reads the next event of a response that lasts as long as the VM; `None` if that has ended.
+pub(crate) fn next(chunks: &mut Chunks<'_>) -> Result<Option<Event>, ClientError> {
+    let chunk = chunks.next()?;
+    let event = chunk.map(|chunk| serde_json::from_slice(&chunk));
+    event.transpose().map_err(|_| chunks.malformed())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use spec::api::EventKind;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     fn answer(bytes: &[u8]) -> (Vec<Event>, String) {
         let vm = "vm".parse().unwrap();
         let (ours, mut its) = UnixStream::pair().unwrap();
         its.write_all(bytes).unwrap();
         its.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut answer = match Answer::begin(ours, &vm) {
-            Ok(answer) => answer,
+        let mut chunks = match Chunks::begin(ours, &vm, "/v1/events") {
+            Ok(chunks) => chunks,
             Err(error) => return (Vec::new(), error.to_string()),
         };
         let mut events = Vec::new();
         loop {
-            match answer.next() {
+            match next(&mut chunks) {
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => return (events, "the end".into()),
                 Err(error) => return (events, error.to_string()),
@@ -157,7 +96,7 @@ mod tests {
         let whole = format!("{HEAD}{CHUNK}0\r\n\r\n");
         for len in 0..whole.len() {
             let (events, end) = answer(&whole.as_bytes()[..len]);
-            assert_eq!(end, "VM \"vm\": the events broke off", "{len}");
+            assert_eq!(end, "VM \"vm\": the connection broke off", "{len}");
             assert_eq!(events.len(), usize::from(len >= HEAD.len() + CHUNK.len()));
         }
     }

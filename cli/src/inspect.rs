@@ -8,21 +8,34 @@ use spec::VmName;
 use spec::api::{ProcessInfo, VmInfo, VmState};
 
 use crate::client::{self, ClientError};
-use crate::error::Error;
+use crate::ended;
+use crate::error::{Error, NO_VM};
 use crate::output;
 use crate::table::{align, span};
 
-/// Shows a VM.
-pub(crate) fn inspect(base: &Path, vm: &VmName, json: bool) -> Result<(), Error> {
-    let info = client::info(base, vm)?;
-    let text = match json {
-        true => {
-            let text = serde_json::to_string_pretty(&info);
-            text.map_err(|e| ClientError::Io(vm.to_string(), e.into()))? + "\n"
-        }
-        false => describe(&info, &base.join(vm.as_str()), monotonic_ns()),
+/// Shows a VM; returns the exit status, which tells whether it runs.
+pub(crate) fn inspect(base: &Path, vm: &VmName, json: bool) -> Result<u8, Error> {
+    let info = match client::info(base, vm) {
+        Err(error @ ClientError::Unknown(..)) => return inspect_ended(base, vm, json, error),
+        info => info?,
     };
-    output::print(&text)
+    match json {
+        true => output::print_json(&info)?,
+        false => output::print(&describe(&info, &base.join(vm.as_str()), monotonic_ns()))?,
+    }
+    Ok(0)
+}
+
+/// Shows a VM that has ended, if that is still known.
+fn inspect_ended(base: &Path, vm: &VmName, json: bool, error: ClientError) -> Result<u8, Error> {
+    let Some(ended) = ended::find(base, vm) else {
+        return Err(error.into());
+    };
+    match json {
+        true => output::print_json(&ended::Shown::from(ended))?,
+        false => output::print(&ended::describe(&ended))?,
+    }
+    Ok(NO_VM)
 }
 
 /// The name of a state.

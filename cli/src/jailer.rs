@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The jailer's binary, and its tasks besides running VMs.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,10 +24,22 @@ pub(crate) fn sweep(base: &Path, vm: &VmName) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Makes the jailer report what this host supports; returns the exit status. The jailer sees the
-/// host as it does when it starts a VM.
-pub(crate) fn doctor() -> u8 {
-    let status = Command::new(path()).arg("--doctor").status();
-    let code = status.ok().and_then(|status| status.code());
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+/// What the jailer reports of this host. The jailer sees the host as it does when it starts a VM.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    /// What it says on standard output, and on standard error.
+    pub(crate) said: [String; 2],
+    /// Its exit status.
+    pub(crate) status: u8,
+}
+
+/// Makes the jailer report what this host supports.
+pub(crate) fn doctor() -> io::Result<Examined> {
+    let output = Command::new(path()).arg("--doctor").output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code();
+    Ok(Examined {
+        said: [text(&output.stdout), text(&output.stderr)],
+        status: code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+    })
 }

@@ -6,12 +6,15 @@ use std::process::ExitCode;
 
 use ::host::heap::Heap;
 use clap::Parser;
-use spec::api::Stop;
 
+mod act;
 mod args;
+mod chunks;
 mod client;
 mod completions;
 mod console;
+mod doctor;
+mod ended;
 mod error;
 mod escape;
 mod events;
@@ -31,9 +34,10 @@ mod stop;
 mod table;
 mod terminal;
 mod top;
+mod wait;
 
-use args::{Cli, LinkState, Verb};
-use error::Error;
+use args::{Cli, Verb};
+use error::{Error, no_json};
 
 #[global_allocator]
 static HEAP: Heap = Heap;
@@ -44,53 +48,43 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return help::show(&error),
     };
+    let json = cli.json;
     match dispatch(cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             error.clean_up();
-            output::complain(&error);
+            match json {
+                true => output::complain_json(&error),
+                false => output::complain(&error),
+            }
             ExitCode::from(error.status())
         }
     }
 }
 
 fn dispatch(cli: Cli) -> Result<u8, Error> {
-    let state_dir = cli.state_dir.as_deref();
+    let (json, state_dir) = (cli.json, cli.state_dir.as_deref());
     let base = || state::base(state_dir);
     match cli.verb {
-        Verb::Run(args) => return run::run(*args, state_dir),
-        Verb::Check { config } => spec_file::check(&config)?,
+        Verb::Run(args) => return run::run(*args, state_dir, json),
+        Verb::Check { config } => spec_file::check(&config, json)?,
         Verb::Schema { api } => spec_file::schema(api)?,
         Verb::Completions { shell } => completions::completions(shell)?,
         Verb::Man { dir } => completions::man(&dir)?,
+        Verb::Top { .. } if json => return Err(no_json("top", "stats --json")),
         Verb::Top { vms } => top::top(&base()?, vms)?,
-        Verb::Doctor => return Ok(jailer::doctor()),
-        Verb::Inspect { vm, json } => inspect::inspect(&base()?, &vm, json)?,
-        Verb::Console { vm } => console::attach(&base()?, &vm)?,
-        Verb::Stop {
-            vm,
-            stop_timeout,
-            force,
-            json,
-        } => {
-            let stop = Stop {
-                force,
-                stop_timeout,
-            };
-            stop::stop(&base()?, &vm, stop, json)?;
+        Verb::Doctor => return doctor::doctor(json),
+        Verb::Inspect { vm } => return inspect::inspect(&base()?, &vm, json),
+        Verb::Console { vm, log: true } => console::log(&base()?, &vm, json)?,
+        Verb::Console { .. } if json => {
+            return Err(no_json("console", "console --log --json"));
         }
-        Verb::Pause { vm } => client::put(&base()?, &vm, "/v1/vm/pause")?,
-        Verb::Resume { vm } => client::put(&base()?, &vm, "/v1/vm/resume")?,
-        Verb::Restart { vm, device, wait } => client::restart(&base()?, &vm, &device, wait)?,
-        Verb::Link { vm, nic, state } => {
-            client::link(&base()?, &vm, &nic, state == LinkState::Up)?;
-        }
-        Verb::Upgrade { vm, device, binary } => {
-            client::upgrade(&base()?, &vm, &device, &binary)?;
-        }
-        Verb::Events { vm, follow, json } => events::events(&base()?, &vm, follow, json)?,
-        Verb::Stats(args) => stats::stats(&base()?, args.vm.as_ref(), args.form())?,
-        Verb::Ps { json } => ps::ps(&base()?, json)?,
+        Verb::Console { vm, log: false } => console::attach(&base()?, &vm)?,
+        Verb::Wait { vm, goal } => wait::wait(&base()?, &vm, &goal, json)?,
+        Verb::Events { vm, follow } => events::events(&base()?, &vm, follow, json)?,
+        Verb::Stats(args) => stats::stats(&base()?, args.vm.as_ref(), args.form(json))?,
+        Verb::Ps { all } => ps::ps(&base()?, all, json)?,
+        Verb::Act(act) => act::act(&base()?, &act, json)?,
     }
     Ok(0)
 }

@@ -5,7 +5,7 @@
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
-use spec::api::{Event, Events, Fault, Link, Restart, Stats, Stop, Stopping, VmInfo};
+use spec::api::{Event, Events, Fault, Link, Reboot, Restart, Stats, Stop, Stopping, VmInfo};
 
 /// An operation of a VM's API.
 struct Operation {
@@ -26,6 +26,10 @@ enum Answer {
     Json(Of),
     /// JSON documents, one on each line, until the VM ends.
     Lines(Of),
+    /// Bytes.
+    Bytes,
+    /// Bytes, in chunks, until the VM ends.
+    ByteChunks,
     /// Nothing.
     Done,
 }
@@ -78,6 +82,34 @@ const OPERATIONS: &[Operation] = &[
         answer: Answer::Json(of::<Stopping>),
     },
     Operation {
+        method: "get",
+        path: "/v1/vm/console",
+        id: "consoleLog",
+        summary: "The last 64 KiB that the guest has written to its console, read by a client or not; \
+                  refused (409) if the console is a pseudo-terminal, a file or nothing",
+        body: None,
+        answer: Answer::Bytes,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/console",
+        id: "followConsole",
+        summary: "The same, and what the guest writes until the VM has ended; a client that does not \
+                  keep up is dropped",
+        body: None,
+        answer: Answer::ByteChunks,
+    },
+    Operation {
+        method: "put",
+        path: "/v1/vm/reboot",
+        id: "reboot",
+        summary: "Press the power button and start the guest anew when it has powered off, or reset it \
+                  at once; refused (409) before the guest runs, while it is paused, and once the VM was \
+                  asked to end",
+        body: Some(of::<Reboot>),
+        answer: Answer::Done,
+    },
+    Operation {
         method: "put",
         path: "/v1/vm/pause",
         id: "pause",
@@ -122,9 +154,9 @@ const OPERATIONS: &[Operation] = &[
 
 const DESCRIPTION: &str = "HTTP/1.1 on the socket api.sock in the VM's state directory, \
     /run/bulkhead/NAME for root. Requests are limited: 8 KiB of request line and headers, 32 headers, \
-    64 KiB of body, five seconds, 16 clients of which 8 may follow the events. A request may stay \
+    64 KiB of body, five seconds, 16 clients of which 8 may follow events or the console. A request may stay \
     without its body where every field has a default.\n\n\
-    The console is not part of it: VmInfo.console_socket names a unix stream socket beside api.sock. \
+    What is typed on the console is not part of it: VmInfo.console_socket names a unix stream socket. \
     A client reads what the guest writes to its first serial port, beginning with what no client \
     has read yet, and what they write is typed there; nothing is framed or escaped. One client at a \
     time: another one is told that the console is in use, and disconnected.";
@@ -166,6 +198,15 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
         Answer::Lines(of) => json!({ "200": {
             "description": "one JSON document on each line, in chunks",
             "content": content("application/x-ndjson", of(generator)),
+        }}),
+        Answer::Bytes | Answer::ByteChunks => json!({ "200": {
+            "description": match &operation.answer {
+                Answer::Bytes => "the bytes",
+                _ => "the bytes, in chunks",
+            },
+            "content": { "application/octet-stream": {
+                "schema": { "type": "string", "format": "binary" },
+            }},
         }}),
         Answer::Done => json!({ "204": { "description": "done" } }),
     };

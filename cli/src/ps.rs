@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use host::clock::monotonic_ns;
 use serde::Serialize;
 use spec::api::DeviceInfo;
-use spec::{ByteSize, VmName};
+use spec::{ByteSize, Ended, Reason, VmName};
 
 use crate::client::{self, ClientError};
+use crate::ended;
 use crate::error::Error;
 use crate::inspect::state;
 use crate::jailer;
@@ -28,6 +29,17 @@ struct Entry {
     state: &'static str,
     #[serde(flatten)]
     alive: Option<Alive>,
+    #[serde(flatten)]
+    ended: Option<Over>,
+}
+
+/// What is known of a VM that has ended.
+#[derive(Debug, Serialize)]
+struct Over {
+    reason: Reason,
+    status: Option<u8>,
+    detail: String,
+    ended_unix_s: u64,
 }
 
 /// What only a running VM reports.
@@ -42,20 +54,37 @@ struct Alive {
     devices: Vec<DeviceInfo>,
 }
 
-/// Lists the VMs.
-pub(crate) fn ps(base: &Path, json: bool) -> Result<(), Error> {
-    let entries: Vec<_> = crate::state::names(base)?
+/// Lists the VMs; with `all`, also those that have ended.
+pub(crate) fn ps(base: &Path, all: bool, json: bool) -> Result<(), Error> {
+    let mut entries: Vec<_> = crate::state::names(base)?
         .into_iter()
         .filter_map(|name| entry(base, name))
         .collect();
-    let text = match json {
-        true => {
-            let text = serde_json::to_string_pretty(&entries);
-            text.map_err(|e| Error::output(e.into()))? + "\n"
-        }
-        false => describe(&entries),
-    };
-    output::print(&text)
+    if all {
+        // After the others, some of which were dead and are kept as ended now.
+        let ended = ended::all(base).into_iter();
+        let ended = ended.filter(|ended| entries.iter().all(|entry| entry.name != ended.name));
+        let ended: Vec<_> = ended.map(over).collect();
+        entries.extend(ended);
+    }
+    match json {
+        true => output::print_json(&entries),
+        false => output::print(&describe(&entries, all)),
+    }
+}
+
+fn over(ended: Ended) -> Entry {
+    Entry {
+        name: ended.name,
+        state: "ended",
+        alive: None,
+        ended: Some(Over {
+            reason: ended.reason,
+            status: ended.status,
+            detail: ended.detail,
+            ended_unix_s: ended.ended_unix_s,
+        }),
+    }
 }
 
 /// A VM; `None` if it has ended meanwhile, or was dead and is now removed.
@@ -64,6 +93,7 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
         name,
         state,
         alive: None,
+        ended: None,
     };
     match client::info(base, &name) {
         Ok(info) => Some(Entry {
@@ -77,6 +107,7 @@ fn entry(base: &Path, name: VmName) -> Option<Entry> {
                 reboots: info.reboots,
                 devices: info.devices,
             }),
+            ended: None,
         }),
         Err(ClientError::Unknown(..)) if !base.join(name.as_str()).exists() => None,
         Err(ClientError::Unknown(..)) if !is_abandoned(&base.join(name.as_str())) => {
@@ -104,9 +135,12 @@ fn is_abandoned(dir: &Path) -> bool {
     age.is_ok_and(|age| age >= STARTING) && !client::is_locked(dir)
 }
 
-fn describe(entries: &[Entry]) -> String {
-    let header = ["NAME", "STATE", "CPUS", "MEM", "PID", "AGE"];
-    let mut rows = vec![header.map(String::from).to_vec()];
+fn describe(entries: &[Entry], all: bool) -> String {
+    let mut header = vec!["NAME", "STATE", "CPUS", "MEM", "PID", "AGE"];
+    if all {
+        header.push("ENDED BY");
+    }
+    let mut rows = vec![header.into_iter().map(String::from).collect()];
     for entry in entries {
         let mut row = vec![entry.name.to_string(), entry.state.to_string()];
         if let Some(alive) = &entry.alive {
@@ -116,6 +150,10 @@ fn describe(entries: &[Entry]) -> String {
                 alive.pid.to_string(),
                 span(alive.age_s),
             ]);
+        }
+        if let Some(ended) = &entry.ended {
+            row.extend(["-"; 4].map(String::from));
+            row.push(ended.reason.to_string());
         }
         rows.push(row);
     }
@@ -147,7 +185,7 @@ mod tests {
         let socket = dir.path().join("a").join(spec::state::API_SOCKET);
         drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
         let entries = listed(dir.path());
-        let text = describe(&entries);
+        let text = describe(&entries, false);
         assert_eq!(text.lines().nth(1), Some("a     dead"));
         assert_eq!(text.lines().nth(2), Some("b     starting"));
         assert_eq!(entries.len(), 2);

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use spec::VmSpec;
 
 use crate::args::RunArgs;
-use crate::error::{Error, FAILED, USAGE};
+use crate::error::{Error, FAILED, USAGE, no_json};
 use crate::spec_file;
 
 mod child;
@@ -52,8 +52,11 @@ impl From<RunError> for Error {
 }
 
 /// Starts a VM; returns the jailer's exit status.
-pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> {
+pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>, json: bool) -> Result<u8, Error> {
     let detach = args.detach;
+    if json && !detach {
+        return Err(no_json("run", "run --detach --json, then wait --json"));
+    }
     let host = Host {
         state_dir,
         api_gid: args.api_gid,
@@ -63,7 +66,7 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>) -> Result<u8, Error> 
     // Fail before starting the jailer.
     crate::state::base(state_dir)?;
     let status = match detach {
-        true => detach::run(&spec, host)?,
+        true => detach::run(&spec, host, json)?,
         false => foreground::run(&spec, host)?,
     };
     // The jailer takes an invalid VM for a wrong command line, which a wrong file is not.

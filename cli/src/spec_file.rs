@@ -44,10 +44,13 @@ pub(crate) fn read(path: &Path) -> Result<VmSpec, SpecFileError> {
 }
 
 /// `bulkhead check`: all that can be checked without looking at the host.
-pub(crate) fn check(path: &Path) -> Result<(), Error> {
+pub(crate) fn check(path: &Path, json: bool) -> Result<(), Error> {
     let checked = Vm::try_from(read(path)?);
     checked.map_err(|e| SpecFileError::Spec(path.into(), e))?;
-    output::print(&format!("{}: ok\n", path.display()))
+    match json {
+        true => output::print_json(&serde_json::json!({ "config": path, "ok": true })),
+        false => output::print(&format!("{}: ok\n", path.display())),
+    }
 }
 
 /// `bulkhead schema`.

@@ -16,9 +16,7 @@ use crate::output;
 pub(crate) fn stop(base: &Path, vm: &VmName, stop: Stop, json: bool) -> Result<(), Error> {
     client::stop(base, vm, stop, |stopping| {
         if json {
-            let text = serde_json::to_string_pretty(stopping);
-            let text = text.map_err(|e| Error::output(e.into()))?;
-            return output::print(&format!("{text}\n"));
+            return output::print_json(stopping);
         }
         if let Some(line) = stopping.button.and_then(asked) {
             output::print(line)?;

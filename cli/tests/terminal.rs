@@ -251,14 +251,14 @@ fn complaint_on_a_terminal_that_nobody_reads_holds_nothing_up() {
     let terminal = Terminal::new();
     terminal.fill();
     let line = || terminal.line.try_clone().unwrap();
-    for mut command in [
-        stage.run("fail=kernel", &[]),
-        stage.run("fail=kernel", &["--detach"]),
-        stage.bulkhead(&["stop", "nothing"]),
+    for (mut command, status) in [
+        (stage.run("fail=kernel", &[]), 1),
+        (stage.run("fail=kernel", &["--detach"]), 1),
+        (stage.bulkhead(&["stop", "nothing"]), 4),
     ] {
         command.stdin(line()).stdout(line()).stderr(line());
         let ended = Running(command.spawn().unwrap()).wait();
-        assert_eq!(ended.status, Some(1));
+        assert_eq!(ended.status, Some(status));
         stage.assert_clean();
     }
 }

@@ -50,7 +50,7 @@ fn vm_that_is_not_there_is_named() {
         "inspect", "stop", "pause", "resume", "console", "stats", "events",
     ] {
         let unknown = stage.do_it(&[verb, "nobody"]);
-        unknown.assert_told(1, &["VM \"nobody\": there is no such VM in /"]);
+        unknown.assert_told(4, &["VM \"nobody\": there is no such VM in /"]);
     }
 }
 
@@ -73,7 +73,7 @@ fn vm_that_is_dead_is_swept_by_the_next_command_with_a_notice() {
 
     remains(&stage, 0o700);
     let stopped = stage.do_it(&["stop", "dead"]);
-    assert_eq!(stopped.status, Some(1));
+    assert_eq!(stopped.status, Some(4));
     assert!(
         stopped
             .stderr
@@ -117,7 +117,7 @@ fn refusal_of_the_vm_is_told() {
     stage.reach("starting");
     stage
         .do_it(&["pause", "vm"])
-        .assert_told(1, &["VM \"vm\": the guest has not started"]);
+        .assert_told(5, &["VM \"vm\": the guest has not started"]);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn guest_that_is_paused_is_not_asked_to_power_off_but_a_signal_wakes_it() {
     stage.reach("running");
     stage.do_it(&["pause", "vm"]).assert_told(0, &[]);
     let refused = stage.do_it(&["stop", "vm"]);
-    refused.assert_told(1, &["the guest is paused", "resume it first"]);
+    refused.assert_told(5, &["the guest is paused", "resume it first"]);
     assert_eq!(stage.inspect().unwrap()["state"], "paused");
     vm.signal(Signal::SIGTERM);
     vm.wait().assert_told(0, &[]);
@@ -205,7 +205,7 @@ fn console_relays_until_the_vm_ends_and_refuses_a_second() {
     std::io::Read::read_exact(stdout, &mut seen).unwrap();
     assert_eq!(&seen, b"hello");
     let second = stage.do_it(&["console", "vm"]);
-    second.assert_told(1, &["VM \"vm\": the console is in use"]);
+    second.assert_told(5, &["VM \"vm\": the console is in use"]);
     console.type_in("say=again\noff\n");
     let ended = console.wait();
     ended.assert_told(0, &[]);
@@ -222,7 +222,7 @@ fn console_elsewhere_is_named() {
         let vm = stage.start("started hang", &["--console", console]);
         stage.reach("running");
         let ended = stage.do_it(&["console", "vm"]);
-        ended.assert_told(1, &[part]);
+        ended.assert_told(5, &[part]);
         stage.do_it(&["stop", "vm", "--force"]).assert_told(0, &[]);
         vm.wait();
     }

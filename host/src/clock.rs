@@ -11,3 +11,11 @@ pub fn monotonic_ns() -> u64 {
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
 }
+
+/// What tells this boot of the host from all others (random/boot_id of proc(5)); empty if the host
+/// does not say.
+#[must_use]
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim().to_owned()
+}

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Geometry;
 
+mod reason;
 mod status;
 
+pub use reason::Reason;
 pub use status::Status;
 
 /// The longest line that the jailer prints for the supervisor, in bytes: even with every byte
@@ -27,7 +29,7 @@ pub enum ToJailer {
     /// A line for the user, to be printed when the VM has ended.
     Line(String),
     /// The VM has ended.
-    Ended(Status),
+    Ended(Status, Reason),
     /// A question, with a number that the answer repeats.
     Ask(u32, Question),
 }

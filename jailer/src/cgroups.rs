@@ -20,6 +20,7 @@ use spec::{Held, POWER_BUTTON_ID, PowerButton, SpecError, Vm};
 
 mod host;
 mod limits;
+mod oom;
 mod remove;
 
 pub(super) use limits::drive_of;
@@ -237,6 +238,13 @@ impl Cgroups {
     /// and the backends.
     pub(crate) fn has(&self, user: u8) -> bool {
         usize::from(user) < self.leaves.len()
+    }
+
+    /// Whether the kernel has killed a process of the VM because the VM was at its limit of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let accounts = |group: &&Group| group.hierarchy.controllers.contains(&"memory");
+        let mut groups = self.groups.iter().filter(accounts);
+        groups.any(|group| oom::hit_limit(&group.dir, group.hierarchy.version))
     }
 
     /// Moves a process into its groups.

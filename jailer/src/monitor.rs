@@ -3,7 +3,7 @@
 //! answers the supervisor's few questions. It never waits for storage: a helper answers a question
 //! that could.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
@@ -13,8 +13,7 @@ use host::clock::monotonic_ns;
 use host::disk::Access;
 use host::pidfd;
 use host::socket::connect;
-use ipc::broker::Status;
-use ipc::broker::{Answer, LINES_MAX, Question, ToJailer, ToSupervisor};
+use ipc::broker::{Answer, LINES_MAX, Question, Reason, Status, ToJailer, ToSupervisor};
 use ipc::control::{Channel, ControlError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,6 +29,10 @@ use super::image;
 use super::passt::Passts;
 use super::rate_limit::RateLimit;
 use super::spawn::Spawned;
+
+mod pids;
+
+use pids::{host_pid, parent_of};
 
 /// The jailer must have been idle for so long before it does a deferred task, which can take longer
 /// than a guest should wait for a backend.
@@ -76,7 +79,7 @@ pub(crate) struct Monitor {
 #[derive(Debug, Default)]
 struct Words {
     lines: Vec<String>,
-    status: Option<Status>,
+    status: Option<(Status, Reason)>,
 }
 
 impl Words {
@@ -88,7 +91,9 @@ impl Words {
                 Ok(Some(ToJailer::Line(line))) if self.lines.len() < LINES_MAX => {
                     self.lines.push(line);
                 }
-                Ok(Some(ToJailer::Ended(status))) => return self.status = Some(status),
+                Ok(Some(ToJailer::Ended(status, reason))) => {
+                    return self.status = Some((status, reason));
+                }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return,
             }
@@ -175,26 +180,6 @@ impl Answers {
         }
         Ok(None)
     }
-}
-
-/// The process id that a pidfd leads to; an error if it is no pidfd, or the process is gone.
-fn host_pid(pidfd: BorrowedFd<'_>) -> Result<i32, Errno> {
-    let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let info = std::fs::read_to_string(info).map_err(|_| Errno::EBADF)?;
-    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-    let pid: i32 = number
-        .and_then(|number| number.trim().parse().ok())
-        .ok_or(Errno::EBADF)?;
-    if pid > 0 { Ok(pid) } else { Err(Errno::ESRCH) }
-}
-
-/// The parent of a process.
-fn parent_of(pid: i32) -> Result<Pid, Errno> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-    let status = status.map_err(|_| Errno::ESRCH)?;
-    let number = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    let pid = number.and_then(|number| number.trim().parse().ok());
-    pid.map(Pid::from_raw).ok_or(Errno::ESRCH)
 }
 
 impl Monitor {
@@ -287,8 +272,8 @@ impl Monitor {
                         words.lines.push(line);
                     }
                 }
-                Ok(Some((ToJailer::Ended(status), _))) => {
-                    words.status = Some(status);
+                Ok(Some((ToJailer::Ended(status, reason), _))) => {
+                    words.status = Some((status, reason));
                     return false;
                 }
                 Err(ControlError::Receive(Errno::EAGAIN)) => return true,
@@ -381,8 +366,13 @@ impl Monitor {
             }
         };
         self.errands.end();
-        if let Some(status) = words.status {
-            return Outcome::new(status, words.lines);
+        // The supervisor only saw a process killed.
+        let limited = |outcome: Outcome| match outcome.reason {
+            Reason::HostError if self.cgroups.ran_out_of_memory() => outcome.because(Reason::Limit),
+            _ => outcome,
+        };
+        if let Some((status, reason)) = words.status {
+            return limited(Outcome::new(status, words.lines).because(reason));
         }
         let how = match death {
             Ok(WaitStatus::Exited(_, status)) => format!("exited with status {status}"),
@@ -390,7 +380,8 @@ impl Monitor {
             _ => "is gone".into(),
         };
         let line = format!("the supervisor {how}, and the VM with it");
-        Outcome::new(Status::Error, words.lines.into_iter().chain([line]))
+        let lines = words.lines.into_iter().chain([line]);
+        limited(Outcome::new(Status::Error, lines))
     }
 }
 

@@ -18,6 +18,7 @@ use super::devices::Devices;
 use super::opening::{Ended, Opening};
 use super::pty;
 use crate::arch::kvm_missing;
+use crate::console_socket;
 use crate::host::Host;
 use crate::open::{cause, open, open_binary};
 
@@ -26,7 +27,7 @@ use crate::open::{cause, open, open_binary};
 pub(crate) struct Resources {
     pub(crate) binaries: Binaries,
     pub(crate) guest: Guest,
-    /// The console, unless it is a socket in the state directory or there is none.
+    /// The console, unless it is a socket, which is made later, or there is none.
     pub(crate) console: Option<ConsoleKind>,
     pub(crate) devices: Devices,
 }
@@ -166,6 +167,7 @@ fn check_pool(memory: &Memory, host: &Host) -> Result<(), SpecError> {
 fn open_console(console: &Console) -> Result<Option<ConsoleKind>, SpecError> {
     match console {
         Console::Stdio | Console::Socket | Console::None => Ok(None),
+        Console::SocketAt(path) => console_socket::check(path).map(|()| None),
         Console::Pty => match pty::open_pair() {
             Ok((primary, secondary, path)) => Ok(Some(ConsoleKind::Pty {
                 primary,
@@ -193,7 +195,7 @@ fn console_remedy(error: &io::Error, path: &Path) -> String {
             "is a named pipe without a reader: start its reader first".into()
         }
         (Some(Errno::ENXIO), Ok(kind)) if kind.is_socket() => {
-            "is a socket: console=socket makes one that clients connect to".into()
+            "is a socket: console=socket=F makes one that clients connect to".into()
         }
         _ => cause(error),
     }

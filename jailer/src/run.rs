@@ -24,10 +24,13 @@ use spec::{Console, SpecError, UidRange, Vm, VmName, VmSpec};
 use crate::args::Args;
 use crate::host::Host;
 use crate::inherited::Inherited;
-use crate::{cgroups, config, notify, opening, signals, spawn, starter, state, uids};
+use crate::{
+    cgroups, config, console_socket, ended, notify, opening, signals, spawn, starter, state, uids,
+};
 
 use crate::cgroups::Cgroups;
 use crate::cgroups::Drive;
+use crate::console_socket::ConsoleSocket;
 use crate::deferred::{Deferred, Unplaced};
 use crate::errands::Errands;
 use crate::monitor::{Answers, Monitor};
@@ -86,13 +89,13 @@ pub(crate) fn run(
             name: Some(name.as_str().to_string()),
             ..spec
         },
-        name,
+        name: name.clone(),
         vm,
         started_ns,
     };
     let (witnesses, images, drives) = opening::part(std::mem::take(&mut resources.devices.images));
     let (cgroups, missing) = make_cgroups(&identity, &state, &drives)?;
-    let mut resources = gather(identity, resources, log, &state, client)?;
+    let (mut resources, console_socket) = gather(identity, resources, log, &state, client)?;
     resources.devices.images = images;
     resources.devices.taps = taps;
     resources.devices.streams.splice(0..0, streams);
@@ -100,6 +103,7 @@ pub(crate) fn run(
     if range.is_none() {
         resources.missing.push(ROOTLESS.into());
     }
+    ended::forget(&state.base(), &name);
     let answers = Answers::new(&resources.identity.vm, witnesses, passts);
     let monitor = begin(resources, signals, range, cgroups, answers, main)?;
     // Other processes of the same user must not inspect a process that sees the host.
@@ -107,6 +111,8 @@ pub(crate) fn run(
     let outcome = monitor.keep();
     // The `down` scripts run while the taps still exist; the state directory goes last.
     drop(tap_setup);
+    drop(console_socket);
+    ended::keep(&state.base(), &name, &outcome, started_ns);
     drop((claim, state));
     Ok(outcome)
 }
@@ -200,6 +206,9 @@ pub(crate) fn sweep(name: &VmName, state_dir: Option<&Path>) -> Result<Outcome, 
     let base = state::base_dir(state_dir).map_err(refused)?;
     let state = StateDir::acquire(&base, name).map_err(refused)?;
     notice(&state, name);
+    if state.swept() {
+        ended::keep_lost(&state.base(), name);
+    }
     cgroups::sweep_forgotten();
     Ok(Outcome::ok())
 }
@@ -224,8 +233,9 @@ fn gather(
     log: Log,
     state: &StateDir,
     client: Option<UnixStream>,
-) -> Result<HostResources, Outcome> {
+) -> Result<(HostResources, Option<ConsoleSocket>), Outcome> {
     state.write_spec(&identity.spec).map_err(refused)?;
+    let mut socket = None;
     let console = match (resources.console, &identity.vm.console) {
         (Some(kind), _) => {
             if let ConsoleKind::Pty { path, .. } = &kind {
@@ -238,12 +248,24 @@ fn gather(
             client,
             path: state.path().join(spec::state::CONSOLE_SOCKET),
         },
+        (None, Console::SocketAt(path)) => {
+            let path = console_socket::absolute(path).map_err(refused)?;
+            let record = state.console_record().map_err(refused)?;
+            let listening = console_socket::listen(&path, state.group(), record);
+            let (listener, made) = listening.map_err(refused)?;
+            socket = Some(made);
+            ConsoleKind::Socket {
+                listener,
+                client,
+                path,
+            }
+        }
         (None, _) => {
             let null = resources.binaries.null.try_clone();
             ConsoleKind::Fixed(null.map_err(refused)?)
         }
     };
-    Ok(HostResources {
+    let resources = HostResources {
         api: state.listen(spec::state::API_SOCKET).map_err(refused)?,
         missing: Vec::new(),
         binaries: resources.binaries,
@@ -256,7 +278,8 @@ fn gather(
         console,
         log,
         identity,
-    })
+    };
+    Ok((resources, socket))
 }
 
 /// Makes the VM's control groups after their paths are recorded, and returns what this host lacks.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,11 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, UnlinkatFlags, geteuid, unlinkat};
-use spec::state::{CGROUPS, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
+use spec::state::{CGROUPS, CONSOLE_PATH, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
 use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
+use super::console_socket;
 use super::tap_setup;
 
 mod group;
@@ -139,6 +140,11 @@ impl StateDir {
         &self.path
     }
 
+    /// The directory that it is in.
+    pub(crate) fn base(&self) -> BorrowedFd<'_> {
+        self.base.as_fd()
+    }
+
     /// Whether files of a dead VM were removed from it.
     pub(crate) fn swept(&self) -> bool {
         self.swept
@@ -165,6 +171,11 @@ impl StateDir {
         let lines: String = dirs.map(|dir| format!("{}\n", dir.display())).collect();
         let mut file = self.create(CGROUPS)?;
         io::Write::write_all(&mut file, lines.as_bytes()).map_err(self.failed(CGROUPS))
+    }
+
+    /// A record of where the console's socket is, empty yet.
+    pub(crate) fn console_record(&self) -> Result<File, StateError> {
+        self.create(CONSOLE_PATH)
     }
 
     /// Creates the log and opens it twice: for reading and for appending.
@@ -263,6 +274,9 @@ fn sweep(dir: &Flock<File>, path: &Path) -> Result<bool, SpecError> {
     if remains.iter().any(|name| name == CGROUPS) {
         let dirs = fs::read_to_string(path.join(CGROUPS)).unwrap_or_default();
         cgroups::sweep(&dirs).map_err(|e| error(path, format!("its control groups: {e}")))?;
+    }
+    if let Ok(record) = fs::read(path.join(CONSOLE_PATH)) {
+        console_socket::sweep(&record);
     }
     tap_setup::undo(dir.as_fd());
     for name in &remains {

@@ -6,11 +6,14 @@
 //! | `GET /v1/vm` | – | [`VmInfo`] |
 //! | `GET /v1/stats` | – | [`Stats`] |
 //! | `PUT /v1/vm/stop` | [`Stop`] | [`Stopping`] |
+//! | `PUT /v1/vm/reboot` | [`Reboot`] | 204 |
 //! | `PUT /v1/vm/pause`, `PUT /v1/vm/resume` | – | 204 |
 //! | `PUT /v1/vm/devices/ID/restart` | [`Restart`] | 204 |
 //! | `PUT /v1/vm/devices/ID/upgrade` | –, and a file descriptor | 204 |
 //! | `PUT /v1/vm/devices/ID/link` | [`Link`] | 204 |
 //! | `GET /v1/vm/events` | – | [`Events`] |
+//! | `GET /v1/vm/console` | – | the last of what the guest has written to its console (application/octet-stream) |
+//! | `GET /v1/console` | – | the same, and what it goes on to write, without an end |
 //! | `GET /v1/events` | – | [`Event`]s without an end, one on each line (application/x-ndjson): those that are kept, then those to come |
 //!
 //! The descriptor of an upgrade is that of the program, sent beside any byte of the request
@@ -180,6 +183,24 @@ pub struct Stopping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
+
+/// The body of `PUT /v1/vm/reboot`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Reboot {
+    /// `false` presses the power button, and starts the guest anew when it has powered off; `true`
+    /// resets it at once.
+    #[serde(default)]
+    pub force: bool,
+    /// How long the guest may take to power off, in seconds, 1 to 86400; then it is reset. By default
+    /// what the VM's `stop_timeout` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u32>,
+}
+
+/// How much of the console's output is kept for `GET /v1/vm/console`, in bytes.
+pub const CONSOLE_KEPT_BYTES: usize = 64 << 10;
 
 /// How long the answer to a request for another backend of a device may take, in seconds: as long as
 /// all that an upgrade may wait for on its way.

@@ -2,12 +2,15 @@
 //! The backend of the guest's first serial port.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where COM1 leads: `stdio`, `pty`, `socket`, `file=F` or `none`.
+use crate::SpecError;
+use crate::state::SOCKET_PATH_MAX_BYTES;
+
+/// Where COM1 leads: `stdio`, `pty`, `socket`, `socket=F`, `file=F` or `none`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Console {
@@ -18,6 +21,8 @@ pub enum Console {
     Pty,
     /// `console.sock` in the VM's state directory; `bulkhead console` connects to it.
     Socket,
+    /// A socket of the same kind at a path that the user chose.
+    SocketAt(PathBuf),
     /// Output is appended to a file; there is no input.
     File(PathBuf),
     /// Nowhere: output is dropped.
@@ -33,10 +38,12 @@ impl FromStr for Console {
             "pty" => Ok(Self::Pty),
             "socket" => Ok(Self::Socket),
             "none" => Ok(Self::None),
-            _ => match text.strip_prefix("file=") {
-                Some("") => Err("the file's name is missing behind file=".into()),
-                Some(path) => Ok(Self::File(path.into())),
-                None => Err("expected stdio, pty, socket, file=F or none".into()),
+            _ => match text.split_once('=') {
+                Some(("file", "")) => Err("the file's name is missing behind file=".into()),
+                Some(("file", path)) => Ok(Self::File(path.into())),
+                Some(("socket", "")) => Err("the socket's path is missing behind socket=".into()),
+                Some(("socket", path)) => Ok(Self::SocketAt(path.into())),
+                _ => Err("expected stdio, pty, socket, socket=F, file=F or none".into()),
             },
         }
     }
@@ -48,10 +55,45 @@ impl fmt::Display for Console {
             Self::Stdio => f.write_str("stdio"),
             Self::Pty => f.write_str("pty"),
             Self::Socket => f.write_str("socket"),
+            Self::SocketAt(path) => write!(f, "socket={}", path.display()),
             Self::File(path) => write!(f, "file={}", path.display()),
             Self::None => f.write_str("none"),
         }
     }
+}
+
+impl Console {
+    /// Checks what can be checked without the host.
+    ///
+    /// # Errors
+    /// When a socket's path is longer than `sockaddr_un` can hold.
+    pub(crate) fn check(self) -> Result<Self, SpecError> {
+        match &self {
+            Self::SocketAt(path) => check_socket_path(path)?,
+            Self::Stdio | Self::Pty | Self::Socket | Self::File(_) | Self::None => {}
+        }
+        Ok(self)
+    }
+}
+
+/// Checks that clients can connect to the console's socket at `path`.
+///
+/// # Errors
+/// When it is longer than [`SOCKET_PATH_MAX_BYTES`].
+pub fn check_socket_path(path: &Path) -> Result<(), SpecError> {
+    let len = path.as_os_str().len();
+    if len <= SOCKET_PATH_MAX_BYTES {
+        return Ok(());
+    }
+    let reason = format!(
+        "the socket's path has {len} bytes, at most {SOCKET_PATH_MAX_BYTES} are possible: \
+         choose a shorter one"
+    );
+    Err(SpecError::new(
+        "console",
+        Console::SocketAt(path.into()),
+        reason,
+    ))
 }
 
 impl TryFrom<String> for Console {
@@ -76,7 +118,7 @@ impl schemars::JsonSchema for Console {
         schemars::json_schema!({
             "description": "Where COM1 leads.",
             "type": "string",
-            "pattern": "^(stdio|pty|socket|none|file=.+)$"
+            "pattern": "^(stdio|pty|socket|none|(file|socket)=.+)$"
         })
     }
 }
@@ -87,15 +129,34 @@ mod tests {
 
     #[test]
     fn console_printed_parses_back() {
-        for text in ["stdio", "pty", "socket", "none", "file=/tmp/out"] {
+        for text in [
+            "stdio",
+            "pty",
+            "socket",
+            "none",
+            "file=/tmp/out",
+            "socket=/run/a=b.sock",
+        ] {
             assert_eq!(text.parse::<Console>().unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn console_unknown_is_refused() {
-        for text in ["", "tty", "file=", "file", "STDIO"] {
+        for text in ["", "tty", "file=", "file", "socket=", "sock=/a", "STDIO"] {
             assert!(text.parse::<Console>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn socket_whose_path_is_too_long_is_refused_with_both_lengths() {
+        let at = |len: usize| Console::SocketAt(format!("/{}", "x".repeat(len - 1)).into());
+        assert!(at(SOCKET_PATH_MAX_BYTES).check().is_ok());
+        let error = at(SOCKET_PATH_MAX_BYTES + 1).check().unwrap_err();
+        assert_eq!(error.field, "console");
+        assert!(
+            error.reason.contains("has 108 bytes, at most 107"),
+            "{error}"
+        );
     }
 }

@@ -16,20 +16,31 @@ pub const LOG: &str = "log";
 pub const SPEC: &str = "vm.json";
 /// The directories of the VM's control groups, one on each line.
 pub const CGROUPS: &str = "cgroups";
+/// The path of the console's socket, with `console: socket=F`: it must go with the VM.
+pub const CONSOLE_PATH: &str = "console.path";
 /// What must be undone on the host after the VM's end.
 pub const DEBTS: &str = "debts.json";
 /// The same file while it is being written.
 pub const DEBTS_FRESH: &str = "debts.new";
 /// All the files of a state directory.
-pub const FILES: [&str; 7] = [
+pub const FILES: [&str; 8] = [
     API_SOCKET,
     CGROUPS,
+    CONSOLE_PATH,
     CONSOLE_SOCKET,
     DEBTS,
     DEBTS_FRESH,
     LOG,
     SPEC,
 ];
+
+/// The directory, beside the state directories, of what is kept of VMs that have ended: a file of the
+/// VM's name for each. No VM can have this name.
+pub const ENDED: &str = ".ended";
+/// How many ended VMs are remembered: the last ones.
+pub const ENDED_MAX: usize = 64;
+/// The longest record of an ended VM, in bytes.
+pub const ENDED_MAX_BYTES: usize = 4096;
 
 /// The longest path a unix socket can have, in bytes: `sockaddr_un`, less its NUL.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;

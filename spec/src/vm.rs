@@ -333,7 +333,7 @@ impl TryFrom<VmSpec> for Vm {
             disks,
             nets,
             vhost_user,
-            console: spec.console,
+            console: spec.console.check()?,
             irqchip: spec.irqchip.check(std::env::consts::ARCH)?,
             power_button: spec.power_button.check(std::env::consts::ARCH)?,
             on_reboot: spec.on_reboot,

@@ -6,7 +6,6 @@ use std::os::unix::net::UnixListener;
 
 use nix::poll::PollFlags;
 
-use super::event_log::EventLog;
 use super::poll::{ConnectionId, Interests, Token, earlier};
 
 mod connection;
@@ -18,13 +17,14 @@ pub(crate) use route::Command;
 
 use connection::Connection;
 use follower::Follower;
+pub(crate) use follower::{Sources, Topic};
 use http::{Refusal, Response};
 
 /// How many clients may be connected.
 const CONNECTIONS_MAX: usize = 16;
 /// How many more are told that they are too many; the server closes others at once.
 const REFUSALS_MAX: usize = 4;
-/// How many clients may follow the events: the other places are for requests.
+/// How many clients may follow events or the console: the other places are for requests.
 const FOLLOWERS_MAX: usize = 8;
 
 /// All connected clients.
@@ -113,32 +113,38 @@ impl Server {
         self.forget();
     }
 
-    /// Answers a request with all events, also those to come.
-    pub(crate) fn follow(&mut self, id: ConnectionId, event_log: &EventLog, now_ns: u64) {
+    /// Answers a request with what it asks for, also what is still to come.
+    pub(crate) fn follow(
+        &mut self,
+        id: ConnectionId,
+        topic: Topic,
+        sources: Sources<'_>,
+        now_ns: u64,
+    ) {
         if self.followers.len() >= FOLLOWERS_MAX {
-            let reason = format!("{FOLLOWERS_MAX} clients follow the events");
+            let reason = format!("{FOLLOWERS_MAX} clients follow events or the console");
             return self.answer(id, &Response::Refused(Refusal::new(503, reason)), now_ns);
         }
         let found = self.connections.iter().position(|(other, _)| *other == id);
         if let Some(found) = found {
             let (_, connection) = self.connections.swap_remove(found);
-            let follower = Follower::new(connection.into_stream(), now_ns);
+            let follower = Follower::new(connection.into_stream(), topic, now_ns);
             self.followers.push((id, follower));
-            self.publish(event_log, now_ns);
+            self.publish(sources, now_ns);
         }
     }
 
-    /// Sends followers the events that they have not got yet.
-    pub(crate) fn publish(&mut self, event_log: &EventLog, now_ns: u64) {
+    /// Sends followers what they have not got yet.
+    pub(crate) fn publish(&mut self, sources: Sources<'_>, now_ns: u64) {
         for (_, follower) in &mut self.followers {
-            follower.give(event_log.iter(), now_ns);
+            follower.give(sources, now_ns);
         }
         self.forget();
     }
 
-    /// The VM has ended: sends the last events and ends the followers' answers.
-    pub(crate) fn end(&mut self, event_log: &EventLog, now_ns: u64) {
-        self.publish(event_log, now_ns);
+    /// The VM has ended: sends the rest and ends the followers' answers.
+    pub(crate) fn end(&mut self, sources: Sources<'_>, now_ns: u64) {
+        self.publish(sources, now_ns);
         for (_, follower) in self.followers.drain(..) {
             follower.end(now_ns);
         }

@@ -17,8 +17,10 @@ use spec::state::CONSOLE_IN_USE;
 use super::poll::{Interests, Token};
 
 mod backlog;
+mod history;
 
 use backlog::Backlog;
+pub(crate) use history::History;
 
 /// How long a client may read nothing before the hub drops output instead of holding it back.
 const STALL_NS: u64 = 1_000_000_000;
@@ -50,6 +52,7 @@ pub(crate) struct Hub {
     /// The last vmm is dead, and none will follow.
     ended: bool,
     backlog: Backlog,
+    history: History,
     input: Vec<u8>,
 }
 
@@ -62,6 +65,7 @@ impl Hub {
             vmms: VecDeque::new(),
             ended: false,
             backlog: Backlog::default(),
+            history: History::default(),
             input: Vec::new(),
         };
         hub.client = client.map(Client::new);
@@ -144,6 +148,11 @@ impl Hub {
         }
         self.read_dead(now_ns);
         self.write_vmm();
+    }
+
+    /// The last of what the guest has written.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 
     /// Whether everything that dead vmms wrote has reached the client, or never will.
@@ -235,6 +244,7 @@ impl Hub {
         match vmm.read(&mut chunk[..room]) {
             Ok(len) if len > 0 => {
                 self.backlog.push(&chunk[..len]);
+                self.history.push(&chunk[..len]);
             }
             Err(e) if retry(&e) && !dead => {}
             Ok(_) | Err(_) => {

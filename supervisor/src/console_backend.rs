@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use handover::host_resources::ConsoleKind;
 use nix::poll::PollFlags;
 
-use super::console::Hub;
+use super::console::{History, Hub};
 use super::poll::{Interests, Token};
 
 /// The supervisor's side of the console.
@@ -82,6 +82,14 @@ impl ConsoleBackend {
         match self {
             Self::Hub { path, .. } => Some(path),
             _ => None,
+        }
+    }
+
+    /// The last of what the guest has written, if it comes through here.
+    pub(crate) fn history(&self) -> Option<&History> {
+        match self {
+            Self::Hub { hub, .. } => Some(hub.history()),
+            Self::Pty { .. } | Self::Fixed(_) => None,
         }
     }
 

@@ -4,13 +4,13 @@
 
 use handover::outcome::Outcome;
 use host::seccomp::call_name;
-use ipc::broker::Status;
+use ipc::broker::{Reason, Status};
 use ipc::control::{About, Failure};
 use ipc::health::Crash;
 use nix::sys::signal::Signal;
 use spec::{ByteSize, SpecError, Vm};
 
-use super::lifecycle::{Force, VmOutcome};
+use super::lifecycle::{Force, Reset, VmOutcome};
 use super::process::Death;
 
 /// How many of the log's last lines are shown when a vmm died without a message.
@@ -18,6 +18,17 @@ const TAIL_LINES: usize = 10;
 
 /// What the user is told about a triple fault.
 pub(crate) const TRIPLE_FAULT: &str = "the guest crashed: a triple fault";
+
+/// What the user is told about a guest that starts anew; nothing if it has reset itself.
+pub(crate) fn reset(reset: Reset) -> String {
+    match reset {
+        Reset::Guest => String::new(),
+        Reset::TripleFault => TRIPLE_FAULT.into(),
+        Reset::Asked => "it was asked to power off, and has".into(),
+        Reset::Forced => "it was reset by force".into(),
+        Reset::Timeout(seconds) => format!("it did not power off within {seconds} s: reset"),
+    }
+}
 
 /// What the supervisor knows about a dead vmm.
 #[derive(Debug)]
@@ -34,16 +45,20 @@ pub(crate) struct ExitContext<'a> {
 pub(crate) fn outcome(outcome_of_vm: VmOutcome, context: &ExitContext<'_>) -> Outcome {
     let told = |status, line: String| Outcome::new(status, [line]);
     match outcome_of_vm {
-        VmOutcome::Finished | VmOutcome::Stopped(Force::Asked) => Outcome::ok(),
-        VmOutcome::Stopped(Force::Signal(number)) => Outcome {
-            status: Status::Signal(u8::try_from(number).unwrap_or(0)),
-            lines: Vec::new(),
-        },
+        VmOutcome::Finished => Outcome::ok(),
+        VmOutcome::Rebooted => Outcome::ok().because(Reason::Reboot),
+        VmOutcome::Stopped(Force::Asked) => Outcome::ok().because(Reason::Force),
+        VmOutcome::Stopped(Force::Signal(number)) => {
+            Outcome::new(Status::Signal(u8::try_from(number).unwrap_or(0)), [""; 0])
+        }
         VmOutcome::Stopped(Force::Timeout(seconds)) => told(
             Status::Ok,
             format!("the guest did not power off within {seconds} s: ended"),
-        ),
-        VmOutcome::Panicked => told(Status::Guest, "the guest's kernel panicked".into()),
+        )
+        .because(Reason::Timeout),
+        VmOutcome::Panicked => {
+            told(Status::Guest, "the guest's kernel panicked".into()).because(Reason::Panic)
+        }
         VmOutcome::TripleFault => told(Status::Guest, TRIPLE_FAULT.into()),
         VmOutcome::Crashed => told(
             Status::Guest,
@@ -56,7 +71,7 @@ pub(crate) fn outcome(outcome_of_vm: VmOutcome, context: &ExitContext<'_>) -> Ou
                 "a reboot loop"
             };
             let line = format!("{last}: {runs} resets in a row within 30 s of the start: ended");
-            told(Status::Guest, line)
+            told(Status::Guest, line).because(Reason::RebootStorm)
         }
         VmOutcome::Failed(failure) => told(Status::Error, failed(&failure, context.vm)),
         VmOutcome::Malformed(what) => told(Status::Error, format!("the vmm was killed: {what}")),
@@ -200,7 +215,34 @@ mod tests {
             Outcome::ok()
         );
         let asked = VmOutcome::Stopped(Force::Asked);
-        assert_eq!(outcome_of(asked, Crash::None, "x"), Outcome::ok());
+        let told = outcome_of(asked, Crash::None, "x");
+        assert_eq!(told, Outcome::ok().because(Reason::Force));
+    }
+
+    #[test]
+    fn each_end_has_its_reason() {
+        let killed = Death::Signalled(Signal::SIGKILL);
+        let storm = VmOutcome::RebootLoop {
+            runs: 5,
+            faulted: false,
+        };
+        for (outcome_of_vm, reason) in [
+            (VmOutcome::Finished, Reason::PowerOff),
+            (VmOutcome::Rebooted, Reason::Reboot),
+            (VmOutcome::Panicked, Reason::Panic),
+            (VmOutcome::Crashed, Reason::Crash),
+            (VmOutcome::TripleFault, Reason::Crash),
+            (storm, Reason::RebootStorm),
+            (VmOutcome::Stopped(Force::Asked), Reason::Force),
+            (VmOutcome::Stopped(Force::Timeout(1)), Reason::Timeout),
+            (VmOutcome::Stopped(Force::Signal(1)), Reason::Signal),
+            (failure(None), Reason::HostError),
+            (VmOutcome::Malformed("x".into()), Reason::HostError),
+            (VmOutcome::Died(killed), Reason::HostError),
+        ] {
+            let told = outcome_of(outcome_of_vm, Crash::None, "");
+            assert_eq!(told.reason, reason, "{told:?}");
+        }
     }
 
     #[test]

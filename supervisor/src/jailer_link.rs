@@ -179,7 +179,7 @@ impl JailerLink {
         for line in &outcome.lines {
             self.insist(&ToJailer::Line(clip(line).into()));
         }
-        self.insist(&ToJailer::Ended(outcome.status));
+        self.insist(&ToJailer::Ended(outcome.status, outcome.reason));
     }
 
     /// Sends a message that must not be lost. The jailer reads slowly after many messages, so there
@@ -232,7 +232,7 @@ impl AsFd for JailerLink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ipc::broker::Status;
+    use ipc::broker::{Reason, Status};
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     fn pair() -> (JailerLink, Channel) {
@@ -260,7 +260,10 @@ mod tests {
             other.receive::<ToJailer>().unwrap()
         });
         jailer.tell_outcome(&Outcome::ok());
-        assert_eq!(reader.join().unwrap(), Some(ToJailer::Ended(Status::Ok)));
+        assert_eq!(
+            reader.join().unwrap(),
+            Some(ToJailer::Ended(Status::Ok, Reason::PowerOff))
+        );
     }
 
     #[test]
@@ -321,7 +324,7 @@ mod tests {
         }
         assert_eq!(
             other.receive().unwrap(),
-            Some(ToJailer::Ended(Status::Guest))
+            Some(ToJailer::Ended(Status::Guest, Reason::Crash))
         );
     }
 }

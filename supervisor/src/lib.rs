@@ -112,6 +112,12 @@ fn run(resources: HostResources, jails: Jails, jailer: Rc<JailerLink>, pids: Pid
     ended.unwrap_or_else(|error| Outcome::new(Status::Error, [host::log::chain(&error)]))
 }
 
+/// What clients follow.
+fn sources<'a>(events: &'a EventLog, console: &'a ConsoleBackend) -> api::Sources<'a> {
+    let console = console.history();
+    api::Sources { events, console }
+}
+
 impl Supervisor {
     /// Waits until something happens, and handles it.
     fn turn(&mut self) -> Result<(), SupervisorError> {
@@ -140,7 +146,8 @@ impl Supervisor {
         if exited {
             self.reap(now_ns)?;
         }
-        self.api.publish(&self.event_log, now_ns);
+        self.api
+            .publish(sources(&self.event_log, &self.console), now_ns);
         self.follow_up(now_ns);
         Ok(())
     }

@@ -35,13 +35,34 @@ pub(crate) enum Action {
 /// What follows the death of a vmm.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// A new vmm: the guest reset itself, or had a triple fault.
-    Respawn {
-        /// Whether it was a triple fault.
-        faulted: bool,
-    },
+    /// A new vmm.
+    Respawn(Reset),
     /// The VM has ended.
     End(VmOutcome),
+}
+
+/// Why the guest starts anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reset {
+    /// It has reset itself.
+    Guest,
+    /// It had a triple fault.
+    TripleFault,
+    /// It was asked to power off, to be started anew, and has.
+    Asked,
+    /// An API client wanted it at once.
+    Forced,
+    /// It did not power off within so many seconds.
+    Timeout(u64),
+}
+
+/// What the guest was asked to power off for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// To end the VM.
+    End,
+    /// To be started anew.
+    Reboot,
 }
 
 /// Why a VM is ended at once, without its guest's help.
@@ -58,9 +79,10 @@ pub(crate) enum Force {
 /// How a VM ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum VmOutcome {
-    /// The guest powered off, rebooted with `on_reboot: exit`, or did either after it was asked to
-    /// power off.
+    /// The guest powered off, or rebooted after it was asked to power off.
     Finished,
+    /// The guest rebooted, with `on_reboot: exit`.
+    Rebooted,
     /// It was ended at once.
     Stopped(Force),
     /// The guest reboots again and again.
@@ -100,7 +122,9 @@ pub(crate) struct Lifecycle {
     stop_timeout: Option<Duration>,
     running: VmState,
     /// The guest was asked to power off.
-    asked: bool,
+    asked: Option<Asked>,
+    /// The guest is being reset at once.
+    resetting: Option<Reset>,
     /// When the guest must have powered off, and how long it had.
     stop_by: Option<(u64, Duration)>,
     /// The VM is being ended at once.
@@ -122,7 +146,8 @@ impl Lifecycle {
             on_reboot,
             stop_timeout,
             running: VmState::Starting,
-            asked: false,
+            asked: None,
+            resetting: None,
             stop_by: None,
             forced: None,
             notice: None,
@@ -136,7 +161,8 @@ impl Lifecycle {
 
     /// What the VM is doing.
     pub(crate) fn state(&self) -> VmState {
-        if self.asked || self.forced.is_some() || self.notice.is_some() {
+        let leaving = self.asked.is_some() || self.resetting.is_some();
+        if leaving || self.forced.is_some() || self.notice.is_some() {
             VmState::Stopping
         } else {
             self.running
@@ -205,7 +231,30 @@ impl Lifecycle {
     /// Asks the guest to power off within `timeout`, or within the spec's limit. If it was asked
     /// before, the earlier deadline holds.
     pub(crate) fn press_power_button(&mut self, timeout: Option<Duration>, now_ns: u64) -> Action {
-        self.asked = true;
+        self.ask(Asked::End, timeout, now_ns)
+    }
+
+    /// Asks the guest to power off within `timeout`, or within the spec's limit, to be started anew;
+    /// then it is reset.
+    pub(crate) fn ask_for_reboot(&mut self, timeout: Option<Duration>, now_ns: u64) -> Action {
+        self.ask(Asked::Reboot, timeout, now_ns)
+    }
+
+    /// Resets the guest without its help.
+    pub(crate) fn reset(&mut self, reset: Reset) -> Action {
+        self.resetting.get_or_insert(reset);
+        Action::Kill
+    }
+
+    /// Whether the VM has been asked to end, in whatever way.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.asked == Some(Asked::End) || self.forced.is_some()
+    }
+
+    fn ask(&mut self, asked: Asked, timeout: Option<Duration>, now_ns: u64) -> Action {
+        if self.asked.replace(asked) != Some(asked) {
+            self.stop_by = None;
+        }
         if let Some(timeout) = timeout.or(self.stop_timeout) {
             let length_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
             let stop_by = (now_ns.saturating_add(length_ns), timeout);
@@ -219,7 +268,7 @@ impl Lifecycle {
     /// cannot be told so; it may be the host that shuts down. So a paused guest runs again, to
     /// power off.
     pub(crate) fn asked_by_signal(&mut self, signal: i32, now_ns: u64) -> Action {
-        if self.asked {
+        if self.asked == Some(Asked::End) {
             return self.end_at_once(Force::Signal(signal));
         }
         let press = self.press_power_button(None, now_ns);
@@ -243,7 +292,11 @@ impl Lifecycle {
     /// Handles deadlines that have passed.
     pub(crate) fn tick(&mut self, now_ns: u64) -> Action {
         if let Some((_, timeout)) = self.stop_by.take_if(|(at_ns, _)| *at_ns <= now_ns) {
-            return self.end_at_once(Force::Timeout(timeout.as_secs()));
+            let seconds = timeout.as_secs();
+            return match self.asked {
+                Some(Asked::Reboot) => self.reset(Reset::Timeout(seconds)),
+                _ => self.end_at_once(Force::Timeout(seconds)),
+            };
         }
         match self.deadline_ns {
             Some(deadline) if now_ns >= deadline => {
@@ -262,17 +315,31 @@ impl Lifecycle {
         if let (Some(force), false) = (self.forced, powered_off) {
             return Next::End(VmOutcome::Stopped(force));
         }
+        match (self.resetting, self.asked) {
+            (Some(_), Some(Asked::End)) => return Next::End(VmOutcome::Finished),
+            (Some(reset), _) => return self.respawn(reset, now_ns),
+            (None, _) => {}
+        }
         // A kernel that resets itself so (`reboot=triple`) and a kernel that crashes look alike. A
         // restart is right for both; where there is none, the user must learn of a crash.
-        let goes_on = self.on_reboot == OnReboot::Restart && !self.asked;
+        let goes_on = match self.asked {
+            None => self.on_reboot == OnReboot::Restart,
+            Some(asked) => asked == Asked::Reboot,
+        };
         let outcome_of_vm = match self.notice.take() {
+            Some(ExitNotice::Ended(Ending::PowerOff | Ending::Reboot))
+                if self.asked == Some(Asked::Reboot) && self.forced.is_none() =>
+            {
+                return self.respawn(Reset::Asked, now_ns);
+            }
             Some(ExitNotice::Ended(Ending::PowerOff)) => VmOutcome::Finished,
             Some(ExitNotice::Ended(Ending::Reboot)) if goes_on => {
                 return self.rebooted(false, now_ns);
             }
             // A guest that reboots when asked to power off has at least shut down; a new one would
             // never learn that it was asked.
-            Some(ExitNotice::Ended(Ending::Reboot)) => VmOutcome::Finished,
+            Some(ExitNotice::Ended(Ending::Reboot)) if self.asked.is_some() => VmOutcome::Finished,
+            Some(ExitNotice::Ended(Ending::Reboot)) => VmOutcome::Rebooted,
             Some(ExitNotice::Ended(Ending::TripleFault)) if goes_on => {
                 return self.rebooted(true, now_ns);
             }
@@ -286,6 +353,7 @@ impl Lifecycle {
         Next::End(outcome_of_vm)
     }
 
+    /// The guest has reset itself. One that does so again and again is ended.
     fn rebooted(&mut self, faulted: bool, now_ns: u64) -> Next {
         self.short_runs = match now_ns.saturating_sub(self.born_ns) {
             ..SHORT_RUN_NS => self.short_runs + 1,
@@ -295,12 +363,24 @@ impl Lifecycle {
             let runs = self.short_runs;
             return Next::End(VmOutcome::RebootLoop { runs, faulted });
         }
+        let reset = match faulted {
+            true => Reset::TripleFault,
+            false => Reset::Guest,
+        };
+        self.respawn(reset, now_ns)
+    }
+
+    fn respawn(&mut self, reset: Reset, now_ns: u64) -> Next {
+        self.born_ns = now_ns;
         self.reboots = self.reboots.saturating_add(1);
         self.running = VmState::Starting;
         self.listens = false;
         self.deadline_ns = None;
-        self.born_ns = now_ns;
-        Next::Respawn { faulted }
+        self.asked = None;
+        self.resetting = None;
+        self.stop_by = None;
+        self.notice = None;
+        Next::Respawn(reset)
     }
 }
 

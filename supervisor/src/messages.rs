@@ -125,13 +125,9 @@ impl Supervisor {
         log::info!("the vmm {death}");
         let mut retired = AllActions::new();
         match self.lifecycle.died(death, now_ns) {
-            Next::Respawn { faulted } => {
-                let how = if faulted {
-                    exit_report::TRIPLE_FAULT
-                } else {
-                    ""
-                };
-                self.event_log.note(EventKind::Rebooted, None, how);
+            Next::Respawn(reset) => {
+                let how = exit_report::reset(reset);
+                self.event_log.note(EventKind::Rebooted, None, &how);
                 // `follow_up` starts the next vmm when the I/O of the backends has ended.
                 self.vmm = None;
                 retired = self.devices.retire(now_ns);

@@ -6,15 +6,16 @@ use std::path::Path;
 use ipc::control::{ToDevice, ToVmm};
 use ipc::slot::DeviceSlot;
 use serde::Serialize;
-use spec::api::{DEVICE_SECONDS_MAX, Link, Restart, Stop, Stopping, VmInfo, VmState};
+use spec::api::{DEVICE_SECONDS_MAX, Link, Reboot, Restart, Stop, Stopping, VmInfo, VmState};
 use spec::{PowerButton, check_stop_timeout};
 
-use super::Supervisor;
-use super::api::Command;
 use super::api::http::{Refusal, Response};
+use super::api::{Command, Topic};
+use super::console::History;
 use super::devices::UPGRADE_NS;
-use super::lifecycle::{Action, Force};
+use super::lifecycle::{Action, Force, Reset};
 use super::poll::{ConnectionId, earlier};
+use super::{Supervisor, sources};
 
 /// How long the vmm may take to pause or resume.
 const ANSWER_NS: u64 = 5_000_000_000;
@@ -23,6 +24,8 @@ const STOP_PAUSED: &str = "the guest is paused and would not notice its power bu
                            resume it first, or stop it by force";
 /// Why a stop is refused that cannot reach the guest.
 const NO_BUTTON: &str = "the VM has no power button: stop it by force";
+/// Why something is refused that needs a guest.
+const NOT_STARTED: &str = "the guest has not started yet";
 /// How long a device may take to get another backend: its storage may be slow.
 pub(super) const DEVICE_NS: u64 = DEVICE_SECONDS_MAX * 1_000_000_000;
 const _: () = assert!(
@@ -65,7 +68,16 @@ impl Supervisor {
                 return self.switch(id, ToVmm::Resume, VmState::Running, now_ns);
             }
             Command::Events => json(&self.event_log.events()),
-            Command::Follow => return self.api.follow(id, &self.event_log, now_ns),
+            Command::Console => match self.console.history() {
+                Some(history) => Response::Bytes(history.all()),
+                None => self.no_console(),
+            },
+            Command::Follow => return self.follow(id, Topic::Events(0), now_ns),
+            Command::FollowConsole => match self.console.history().map(History::begin) {
+                Some(begin) => return self.follow(id, Topic::Console(begin), now_ns),
+                None => self.no_console(),
+            },
+            Command::Reboot(reboot) => self.reboot(reboot, now_ns),
             Command::Restart(device, Restart { wait }) => {
                 match self.restart(id, &device, wait, now_ns) {
                     Some(response) => response,
@@ -92,6 +104,17 @@ impl Supervisor {
             },
         };
         self.api.answer(id, &response, now_ns);
+    }
+
+    fn follow(&mut self, id: ConnectionId, topic: Topic, now_ns: u64) {
+        let sources = sources(&self.event_log, &self.console);
+        self.api.follow(id, topic, sources, now_ns);
+    }
+
+    fn no_console(&self) -> Response {
+        let console = &self.identity.spec.console;
+        let reason = format!("its console leads to {console}, not through the supervisor");
+        Response::Refused(Refusal::new(409, reason))
     }
 
     /// Replaces a backend; `None` if the client waits for the next one.
@@ -166,6 +189,27 @@ impl Supervisor {
         })
     }
 
+    fn reboot(&mut self, reboot: Reboot, now_ns: u64) -> Response {
+        let timeout = match reboot.stop_timeout.map(check_stop_timeout).transpose() {
+            Ok(timeout) => timeout,
+            Err(error) => return Response::Refused(Refusal::new(400, error.to_string())),
+        };
+        let refused = |reason| Response::Refused(Refusal::new(409, reason));
+        let order = match (self.lifecycle.running(), reboot.force) {
+            _ if self.lifecycle.is_to_end() => return refused("the VM has been asked to end"),
+            (VmState::Starting, _) => return refused(NOT_STARTED),
+            // A guest that starts anew runs, and whoever paused it counts on its standing still.
+            (VmState::Paused, _) => return refused("the guest is paused: resume it first"),
+            (_, true) => self.lifecycle.reset(Reset::Forced),
+            _ if self.identity.vm.power_button == PowerButton::None => {
+                return refused("the VM has no power button: reset it by force");
+            }
+            (_, false) => self.lifecycle.ask_for_reboot(timeout, now_ns),
+        };
+        self.obey(order);
+        Response::Done
+    }
+
     fn wait_for(&mut self, id: ConnectionId, slot: DeviceSlot, now_ns: u64) {
         self.waiting.push(Waiting {
             id,
@@ -177,7 +221,7 @@ impl Supervisor {
     fn switch(&mut self, id: ConnectionId, message: ToVmm, wanted: VmState, now_ns: u64) {
         let running = self.lifecycle.running();
         if running == VmState::Starting {
-            let refusal = Refusal::new(409, "the guest has not started yet");
+            let refusal = Refusal::new(409, NOT_STARTED);
             self.api.answer(id, &Response::Refused(refusal), now_ns);
         } else if running == wanted && self.waiting.is_empty() {
             self.api.answer(id, &Response::Done, now_ns);

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use spec::api::EventKind;
 
 use super::poll::{Interests, Token};
-use super::{Supervisor, SupervisorError};
+use super::{Supervisor, SupervisorError, sources};
 
 impl Supervisor {
     /// The VM has ended: tells the clients that follow its events how, and sends the console's
@@ -26,8 +26,16 @@ impl Supervisor {
             (None, _) => String::new(),
         };
         self.event_log.note(EventKind::Ended, None, &how);
-        self.api.end(&self.event_log, monotonic_ns());
-        self.drain_console()
+        self.publish();
+        let drained = self.drain_console();
+        let sources = sources(&self.event_log, &self.console);
+        self.api.end(sources, monotonic_ns());
+        drained
+    }
+
+    fn publish(&mut self) {
+        let sources = sources(&self.event_log, &self.console);
+        self.api.publish(sources, monotonic_ns());
     }
 
     /// Sends the last output to the client, unless the client does not read or another signal
@@ -37,6 +45,7 @@ impl Supervisor {
         // No client waits any more, and the event log is complete.
         drop(self.devices.retire(monotonic_ns()));
         self.console.end(monotonic_ns());
+        self.publish();
         while !self.console.is_drained() {
             let mut interests = Interests::default();
             interests.add(
@@ -57,6 +66,7 @@ impl Supervisor {
                 }
             }
             self.console.tick(now_ns);
+            self.publish();
         }
         Ok(())
     }

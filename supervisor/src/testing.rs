@@ -234,7 +234,7 @@ impl World {
         self.answer(waiting - self.waiting_ns.len());
         if let Some(Some(death)) = self.vmm {
             match self.lifecycle.died(death, self.now_ns) {
-                Next::Respawn { .. } => {
+                Next::Respawn(_) => {
                     self.vmm = None;
                     let actions = self.slot.retire();
                     self.answer_all();

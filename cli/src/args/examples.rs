@@ -39,8 +39,26 @@ pub(super) const CONSOLE: &str = "\
 Examples:
   bulkhead console web
   echo reboot | bulkhead console web >boot.log
+  bulkhead console web --log | tail
 
 On a terminal: Ctrl-a x detaches, Ctrl-a c sends Ctrl-a, Ctrl-a h shows help.";
+
+pub(super) const REBOOT: &str = "\
+Examples:
+  bulkhead reboot web                      the guest is asked to power off, and started anew
+  bulkhead reboot web --stop-timeout 60    the same; a minute later it is reset
+  bulkhead reboot web --force              it is reset at once
+
+Returns when it is asked; `bulkhead wait web --for running` returns when the guest runs again.";
+
+pub(super) const WAIT: &str = "\
+Examples:
+  bulkhead wait web                               until it has ended and nothing of it is left
+  bulkhead wait web --for running                 until its guest runs
+  bulkhead wait web --for 'console=login: ?$'     until a line of its console fits
+
+A line that the guest wrote before counts, if it is in what `bulkhead console --log` shows. A VM that
+ends before what is waited for is an error.";
 
 pub(super) const STOP: &str = "\
 Examples:

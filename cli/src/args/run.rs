@@ -51,7 +51,7 @@ pub(crate) struct RunArgs {
     /// and any of id=ID, tag=TAG, queues=N, queue-size=N; can be given several times
     #[arg(long, value_name = "DEVICE")]
     pub(crate) vhost_user: Vec<VhostUserSpec>,
-    /// Where COM1 leads: stdio, pty, socket, file=F or none [default: stdio]
+    /// Where COM1 leads: stdio, pty, socket, socket=F, file=F or none [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub(crate) console: Option<Console>,
     /// The interrupt controller: auto, gicv3 or gicv2 on aarch64, aia or plic on riscv64

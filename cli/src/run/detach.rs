@@ -30,7 +30,7 @@ use crate::signals::{self, Signals};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts a VM; returns when its guest has started, or the jailer has failed.
-pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
+pub(super) fn run(spec: &VmSpec, host: Host<'_>, json: bool) -> Result<u8, Error> {
     let signals = signals::take_over(&[])?;
     let (ear, address) = ear().map_err(RunError::Socket)?;
     let flags = OFlag::O_CLOEXEC;
@@ -48,7 +48,10 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>) -> Result<u8, Error> {
     match follow(&mut child, &signals, &ear, &stderr)? {
         None => {
             let name = spec.name.as_deref().unwrap_or_default();
-            output::print(&format!("{name}\n"))?;
+            match json {
+                true => output::print_json(&serde_json::json!({ "vm": name, "verb": "run" }))?,
+                false => output::print(&format!("{name}\n"))?,
+            }
             Ok(0)
         }
         Some(status) => Ok(status),

@@ -81,9 +81,11 @@ impl Stage {
         Running(self.run(script, more).spawn().unwrap())
     }
 
+    /// The VM, while it runs.
     pub(crate) fn inspect(&self) -> Option<Value> {
         let ended = self.do_it(&["inspect", "vm", "--json"]);
-        serde_json::from_str(&ended.stdout).ok()
+        let runs = ended.status == Some(0);
+        runs.then(|| serde_json::from_str(&ended.stdout).unwrap())
     }
 
     /// Waits until the VM is in a state.
@@ -93,8 +95,8 @@ impl Stage {
 
     /// Nothing of any VM is left.
     pub(crate) fn assert_clean(&self) {
-        let left = fs::read_dir(self.at("s")).into_iter().flatten();
-        assert_eq!(left.count(), 0, "a state directory is left");
+        let left = process::left_in(&self.at("s"));
+        assert!(left.is_empty(), "{left:?} is left");
     }
 }
 

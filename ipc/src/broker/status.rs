@@ -20,15 +20,22 @@ pub enum Status {
     Signal(u8),
 }
 
+impl Status {
+    /// The number of the status.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Error => 1,
+            Self::Usage => 2,
+            Self::Guest => 3,
+            Self::Signal(number) => number.saturating_add(128),
+        }
+    }
+}
+
 impl From<Status> for ExitCode {
     fn from(status: Status) -> Self {
-        Self::from(match status {
-            Status::Ok => 0,
-            Status::Error => 1,
-            Status::Usage => 2,
-            Status::Guest => 3,
-            Status::Signal(number) => number.saturating_add(128),
-        })
+        Self::from(status.number())
     }
 }
 
@@ -46,6 +53,7 @@ mod tests {
             (Status::Signal(15), 143),
         ];
         for (status, number) in numbers {
+            assert_eq!(status.number(), number);
             assert_eq!(ExitCode::from(status), ExitCode::from(number));
         }
     }

@@ -135,7 +135,10 @@ fn last_words_are_heard_of_a_supervisor_that_has_left_answers_unread() {
     let (ours, its) = Channel::pair().unwrap();
     let late = ToSupervisor::Answer(1, Answer::Released);
     ours.send(&late).unwrap();
-    for said in [ToJailer::Line("a".into()), ToJailer::Ended(Status::Guest)] {
+    for said in [
+        ToJailer::Line("a".into()),
+        ToJailer::Ended(Status::Guest, Reason::Panic),
+    ] {
         its.send(&said).unwrap();
     }
     drop(its);
@@ -143,6 +146,6 @@ fn last_words_are_heard_of_a_supervisor_that_has_left_answers_unread() {
     words.hear_last(&ours);
     assert_eq!(
         (words.lines, words.status),
-        (vec!["a".into()], Some(Status::Guest))
+        (vec!["a".into()], Some((Status::Guest, Reason::Panic)))
     );
 }

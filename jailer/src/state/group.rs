@@ -49,6 +49,11 @@ impl StateDir {
         }
     }
 
+    /// The group that was admitted.
+    pub(crate) fn group(&self) -> Option<Gid> {
+        self.group
+    }
+
     /// Gives a socket to the group, if there is one; returns the mode for the socket.
     pub(super) fn share(&self, socket: &Path) -> Result<u32, Errno> {
         match self.group {

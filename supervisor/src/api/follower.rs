@@ -1,32 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A client that follows the VM's events: an answer without an end, one JSON document on each line,
-//! in chunks (RFC 9112, 7.1). The supervisor never waits for it, and drops a client that does not
-//! keep up.
+//! A client that follows the VM's events, one JSON document on each line, or what the guest writes
+//! to its console: an answer without an end, in chunks (RFC 9112, 7.1). The supervisor never waits
+//! for it, and drops a client that does not keep up.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
-use spec::api::Event;
 
 use super::connection::STEP_NS;
+use crate::console::History;
+use crate::event_log::EventLog;
 
 /// The most bytes that are kept for a client that reads slowly, beside those in its socket. All
 /// events of the event log fit.
 const BACKLOG_MAX_BYTES: usize = 256 << 10;
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\
-                    Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+const CHUNK_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A client that follows the events.
+/// What can be followed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    /// The events.
+    pub(crate) events: &'a EventLog,
+    /// The console's output, if the supervisor gets it.
+    pub(crate) console: Option<&'a History>,
+}
+
+/// What a client follows, and how far it has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Topic {
+    /// The events behind the one of this number.
+    Events(u64),
+    /// The console's output from this byte on.
+    Console(u64),
+}
+
+/// A client that follows something.
 #[derive(Debug)]
 pub(crate) struct Follower {
     stream: UnixStream,
     backlog: Vec<u8>,
-    /// The number of the last event that it was sent.
-    last: u64,
+    topic: Topic,
     /// When it is dropped, unless it reads something before.
     deadline_ns: Option<u64>,
     over: bool,
@@ -34,11 +51,19 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Starts the answer.
-    pub(crate) fn new(stream: UnixStream, now_ns: u64) -> Self {
+    pub(crate) fn new(stream: UnixStream, topic: Topic, now_ns: u64) -> Self {
+        let kind = match topic {
+            Topic::Events(_) => "application/x-ndjson",
+            Topic::Console(_) => "application/octet-stream",
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\
+             Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        );
         let mut follower = Self {
             stream,
-            backlog: HEAD.into(),
-            last: 0,
+            backlog: head.into(),
+            topic,
             deadline_ns: None,
             over: false,
         };
@@ -82,22 +107,44 @@ impl Follower {
         self.send(now_ns);
     }
 
-    /// Sends the events that it has not got yet.
-    pub(crate) fn give<'a>(&mut self, events: impl Iterator<Item = &'a Event>, now_ns: u64) {
-        let last = self.last;
-        for event in events.filter(|event| event.number > last) {
-            self.last = event.number;
-            let Ok(line) = serde_json::to_string(event) else {
-                continue;
-            };
-            let chunk = format!("{:x}\r\n{line}\n\r\n", line.len() + 1);
-            if self.backlog.len() + chunk.len() > BACKLOG_MAX_BYTES {
-                self.over = true;
-                return;
+    /// Sends what it has not got yet.
+    pub(crate) fn give(&mut self, sources: Sources<'_>, now_ns: u64) {
+        match self.topic {
+            Topic::Events(last) => {
+                for event in sources.events.iter().filter(|event| event.number > last) {
+                    self.topic = Topic::Events(event.number);
+                    if let Ok(line) = serde_json::to_string(event) {
+                        self.push((line + "\n").as_bytes());
+                    }
+                }
             }
-            self.backlog.extend_from_slice(chunk.as_bytes());
+            Topic::Console(from) => {
+                let Some(console) = sources.console else {
+                    return;
+                };
+                self.topic = Topic::Console(console.end());
+                match console.since(from) {
+                    Some(output) if output.is_empty() => {}
+                    Some(output) => self.push(&output),
+                    // Some of what it has not got is lost.
+                    None => self.over = true,
+                }
+            }
         }
         self.send(now_ns);
+    }
+
+    /// Adds a chunk to the answer, or drops the client if it is too far behind.
+    fn push(&mut self, bytes: &[u8]) {
+        let size = format!("{:x}\r\n", bytes.len());
+        let len = size.len() + bytes.len() + CHUNK_END.len();
+        if self.backlog.len() + len > BACKLOG_MAX_BYTES {
+            self.over = true;
+            return;
+        }
+        self.backlog.extend_from_slice(size.as_bytes());
+        self.backlog.extend_from_slice(bytes);
+        self.backlog.extend_from_slice(CHUNK_END);
     }
 
     /// The VM has ended: ends the answer, if the client takes the rest of it now.

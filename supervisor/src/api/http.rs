@@ -156,6 +156,8 @@ fn has_token(value: &[u8], token: &str) -> bool {
 pub enum Response {
     /// 200 with a JSON document.
     Json(String),
+    /// 200 with bytes of any kind.
+    Bytes(Vec<u8>),
     /// 204.
     Done,
     /// An error with a [`Fault`].
@@ -166,14 +168,15 @@ impl Response {
     /// The bytes of the response.
     pub fn encode(&self, keep_alive: bool) -> Vec<u8> {
         let (status, body, allow) = match self {
-            Self::Json(body) => (200, body.clone(), None),
-            Self::Done => (204, String::new(), None),
+            Self::Json(body) => (200, body.clone().into_bytes(), None),
+            Self::Bytes(body) => (200, body.clone(), None),
+            Self::Done => (204, Vec::new(), None),
             Self::Refused(refusal) => {
                 let fault = Fault {
                     error: refusal.reason.clone(),
                 };
                 let body = serde_json::to_string(&fault).unwrap_or_default();
-                (refusal.status, body, refusal.allow)
+                (refusal.status, body.into_bytes(), refusal.allow)
             }
         };
         let mut text = format!("HTTP/1.1 {status} {}\r\n", phrase(status));
@@ -182,17 +185,19 @@ impl Response {
         }
         if status != 204 {
             let len = body.len();
-            let _ = write!(
-                text,
-                "Content-Type: application/json\r\nContent-Length: {len}\r\n"
-            );
+            let kind = match self {
+                Self::Bytes(_) => "application/octet-stream",
+                _ => "application/json",
+            };
+            let _ = write!(text, "Content-Type: {kind}\r\nContent-Length: {len}\r\n");
         }
         if !keep_alive {
             text.push_str("Connection: close\r\n");
         }
         text.push_str("\r\n");
-        text.push_str(&body);
-        text.into_bytes()
+        let mut bytes = text.into_bytes();
+        bytes.extend(body);
+        bytes
     }
 }
 

@@ -2,7 +2,7 @@
 //! Turns a request into a command.
 
 use serde::de::DeserializeOwned;
-use spec::api::{Link, Restart, Stop};
+use spec::api::{Link, Reboot, Restart, Stop};
 
 use super::http::{Refusal, Request};
 
@@ -23,6 +23,12 @@ pub(crate) enum Command {
     Events,
     /// The latest events, and those to come.
     Follow,
+    /// The last of what the guest has written to its console.
+    Console,
+    /// The same, and what it goes on to write.
+    FollowConsole,
+    /// Start the guest anew.
+    Reboot(Reboot),
     /// Replace a device's backend.
     Restart(String, Restart),
     /// Replace the program of a device's backend; a descriptor of the new one comes with the
@@ -35,7 +41,9 @@ pub(crate) enum Command {
 impl Command {
     /// Whether the command changes nothing.
     pub(crate) fn looks(&self) -> bool {
-        matches!(self, Self::Info | Self::Stats | Self::Events | Self::Follow)
+        let events = matches!(self, Self::Events | Self::Follow);
+        let console = matches!(self, Self::Console | Self::FollowConsole);
+        events || console || matches!(self, Self::Info | Self::Stats)
     }
 }
 
@@ -56,9 +64,14 @@ pub struct Route {
 pub const ROUTES: &[Route] = &[
     get("/v1/vm", |r, _| without_body(r, Command::Info)),
     get("/v1/stats", |r, _| without_body(r, Command::Stats)),
-    get("/v1/events", follow),
+    get("/v1/events", |r, _| follow(r, Command::Follow)),
+    get("/v1/console", |r, _| follow(r, Command::FollowConsole)),
+    get("/v1/vm/console", |r, _| without_body(r, Command::Console)),
     get("/v1/vm/events", |r, _| without_body(r, Command::Events)),
     put("/v1/vm/stop", |r, _| body(r, "Stop").map(Command::Stop)),
+    put("/v1/vm/reboot", |r, _| {
+        body(r, "Reboot").map(Command::Reboot)
+    }),
     put("/v1/vm/pause", |r, _| without_body(r, Command::Pause)),
     put("/v1/vm/resume", |r, _| without_body(r, Command::Resume)),
     put("/v1/vm/devices/{id}/restart", |r, id| {
@@ -119,10 +132,10 @@ pub(crate) fn route(request: &Request) -> Result<Command, Refusal> {
     (route.handler)(request, id)
 }
 
-fn follow(request: &Request, _: &str) -> Result<Command, Refusal> {
+fn follow(request: &Request, command: Command) -> Result<Command, Refusal> {
     match request.takes_chunks {
-        true => without_body(request, Command::Follow),
-        false => Err(Refusal::new(505, "events take HTTP/1.1")),
+        true => without_body(request, command),
+        false => Err(Refusal::new(505, "an answer without an end takes HTTP/1.1")),
     }
 }
 
@@ -194,6 +207,23 @@ mod tests {
                 }),
             ),
             ("GET", "/v1/vm/events", "", Command::Events),
+            ("GET", "/v1/vm/console", "", Command::Console),
+            ("GET", "/v1/console", "", Command::FollowConsole),
+            (
+                "PUT",
+                "/v1/vm/reboot",
+                "",
+                Command::Reboot(Reboot::default()),
+            ),
+            (
+                "PUT",
+                "/v1/vm/reboot",
+                r#"{"force":true}"#,
+                Command::Reboot(Reboot {
+                    force: true,
+                    ..Reboot::default()
+                }),
+            ),
             (
                 "PUT",
                 "/v1/vm/devices/disk0/restart",
@@ -228,9 +258,11 @@ mod tests {
 
     #[test]
     fn events_are_not_for_clients_that_do_not_know_chunks() {
-        let mut old = request("GET", "/v1/events", "");
-        old.takes_chunks = false;
-        assert_eq!(route(&old).unwrap_err().status, 505);
+        for target in ["/v1/events", "/v1/console"] {
+            let mut old = request("GET", target, "");
+            old.takes_chunks = false;
+            assert_eq!(route(&old).unwrap_err().status, 505);
+        }
     }
 
     #[test]
@@ -253,6 +285,7 @@ mod tests {
             ("PUT", "/v1/vm/stop", r#"{"forse":true}"#, 400, None),
             ("PUT", "/v1/vm/stop", r#"{"force":1}"#, 400, None),
             ("PUT", "/v1/vm/pause", "{}", 400, None),
+            ("PUT", "/v1/vm/reboot", r#"{"forse":true}"#, 400, None),
         ] {
             let refusal = route(&request(method, target, body)).unwrap_err();
             assert_eq!((refusal.status, refusal.allow), (status, allow), "{target}");

@@ -3,6 +3,8 @@
 
 use super::connection::STEP_NS;
 use super::*;
+use crate::console::History;
+use crate::event_log::EventLog;
 use spec::api::{EVENTS_MAX, EventKind};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,6 +15,12 @@ struct Scene {
     _dir: tempfile::TempDir,
     now_ns: u64,
     event_log: EventLog,
+    console: History,
+}
+
+fn sources<'a>(events: &'a EventLog, console: &'a History) -> Sources<'a> {
+    let console = Some(console);
+    Sources { events, console }
 }
 
 impl Scene {
@@ -27,6 +35,7 @@ impl Scene {
             _dir: dir,
             now_ns: 0,
             event_log: EventLog::default(),
+            console: History::default(),
         }
     }
 
@@ -51,8 +60,14 @@ impl Scene {
                 self.server.ready(token, events, self.now_ns);
             }
             while let Some((id, command)) = self.server.next_command(self.now_ns) {
-                if command == Command::Follow {
-                    self.server.follow(id, &self.event_log, self.now_ns);
+                let topic = match command {
+                    Command::Follow => Some(Topic::Events(0)),
+                    Command::FollowConsole => Some(Topic::Console(self.console.begin())),
+                    _ => None,
+                };
+                if let Some(topic) = topic {
+                    let sources = sources(&self.event_log, &self.console);
+                    self.server.follow(id, topic, sources, self.now_ns);
                     commands.push(command);
                     continue;
                 }
@@ -178,9 +193,14 @@ impl Scene {
         client
     }
 
+    fn publish(&mut self) {
+        let sources = sources(&self.event_log, &self.console);
+        self.server.publish(sources, self.now_ns);
+    }
+
     fn happens(&mut self, kind: EventKind) {
         self.event_log.note(kind, Some("disk0"), "a detail");
-        self.server.publish(&self.event_log, self.now_ns);
+        self.publish();
     }
 }
 
@@ -202,7 +222,8 @@ fn follower_gets_what_was_what_comes_and_the_end() {
     }
     assert_eq!(lines[4..], [""], "each event is given once");
     scene.happens(EventKind::Ended);
-    scene.server.end(&scene.event_log, 0);
+    let sources = sources(&scene.event_log, &scene.console);
+    scene.server.end(sources, 0);
     assert!(received(&mut client).ends_with("\n\r\n0\r\n\r\n"));
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
@@ -254,5 +275,27 @@ fn followers_too_many_are_told_and_leave_room_for_requests() {
     assert_eq!(scene.settle(), [Command::Info]);
     drop(followers);
     scene.settle();
+    assert!(scene.server.followers.is_empty());
+}
+
+#[test]
+fn follower_of_the_console_gets_each_byte_once_and_is_dropped_if_some_are_lost() {
+    let mut scene = Scene::new();
+    scene.console.push(b"before ");
+    let mut client = scene.client();
+    let follow = b"GET /v1/console HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.write_all(follow).unwrap();
+    scene.settle();
+    for output in ["and ", "", "after"] {
+        scene.console.push(output.as_bytes());
+        scene.publish();
+    }
+    let answer = received(&mut client);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("application/octet-stream"), "{head}");
+    let chunks = "7\r\nbefore \r\n4\r\nand \r\n5\r\nafter\r\n";
+    assert_eq!(body, chunks);
+    scene.console.push(&[b'x'; 1 << 17]);
+    scene.publish();
     assert!(scene.server.followers.is_empty());
 }

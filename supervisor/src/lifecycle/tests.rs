@@ -4,7 +4,7 @@
 use super::*;
 
 const EXITED: Death = Death::Exited(0);
-const RESET: Next = Next::Respawn { faulted: false };
+const RESET: Next = Next::Respawn(Reset::Guest);
 const TERM: i32 = libc::SIGTERM;
 
 fn started() -> Lifecycle {
@@ -33,7 +33,7 @@ fn guest_that_ends_decides_how_the_vm_ends() {
 fn guest_that_reboots_is_respawned_or_ends_as_the_spec_says() {
     assert_eq!(ended(started(), Ending::Reboot), RESET);
     let exits = Lifecycle::new(OnReboot::Exit, None, 0);
-    assert_eq!(ended(exits, Ending::Reboot), Next::End(VmOutcome::Finished));
+    assert_eq!(ended(exits, Ending::Reboot), Next::End(VmOutcome::Rebooted));
     let mut asked = started();
     asked.press_power_button(None, 0);
     assert_eq!(ended(asked, Ending::Reboot), Next::End(VmOutcome::Finished));
@@ -41,7 +41,7 @@ fn guest_that_reboots_is_respawned_or_ends_as_the_spec_says() {
 
 #[test]
 fn triple_fault_resets_like_a_reboot_and_is_a_crash_where_none_follows() {
-    let faulted = Next::Respawn { faulted: true };
+    let faulted = Next::Respawn(Reset::TripleFault);
     assert_eq!(ended(started(), Ending::TripleFault), faulted);
     let crashed = Next::End(VmOutcome::TripleFault);
     let exits = Lifecycle::new(OnReboot::Exit, None, 0);
@@ -216,4 +216,87 @@ fn state_follows_what_the_vmm_says() {
         vm.heard(message, 0);
         assert_eq!(vm.state(), state);
     }
+}
+
+#[test]
+fn guest_asked_to_reboot_starts_anew_when_it_has_powered_off() {
+    for on_reboot in [OnReboot::Restart, OnReboot::Exit] {
+        for ending in [Ending::PowerOff, Ending::Reboot] {
+            let mut vm = Lifecycle::new(on_reboot, None, 0);
+            vm.heard(FromVmm::Started, 0);
+            let action = vm.ask_for_reboot(None, 0);
+            assert_eq!(action, Action::Tell(ToVmm::PowerButton));
+            assert_eq!((vm.state(), vm.is_to_end()), (VmState::Stopping, false));
+            vm.heard(FromVmm::Ended(ending), 0);
+            assert_eq!(vm.died(EXITED, 0), Next::Respawn(Reset::Asked));
+            assert_eq!((vm.state(), vm.reboots()), (VmState::Starting, 1));
+            vm.heard(FromVmm::Started, 0);
+            assert_eq!(vm.state(), VmState::Running);
+            let ended = ended(vm, Ending::PowerOff);
+            assert_eq!(ended, Next::End(VmOutcome::Finished), "asked only once");
+        }
+    }
+}
+
+#[test]
+fn reboots_that_are_asked_for_are_no_storm() {
+    let mut vm = started();
+    for _ in 0..2 * STORM_RUNS {
+        vm.reset(Reset::Forced);
+        assert_eq!(vm.died(EXITED, 0), Next::Respawn(Reset::Forced));
+        vm.heard(FromVmm::Started, 0);
+    }
+    assert_eq!(ended(vm, Ending::Reboot), RESET);
+}
+
+#[test]
+fn guest_that_does_not_power_off_to_reboot_is_reset_in_the_end() {
+    let mut vm = started();
+    vm.ask_for_reboot(Some(Duration::from_secs(9)), 0);
+    assert_eq!(vm.tick(9 * SECOND_NS), Action::Kill);
+    assert_eq!(vm.state(), VmState::Stopping);
+    let died = vm.died(EXITED, 0);
+    assert_eq!(died, Next::Respawn(Reset::Timeout(9)));
+    assert_eq!(vm.deadline_ns(), None);
+}
+
+#[test]
+fn stop_goes_before_a_reboot_whichever_came_first() {
+    // A button that was pressed for a reboot counts for the stop.
+    let mut vm = started();
+    vm.ask_for_reboot(Some(Duration::from_secs(9)), 0);
+    vm.press_power_button(None, 0);
+    assert_eq!((vm.is_to_end(), vm.deadline_ns()), (true, None));
+    assert_eq!(ended(vm, Ending::PowerOff), Next::End(VmOutcome::Finished));
+    // A signal after a reboot is the first that asks for the end.
+    let mut vm = started();
+    vm.ask_for_reboot(None, 0);
+    let pressed = vm.asked_by_signal(TERM, 0);
+    assert_eq!(pressed, Action::Tell(ToVmm::PowerButton));
+    // While a vmm is being killed for a reset.
+    let mut vm = started();
+    vm.reset(Reset::Forced);
+    vm.press_power_button(None, 0);
+    assert_eq!(vm.died(EXITED, 0), Next::End(VmOutcome::Finished));
+    // By force.
+    for powered_off in [true, false] {
+        let mut vm = started();
+        vm.ask_for_reboot(None, 0);
+        if powered_off {
+            vm.heard(FromVmm::Ended(Ending::PowerOff), 0);
+        }
+        vm.end_at_once(Force::Asked);
+        let outcome_of_vm = match powered_off {
+            true => VmOutcome::Finished,
+            false => VmOutcome::Stopped(Force::Asked),
+        };
+        assert_eq!(vm.died(EXITED, 0), Next::End(outcome_of_vm));
+    }
+}
+
+#[test]
+fn guest_that_panics_when_asked_to_reboot_has_panicked() {
+    let mut vm = started();
+    vm.ask_for_reboot(None, 0);
+    assert_eq!(ended(vm, Ending::Panic), Next::End(VmOutcome::Panicked));
 }

@@ -129,8 +129,8 @@ impl Stage {
 
     /// Nothing of any VM is left.
     pub(crate) fn assert_clean(&self) {
-        let left = fs::read_dir(self.at("s")).into_iter().flatten();
-        assert_eq!(left.count(), 0, "a state directory is left");
+        let left = process::left_in(&self.at("s"));
+        assert!(left.is_empty(), "{left:?} is left");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write as _};
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,29 @@ pub(crate) fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < PATIENCE, "it does not happen");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The directory of what is kept of ended VMs, and how many short records it may hold.
+const ENDED: &str = ".ended";
+const ENDED_MAX: usize = 64;
+const ENDED_MAX_BYTES: usize = 4096;
+
+/// What VMs have left in the directory of their state directories, other than how they ended: few
+/// short records.
+pub(crate) fn left_in(base: &Path) -> Vec<String> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let name = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let others = entries(base).filter(|entry| entry.file_name() != ENDED);
+    let mut left: Vec<_> = others.map(|entry| name(&entry)).collect();
+    for (count, entry) in entries(&base.join(ENDED)).enumerate() {
+        let text = fs::read(entry.path()).unwrap_or_default();
+        let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        let is_record = record["reason"].is_string() && record["boot"] == host::clock::boot_id();
+        if !is_record || text.len() > ENDED_MAX_BYTES || count >= ENDED_MAX {
+            left.push(format!("{ENDED}/{}", name(&entry)));
+        }
+    }
+    left
 }
 
 /// Whether a process is there and no zombie.

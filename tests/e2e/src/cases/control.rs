@@ -102,7 +102,7 @@ fn stop_unknown(context: &Context) -> Result<()> {
 
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        output.status.code() == Some(1),
+        output.status.code() == Some(4),
         "it exited with {}",
         output.status
     );

@@ -17,6 +17,7 @@ mod jail;
 mod kills;
 mod lifecycle;
 mod limits;
+mod managed;
 mod net;
 mod net_changes;
 mod net_launch;
@@ -212,6 +213,9 @@ pub fn all() -> Vec<Case> {
         fs::cases(),
         restart_native::cases(),
         limits::cases(),
+        managed::cases(),
+        net::cases(),
+        net_changes::cases(),
         pause::cases(),
         power_button::cases(),
         net_passt::cases(),

@@ -190,7 +190,7 @@ fn roll_back(context: &Context, vm: &mut Vm, traffic: &Traffic) -> Result<()> {
     let binary = context.program("backend-that-dies").display().to_string();
     let outcome = context.run(&["upgrade", vm.name(), NIC, "--binary", &binary])?;
     let said = String::from_utf8_lossy(&outcome.stderr);
-    let told = outcome.status.code() == Some(1) && said.contains("the new backend");
+    let told = outcome.status.code() == Some(5) && said.contains("the new backend");
     ensure!(told, "not rolled back: {said}");
     traffic.goes_on()
 }

@@ -167,7 +167,7 @@ fn made(context: &Context) -> Result<()> {
     context.run_ok(&["link", vm.name(), "net0", "down"])?;
     let mut other = context.bulkhead();
     other.args(["link", vm.name(), "net1", "down"]);
-    complains(&mut other, ERROR, &["net1", "not a network card"])?;
+    complains(&mut other, &[5], &["net1", "not a network card"])?;
     stop(context, vm)?;
     ensure!(link("t0").is_none(), "the tap is left");
     ensure!(noted(&downed) == "t0\n", "the down script did not run");

@@ -72,7 +72,7 @@ fn asked(context: &Context, device: Device) -> Result<()> {
     let output = harness.bulkhead("restart", &["disk7"])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        output.status.code() == Some(1) && said.contains("disk7"),
+        output.status.code() == Some(5) && said.contains("disk7"),
         "{said}"
     );
     harness.finish()?.frames.explained_by(restarts)

@@ -4,11 +4,13 @@
 use std::fs;
 use std::io::{Read as _, Seek as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use host::clock::boot_id;
+use serde_json::Value;
 
 use super::SKIPPED;
 use crate::cases::Case;
@@ -18,6 +20,11 @@ use crate::procs;
 /// How long what a case started may take to go once the case has ended. What nobody ends stays for
 /// longer; what has ended may have to wait for a busy processor or disk.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// The directory of what is kept of ended VMs, and how many short records it may hold.
+const ENDED: &str = ".ended";
+const ENDED_MAX: usize = 64;
+const ENDED_MAX_BYTES: usize = 4096;
 
 /// How the reason begins when a case took longer than it may.
 pub(super) const HUNG: &str = "hung for ";
@@ -91,7 +98,7 @@ fn and_nothing_left(verdict: Verdict, child: &Child) -> Verdict {
     let mut left = names(&left);
     for path in left_state(child) {
         left.push(path.display().to_string());
-        let _ = fs::remove_dir_all(path);
+        let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
     }
     match verdict {
         Verdict::Failed(_) => verdict,
@@ -105,12 +112,28 @@ fn left_state(child: &Child) -> Vec<PathBuf> {
     let prefix = i32::try_from(child.id())
         .map(name_prefix)
         .unwrap_or_default();
-    let entries = fs::read_dir(state_root(&std::env::temp_dir()))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let root = state_root(&std::env::temp_dir());
+    let mut left = of_the_case(&root, &prefix);
+    // How VMs ended is kept, in few short files; those of the case go with it.
+    let kept = root.join(ENDED);
+    let too_many = fs::read_dir(&kept).is_ok_and(|all| all.count() > ENDED_MAX);
+    for path in of_the_case(&kept, &prefix) {
+        let text = fs::read(&path).unwrap_or_default();
+        let record: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let is_record = record["reason"].is_string() && record["boot"] == boot_id();
+        if is_record && text.len() <= ENDED_MAX_BYTES && !too_many {
+            let _ = fs::remove_file(path);
+        } else {
+            left.push(path);
+        }
+    }
+    left
+}
+
+fn of_the_case(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
         .map(|entry| entry.path())
         .collect()
 }

@@ -209,7 +209,8 @@ impl Scene<'_> {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         match output.status.code() {
             Some(0) => Ok((Outcome::Done, said)),
-            Some(1) => Ok((Outcome::Refused, said)),
+            // It failed, was refused, or could not be asked.
+            Some(1 | 5 | 6) => Ok((Outcome::Refused, said)),
             _ => anyhow::bail!("bulkhead {verb}: {}: {said}", output.status),
         }
     }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ipc::broker::{Question, Status, ToJailer, ToSupervisor};
+use ipc::broker::{Question, Reason, Status, ToJailer, ToSupervisor};
 use ipc::control::{Channel, MESSAGE_MAX_BYTES};
 use jailer::args::{self, Parsed};
 use jailer::host::Host;
@@ -49,7 +49,7 @@ fn act(link: &Channel, vm: &Vm) -> Infallible {
         "raves" => raw(link, b"{\"Ask\":[1,{\"OpenPath\":\"/etc/shadow\"}]}"),
         "rambles" => raw(link, &[b' '; MESSAGE_MAX_BYTES + 1]),
         "hangs-up" => drop(shutdown(link.as_fd().as_raw_fd(), Shutdown::Both)),
-        "lingers" => drop(link.send(&ToJailer::Ended(Status::Ok))),
+        "lingers" => drop(link.send(&ToJailer::Ended(Status::Ok, Reason::PowerOff))),
         _ => say("supervisor has no such malice"),
     }
     rest()
@@ -108,7 +108,7 @@ fn end(link: &Channel) {
         }
     }
     // The jailer reads slowly what it was flooded with: there may be no room yet.
-    while tell(link, &ToJailer::Ended(Status::Ok), None).is_err() {
+    while tell(link, &ToJailer::Ended(Status::Ok, Reason::PowerOff), None).is_err() {
         wait_for(link, PollFlags::POLLOUT);
     }
 }

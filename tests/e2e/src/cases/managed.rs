@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a manager of VMs does and looks at: names of threads, reboots, and the console's socket.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use super::Case;
+use crate::context::Context;
+use crate::inspect::process;
+use crate::no_os_kernel::NoOsKernel;
+use crate::vm::{PATIENCE, Vm};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::native("vcpus_are_threads_with_their_numbers", threads),
+        Case::native("reboot_asked_for_waits_for_the_power_off", reboot),
+        Case::native("reboot_by_force_resets_a_deaf_guest_and_its_disk", reset),
+        Case::native(
+            "console_at_a_path_goes_when_the_jailer_is_killed",
+            console_swept,
+        ),
+    ]
+}
+
+fn threads(context: &Context) -> Result<()> {
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let mut vm = context.vm("many").boots_no_os(&kernel).cpus(3).start()?;
+    vm.wait_for("hello\n", PATIENCE)?;
+
+    let vmm = process(context, vm.name(), "vmm")?;
+    let mut vcpus = BTreeSet::new();
+    for task in fs::read_dir(format!("/proc/{vmm}/task"))? {
+        let name = fs::read_to_string(task?.path().join("comm"))?;
+        if name.starts_with("vcpu") {
+            vcpus.insert(name.trim().to_owned());
+        }
+    }
+    context.run_ok(&["stop", vm.name(), "--force"])?;
+    vm.expect_exit(0)?;
+
+    let wanted = ["vcpu0", "vcpu1", "vcpu2"].map(str::to_owned);
+    ensure!(vcpus == BTreeSet::from(wanted), "its threads are {vcpus:?}");
+    Ok(())
+}
+
+fn info(context: &Context, vm: &Vm) -> Result<Value> {
+    let text = context.run_ok(&["inspect", vm.name(), "--json"])?;
+    serde_json::from_str(&text).context("inspect --json")
+}
+
+fn reboot(context: &Context) -> Result<()> {
+    let kernel = NoOsKernel::new().say("up\n").echo_until_q().power_off();
+    let builder = context.vm("anew").boots_no_os(&kernel);
+    let mut vm = builder.arg("--on-reboot", "exit").start()?;
+    vm.wait_for("up\n", PATIENCE)?;
+
+    context.run_ok(&["reboot", vm.name()])?;
+    let asked = info(context, &vm)?;
+    // The guest has no driver for the button, and takes its time.
+    vm.type_text("q")?;
+    vm.wait_for("up\n", PATIENCE)?;
+    context.run_ok(&["wait", vm.name(), "--for", "running"])?;
+    let anew = info(context, &vm)?;
+    context.run_ok(&["wait", vm.name(), "--for", "console=^up$"])?;
+    vm.type_text("q")?;
+    vm.expect_exit(0)?;
+
+    let of = |info: &Value| (info["state"].clone(), info["reboots"].clone());
+    ensure!(
+        of(&asked) == ("stopping".into(), 0.into()),
+        "it was {asked}"
+    );
+    ensure!(of(&anew) == ("running".into(), 1.into()), "it is {anew}");
+    Ok(())
+}
+
+fn reset(context: &Context) -> Result<()> {
+    let image = context.sparse_file("disk.img", 16 << 20)?;
+    let kernel = NoOsKernel::new().say("up\n").spin();
+    let builder = context.vm("deaf").boots_no_os(&kernel);
+    let disk = format!("path={}", image.display());
+    let mut vm = builder.arg("--disk", disk).cpus(2).start()?;
+    vm.wait_for("up\n", PATIENCE)?;
+    let before = process(context, vm.name(), "vmm")?;
+
+    for _ in 0..6 {
+        context.run_ok(&["reboot", vm.name(), "--force"])?;
+        vm.wait_for("up\n", PATIENCE)?;
+        context.run_ok(&["wait", vm.name(), "--for", "running"])?;
+    }
+
+    let after = process(context, vm.name(), "vmm")?;
+    let info = info(context, &vm)?;
+    context.run_ok(&["stop", vm.name(), "--force"])?;
+    vm.expect_exit(0)?;
+    ensure!(before != after, "its vmm is still {before}");
+    ensure!(info["reboots"] == 6, "{} reboots", info["reboots"]);
+    let disk = &info["devices"][0];
+    ensure!(disk["state"] == "serving", "its disk is {disk}");
+    Ok(())
+}
+
+fn console_swept(context: &Context) -> Result<()> {
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let path = context.dir().join("console");
+    let builder = context.vm("lost").boots_no_os(&kernel);
+    let at = format!("socket={}", path.display());
+    let started = builder.console(&at).flag("--detach").command()?.status()?;
+    ensure!(started.success(), "bulkhead run --detach: {started}");
+    let name = context.name_of("lost");
+    context.run_ok(&["wait", &name, "--for", "console=hello"])?;
+    let jailer = process(context, &name, "jailer")?;
+
+    kill(jailer, Signal::SIGKILL)?;
+    let there = path.exists();
+    context.run(&["wait", &name])?;
+
+    ensure!(there, "it was gone before anybody swept it");
+    ensure!(!path.exists(), "it is still there");
+    Ok(())
+}
