@@ -214,8 +214,6 @@ pub fn all() -> Vec<Case> {
         restart_native::cases(),
         limits::cases(),
         managed::cases(),
-        net::cases(),
-        net_changes::cases(),
         pause::cases(),
         power_button::cases(),
         net_passt::cases(),
