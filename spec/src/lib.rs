@@ -19,6 +19,7 @@ mod mac;
 mod memory;
 mod name;
 mod net;
+mod policy;
 mod power_button;
 mod size;
 pub mod state;
@@ -40,14 +41,12 @@ pub use name::VmName;
 pub use net::{
     Forward, Net, NetGuard, NetKind, NetSpec, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName,
 };
+pub use policy::{OnReboot, Seccomp};
 pub use power_button::PowerButton;
 pub use size::ByteSize;
 pub use uids::UidRange;
 pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};
-pub use vm::{
-    CMDLINE_MAX_BYTES, CPUS_MAX, OnReboot, STOP_TIMEOUT_MAX_S, Seccomp, Vm, VmSpec,
-    check_stop_timeout,
-};
+pub use vm::{CMDLINE_MAX_BYTES, CPUS_MAX, STOP_TIMEOUT_MAX_S, Vm, VmSpec, check_stop_timeout};
 
 /// A field of the spec has an invalid value. One line: the field, the value, the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

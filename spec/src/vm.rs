@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole VM: [`VmSpec`] as the user writes it, [`Vm`] validated.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::check_unique;
 use crate::{
     ByteSize, Console, Disk, DiskSpec, HugePages, Irqchip, Limits, LimitsSpec, Memory, Net,
-    NetSpec, PowerButton, SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
+    NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -28,72 +26,6 @@ const fn cmdline_max_bytes(arch: &str) -> usize {
 }
 /// The longest that a guest may be given to power off, in seconds: a day.
 pub const STOP_TIMEOUT_MAX_S: u32 = 86_400;
-
-/// What the VM does when the guest reboots.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum OnReboot {
-    /// A fresh vmm with fresh memory from the same record.
-    #[default]
-    Restart,
-    /// The VM ends, as on power-off.
-    Exit,
-}
-
-/// What a system call outside the filters does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Seccomp {
-    /// It kills the process.
-    #[default]
-    On,
-    /// It kills the process too, after the call's name went to the log.
-    Log,
-}
-
-impl FromStr for OnReboot {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "restart" => Ok(Self::Restart),
-            "exit" => Ok(Self::Exit),
-            _ => Err("expected restart or exit".into()),
-        }
-    }
-}
-
-impl fmt::Display for OnReboot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Restart => "restart",
-            Self::Exit => "exit",
-        })
-    }
-}
-
-impl FromStr for Seccomp {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(Self::On),
-            "log" => Ok(Self::Log),
-            _ => Err("expected on or log".into()),
-        }
-    }
-}
-
-impl fmt::Display for Seccomp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::On => "on",
-            Self::Log => "log",
-        })
-    }
-}
 
 /// One VM as it is written: `vm.json`, or the flags of `bulkhead run`. Unknown fields are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

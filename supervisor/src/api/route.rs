@@ -188,6 +188,35 @@ mod tests {
             ("PUT", "/v1/vm/resume", "", Command::Resume),
             ("PUT", "/v1/vm/stop", "", Command::Stop(Stop::default())),
             ("PUT", "/v1/vm/stop", "{}", Command::Stop(Stop::default())),
+            ("GET", "/v1/vm/events", "", Command::Events),
+            ("GET", "/v1/vm/console", "", Command::Console),
+            ("GET", "/v1/console", "", Command::FollowConsole),
+            (
+                "PUT",
+                "/v1/vm/devices/disk0/restart",
+                r#"{"wait":true}"#,
+                Command::Restart("disk0".into(), Restart { wait: true }),
+            ),
+            (
+                "PUT",
+                "/v1/vm/devices/disk0/upgrade",
+                "",
+                Command::Upgrade("disk0".into()),
+            ),
+            (
+                "PUT",
+                "/v1/vm/devices/net0/link",
+                r#"{"up":false}"#,
+                Command::Link("net0".into(), Link { up: false }),
+            ),
+        ] {
+            assert_eq!(route(&request(method, target, body)), Ok(command));
+        }
+    }
+
+    #[test]
+    fn stop_and_reboot_say_how() {
+        for (method, target, body, command) in [
             (
                 "PUT",
                 "/v1/vm/stop",
@@ -206,9 +235,6 @@ mod tests {
                     ..Stop::default()
                 }),
             ),
-            ("GET", "/v1/vm/events", "", Command::Events),
-            ("GET", "/v1/vm/console", "", Command::Console),
-            ("GET", "/v1/console", "", Command::FollowConsole),
             (
                 "PUT",
                 "/v1/vm/reboot",
@@ -223,24 +249,6 @@ mod tests {
                     force: true,
                     ..Reboot::default()
                 }),
-            ),
-            (
-                "PUT",
-                "/v1/vm/devices/disk0/restart",
-                r#"{"wait":true}"#,
-                Command::Restart("disk0".into(), Restart { wait: true }),
-            ),
-            (
-                "PUT",
-                "/v1/vm/devices/disk0/upgrade",
-                "",
-                Command::Upgrade("disk0".into()),
-            ),
-            (
-                "PUT",
-                "/v1/vm/devices/net0/link",
-                r#"{"up":false}"#,
-                Command::Link("net0".into(), Link { up: false }),
             ),
         ] {
             assert_eq!(route(&request(method, target, body)), Ok(command));
