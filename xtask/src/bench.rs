@@ -104,7 +104,7 @@ fn boot(place: Place) -> Result<ExitCode> {
     };
     let footprint = result(&footprint)?;
     progress::say("with a stock kernel, in turns with QEMU's smallest machine");
-    let boot = with_guests("boot", place, binaries, packages::bench_boot(Arch::own()))?;
+    let boot = with_guests("boot", place, binaries, packages::qemu(Arch::own()))?;
     // Both measure the resident memory; that of a real guest counts.
     let first_run = footprint
         .split(' ')

@@ -90,8 +90,8 @@ pub(crate) const SPIKE: &[Needed] = &[
     needed("unzip", "unzip"),
 ];
 
-/// What our boot is measured beside, on a machine of this architecture.
-pub(crate) fn bench_boot(arch: Arch) -> &'static [Needed] {
+/// QEMU for a machine of this architecture: our boot is measured beside it, and it uses our backends.
+pub(crate) fn qemu(arch: Arch) -> &'static [Needed] {
     const X86_64: &[Needed] = &[needed("qemu-system-x86_64", "qemu-system-x86")];
     const AARCH64: &[Needed] = &[needed("qemu-system-aarch64", "qemu-system-arm")];
     const RISCV64: &[Needed] = &[needed("qemu-system-riscv64", "qemu-system-misc")];

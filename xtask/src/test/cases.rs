@@ -14,7 +14,7 @@ use super::times::Times;
 use crate::arch::Arch;
 use crate::guests::{self, Kernels};
 use crate::lab::InnerHost;
-use crate::{TestFlags, compile, lab, previous, progress, signals};
+use crate::{TestFlags, compile, lab, packages, previous, progress, signals};
 
 /// For one boot of the inner host with all cases in it; each case has a limit of its own.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
@@ -74,6 +74,7 @@ pub(super) fn natively(
     times: &mut Times,
 ) -> Result<Tally> {
     progress::say(format!("{} cases on this machine", group.unwrap_or("all")));
+    packages::ensure(packages::qemu(Arch::own()))?;
     let runner = compile::runner(binaries)?;
     let machine = Machine::own();
     let mut command = Command::new(runner);
