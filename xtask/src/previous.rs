@@ -9,9 +9,6 @@ use anyhow::{Context as _, Result, ensure};
 use crate::command::{command, piped};
 use crate::{compile, progress};
 
-/// What is needed of it: programs, whose names outlive those of packages.
-const PROGRAMS: [&str; 2] = ["blk-backend", "net-backend"];
-
 /// Builds a revision; the directory with its programs. What was built before is used again.
 pub(crate) fn ready(revision: &str) -> Result<PathBuf> {
     let commit = commit(revision)?;
@@ -23,13 +20,12 @@ pub(crate) fn ready(revision: &str) -> Result<PathBuf> {
     let mut cargo = compile::cargo()?;
     cargo
         .current_dir(&source)
-        .env("CARGO_TARGET_DIR", place.join("build"))
-        .args(["build", "--quiet", "--release", "--workspace"])
+        // Of its own: sources are as old as their commits, so that cargo would take what another revision
+        // has built since for newer.
+        .env("CARGO_TARGET_DIR", place.join("build").join(&commit))
+        .args(["build", "--quiet", "--release", "--workspace", "--bins"])
         .args(["--exclude", "xtask", "--exclude", "fuzz"])
         .arg("--message-format=json-render-diagnostics");
-    for program in PROGRAMS {
-        cargo.args(["--bin", program]);
-    }
     let built = progress::step(&format!("building {revision}"), || {
         Ok(cargo.stderr(Stdio::inherit()).output()?)
     })?;

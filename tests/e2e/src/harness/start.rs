@@ -173,7 +173,12 @@ impl Harness {
                 "vmm",
             ),
         ] {
-            fs::copy(setup.bin.join(program), dir.join(takes)).context(program)?;
+            let source = setup.bin.join(program);
+            // A version from before power buttons has no program for them.
+            if program == "input-backend" && !source.exists() {
+                continue;
+            }
+            fs::copy(source, dir.join(takes)).context(program)?;
         }
         let kernel = setup.guest.map(no_os_image).transpose()?;
         fs::write(dir.join("kernel"), kernel.unwrap_or_else(|| b"none".into()))?;
