@@ -158,28 +158,7 @@ impl Harness {
             Some(image) => image.to_owned(),
             None => make_image(&dir)?,
         };
-        for (program, takes) in [
-            ("bulkhead", "bulkhead"),
-            ("jailer", "jailer"),
-            ("blk-backend", "blk-backend"),
-            ("net-backend", "net-backend"),
-            ("input-backend", "input-backend"),
-            (
-                if setup.guest.is_some() {
-                    "vmm"
-                } else {
-                    "fake-vmm"
-                },
-                "vmm",
-            ),
-        ] {
-            let source = setup.bin.join(program);
-            // A version from before power buttons has no program for them.
-            if program == "input-backend" && !source.exists() {
-                continue;
-            }
-            fs::copy(source, dir.join(takes)).context(program)?;
-        }
+        copy_programs(&setup, &dir)?;
         let kernel = setup.guest.map(no_os_image).transpose()?;
         fs::write(dir.join("kernel"), kernel.unwrap_or_else(|| b"none".into()))?;
         let name = context.name_of(name);
@@ -251,4 +230,31 @@ fn make_image(dir: &Path) -> Result<PathBuf> {
     let image = dir.join("image");
     fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
     Ok(image)
+}
+
+/// Puts the programs of a version into a directory, each under the name that the jailer looks for.
+fn copy_programs(setup: &Setup, dir: &Path) -> Result<()> {
+    for (program, takes) in [
+        ("bulkhead", "bulkhead"),
+        ("jailer", "jailer"),
+        ("blk-backend", "blk-backend"),
+        ("net-backend", "net-backend"),
+        ("input-backend", "input-backend"),
+        (
+            if setup.guest.is_some() {
+                "vmm"
+            } else {
+                "fake-vmm"
+            },
+            "vmm",
+        ),
+    ] {
+        let source = setup.bin.join(program);
+        // A version from before power buttons has no program for them.
+        if program == "input-backend" && !source.exists() {
+            continue;
+        }
+        fs::copy(source, dir.join(takes)).context(program)?;
+    }
+    Ok(())
 }
