@@ -8,7 +8,7 @@ use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ pub(crate) struct ConsoleSocket {
     id: (u64, u64),
 }
 
-/// A name in a directory that is held open: whoever may write to a directory on the way to it
+/// A name in a directory that is held open: a user who may write to a directory on the way to it
 /// cannot lead us to another one.
 #[derive(Debug)]
 struct Place {
@@ -150,7 +150,7 @@ impl Drop for ConsoleSocket {
 
 /// Removes the socket that a dead jailer recorded. What is there now may be another program's: it
 /// must be the recorded file or, if the jailer did not get that far, a socket of ours on which
-/// nobody listens.
+/// no process listens.
 pub(crate) fn sweep(record: &[u8]) {
     let mut lines = record.split(|&byte| byte == b'\n');
     let mut next = || lines.next().unwrap_or_default();
@@ -164,10 +164,10 @@ pub(crate) fn sweep(record: &[u8]) {
     let Some(found) = place.look().ok().filter(is_our_socket) else {
         return;
     };
-    let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
     let is_it = match id {
         Some(id) => id == (found.st_dev, found.st_ino),
-        None => UnixStream::connect(&path).is_err_and(refused),
+        // Without waiting for one that listens and does not accept.
+        None => host::socket::connect(&path).err() == Some(Errno::ECONNREFUSED),
     };
     if is_it {
         place.remove();
@@ -220,7 +220,7 @@ mod tests {
         let (_listener, socket) = listen_alone(&path).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(UnixStream::connect(&path).is_ok());
+        assert!(host::socket::connect(&path).is_ok());
         drop(socket);
         assert!(!path.exists());
     }
@@ -283,6 +283,22 @@ mod tests {
         }
         assert!(at("live").exists() && at("file").exists());
         assert!(!at("dead").exists());
+    }
+
+    #[test]
+    fn sweep_does_not_wait_for_a_listener_that_accepts_no_client() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("full");
+        let listener = host::socket::stream_socket(SockFlag::empty()).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let clients = (0..8).map(|_| host::socket::connect(&path));
+        let clients: Vec<_> = clients.filter_map(Result::ok).collect();
+        assert!(clients.len() < 8, "there is room for all");
+        let mut record = Vec::new();
+        write_line(&mut record, &path).unwrap();
+        sweep(&record);
+        assert!(path.exists());
     }
 
     #[test]
