@@ -5,9 +5,11 @@
 //!
 //! What it must not touch is pvpanic, by which it would end. Nothing is misaligned, which KVM takes for
 //! its end, too.
-#![allow(unsafe_code)] // the assembler's output is data, found by its symbols
+#![allow(unsafe_code)] // assembler, whose output is data
 
 use core::arch::global_asm;
+
+use crate::arch::hammer_code;
 
 // s0: the random number; s1: accesses left; s2: what decides where and how; s3: where; s4: the address.
 // Memory from 8 to 12 MiB is the hammer's to spoil.
@@ -233,22 +235,6 @@ no_os_hammer_end:
     "#
 );
 
-mod image {
-    unsafe extern "C" {
-        safe static no_os_hammer_start: u8;
-        safe static no_os_hammer_end: u8;
-    }
-
-    /// The assembled code.
-    pub(super) fn code() -> &'static [u8] {
-        let start = &raw const no_os_hammer_start;
-        let len = (&raw const no_os_hammer_end).addr() - start.addr();
-        // SAFETY: both symbols are in one section of constant data, the second behind the first, and
-        // all between them is what was assembled above.
-        unsafe { std::slice::from_raw_parts(start, len) }
-    }
-}
-
 /// The hammer, beginning with `seed`, with so many accesses.
 pub(super) fn code(seed: u32, accesses: u32) -> Vec<u8> {
     const S0: u32 = 8;
@@ -256,6 +242,6 @@ pub(super) fn code(seed: u32, accesses: u32) -> Vec<u8> {
     // Not zero, or all numbers are.
     let mut code = super::no_os::load(S0, seed.max(1));
     code.extend(super::no_os::load(S1, accesses));
-    code.extend(image::code());
+    code.extend(hammer_code::assembled());
     code
 }

@@ -5,9 +5,11 @@
 //! What it must not touch is the way it ends: the ports of power-off, reset and pvpanic are only read.
 //! Everything else it may bring about (an interrupt that its processor cannot take, a BAR anywhere) is
 //! its own end, and nobody else's.
-#![allow(unsafe_code)] // the assembler's output is data, found by its symbols
+#![allow(unsafe_code)] // assembler, whose output is data
 
 use core::arch::global_asm;
+
+use crate::arch::hammer_code;
 
 // ebp: the random number; edi: accesses left; ecx: what decides where and how; ebx: where.
 // Memory from 2 MiB to 6 MiB is the hammer's to spoil; its code is at 1 MiB, it needs no stack.
@@ -251,29 +253,13 @@ no_os_hammer_end:
     "#
 );
 
-mod image {
-    unsafe extern "C" {
-        safe static no_os_hammer_start: u8;
-        safe static no_os_hammer_end: u8;
-    }
-
-    /// The assembled code.
-    pub(super) fn code() -> &'static [u8] {
-        let start = &raw const no_os_hammer_start;
-        let len = (&raw const no_os_hammer_end).addr() - start.addr();
-        // SAFETY: both symbols are in one section of constant data, the second behind the first, and
-        // all between them is what was assembled above.
-        unsafe { std::slice::from_raw_parts(start, len) }
-    }
-}
-
 /// The hammer, beginning with `seed`, with so many accesses.
 pub(super) fn code(seed: u32, accesses: u32) -> Vec<u8> {
     let mut code = vec![0xbd]; // mov ebp, seed; not zero, or all numbers are
     code.extend(seed.max(1).to_le_bytes());
     code.push(0xbf); // mov edi, accesses
     code.extend(accesses.to_le_bytes());
-    code.extend(image::code());
+    code.extend(hammer_code::assembled());
     code
 }
 
