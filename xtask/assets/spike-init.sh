@@ -42,7 +42,7 @@ wait $run
 status=$?
 cat /tmp/said
 echo "HOST status=$status"
-left=$(ps -o comm | grep -E 'bulkhead|jailer|vmm|blk-backend' | tr '\n' ' ')$(ls /sys/fs/cgroup | grep bulkhead)
+left=$(ps -o comm | grep -E 'bulkhead|jailer|vmm|backend' | tr '\n' ' ')$(ls /sys/fs/cgroup | grep bulkhead)
 echo "HOST left=${left:-nothing}"
 echo "HOST end"
 echo o > /proc/sysrq-trigger

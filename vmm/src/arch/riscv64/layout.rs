@@ -20,11 +20,18 @@ pub(super) const APLIC: Region = region(0x0d00_0000, 0x4000);
 pub(super) const RTC: Region = region(platform::RTC, devices::riscv::goldfish_rtc::LEN_BYTES);
 /// The sources of the wired devices at the interrupt controller; there is no source 0.
 pub(super) mod source {
+    use ipc::slot::DeviceSlot;
+
     pub(in super::super) const UART: u32 = 1;
     pub(in super::super) const RTC: u32 = 2;
-    /// That of the PCI device in a slot.
+    const POWER_BUTTON: u32 = 3;
+    /// That of the PCI device in a slot. That of the power button, whose slot is the last, comes first:
+    /// a kernel sets up every source of a PLIC below the highest.
     pub(in super::super) fn pci(slot: u8) -> u32 {
-        RTC + u32::from(slot)
+        if slot == DeviceSlot::POWER_BUTTON.number() {
+            return POWER_BUTTON;
+        }
+        POWER_BUTTON + u32::from(slot)
     }
     /// The highest one.
     pub(in super::super) const LAST: u32 = 63;
