@@ -52,7 +52,7 @@ pub(crate) fn complain(error: &dyn std::error::Error) {
 /// Reports the error of a verb as JSON, on one line.
 pub(crate) fn complain_json(error: &Error) {
     let line = serde_json::to_string(&error::Shown::from(error)).unwrap_or_default();
-    // If nobody takes it, the exit status tells.
+    // If no process reads it, the exit status tells.
     let _ = writeln!(io::stderr(), "{line}");
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program as a whole. Only the supervisor starts it: without one there is nobody to press the
+//! The program as a whole. Only the supervisor starts it, since only the supervisor presses the
 //! button.
 
 use std::ffi::OsString;

@@ -17,7 +17,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use spec::state::{ENDED, ENDED_MAX, ENDED_MAX_BYTES};
 use spec::{Ended, Reason, VmName};
 
-/// Keeps how a VM has ended; `started_ns` is when its jailer started. Whoever calls this holds the
+/// Keeps how a VM has ended; `started_ns` is when its jailer started. The caller holds the
 /// VM's name.
 pub(crate) fn keep(base: &impl AsFd, name: &VmName, outcome: &Outcome, started_ns: u64) {
     let age_ns = monotonic_ns().saturating_sub(started_ns);

@@ -198,7 +198,7 @@ impl Supervisor {
         let order = match (self.lifecycle.running(), reboot.force) {
             _ if self.lifecycle.is_to_end() => return refused("the VM has been asked to end"),
             (VmState::Starting, _) => return refused(NOT_STARTED),
-            // A guest that starts anew runs, and whoever paused it counts on its standing still.
+            // A guest that starts anew runs, and the client that paused it counts on its standing still.
             (VmState::Paused, _) => return refused("the guest is paused: resume it first"),
             (_, true) => self.lifecycle.reset(Reset::Forced),
             _ if self.identity.vm.power_button == PowerButton::None => {

@@ -98,7 +98,7 @@ impl Drop for Harness {
 }
 
 impl Harness {
-    /// A button that nobody serves yet, with queues that begin at an index.
+    /// A button without a backend yet, with queues that begin at an index.
     pub(crate) fn new(name: &str, start: u16) -> Self {
         let socket = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{name}-{}.sock", std::process::id()));

@@ -11,7 +11,7 @@ fn press_is_key_down_and_up_once_for_each_time_it_was_pressed() {
     let mut button = Harness::new("pressed", 0xfff0);
     button.bring_up();
     button.events.offer(0..SIZE);
-    assert!(button.events(1, MOMENT).is_empty(), "nobody has pressed it");
+    assert!(button.events(1, MOMENT).is_empty(), "it was not pressed");
     for _ in 0..40 {
         button.press();
         button.expect_presses(1);

@@ -16,7 +16,7 @@ use crate::vm::{PATIENCE, Vm};
 /// Where KVM does not refuse what is misaligned.
 const NOT_RISCV64: &[Machine] = &[Machine::X86, Machine::Gicv3, Machine::Gicv2];
 /// What their processors do instead.
-const NO_TRIPLE_FAULT: &str = "other processors have no triple fault: without a table of vectors they take exceptions for ever";
+const NO_TRIPLE_FAULT: &str = "other processors have no triple fault: without a table of vectors they take exceptions without end";
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = ended_by_itself();
