@@ -36,7 +36,7 @@ pub(crate) fn doctor(json: bool) -> Result<u8, Error> {
         })?;
     } else {
         output::print(said)?;
-        // If nobody takes it, the exit status tells.
+        // If no process reads it, the exit status tells.
         let _ = io::stderr().write_all(errors.as_bytes());
     }
     Ok(examined.status)
