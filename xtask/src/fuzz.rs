@@ -43,6 +43,7 @@ const INPUT_BYTES: u32 = 4096;
 
 /// What a run of one target came to.
 pub(crate) struct Outcome {
+    pub(crate) target: String,
     /// One line for the user.
     pub(crate) summary: String,
     pub(crate) clean: bool,
@@ -180,5 +181,9 @@ fn one(fuzzer: &Path, target: &str, time: Duration) -> Result<Outcome> {
         stat("stat::new_units_added:"),
         stat("stat::peak_rss_mb:"),
     );
-    Ok(Outcome { summary, clean })
+    Ok(Outcome {
+        target: target.to_owned(),
+        summary,
+        clean,
+    })
 }

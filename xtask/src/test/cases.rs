@@ -111,7 +111,7 @@ pub(super) fn natively(
     signals::wait_if_stopping();
     if !progress.complete {
         println!("FAILED   the runner ended with {status}");
-        progress.tally += Tally::FAILURE;
+        progress.tally += Tally::failure("the runner here");
     }
     Ok(progress.tally)
 }
@@ -167,7 +167,7 @@ pub(super) fn in_the_lab(
         blamed = Some(case);
     }
     println!("FAILED   the lab did not come to the end of the cases");
-    tally += Tally::FAILURE;
+    tally += Tally::failure(format!("the runner in the lab, on {name}"));
     Ok(tally)
 }
 
@@ -187,7 +187,7 @@ mod tests {
         .iter()
         .for_each(|line| progress.hear(line));
 
-        assert_eq!(progress.tally, Tally::SUCCESS);
+        assert_eq!(progress.tally, Tally::success());
         assert_eq!(progress.running.as_deref(), Some("b"));
         assert!(!progress.complete);
     }

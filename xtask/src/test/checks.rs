@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::tally::{Tally, of_doctests, of_nextest};
+use super::tally::{Tally, failure_of_nextest, of_doctests, of_nextest};
 use super::{circles, paths, rules, unsafe_code, words};
 use crate::command::loud;
 use crate::tools::{DENY, NEXTEST};
@@ -52,10 +52,10 @@ pub(crate) fn style() -> Result<Tally> {
         let status = progress::step(name, || loud(&mut check))?;
         if status.success() {
             println!("ok       {name}");
-            tally += Tally::SUCCESS;
+            tally += Tally::success();
         } else {
             println!("FAILED   {name}: {status}");
-            tally += Tally::FAILURE;
+            tally += Tally::failure(name);
         }
     }
     tally += obeyed("dependencies between crates", &rules::dependencies()?);
@@ -71,11 +71,11 @@ pub(crate) fn style() -> Result<Tally> {
 fn obeyed(rule: &str, complaints: &[String]) -> Tally {
     if complaints.is_empty() {
         println!("ok       {rule}");
-        return Tally::SUCCESS;
+        return Tally::success();
     }
     println!("FAILED   {rule}");
     complaints.iter().for_each(|line| println!("    {line}"));
-    Tally::FAILURE
+    Tally::failure(rule)
 }
 
 /// Every crate's own tests.
@@ -121,8 +121,8 @@ pub(crate) fn fuzz() -> Result<Tally> {
     let mut tally = Tally::default();
     for outcome in fuzz::short(FUZZ_TIME)? {
         tally += match outcome.clean {
-            true => Tally::SUCCESS,
-            false => Tally::FAILURE,
+            true => Tally::success(),
+            false => Tally::failure(format!("fuzz {}", outcome.target)),
         };
     }
     Ok(tally)
@@ -153,8 +153,13 @@ fn counted(what: &str, command: &mut Command, summary: fn(&str) -> Option<Tally>
         );
         if !output.status.success() {
             println!("{text}");
+            let named: BTreeSet<_> = text.lines().filter_map(failure_of_nextest).collect();
+            tally.failures.extend(named.into_iter().map(str::to_owned));
             // A build that failed has no test to count.
             tally.failed = tally.failed.max(1);
+            if tally.failures.is_empty() {
+                tally.failures.push(what.to_owned());
+            }
         }
         Ok(tally)
     })

@@ -76,7 +76,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         }
         Err(error) => {
             println!("FAILED   {error:#}");
-            tally += Tally::FAILURE;
+            tally += Tally::failure("building");
         }
     }
     if flags.soak && flags.filter.is_none() {
@@ -102,8 +102,8 @@ fn in_spike(times: &mut Times) -> Tally {
     // Its hart has no AIA.
     times.hear(Machine::Plic, &line);
     match ended {
-        Ok(()) => Tally::SUCCESS,
-        Err(_) => Tally::FAILURE,
+        Ok(()) => Tally::success(),
+        Err(_) => Tally::failure(spike::CASE),
     }
 }
 
@@ -114,9 +114,13 @@ fn close(tally: Tally, times: &Times) -> ExitCode {
         failed,
         skipped,
         not_applicable,
+        failures,
     } = tally;
     for line in times.lines() {
         println!("{line}");
+    }
+    for name in failures {
+        println!("failed   {name}");
     }
     println!("{not_applicable} not applicable, for reasons that are in docs/architectures.md");
     println!("{passed} passed, {failed} failed, {skipped} skipped");

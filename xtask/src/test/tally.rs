@@ -3,30 +3,33 @@
 
 use std::ops::AddAssign;
 
-/// How many of each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How many of each, and which failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
     pub(crate) not_applicable: u32,
+    pub(crate) failures: Vec<String>,
 }
 
 impl Tally {
     /// One test that failed.
-    pub(crate) const FAILURE: Self = Self {
-        passed: 0,
-        failed: 1,
-        skipped: 0,
-        not_applicable: 0,
-    };
+    pub(crate) fn failure(name: impl Into<String>) -> Self {
+        Self {
+            failed: 1,
+            failures: vec![name.into()],
+            ..Self::default()
+        }
+    }
+
     /// One test that passed.
-    pub(crate) const SUCCESS: Self = Self {
-        passed: 1,
-        failed: 0,
-        skipped: 0,
-        not_applicable: 0,
-    };
+    pub(crate) fn success() -> Self {
+        Self {
+            passed: 1,
+            ..Self::default()
+        }
+    }
 }
 
 impl AddAssign for Tally {
@@ -35,6 +38,7 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.not_applicable += other.not_applicable;
+        self.failures.extend(other.failures);
     }
 }
 
@@ -52,6 +56,25 @@ pub(crate) fn of_nextest(line: &str) -> Option<Tally> {
     })
 }
 
+/// `        FAIL [   0.005s] (1/3) xtask test::tally::tests::name`, or `TIMEOUT`, `SIGABRT` and the like.
+pub(crate) fn failure_of_nextest(line: &str) -> Option<&str> {
+    let (verdict, rest) = line.trim_start().split_once(" [")?;
+    let is_verdict = !verdict.is_empty() && verdict.bytes().all(|byte| byte.is_ascii_uppercase());
+    if !is_verdict || matches!(verdict, "PASS" | "SLOW" | "LEAK") {
+        return None;
+    }
+    let (time, name) = rest.split_once("s] ")?;
+    time.trim().trim_start_matches('>').parse::<f64>().ok()?;
+    // The count is missing if tests are stopped.
+    let name = name.trim_start();
+    Some(
+        match name.strip_prefix('(').and_then(|n| n.split_once(") ")) {
+            Some((_, name)) => name,
+            None => name,
+        },
+    )
+}
+
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out`
 pub(crate) fn of_doctests(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
@@ -65,9 +88,13 @@ pub(crate) fn of_doctests(line: &str) -> Option<Tally> {
 
 /// What our own runner says about one case.
 pub(crate) fn of_case(line: &str) -> Option<Tally> {
-    match line.split_once(' ')?.0 {
-        "ok" => Some(Tally::SUCCESS),
-        "FAILED" => Some(Tally::FAILURE),
+    let (verdict, rest) = line.split_once(' ')?;
+    match verdict {
+        "ok" => Some(Tally::success()),
+        "FAILED" => {
+            let name = rest.trim_start();
+            Some(Tally::failure(name.split(" (").next().unwrap_or(name)))
+        }
         "skipped" => Some(Tally {
             skipped: 1,
             ..Tally::default()
@@ -104,8 +131,27 @@ mod tests {
                 passed: 9,
                 failed: 3,
                 skipped: 4,
-                not_applicable: 0
+                ..Tally::default()
             })
+        );
+    }
+
+    #[test]
+    fn failures_are_named() {
+        let failed = "        FAIL [   0.005s] ( 3/12) xtask test::tally::tests::name";
+        let aborted = "     SIGABRT [  12.100s] (12/12) jailer tests::other";
+        let passed = "        PASS [   0.005s] ( 1/12) xtask test::tally::tests::name";
+
+        assert_eq!(
+            failure_of_nextest(failed),
+            Some("xtask test::tally::tests::name")
+        );
+        assert_eq!(failure_of_nextest(aborted), Some("jailer tests::other"));
+        assert_eq!(failure_of_nextest(passed), None);
+        assert_eq!(failure_of_nextest("  Summary [  1.2s] 12 tests run"), None);
+        assert_eq!(
+            of_case("FAILED   boot_a (1.0 s): it did not hold"),
+            Some(Tally::failure("boot_a"))
         );
     }
 
@@ -117,9 +163,8 @@ mod tests {
             of_doctests(line),
             Some(Tally {
                 passed: 3,
-                failed: 0,
                 skipped: 1,
-                not_applicable: 0
+                ..Tally::default()
             })
         );
     }

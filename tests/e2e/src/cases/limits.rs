@@ -66,12 +66,13 @@ fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
     Ok((top.join(path), false))
 }
 
-/// The same, once the process has been put into the group of this name, which is soon after its start.
-fn settled(pid: i64, controller: &str, name: &str) -> Result<(PathBuf, bool)> {
+/// The same, once the process has been put into a group of one of these names, which is soon after its
+/// start, and in one hierarchy after the other.
+fn settled(pid: i64, controller: &str, names: &[&str]) -> Result<(PathBuf, bool)> {
     let begun = Instant::now();
     loop {
         let (dir, is_old) = group(pid, controller)?;
-        if dir.ends_with(name) {
+        if names.iter().any(|name| dir.ends_with(name)) {
             return Ok((dir, is_old));
         }
         ensure!(begun.elapsed() < PATIENCE, "it stays in {}", dir.display());
@@ -93,9 +94,10 @@ fn hold(context: &Context) -> Result<()> {
     let text = context.run_ok(&["inspect", vm.name()])?;
     ensure!(text.contains("of=vmm,cpu=20,pids=40"), "inspect: {text}");
 
-    let (cpu, is_old) = settled(pid, "cpu", "vmm")?;
-    let (pids, _) = group(pid, "pids")?;
-    let (memory, memory_is_old) = group(pid, "memory")?;
+    let (cpu, is_old) = settled(pid, "cpu", &["vmm"])?;
+    let (pids, _) = settled(pid, "pids", &["vmm"])?;
+    // Memory is the VM's as a whole: a hierarchy of its own has no groups below.
+    let (memory, memory_is_old) = settled(pid, "memory", &["vmm", vm.name()])?;
     let memory = match memory.ends_with("vmm") {
         true => memory.parent().context("no group above")?.to_owned(),
         false => memory,
@@ -159,7 +161,7 @@ fn ration(context: &Context) -> Result<()> {
     let harness = Harness::start_as(context, "rationed", setup, disk)?;
     let pid = harness.backend()?.as_raw();
     // What version 2 calls io.
-    let (group, is_old) = settled(pid.into(), "blkio", "blk-disk0")?;
+    let (group, is_old) = settled(pid.into(), "blkio", &["blk-disk0"])?;
     let (before, begun) = (requests(&group, is_old)?, Instant::now());
     std::thread::sleep(Duration::from_secs(4));
     let served = requests(&group, is_old)? - before;
