@@ -75,6 +75,12 @@ impl NoOsKernel {
         )
     }
 
+    /// Jumps to a device's registers, as if they were instructions.
+    #[must_use]
+    pub fn jump_to_a_device(self) -> Self {
+        self.maybe("jump that KVM refuses", no_os::jump_to_a_device())
+    }
+
     /// Accesses every register there is with pseudo-random values, so many times. Some
     /// memory is spoilt by it: see `arch/*/hammer.rs`.
     #[must_use]

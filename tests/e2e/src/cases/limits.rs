@@ -66,13 +66,14 @@ fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
     Ok((top.join(path), false))
 }
 
-/// The same, once the process has been put into a group of one of these names, which is soon after its
-/// start, and in one hierarchy after the other.
+/// The same, once the process has been put into a group whose name begins with one of these, which is
+/// soon after its start, and in one hierarchy after the other.
 fn settled(pid: i64, controller: &str, names: &[&str]) -> Result<(PathBuf, bool)> {
     let begun = Instant::now();
     loop {
         let (dir, is_old) = group(pid, controller)?;
-        if names.iter().any(|name| dir.ends_with(name)) {
+        let leaf = dir.file_name().unwrap_or_default().to_string_lossy();
+        if names.iter().any(|name| leaf.starts_with(name)) {
             return Ok((dir, is_old));
         }
         ensure!(begun.elapsed() < PATIENCE, "it stays in {}", dir.display());

@@ -7,6 +7,7 @@ mod boot;
 mod compromised_backend;
 mod compromised_supervisor;
 mod control;
+mod data_path;
 mod debian;
 mod degraded_host;
 mod disk;
@@ -198,6 +199,7 @@ pub fn all() -> Vec<Case> {
         net_launch::cases(),
         restart::cases(),
         upgrade::cases(),
+        data_path::cases(),
     ];
     let once = [
         jail::cases(),

@@ -97,6 +97,14 @@ fn ended_by_kvm() -> Vec<Case> {
             NOT_RISCV64,
             "a misaligned access is either emulated or an exception in the guest there",
         ),
+        Case::native(
+            "no_os_guest_that_jumps_to_a_device_crashes_with_3",
+            |context| crashes(context, NoOsKernel::new().say("hello\n").jump_to_a_device()),
+        )
+        .not_on(
+            &[Machine::Gicv3, Machine::Gicv2],
+            "the jump is an exception in the guest there",
+        ),
     ]
 }
 

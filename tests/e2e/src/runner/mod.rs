@@ -2,6 +2,7 @@
 //! Runs cases one after the other, each in a process of its own with a time limit, and sees to it
 //! that none leaves anything behind.
 
+mod kernel_log;
 mod one;
 
 use std::io::Write as _;

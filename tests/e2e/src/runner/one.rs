@@ -13,6 +13,7 @@ use host::clock::boot_id;
 use serde_json::Value;
 
 use super::SKIPPED;
+use super::kernel_log::KernelLog;
 use crate::cases::Case;
 use crate::context::{Places, name_prefix, state_root};
 use crate::procs;
@@ -56,6 +57,7 @@ pub(super) fn run(case: &Case, places: &Places) -> Result<(Verdict, String)> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?);
+    let kernel_log = KernelLog::from_here();
     let mut child = command
         .process_group(0)
         .spawn()
@@ -65,7 +67,13 @@ pub(super) fn run(case: &Case, places: &Places) -> Result<(Verdict, String)> {
     let mut said = Vec::new();
     log.rewind()?;
     log.read_to_end(&mut said)?;
-    Ok((verdict, String::from_utf8_lossy(&said).into_owned()))
+    let mut said = String::from_utf8_lossy(&said).into_owned();
+    if matches!(verdict, Verdict::Failed(_)) {
+        for record in kernel_log.of_filters() {
+            said += &format!("kernel: {record}\n");
+        }
+    }
+    Ok((verdict, said))
 }
 
 fn judge(child: &mut Child, limit: Duration) -> Result<Verdict> {

@@ -79,6 +79,11 @@ pub fn misaligned_access() -> Option<Vec<u8>> {
     None
 }
 
+/// That is an exception in the guest, too.
+pub fn jump_to_a_device() -> Option<Vec<u8>> {
+    None
+}
+
 /// Not written.
 pub fn verify() -> Option<Vec<u8>> {
     None

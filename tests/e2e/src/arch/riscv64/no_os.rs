@@ -78,6 +78,11 @@ pub fn misaligned_access() -> Option<Vec<u8>> {
     Some(code(&[UART, 0x0012_a303])) // lw t1, 1(t0)
 }
 
+/// Jumps to the serial port.
+pub fn jump_to_a_device() -> Option<Vec<u8>> {
+    Some(code(&[UART, 0x0002_8067])) // jr t0
+}
+
 /// Not written.
 pub fn verify() -> Option<Vec<u8>> {
     None

@@ -74,6 +74,12 @@ pub fn misaligned_access() -> Option<Vec<u8>> {
     None
 }
 
+/// Jumps to the IOAPIC.
+pub fn jump_to_a_device() -> Option<Vec<u8>> {
+    // mov eax, 0xfec00000; jmp eax
+    Some(vec![0xb8, 0x00, 0x00, 0xc0, 0xfe, 0xff, 0xe0])
+}
+
 /// Drives and verifies the first two devices.
 pub fn verify() -> Option<Vec<u8>> {
     Some(verifier::code().to_vec())

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the data path of a disk costs: with messages for interrupts no wake-up of the vmm at all, with
+//! lines for interrupts some exits, which are told; and how many requests share an interrupt.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::Case;
+use crate::context::Context;
+use crate::inspect;
+use crate::machine::Machine;
+use crate::vm::{PATIENCE, Stock, Vm};
+
+/// How many requests the guest makes, one after the other.
+const REQUESTS: u64 = 10_000;
+/// How often all threads but the vCPUs' may have been switched to or from meanwhile.
+const SWITCHES_MAX: u64 = 20;
+/// What the guest is given to fall silent.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Within this time a backend at work is switched to or from at least so often.
+const REST: Duration = Duration::from_secs(1);
+const AT_REST: u64 = 20;
+
+/// The sequential reads of the second case: so many, each of so many requests of one page at once.
+const READS: u64 = 200;
+const DEPTH: u64 = 32;
+/// So many requests share an interrupt at least.
+const REQUESTS_FOR_AN_INTERRUPT: u64 = 8;
+
+pub(super) fn cases() -> Vec<Case> {
+    let wakes = "data_path_of_10000_requests_wakes_no_thread_of_the_vmm";
+    let shares = "data_path_at_depth_32_interrupts_once_for_8_requests_or_fewer";
+    let limit = Duration::from_secs(180);
+    vec![
+        Case::guest(wakes, wakes_none)
+            .within(limit)
+            .not_on(&[Machine::Plic], "lines go by the vmm"),
+        Case::guest(shares, shares_interrupts).within(limit),
+    ]
+}
+
+/// A guest with a shell that has loaded the disk's driver.
+fn start(context: &Context) -> Result<Vm> {
+    let image = context.sparse_file("image", 32 << 20)?;
+    let disk = format!("path={}", image.display());
+    let builder = context.vm("data-path").boots(Stock::DEFAULT, "shell");
+    let mut vm = builder.mem_mib(256).cpus(2).arg("--disk", disk).start()?;
+    vm.wait_for("guest# ", PATIENCE)?;
+    vm.type_line("stty -echo; PS1=; echo quiet''ly")?;
+    vm.wait_for("quietly", PATIENCE)?;
+    vm.sh(
+        "for x in virtio_pci virtio_blk; do while read -r m f; do [ $m != $x ] || \
+         for i in $f; do insmod /mod/$i 2> /dev/null; done; done < /mod/order; done; \
+         until [ -b /dev/vda ]; do sleep 0.1; done",
+    )?;
+    Ok(vm)
+}
+
+/// Interrupts for each request: EVENT_IDX lets requests that are under way at once share one.
+fn shares_interrupts(context: &Context) -> Result<()> {
+    let mut vm = start(context)?;
+    // The kernel splits each read into requests of a page.
+    vm.sh("echo 4 > /sys/block/vda/queue/max_sectors_kb")?;
+    let before = interrupts(&mut vm)?;
+    let (requests_before, exits_before) = figures(context, vm.name())?;
+    let block = DEPTH * 4096;
+    vm.sh(&format!(
+        "dd if=/dev/vda of=/dev/null bs={block} count={READS} iflag=direct"
+    ))?;
+    let (requests, exits) = figures(context, vm.name())?;
+    let (requests, exits) = (requests - requests_before, exits - exits_before);
+    let interrupts = interrupts(&mut vm)? - before;
+    println!(
+        "SEEN depth={DEPTH} requests={requests} interrupts={interrupts} exits={exits} \
+         exits_per_request={:.2}",
+        exits as f64 / requests as f64
+    );
+    ensure!(requests >= READS * DEPTH, "{requests} requests");
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)?;
+    ensure!(interrupts > 0, "no interrupt");
+    let shared = interrupts * REQUESTS_FOR_AN_INTERRUPT <= requests;
+    ensure!(shared, "{interrupts} interrupts for {requests} requests");
+    Ok(())
+}
+
+/// How many interrupts of virtio devices the guest has counted.
+fn interrupts(vm: &mut Vm) -> Result<u64> {
+    let lines = vm.sh("grep virtio /proc/interrupts")?;
+    let counts = lines.lines().flat_map(|line| {
+        let words = line.split_whitespace().skip(1);
+        words.map_while(|word| word.parse::<u64>().ok())
+    });
+    Ok(counts.sum())
+}
+
+fn wakes_none(context: &Context) -> Result<()> {
+    let mut vm = start(context)?;
+    let vmm = inspect::process(context, vm.name(), "vmm")?;
+    let backend = inspect::process(context, vm.name(), "disk0")?;
+    // What is said on the console wakes the vmm, and so does whoever asks for its figures: nothing is
+    // said or asked between both counts of switches.
+    vm.type_line(&format!(
+        "sleep 3; dd if=/dev/vda of=/dev/null bs=512 count={REQUESTS} iflag=direct 2> /dev/null; \
+         sleep 8; echo o''ver"
+    ))?;
+    let (requests_before, exits_before) = figures(context, vm.name())?;
+    std::thread::sleep(SILENCE);
+    let before = switches(vmm)?;
+    wait_for_the_end_of_work(backend)?;
+    let switches = switches(vmm)? - before;
+    let (requests, exits) = figures(context, vm.name())?;
+    let (requests, exits) = (requests - requests_before, exits - exits_before);
+    println!(
+        "SEEN wakeups requests={requests} switches={switches} exits={exits} exits_per_request={:.2}",
+        exits as f64 / requests as f64
+    );
+    ensure!(requests >= REQUESTS, "{requests} requests");
+    vm.wait_for("over", PATIENCE)?;
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)?;
+    ensure!(switches <= SWITCHES_MAX, "{switches} switches");
+    Ok(())
+}
+
+/// Waits until the backend has worked and then rests.
+fn wait_for_the_end_of_work(backend: Pid) -> Result<()> {
+    let (begun, mut has_worked) = (Instant::now(), false);
+    let mut before = switches(backend)?;
+    loop {
+        ensure!(begun.elapsed() < 2 * PATIENCE, "the disk still works");
+        std::thread::sleep(REST);
+        let now = switches(backend)?;
+        let is_at_rest = now - before < AT_REST;
+        if is_at_rest && has_worked {
+            return Ok(());
+        }
+        has_worked |= !is_at_rest;
+        before = now;
+    }
+}
+
+/// Requests of the disk, and exits of the vCPUs to the vmm, since the start.
+fn figures(context: &Context, name: &str) -> Result<(u64, u64)> {
+    let stats = inspect::quietly(context, &["stats", name, "--json"])?;
+    let stats: Value = serde_json::from_str(&stats)?;
+    let requests = stats["devices"][0]["total"]["requests"].as_u64();
+    let exits = ["pio", "mmio"].map(|kind| stats["exits"][kind].as_u64());
+    let exits: Option<u64> = exits.into_iter().sum();
+    Ok((requests.context("no requests")?, exits.context("no exits")?))
+}
+
+/// How often threads of a process other than vCPUs have been switched to or from.
+fn switches(process: Pid) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.starts_with("vcpu") {
+            continue;
+        }
+        let status = fs::read_to_string(task.join("status"))?;
+        let counts = status
+            .lines()
+            .filter(|line| line.contains("ctxt_switches:"));
+        for line in counts {
+            let count = line.split_whitespace().last().context("no count")?;
+            sum += count.parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
