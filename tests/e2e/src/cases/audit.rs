@@ -54,7 +54,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A VM to be, with a disk of each engine and a NIC.
+/// A VM to be, with a disk of each engine, a NIC and a button that is a device.
 fn machine<'a>(context: &'a Context, name: &str) -> Result<VmBuilder<'a>> {
     let image = context.sparse_file(&format!("{name}.img"), 16 << 20)?;
     let threads = context.sparse_file(&format!("{name}-threads.img"), 16 << 20)?;
@@ -63,14 +63,15 @@ fn machine<'a>(context: &'a Context, name: &str) -> Result<VmBuilder<'a>> {
     Ok(vm
         .arg("--disk", format!("path={}", image.display()))
         .arg("--disk", threads)
-        .arg("--net", format!("tap={name}")))
+        .arg("--net", format!("tap={name}"))
+        .arg("--power-button", "virtio"))
 }
 
 /// One whose guest leaves all of that alone.
 fn start_no_os(context: &Context, name: &str) -> Result<Vm> {
     let kernel = NoOsKernel::new().say("hello\n").spin();
     let machine = machine(context, name)?.boots_no_os(&kernel);
-    let mut vm = machine.arg("--power-button", "virtio").start()?;
+    let mut vm = machine.start()?;
     vm.wait_for("hello\n", PATIENCE)?;
     Ok(vm)
 }

@@ -101,7 +101,7 @@ fn interrupts(vm: &mut Vm) -> Result<u64> {
 fn wakes_none(context: &Context) -> Result<()> {
     let mut vm = start(context)?;
     let vmm = inspect::process(context, vm.name(), "vmm")?;
-    let backend = inspect::process(context, vm.name(), "disk0")?;
+    let backend = inspect::process(context, vm.name(), "blk disk0")?;
     // What is said on the console wakes the vmm, and so does whoever asks for its figures: nothing is
     // said or asked between both counts of switches.
     vm.type_line(&format!(

@@ -124,9 +124,13 @@ fn let_go(context: &Context) -> Result<()> {
     )?;
     sh(&mut vm, "clean")?;
     let events = events(context, "letgo")?;
-    let count = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+    let count = |kind: &str, device: Option<&str>| {
+        let of = |event: &&Value| event["kind"] == kind && event["device"].as_str() == device;
+        events.iter().filter(of).count()
+    };
     // With the vmm that reboots its backend goes, too.
-    let (rebooted, ended) = (count("rebooted"), count("backend-died"));
+    let rebooted = count("rebooted", None);
+    let ended = count("backend-died", Some("disk0"));
     println!("SEEN let-go rebinds={REBINDS} reboots={rebooted} ended={ended}");
     vm.type_line("poweroff -f")?;
     vm.expect_exit(0)?;
@@ -158,8 +162,9 @@ fn masked(context: &Context) -> Result<()> {
     ensure!(killed == 1, "{killed} backends");
     let begun = Instant::now();
     let connected = |events: &[Value]| {
-        let all = events.iter();
-        all.filter(|event| event["kind"] == "backend-connected")
+        let of_the_disk = events.iter().filter(|event| event["device"] == "disk0");
+        of_the_disk
+            .filter(|event| event["kind"] == "backend-connected")
             .count()
     };
     while connected(&events(context, "masked")?) < 2 {

@@ -192,8 +192,9 @@ fn drive(
     log.finish()?;
     let outcome = outcome?;
     console.write_all(writes.text().as_bytes())?;
+    // Each line in one write: another thread tells of gaps.
     for mismatch in &outcome.mismatches {
-        writeln!(console, "MISMATCH: {mismatch}")?;
+        console.write_all(format!("MISMATCH: {mismatch}\n").as_bytes())?;
     }
     let verify::Outcome {
         writes,
@@ -203,12 +204,11 @@ fn drive(
         ..
     } = outcome;
     let mismatches = outcome.mismatches.len();
-    writeln!(
-        console,
+    let done = format!(
         "DRIVER done writes={writes} reads={reads} flushes={flushes} errors={errors} \
-         mismatches={mismatches}"
-    )?;
-    Ok(())
+         mismatches={mismatches}\n"
+    );
+    Ok(console.write_all(done.as_bytes())?)
 }
 
 /// Tells of gaps, soon after they are over.
