@@ -8,7 +8,7 @@ export HOME=/root LANG=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm /dev/hugepages
+mkdir -p /dev/pts /dev/shm /dev/hugepages /mnt
 mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t hugetlbfs hugetlbfs /dev/hugepages
@@ -23,7 +23,7 @@ for word in $(cat /proc/cmdline); do
 	lab.work) work=yes ;;
 	esac
 done
-modprobe tun
+modprobe -a tun loop
 ip link set lo up
 hostname lab
 
