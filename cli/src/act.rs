@@ -10,6 +10,7 @@ use crate::client;
 use crate::error::Error;
 use crate::output;
 use crate::stop;
+use crate::upgrade::{self, Devices};
 
 /// Does it, and with `json` says so.
 pub(crate) fn act(base: &Path, act: &Act, json: bool) -> Result<(), Error> {
@@ -54,9 +55,11 @@ pub(crate) fn act(base: &Path, act: &Act, json: bool) -> Result<(), Error> {
             client::link(base, vm, nic, *state == LinkState::Up)?;
             (vm, "link")
         }
-        Act::Upgrade { vm, device, binary } => {
-            client::upgrade(base, vm, device, binary)?;
-            (vm, "upgrade")
+        Act::Upgrade {
+            vm, device, binary, ..
+        } => {
+            let devices = device.as_deref().map_or(Devices::All, Devices::One);
+            return upgrade::upgrade(base, vm, devices, binary.as_deref(), json);
         }
     };
     output::acted(json, vm, verb)

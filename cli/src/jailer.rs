@@ -9,9 +9,14 @@ use spec::VmName;
 
 /// The path of the jailer: beside this binary.
 pub(crate) fn path() -> PathBuf {
+    beside("jailer")
+}
+
+/// The path of a program of ours, which is installed beside this one.
+pub(crate) fn beside(name: &str) -> PathBuf {
     std::env::current_exe()
         .unwrap_or_default()
-        .with_file_name("jailer")
+        .with_file_name(name)
 }
 
 /// Removes what is left of a VM whose jailer was killed; returns whether that succeeded. The jailer

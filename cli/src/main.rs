@@ -34,6 +34,7 @@ mod stop;
 mod table;
 mod terminal;
 mod top;
+mod upgrade;
 mod wait;
 
 use args::{Cli, Verb};

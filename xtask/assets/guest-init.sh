@@ -136,6 +136,15 @@ fs() {
 	umount /shared && echo "GUEST fs=ok"
 }
 
+# Goes on in a file system of the host's.
+fsroot() {
+	load virtio_pci virtiofs
+	mkdir /root-of-host
+	mount -t virtiofs from-outside /root-of-host || { echo "GUEST root=not mounted"; return; }
+	mount -t devtmpfs dev /root-of-host/dev
+	exec switch_root -c /dev/console /root-of-host /sbin/init
+}
+
 # Obeys the console, a line at a time.
 ask() {
 	echo "GUEST ready"
@@ -160,6 +169,7 @@ wait) power_button ;;
 disk) disk; poweroff -f ;;
 root) root ;;
 fs) fs; poweroff -f ;;
+fsroot) fsroot; poweroff -f ;;
 spin) echo "GUEST spinning"; while :; do :; done ;;
 ask) ask ;;
 net) net ;;

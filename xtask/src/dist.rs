@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask dist`: static release binaries, man pages and what shells need to complete the command
-//! line, in `dist/` as they lie below `/usr/local`; for another architecture in `dist-ARCH/`.
+//! line, in `dist/` as they lie below `/usr/local`, and a Debian package of them; for another
+//! architecture in `dist-ARCH/`.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::arch::Arch;
 use crate::command::file_name;
-use crate::compile;
+use crate::scratch::Scratch;
+use crate::{compile, deb};
 
 /// What shells complete the command line by: which shell, and where it looks.
 const COMPLETIONS: [(&str, &str); 3] = [
@@ -22,6 +24,17 @@ const COMPLETIONS: [(&str, &str); 3] = [
 
 /// Builds them and says where they are.
 pub(crate) fn run(arch: Arch) -> Result<ExitCode> {
+    let dist = build(arch)?;
+    let work = Scratch::new("deb")?;
+    let package = deb::pack(arch, &dist, &deb::changelog()?, work.path())?;
+    let kept = dist.join(file_name(&package));
+    fs::copy(&package, &kept).with_context(|| format!("cannot write {}", kept.display()))?;
+    println!("{}/{}", file_name(&dist), file_name(&kept));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds all but the package; where it is.
+pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
     let name = match arch.is_own() {
         true => "dist".to_owned(),
         false => format!("dist-{arch}"),
@@ -45,7 +58,7 @@ pub(crate) fn run(arch: Arch) -> Result<ExitCode> {
         println!("{name}/bin/{} ({} KiB)", file_name(&target), size / 1024);
     }
     document(&speaker, &dist)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(dist)
 }
 
 /// What the command says of itself.

@@ -12,6 +12,7 @@ mod cache;
 mod command;
 mod compile;
 mod cpio;
+mod deb;
 mod demo;
 mod dist;
 #[cfg(test)]
@@ -94,7 +95,8 @@ enum Task {
         #[arg(long)]
         unused: bool,
     },
-    /// Static release binaries, man pages and completions in dist/, to be copied to /usr/local
+    /// Static release binaries, man pages and completions in dist/, to be copied to /usr/local, and a
+    /// Debian package of them
     Dist {
         /// What they are for [default: this machine's architecture]
         #[arg(long)]

@@ -50,6 +50,15 @@ pub(crate) const UNIT_TESTS: &[Needed] = &[
     needed("tc", "iproute2"),
 ];
 
+/// What making packages takes.
+pub(crate) const DEB: &[Needed] = &[
+    needed("dpkg-buildpackage", "dpkg-dev"),
+    needed("dh", "debhelper"),
+];
+
+/// What reviews packages.
+pub(crate) const LINTIAN: &[Needed] = &[needed("lintian", "lintian")];
+
 /// What building libFuzzer takes.
 pub(crate) const FUZZ: &[Needed] = &[needed("c++", "g++")];
 

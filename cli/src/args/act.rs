@@ -77,15 +77,19 @@ pub(crate) enum Act {
         /// up or down
         state: LinkState,
     },
-    /// Replace the program behind a device while the guest uses it
+    /// Replace the programs behind devices while the guest uses them
     #[command(after_help = examples::UPGRADE)]
     Upgrade {
         /// The VM's name
         vm: VmName,
         /// The device, as `bulkhead inspect` names it
-        device: String,
-        /// The new program
-        #[arg(long, value_name = "FILE")]
-        binary: PathBuf,
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        device: Option<String>,
+        /// All devices that have processes of the VM's own, one after the other
+        #[arg(long)]
+        all: bool,
+        /// The new program [default: the one installed beside bulkhead]
+        #[arg(long, value_name = "FILE", conflicts_with = "all")]
+        binary: Option<PathBuf>,
     },
 }

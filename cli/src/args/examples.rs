@@ -75,7 +75,9 @@ The guest sees a pause and nothing else. A device that stalled because its backe
 another one.";
 
 pub(super) const UPGRADE: &str = "\
-Example:
+Examples:
+  bulkhead upgrade web --all       all devices, to the programs installed beside bulkhead
+  bulkhead upgrade web disk0       one of them
   bulkhead upgrade web disk0 --binary /opt/bulkhead-2/blk-backend
 
 Returns when the new program serves the device. If it cannot, or dies before it has completed a

@@ -20,11 +20,12 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use e2e::machine::Machine;
+use nix::unistd::geteuid;
 use rustix::process::setpriority_process;
 
 use crate::host::{self, Place};
 use crate::lab::{self, InnerHost};
-use crate::{TestFlags, compile, signals, spike};
+use crate::{TestFlags, compile, deb, signals, spike};
 use tally::Tally;
 use times::Times;
 
@@ -48,6 +49,10 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         tally += times.of("Spike", in_spike);
         return Ok(close(tally, &times));
     }
+    if flags.filter.as_deref().is_some_and(deb::is_chosen) {
+        tally += times.of("packages", of_packages);
+        return Ok(close(tally, &times));
+    }
     let place = host::choose(&flags.place)?;
     let everything = flags.filter.is_none() && place.arch().is_own();
     if everything {
@@ -55,6 +60,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         tally += times.of("unit tests", |_| checks::unit_tests())?;
     }
     if everything && matches!(place, Place::Native) {
+        tally += times.of("packages", of_packages);
         tally += times.of("fuzzing", |_| checks::fuzz())?;
     }
     match times.of("building", |_| compile::all(place.arch())) {
@@ -88,22 +94,37 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     Ok(close(tally, &times))
 }
 
-/// The case of Spike, which is no case of the runner's.
+/// The case of Spike, whose hart has no AIA.
 fn in_spike(times: &mut Times) -> Tally {
+    case(spike::CASE, Machine::Plic, spike::run, times)
+}
+
+fn of_packages(times: &mut Times) -> Tally {
+    if !geteuid().is_root() {
+        println!("skipped  {}: only root installs packages", deb::CASE);
+        return Tally {
+            skipped: 1,
+            ..Tally::default()
+        };
+    }
+    case(deb::CASE, Machine::own(), deb::run, times)
+}
+
+/// A case that is none of the runner's.
+fn case(name: &str, machine: Machine, run: fn() -> Result<()>, times: &mut Times) -> Tally {
     let begun = Instant::now();
-    let ended = spike::run();
+    let ended = run();
     signals::wait_if_stopping();
     let seconds = begun.elapsed().as_secs_f64();
     let line = match &ended {
-        Ok(()) => format!("ok       {} ({seconds:.1} s)", spike::CASE),
-        Err(error) => format!("FAILED   {} ({seconds:.1} s): {error:#}", spike::CASE),
+        Ok(()) => format!("ok       {name} ({seconds:.1} s)"),
+        Err(error) => format!("FAILED   {name} ({seconds:.1} s): {error:#}"),
     };
     println!("{line}");
-    // Its hart has no AIA.
-    times.hear(Machine::Plic, &line);
+    times.hear(machine, &line);
     match ended {
         Ok(()) => Tally::success(),
-        Err(_) => Tally::failure(spike::CASE),
+        Err(_) => Tally::failure(name),
     }
 }
 
@@ -165,8 +186,10 @@ fn beside_each_other(
                 // The inner host, which is in a hurry, keeps its processors. Only this thread and
                 // what it starts are nice.
                 let _ = setpriority_process(None, NICEST);
+                let packed = times.of("packages", of_packages);
                 let fuzzed = times.of("fuzzing", |_| checks::fuzz());
                 tally = tally.and_then(|mut cases| {
+                    cases += packed;
                     cases += fuzzed?;
                     Ok(cases)
                 });

@@ -110,20 +110,23 @@ fn wakes_none(context: &Context) -> Result<()> {
     ))?;
     let (requests_before, exits_before) = figures(context, vm.name())?;
     std::thread::sleep(SILENCE);
-    let before = switches(vmm)?;
-    wait_for_the_end_of_work(backend)?;
-    let switches = switches(vmm)? - before;
-    let (requests, exits) = figures(context, vm.name())?;
-    let (requests, exits) = (requests - requests_before, exits - exits_before);
+    let (mut switched, mut requests, mut exits) = (0, 0, 0);
+    while requests < REQUESTS {
+        let before = switches(vmm)?;
+        wait_for_the_end_of_work(backend)?;
+        switched += switches(vmm)? - before;
+        let (requests_now, exits_now) = figures(context, vm.name())?;
+        requests = requests_now - requests_before;
+        exits = exits_now - exits_before;
+    }
     println!(
-        "SEEN wakeups requests={requests} switches={switches} exits={exits} exits_per_request={:.2}",
+        "SEEN wakeups requests={requests} switches={switched} exits={exits} exits_per_request={:.2}",
         exits as f64 / requests as f64
     );
-    ensure!(requests >= REQUESTS, "{requests} requests");
     vm.wait_for("over", PATIENCE)?;
     vm.type_line("poweroff -f")?;
     vm.expect_exit(0)?;
-    ensure!(switches <= SWITCHES_MAX, "{switches} switches");
+    ensure!(switched <= SWITCHES_MAX, "{switched} switches");
     Ok(())
 }
 
