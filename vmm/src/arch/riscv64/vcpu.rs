@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use kvm_bindings::{
     KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_EXPERIMENTAL,
-    KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_V01, KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_VENDOR,
+    KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_PMU, KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_V01,
+    KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_VENDOR,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -15,8 +16,10 @@ use super::boot::EntryPoint;
 use super::register::{self, A0, A1, MODE, PC, SATP, SCAUSE, SP, STVAL};
 use crate::kvm::{KvmError, Vm};
 
-/// The calls that KVM would pass on to the vmm, which answers none.
-const PASSED_ON: [u32; 3] = [
+/// The calls that a guest does not get: those that KVM would pass on to the vmm, which answers none, and
+/// performance counters, which would tell what else runs on the processor.
+const WITHHELD: [u32; 4] = [
+    KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_PMU,
     KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_V01,
     KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_EXPERIMENTAL,
     KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_VENDOR,
@@ -36,8 +39,8 @@ pub fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, VcpuSetupError> {
     let create = |id| {
         let vcpu = vm.create_vcpu(id);
         let vcpu = vcpu.map_err(|source| VcpuSetupError { id, source })?;
-        for extension in PASSED_ON {
-            // Hosts that do not know the register pass nothing on either, or the vmm answers nothing.
+        for extension in WITHHELD {
+            // A host that does not know the register has no such call, or the vmm answers nothing.
             let _ = register::set(&vcpu, register::sbi_extension(extension.into()), 0);
         }
         Ok(vcpu)
