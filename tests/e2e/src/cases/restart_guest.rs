@@ -25,6 +25,8 @@ pub(super) fn cases() -> Vec<Case> {
             "driver_rebound_and_guest_rebooted_under_load_see_no_stale_replay",
             let_go,
         )
+        // The guest writes for two lives, and its driver is taken away thrice.
+        .within(Duration::from_secs(180))
         .not_on(Machine::SECOND, ONCE),
         Case::guest(
             "interrupts_masked_while_the_backend_dies_come_when_unmasked",

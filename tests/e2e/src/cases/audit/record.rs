@@ -182,6 +182,7 @@ fn guest_memory(pid: u64) -> Result<&'static str> {
 fn relocations(pid: u64) -> Result<String> {
     // From <elf.h>: the sizes of the file's header and a program's, and what is where in them.
     const PT_GNU_RELRO: u64 = 0x6474_e552;
+    const ET_EXEC: u64 = 2;
     let exe = format!("/proc/{pid}/exe");
     let program = fs::read(&exe)?;
     let number = |at: usize, bytes: usize| -> Result<u64> {
@@ -202,6 +203,9 @@ fn relocations(pid: u64) -> Result<String> {
     }
     let inode = fs::metadata(&exe)?.ino().to_string();
     let maps = read(pid, "maps")?;
+    // Debian's glibc for riscv64 has nothing to start a static program with that is not where it was
+    // linked to.
+    let is_fixed = number(16, 2)? == ET_EXEC;
     let mut program = maps.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (from, to) = words.first()?.split_once('-')?;
@@ -209,6 +213,7 @@ fn relocations(pid: u64) -> Result<String> {
         (words.get(4)? == &inode).then_some((number(from)?, number(to)?, *words.get(1)?))
     });
     let (base, ..) = program.clone().next().context("no program in memory")?;
+    let base = if is_fixed { 0 } else { base };
     let place = base + relro.context("nothing is to be read-only")?;
     let found = program.find(|(from, to, _)| (*from..*to).contains(&place));
     let (.., permissions) = found.context("no relocations in memory")?;
