@@ -125,7 +125,9 @@ fn without_messages(context: &Context) -> Result<()> {
     ensure!(vm.guest_value("disk_vectors")? == "0", "there are messages");
     let interrupt = vm.guest_value("disk_interrupt")?;
     seen(&interrupt);
-    ensure!(!interrupt.is_empty() && !interrupt.contains("MSI"));
+    // A line of the APLIC's becomes a message inside of it.
+    let is_message = interrupt.contains("MSI") && !interrupt.contains("APLIC-MSI");
+    ensure!(!interrupt.is_empty() && !is_message, "it is {interrupt:?}");
     vm.wait_for("GUEST disk_round=1", PATIENCE)?;
     kill_backends()?;
     ends_well(&mut vm)?;
