@@ -84,6 +84,8 @@ fn rootless(context: &Context) -> Result<()> {
     }
     let kernel = NoOsKernel::new().say("hello\n").spin();
     let builder = context.vm("rootless").boots_no_os(&kernel);
+    // On some architectures the button is a device by default.
+    let builder = builder.arg("--power-button", "none");
     let disk = format!("path={}", image.display());
     let command = builder.arg("--disk", disk).command()?;
     let name = context.name_of("rootless");
