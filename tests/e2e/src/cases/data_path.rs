@@ -15,7 +15,7 @@ use crate::inspect;
 use crate::machine::Machine;
 use crate::vm::{PATIENCE, Stock, Vm};
 
-/// How many requests the guest makes, one after the other.
+/// How many requests the guest makes at least.
 const REQUESTS: u64 = 10_000;
 /// How often all threads but the vCPUs' may have been switched to or from meanwhile.
 const SWITCHES_MAX: u64 = 20;
@@ -26,6 +26,7 @@ const REST: Duration = Duration::from_millis(500);
 /// The sequential reads of the second case: so many, each of so many requests of one page at once.
 const READS: u64 = 200;
 const DEPTH: u64 = 32;
+const PAGE: u64 = 4096;
 /// So many requests share an interrupt at least.
 const REQUESTS_FOR_AN_INTERRUPT: u64 = 8;
 
@@ -43,17 +44,18 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// A guest with a shell that has loaded the disk's driver.
 fn start(context: &Context) -> Result<Vm> {
-    let image = context.sparse_file("image", 32 << 20)?;
+    let image = context.sparse_file("image", 64 << 20)?;
     let disk = format!("path={}", image.display());
     let builder = context.vm("data-path").boots(Stock::DEFAULT, "shell");
     let mut vm = builder.mem_mib(256).cpus(2).arg("--disk", disk).start()?;
     vm.wait_for("guest# ", PATIENCE)?;
     vm.type_line("stty -echo; PS1=; echo quiet''ly")?;
     vm.wait_for("quietly", PATIENCE)?;
+    // The kernel splits each read into requests of a page.
     vm.sh(
         "for x in virtio_pci virtio_blk; do while read -r m f; do [ $m != $x ] || \
          for i in $f; do insmod /mod/$i 2> /dev/null; done; done < /mod/order; done; \
-         until [ -b /dev/vda ]; do sleep 0.1; done",
+         until [ -b /dev/vda ]; do sleep 0.1; done; echo 4 > /sys/block/vda/queue/max_sectors_kb",
     )?;
     Ok(vm)
 }
@@ -61,11 +63,9 @@ fn start(context: &Context) -> Result<Vm> {
 /// Interrupts for each request: EVENT_IDX lets requests that are under way at once share one.
 fn shares_interrupts(context: &Context) -> Result<()> {
     let mut vm = start(context)?;
-    // The kernel splits each read into requests of a page.
-    vm.sh("echo 4 > /sys/block/vda/queue/max_sectors_kb")?;
     let before = interrupts(&mut vm)?;
     let (requests_before, exits_before) = figures(context, vm.name())?;
-    let block = DEPTH * 4096;
+    let block = DEPTH * PAGE;
     vm.sh(&format!(
         "dd if=/dev/vda of=/dev/null bs={block} count={READS} iflag=direct"
     ))?;
@@ -100,8 +100,9 @@ fn wakes_none(context: &Context) -> Result<()> {
     let mut vm = start(context)?;
     let vmm = inspect::process(context, vm.name(), "vmm")?;
     // What is said on the console wakes the vmm: nothing is said between both counts of switches.
+    let (block, reads) = (DEPTH * PAGE, REQUESTS.div_ceil(DEPTH));
     vm.type_line(&format!(
-        "sleep 3; dd if=/dev/vda of=/dev/null bs=512 count={REQUESTS} iflag=direct 2> /dev/null; \
+        "sleep 3; dd if=/dev/vda of=/dev/null bs={block} count={reads} iflag=direct 2> /dev/null; \
          sleep 8; echo o''ver"
     ))?;
     let (requests_before, exits_before) = figures(context, vm.name())?;
