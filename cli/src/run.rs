@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use spec::VmSpec;
+use spec::{SpecError, VmSpec};
 
 use crate::args::RunArgs;
 use crate::error::{Error, FAILED, USAGE, no_json};
@@ -15,6 +15,9 @@ use crate::spec_file;
 mod child;
 mod detach;
 mod foreground;
+
+/// The first descriptor that is no standard one.
+const FIRST: i32 = 3;
 
 /// The settings of a VM that concern the host only.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +66,7 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>, json: bool) -> Result
     };
     let is_from_file = args.config.is_some();
     let spec = spec(args)?;
+    check_descriptors(&spec)?;
     // Fail before starting the jailer.
     crate::state::base(state_dir)?;
     let status = match detach {
@@ -74,6 +78,26 @@ pub(crate) fn run(args: RunArgs, state_dir: Option<&Path>, json: bool) -> Result
         USAGE if is_from_file => FAILED,
         status => status,
     })
+}
+
+/// The descriptors that cards name as their taps. The jailer refuses standard ones.
+fn tap_fds(spec: &VmSpec) -> impl Iterator<Item = i32> {
+    let all = spec.nets.iter().flat_map(|net| &net.fd).copied();
+    all.filter(|number| *number >= FIRST)
+}
+
+/// Checks that we were started with the taps' descriptors open, before we open anything that would
+/// get one of their numbers.
+fn check_descriptors(spec: &VmSpec) -> Result<(), SpecError> {
+    let open = Path::new("/proc/self/fd");
+    let missing = |number: &i32| open.join(number.to_string()).symlink_metadata().is_err();
+    match tap_fds(spec).find(missing) {
+        Some(number) => {
+            let reason = "no descriptor of this number is open: start bulkhead with it open";
+            Err(SpecError::new("net.fd", number, reason))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The VM of the flags or the file, with a name.

@@ -6,11 +6,12 @@
 //! and which queues are in use.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use ipc::fd::net::PAIRS_MAX;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// The longest name of an interface.
 pub const NAME_MAX_BYTES: usize = 15;
@@ -71,6 +72,9 @@ pub enum TapError {
     /// The inherited tap lacks a flag.
     #[error("the tap has flags {0:#x}: it needs tap, no_pi and vnet_hdr")]
     Flags(i32),
+    /// The inherited queues are not all of one tap.
+    #[error("is a queue of {0}, and the first one of {1}")]
+    Mixed(String, String),
     /// Another call failed.
     #[error("cannot {0} the tap")]
     Other(&'static str, #[source] std::io::Error),
@@ -93,6 +97,10 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(
         /// The length of the header.
         set_header, libc::TUNSETVNETHDRSZ, libc::c_int
+    );
+    nix::ioctl_none_bad!(
+        /// A descriptor of the network namespace that the interface is in.
+        get_namespace, nix::request_code_none!(b'T', 227)
     );
     nix::ioctl_write_ptr_bad!(
         /// Whether a queue is in use.
@@ -148,9 +156,36 @@ fn attach(name: &str, multi: bool) -> Result<(OwnedFd, Result<(), Errno>), TapEr
     Ok((device.into(), set.map(drop)))
 }
 
+/// Checks that inherited descriptors are queues of one tap that can have so many, and makes them what
+/// [`open`] returns; the tap's name.
+pub fn inherit(queues: &[OwnedFd]) -> Result<String, TapError> {
+    let mut first = None;
+    for fd in queues {
+        let (name, flags) = interface_of(fd.as_fd())?;
+        if queues.len() > 1 && flags & libc::IFF_MULTI_QUEUE == 0 {
+            return Err(TapError::SingleQueue);
+        }
+        let first = first.get_or_insert_with(|| name.clone());
+        if name != *first {
+            return Err(TapError::Mixed(name, first.clone()));
+        }
+        let failed = |e: Errno| TapError::Other("prepare", e.into());
+        let status = fcntl(fd, FcntlArg::F_GETFL).map_err(failed)?;
+        let status = OFlag::from_bits_retain(status) | OFlag::O_NONBLOCK;
+        fcntl(fd, FcntlArg::F_SETFL(status)).map_err(failed)?;
+        set_header_bytes(fd.as_fd(), HEADER_BYTES)?;
+    }
+    first.ok_or(TapError::Queues(0))
+}
+
 /// Checks that an inherited descriptor is a queue of a tap, and returns the tap's name.
-#[allow(unsafe_code)]
 pub fn check(fd: BorrowedFd<'_>) -> Result<String, TapError> {
+    interface_of(fd).map(|(name, _)| name)
+}
+
+/// The name and the flags of the tap that a descriptor is a queue of.
+#[allow(unsafe_code)]
+fn interface_of(fd: BorrowedFd<'_>) -> Result<(String, i32), TapError> {
     let mut request = request("any", 0)?;
     // SAFETY: `request` is initialised, and large enough for what the kernel writes.
     let got = unsafe { ioctl::get_iff(fd.as_raw_fd(), &raw mut request) };
@@ -161,7 +196,18 @@ pub fn check(fd: BorrowedFd<'_>) -> Result<String, TapError> {
         return Err(TapError::Flags(flags));
     }
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
-    Ok(name.map(|byte| char::from(byte.to_ne_bytes()[0])).collect())
+    let name = name.map(|byte| char::from(byte.to_ne_bytes()[0])).collect();
+    Ok((name, flags))
+}
+
+/// The network namespace that a tap is in; `None` if the kernel is older than 5.8 or does not tell
+/// this process.
+#[allow(unsafe_code)]
+pub fn namespace(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    // SAFETY: no pointers.
+    let namespace = unsafe { ioctl::get_namespace(fd.as_raw_fd()) }.ok()?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Some(unsafe { OwnedFd::from_raw_fd(namespace) })
 }
 
 /// Sets which offloads the reader of the tap accepts, as in [`offload`].

@@ -14,7 +14,7 @@ use spec::VmName;
 const HELP: &str = "\
 Starts one VM, supervises it, and stays until it has ended.
 
-Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
+Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N] [--tap-fd N]...
        jailer --sweep NAME [--state-dir DIR]
        jailer --doctor
 
@@ -23,6 +23,8 @@ Usage: jailer --config FILE [--state-dir DIR] [--api-gid GID] [--console-fd N]
                     (root) or $XDG_RUNTIME_DIR/bulkhead
   --api-gid GID     a group whose members may use the VM's sockets, too
   --console-fd N    an inherited stream socket: the console's first client
+  --tap-fd N        an inherited queue of a tap, which --config names as fd of a network card; repeat
+                    it for others
   --sweep NAME      start nothing; remove what a jailer that was killed has left of VM NAME
   --doctor          start nothing; say what of a jail this host can give, and what not
   --version         print the version
@@ -48,6 +50,8 @@ pub struct Args {
     pub api_gid: Option<u32>,
     /// The inherited descriptor that is the console's first client.
     pub console_fd: Option<RawFd>,
+    /// The inherited descriptors that are queues of taps.
+    pub tap_fds: Vec<RawFd>,
 }
 
 /// What the command line asks for.
@@ -81,8 +85,8 @@ pub enum UsageError {
     #[error("{0} was given twice")]
     Twice(&'static str),
     /// The value is not the number of a descriptor above the standard ones.
-    #[error("--console-fd {0:?}: must be the number of a file descriptor, 3 or more")]
-    NotAnFd(OsString),
+    #[error("{0} {1:?}: must be the number of a file descriptor, 3 or more")]
+    NotAnFd(&'static str, OsString),
     /// The value is not a group id.
     #[error("--api-gid {0:?}: must be the number of a group")]
     NotAGroup(OsString),
@@ -100,7 +104,7 @@ pub enum UsageError {
 /// Parses the command line, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let (mut config, mut state_dir, mut console_fd, mut sweep) = (None, None, None, None);
-    let mut api_gid = None;
+    let (mut api_gid, mut tap_fds) = (None, Vec::new());
     let args: Vec<_> = args.into_iter().collect();
     let mut parser = Parser::from_args(args);
     while let Some(arg) = parser.next().map_err(unexpected)? {
@@ -110,6 +114,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
             Long("sweep") => ("--sweep", &mut sweep),
             Long("api-gid") => ("--api-gid", &mut api_gid),
             Long("console-fd") => ("--console-fd", &mut console_fd),
+            Long("tap-fd") => {
+                let value = parser
+                    .value()
+                    .map_err(|_| UsageError::NoValue("--tap-fd"))?;
+                tap_fds.push(descriptor("--tap-fd", value)?);
+                continue;
+            }
             Long("doctor") => return Ok(Parsed::Doctor),
             Long("help") | Short('h') => return Ok(Parsed::Show(HELP.into())),
             Long("version") | Short('V') => {
@@ -127,7 +138,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
     let state_dir = state_dir.map(PathBuf::from);
     if let Some(name) = sweep {
         return match (config, console_fd, api_gid) {
-            (None, None, None) => vm_name(&name).map(|name| Parsed::Sweep { name, state_dir }),
+            (None, None, None) if tap_fds.is_empty() => {
+                vm_name(&name).map(|name| Parsed::Sweep { name, state_dir })
+            }
             _ => Err(UsageError::Conflict),
         };
     }
@@ -135,7 +148,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         config: config.ok_or(UsageError::NoConfig)?.into(),
         state_dir,
         api_gid: api_gid.map(group).transpose()?,
-        console_fd: console_fd.map(descriptor).transpose()?,
+        console_fd: console_fd
+            .map(|n| descriptor("--console-fd", n))
+            .transpose()?,
+        tap_fds,
     }))
 }
 
@@ -161,11 +177,11 @@ fn group(text: OsString) -> Result<u32, UsageError> {
     }
 }
 
-fn descriptor(text: OsString) -> Result<RawFd, UsageError> {
+fn descriptor(flag: &'static str, text: OsString) -> Result<RawFd, UsageError> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     match number {
         Some(number) if number >= 3 => Ok(number),
-        _ => Err(UsageError::NotAnFd(text)),
+        _ => Err(UsageError::NotAnFd(flag, text)),
     }
 }
 
@@ -184,6 +200,7 @@ mod tests {
             state_dir: Some("/s".into()),
             api_gid: Some(7),
             console_fd: Some(9),
+            tap_fds: vec![11, 12],
         });
         let spaced = parsed(&[
             "--config",
@@ -192,6 +209,10 @@ mod tests {
             "/s",
             "--console-fd",
             "9",
+            "--tap-fd",
+            "11",
+            "--tap-fd",
+            "12",
             "--api-gid",
             "7",
         ]);
@@ -200,6 +221,8 @@ mod tests {
             "--state-dir=/s",
             "--api-gid=7",
             "--console-fd=9",
+            "--tap-fd=11",
+            "--tap-fd=12",
         ]);
         assert_eq!(
             (spaced.as_ref(), joined.as_ref()),
@@ -220,8 +243,10 @@ mod tests {
         let twice = parsed(&["--config", "a", "--config", "b"]);
         assert_eq!(twice, Err(UsageError::Twice("--config")));
         for number in ["0", "2", "-1", "x", "2147483648"] {
-            let refused = parsed(&["--config", "a", "--console-fd", number]);
-            assert_eq!(refused, Err(UsageError::NotAnFd(number.into())));
+            for flag in ["--console-fd", "--tap-fd"] {
+                let refused = parsed(&["--config", "a", flag, number]);
+                assert_eq!(refused, Err(UsageError::NotAnFd(flag, number.into())));
+            }
         }
     }
 

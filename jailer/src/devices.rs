@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What devices are opened from: backend binaries, taps, and what a helper has opened for them.
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::os::fd::{OwnedFd, RawFd};
 
 use spec::{NetKind, PowerButton, SpecError, Vm};
 
@@ -30,7 +31,12 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// Opens everything that cannot block on storage; adds what is wrong to `errors`.
-    pub(super) fn open(vm: &Vm, host: &Host, errors: &mut Vec<SpecError>) -> Self {
+    pub(super) fn open(
+        vm: &Vm,
+        host: &Host,
+        inherited: BTreeMap<RawFd, OwnedFd>,
+        errors: &mut Vec<SpecError>,
+    ) -> Self {
         let binary = |name, path, errors: &mut Vec<SpecError>| {
             open_binary(name, path).map_err(|e| errors.push(e)).ok()
         };
@@ -42,7 +48,7 @@ impl Devices {
             PowerButton::Virtio => binary("input-backend", &host.input, errors),
             _ => None,
         };
-        let taps = tap_setup::open_all(vm, errors);
+        let taps = tap_setup::open_all(vm, inherited, errors);
         let net = match vm
             .nets
             .iter()

@@ -26,7 +26,7 @@ fn errors(change: impl FnOnce(&mut VmSpec)) -> Vec<String> {
     let vm = Vm::try_from(spec).unwrap();
     let mut errors = Vec::new();
     let opening = Opening::begin(&vm).unwrap();
-    Devices::open(&vm, &host(), &mut errors);
+    Devices::open(&vm, &host(), BTreeMap::new(), &mut errors);
     let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap();
     opening.finish(&signals, &mut errors).unwrap();
     let errors = errors.iter().filter(|error| error.field != "kernel");

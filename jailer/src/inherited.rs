@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -45,6 +46,8 @@ pub struct Inherited {
     /// What `--config` leads to, if it is a path such as `/dev/fd/7`; the jailer closes it once it
     /// is read.
     pub(crate) config: Option<OwnedFd>,
+    /// Those of `--tap-fd` that are open, by their numbers.
+    pub(crate) taps: BTreeMap<RawFd, OwnedFd>,
 }
 
 impl Inherited {
@@ -57,17 +60,30 @@ impl Inherited {
                 .map_err(InheritedError::Close);
         };
         let (console, config) = named(args)?;
+        // Whoever reads the spec names those that are not open. Each number has one owner.
+        let taps = args
+            .tap_fds
+            .iter()
+            .copied()
+            .filter(|number| is_open(*number));
+        let taps = taps.filter(|number| ![console, config].contains(&Some(*number)));
+        let taps: BTreeSet<_> = taps.collect();
         let mut kept: Vec<_> = console.into_iter().chain(config).collect();
+        kept.extend(&taps);
         kept.sort_unstable();
         close_all_but(&kept).map_err(InheritedError::Close)?;
         let inherited = Self {
             console: console.map(own),
             config: config.map(own),
+            taps: taps
+                .into_iter()
+                .map(|number| (number, own(number)))
+                .collect(),
         };
-        for fd in [&inherited.console, &inherited.config]
+        let single = [&inherited.console, &inherited.config]
             .into_iter()
-            .flatten()
-        {
+            .flatten();
+        for fd in single.chain(inherited.taps.values()) {
             let marked = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
             marked.map_err(InheritedError::Close)?;
         }
@@ -116,8 +132,8 @@ fn is_open(number: RawFd) -> bool {
 }
 
 fn own(number: RawFd) -> OwnedFd {
-    // SAFETY: it was open when `named` looked, is not a standard one, was not closed since, and the
-    // process has made no owner of anything yet. No number comes twice: `named` sees to that.
+    // SAFETY: it was open when `named` or `take` looked, is not a standard one, was not closed since,
+    // and the process has made no owner of it. No number comes twice: `named` and `take` see to that.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
@@ -138,6 +154,7 @@ mod tests {
             state_dir: None,
             api_gid: None,
             console_fd,
+            tap_fds: Vec::new(),
         }
     }
 

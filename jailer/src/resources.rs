@@ -2,9 +2,10 @@
 //! Opens everything a VM may use, in one place before anything is started. It gathers all errors,
 //! so that one attempt reports every one of them.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -37,6 +38,7 @@ impl Resources {
     pub(crate) fn open(
         vm: &Vm,
         host: &Host,
+        inherited: BTreeMap<RawFd, OwnedFd>,
         signals: &SignalFd,
     ) -> Result<Result<Self, Vec<SpecError>>, Ended> {
         let begun = Opening::begin(vm).map_err(Ended::Helper)?;
@@ -47,7 +49,7 @@ impl Resources {
         let kvm = open_kvm(&host.kvm).map_err(&mut had).ok();
         let ram = guest_ram(&vm.memory, host).map_err(&mut had).ok();
         let console = open_console(&vm.console).map_err(&mut had).ok();
-        let mut devices = Devices::open(vm, host, &mut errors);
+        let mut devices = Devices::open(vm, host, inherited, &mut errors);
         let mut found = begun.finish(signals, &mut errors)?;
         let (kernel, initrd) = (found.kernel.take(), found.initrd.take());
         devices.add(found);

@@ -58,7 +58,7 @@ impl Scene {
 
     fn errors(&self, spec: VmSpec) -> Vec<String> {
         let vm = Vm::try_from(spec).unwrap();
-        let opened = Resources::open(&vm, &self.host, &no_signals());
+        let opened = Resources::open(&vm, &self.host, BTreeMap::new(), &no_signals());
         let errors = opened.unwrap().unwrap_err();
         errors.iter().map(ToString::to_string).collect()
     }
@@ -77,7 +77,7 @@ fn everything_there_is_opened() {
     spec.initrd = Some(scene.at("initrd"));
     spec.console = Console::File(scene.at("out"));
     let vm = Vm::try_from(spec).unwrap();
-    let resources = Resources::open(&vm, &scene.host, &no_signals())
+    let resources = Resources::open(&vm, &scene.host, BTreeMap::new(), &no_signals())
         .unwrap()
         .unwrap();
     assert!(resources.guest.initrd.is_some());

@@ -62,7 +62,7 @@ pub(crate) fn run(
     let name = name(&vm)?;
     let client = inherited.console.map(console_client).transpose();
     let client = client.map_err(refused)?;
-    let resources = Resources::open(&vm, host, &signals)?;
+    let resources = Resources::open(&vm, host, inherited.taps, &signals)?;
     let claim = claim_users(&vm);
     let state = state_dir(args, &name);
     let (mut resources, claim, state) = match (resources, claim, state) {

@@ -6,15 +6,19 @@
 //! itself. What is left to do after that, and every change to a tap that existed before, is a
 //! [`UndoEntry`], written to the state directory before the change is made.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use host::tap::{self, TapError};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
-use spec::{NetKind, SpecError, Tap, Vm};
+use spec::{NetKind, SpecError, Tap, TapName, TapSource, Vm};
 
+mod inherited;
 mod interface;
+mod link;
 mod script;
 mod undo_log;
 
@@ -30,8 +34,23 @@ pub(crate) struct OpenTap {
     queues: Vec<OwnedFd>,
     /// Whether it can do UDP segmentation.
     uso: bool,
-    /// Whether it existed before.
-    existed: bool,
+    origin: Origin,
+}
+
+/// How the jailer got a tap.
+#[derive(Debug)]
+enum Origin {
+    /// It opened the tap, and may change it.
+    Opened {
+        name: TapName,
+        /// Whether the tap existed before.
+        existed: bool,
+    },
+    /// It inherited the tap.
+    Inherited {
+        /// Keeps other VMs of this user from the tap.
+        _lock: Option<File>,
+    },
 }
 
 /// Keeps the taps, and undoes what was done for them when dropped.
@@ -40,10 +59,15 @@ pub(crate) struct TapSetup {
     // Dropped first: undoing needs the taps to exist.
     undo_log: UndoLog,
     _held: Vec<OwnedFd>,
+    _inherited: Vec<Origin>,
 }
 
 /// Opens the taps of a VM, in order; adds everything that is wrong with them to `errors`.
-pub(crate) fn open_all(vm: &Vm, errors: &mut Vec<SpecError>) -> Vec<OpenTap> {
+pub(crate) fn open_all(
+    vm: &Vm,
+    mut inherited: BTreeMap<RawFd, OwnedFd>,
+    errors: &mut Vec<SpecError>,
+) -> Vec<OpenTap> {
     let mut open = Vec::new();
     for tap in taps(vm) {
         for (field, script) in [("net.up", &tap.up), ("net.down", &tap.down)] {
@@ -54,7 +78,11 @@ pub(crate) fn open_all(vm: &Vm, errors: &mut Vec<SpecError>) -> Vec<OpenTap> {
             );
         }
         errors.extend(check_bridge(tap).err());
-        match open_one(tap) {
+        let opened = match &tap.source {
+            TapSource::Named(name) => open_one(name, tap.pairs),
+            TapSource::Inherited(fds) => inherited::take(fds, &mut inherited),
+        };
+        match opened {
             Ok(tap) => open.push(tap),
             Err(error) => errors.push(error),
         }
@@ -69,29 +97,30 @@ fn taps(vm: &Vm) -> impl Iterator<Item = &Tap> {
     })
 }
 
-fn open_one(tap: &Tap) -> Result<OpenTap, SpecError> {
-    let (name, odd) = (tap.name.as_str(), |reason: String| {
-        SpecError::new("net.tap", &tap.name, reason)
-    });
-    let interface = interface(name).map_err(|e| odd(e.desc().into()))?;
+fn open_one(name: &TapName, pairs: u16) -> Result<OpenTap, SpecError> {
+    let odd = |reason: String| SpecError::new("net.tap", name, reason);
+    let interface = interface(name.as_str()).map_err(|e| odd(e.desc().into()))?;
     let existed = match interface.index() {
         Ok(_) => true,
         Err(Errno::ENODEV) => false,
         Err(e) => return Err(odd(e.desc().into())),
     };
-    let queues = tap::open(name, tap.pairs).map_err(|error| odd(remedy(&error, tap, existed)))?;
+    let queues = tap::open(name.as_str(), pairs);
+    let queues = queues.map_err(|error| odd(remedy(&error, (name, pairs), existed)))?;
     let uso = queues
         .first()
         .is_some_and(|queue| tap::has_uso(queue.as_fd()));
     Ok(OpenTap {
         queues,
         uso,
-        existed,
+        origin: Origin::Opened {
+            name: name.clone(),
+            existed,
+        },
     })
 }
 
-fn remedy(error: &TapError, tap: &Tap, existed: bool) -> String {
-    let (name, pairs) = (&tap.name, tap.pairs);
+fn remedy(error: &TapError, (name, pairs): (&TapName, u16), existed: bool) -> String {
     match error {
         TapError::Permission if existed => format!(
             "{error}: have root give it to you (ip tuntap add {name} mode tap user NAME), or be root"
@@ -154,13 +183,19 @@ impl TapSetup {
         let mut tap_setup = Self {
             undo_log,
             _held: Vec::new(),
+            _inherited: Vec::new(),
         };
         let mut parts = Vec::new();
         for (spec, tap) in taps(vm).zip(open) {
-            let held = tap.queues.first().map(OwnedFd::try_clone).transpose();
-            let held = held.map_err(|e| SpecError::new("net.tap", &spec.name, e))?;
-            tap_setup._held.extend(held);
-            tap_setup.hook_up(spec, tap.existed)?;
+            match tap.origin {
+                Origin::Opened { name, existed } => {
+                    let held = tap.queues.first().map(OwnedFd::try_clone).transpose();
+                    let held = held.map_err(|e| SpecError::new("net.tap", &name, e))?;
+                    tap_setup._held.extend(held);
+                    tap_setup.hook_up(&name, spec, existed)?;
+                }
+                inherited => tap_setup._inherited.push(inherited),
+            }
             parts.push(TapParts {
                 queues: tap.queues,
                 uso: tap.uso,
@@ -169,8 +204,7 @@ impl TapSetup {
         Ok((tap_setup, parts))
     }
 
-    fn hook_up(&mut self, tap: &Tap, existed: bool) -> Result<(), SpecError> {
-        let name = &tap.name;
+    fn hook_up(&mut self, name: &TapName, tap: &Tap, existed: bool) -> Result<(), SpecError> {
         let odd = |field, value: &dyn std::fmt::Display, errno: Errno| {
             let remedy = match errno {
                 Errno::EPERM => ": only root can do this: do it beforehand, and leave it out here",

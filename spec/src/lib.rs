@@ -39,7 +39,7 @@ pub use mac::derived as derived_mac;
 pub use memory::{HugePages, Memory};
 pub use name::VmName;
 pub use net::{
-    Forward, Net, NetGuard, NetKind, NetSpec, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName,
+    Forward, Net, NetGuard, NetKind, NetSpec, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName, TapSource,
 };
 pub use policy::{OnReboot, Seccomp};
 pub use power_button::PowerButton;

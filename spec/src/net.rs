@@ -10,24 +10,30 @@ use serde::{Deserialize, Serialize};
 use crate::device::{escaped, number, options_with, unescaped, unknown};
 
 mod check;
+mod source;
 
 pub use check::{Forward, Net, NetGuard, NetKind, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName};
+pub use source::TapSource;
 
 /// Options that can be given several times.
-const LISTS: &[&str] = &["forward", "ipv4", "ipv6"];
+const LISTS: &[&str] = &["fd", "forward", "ipv4", "ipv6"];
 
-/// A network card as it is written: `--net tap=NAME[,option]...` or `--net user[,option]...`, or an
-/// object in `nets`.
+/// A network card as it is written: `--net tap=NAME[,option]...`, `--net fd=N[,option]...` or `--net
+/// user[,option]...`, or an object in `nets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetSpec {
     /// The tap that its frames go through: an existing one, or one that is made for this VM. Either
-    /// this or `user`.
+    /// this, `fd` or `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
+    /// The tap that its frames go through, as descriptors that whoever starts the VM has open: one for
+    /// each pair of queues. Its name, state and settings are left as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fd: Vec<i32>,
     /// Whether its connections are made by a program on the host, passt, which needs no privilege.
-    /// Either this or `tap`.
+    /// Either this, `tap` or `fd`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub user: bool,
     /// Its name; by default `net` and its number, from 0.
@@ -105,6 +111,7 @@ impl Default for NetSpec {
     fn default() -> Self {
         Self {
             tap: None,
+            fd: Vec::new(),
             user: false,
             id: None,
             mac: None,
@@ -123,6 +130,12 @@ impl Default for NetSpec {
     }
 }
 
+/// The number of a descriptor.
+fn descriptor(key: &str, text: &str) -> Result<i32, String> {
+    let odd = |_| format!("{key} {text:?}: expected the number of a file descriptor");
+    text.parse().map_err(odd)
+}
+
 impl FromStr for NetSpec {
     type Err = String;
 
@@ -131,6 +144,7 @@ impl FromStr for NetSpec {
         for (key, value) in options_with(text, LISTS)? {
             match (key, value) {
                 ("tap", Some(name)) => net.tap = Some(unescaped(name)),
+                ("fd", Some(n)) => net.fd.push(descriptor(key, n)?),
                 ("user", None) => net.user = true,
                 ("id", Some(id)) => net.id = Some(id.into()),
                 ("mac", Some(mac)) => net.mac = Some(mac.into()),
@@ -149,7 +163,7 @@ impl FromStr for NetSpec {
                     return Err(format!("{key} takes no value"));
                 }
                 (
-                    "tap" | "id" | "mac" | "mtu" | "queues" | "queue-size" | "bridge" | "up"
+                    "tap" | "fd" | "id" | "mac" | "mtu" | "queues" | "queue-size" | "bridge" | "up"
                     | "down" | "ipv4" | "ipv6" | "forward",
                     None,
                 ) => return Err(format!("{key} needs a value")),
@@ -181,7 +195,9 @@ impl fmt::Display for NetSpec {
             ("any-mac", self.any_mac),
             ("any-service", self.any_service),
         ];
+        let fds: Vec<_> = self.fd.iter().map(i32::to_string).collect();
         let lists = [
+            ("fd", &fds),
             ("ipv4", &self.ipv4),
             ("ipv6", &self.ipv6),
             ("forward", &self.forward),

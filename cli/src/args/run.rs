@@ -43,7 +43,8 @@ pub(crate) struct RunArgs {
     pub(crate) disks: Vec<DiskSpec>,
     /// A network card: tap=NAME, and any of id=ID, mac=ADDRESS, mtu=N, queues=1..8,
     /// queue-size=64..1024, bridge=NAME, up=PROGRAM, down=PROGRAM, any-mac, any-service,
-    /// ipv4=ADDRESS..., ipv6=ADDRESS..., separated by commas; or user, and any of id=ID, mac=ADDRESS,
+    /// ipv4=ADDRESS..., ipv6=ADDRESS..., separated by commas; or fd=N..., the open descriptors of a
+    /// tap, and the same but mtu, queues, bridge, up and down; or user, and any of id=ID, mac=ADDRESS,
     /// forward=tcp|udp:HOST:GUEST...; can be given several times
     #[arg(long = "net", value_name = "CARD")]
     pub(crate) nets: Vec<NetSpec>,

@@ -55,6 +55,9 @@ pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, Error> {
             .arg("--console-fd")
             .arg(console.as_raw_fd().to_string());
     }
+    for number in super::tap_fds(spec) {
+        command.arg("--tap-fd").arg(number.to_string());
+    }
     if let Some(notify) = start.notify {
         command.env("NOTIFY_SOCKET", notify);
     }

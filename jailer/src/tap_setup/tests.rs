@@ -3,7 +3,7 @@
 //! network namespaces.
 
 use super::*;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use spec::VmSpec;
@@ -17,7 +17,7 @@ fn vm(net: &str) -> Vm {
 
 fn errors(net: &str) -> Vec<String> {
     let mut errors = Vec::new();
-    open_all(&vm(net), &mut errors);
+    open_all(&vm(net), BTreeMap::new(), &mut errors);
     errors.iter().map(ToString::to_string).collect()
 }
 
@@ -46,6 +46,13 @@ fn tap_whose_name_another_kind_of_interface_has_is_refused_with_its_bridge_and_i
     for (error, begin) in errors.iter().zip(begins) {
         assert!(error.starts_with(begin), "{error}");
     }
+}
+
+#[test]
+fn descriptor_that_was_not_inherited_is_refused_by_its_number() {
+    let errors = errors("fd=5000,fd=5001");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].starts_with("net.fd \"5000\": no descriptor of this"));
 }
 
 #[test]

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::NetSpec;
+use super::source::TapSource;
 use crate::device::DeviceId;
 use crate::{MacAddress, SpecError, mac};
 
 /// The longest name of an interface, in bytes: IFNAMSIZ, less its NUL.
 pub const TAP_NAME_MAX_BYTES: usize = 15;
 /// The most pairs of queues.
-const PAIRS_MAX: u32 = 8;
+pub(super) const PAIRS_MAX: u32 = 8;
 /// From the smallest MTU that IPv4 allows to what fits into the longest frame of a tap.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
 
@@ -41,8 +42,8 @@ pub enum NetKind {
 /// A tap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tap {
-    /// Its name.
-    pub name: TapName,
+    /// Where it comes from.
+    pub source: TapSource,
     /// Its MTU, if it is to be changed.
     pub mtu: Option<u16>,
     /// The pairs of queues, 1 to 8.
@@ -174,17 +175,28 @@ impl Net {
             mac::of_nic(text).map_err(refused)
         });
         let mac = mac.transpose()?;
-        let kind = match (&spec.tap, spec.user) {
-            (Some(tap), true) => {
-                let reason = "is given beside user: a card has one of them";
-                return Err(SpecError::new("net.tap", tap, reason));
+        let kind = match (&spec.tap, &spec.fd[..], spec.user) {
+            (Some(name), [], false) => {
+                let source = TapSource::Named(parsed("net.tap", name)?);
+                NetKind::Tap(check_tap(source, spec)?)
             }
-            (None, false) => {
-                let reason = "is neither tap=NAME nor user";
+            (None, [_, ..], false) => {
+                let source = TapSource::inherited(spec)?;
+                NetKind::Tap(check_tap(source, spec)?)
+            }
+            (None, [], true) => NetKind::User(check_user(spec)?),
+            (None, [], false) => {
+                let reason = "is neither tap=NAME, fd=N nor user";
                 return Err(SpecError::new("net", id, reason));
             }
-            (Some(name), false) => NetKind::Tap(check_tap(name, spec)?),
-            (None, true) => NetKind::User(check_user(spec)?),
+            (Some(tap), ..) => {
+                let reason = "is given beside fd or user: a card has one of them";
+                return Err(SpecError::new("net.tap", tap, reason));
+            }
+            (None, [fd, ..], true) => {
+                let reason = "is given beside user: a card has one of them";
+                return Err(SpecError::new("net.fd", fd, reason));
+            }
         };
         Ok(Self { id, mac, kind })
     }
@@ -198,6 +210,7 @@ impl Net {
     /// Checks the NICs of a VM against each other.
     pub(crate) fn check_all(nets: &[Self]) -> Result<(), SpecError> {
         let (mut macs, mut taps, mut ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let mut fds = HashSet::new();
         let twice = |field, value: &dyn fmt::Display| {
             Err(SpecError::new(field, value, "is that of another card, too"))
         };
@@ -207,8 +220,15 @@ impl Net {
                 _ => {}
             }
             match &net.kind {
-                NetKind::Tap(tap) if !taps.insert(&tap.name) => return twice("net.tap", &tap.name),
-                NetKind::Tap(_) => {}
+                NetKind::Tap(tap) => match &tap.source {
+                    TapSource::Named(name) if !taps.insert(name) => return twice("net.tap", name),
+                    TapSource::Named(_) => {}
+                    TapSource::Inherited(all) => {
+                        if let Some(fd) = all.iter().find(|fd| !fds.insert(**fd)) {
+                            return Err(SpecError::new("net.fd", fd, "is given twice"));
+                        }
+                    }
+                },
                 NetKind::User(forwards) => {
                     for forward in forwards {
                         if !ports.insert((forward.protocol, forward.host)) {
@@ -228,7 +248,7 @@ fn parsed<T: FromStr<Err = String>>(field: &'static str, text: &str) -> Result<T
         .map_err(|reason: String| SpecError::new(field, text, reason))
 }
 
-fn check_tap(name: &str, spec: &NetSpec) -> Result<Tap, SpecError> {
+fn check_tap(source: TapSource, spec: &NetSpec) -> Result<Tap, SpecError> {
     if let Some(forward) = spec.forward.first() {
         return Err(SpecError::new("net.forward", forward, "is for user only"));
     }
@@ -239,8 +259,12 @@ fn check_tap(name: &str, spec: &NetSpec) -> Result<Tap, SpecError> {
         }
         mtu => mtu.and_then(|mtu| u16::try_from(mtu).ok()),
     };
-    let pairs = match u16::try_from(spec.queues) {
-        Ok(pairs) if (1..=PAIRS_MAX).contains(&spec.queues) => pairs,
+    let queues = match &source {
+        TapSource::Named(_) => spec.queues,
+        TapSource::Inherited(fds) => u32::try_from(fds.len()).unwrap_or(u32::MAX),
+    };
+    let pairs = match u16::try_from(queues) {
+        Ok(pairs) if (1..=PAIRS_MAX).contains(&queues) => pairs,
         _ => {
             let reason = format!("must be 1 to {PAIRS_MAX}");
             return Err(SpecError::new("net.queues", spec.queues, reason));
@@ -263,7 +287,7 @@ fn check_tap(name: &str, spec: &NetSpec) -> Result<Tap, SpecError> {
     }
     let bridge = spec.bridge.as_ref();
     Ok(Tap {
-        name: parsed("net.tap", name)?,
+        source,
         mtu,
         pairs,
         queue_size,

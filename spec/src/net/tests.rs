@@ -12,6 +12,8 @@ fn card_options_are_read_and_printed_back() {
     for text in [
         "tap=tap0",
         "user",
+        "id=a,fd=5",
+        "any-mac,queue-size=512,fd=5,fd=7,ipv4=10.0.0.1",
         "user,id=a,mac=02:00:00:00:00:01,forward=tcp:8080:80,forward=udp:53:53",
         "any-mac,any-service,tap=t,id=a,mac=02:00:00:00:00:01,mtu=9000,queues=4,queue-size=1024,\
          bridge=br0,up=/up,down=/down,ipv4=10.0.0.1,ipv4=10.0.0.2,ipv6=fe80::1",
@@ -46,6 +48,21 @@ fn card_that_cannot_be_names_field_and_value() {
     for (text, field, value) in [
         ("id=a", "net", "a"),
         ("user,tap=a", "net.tap", "a"),
+        ("fd=5,tap=a", "net.tap", "a"),
+        ("fd=5,user", "net.fd", "5"),
+        ("fd=2", "net.fd", "2"),
+        ("fd=-1", "net.fd", "-1"),
+        ("fd=5,fd=6,queues=3", "net.queues", "3"),
+        ("fd=5,mtu=9000", "net.mtu", "9000"),
+        ("fd=5,bridge=br0", "net.bridge", "br0"),
+        ("fd=5,up=/up", "net.up", "/up"),
+        ("fd=5,down=/down", "net.down", "/down"),
+        ("fd=5,forward=tcp:1:2", "net.forward", "tcp:1:2"),
+        (
+            "fd=3,fd=4,fd=5,fd=6,fd=7,fd=8,fd=9,fd=10,fd=11",
+            "net.fd",
+            "9 descriptors",
+        ),
         ("tap=", "net.tap", ""),
         ("tap=a/b", "net.tap", "a/b"),
         ("tap=..", "net.tap", ".."),

@@ -86,7 +86,7 @@ impl Kind for Nic {
     }
 
     fn fault(&self, reason: String) -> SpecError {
-        SpecError::new("net.tap", &self.spec.name, reason)
+        self.spec.source.fault(reason)
     }
 
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError> {

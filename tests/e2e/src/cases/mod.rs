@@ -21,6 +21,7 @@ mod limits;
 mod managed;
 mod net;
 mod net_changes;
+mod net_inherited;
 mod net_launch;
 mod net_passt;
 mod nic_anti_spoof;
@@ -218,6 +219,7 @@ pub fn all() -> Vec<Case> {
         managed::cases(),
         pause::cases(),
         power_button::cases(),
+        net_inherited::cases(),
         net_passt::cases(),
         nic_killed::cases(),
         nic_external::cases(),
