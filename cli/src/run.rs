@@ -135,6 +135,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         stop_timeout: args.stop_timeout,
         seccomp: args.seccomp.unwrap_or(defaults.seccomp),
         uid_range: args.uid_range,
+        cgroup: args.cgroup.clone(),
         limits: args.limits.clone(),
         ..defaults
     }
@@ -177,12 +178,13 @@ mod tests {
             "--stop-timeout=90",
             "--seccomp=log",
             "--uid-range=70000:8",
+            "--cgroup=/machine.slice/a",
             "--limits=of=vm,memory=2G,cpu=150",
         ]);
         let document = VmSpec::from_json(
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
             "hugepages":"2M","prefault":true,"console":"file=/tmp/o","power_button":"virtio","on_reboot":"exit","stop_timeout":90,
-            "seccomp":"log","uid_range":"70000:8","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
+            "seccomp":"log","uid_range":"70000:8","cgroup":"/machine.slice/a","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4}],
             "nets":[{"tap":"tap0","queues":2,"bridge":"br0","ipv4":["10.0.0.2","10.0.0.3"]},
             {"user":true,"any_mac":true,"forward":["tcp:8080:80"]}],
             "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}],

@@ -16,9 +16,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
-use spec::{Held, POWER_BUTTON_ID, PowerButton, SpecError, Vm};
+use spec::{Cgroup, Held, SpecError, Vm};
 
+mod below;
 mod host;
+mod leaf;
 mod limits;
 mod oom;
 mod remove;
@@ -27,16 +29,13 @@ pub(super) use limits::drive_of;
 pub(crate) use remove::sweep;
 
 use self::host::{Hierarchy, Version};
+use self::leaf::{Leaf, SUPERVISOR};
 
 /// The number of an image's drive, or why it has none.
 pub(crate) type Drive = Result<libc::dev_t, String>;
 
 /// The group above the groups of all VMs.
 const TOP: &str = "bulkhead";
-/// Threads of a process beyond those that are counted.
-const SPARE_THREADS: u64 = 32;
-/// Threads that the kernel may start for one io_uring, and our own thread for its queue.
-const THREADS_PER_QUEUE: u64 = 24;
 
 /// What this host has, and what it lacks or does not let us use, one line each.
 pub(crate) fn describe() -> (Vec<String>, Vec<String>) {
@@ -57,7 +56,13 @@ pub(crate) fn describe() -> (Vec<String>, Vec<String>) {
     (found, missing)
 }
 
-/// The directory in which we make groups.
+/// Which versions this host has, and what `--cgroup` can do with them.
+pub(crate) fn versions() -> Result<String, String> {
+    let (hierarchies, _) = host::hierarchies();
+    host::versions(&hierarchies)
+}
+
+/// The directory in which we make groups, if nobody says where.
 fn parent(hierarchy: &Hierarchy) -> &Path {
     match hierarchy.version {
         // Below the root, version 2 allows no group both processes and child groups with
@@ -67,22 +72,17 @@ fn parent(hierarchy: &Hierarchy) -> &Path {
     }
 }
 
-/// Removes groups of VMs of which nothing else is left, in the place where this VM would make its
-/// groups.
+/// Removes groups of VMs of which nothing else is left, in the place where VMs have their groups if
+/// nobody says where.
 pub(crate) fn sweep_forgotten() {
     let (hierarchies, _) = host::hierarchies();
     for hierarchy in &hierarchies {
-        remove::forgotten(&parent(hierarchy).join(TOP), |jailer| {
-            kill(jailer, None) != Err(Errno::ESRCH)
-        });
+        sweep_forgotten_in(&parent(hierarchy).join(TOP));
     }
 }
 
-/// The group of one process.
-#[derive(Debug)]
-struct Leaf {
-    name: String,
-    threads_max: Option<u64>,
+fn sweep_forgotten_in(top: &Path) {
+    remove::forgotten(top, |jailer| kill(jailer, None) != Err(Errno::ESRCH));
 }
 
 /// The groups of one VM.
@@ -91,6 +91,8 @@ pub(crate) struct Cgroups {
     /// The VM's group in each hierarchy.
     groups: Vec<Group>,
     leaves: Vec<Leaf>,
+    /// The group that the user wants them below.
+    demanded: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -108,26 +110,42 @@ struct Group {
 
 impl Cgroups {
     /// Plans a VM's groups and makes none yet; also returns what this host lacks.
-    pub(crate) fn plan(vm: &Vm, name: &str, jailer: Pid) -> (Self, Vec<String>) {
+    pub(crate) fn plan(vm: &Vm, name: &str, jailer: Pid) -> Result<(Self, Vec<String>), SpecError> {
         let (hierarchies, mut missing) = host::hierarchies();
+        let parents = match &vm.cgroup {
+            Some(Cgroup::Inherit) => return Ok((Self::none(), Vec::new())),
+            Some(Cgroup::Below(path)) => below::parents(path, &hierarchies)?,
+            None => hierarchies.iter().map(|h| parent(h).to_owned()).collect(),
+        };
         if hierarchies.is_empty() && missing.is_empty() {
             missing.push("this host mounts no cgroups: processes are not accounted".into());
         }
-        let groups = hierarchies.into_iter().map(|hierarchy| {
-            let parent = parent(&hierarchy);
-            Group {
-                dir: parent.join(TOP).join(format!("{name}-{jailer}")),
-                has_leaves: hierarchy.controllers.iter().any(|c| *c != "memory"),
-                hierarchy,
-                counts_threads: false,
-                initial_cgroup: None,
-            }
+        let groups = hierarchies.into_iter().zip(parents);
+        let groups = groups.map(|(hierarchy, parent)| Group {
+            dir: parent.join(TOP).join(format!("{name}-{jailer}")),
+            has_leaves: hierarchy.controllers.iter().any(|c| *c != "memory"),
+            hierarchy,
+            counts_threads: false,
+            initial_cgroup: None,
         });
         let cgroups = Self {
             groups: groups.collect(),
-            leaves: leaves(vm),
+            leaves: leaf::all(vm),
+            demanded: match &vm.cgroup {
+                Some(Cgroup::Below(path)) => Some(path.clone()),
+                Some(Cgroup::Inherit) | None => None,
+            },
         };
-        (cgroups, missing)
+        Ok((cgroups, missing))
+    }
+
+    /// No groups: processes stay where they are born.
+    fn none() -> Self {
+        Self {
+            groups: Vec::new(),
+            leaves: Vec::new(),
+            demanded: None,
+        }
     }
 
     /// The directories of the VM's groups, recorded for a later sweep.
@@ -135,9 +153,10 @@ impl Cgroups {
         self.groups.iter().map(|group| group.dir.as_path())
     }
 
-    /// Makes the groups. Leaves out those it cannot make, and returns a line for each.
-    pub(crate) fn make(&mut self) -> Vec<String> {
-        let mut missing = Vec::new();
+    /// Makes the groups. Leaves out those it cannot make, and returns a line for each; an error if the
+    /// user said where they are to be.
+    pub(crate) fn make(&mut self) -> Result<Vec<String>, SpecError> {
+        let (mut missing, mut refused) = (Vec::new(), None);
         let leaves = &self.leaves;
         self.groups.retain_mut(|group| match group.make(leaves) {
             Ok(unavailable) => {
@@ -150,6 +169,7 @@ impl Cgroups {
             Err(error) => {
                 let dir = group.dir.display();
                 let which = group.hierarchy.controllers.join(", ");
+                refused.get_or_insert_with(|| format!("cannot make {dir}: {error}"));
                 missing.push(format!(
                     "cgroup {dir}: cannot be made ({error}): no {which} of its own"
                 ));
@@ -157,12 +177,18 @@ impl Cgroups {
                 false
             }
         });
-        missing
+        match (&self.demanded, refused) {
+            (Some(path), Some(reason)) => Err(SpecError::new("cgroup", path.display(), reason)),
+            _ => Ok(missing),
+        }
     }
 
     /// Sets the limits of the spec in groups that have been made; `drives` are the drives of the
     /// disk images.
     pub(crate) fn limit(&self, vm: &Vm, drives: &[Drive]) -> Result<(), SpecError> {
+        if vm.cgroup == Some(Cgroup::Inherit) {
+            return limits::check_without_groups(&vm.limits, geteuid().is_root());
+        }
         for limits in &vm.limits {
             let drive = match limits.held {
                 Held::Disk(index) if !limits.io.is_empty() => {
@@ -223,6 +249,12 @@ impl Cgroups {
             Ok(()) => Ok(()),
             Err(e) => error(format!("cannot be set: {} ({e})", file.display())),
         }
+    }
+
+    /// Removes groups of other VMs of which nothing else is left, beside those of this VM.
+    pub(crate) fn sweep_forgotten_beside(&self) {
+        let tops = self.groups.iter().filter_map(|group| group.dir.parent());
+        tops.for_each(sweep_forgotten_in);
     }
 
     /// The supervisor's group, if clone3(2) can spawn into it.
@@ -335,34 +367,6 @@ impl Group {
             .filter(|c| enable(parent, c).is_err() || enable(top, c).is_err())
             .collect()
     }
-}
-
-/// The supervisor's group.
-const SUPERVISOR: &str = "supervisor";
-
-/// The groups of a VM's processes, by user number.
-fn leaves(vm: &Vm) -> Vec<Leaf> {
-    let button = usize::from(vm.power_button == PowerButton::Virtio);
-    let devices = vm.disks.len() + vm.nets.len() + vm.vhost_user.len() + button;
-    let devices = u64::try_from(devices).unwrap_or(u64::MAX);
-    let leaf = |name: &str, threads_max| Leaf {
-        name: name.into(),
-        threads_max: Some(threads_max),
-    };
-    let mut all = vec![
-        leaf(SUPERVISOR, SPARE_THREADS),
-        leaf("vmm", u64::from(vm.cpus) + devices + SPARE_THREADS),
-    ];
-    all.extend(vm.disks.iter().map(|disk| {
-        let threads = u64::from(disk.queues) * THREADS_PER_QUEUE + SPARE_THREADS;
-        leaf(&format!("blk-{}", disk.id), threads)
-    }));
-    let nets = vm.nets.iter();
-    all.extend(nets.map(|net| leaf(&format!("net-{}", net.id), 2 * SPARE_THREADS)));
-    if button > 0 {
-        all.push(leaf(POWER_BUTTON_ID, SPARE_THREADS));
-    }
-    all
 }
 
 fn mkdir(dir: &Path) -> io::Result<()> {

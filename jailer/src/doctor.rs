@@ -41,6 +41,7 @@ pub fn examine(host: &Host, self_test: SelfTest) -> (Vec<String>, Outcome) {
         optional("core scheduling", probe::core_scheduling()),
         optional("io_uring", io_uring()),
     ]);
+    findings.push(optional("cgroup versions", run::cgroup_versions()));
     findings.extend(cgroups());
     for (what, pages) in [
         ("huge pages of 2M", HugePages::Size2M),

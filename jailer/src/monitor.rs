@@ -22,7 +22,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use spec::Vm;
 
-use super::cgroups::{self, Cgroups};
+use super::cgroups::Cgroups;
 use super::deferred::{Deferred, Task, Unplaced};
 use super::errands::Errands;
 use super::image;
@@ -324,8 +324,11 @@ impl Monitor {
             Some(Task::Place(process)) => self.place(process),
             Some(Task::Settle) => {
                 host::image::let_go();
-                self.errands.run(|| {
-                    cgroups::sweep_forgotten();
+                let Self {
+                    errands, cgroups, ..
+                } = self;
+                errands.run(|| {
+                    cgroups.sweep_forgotten_beside();
                     Ok(())
                 })
             }

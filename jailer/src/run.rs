@@ -218,6 +218,11 @@ pub(crate) fn cgroup_hierarchies() -> (Vec<String>, Vec<String>) {
     cgroups::describe()
 }
 
+/// Which versions of control groups this host has.
+pub(crate) fn cgroup_versions() -> Result<String, String> {
+    cgroups::versions()
+}
+
 /// Tells the user what was swept, if anything was.
 fn notice(state: &StateDir, name: &VmName) {
     if state.swept() {
@@ -289,9 +294,10 @@ fn make_cgroups(
     drives: &[Drive],
 ) -> Result<(Cgroups, Vec<String>), Outcome> {
     let name = identity.name.as_str();
-    let (mut cgroups, mut missing) = Cgroups::plan(&identity.vm, name, Pid::this());
+    let planned = Cgroups::plan(&identity.vm, name, Pid::this());
+    let (mut cgroups, mut missing) = planned.map_err(refused)?;
     state.write_cgroups(cgroups.dirs()).map_err(refused)?;
-    missing.extend(cgroups.make());
+    missing.extend(cgroups.make().map_err(refused)?);
     cgroups.limit(&identity.vm, drives).map_err(refused)?;
     Ok((cgroups, missing))
 }

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+mod cgroup;
 mod console;
 mod device;
 mod disk;
@@ -27,6 +28,7 @@ mod uids;
 mod vhost_user;
 mod vm;
 
+pub use cgroup::Cgroup;
 pub use console::{Console, check_socket_path};
 pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, POWER_BUTTON_ID, QUEUES_MAX};
 pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};

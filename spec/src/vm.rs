@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::check_unique;
 use crate::{
-    ByteSize, Console, Disk, DiskSpec, HugePages, Irqchip, Limits, LimitsSpec, Memory, Net,
-    NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
+    ByteSize, Cgroup, Console, Disk, DiskSpec, Held, HugePages, Irqchip, Limits, LimitsSpec,
+    Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange, VhostUser,
+    VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -88,6 +89,10 @@ pub struct VmSpec {
     /// root has no other than their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid_range: Option<UidRange>,
+    /// Where the VM's control groups are: `inherit`, or below the group of this path; by default the
+    /// jailer chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Cgroup>,
     /// What control groups hold the VM and its processes to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitsSpec>,
@@ -123,6 +128,7 @@ impl VmSpec {
             stop_timeout: None,
             seccomp: Seccomp::default(),
             uid_range: None,
+            cgroup: None,
             limits: Vec::new(),
         }
     }
@@ -165,6 +171,8 @@ pub struct Vm {
     /// The users that its processes run as, at least [`Vm::users`]; by default the jailer picks a
     /// free range.
     pub uid_range: Option<UidRange>,
+    /// Where the VM's control groups are, if the user says so.
+    pub cgroup: Option<Cgroup>,
     /// The limits that control groups set, at most one entry for each process.
     pub limits: Vec<Limits>,
 }
@@ -176,6 +184,16 @@ impl Vm {
         let button = usize::from(self.power_button == PowerButton::Virtio);
         let devices = self.disks.len() + self.nets.len() + button;
         2 + u32::try_from(devices).unwrap_or(u32::MAX - 2)
+    }
+
+    /// How many threads the user of a process may have, if no control group of the process's own
+    /// counts them.
+    pub fn threads_max(&self, held: Held) -> Option<u32> {
+        let is_held = |limits: &&Limits| limits.held == held;
+        match self.cgroup {
+            Some(Cgroup::Inherit) => self.limits.iter().find(is_held)?.pids,
+            Some(Cgroup::Below(_)) | None => None,
+        }
     }
 }
 
@@ -272,6 +290,7 @@ impl TryFrom<VmSpec> for Vm {
             stop_timeout: spec.stop_timeout.map(check_stop_timeout).transpose()?,
             seccomp: spec.seccomp,
             uid_range: spec.uid_range,
+            cgroup: spec.cgroup,
         };
         check_users(&vm)?;
         Ok(vm)

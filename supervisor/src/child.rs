@@ -112,9 +112,10 @@ pub(crate) fn start(
         user: spec.profile.user.into(),
         has_groups: jails.has_range(),
         limits: [
-            (Resource::Nofile, spec.profile.descriptors_max),
-            (Resource::Fsize, spec.profile.file_bytes_max),
-            (Resource::Core, 0),
+            (Resource::Nofile, Some(spec.profile.descriptors_max)),
+            (Resource::Fsize, Some(spec.profile.file_bytes_max)),
+            (Resource::Core, Some(0)),
+            (Resource::Nproc, spec.profile.threads_max),
         ],
         argv: [spec.name.as_ptr(), arg, std::ptr::null()],
         envp: [std::ptr::null()],
@@ -185,6 +186,7 @@ mod tests {
         user: 7,
         descriptors_max: 100,
         file_bytes_max: 1 << 20,
+        threads_max: None,
         oom_score_adj: 0,
     };
 

@@ -133,8 +133,8 @@ impl Devices {
         streams: Vec<OwnedFd>,
     ) -> Self {
         let disks = (0..).zip(vm.disks.iter().cloned()).zip(images);
-        let disks =
-            disks.map(|((index, spec), image)| ManagedDevice::new(Disk::new(index, spec, image)));
+        let disks = disks
+            .map(|((index, spec), image)| ManagedDevice::new(Disk::new(vm, index, spec, image)));
         let cards = vm.nets.iter().enumerate();
         let cards = cards.filter_map(|(index, net)| match &net.kind {
             NetKind::Tap(tap) => Some((net, tap, profile::of_nic(vm, index, tap))),

@@ -5,7 +5,7 @@
 use handover::users::{buttons_user, cards_user};
 use ipc::fd::input;
 use ipc::record::Geometry;
-use spec::{Console, Disk, NetKind, PowerButton, Tap, Vm};
+use spec::{Console, Disk, Held, NetKind, PowerButton, Tap, Vm};
 
 /// How long any process may make the log. The supervisor cuts a log that is longer.
 pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
@@ -33,17 +33,30 @@ pub(crate) struct Profile {
     pub(crate) descriptors_max: u64,
     /// RLIMIT_FSIZE, which limits writes to files, not what is mapped.
     pub(crate) file_bytes_max: u64,
+    /// RLIMIT_NPROC, if no control group counts its threads.
+    pub(crate) threads_max: Option<u64>,
     /// oom_score_adj: the kernel should kill a backend, which can be replaced, before a vmm.
     pub(crate) oom_score_adj: i32,
 }
 
+/// How many threads the user of a process may have, if no control group counts them.
+pub(crate) fn threads_max(vm: &Vm, held: Held) -> Option<u64> {
+    vm.threads_max(held).map(u64::from)
+}
+
 /// The jail of the backend of the disk at place `index` in the spec.
-pub(crate) fn of_disk(index: u8, disk: &Disk, geometry: &Geometry) -> Profile {
+pub(crate) fn of_disk(
+    index: u8,
+    disk: &Disk,
+    geometry: &Geometry,
+    threads_max: Option<u64>,
+) -> Profile {
     Profile {
         user: 2 + index,
         descriptors_max: BACKEND_DESCRIPTORS + u64::from(disk.queues) * DESCRIPTORS_PER_DISK_QUEUE,
         // A write beyond this is EFBIG, even inside an existing file.
         file_bytes_max: LOG_BYTES_MAX.max(geometry.capacity_bytes),
+        threads_max,
         oom_score_adj: 400,
     }
 }
@@ -54,6 +67,7 @@ pub(crate) fn of_nic(vm: &Vm, index: usize, tap: &Tap) -> Profile {
         user: cards_user(vm, index),
         descriptors_max: BACKEND_DESCRIPTORS + u64::from(tap.pairs) * DESCRIPTORS_PER_PAIR,
         file_bytes_max: LOG_BYTES_MAX,
+        threads_max: threads_max(vm, Held::Net(index)),
         oom_score_adj: 400,
     }
 }
@@ -64,6 +78,7 @@ pub(crate) fn of_button(vm: &Vm) -> Profile {
         user: buttons_user(vm),
         descriptors_max: BACKEND_DESCRIPTORS,
         file_bytes_max: LOG_BYTES_MAX,
+        threads_max: None,
         oom_score_adj: 400,
     }
 }
@@ -90,6 +105,7 @@ pub(crate) fn of_vmm(vm: &Vm) -> Profile {
             Console::File(_) => u64::MAX,
             _ => LOG_BYTES_MAX.max(vm.memory.size_bytes()),
         },
+        threads_max: threads_max(vm, Held::Vmm),
         oom_score_adj: 200,
     }
 }
@@ -118,5 +134,32 @@ mod tests {
         };
         let wide = of_vmm(&Vm::try_from(spec).unwrap());
         assert_eq!(wide.descriptors_max, VMM_DESCRIPTORS + 17 * 4 + 2);
+    }
+
+    #[test]
+    fn threads_are_counted_by_user_only_where_no_group_counts_them() {
+        let mut spec = VmSpec {
+            disks: vec!["path=/a".parse().unwrap()],
+            nets: vec!["tap=t".parse().unwrap()],
+            limits: ["of=vmm,pids=40", "of=net0,pids=41", "of=disk0,pids=42"]
+                .map(|text| text.parse().unwrap())
+                .into(),
+            ..VmSpec::new("/k")
+        };
+        let most = |spec: &VmSpec| {
+            let vm = Vm::try_from(spec.clone()).unwrap();
+            let NetKind::Tap(tap) = &vm.nets[0].kind else {
+                panic!("not a tap");
+            };
+            let disk = threads_max(&vm, Held::Disk(0));
+            [
+                of_vmm(&vm).threads_max,
+                of_nic(&vm, 0, tap).threads_max,
+                disk,
+            ]
+        };
+        assert_eq!(most(&spec), [None; 3]);
+        spec.cgroup = Some(spec::Cgroup::Inherit);
+        assert_eq!(most(&spec), [Some(40), Some(41), Some(42)]);
     }
 }

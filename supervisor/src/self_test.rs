@@ -43,6 +43,7 @@ fn run_child(program: BorrowedFd<'_>, null: BorrowedFd<'_>, jails: &Jails) -> Re
             user: 1,
             descriptors_max: 64,
             file_bytes_max: LOG_BYTES_MAX,
+            threads_max: None,
             oom_score_adj: 0,
         },
     };

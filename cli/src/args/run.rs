@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use spec::{
-    ByteSize, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, NetSpec, OnReboot, PowerButton,
-    Seccomp, UidRange, VhostUserSpec, VmName,
+    ByteSize, Cgroup, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, NetSpec, OnReboot,
+    PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
 };
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
@@ -75,6 +75,10 @@ pub(crate) struct RunArgs {
     /// The user ids that the VM's processes run as, for this VM alone [default: a free range]
     #[arg(long, value_name = "FIRST:COUNT")]
     pub(crate) uid_range: Option<UidRange>,
+    /// Where the VM's control groups are: inherit makes none and leaves its processes in the group that
+    /// it is started in; a path makes them below that group, as /proc/PID/cgroup names it
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) cgroup: Option<Cgroup>,
     /// What control groups hold processes to: of=vm|supervisor|vmm|ID, and any of memory=SIZE (of vm),
     /// cpu=PERCENT, pids=N, read-bps=SIZE, write-bps=SIZE, read-iops=N, write-iops=N (of a disk),
     /// separated by commas; can be given several times
@@ -90,7 +94,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
         "nets", "vhost_user", "irqchip", "power_button", "on_reboot", "stop_timeout", "seccomp",
-        "uid_range", "limits",
+        "uid_range", "cgroup", "limits",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

@@ -24,6 +24,8 @@ pub(crate) enum Version {
 pub(crate) struct Hierarchy {
     pub(crate) version: Version,
     pub(crate) mount: PathBuf,
+    /// The group that is mounted there, as /proc/self/cgroup names groups.
+    pub(crate) root: PathBuf,
     /// The directory of our own group.
     pub(crate) own: PathBuf,
     /// Which of [`WANTED`] are here, by their names in version 2.
@@ -78,12 +80,49 @@ fn find(mountinfo: &str, own: &str, offered: impl Fn(&Path) -> String) -> Vec<Hi
             found.push(Hierarchy {
                 version,
                 own: mount.join(below),
+                root: root.into(),
                 mount,
                 controllers: controllers.iter().map(|(name, _)| *name).collect(),
             });
         }
     }
     found
+}
+
+/// Which versions there are, what `--cgroup` can name, and where we were started.
+pub(crate) fn versions(hierarchies: &[Hierarchy]) -> Result<String, String> {
+    let of = |version| {
+        let own = hierarchies.iter().filter(|h| h.version == version);
+        own.flat_map(|h| h.controllers.clone()).collect::<Vec<_>>()
+    };
+    let (old, new) = (of(Version::One).join(", "), of(Version::Two).join(", "));
+    let what = match (old.is_empty(), new.is_empty()) {
+        (true, true) => {
+            let reason = "none with a controller is mounted: --cgroup inherit alone is possible";
+            return Err(reason.into());
+        }
+        (true, false) => "2 alone: --cgroup takes a group without processes".into(),
+        (false, true) => format!("1 alone: --cgroup takes a group that is there for {old}"),
+        (false, false) => format!(
+            "1 for {old}, 2 for {new}: --cgroup takes a group that is there for each of them"
+        ),
+    };
+    let mut groups: Vec<_> = hierarchies.iter().map(Hierarchy::own_group).collect();
+    groups.sort();
+    groups.dedup();
+    let groups: Vec<_> = groups
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(format!("{what}; started in {}", groups.join(", ")))
+}
+
+impl Hierarchy {
+    /// Our own group, as /proc/self/cgroup names it.
+    fn own_group(&self) -> PathBuf {
+        let below = self.own.strip_prefix(&self.mount).unwrap_or(&self.own);
+        self.root.join(below).components().collect()
+    }
 }
 
 /// Our own group in one hierarchy, according to /proc/self/cgroup.
@@ -108,9 +147,30 @@ mod tests {
         Hierarchy {
             version,
             mount: mount.into(),
+            root: "/".into(),
             own: own.into(),
             controllers: names.to_vec(),
         }
+    }
+
+    #[test]
+    fn versions_say_what_a_group_must_be_like_and_where_we_are() {
+        let new = all("/cg", "/cg/a/b", Version::Two, &["cpu", "memory"]);
+        let old = all("/old", "/old/", Version::One, &["pids"]);
+        let said = versions(std::slice::from_ref(&new)).unwrap();
+        assert!(
+            said.starts_with("2 alone") && said.ends_with("started in /a/b"),
+            "{said}"
+        );
+        let said = versions(std::slice::from_ref(&old)).unwrap();
+        assert!(
+            said.starts_with("1 alone") && said.ends_with("started in /"),
+            "{said}"
+        );
+        let said = versions(&[new, old]).unwrap();
+        assert!(said.starts_with("1 for pids, 2 for cpu, memory"), "{said}");
+        assert!(said.ends_with("started in /, /a/b"), "{said}");
+        assert!(versions(&[]).unwrap_err().contains("inherit"));
     }
 
     #[test]
@@ -141,7 +201,10 @@ mod tests {
                 Version::One,
                 &["cpu"],
             ),
-            all("/cg/memory", "/cg/memory/inner", Version::One, &["memory"]),
+            Hierarchy {
+                root: "/box".into(),
+                ..all("/cg/memory", "/cg/memory/inner", Version::One, &["memory"])
+            },
             all("/cg/pids", "/cg/pids/", Version::One, &["pids"]),
             all("/cg/unified", "/cg/unified/", Version::Two, &["io"]),
         ];

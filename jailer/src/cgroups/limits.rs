@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use libc::{dev_t, major, minor};
-use spec::{ByteSize, Held, IoLimits, Limits};
+use spec::{ByteSize, Held, IoLimits, Limits, SpecError};
 
 use super::host::Version;
 
@@ -80,6 +80,27 @@ pub(super) fn settings(limits: &Limits, version: Version, drive: Option<dev_t>) 
         all.extend(of_drive(&limits.io, version, drive));
     }
     all
+}
+
+/// Checks limits of a VM that has no groups. Where every process has a user of its own, the kernel can
+/// count that user's threads (RLIMIT_NPROC); nothing else can be had.
+pub(super) fn check_without_groups(all: &[Limits], has_users: bool) -> Result<(), SpecError> {
+    for limits in all {
+        let has_user = match limits.held {
+            Held::Vmm | Held::Disk(_) | Held::Net(_) => has_users,
+            // Others inherit the supervisor's.
+            Held::Vm | Held::Supervisor => false,
+        };
+        // The drive is in no message.
+        let mut settings = settings(limits, Version::Two, Some(0)).into_iter();
+        let refused = settings.find(|setting| !has_user || setting.field != "limits.pids");
+        if let Some(Setting { field, value, .. }) = refused {
+            let reason = "cannot be had with cgroup inherit, which makes no group: limit the group \
+                          that the VM is started in, or name one with cgroup";
+            return Err(SpecError::new(field, value, reason));
+        }
+    }
+    Ok(())
 }
 
 /// The files for reads and writes of a drive.
@@ -199,6 +220,28 @@ mod tests {
             ("blkio.throttle.write_iops_device", "8:16 9"),
         ];
         assert_eq!(written(Version::One), old.map(|(f, c)| (f, c.to_string())));
+    }
+
+    #[test]
+    fn without_groups_threads_of_a_user_are_all_that_is_limited() {
+        let threads = |held| Limits {
+            held,
+            memory: None,
+            cpu: None,
+            io: IoLimits::default(),
+            ..limits()
+        };
+        for held in [Held::Vmm, Held::Disk(0), Held::Net(0)] {
+            assert_eq!(check_without_groups(&[threads(held)], true), Ok(()));
+            let error = check_without_groups(&[threads(held)], false).unwrap_err();
+            assert_eq!((error.field, error.value.as_str()), ("limits.pids", "7"));
+        }
+        for held in [Held::Vm, Held::Supervisor] {
+            let error = check_without_groups(&[threads(held)], true).unwrap_err();
+            assert_eq!(error.field, "limits.pids");
+        }
+        let error = check_without_groups(&[limits()], true).unwrap_err();
+        assert_eq!((error.field, error.value.as_str()), ("limits.memory", "1M"));
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(super) struct ChildPlan<'a> {
     pub(super) user: u32,
     /// Whether the child has supplementary groups to drop and may do so.
     pub(super) has_groups: bool,
-    pub(super) limits: [(Resource, u64); 3],
+    pub(super) limits: [(Resource, Option<u64>); 4],
     pub(super) argv: [*const libc::c_char; 3],
     pub(super) envp: [*const libc::c_char; 1],
     /// For each number below PARKING, the descriptor that goes there; -1 for none.
@@ -137,6 +137,9 @@ fn leave_session(_: &ChildPlan<'_>) -> Result<(), Errno> {
 
 fn limit(plan: &ChildPlan<'_>) -> Result<(), Errno> {
     plan.limits.iter().try_for_each(|(resource, most)| {
+        let Some(most) = most else {
+            return Ok(());
+        };
         // A hard limit that the host has lowered cannot be raised again.
         let hard = getrlimit(*resource).maximum.unwrap_or(u64::MAX);
         let limit = Some(hard.min(*most));

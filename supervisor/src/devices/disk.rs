@@ -11,7 +11,7 @@ use ipc::fd;
 use ipc::inflight;
 use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use spec::api::DeviceKind;
-use spec::{Disk as DiskSpec, DiskEngine, SpecError};
+use spec::{Disk as DiskSpec, DiskEngine, Held, SpecError, Vm};
 
 use super::fence::{DiskRemains, Ring};
 use super::kind::{BackendError, Kind, Opened, PreparedBackend, SUPERVISED, SpawnOptions, program};
@@ -29,6 +29,8 @@ pub(crate) struct Disk {
     spec: DiskSpec,
     /// The size and block size that the guest sees.
     geometry: Geometry,
+    /// How many threads its backend may have, if no control group counts them.
+    threads_max: Option<u64>,
     /// The guest has rebooted and has not seen the disk yet.
     forgotten: bool,
     /// The first backend's opening, and its mark.
@@ -38,12 +40,13 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// A disk with this image.
-    pub(crate) fn new(index: u8, spec: DiskSpec, image: Image) -> Self {
+    /// The disk at place `index` of a VM, with this image.
+    pub(crate) fn new(vm: &Vm, index: u8, spec: DiskSpec, image: Image) -> Self {
         Self {
             index,
             spec,
             geometry: image.geometry,
+            threads_max: profile::threads_max(vm, Held::Disk(index.into())),
             forgotten: false,
             first: Some((image.first, image.mark)),
             inflight: None,
@@ -184,7 +187,7 @@ impl Kind for Disk {
             arg: Some(SUPERVISED),
             program: program(how, context.binaries.blk.as_ref())?,
             fds,
-            profile: profile::of_disk(self.index, &self.spec, &geometry),
+            profile: profile::of_disk(self.index, &self.spec, &geometry, self.threads_max),
         };
         if std::mem::take(&mut self.forgotten) {
             self.geometry = geometry;
@@ -215,7 +218,7 @@ fn engine(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spec::{DiskSpec, Vm, VmSpec};
+    use spec::{DiskSpec, VmSpec};
 
     const LEN: u64 = 1 << 20;
 
@@ -240,7 +243,7 @@ mod tests {
             mark: 0,
             geometry: of(LEN),
         };
-        let mut disk = Disk::new(0, vm.disks[0].clone(), image);
+        let mut disk = Disk::new(&vm, 0, vm.disks[0].clone(), image);
         disk.renew().unwrap();
         disk
     }

@@ -238,6 +238,7 @@ impl Kind for Role {
                 user: 0,
                 descriptors_max: 0,
                 file_bytes_max: 0,
+                threads_max: None,
                 oom_score_adj: 0,
             },
         };

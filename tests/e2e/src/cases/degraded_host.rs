@@ -18,7 +18,7 @@ use crate::procs;
 use crate::vm::{PATIENCE, Vm, VmBuilder};
 
 /// All control groups can only be looked at.
-const CGROUPS_READ_ONLY: &str = "while read -r _ dir kind _; do case $kind in \
+pub(super) const CGROUPS_READ_ONLY: &str = "while read -r _ dir kind _; do case $kind in \
     cgroup*) mount -o remount,bind,ro \"$dir\";; esac; done < /proc/mounts";
 /// In a user namespace: nobody in it makes another one.
 const NO_USER_NAMESPACES: &str = "echo 0 > /proc/sys/user/max_user_namespaces";

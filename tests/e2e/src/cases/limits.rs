@@ -40,7 +40,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn need_version_2() -> Result<()> {
+pub(super) fn need_version_2() -> Result<()> {
     match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         true => Ok(()),
         false => Err(Skip("this host has control groups of version 1".to_owned()).into()),
@@ -49,7 +49,7 @@ fn need_version_2() -> Result<()> {
 
 /// The control group of a process in the hierarchy that has this controller, and whether that is one
 /// of version 1.
-fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
+pub(super) fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let find = |wanted: &dyn Fn(&str) -> bool| {
         own.lines().find_map(|line| {
@@ -68,7 +68,7 @@ fn group(pid: i64, controller: &str) -> Result<(PathBuf, bool)> {
 
 /// The same, once the process has been put into a group whose name begins with one of these, which is
 /// soon after its start, and in one hierarchy after the other.
-fn settled(pid: i64, controller: &str, names: &[&str]) -> Result<(PathBuf, bool)> {
+pub(super) fn settled(pid: i64, controller: &str, names: &[&str]) -> Result<(PathBuf, bool)> {
     let begun = Instant::now();
     loop {
         let (dir, is_old) = group(pid, controller)?;
@@ -133,7 +133,7 @@ fn hold(context: &Context) -> Result<()> {
 }
 
 /// In how many periods a group had to wait.
-fn throttled(group: &Path) -> Result<u64> {
+pub(super) fn throttled(group: &Path) -> Result<u64> {
     let stat = fs::read_to_string(group.join("cpu.stat"))?;
     let line = stat.lines().find_map(|l| l.strip_prefix("nr_throttled "));
     match line {

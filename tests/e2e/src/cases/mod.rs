@@ -4,6 +4,7 @@
 mod audit;
 mod bad_input;
 mod boot;
+mod cgroup;
 mod compromised_backend;
 mod compromised_supervisor;
 mod control;
@@ -215,6 +216,7 @@ pub fn all() -> Vec<Case> {
         standalone::cases(),
         fs::cases(),
         restart_native::cases(),
+        cgroup::cases(),
         limits::cases(),
         managed::cases(),
         pause::cases(),

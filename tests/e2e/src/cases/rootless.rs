@@ -32,7 +32,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// `bulkhead` as that user, who may use /dev/kvm.
-fn as_user(context: &Context, command: &Command) -> Command {
+pub(super) fn as_user(context: &Context, command: &Command) -> Command {
     let mut plain = Command::new(context.dir().join("bin/bulkhead"));
     plain.args(command.get_args());
     let script = format!(
@@ -70,18 +70,21 @@ fn kill_backend(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn rootless(context: &Context) -> Result<()> {
-    need_root()?;
-    let image = context.sparse_file("rootless.img", 1 << 20)?;
+/// Copies the programs to where that user is let in, and gives the case's directory to the user.
+pub(super) fn programs(context: &Context) -> Result<()> {
     let bin = context.dir().join("bin");
     fs::create_dir(&bin)?;
-    // Where the programs are built others may not be let in.
     for name in ["bulkhead", "jailer", "vmm", "blk-backend", "input-backend"] {
         fs::copy(context.program(name), bin.join(name)).context(name)?;
     }
-    for path in [context.dir(), &image] {
-        chown(path, Some(USER), Some(USER))?;
-    }
+    Ok(chown(context.dir(), Some(USER), Some(USER))?)
+}
+
+fn rootless(context: &Context) -> Result<()> {
+    need_root()?;
+    let image = context.sparse_file("rootless.img", 1 << 20)?;
+    programs(context)?;
+    chown(&image, Some(USER), Some(USER))?;
     let kernel = NoOsKernel::new().say("hello\n").spin();
     let builder = context.vm("rootless").boots_no_os(&kernel);
     // On some architectures the button is a device by default.
