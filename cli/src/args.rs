@@ -26,7 +26,7 @@ pub(crate) struct Cli {
     /// $XDG_RUNTIME_DIR/bulkhead
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Print JSON, also of an error; `events` prints one document on each line
+    /// Print JSON, also of an error; `events` and `logs` print one document on each line
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -85,6 +85,15 @@ pub(crate) enum Verb {
         /// The VM's name
         vm: VmName,
         /// Go on with what happens, until the VM has ended
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Show the log of a VM's processes
+    #[command(after_help = examples::LOGS)]
+    Logs {
+        /// The VM's name
+        vm: VmName,
+        /// Go on with what is written, until the VM has ended
         #[arg(long, short)]
         follow: bool,
     },

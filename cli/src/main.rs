@@ -22,6 +22,7 @@ mod help;
 mod host;
 mod inspect;
 mod jailer;
+mod logs;
 mod openapi;
 mod output;
 mod ps;
@@ -83,6 +84,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Verb::Console { vm, log: false } => console::attach(&base()?, &vm)?,
         Verb::Wait { vm, goal } => wait::wait(&base()?, &vm, &goal, json)?,
         Verb::Events { vm, follow } => events::events(&base()?, &vm, follow, json)?,
+        Verb::Logs { vm, follow } => logs::logs(&base()?, &vm, follow, json)?,
         Verb::Stats(args) => stats::stats(&base()?, args.vm.as_ref(), args.form(json))?,
         Verb::Ps { all } => ps::ps(&base()?, all, json)?,
         Verb::Act(act) => act::act(&base()?, &act, json)?,

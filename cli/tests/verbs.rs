@@ -47,7 +47,7 @@ fn vm_is_listed_shown_paused_resumed_and_stopped() {
 fn vm_that_is_not_there_is_named() {
     let stage = Stage::new();
     for verb in [
-        "inspect", "stop", "pause", "resume", "console", "stats", "events",
+        "inspect", "stop", "pause", "resume", "console", "stats", "events", "logs",
     ] {
         let unknown = stage.do_it(&[verb, "nobody"]);
         unknown.assert_told(4, &["VM \"nobody\": there is no such VM in /"]);

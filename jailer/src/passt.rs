@@ -61,8 +61,9 @@ impl Drop for Passt {
 pub(crate) struct Passts {
     program: Option<PathBuf>,
     cards: Vec<Card>,
-    /// The log that passt writes to.
-    log: Log,
+    /// The log that passt writes to, for reading and for appending.
+    reader: File,
+    writer: File,
 }
 
 #[derive(Debug)]
@@ -134,10 +135,8 @@ impl Passts {
         Ok(Self {
             program,
             cards: cards.collect(),
-            log: Log {
-                reader: log.reader.try_clone()?,
-                writer: log.writer.try_clone()?,
-            },
+            reader: log.reader.try_clone()?,
+            writer: log.writer.try_clone()?,
         })
     }
 
@@ -161,7 +160,7 @@ impl Passts {
     }
 
     fn start_first(&self, card: &Card) -> Result<OwnedFd, SpecError> {
-        let before = self.log.reader.metadata().map_or(0, |found| found.len());
+        let before = self.reader.metadata().map_or(0, |found| found.len());
         let answers = self.start(card).and_then(|stream| {
             knock(&stream)?;
             Ok(stream.into())
@@ -178,14 +177,14 @@ impl Passts {
         let program = program.ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
         // The old passt must end first: the new one binds the same ports.
         card.serving.borrow_mut().take();
-        let (passt, stream) = spawn(program, card, &self.log.writer)?;
+        let (passt, stream) = spawn(program, card, &self.writer)?;
         *card.serving.borrow_mut() = Some(passt);
         Ok(stream)
     }
 
     fn said_since(&self, offset: u64) -> String {
         let mut text = vec![0; LOG_MAX];
-        let len = self.log.reader.read_at(&mut text, offset).unwrap_or(0);
+        let len = self.reader.read_at(&mut text, offset).unwrap_or(0);
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 }

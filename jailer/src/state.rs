@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, UnlinkatFlags, geteuid, unlinkat};
-use spec::state::{CGROUPS, CONSOLE_PATH, FILES, LOG, SOCKET_PATH_MAX_BYTES, SPEC};
+use spec::state::{CGROUPS, CONSOLE_PATH, FILES, LOG, LOG_OLD, SOCKET_PATH_MAX_BYTES, SPEC};
 use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
@@ -178,11 +178,16 @@ impl StateDir {
         self.create(CONSOLE_PATH)
     }
 
-    /// Creates the log and opens it twice: for reading and for appending.
+    /// Creates the log and opens it twice, for reading and for appending; and the file that it moves to.
     pub(crate) fn open_log(&self) -> Result<Log, StateError> {
         let writer = self.create(LOG)?;
         let reader = File::open(self.path.join(LOG)).map_err(self.failed(LOG))?;
-        Ok(Log { reader, writer })
+        let old = self.create(LOG_OLD)?;
+        Ok(Log {
+            reader,
+            writer,
+            old,
+        })
     }
 
     fn create(&self, file: &'static str) -> Result<File, StateError> {

@@ -118,7 +118,12 @@ fn group_let_in_reaches_the_sockets_and_nothing_else() {
     assert_eq!(mode(base.path()), 0o701);
     let _api = state.listen(spec::state::API_SOCKET).unwrap();
     let _log = state.open_log().unwrap();
-    for (file, wanted) in [("", 0o710), ("api.sock", 0o660), ("log", 0o600)] {
+    for (file, wanted) in [
+        ("", 0o710),
+        ("api.sock", 0o660),
+        ("log", 0o600),
+        ("log.old", 0o600),
+    ] {
         let path = base.path().join("a").join(file);
         assert_eq!(mode(&path), wanted, "{file}");
         assert_eq!(fs::metadata(&path).unwrap().gid(), gid);

@@ -12,6 +12,8 @@ pub const API_SOCKET: &str = "api.sock";
 pub const CONSOLE_SOCKET: &str = "console.sock";
 /// The log of the VM's processes.
 pub const LOG: &str = "log";
+/// What was in the log before that became too long.
+pub const LOG_OLD: &str = "log.old";
 /// The spec as it is run.
 pub const SPEC: &str = "vm.json";
 /// The directories of the VM's control groups, one on each line.
@@ -23,7 +25,7 @@ pub const DEBTS: &str = "debts.json";
 /// The same file while it is being written.
 pub const DEBTS_FRESH: &str = "debts.new";
 /// All the files of a state directory.
-pub const FILES: [&str; 8] = [
+pub const FILES: [&str; 9] = [
     API_SOCKET,
     CGROUPS,
     CONSOLE_PATH,
@@ -31,6 +33,7 @@ pub const FILES: [&str; 8] = [
     DEBTS,
     DEBTS_FRESH,
     LOG,
+    LOG_OLD,
     SPEC,
 ];
 

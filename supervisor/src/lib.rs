@@ -27,7 +27,7 @@ mod exit_report;
 mod jailer_link;
 mod jails;
 mod lifecycle;
-mod log_truncator;
+mod log_rotation;
 mod messages;
 mod poll;
 mod process;
@@ -55,7 +55,7 @@ use event_log::EventLog;
 use jailer_link::JailerLink;
 use jails::Jails;
 use lifecycle::Lifecycle;
-use log_truncator::LogTruncator;
+use log_rotation::LogRotation;
 use poll::{Interests, Token, earlier};
 use process::SpawnContext;
 use retry::Retry;
@@ -81,7 +81,7 @@ struct Supervisor {
     /// What the vmm says of its machine.
     irqchip: Option<ipc::irqchip::Irqchip>,
     event_log: EventLog,
-    log_truncator: LogTruncator,
+    log_rotation: LogRotation,
     // Before the devices, so that the vmm is dropped first.
     vmm: Option<Vmm>,
     devices: Devices,
@@ -174,7 +174,7 @@ impl Supervisor {
             self.api.deadline_ns(),
             self.console.deadline_ns(),
             self.waiting_deadline_ns(),
-            Some(self.log_truncator.deadline_ns()),
+            Some(self.log_rotation.deadline_ns()),
             self.settles_ns,
             self.retry.deadline_ns(),
         ];
@@ -190,7 +190,7 @@ impl Supervisor {
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
-        self.log_truncator.tick(&self.context.log, now_ns);
+        self.log_rotation.tick(&self.context.log, now_ns);
         if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
             host::image::let_go();
         }

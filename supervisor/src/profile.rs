@@ -7,7 +7,7 @@ use ipc::fd::input;
 use ipc::record::Geometry;
 use spec::{Console, Disk, Held, NetKind, PowerButton, Tap, Vm};
 
-/// How long any process may make the log. The supervisor cuts a log that is longer.
+/// How long any process may make the log. The supervisor shortens it long before.
 pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
 
 /// What a backend is started with, and what it opens beside its queues.

@@ -17,7 +17,7 @@ use super::event_log::EventLog;
 use super::jailer_link::JailerLink;
 use super::jails::Jails;
 use super::lifecycle::{Action, Lifecycle};
-use super::log_truncator::LogTruncator;
+use super::log_rotation::LogRotation;
 use super::process::SpawnContext;
 use super::retry::Retry;
 use super::supervisor_init::Pids;
@@ -85,7 +85,7 @@ impl Supervisor {
             lifecycle,
             irqchip: None,
             event_log: EventLog::default(),
-            log_truncator: LogTruncator::default(),
+            log_rotation: LogRotation::default(),
             vmm: None,
             devices,
             retry: Retry::default(),

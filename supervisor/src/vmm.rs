@@ -181,7 +181,13 @@ impl Vmm {
     /// The last lines of what was logged since it was started.
     pub(crate) fn log_tail(&self, log: &File) -> String {
         let end = log.metadata().map_or(0, |m| m.len());
-        let start = end.saturating_sub(TAIL_BYTES as u64).max(self.log_start);
+        // A log that was rotated since is shorter.
+        let first = if self.log_start > end {
+            0
+        } else {
+            self.log_start
+        };
+        let start = end.saturating_sub(TAIL_BYTES as u64).max(first);
         let mut tail = vec![0; TAIL_BYTES];
         let len = log.read_at(&mut tail, start).unwrap_or(0);
         String::from_utf8_lossy(&tail[..len]).into_owned()

@@ -102,6 +102,13 @@ we may know that, and all of it (RSS) if not. SANDBOX is the user it runs as on 
 it has a seccomp filter (S), cannot gain privileges (N), has no capabilities (C), lives in a pid
 namespace (P). DIED counts backends that were replaced. NO_COLOR turns colours off.";
 
+pub(super) const LOGS: &str = "\
+Examples:
+  bulkhead logs web
+  bulkhead logs web --follow --json | jq -r 'select(.level == \"WARN\") | .message'
+
+Times are those of the host's monotonic clock, in seconds. JSON has them in UTC, too.";
+
 pub(super) const EVENTS: &str = "\
 Examples:
   bulkhead events web

@@ -232,6 +232,8 @@ fn jailer_killed_takes_the_vmm_along_and_the_next_sweeps() {
 
 /// What a process may write to the log, and how much of one that is too long is kept.
 const LOG_MAX_BYTES: u64 = 256 << 20;
+/// A longer log moves to the one before.
+const LOG_ROTATED_BYTES: u64 = 4 << 20;
 const LOG_KEPT_BYTES: u64 = 1 << 20;
 
 #[test]
@@ -241,6 +243,28 @@ fn log_that_somebody_has_filled_ends_nobody() {
     let mut console = vm.connect("console.sock");
     vm.log().set_len(LOG_MAX_BYTES).unwrap();
     console.write_all(b"log=one-too-many\noff\n").unwrap();
+    vm.wait().assert_told(0, &[]);
+    stage.assert_clean();
+}
+
+#[test]
+fn log_that_is_long_moves_to_the_one_before() {
+    let stage = Stage::new();
+    let vm = stage.start("log=the-beginning started console");
+    let mut console = vm.connect("console.sock");
+    vm.reach("running");
+    let log = vm.log();
+    log.set_len(LOG_ROTATED_BYTES + 1).unwrap();
+    let old = || std::fs::read(stage.at("s/vm/log.old")).unwrap();
+    eventually(|| (log.metadata().unwrap().len() < LOG_ROTATED_BYTES).then_some(()));
+    assert!(old().len() as u64 > LOG_ROTATED_BYTES);
+    let old = String::from_utf8(old()).unwrap();
+    assert!(old.contains("the-beginning"));
+    console.write_all(b"log=the-end\n").unwrap();
+    let text = || std::fs::read_to_string(stage.at("s/vm/log")).unwrap();
+    eventually(|| text().contains("the-end").then_some(()));
+    assert!(text().contains("was rotated") && !text().contains("the-beginning"));
+    console.write_all(b"off\n").unwrap();
     vm.wait().assert_told(0, &[]);
     stage.assert_clean();
 }

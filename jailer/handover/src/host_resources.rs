@@ -105,13 +105,15 @@ pub struct TapParts {
     pub uso: bool,
 }
 
-/// The log file, opened twice.
+/// The log file, opened twice, and the one before.
 #[derive(Debug)]
 pub struct Log {
     /// For reading.
     pub reader: File,
     /// For appending.
     pub writer: File,
+    /// What was in it before it became too long, for appending.
+    pub old: File,
 }
 
 /// The console's backend.
@@ -151,6 +153,7 @@ impl HostResources {
             guest.kernel.as_fd(),
             self.log.reader.as_fd(),
             self.log.writer.as_fd(),
+            self.log.old.as_fd(),
             self.api.as_fd(),
         ];
         all.extend(guest.initrd.iter().map(AsFd::as_fd));

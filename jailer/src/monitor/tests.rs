@@ -27,6 +27,7 @@ fn answers() -> Answers {
             .open("/dev/null")
             .unwrap(),
         reader: fs::File::open("/dev/null").unwrap(),
+        old: fs::File::open("/dev/null").unwrap(),
     };
     let passts = Passts::new(&vm, None, None, &log).unwrap();
     Answers::new(&vm, [image], passts)

@@ -38,6 +38,7 @@ impl Bench {
         let log = Log {
             writer: writer.unwrap(),
             reader: File::open(&path).unwrap(),
+            old: File::open("/dev/null").unwrap(),
         };
         let passts = Passts::new(&vm(net), Some(program), None, &log).unwrap();
         Self { dir, passts }

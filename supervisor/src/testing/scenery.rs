@@ -26,6 +26,7 @@ pub(super) fn context(jailer: Rc<JailerLink>) -> SpawnContext {
         log: Log {
             reader: null(),
             writer: null(),
+            old: null(),
         },
         jails: Jails::new(File::open("/proc").unwrap().into(), false),
         jailer,

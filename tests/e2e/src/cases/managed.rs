@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a manager of VMs does and looks at: names of threads, reboots, and the console's socket.
+//! What a manager of VMs does and looks at: names of threads, reboots, the console's socket, and logs.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -23,6 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
             "console_at_a_path_goes_when_the_jailer_is_killed",
             console_swept,
         ),
+        Case::native("logs_are_rotated_and_followed_to_the_end", logs),
     ]
 }
 
@@ -44,6 +48,61 @@ fn threads(context: &Context) -> Result<()> {
 
     let wanted = ["vcpu0", "vcpu1", "vcpu2"].map(str::to_owned);
     ensure!(vcpus == BTreeSet::from(wanted), "its threads are {vcpus:?}");
+    Ok(())
+}
+
+/// A log that becomes longer than it may be is shown from its beginning, and followed until the VM has
+/// ended.
+fn logs(context: &Context) -> Result<()> {
+    const FILLED_BYTES: usize = 5 << 20;
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let mut vm = context.vm("logs").boots_no_os(&kernel).start()?;
+    vm.wait_for("hello\n", PATIENCE)?;
+    let mut command = context.bulkhead();
+    command.args(["logs", vm.name(), "--follow", "--json"]);
+    let follower = command.stdout(Stdio::piped()).spawn()?;
+    let follower = std::thread::spawn(|| follower.wait_with_output());
+
+    let state = context.state_dir("logs");
+    let mut log = fs::File::options().append(true).open(state.join("log"))?;
+    let line = format!("{}\n", "x".repeat(1023));
+    log.write_all(line.repeat(FILLED_BYTES / 1024).as_bytes())?;
+    let begun = Instant::now();
+    let len = |name: &str| Ok::<_, anyhow::Error>(fs::metadata(state.join(name))?.len());
+    while len("log.old")? < FILLED_BYTES as u64 || len("log")? >= FILLED_BYTES as u64 {
+        ensure!(begun.elapsed() < PATIENCE, "nobody rotated it");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let shown = context.run_quietly(&["logs", vm.name()])?;
+    let shown = String::from_utf8(shown.stdout)?;
+    context.run_ok(&["stop", vm.name(), "--force"])?;
+    vm.expect_exit(0)?;
+    let followed = follower.join().ok().context("the follower")??;
+
+    ensure!(
+        followed.status.success(),
+        "it ended with {}",
+        followed.status
+    );
+    let followed = String::from_utf8(followed.stdout)?;
+    let mut vmms = 0;
+    for line in followed.lines() {
+        let entry: Value = serde_json::from_str(line)?;
+        let told = entry["message"].as_str().context("no message")?;
+        vmms += u32::from(told.starts_with("started a vmm"));
+    }
+    ensure!(vmms == 1, "the start was told {vmms} times");
+    let filled = |text: &str| {
+        text.lines()
+            .filter(|line| line.contains("xxxxxxxx"))
+            .count()
+    };
+    for text in [&shown, &followed] {
+        ensure!(text.contains("started a vmm"), "its beginning is lost");
+        ensure!(text.contains("the log was rotated"), "its end is lost");
+        let lines = filled(text);
+        ensure!(lines == FILLED_BYTES / 1024, "{lines} lines were shown");
+    }
     Ok(())
 }
 
