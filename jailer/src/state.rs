@@ -5,10 +5,10 @@
 //! still leads to the locked directory, has the name. The kernel releases the lock with the
 //! process, however that ends.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ use spec::{SpecError, VmName, VmSpec};
 
 use super::cgroups;
 use super::console_socket;
-use super::tap_setup;
+use super::{private_dir, tap_setup};
 
 mod group;
 
@@ -56,13 +56,8 @@ pub(crate) struct StateDir {
 pub(crate) fn base_dir(chosen: Option<&Path>) -> Result<PathBuf, SpecError> {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = spec::state::base(chosen, geteuid().is_root(), runtime_dir.as_deref())?;
-    let made = make(&base).and_then(|()| fs::canonicalize(&base));
+    let made = private_dir::make(&base).and_then(|()| fs::canonicalize(&base));
     made.map_err(|e| SpecError::new("state-dir", base.display(), e))
-}
-
-/// Makes a directory for this user alone, if there is none.
-pub(super) fn make(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(dir)
 }
 
 enum Attempt {

@@ -2,7 +2,8 @@
 //! What a state directory must refuse, and what it must leave.
 
 use super::*;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 
 fn name(text: &str) -> VmName {
     text.parse().unwrap()

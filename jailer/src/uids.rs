@@ -35,7 +35,7 @@ pub(crate) struct Claim {
 pub(crate) fn claim(vm: &Vm, dir: &Path) -> Result<Claim, SpecError> {
     let path = dir.join(FILE);
     let odd = |e: io::Error| SpecError::new("state-dir", path.display(), e);
-    let lock = super::state::make(dir).and_then(|()| {
+    let lock = super::private_dir::make(dir).and_then(|()| {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).mode(0o600);
         options.custom_flags(libc::O_NOFOLLOW).open(&path)

@@ -123,7 +123,7 @@ fn lock(namespace: u64, name: &str) -> io::Result<Option<File>> {
 }
 
 fn lock_in(base: &Path, byte: i64) -> io::Result<File> {
-    crate::state::make(base)?;
+    crate::private_dir::make(base)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
     let file = options

@@ -17,7 +17,7 @@ use crate::arch::Arch;
 use crate::bootstrap::Bootstrap;
 use crate::command::{command, file_name, loud, quiet};
 use crate::scratch::Scratch;
-use crate::{cache, dist, packages, progress};
+use crate::{cache, packages, progress};
 
 /// The case's name among those of the end-to-end runner.
 pub(crate) const CASE: &str = "packages_are_installed_updated_and_removed_under_a_vm";
@@ -46,13 +46,12 @@ pub(crate) fn is_chosen(filter: &str) -> bool {
     CASE.contains(filter)
 }
 
-/// Runs the case. It takes root and a `/dev/kvm`.
-pub(crate) fn run() -> Result<()> {
+/// Runs the case with what is built in `dist`. It takes root and a `/dev/kvm`.
+pub(crate) fn run(dist: &Path) -> Result<()> {
     ensure!(geteuid().is_root(), "packages are installed by root only");
-    let dist = dist::build(Arch::own())?;
     let dir = Scratch::new("packages")?;
-    let first = packed(&dist, &changelog()?, &dir.path().join("first"))?;
-    let second = packed(&dist, &changelog()?, &dir.path().join("second"))?;
+    let first = packed(dist, &changelog()?, &dir.path().join("first"))?;
+    let second = packed(dist, &changelog()?, &dir.path().join("second"))?;
     ensure!(
         fs::read(&first)? == fs::read(&second)?,
         "two packages of the same programs differ"
@@ -64,7 +63,7 @@ pub(crate) fn run() -> Result<()> {
         ensure!(status.success(), "lintian: {status}");
         Ok(())
     })?;
-    let next = packed(&dist, &next(&changelog()?)?, &dir.path().join("next"))?;
+    let next = packed(dist, &next(&changelog()?)?, &dir.path().join("next"))?;
     for release in RELEASES {
         in_a_root(release, &first, &next, dir.path())?;
     }

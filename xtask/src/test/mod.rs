@@ -23,9 +23,10 @@ use e2e::machine::Machine;
 use nix::unistd::geteuid;
 use rustix::process::setpriority_process;
 
+use crate::arch::Arch;
 use crate::host::{self, Place};
 use crate::lab::{self, InnerHost};
-use crate::{TestFlags, compile, deb, signals, spike};
+use crate::{TestFlags, compile, deb, dist, signals, spike};
 use tally::Tally;
 use times::Times;
 
@@ -107,7 +108,8 @@ fn of_packages(times: &mut Times) -> Tally {
             ..Tally::default()
         };
     }
-    case(deb::CASE, Machine::own(), deb::run, times)
+    let run = || deb::run(&dist::build(Arch::own())?);
+    case(deb::CASE, Machine::own(), run, times)
 }
 
 /// A case that is none of the runner's.
