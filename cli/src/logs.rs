@@ -67,7 +67,7 @@ fn changes(path: &Path) -> nix::Result<Inotify> {
     Ok(changes)
 }
 
-/// Waits for a change; `false` if nobody reads our standard output any more.
+/// Waits for a change; `false` if no process reads our standard output any more.
 fn wait(changes: &Inotify) -> nix::Result<bool> {
     let stdout = io::stdout();
     let mut fds = [
@@ -151,11 +151,13 @@ impl Reader {
             return Ok(None);
         }
         self.pending.extend(chunk.iter().take(read));
-        let mut lines = Vec::new();
-        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.pending.drain(..=end).collect();
-            lines.push(text(line.strip_suffix(b"\n").unwrap_or(&line)));
-        }
+        // All at once: a process may write nothing but ends of lines.
+        let end = self.pending.iter().rposition(|byte| *byte == b'\n');
+        let mut lines: Vec<String> = end.map_or_else(Vec::new, |end| {
+            let whole: Vec<u8> = self.pending.drain(..=end).collect();
+            let whole = whole.strip_suffix(b"\n").unwrap_or(&whole);
+            whole.split(|byte| *byte == b'\n').map(text).collect()
+        });
         if self.pending.len() > CHUNK_BYTES {
             lines.extend(self.rest());
         }

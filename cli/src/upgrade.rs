@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::jailer;
 use crate::output;
 
+/// The kinds of devices, as roles name them: `blk` is served by `blk-backend`.
+const KINDS: [&str; 3] = ["blk", "net", "input"];
+
 /// Whose program is replaced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Devices<'a> {
@@ -96,9 +99,11 @@ fn installed(
     }
 }
 
-/// What a process serves, by its role: `blk disk0` is a disk of this name.
+/// What a process serves, by its role: `blk disk0` is a disk of this name. A supervisor that was taken
+/// over says what it likes, and gets an open program: of the kinds that we install, no other.
 fn device_of(role: &str) -> Option<(&str, &str)> {
     role.split_once(' ')
+        .filter(|(kind, _)| KINDS.contains(kind))
 }
 
 #[cfg(test)]
@@ -140,6 +145,15 @@ mod tests {
             of(Devices::One("net0")).unwrap(),
             [pair("net0", "net-backend")]
         );
+    }
+
+    #[test]
+    fn role_that_leads_elsewhere_is_no_device() {
+        assert_eq!(
+            device_of("input power-button"),
+            Some(("input", "power-button"))
+        );
+        assert_eq!(device_of("../../tmp/blk disk0"), None);
     }
 
     #[test]

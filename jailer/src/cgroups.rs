@@ -62,7 +62,7 @@ pub(crate) fn versions() -> Result<String, String> {
     host::versions(&hierarchies)
 }
 
-/// The directory in which we make groups, if nobody says where.
+/// The directory in which we make groups, if the spec does not say where.
 fn parent(hierarchy: &Hierarchy) -> &Path {
     match hierarchy.version {
         // Below the root, version 2 allows no group both processes and child groups with
@@ -73,7 +73,7 @@ fn parent(hierarchy: &Hierarchy) -> &Path {
 }
 
 /// Removes groups of VMs of which nothing else is left, in the place where VMs have their groups if
-/// nobody says where.
+/// their specs do not say where.
 pub(crate) fn sweep_forgotten() {
     let (hierarchies, _) = host::hierarchies();
     for hierarchy in &hierarchies {

@@ -117,7 +117,7 @@ mod tests {
         let mut error = whole;
         error[4..6].copy_from_slice(&2_u16.to_ne_bytes());
         assert_eq!(said(&error), None);
-        // An attribute of no length would be met for ever.
+        // An attribute of no length would be met again and again.
         assert_eq!(attribute(&[0; 16], 7), None);
     }
 

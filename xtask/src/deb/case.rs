@@ -22,6 +22,8 @@ use crate::{cache, packages, progress};
 /// The case's name among those of the end-to-end runner.
 pub(crate) const CASE: &str = "packages_are_installed_updated_and_removed_under_a_vm";
 
+/// What is done in a root takes some seconds.
+const LIMIT_SECONDS: &str = "300";
 /// The releases of Debian that the package is for.
 const RELEASES: [&str; 2] = ["bookworm", "trixie"];
 /// What a fresh root has besides the required packages.
@@ -97,7 +99,9 @@ fn in_a_root(release: &'static str, first: &Path, next: &Path, scratch: &Path) -
     progress::step(
         &format!("{} in a fresh {release}", file_name(first)),
         || {
-            let mut enter = command("unshare", ["--mount", "--pid", "--fork", "--kill-child"]);
+            // With it everything ends that it has started.
+            let mut enter = command("timeout", ["--signal=KILL", LIMIT_SECONDS, "unshare"]);
+            enter.args(["--mount", "--pid", "--fork", "--kill-child"]);
             enter.args(["--", "sh", "-c", ENTER, "sh"]).arg(&root);
             let status = loud(enter.stdin(Stdio::null()))?;
             ensure!(status.success(), "{release}: {status}");

@@ -121,7 +121,7 @@ impl Managed {
         Ok(())
     }
 
-    /// The kernel removes only groups that nobody is in.
+    /// The kernel removes only groups that hold no process.
     fn remove(self) -> Result<()> {
         let begun = Instant::now();
         for (_, dir) in &self.dirs {
@@ -165,7 +165,7 @@ fn wait_until_throttled(group: &Path) -> Result<()> {
     let begun = Instant::now();
     let before = throttled(group)?;
     while throttled(group)? == before {
-        ensure!(begun.elapsed() < PATIENCE, "nobody was held back");
+        ensure!(begun.elapsed() < PATIENCE, "no process was held back");
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())

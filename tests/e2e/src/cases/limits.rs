@@ -125,7 +125,7 @@ fn hold(context: &Context) -> Result<()> {
     // The guest turns in circles, so the vmm asks for more than it may have.
     let begun = Instant::now();
     while throttled(&cpu)? == 0 {
-        ensure!(begun.elapsed() < PATIENCE, "nobody was held back");
+        ensure!(begun.elapsed() < PATIENCE, "no process was held back");
         std::thread::sleep(Duration::from_millis(50));
     }
     context.run_ok(&["stop", "--force", vm.name()])?;

@@ -70,7 +70,7 @@ fn logs(context: &Context) -> Result<()> {
     let begun = Instant::now();
     let len = |name: &str| Ok::<_, anyhow::Error>(fs::metadata(state.join(name))?.len());
     while len("log.old")? < FILLED_BYTES as u64 || len("log")? >= FILLED_BYTES as u64 {
-        ensure!(begun.elapsed() < PATIENCE, "nobody rotated it");
+        ensure!(begun.elapsed() < PATIENCE, "it is not rotated");
         std::thread::sleep(Duration::from_millis(50));
     }
     let shown = context.run_quietly(&["logs", vm.name()])?;
