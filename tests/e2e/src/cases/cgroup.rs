@@ -138,6 +138,16 @@ impl Managed {
     }
 }
 
+/// A case that fails leaves no group either.
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let _ = self.leave();
+        for (_, dir) in &self.dirs {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
 /// Moves this process into a group.
 fn join(group: &Path) -> Result<()> {
     fs::write(group.join("cgroup.procs"), "0").with_context(|| group.display().to_string())
