@@ -102,19 +102,24 @@ impl Worker {
     /// Serves the queue until there is nothing to do.
     ///
     /// # Errors
-    /// If the engine fails for good: the process must end, and the next generation takes up the
-    /// requests in flight.
+    /// If the engine fails for good: the next process takes up the requests in flight.
     pub fn run(&mut self, vring: &Vring) -> Result<(), EngineError> {
-        loop {
-            let ping = self.shared.ping.load(Relaxed);
-            self.health().heartbeat.store(ping, Relaxed);
-            self.refresh(vring);
-            let outcome = self.take_requests();
-            let worked = self.outcome(outcome) | self.release_held() | self.finish_requests()?;
-            if !worked && !self.look_for_work(vring) && self.may_sleep() {
-                return Ok(());
-            }
-        }
+        while self.round(vring)? {}
+        Ok(())
+    }
+
+    /// Serves the queue once; returns whether there may be more to do, as there always is on a ring
+    /// whose parts a guest made overlap.
+    ///
+    /// # Errors
+    /// As of [`Worker::run`].
+    pub fn round(&mut self, vring: &Vring) -> Result<bool, EngineError> {
+        let answer = self.shared.ping.load(Relaxed);
+        self.health().heartbeat.store(answer, Relaxed);
+        self.refresh(vring);
+        let outcome = self.take_requests();
+        let worked = self.outcome(outcome) | self.release_held() | self.finish_requests()?;
+        Ok(worked || self.look_for_work(vring) || !self.may_sleep())
     }
 
     /// Takes the available requests and starts them. Returns whether there were any.

@@ -49,19 +49,21 @@ impl Worker {
 
     /// Serves the queues until there is nothing to do.
     pub fn run(&mut self, vrings: &[Vring], progress: &Progress) {
-        loop {
-            let ping = self.shared.ping.load(Relaxed);
-            for queue in 0..QUEUES {
-                self.shared.health(queue).heartbeat.store(ping, Relaxed);
-            }
-            self.follow(vrings, progress);
-            let pressed = self.press();
-            let worked = self.outcome(pressed, EVENTS);
-            let dropped = self.drop_status();
-            if !self.outcome(dropped, STATUS) && !worked && self.may_sleep() {
-                return;
-            }
+        while self.round(vrings, progress) {}
+    }
+
+    /// Serves the queues once; returns whether there may be more to do. A guest can see to it that
+    /// there always is, for instance with rings that overlap.
+    pub fn round(&mut self, vrings: &[Vring], progress: &Progress) -> bool {
+        let ping = self.shared.ping.load(Relaxed);
+        for queue in 0..QUEUES {
+            self.shared.health(queue).heartbeat.store(ping, Relaxed);
         }
+        self.follow(vrings, progress);
+        let pressed = self.press();
+        let worked = self.outcome(pressed, EVENTS);
+        let dropped = self.drop_status();
+        self.outcome(dropped, STATUS) || worked || !self.may_sleep()
     }
 
     /// Follows the frontend's changes of the rings.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A power button's worker under a hostile driver: rings anywhere and of any content, buffers of any
 //! shape, rings and memory replaced in between, and workers that die and are followed by others. It may
-//! refuse a queue; it may not panic, wait, or tell of more presses than there were.
+//! refuse a queue; it may not panic, wait within a round, or tell of more presses than there were.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -29,6 +29,8 @@ const DATA: u64 = 0x3000;
 const REGIONS: [(GuestAddress, usize); 2] =
     [(GuestAddress(0), 0x8000), (GuestAddress(0x1_0000), 0x4000)];
 const STEPS_MAX: usize = 200;
+/// Rings that overlap can give a worker work without end.
+const ROUNDS_MAX: usize = 1000;
 
 struct World {
     shared: Arc<Shared>,
@@ -102,7 +104,7 @@ impl World {
     }
 
     fn serve(&mut self) {
-        self.worker.run(&self.vrings, &self.progress);
+        let _ = (0..ROUNDS_MAX).any(|_| !self.worker.round(&self.vrings, &self.progress));
     }
 
     fn step(&mut self, step: u8, script: &mut Script<'_>) {
