@@ -140,6 +140,7 @@ fn with_guests(
                 command: words.into_iter().map(str::to_owned).collect(),
                 binaries,
                 limit: LIMIT,
+                silence: None,
             };
             let finished = lab::run(&job, |line| !line.starts_with("RESULT "))?;
             ensure!(finished.status? == 0, "the measurement failed");

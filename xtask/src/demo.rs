@@ -59,6 +59,7 @@ fn in_the_lab(
         command: demo,
         binaries,
         limit,
+        silence: None,
     };
     if shell {
         progress::say("Ctrl-] leaves the inner host and everything in it");

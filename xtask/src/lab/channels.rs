@@ -5,7 +5,9 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -14,8 +16,36 @@ pub(crate) fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
     UnixListener::bind(dir.join(name)).with_context(|| format!("cannot listen on {name}"))
 }
 
+/// When the inner host was last heard of.
+#[derive(Debug, Clone)]
+pub(crate) struct LastHeard(Arc<Mutex<Instant>>);
+
+impl LastHeard {
+    /// It is heard of now.
+    pub(crate) fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// It is heard of again.
+    pub(crate) fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long it has said nothing.
+    pub(crate) fn silence(&self) -> Duration {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+}
+
 /// Streams standard output to ours, line by line where `show` says so; the thread returns all of it.
-pub(crate) fn stdout(listener: UnixListener, show: fn(&str) -> bool) -> JoinHandle<Vec<u8>> {
+pub(crate) fn stdout(
+    listener: UnixListener,
+    show: fn(&str) -> bool,
+    heard: LastHeard,
+) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut all = Vec::new();
         let Ok((stream, _)) = listener.accept() else {
@@ -27,6 +57,7 @@ pub(crate) fn stdout(listener: UnixListener, show: fn(&str) -> bool) -> JoinHand
             .read_until(b'\n', &mut line)
             .is_ok_and(|length| length > 0)
         {
+            heard.touch();
             if show(&String::from_utf8_lossy(&line)) {
                 // Nobody reading our output is no reason to stop the job.
                 let _ = io::stdout().write_all(&line);

@@ -45,6 +45,7 @@ fn install(host: &'static InnerHost, kernels: &Kernels, image: &Path) -> Result<
             .to_vec(),
         binaries: Vec::new(),
         limit: LIMIT,
+        silence: None,
     };
     let finished = qemu::run(&images, &job, |_| false)?;
     let status = finished.status?;

@@ -40,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) binaries: Vec<PathBuf>,
     /// When to give up.
     pub(crate) limit: Duration,
+    /// How long a command that always has something to say may say nothing.
+    pub(crate) silence: Option<Duration>,
 }
 
 /// How a [`Job`] ended.
@@ -83,6 +85,7 @@ pub(crate) fn run_command(
         command: command.to_vec(),
         binaries,
         limit: COMMAND_LIMIT,
+        silence: None,
     };
     Ok(ExitCode::from(run(&job, |_| true)?.status?))
 }
@@ -96,6 +99,7 @@ pub(crate) fn shell(host: &'static InnerHost) -> Result<ExitCode> {
         command: vec!["bash".to_owned(), "-i".to_owned()],
         binaries,
         limit: SHELL_LIMIT,
+        silence: None,
     };
     Ok(ExitCode::from(run_on_terminal(&job)?))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::channels::Report;
+use super::channels::{LastHeard, Report};
 use super::images::{Images, Third};
 use super::{Finished, Job, channels, payload};
 use crate::scratch::Scratch;
@@ -38,12 +38,14 @@ pub(crate) fn run(images: &Images, job: &Job, show: fn(&str) -> bool) -> Result<
     loop {
         let dir = Scratch::new("lab")?;
         payload::write(job, "", &dir.path().join("payload.cpio"))?;
-        let stdout = channels::stdout(channels::listen(dir.path(), "out")?, show);
+        let heard = LastHeard::now();
+        let out = channels::listen(dir.path(), "out")?;
+        let stdout = channels::stdout(out, show, heard.clone());
         let stderr = channels::stderr(channels::listen(dir.path(), "err")?);
         let reports = channels::reports(channels::listen(dir.path(), "exit")?);
         let _terminal = channels::listen(dir.path(), "tty")?;
         let mut machine = Machine::start(images, job, dir.path(), "")?;
-        let status = machine.wait(&reports, None, job.limit);
+        let status = machine.wait(&reports, None, job, &heard);
         machine.stop();
         signals::wait_if_stopping();
         let status = status.map_err(|error| error.context(console_tail(dir.path())));
@@ -74,7 +76,7 @@ pub(crate) fn run_on_terminal(images: &Images, job: &Job) -> Result<u8> {
     let left = channels::terminal(channels::listen(dir.path(), "tty")?);
     let mut machine = Machine::start(images, job, dir.path(), " lab.shell")?;
     let raw = terminal::Raw::enter()?;
-    let status = machine.wait(&reports, Some(&left), job.limit);
+    let status = machine.wait(&reports, Some(&left), job, &LastHeard::now());
     machine.stop();
     drop(raw);
     eprintln!();
@@ -104,7 +106,8 @@ impl Machine {
         &mut self,
         reports: &Receiver<Report>,
         left: Option<&Receiver<()>>,
-        limit: Duration,
+        job: &Job,
+        heard: &LastHeard,
     ) -> Result<u8> {
         let mut deadline = Instant::now() + BOOT_LIMIT;
         loop {
@@ -112,7 +115,8 @@ impl Machine {
                 Ok(Report::Ended(status)) => return Ok(status),
                 Ok(Report::Began) => {
                     self.began = true;
-                    deadline = Instant::now() + limit;
+                    deadline = Instant::now() + job.limit;
+                    heard.touch();
                 }
                 Err(RecvTimeoutError::Timeout) => self.check_qemu()?,
                 Err(RecvTimeoutError::Disconnected) => bail!("the inner host ended early"),
@@ -122,6 +126,15 @@ impl Machine {
             }
             if Instant::now() >= deadline {
                 bail!("the inner host was stopped at its time limit");
+            }
+            if let Some(silence) = job.silence
+                && self.began
+                && heard.silence() > silence
+            {
+                bail!(
+                    "the inner host has said nothing for {} s",
+                    silence.as_secs()
+                );
             }
         }
     }

@@ -19,6 +19,8 @@ use crate::{TestFlags, compile, lab, packages, previous, progress, signals};
 /// For one boot of the inner host with all cases in it; each case has a limit of its own.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 const SOAK_LIMIT: Duration = Duration::from_secs(6 * 3600);
+/// An inner host that stands still says nothing; the runner in it says every few seconds that it lives.
+const SILENCE: Duration = Duration::from_secs(240);
 /// How often an inner host that died is booted again for what it had not run.
 const BOOTS: u32 = 5;
 
@@ -44,6 +46,9 @@ impl Progress {
         }
     }
 }
+
+/// What the runner says every few seconds.
+const ALIVE: &str = "E2E alive";
 
 /// Lines that are between the runner and us.
 fn is_internal(line: &str) -> bool {
@@ -99,6 +104,9 @@ pub(super) fn natively(
         let line = line?;
         progress.hear(&line);
         times.hear(machine, &line);
+        if line == ALIVE {
+            continue;
+        }
         if is_internal(&line) {
             print!("{}", std::mem::take(&mut said));
         } else {
@@ -140,6 +148,7 @@ pub(super) fn in_the_lab(
         command: command.clone(),
         binaries: binaries.to_vec(),
         limit,
+        silence: Some(SILENCE),
     };
     let mut tally = Tally::default();
     let mut blamed = None;

@@ -7,7 +7,8 @@ mod one;
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -18,6 +19,9 @@ use one::Verdict;
 
 /// How a line begins that is worth reading even if the case passes.
 const FIGURES: &str = "SEEN ";
+
+/// How often a runner says that it lives.
+const LIFE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The exit status by which a case's process says that it was skipped.
 const SKIPPED: u8 = 77;
@@ -99,6 +103,9 @@ struct Tally {
 /// When the runner itself cannot work.
 pub fn run(cases: &[Case], selection: &Selection, places: &Places) -> Result<ExitCode> {
     procs::adopt_orphans().context("cannot become the parent of orphans")?;
+    if selection.for_machine {
+        tell_of_life();
+    }
     let mut tally = Tally::default();
     for case in selection.of(cases) {
         if selection.for_machine {
@@ -130,6 +137,16 @@ pub fn run(cases: &[Case], selection: &Selection, places: &Places) -> Result<Exi
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Says every few seconds that this machine has not come to a halt: one that is emulated may.
+fn tell_of_life() {
+    thread::spawn(|| {
+        loop {
+            thread::sleep(LIFE_INTERVAL);
+            println!("E2E alive");
+        }
+    });
 }
 
 /// Runs a case until its verdict stands; how long the last run took in seconds, and what it said.
