@@ -19,6 +19,10 @@ const TAIL_LINES: usize = 10;
 /// What the user is told about a triple fault.
 pub(crate) const TRIPLE_FAULT: &str = "the guest crashed: a triple fault";
 
+/// What the user is told about a guest that KVM cannot run on, and how the vmm's log tells where.
+const CRASHED: &str = "the guest crashed: a state that KVM cannot run";
+const CRASHED_ON: &str = "the guest crashed on vCPU ";
+
 /// What the user is told about a guest that starts anew; nothing if it has reset itself.
 pub(crate) fn reset(reset: Reset) -> String {
     match reset {
@@ -60,10 +64,14 @@ pub(crate) fn outcome(outcome_of_vm: VmOutcome, context: &ExitContext<'_>) -> Ou
             told(Status::Guest, "the guest's kernel panicked".into()).because(Reason::Panic)
         }
         VmOutcome::TripleFault => told(Status::Guest, TRIPLE_FAULT.into()),
-        VmOutcome::Crashed => told(
-            Status::Guest,
-            "the guest crashed: a state that KVM cannot run".into(),
-        ),
+        VmOutcome::Crashed => {
+            let mut crashed = Outcome::new(Status::Guest, [CRASHED]);
+            let place = context.log.lines().rfind(|line| line.contains(CRASHED_ON));
+            crashed
+                .lines
+                .extend(place.map(|line| format!("log: {line}")));
+            crashed
+        }
         VmOutcome::RebootLoop { runs, faulted } => {
             let last = if faulted {
                 TRIPLE_FAULT
@@ -277,6 +285,14 @@ mod tests {
             let line = &outcome_of(outcome_of_vm, crash, "").lines[0];
             assert!(line.contains(told), "{line}");
         }
+    }
+
+    #[test]
+    fn crash_shows_the_line_of_the_log_that_tells_where() {
+        let place = "[  1.000000] vmm WARN the guest crashed on vCPU 1: KVM_RUN: EIO (5): pc 0x10";
+        let log = format!("noise\n{place}\nmore noise\n");
+        let lines = outcome_of(VmOutcome::Crashed, Crash::None, &log).lines;
+        assert_eq!(lines, [CRASHED.to_owned(), format!("log: {place}")]);
     }
 
     #[test]
