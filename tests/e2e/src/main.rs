@@ -51,6 +51,9 @@ enum Action {
         /// The long ones too
         #[arg(long)]
         soak: bool,
+        /// Without those to which the interrupt controller makes no difference
+        #[arg(long)]
+        brief: bool,
         /// Say the names and run nothing
         #[arg(long)]
         list: bool,
@@ -120,6 +123,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Action::Test {
             group,
             soak,
+            brief,
             list,
             from,
             for_machine,
@@ -130,6 +134,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let selection = Selection {
                 group,
                 soak,
+                brief,
                 previous: places.previous.is_some(),
                 filter,
                 from,

@@ -55,12 +55,44 @@ fn is_internal(line: &str) -> bool {
     line.starts_with("E2E ")
 }
 
-fn arguments(flags: &TestFlags, machine: Machine, group: Option<&str>) -> Vec<String> {
+/// Which cases are run of those that the flags select.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of them.
+    All,
+    /// Those that need no stock guest.
+    Native,
+    /// Those with a stock guest.
+    Guest,
+    /// Those to which the interrupt controller can make a difference.
+    Brief,
+}
+
+impl Extent {
+    fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Native => "native",
+            Self::Guest => "guest",
+            Self::Brief => "some",
+        }
+    }
+
+    /// What the runner is told.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &[],
+            Self::Native => &["--group", "native"],
+            Self::Guest => &["--group", "guest"],
+            Self::Brief => &["--brief"],
+        }
+    }
+}
+
+fn arguments(flags: &TestFlags, machine: Machine, extent: Extent) -> Vec<String> {
     let mut args = vec!["test".to_owned(), "--for-machine".to_owned()];
     args.extend(["--machine".to_owned(), machine.name().to_owned()]);
-    if let Some(group) = group {
-        args.extend(["--group".to_owned(), group.to_owned()]);
-    }
+    args.extend(extent.arguments().iter().map(|&word| word.to_owned()));
     if flags.soak {
         args.push("--soak".to_owned());
     }
@@ -71,20 +103,20 @@ fn arguments(flags: &TestFlags, machine: Machine, group: Option<&str>) -> Vec<St
     args
 }
 
-/// Cases of `group`, or all, on this machine.
+/// Cases on this machine.
 pub(super) fn natively(
     flags: &TestFlags,
     binaries: &[PathBuf],
-    group: Option<&str>,
+    extent: Extent,
     times: &mut Times,
 ) -> Result<Tally> {
-    progress::say(format!("{} cases on this machine", group.unwrap_or("all")));
+    progress::say(format!("{} cases on this machine", extent.word()));
     packages::ensure(packages::qemu(Arch::own()))?;
     let runner = compile::runner(binaries)?;
     let machine = Machine::own();
     let mut command = Command::new(runner);
-    command.args(arguments(flags, machine, group));
-    if group != Some("native") {
+    command.args(arguments(flags, machine, extent));
+    if extent != Extent::Native {
         command
             .arg("--assets")
             .arg(guests::ready(&Kernels::ready(Arch::own())?)?);
@@ -124,23 +156,20 @@ pub(super) fn natively(
     Ok(progress.tally)
 }
 
-/// Cases in the lab: of `group`, or all. When the inner host itself dies, the case it was running
+/// Cases in the lab. When the inner host itself dies, the case it was running
 /// gets one more chance in a fresh one, and those behind it are run there.
 pub(super) fn in_the_lab(
     host: &'static InnerHost,
     flags: &TestFlags,
     binaries: &[PathBuf],
-    group: Option<&str>,
+    extent: Extent,
     times: &mut Times,
 ) -> Result<Tally> {
     let name = host.runs.name();
-    progress::say(format!(
-        "{} cases in the lab, on {name}",
-        group.unwrap_or("all")
-    ));
+    progress::say(format!("{} cases in the lab, on {name}", extent.word()));
     let limit = if flags.soak { SOAK_LIMIT } else { LIMIT };
     let mut command = vec![compile::RUNNER.to_owned()];
-    command.extend(arguments(flags, host.runs, group));
+    command.extend(arguments(flags, host.runs, extent));
     command.push("--emulated".to_owned());
     command.extend(["--assets".to_owned(), lab::GUESTS.to_owned()]);
     let mut job = lab::Job {

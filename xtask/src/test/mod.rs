@@ -5,6 +5,7 @@ mod cases;
 mod changed;
 mod checks;
 mod circles;
+mod others;
 mod paths;
 mod rules;
 mod table;
@@ -27,6 +28,7 @@ use crate::arch::Arch;
 use crate::host::{self, Place};
 use crate::lab::{self, InnerHost};
 use crate::{TestFlags, compile, deb, dist, signals, spike};
+use cases::Extent;
 use tally::Tally;
 use times::Times;
 
@@ -68,7 +70,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         Ok(binaries) => {
             tally += match place {
                 Place::Native => times.of("cases here", |times| {
-                    cases::natively(flags, &binaries, None, times)
+                    cases::natively(flags, &binaries, Extent::All, times)
                 })?,
                 Place::Lab(host) if host.arch.is_own() => {
                     beside_each_other(host, flags, &binaries, &mut times)?
@@ -85,6 +87,10 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
             println!("FAILED   {error:#}");
             tally += Tally::failure("building");
         }
+    }
+    let is_anywhere = flags.place.inner.arch.is_none() && !flags.place.native;
+    if everything && is_anywhere {
+        tally += others::run(flags, &mut times)?;
     }
     if flags.soak && flags.filter.is_none() {
         tally += times.of("Spike", in_spike);
@@ -164,7 +170,7 @@ fn one_after_the_other(
     let mut tally = Tally::default();
     for host in hosts {
         tally += times.of(host.name, |times| {
-            cases::in_the_lab(host, flags, binaries, None, times)
+            cases::in_the_lab(host, flags, binaries, Extent::All, times)
         })?;
     }
     Ok(tally)
@@ -182,7 +188,7 @@ fn beside_each_other(
         let native = scope.spawn(|| {
             let mut times = Times::default();
             let mut tally = times.of("cases here", |times| {
-                cases::natively(flags, binaries, Some("native"), times)
+                cases::natively(flags, binaries, Extent::Native, times)
             });
             if flags.filter.is_none() {
                 // The inner host, which is in a hurry, keeps its processors. Only this thread and
@@ -199,7 +205,7 @@ fn beside_each_other(
             (tally, times)
         });
         let lab = times.of("cases in the lab", |times| {
-            cases::in_the_lab(host, flags, binaries, Some("guest"), times)
+            cases::in_the_lab(host, flags, binaries, Extent::Guest, times)
         });
         (native.join(), lab)
     });

@@ -154,6 +154,12 @@ impl Case {
         }
     }
 
+    /// Whether the second machine of an architecture leaves it to the first.
+    #[must_use]
+    pub fn is_same_with_any_interrupt_controller(&self) -> bool {
+        self.excepted.iter().any(|(_, because)| *because == ONCE)
+    }
+
     /// Why it is not run on a machine.
     #[must_use]
     pub fn not_applicable(&self, machine: Machine) -> Option<&'static str> {

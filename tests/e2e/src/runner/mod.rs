@@ -76,6 +76,8 @@ pub struct Selection {
     pub group: Option<Group>,
     /// The long ones too.
     pub soak: bool,
+    /// Without those to which the interrupt controller makes no difference.
+    pub brief: bool,
     /// Those too that need another version.
     pub previous: bool,
     /// Only those whose name contains this.
@@ -202,6 +204,7 @@ impl Selection {
     fn selects(&self, case: &Case) -> bool {
         self.group.is_none_or(|group| group == case.group)
             && (self.soak || !case.soak)
+            && !(self.brief && case.is_same_with_any_interrupt_controller())
             && (self.previous || !case.previous)
             && self
                 .filter
