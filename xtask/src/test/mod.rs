@@ -66,28 +66,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         tally += times.of("packages", of_packages);
         tally += times.of("fuzzing", |_| checks::fuzz())?;
     }
-    match times.of("building", |_| compile::all(place.arch())) {
-        Ok(binaries) => {
-            tally += match place {
-                Place::Native => times.of("cases here", |times| {
-                    cases::natively(flags, &binaries, Extent::All, times)
-                })?,
-                Place::Lab(host) if host.arch.is_own() => {
-                    beside_each_other(host, flags, &binaries, &mut times)?
-                }
-                Place::Lab(host) => {
-                    let is_named = flags.place.inner.host.is_some();
-                    let hosts = lab::of_arch(host.arch);
-                    let hosts = hosts.filter(|other| !is_named || other.runs == host.runs);
-                    one_after_the_other(hosts, flags, &binaries, &mut times)?
-                }
-            };
-        }
-        Err(error) => {
-            println!("FAILED   {error:#}");
-            tally += Tally::failure("building");
-        }
-    }
+    tally += end_to_end(place, flags, &mut times)?;
     let is_anywhere = flags.place.inner.arch.is_none() && !flags.place.native;
     if everything && is_anywhere {
         tally += others::run(flags, &mut times)?;
@@ -99,6 +78,29 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         std::mem::take(&mut times.table).write()?;
     }
     Ok(close(tally, &times))
+}
+
+/// End-to-end cases of one architecture.
+fn end_to_end(place: Place, flags: &TestFlags, times: &mut Times) -> Result<Tally> {
+    let binaries = match times.of("building", |_| compile::all(place.arch())) {
+        Ok(binaries) => binaries,
+        Err(error) => {
+            println!("FAILED   {error:#}");
+            return Ok(Tally::failure("building"));
+        }
+    };
+    match place {
+        Place::Native => times.of("cases here", |times| {
+            cases::natively(flags, &binaries, Extent::All, times)
+        }),
+        Place::Lab(host) if host.arch.is_own() => beside_each_other(host, flags, &binaries, times),
+        Place::Lab(host) => {
+            let is_named = flags.place.inner.host.is_some();
+            let hosts = lab::of_arch(host.arch);
+            let hosts = hosts.filter(|other| !is_named || other.runs == host.runs);
+            one_after_the_other(hosts, flags, &binaries, times)
+        }
+    }
 }
 
 /// The case of Spike, whose hart has no AIA.
