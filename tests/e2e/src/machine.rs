@@ -27,6 +27,8 @@ impl Machine {
     pub const SECOND: &[Self] = &[Self::Gicv2, Self::Plic];
     /// All but x86_64.
     pub const OTHERS: &[Self] = &[Self::Gicv3, Self::Gicv2, Self::Aia, Self::Plic];
+    /// All but the one whose interrupt controller is a GICv2.
+    pub const BUT_GICV2: &[Self] = &[Self::X86, Self::Gicv3, Self::Aia, Self::Plic];
     /// Those of riscv64.
     pub const RISCV64: &[Self] = &[Self::Aia, Self::Plic];
 

@@ -6,9 +6,10 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Case;
+use super::{Case, bad_files};
 use crate::arch;
 use crate::context::{Context, need_root};
+use crate::machine::Machine;
 use crate::mounts;
 use crate::no_os_kernel::NoOsKernel;
 use crate::vm::PATIENCE;
@@ -48,38 +49,79 @@ const ROWS: &[Row] = &[
     row(
         "kernel_truncated",
         "kernel",
-        Value::File(truncated_elf),
+        Value::File(bad_files::truncated_elf),
         ERROR,
     ),
     row(
         "kernel_truncated_in_its_header",
         "kernel",
-        Value::File(truncated_header),
+        Value::File(bad_files::truncated_header),
         ERROR,
     ),
     row(
         "kernel_bzimage_truncated",
         "kernel",
-        Value::File(truncated_bzimage),
+        Value::File(bad_files::truncated_bzimage),
         ERROR,
     ),
-    row("kernel_that_is_text", "kernel", Value::File(text), ERROR),
+    row(
+        "kernel_that_is_text",
+        "kernel",
+        Value::File(bad_files::text),
+        ERROR,
+    ),
     row(
         "kernel_elf_of_another_architecture",
         "kernel",
-        Value::File(foreign_elf),
+        Value::File(bad_files::foreign_elf),
         ERROR,
     ),
     row(
         "kernel_image_of_another_architecture",
         "kernel",
-        Value::File(foreign_image),
+        Value::File(bad_files::foreign_image),
         ERROR,
     ),
     row(
         "kernel_elf_without_pvh",
         "kernel",
-        Value::File(elf_without_pvh),
+        Value::File(bad_files::elf_without_pvh),
+        ERROR,
+    ),
+    row(
+        "kernel_image_big_endian",
+        "kernel",
+        Value::File(bad_files::big_endian_image),
+        ERROR,
+    ),
+    row(
+        "kernel_image_without_its_size",
+        "kernel",
+        Value::File(bad_files::image_without_a_size),
+        ERROR,
+    ),
+    row(
+        "kernel_image_larger_than_memory",
+        "kernel",
+        Value::File(bad_files::image_of_an_exbibyte),
+        ERROR,
+    ),
+    row(
+        "kernel_image_in_gzip_cut_short",
+        "kernel",
+        Value::File(bad_files::gzip_cut_short),
+        ERROR,
+    ),
+    row(
+        "kernel_image_compressed_by_zstd",
+        "kernel",
+        Value::File(bad_files::zstd),
+        ERROR,
+    ),
+    row(
+        "kernel_image_in_an_efi_program",
+        "kernel",
+        Value::File(bad_files::zboot),
         ERROR,
     ),
     row("initrd_missing", "initrd", Value::NoFile, ERROR),
@@ -144,10 +186,15 @@ const ROWS: &[Row] = &[
     row(
         "config_with_an_unknown_field",
         "cpu",
-        Value::File(unknown_field),
+        Value::File(bad_files::unknown_field),
         ERROR,
     ),
-    row("config_that_is_no_json", "config", Value::File(text), ERROR),
+    row(
+        "config_that_is_no_json",
+        "config",
+        Value::File(bad_files::text),
+        ERROR,
+    ),
 ];
 
 /// Those that spoil what only x86_64 boots.
@@ -157,6 +204,11 @@ const ELF_ROWS: [&str; 4] = [
     "kernel_elf_of_another_architecture",
     "kernel_elf_without_pvh",
 ];
+
+/// How the names of those begin that spoil what only the other architectures boot.
+const IMAGE_ROWS: &str = "kernel_image_";
+/// It is about the header that an image of x86_64 has, too.
+const FOREIGN: &str = "kernel_image_of_another_architecture";
 
 const fn row(
     name: &'static str,
@@ -178,11 +230,15 @@ pub(super) fn cases() -> Vec<Case> {
         .map(|row| {
             let name = format!("bad_input_{}_is_refused", row.name);
             let case = Case::native(name, |context| refused(context, row));
-            match row.argument == "kernel" && ELF_ROWS.contains(&row.name) {
-                true => case.only_on_x86(
+            match row.name {
+                name if ELF_ROWS.contains(&name) => case.only_on_x86(
                     "it spoils an ELF file or a bzImage, which other machines do not boot",
                 ),
-                false => case,
+                name if name.starts_with(IMAGE_ROWS) && name != FOREIGN => case.not_on(
+                    &[Machine::X86],
+                    "it spoils an Image, which x86_64 does not boot",
+                ),
+                _ => case,
             }
         })
         .collect();
@@ -312,59 +368,4 @@ fn kvm_not_permitted(context: &Context) -> Result<()> {
     let script = "mount -t tmpfs -o nodev shut /mnt && mknod -m 666 /mnt/kvm c 10 232 \
                   && mount --bind /mnt/kvm /dev/kvm";
     complains(&mut with_mounts(context, script)?, ERROR, &["/dev/kvm"])
-}
-
-fn text() -> Vec<u8> {
-    b"This is no kernel, and no JSON either.\n".repeat(100)
-}
-
-/// The kernel to spoil: an ELF file on x86_64.
-fn elf() -> Vec<u8> {
-    NoOsKernel::new().power_off().to_image()
-}
-
-fn truncated_elf() -> Vec<u8> {
-    let mut elf = elf();
-    elf.truncate(elf.len() - 4);
-    elf
-}
-
-fn truncated_header() -> Vec<u8> {
-    let mut elf = elf();
-    elf.truncate(40);
-    elf
-}
-
-fn foreign_elf() -> Vec<u8> {
-    let mut elf = elf();
-    elf[18] = 183; // EM_AARCH64
-    elf
-}
-
-fn elf_without_pvh() -> Vec<u8> {
-    let mut elf = elf();
-    elf[184] = 1; // the note's type
-    elf
-}
-
-/// The header of a bzImage that says there is more than follows.
-fn truncated_bzimage() -> Vec<u8> {
-    let mut image = vec![0; 1024];
-    image[0x1f1] = 4; // setup_sects
-    image[0x1f4..0x1f8].copy_from_slice(&0x1_0000_u32.to_le_bytes()); // syssize
-    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-    image[0x202..0x206].copy_from_slice(b"HdrS");
-    image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
-    image[0x211] = 1; // loaded high
-    image
-}
-
-fn foreign_image() -> Vec<u8> {
-    let mut image = vec![0; 4096];
-    image[0x38..0x3c].copy_from_slice(&arch::FOREIGN_MAGIC);
-    image
-}
-
-fn unknown_field() -> Vec<u8> {
-    br#"{"kernel": "/boot/vmlinuz", "cpu": 2}"#.to_vec()
 }

@@ -3,9 +3,11 @@
 
 use anyhow::{Result, ensure};
 
+use super::bad_input::{ERROR, complains};
 use super::{COUNTS, Case};
 use crate::context::Context;
 use crate::machine::Machine;
+use crate::no_os_kernel::NoOsKernel;
 use crate::vm::{Format, Stock};
 
 const SERIES: [&str; 2] = ["6.1", "6.12"];
@@ -49,11 +51,26 @@ pub(super) fn cases() -> Vec<Case> {
     let large = large.not_on(&[Machine::X86], "pages of x86_64 are of 4 KiB");
     cases.extend([
         large.not_on(&[Machine::Gicv3], "its processor has no pages of 16 KiB"),
+        Case::native(
+            "boot_with_more_cpus_than_the_interrupt_controller_takes_is_refused",
+            crowd,
+        )
+        .not_on(
+            Machine::BUT_GICV2,
+            "its interrupt controller takes as many processors as KVM has",
+        ),
         Case::guest("boot_a_hundred_times_always_reaches_init", hundred_boots)
             .soak(std::time::Duration::from_secs(1800))
             .only_on_x86(COUNTS),
     ]);
     cases
+}
+
+/// Eight processors are the most for a GICv2.
+fn crowd(context: &Context) -> Result<()> {
+    let kernel = NoOsKernel::new().power_off();
+    let mut command = context.vm("crowd").boots_no_os(&kernel).cpus(9).command()?;
+    complains(&mut command, ERROR, &["cpus", "9", "gicv2", "8"])
 }
 
 fn case(series: &'static str, format: Format, cpus: u32, mem_mib: u64) -> Case {

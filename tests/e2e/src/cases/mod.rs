@@ -2,6 +2,7 @@
 //! The cases: one table, a module for each subject. A case is named `subject_condition_outcome`.
 
 mod audit;
+mod bad_files;
 mod bad_input;
 mod boot;
 mod cgroup;
