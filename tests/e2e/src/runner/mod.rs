@@ -39,10 +39,16 @@ pub(crate) struct Sign {
 /// A guest whose place was lost may as well stand still, and so may one of a vmm with a fault: only
 /// a second time tells. Whatever else goes wrong, such as wrong data or something left behind, is no
 /// fault of emulation.
-const SIGNS: [Sign; 5] = [
+const SIGNS: [Sign; 6] = [
     // A kernel patches itself by way of breakpoints; another of its processors met one that was gone.
     Sign {
         words: "Oops: int3",
+        how: "emulation ran a stale instruction in the guest",
+        begun: 3,
+    },
+    // The same in a program of the guest's, on riscv64.
+    Sign {
+        words: "Illegal instruction",
         how: "emulation ran a stale instruction in the guest",
         begun: 3,
     },
