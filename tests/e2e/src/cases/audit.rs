@@ -103,7 +103,17 @@ fn lab(context: &Context) -> Result<()> {
         return Err(Skip(why.to_owned()).into());
     }
     network::enter_empty()?;
-    audit(context, start_stock(context, "audited")?, LAB)
+    let golden = of_machine(LAB, context.machine());
+    audit(context, start_stock(context, "audited")?, &golden)
+}
+
+/// A record, as it is on a machine: a vmm that has the interrupt controller itself holds its vCPU twice,
+/// to run it and to interrupt it.
+fn of_machine(golden: &str, machine: Machine) -> String {
+    match machine {
+        Machine::Plic => golden.replace("kvm-vcpu:0*1 ", "kvm-vcpu:0*2 "),
+        _ => golden.to_owned(),
+    }
 }
 
 fn has_only_v2() -> bool {
