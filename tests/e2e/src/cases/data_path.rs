@@ -90,7 +90,9 @@ fn shares_interrupts(context: &Context) -> Result<()> {
 fn interrupts(vm: &mut Vm) -> Result<u64> {
     let lines = vm.sh("grep virtio /proc/interrupts")?;
     let counts = lines.lines().flat_map(|line| {
-        let words = line.split_whitespace().skip(1);
+        // Behind the number of the interrupt, in front of which may be a prompt.
+        let (_, counts) = line.split_once(':').unwrap_or_default();
+        let words = counts.split_whitespace();
         words.map_while(|word| word.parse::<u64>().ok())
     });
     Ok(counts.sum())
