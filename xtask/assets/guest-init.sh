@@ -68,7 +68,7 @@ vda() {
 # Goes on with the system on the disk, which finds its disk and network there already.
 root() {
 	vda
-	load virtio_net
+	load virtio_net crc32c_generic ext4
 	mkdir /disk
 	mount -t ext4 /dev/vda /disk || { echo "GUEST no root file system"; poweroff -f; }
 	umount /sys /proc

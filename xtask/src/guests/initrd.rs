@@ -18,6 +18,8 @@ const MODULES: &[&str] = &[
     "pvpanic",
     "pvpanic-mmio",
     "virtio_pci",
+    "crc32c_generic",
+    "ext4",
     "virtio_blk",
     "virtio_input",
     "virtio_net",
