@@ -11,7 +11,7 @@ use crate::arch::Arch;
 use crate::{TestFlags, compile, lab, progress};
 
 /// Those whose cases are part of each whole run.
-const RUN: &[Arch] = &[Arch::Aarch64];
+const RUN: &[Arch] = &[Arch::Aarch64, Arch::Riscv64];
 
 /// The cases of other architectures that are part of a whole run.
 pub(super) fn run(flags: &TestFlags, times: &mut Times) -> Result<Tally> {
