@@ -27,7 +27,7 @@ pub use blk::{BlkEngine, BlkRecord, RingParams};
 pub use geometry::{Geometry, SECTOR_BYTES};
 pub use input::InputRecord;
 pub use net::{Guard, NetRecord};
-pub use vmm::{DeviceKind, DeviceRecord, NicRecord, Pages, VmmRecord};
+pub use vmm::{DeviceKind, DeviceRecord, MACHINE, NicRecord, Pages, VmmRecord};
 
 /// The version of the records this build writes.
 pub const VERSION: u32 = 2;
@@ -123,6 +123,7 @@ mod tests {
     fn record() -> VmmRecord {
         VmmRecord {
             version: VERSION,
+            machine: MACHINE,
             vm_id: "a".into(),
             cpus: 2,
             mem_bytes: 128 << 20,

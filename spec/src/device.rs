@@ -98,7 +98,7 @@ pub(crate) fn check_queue_size(field: &'static str, size: u32) -> Result<u16, Sp
     }
 }
 
-/// Checks that no two devices have the same name, and that there are not too many.
+/// Checks that no two devices have the same name.
 pub(crate) fn check_unique<'a>(
     ids: impl Iterator<Item = (&'static str, &'a DeviceId)>,
 ) -> Result<(), SpecError> {
@@ -109,10 +109,6 @@ pub(crate) fn check_unique<'a>(
         }
         if !seen.insert(id) {
             return Err(SpecError::new(field, id, "is the id of another device"));
-        }
-        if seen.len() > DEVICES_MAX {
-            let reason = format!("is one device too many: a VM can have {DEVICES_MAX}");
-            return Err(SpecError::new(field, id, reason));
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipc::slot::DeviceSlot;
 use serde::{Deserialize, Serialize};
 
 use crate::SpecError;
@@ -75,6 +76,9 @@ pub struct DiskSpec {
     /// How long a worker looks for work before it sleeps, in µs; 0 sleeps at once.
     #[serde(default = "default_poll_us")]
     pub poll_us: u32,
+    /// Its device number on the guest's PCI bus, 1 to 24; by default the first one that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
 }
 
 fn default_queues() -> u32 {
@@ -103,6 +107,7 @@ impl DiskSpec {
             block_size: None,
             serial: None,
             poll_us: default_poll_us(),
+            slot: None,
         }
     }
 }
@@ -128,10 +133,11 @@ impl FromStr for DiskSpec {
                 ("block-size", Some(n)) => disk.block_size = Some(number(key, n)?),
                 ("serial", Some(serial)) => disk.serial = Some(unescaped(serial)),
                 ("poll-us", Some(n)) => disk.poll_us = number(key, n)?,
+                ("slot", Some(n)) => disk.slot = Some(number(key, n)?),
                 ("readonly" | "direct", Some(_)) => return Err(format!("{key} takes no value")),
                 (
                     "path" | "id" | "queues" | "queue-size" | "engine" | "block-size" | "serial"
-                    | "poll-us",
+                    | "poll-us" | "slot",
                     _,
                 ) => return Err(format!("{key} needs a value")),
                 _ => return Err(unknown(key, "a disk")),
@@ -176,6 +182,9 @@ impl fmt::Display for DiskSpec {
         if self.poll_us != default.poll_us {
             write!(f, ",poll-us={}", self.poll_us)?;
         }
+        if let Some(slot) = self.slot {
+            write!(f, ",slot={slot}")?;
+        }
         Ok(())
     }
 }
@@ -203,11 +212,17 @@ pub struct Disk {
     pub serial: String,
     /// How long a worker thread polls for work before it sleeps, in µs.
     pub poll_us: u32,
+    /// Its place on the guest's PCI bus, which no other device has.
+    pub slot: DeviceSlot,
 }
 
 impl Disk {
-    /// Checks the disk with this number.
-    pub(crate) fn check(number: usize, spec: DiskSpec) -> Result<Self, SpecError> {
+    /// Checks the disk with this number, which gets `slot`.
+    pub(crate) fn check(
+        number: usize,
+        spec: DiskSpec,
+        slot: DeviceSlot,
+    ) -> Result<Self, SpecError> {
         if spec.path.as_os_str().is_empty() {
             return Err(SpecError::new("disk.path", "", "must name an image"));
         }
@@ -237,6 +252,7 @@ impl Disk {
             block_size: spec.block_size,
             serial,
             poll_us: spec.poll_us,
+            slot,
         })
     }
 }
@@ -252,7 +268,7 @@ mod tests {
         for text in [
             "path=/a",
             "path=/a,,b,,,direct,serial=1,,2",
-            "path=/a,id=root,readonly,queues=4,queue-size=128,engine=threads,direct,block-size=4096,serial=x,poll-us=0",
+            "path=/a,id=root,readonly,queues=4,queue-size=128,engine=threads,direct,block-size=4096,serial=x,poll-us=0,slot=9",
         ] {
             assert_eq!(text.parse::<DiskSpec>().unwrap().to_string(), text);
         }
@@ -293,14 +309,14 @@ mod tests {
             ("path=a,block-size=1024", "disk.block-size", "1024"),
             ("path=a,poll-us=4294967295", "disk.poll-us", "4294967295"),
         ] {
-            let error = Disk::check(0, text.parse().unwrap()).unwrap_err();
+            let error = Disk::check(0, text.parse().unwrap(), DeviceSlot::FIRST).unwrap_err();
             assert_eq!((error.field, error.value.as_str()), (field, value));
         }
     }
 
     #[test]
     fn disk_without_a_name_is_numbered_and_its_serial_is_its_name() {
-        let disk = Disk::check(3, DiskSpec::new("/a")).unwrap();
+        let disk = Disk::check(3, DiskSpec::new("/a"), DeviceSlot::FIRST).unwrap();
         assert_eq!((disk.id.as_str(), disk.serial.as_str()), ("disk3", "disk3"));
     }
 }

@@ -23,6 +23,7 @@ mod net;
 mod policy;
 mod power_button;
 mod size;
+mod slots;
 pub mod state;
 mod uids;
 mod vhost_user;

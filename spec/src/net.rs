@@ -81,6 +81,9 @@ pub struct NetSpec {
     /// `user` only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<String>,
+    /// Its device number on the guest's PCI bus, 1 to 24; by default the first one that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde passes references
@@ -126,6 +129,7 @@ impl Default for NetSpec {
             ipv4: Vec::new(),
             ipv6: Vec::new(),
             forward: Vec::new(),
+            slot: None,
         }
     }
 }
@@ -159,12 +163,13 @@ impl FromStr for NetSpec {
                 ("ipv4", Some(address)) => net.ipv4.push(address.into()),
                 ("ipv6", Some(address)) => net.ipv6.push(address.into()),
                 ("forward", Some(ports)) => net.forward.push(ports.into()),
+                ("slot", Some(n)) => net.slot = Some(number(key, n)?),
                 ("user" | "any-mac" | "any-service", Some(_)) => {
                     return Err(format!("{key} takes no value"));
                 }
                 (
                     "tap" | "fd" | "id" | "mac" | "mtu" | "queues" | "queue-size" | "bridge" | "up"
-                    | "down" | "ipv4" | "ipv6" | "forward",
+                    | "down" | "ipv4" | "ipv6" | "forward" | "slot",
                     None,
                 ) => return Err(format!("{key} needs a value")),
                 _ => return Err(unknown(key, "a network card")),
@@ -189,6 +194,7 @@ impl fmt::Display for NetSpec {
             ("bridge", self.bridge.clone()),
             ("up", path(&self.up)),
             ("down", path(&self.down)),
+            ("slot", self.slot.map(|n| n.to_string())),
         ];
         let flags = [
             ("user", self.user),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipc::slot::DeviceSlot;
 use serde::{Deserialize, Serialize};
 
 use crate::SpecError;
@@ -134,6 +135,9 @@ pub struct VhostUserSpec {
     /// The entries of a queue: a power of two from 16 to 1024.
     #[serde(default = "default_queue_size")]
     pub queue_size: u32,
+    /// Its device number on the guest's PCI bus, 1 to 24; by default the first one that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
 }
 
 fn default_queue_size() -> u32 {
@@ -145,7 +149,7 @@ impl FromStr for VhostUserSpec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut kind, mut socket, mut id, mut tag) = (None, None, None, None);
-        let (mut queues, mut queue_size) = (None, default_queue_size());
+        let (mut queues, mut queue_size, mut slot) = (None, default_queue_size(), None);
         for (key, value) in options(text)? {
             match (key, value) {
                 ("type", Some(text)) => kind = Some(text.parse()?),
@@ -156,7 +160,8 @@ impl FromStr for VhostUserSpec {
                 ("tag", Some(text)) => tag = Some(unescaped(text)),
                 ("queues", Some(n)) => queues = Some(number(key, n)?),
                 ("queue-size", Some(n)) => queue_size = number(key, n)?,
-                ("type" | "socket" | "id" | "tag" | "queues" | "queue-size", _) => {
+                ("slot", Some(n)) => slot = Some(number(key, n)?),
+                ("type" | "socket" | "id" | "tag" | "queues" | "queue-size" | "slot", _) => {
                     return Err(format!("{key} needs a value"));
                 }
                 _ => return Err(unknown(key, "a vhost-user device")),
@@ -169,6 +174,7 @@ impl FromStr for VhostUserSpec {
             tag,
             queues,
             queue_size,
+            slot,
         })
     }
 }
@@ -189,6 +195,9 @@ impl fmt::Display for VhostUserSpec {
         }
         if self.queue_size != default_queue_size() {
             write!(f, ",queue-size={}", self.queue_size)?;
+        }
+        if let Some(slot) = self.slot {
+            write!(f, ",slot={slot}")?;
         }
         Ok(())
     }
@@ -224,11 +233,17 @@ pub struct VhostUser {
     pub queues: u16,
     /// The entries of a queue: a power of two from 16 to 1024.
     pub queue_size: u16,
+    /// Its place on the guest's PCI bus, which no other device has.
+    pub slot: DeviceSlot,
 }
 
 impl VhostUser {
-    /// Checks the device with this number.
-    pub(crate) fn check(number: usize, spec: VhostUserSpec) -> Result<Self, SpecError> {
+    /// Checks the device with this number, which gets `slot`.
+    pub(crate) fn check(
+        number: usize,
+        spec: VhostUserSpec,
+        slot: DeviceSlot,
+    ) -> Result<Self, SpecError> {
         if spec.socket.as_os_str().is_empty() {
             return Err(SpecError::new(
                 "vhost-user.socket",
@@ -248,6 +263,7 @@ impl VhostUser {
             socket: spec.socket,
             queues: check_queues("vhost-user.queues", queues)?,
             queue_size: check_queue_size("vhost-user.queue-size", spec.queue_size)?,
+            slot,
         })
     }
 }
@@ -284,7 +300,7 @@ mod tests {
         for text in [
             "type=rng,socket=/s",
             "type=26,socket=/s",
-            "type=fs,socket=/s,id=home,tag=home,queues=3,queue-size=1024",
+            "type=fs,socket=/s,id=home,tag=home,queues=3,queue-size=1024,slot=24",
         ] {
             assert_eq!(text.parse::<VhostUserSpec>().unwrap().to_string(), text);
         }
@@ -315,7 +331,7 @@ mod tests {
             ("type=net,socket=/s,queue-size=3", "vhost-user.queue-size"),
             ("type=net,socket=/s,id=", "vhost-user.id"),
         ] {
-            let error = VhostUser::check(0, text.parse().unwrap()).unwrap_err();
+            let error = VhostUser::check(0, text.parse().unwrap(), DeviceSlot::FIRST).unwrap_err();
             assert_eq!(error.field, field, "{text}");
         }
     }
@@ -324,7 +340,10 @@ mod tests {
     fn device_without_queues_has_as_many_as_its_type_needs() {
         for (kind, queues) in [("rng", 1), ("net", 2), ("vsock", 3)] {
             let spec = format!("type={kind},socket=/s").parse().unwrap();
-            assert_eq!(VhostUser::check(0, spec).unwrap().queues, queues);
+            assert_eq!(
+                VhostUser::check(0, spec, DeviceSlot::FIRST).unwrap().queues,
+                queues
+            );
         }
     }
 }

@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipc::record::MACHINE;
 use serde::{Deserialize, Serialize};
 
 use crate::device::check_unique;
+use crate::slots;
 use crate::{
     ByteSize, Cgroup, Console, Disk, DiskSpec, Held, HugePages, Irqchip, Limits, LimitsSpec,
     Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange, VhostUser,
@@ -75,6 +77,13 @@ pub struct VmSpec {
     /// The power button.
     #[serde(default)]
     pub power_button: PowerButton,
+    /// The version of the machine: what the guest sees of it, which stays the same for as long as the
+    /// version does. There is one, 1.
+    #[serde(
+        default = "default_machine",
+        skip_serializing_if = "is_default_machine"
+    )]
+    pub machine: u32,
     /// What a guest reboot does.
     #[serde(default)]
     pub on_reboot: OnReboot,
@@ -102,6 +111,15 @@ fn default_cpus() -> u32 {
     1
 }
 
+fn default_machine() -> u32 {
+    MACHINE
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes references
+fn is_default_machine(version: &u32) -> bool {
+    *version == default_machine()
+}
+
 fn default_mem() -> ByteSize {
     ByteSize(512 << 20)
 }
@@ -124,6 +142,7 @@ impl VmSpec {
             console: Console::default(),
             irqchip: Irqchip::default(),
             power_button: PowerButton::default(),
+            machine: default_machine(),
             on_reboot: OnReboot::default(),
             stop_timeout: None,
             seccomp: Seccomp::default(),
@@ -150,7 +169,7 @@ pub struct Vm {
     /// The guest's memory.
     pub memory: Memory,
     /// The disks; with `nets` and `vhost_user` at most [`crate::DEVICES_MAX`], no two with the same
-    /// name.
+    /// name or slot.
     pub disks: Vec<Disk>,
     /// The NICs.
     pub nets: Vec<Net>,
@@ -162,6 +181,8 @@ pub struct Vm {
     pub irqchip: Irqchip,
     /// The power button, one that machines of this architecture can have; not `Auto`.
     pub power_button: PowerButton,
+    /// The version of the machine, one that there is.
+    pub machine: u32,
     /// What a guest reboot does.
     pub on_reboot: OnReboot,
     /// How long the guest may take to power off when asked.
@@ -198,14 +219,15 @@ impl Vm {
 }
 
 /// The default kernel command line: the console is COM1, a panic reboots after a second instead of
-/// hanging for ever, and without an initrd the first disk is the root.
-fn default_cmdline(spec: &VmSpec) -> String {
+/// hanging for ever, and without an initrd the disk that the guest finds
+/// first is the root.
+fn default_cmdline(console: &Console, initrd: Option<&PathBuf>, disks: &[Disk]) -> String {
     let mut words = vec!["panic=1"];
-    if spec.console != Console::None {
+    if *console != Console::None {
         words.insert(0, "console=ttyS0");
     }
-    match spec.disks.first() {
-        Some(disk) if spec.initrd.is_none() => {
+    match disks.iter().min_by_key(|disk| disk.slot) {
+        Some(disk) if initrd.is_none() => {
             words.push("root=/dev/vda");
             words.push(if disk.readonly { "ro" } else { "rw" });
         }
@@ -222,19 +244,16 @@ fn check_devices(
     nets: &[NetSpec],
     others: Vec<VhostUserSpec>,
 ) -> Result<CheckedDevices, SpecError> {
-    let disks: Result<Vec<_>, _> = (0..)
-        .zip(disks)
-        .map(|(number, disk)| Disk::check(number, disk))
-        .collect();
-    let others: Result<Vec<_>, _> = (0..)
-        .zip(others)
-        .map(|(number, device)| VhostUser::check(number, device))
-        .collect();
-    let nets: Result<Vec<_>, _> = (0..)
-        .zip(nets)
-        .map(|(number, net)| Net::check(number, net))
-        .collect();
-    let (disks, nets, others) = (disks?, nets?, others?);
+    let slots = slots::assign(&disks, nets, &others)?;
+    let disks = (0..).zip(disks).zip(slots.disks);
+    let disks = disks.map(|((number, disk), slot)| Disk::check(number, disk, slot));
+    let nets = (0..).zip(nets).zip(slots.nets);
+    let nets = nets.map(|((number, net), slot)| Net::check(number, net, slot));
+    let others = (0..).zip(others).zip(slots.vhost_user);
+    let others = others.map(|((number, one), slot)| VhostUser::check(number, one, slot));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    let others = others.collect::<Result<Vec<_>, _>>()?;
+    let nets = nets.collect::<Result<Vec<_>, _>>()?;
     let ids = disks.iter().map(|disk| ("disk.id", &disk.id));
     let ids = ids.chain(nets.iter().map(|net| ("net.id", &net.id)));
     check_unique(ids.chain(others.iter().map(|device| ("vhost-user.id", &device.id))))?;
@@ -246,7 +265,6 @@ impl TryFrom<VmSpec> for Vm {
     type Error = SpecError;
 
     fn try_from(spec: VmSpec) -> Result<Self, SpecError> {
-        let default_cmdline = default_cmdline(&spec);
         let name = match spec.name {
             Some(text) => match text.parse::<VmName>() {
                 Ok(name) => Some(name),
@@ -264,13 +282,14 @@ impl TryFrom<VmSpec> for Vm {
                 ));
             }
         };
-        let cmdline = spec.cmdline.unwrap_or(default_cmdline);
-        check_cmdline(&cmdline)?;
         check_path("kernel", &spec.kernel)?;
         if let Some(initrd) = &spec.initrd {
             check_path("initrd", initrd)?;
         }
         let (disks, nets, vhost_user) = check_devices(spec.disks, &spec.nets, spec.vhost_user)?;
+        let default_cmdline = || default_cmdline(&spec.console, spec.initrd.as_ref(), &disks);
+        let cmdline = spec.cmdline.unwrap_or_else(default_cmdline);
+        check_cmdline(&cmdline)?;
         let memory = Memory::new(spec.mem, spec.hugepages, spec.prefault)?;
         let vm = Self {
             name,
@@ -286,6 +305,7 @@ impl TryFrom<VmSpec> for Vm {
             console: spec.console.check()?,
             irqchip: spec.irqchip.check(std::env::consts::ARCH)?,
             power_button: spec.power_button.check(std::env::consts::ARCH)?,
+            machine: check_machine(spec.machine)?,
             on_reboot: spec.on_reboot,
             stop_timeout: spec.stop_timeout.map(check_stop_timeout).transpose()?,
             seccomp: spec.seccomp,
@@ -308,6 +328,14 @@ pub fn check_stop_timeout(seconds: u32) -> Result<Duration, SpecError> {
     }
     let reason = format!("must be 1 to {STOP_TIMEOUT_MAX_S} seconds; left out, nothing limits it");
     Err(SpecError::new("stop-timeout", seconds, reason))
+}
+
+fn check_machine(version: u32) -> Result<u32, SpecError> {
+    if version == MACHINE {
+        return Ok(version);
+    }
+    let reason = format!("is no machine that this build knows: it knows {MACHINE}");
+    Err(SpecError::new("machine", version, reason))
 }
 
 fn check_users(vm: &Vm) -> Result<(), SpecError> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The devices of a VM and the processes behind them, in the order of the vmm's launch record:
-//! first our own, whose backends are our children (disks, then NICs with a tap), then external ones
-//! (passt's NICs, then the devices of `--vhost-user`). A power button of our own is in a slot behind
-//! all of them.
+//! The devices of a VM and the processes behind them: first our own, whose backends are our children
+//! (disks, then NICs with a tap), then external ones (passt's NICs, then the devices of
+//! `--vhost-user`). The spec says which slot each has. A power button of our own is in a slot behind all
+//! of them.
 
 use std::os::fd::OwnedFd;
 
@@ -89,23 +89,30 @@ pub(crate) struct Link {
     pub(crate) inflight: Option<OwnedFd>,
 }
 
-/// The external devices, in the order of the record.
-fn external_devices(vm: &Vm) -> impl Iterator<Item = ExternalDeviceInfo> {
+/// The external devices, in the order in which the jailer has connected to them.
+fn external_devices(vm: &Vm) -> impl Iterator<Item = (DeviceSlot, ExternalDeviceInfo)> {
     let cards = vm
         .nets
         .iter()
         .filter(|net| matches!(net.kind, NetKind::User(_)));
-    let cards = cards.map(|net| ExternalDeviceInfo {
-        id: net.id.to_string(),
-        named: format!("net.user {:?}", net.id.as_str()),
-        link_up: Some(true),
-        tracked: None,
+    let cards = cards.map(|net| {
+        let info = ExternalDeviceInfo {
+            id: net.id.to_string(),
+            named: format!("net.user {:?}", net.id.as_str()),
+            link_up: Some(true),
+            tracked: None,
+        };
+        (net.slot, info)
     });
-    cards.chain(vm.vhost_user.iter().map(|device| ExternalDeviceInfo {
-        id: device.id.to_string(),
-        named: format!("vhost-user {:?}", device.socket),
-        link_up: (device.kind == VhostUserKind::Net).then_some(true),
-        tracked: external::is_tracked(&device.kind).then_some((device.queues, device.queue_size)),
+    cards.chain(vm.vhost_user.iter().map(|device| {
+        let is_tracked = external::is_tracked(&device.kind);
+        let info = ExternalDeviceInfo {
+            id: device.id.to_string(),
+            named: format!("vhost-user {:?}", device.socket),
+            link_up: (device.kind == VhostUserKind::Net).then_some(true),
+            tracked: is_tracked.then_some((device.queues, device.queue_size)),
+        };
+        (device.slot, info)
     }))
 }
 
@@ -133,23 +140,24 @@ impl Devices {
         streams: Vec<OwnedFd>,
     ) -> Self {
         let disks = (0..).zip(vm.disks.iter().cloned()).zip(images);
-        let disks = disks
-            .map(|((index, spec), image)| ManagedDevice::new(Disk::new(vm, index, spec, image)));
+        let disks = disks.map(|((index, spec), image)| {
+            let slot = spec.slot;
+            (slot, ManagedDevice::new(Disk::new(vm, index, spec, image)))
+        });
         let cards = vm.nets.iter().enumerate();
         let cards = cards.filter_map(|(index, net)| match &net.kind {
             NetKind::Tap(tap) => Some((net, tap, profile::of_nic(vm, index, tap))),
             NetKind::User(_) => None,
         });
         let cards = cards.zip(taps).map(|((net, spec, profile), tap)| {
-            ManagedDevice::new(Nic::new(net, name.as_str(), spec.clone(), tap, profile))
+            let nic = Nic::new(net, name.as_str(), spec.clone(), tap, profile);
+            (net.slot, ManagedDevice::new(nic))
         });
+        let mut own: Vec<_> = disks.chain(cards).collect();
         let external = (0..).zip(external_devices(vm).zip(streams));
-        let external = external.map(|(index, (info, stream))| External::new(index, info, stream));
-        // As `records::of` gives the slots out.
-        let mut slots = DeviceSlot::all();
-        let own = disks.chain(cards).zip(slots.by_ref());
-        let mut own: Vec<_> = own.map(|(device, slot)| (slot, device)).collect();
-        let external = slots.zip(external).collect();
+        let external = external
+            .map(|(index, ((slot, info), stream))| (slot, External::new(index, info, stream)));
+        let external = external.collect();
         if vm.power_button == PowerButton::Virtio {
             let button = Button::new(profile::of_button(vm));
             own.push((DeviceSlot::POWER_BUTTON, ManagedDevice::new(button)));

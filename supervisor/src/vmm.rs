@@ -59,6 +59,7 @@ pub(crate) fn record(
 ) -> VmmRecord {
     VmmRecord {
         version: VERSION,
+        machine: vm.machine,
         vm_id: context.vm_id.clone(),
         cpus: vm.cpus,
         mem_bytes: vm.memory.size_bytes(),

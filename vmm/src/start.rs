@@ -11,7 +11,7 @@ use ipc::control::{About, Channel, ControlError, Ending, Failure, FromVmm};
 use ipc::fd::{self, FdError};
 use ipc::health::HealthPage;
 use ipc::irqchip;
-use ipc::record::VmmRecord;
+use ipc::record::{MACHINE, VmmRecord};
 use ipc::seccomp::Mode;
 use kvm_ioctls::VcpuFd;
 use log::warn;
@@ -40,6 +40,9 @@ pub enum StartError {
     /// A descriptor is missing.
     #[error(transparent)]
     Fd(#[from] FdError),
+    /// The machine is of a version that this build does not make.
+    #[error("this vmm makes no machine of version {0}, only of version {MACHINE}")]
+    Machine(u32),
     /// Guest memory cannot be mapped.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -134,6 +137,9 @@ pub fn start(
     channel: &Arc<Channel>,
     health: &'static HealthPage,
 ) -> Result<Control, StartError> {
+    if record.machine != MACHINE {
+        return Err(StartError::Machine(record.machine));
+    }
     let fds = Inherited::claim(record)?;
     let host = |what| move |e: std::io::Error| StartError::Host(what, e);
     let hardware = make_vm(record, fds.kvm, fds.guest_ram)?;

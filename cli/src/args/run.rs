@@ -37,19 +37,19 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) prefault: bool,
     /// A disk, served by a process of its own: path=F, and any of id=ID, readonly, queues=1..16,
-    /// queue-size=16..1024, engine=uring|threads, direct, block-size=512|4096, serial=TEXT, poll-us=N, separated by
-    /// commas; can be given several times
+    /// queue-size=16..1024, engine=uring|threads, direct, block-size=512|4096, serial=TEXT, poll-us=N,
+    /// slot=1..24, separated by commas; can be given several times
     #[arg(long = "disk", value_name = "DISK")]
     pub(crate) disks: Vec<DiskSpec>,
     /// A network card: tap=NAME, and any of id=ID, mac=ADDRESS, mtu=N, queues=1..8,
     /// queue-size=64..1024, bridge=NAME, up=PROGRAM, down=PROGRAM, any-mac, any-service,
-    /// ipv4=ADDRESS..., ipv6=ADDRESS..., separated by commas; or fd=N..., the open descriptors of a
+    /// ipv4=ADDRESS..., ipv6=ADDRESS..., slot=1..24, separated by commas; or fd=N..., the open descriptors of a
     /// tap, and the same but mtu, queues, bridge, up and down; or user, and any of id=ID, mac=ADDRESS,
-    /// forward=tcp|udp:HOST:GUEST...; can be given several times
+    /// slot=1..24, forward=tcp|udp:HOST:GUEST...; can be given several times
     #[arg(long = "net", value_name = "CARD")]
     pub(crate) nets: Vec<NetSpec>,
     /// A device of another program that serves vhost-user: type=fs|vsock|rng|blk|net|ID,socket=F,
-    /// and any of id=ID, tag=TAG, queues=N, queue-size=N; can be given several times
+    /// and any of id=ID, tag=TAG, queues=N, queue-size=N, slot=1..24; can be given several times
     #[arg(long, value_name = "DEVICE")]
     pub(crate) vhost_user: Vec<VhostUserSpec>,
     /// Where COM1 leads: stdio, pty, socket, socket=F, file=F or none [default: stdio]
@@ -62,6 +62,9 @@ pub(crate) struct RunArgs {
     /// The power button: auto, acpi on x86_64, gpio on aarch64, virtio or none [default: auto]
     #[arg(long, value_name = "KIND")]
     pub(crate) power_button: Option<PowerButton>,
+    /// The version of the machine, of what the guest sees of it: 1 [default: 1]
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) machine: Option<u32>,
     /// What a guest reboot does: restart or exit [default: restart]
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_reboot: Option<OnReboot>,
@@ -93,7 +96,7 @@ pub(crate) struct RunArgs {
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
-        "nets", "vhost_user", "irqchip", "power_button", "on_reboot", "stop_timeout", "seccomp",
+        "nets", "vhost_user", "irqchip", "power_button", "machine", "on_reboot", "stop_timeout", "seccomp",
         "uid_range", "cgroup", "limits",
     ])]
     pub(crate) config: Option<PathBuf>,

@@ -8,11 +8,18 @@ use crate::irqchip::Irqchip;
 use crate::seccomp::Mode;
 use crate::slot::DeviceSlot;
 
+/// The version of the machine that this build makes: what a guest sees of it, which the golden files
+/// in `vmm/src/arch/golden` tell. A change of what is there is a new version.
+pub const MACHINE: u32 = 1;
+
 /// The launch record of a vmm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmmRecord {
     /// [`VERSION`](super::VERSION) of the build that wrote it.
     pub version: u32,
+    /// The version of the machine; a vmm refuses one that it does not know.
+    #[serde(default = "first_machine")]
+    pub machine: u32,
     /// The VM's name, for the log.
     pub vm_id: String,
     /// The number of vCPUs, 1 to 254.
@@ -42,6 +49,11 @@ pub struct VmmRecord {
     /// The virtio devices, each in a slot of its own.
     #[serde(default)]
     pub devices: Vec<DeviceRecord>,
+}
+
+/// What a record without the field means.
+fn first_machine() -> u32 {
+    1
 }
 
 /// What a record without the field means.

@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipc::slot::DeviceSlot;
+
 use super::NetSpec;
 use super::source::TapSource;
 use crate::device::DeviceId;
@@ -28,6 +30,8 @@ pub struct Net {
     mac: Option<MacAddress>,
     /// What its frames go through.
     pub kind: NetKind,
+    /// Its place on the guest's PCI bus, which no other device has.
+    pub slot: DeviceSlot,
 }
 
 /// What a NIC's frames go through.
@@ -167,8 +171,12 @@ impl fmt::Display for Forward {
 }
 
 impl Net {
-    /// Checks the NIC with this number.
-    pub(crate) fn check(number: usize, spec: &NetSpec) -> Result<Self, SpecError> {
+    /// Checks the NIC with this number, which gets `slot`.
+    pub(crate) fn check(
+        number: usize,
+        spec: &NetSpec,
+        slot: DeviceSlot,
+    ) -> Result<Self, SpecError> {
         let id = DeviceId::given_or("net.id", spec.id.clone(), "net", number)?;
         let mac = spec.mac.as_deref().map(|text| {
             let refused = |reason: String| SpecError::new("net.mac", text, reason);
@@ -198,7 +206,12 @@ impl Net {
                 return Err(SpecError::new("net.fd", fd, reason));
             }
         };
-        Ok(Self { id, mac, kind })
+        Ok(Self {
+            id,
+            mac,
+            kind,
+            slot,
+        })
     }
 
     /// The NIC's MAC address in a VM of this name.

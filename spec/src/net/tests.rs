@@ -4,7 +4,7 @@
 use super::*;
 
 fn check(text: &str) -> Result<Net, crate::SpecError> {
-    Net::check(0, &text.parse().unwrap())
+    Net::check(0, &text.parse().unwrap(), ipc::slot::DeviceSlot::FIRST)
 }
 
 #[test]

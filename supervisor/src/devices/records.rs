@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The devices' part of the vmm's launch record, in the order of their PCI slots: disks, NICs with
-//! a tap, NICs of passt, external devices, a power button.
+//! The devices' part of the vmm's launch record, in the order of their PCI slots.
 
 use ipc::fd::input;
 use ipc::record::{DeviceKind, DeviceRecord, NicRecord};
@@ -14,23 +13,19 @@ const USER_QUEUE_SIZE: u16 = 256;
 
 /// The records; `is_up` tells whether a device's link is up.
 pub(crate) fn of(vm: &Vm, name: &VmName, is_up: impl Fn(&str) -> bool) -> Vec<DeviceRecord> {
-    let mut nets: Vec<_> = vm.nets.iter().collect();
-    nets.sort_by_key(|net| matches!(net.kind, NetKind::User(_)));
-    let mut slots = DeviceSlot::all();
-    let mut records = Vec::new();
-    let disks = vm.disks.iter().zip(slots.by_ref());
-    records.extend(disks.map(|(one, slot)| disk(slot, one)));
-    let nets = nets.into_iter().zip(slots.by_ref());
-    records.extend(nets.map(|(net, slot)| card(slot, net, name, &is_up)));
-    let others = vm.vhost_user.iter().zip(slots);
-    records.extend(others.map(|(one, slot)| external(slot, one, name, &is_up)));
+    let mut records: Vec<_> = vm.disks.iter().map(disk).collect();
+    records.extend(vm.nets.iter().map(|net| card(net, name, &is_up)));
+    let others = vm.vhost_user.iter();
+    records.extend(others.map(|one| external(one, name, &is_up)));
     records.extend((vm.power_button == PowerButton::Virtio).then(button));
+    // The vmm places BARs in the order of the records: it is part of what the guest sees.
+    records.sort_by_key(|record| record.slot);
     records
 }
 
-fn disk(slot: DeviceSlot, disk: &Disk) -> DeviceRecord {
+fn disk(disk: &Disk) -> DeviceRecord {
     DeviceRecord {
-        slot,
+        slot: disk.slot,
         id: disk.id.to_string(),
         kind: DeviceKind::Block,
         queues: disk.queues,
@@ -40,14 +35,14 @@ fn disk(slot: DeviceSlot, disk: &Disk) -> DeviceRecord {
     }
 }
 
-fn card(slot: DeviceSlot, net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
+fn card(net: &Net, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
     let (queues, queue_size, external) = match &net.kind {
         // Two queues for each pair, and the control queue.
         NetKind::Tap(tap) => (2 * tap.pairs + 1, tap.queue_size, false),
         NetKind::User(_) => (2, USER_QUEUE_SIZE, true),
     };
     DeviceRecord {
-        slot,
+        slot: net.slot,
         id: net.id.to_string(),
         kind: DeviceKind::Net(NicRecord {
             mac: net.mac(vm.as_str()).bytes(),
@@ -74,14 +69,9 @@ fn button() -> DeviceRecord {
     }
 }
 
-fn external(
-    slot: DeviceSlot,
-    device: &VhostUser,
-    vm: &VmName,
-    is_up: &impl Fn(&str) -> bool,
-) -> DeviceRecord {
+fn external(device: &VhostUser, vm: &VmName, is_up: &impl Fn(&str) -> bool) -> DeviceRecord {
     DeviceRecord {
-        slot,
+        slot: device.slot,
         id: device.id.to_string(),
         kind: match &device.kind {
             VhostUserKind::Fs(tag) => DeviceKind::Fs(tag.clone()),
