@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What loading a guest has in common on every architecture: the images, what can be wrong with them,
-//! and the initrd. The architecture loads the kernel, whose format is its own.
+//! the initrd, and random bytes. The architecture loads the kernel, whose format is its own.
 
 pub mod format;
 
@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 
 use ipc::control::About;
 use linux_loader::loader::Error as LoaderError;
+use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::memory::GuestMemory;
@@ -188,4 +189,11 @@ pub fn load_initrd(
     let copied = memory.read_exact_volatile_from(GuestAddress(base), &mut image, count);
     copied.map_err(BootError::InitrdLoad)?;
     Ok(Initrd { base, len })
+}
+/// Random bytes of the host, unless we would have to wait for them. (getrandom(2): up to 256 bytes come
+/// whole.)
+pub(crate) fn random<const LEN: usize>() -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    let len = getrandom(&mut bytes, GetRandomFlags::NONBLOCK).ok()?;
+    (len == LEN).then_some(bytes)
 }

@@ -10,8 +10,10 @@ use crate::bus::BusDevice;
 
 /// The number of devices of a bus.
 pub const DEVICES: usize = 32;
-/// The length of the ECAM window in bytes: one bus.
-pub const ECAM_LEN_BYTES: u64 = 1 << 20;
+/// The highest number of a bus that configuration space has room for. There is only bus 0 so far.
+pub const LAST_BUS: u8 = 255;
+/// The length of the ECAM window in bytes.
+pub const ECAM_LEN_BYTES: u64 = (LAST_BUS as u64 + 1) << 20;
 /// The first port of the port mechanism.
 pub const CONFIG_PORT: u64 = 0xcf8;
 /// The number of its ports: address and data.
@@ -229,7 +231,7 @@ mod tests {
         let ecam = Ecam(root());
         assert_eq!(read(&ecam, 0, 4), BRIDGE);
         assert_eq!(read(&ecam, 2, 2), BRIDGE[2..]);
-        for absent in [1 << 12, 1 << 15, 1 << 19] {
+        for absent in [1 << 12, 1 << 15, 1 << 19, 1 << 20, 255 << 20] {
             assert_eq!(read(&ecam, absent, 4), [0xff; 4]);
         }
     }

@@ -2,13 +2,12 @@
 //! The nodes of a device tree (Devicetree Specification 0.4) that every architecture described by one
 //! has. The architecture adds its processors and its interrupt controllers.
 
-use devices::pci::root::ECAM_LEN_BYTES;
+use devices::pci::root::{ECAM_LEN_BYTES, LAST_BUS};
 use ipc::slot::DeviceSlot;
-use rustix::rand::{GetRandomFlags, getrandom};
 use vm_fdt::{Error, FdtWriter};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::boot::Initrd;
+use crate::boot::{Initrd, random};
 use crate::machine::MachineDesc;
 use crate::memory::{GuestMemory, Region};
 
@@ -59,13 +58,6 @@ impl Seed {
         let kaslr = u64::from_le_bytes(random()?);
         Some(Self { rng, kaslr })
     }
-}
-
-/// Random bytes, unless we would have to wait. (getrandom(2): up to 256 bytes come whole.)
-fn random<const LEN: usize>() -> Option<[u8; LEN]> {
-    let mut bytes = [0; LEN];
-    let len = getrandom(&mut bytes, GetRandomFlags::NONBLOCK).ok()?;
-    (len == LEN).then_some(bytes)
 }
 
 fn reg(region: Region) -> [u64; 2] {
@@ -172,7 +164,7 @@ pub(super) fn pci(
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("#interrupt-cells", 1)?;
     fdt.property_u32("linux,pci-domain", 0)?;
-    fdt.property_array_u32("bus-range", &[0, 0])?;
+    fdt.property_array_u32("bus-range", &[0, u32::from(LAST_BUS)])?;
     fdt.property_array_u64("reg", &[ecam, ECAM_LEN_BYTES])?;
     fdt.property_array_u32("ranges", &ranges.concat())?;
     fdt.property_null("dma-coherent")?;

@@ -4,7 +4,7 @@
 //! ```text
 //! 0x0800_0000       interrupt controllers: the architecture's
 //! 0x1000_0000       serial port, clock, …: 64 KiB each
-//! 0x3000_0000       ECAM, one bus
+//! 0x3000_0000       ECAM
 //! 0x4000_0000       BARs of 32 bits
 //! 0x8000_0000       RAM: the kernel, the device tree, the initrd at its end
 //! above RAM         BARs of 64 bits

@@ -17,7 +17,7 @@ use devices::virtio::device::QueueIndex;
 use super::ioapic::Apics;
 use crate::script::Script;
 
-const ECAM: u64 = 0xe000_0000;
+const ECAM: u64 = 0xd000_0000;
 const IOAPIC: u64 = 0xfec0_0000;
 const STEPS_MAX: usize = 400;
 

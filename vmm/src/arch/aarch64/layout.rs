@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn regions_do_not_overlap_and_are_on_pages_of_64_kib() {
         let redistributors = region(REDISTRIBUTORS, 254 * REDISTRIBUTOR_BYTES);
-        let ecam = region(ECAM, 1 << 20);
+        let ecam = region(ECAM, devices::pci::root::ECAM_LEN_BYTES);
         let order = [
             GICD,
             GICC,

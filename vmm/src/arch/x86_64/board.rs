@@ -99,7 +99,7 @@ impl Board {
             memory,
             ioapic,
             serial,
-            power_button: irqchip.pin(layout::GED_PIN),
+            power_button: irqchip.pin(layout::BUTTON_PIN),
         })
     }
 

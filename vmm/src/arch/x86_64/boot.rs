@@ -13,13 +13,14 @@ use std::fs::File;
 
 use devices::legacy::AcpiPm;
 use kvm_ioctls::VcpuFd;
+use log::warn;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::acpi;
 use super::irqchip::Irqchip;
 use super::layout::{self, HIGH_RAM};
 use crate::boot::format::{self, Format, FormatError, Machine};
-use crate::boot::{BootError, Images, Initrd, load_initrd, refusal};
+use crate::boot::{BootError, Images, Initrd, load_initrd, random, refusal};
 use crate::kvm::KvmError;
 use crate::machine::MachineDesc;
 use crate::memory::{self, GuestMemory};
@@ -80,6 +81,7 @@ pub fn load(
         .map_err(structures)?;
     write_gdt(memory).map_err(structures)?;
     write_reset_vector(memory).map_err(structures)?;
+    write_generation_id(memory).map_err(structures)?;
     acpi::write(memory, machine).map_err(|e| BootError::Tables(e.into()))?;
     match kernel.setup {
         Some(setup) => linux::write(memory, setup, initrd).map_err(structures)?,
@@ -136,6 +138,16 @@ fn write_reset_vector(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     // mov dx, port; mov al, value; out dx, al; hlt; jmp to the hlt
     let code = [0xba, low, high, 0xb0, value, 0xee, 0xf4, 0xeb, 0xfd];
     memory.write_slice(&code, GuestAddress(layout::RESET_VECTOR))
+}
+
+/// A number that no other run of a VM has: a guest that finds another one than before has been copied,
+/// and must not go on with the random numbers that it had.
+fn write_generation_id(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
+    let id: Option<[u8; 16]> = random();
+    if id.is_none() {
+        warn!("this host has no random bytes yet: the guest's generation id is zero");
+    }
+    memory.write_slice(&id.unwrap_or_default(), GuestAddress(layout::GENERATION_ID))
 }
 
 /// The type of an address range in the memory map.

@@ -2,12 +2,12 @@
 //! The DSDT: the devices that a guest cannot probe (ACPI 6.5 §5.2.11.1), in AML.
 
 use acpi_tables::aml::{
-    self, AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Method, Name,
-    Notify, Package, Path, ResourceTemplate, Scope,
+    self, AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt,
+    Method, Name, Notify, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::{Aml, sdt::Sdt};
 use devices::legacy::AcpiPm;
-use devices::pci::root::CONFIG_PORT;
+use devices::pci::root::{CONFIG_PORT, LAST_BUS};
 use ipc::slot::DeviceSlot;
 
 use super::acpi::OEM;
@@ -17,8 +17,8 @@ use crate::memory::Region;
 
 /// "The device is present, enabled, to be shown, and functions" (§6.3.7).
 const STA_PRESENT: u8 = 0xf;
-/// The notification of a pressed power button (§5.6.6).
-const POWER_BUTTON_PRESSED: u8 = 0x80;
+/// The notification of a pressed power button (§5.6.6), and of a changed generation id.
+const NOTIFICATION: u8 = 0x80;
 
 /// Builds the DSDT of a machine.
 pub(super) fn dsdt(machine: &MachineDesc) -> Vec<u8> {
@@ -32,6 +32,8 @@ pub(super) fn dsdt(machine: &MachineDesc) -> Vec<u8> {
     if machine.board_button {
         power_button(&mut devices);
     }
+    generation_id(&mut devices);
+    events(&mut devices, machine.board_button);
     pvpanic(&mut devices);
     code.extend(Scope::raw("\\_SB_".into(), devices));
     table.append_slice(&code);
@@ -83,7 +85,7 @@ fn host_bridge(code: &mut Vec<u8>, machine: &MachineDesc) {
             &Name::new(
                 "_CRS".into(),
                 &ResourceTemplate::new(vec![
-                    &AddressSpace::new_bus_number(0_u16, 0),
+                    &AddressSpace::new_bus_number(0_u16, u16::from(LAST_BUS)),
                     &IO::new(config_port, config_port, 1, 8),
                     &AddressSpace::new_memory(
                         cacheable,
@@ -117,8 +119,7 @@ fn com1(code: &mut Vec<u8>) {
     .to_aml_bytes(code);
 }
 
-/// A control method power button (§4.8.2.2.1.2), signalled by a generic event device (§5.6.9) that
-/// has no other event.
+/// A control method power button (§4.8.2.2.1.2).
 fn power_button(code: &mut Vec<u8>) {
     Device::new(
         "PWRB".into(),
@@ -129,18 +130,57 @@ fn power_button(code: &mut Vec<u8>) {
         ],
     )
     .to_aml_bytes(code);
-    let button = Path::new("\\_SB_.PWRB");
-    let notify = Notify::new(&button, &POWER_BUTTON_PRESSED);
+}
+
+/// The generation id of the VM, and where it is ("Virtual Machine Generation ID", Microsoft 2012): low
+/// and high half of its address.
+fn generation_id(code: &mut Vec<u8>) {
+    let [low, high] = [layout::GENERATION_ID, layout::GENERATION_ID >> 32]
+        .map(|half| u32::try_from(half & 0xffff_ffff).unwrap_or(0));
+    Device::new(
+        "VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"VMGENCTR"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new("_STA".into(), &STA_PRESENT),
+            &Name::new("ADDR".into(), &Package::new(vec![&low, &high])),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// The generic event device (§5.6.9): each event has a pin of its own, whose number `_EVT` gets.
+fn events(code: &mut Vec<u8>, has_button: bool) {
+    let (button, generation) = (Path::new("\\_SB_.PWRB"), Path::new("\\_SB_.VGEN"));
+    let mut sources = vec![(layout::GENERATION_PIN, &generation)];
+    if has_button {
+        sources.insert(0, (layout::BUTTON_PIN, &button));
+    }
+    let pins: Vec<_> = sources.iter().map(|(pin, _)| edge(*pin)).collect();
+    let pins = pins.iter().map(|pin| pin as &dyn Aml).collect();
+    let notify = |path| Notify::new(path, &NOTIFICATION);
+    let cases: Vec<_> = sources
+        .iter()
+        .map(|(pin, path)| (u8::try_from(*pin).unwrap_or(0), notify(*path)))
+        .collect();
+    let is: Vec<_> = cases
+        .iter()
+        .map(|(pin, _)| Equal::new(&Arg(0), pin))
+        .collect();
+    let cases = is.iter().zip(&cases);
+    let cases: Vec<_> = cases
+        .map(|(is, (_, notify))| If::new(is, vec![notify]))
+        .collect();
+    let cases = cases.iter().map(|case| case as &dyn Aml).collect();
     Device::new(
         "GED_".into(),
         vec![
             &Name::new("_HID".into(), &"ACPI0013"),
             &Name::new("_UID".into(), &aml::ZERO),
-            &Name::new(
-                "_CRS".into(),
-                &ResourceTemplate::new(vec![&edge(layout::GED_PIN)]),
-            ),
-            &Method::new("_EVT".into(), 1, true, vec![&notify]),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(pins)),
+            &Method::new("_EVT".into(), 1, true, cases),
         ],
     )
     .to_aml_bytes(code);

@@ -2,10 +2,11 @@
 //! The layout of the guest's physical address space.
 //!
 //! ```text
-//! 0                 boot structures below 640 KiB, ACPI tables from 0xe0000, reset vector at 0xffff0
+//! 0                 boot structures below 640 KiB, ACPI tables from 0xe0000, generation id at 0xf0000,
+//!                   reset vector at 0xffff0
 //! 1 MiB             RAM: the kernel, the initrd at its end
 //! 3 GiB             the PCI hole: BARs of 32 bits
-//!   0xeb00_0000       ECAM, one bus
+//!   0xeb00_0000       ECAM
 //!   0xfec0_0000       IOAPIC
 //!   0xfee0_0000       local APICs (in the kernel)
 //!   0xfffb_c000       KVM's own four pages
@@ -32,6 +33,8 @@ pub(super) const LOW_RAM_END: u64 = 0x9_fc00;
 pub(super) const ACPI: u64 = 0xe_0000;
 /// The end of the ACPI tables.
 pub(super) const ACPI_END: u64 = 0xf_0000;
+/// The generation id of the VM: 16 bytes on a page of their own.
+pub(super) const GENERATION_ID: u64 = ACPI_END;
 /// Where a PC's processor starts after a reset, F000:FFF0.
 pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where kernels are loaded.
@@ -69,8 +72,10 @@ pub(super) const ACPI_PM: u16 = 0x600;
 /// The last of them, the reset register.
 pub(super) const ACPI_RESET: u16 = ACPI_PM + 2;
 const _: () = assert!(ACPI_RESET as u64 == ACPI_PM as u64 + AcpiPm::RESET);
-/// The IOAPIC pin of the generic event device, that is, of the power button.
-pub(super) const GED_PIN: usize = 9;
+/// The IOAPIC pin of the power button, an event of the generic event device.
+pub(super) const BUTTON_PIN: usize = 9;
+/// The IOAPIC pin by which the generic event device says that the generation id has changed.
+pub(super) const GENERATION_PIN: usize = 10;
 
 /// The IOAPIC pins that the interrupt lines of PCI devices share.
 pub(super) const PCI_PINS: std::ops::Range<usize> = 16..24;
@@ -111,6 +116,8 @@ pub fn pci_windows(ram_end: u64) -> PciWindows {
 
 #[cfg(test)]
 mod tests {
+    use devices::pci::root::ECAM_LEN_BYTES;
+
     use super::*;
 
     #[test]
@@ -145,7 +152,7 @@ mod tests {
         let order = [
             HOLE,
             BARS_32.base + BARS_32.len_bytes,
-            ECAM + (1 << 20),
+            ECAM + ECAM_LEN_BYTES,
             IOAPIC,
             IDENTITY_MAP,
             HOLE_END,
