@@ -14,6 +14,10 @@
 // What the architectures described by a device tree share. Tests of it run anywhere.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod fdt;
+#[cfg(all(test, not(target_arch = "x86_64")))]
+mod fdt_text;
+#[cfg(test)]
+mod golden;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod image;
 #[cfg(any(test, not(target_arch = "x86_64")))]

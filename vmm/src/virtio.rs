@@ -206,7 +206,8 @@ fn spawn(id: &str, worker: Worker, mode: Mode) -> std::io::Result<()> {
         .map(drop)
 }
 
-fn spec_of(record: &DeviceRecord) -> DeviceSpec {
+/// How a device is made that a record asks for.
+pub(crate) fn spec_of(record: &DeviceRecord) -> DeviceSpec {
     let device_type = match record.kind {
         DeviceKind::Block => DeviceType::BLOCK,
         DeviceKind::Net(_) => DeviceType::NET,

@@ -5,6 +5,8 @@
 pub(super) mod board;
 pub(super) mod boot;
 pub(super) mod exit;
+#[cfg(test)]
+pub(super) mod golden;
 pub(super) mod irqchip;
 pub(super) mod layout;
 mod tables;

@@ -6,6 +6,8 @@ mod aia;
 pub(super) mod board;
 pub(super) mod boot;
 pub(super) mod exit;
+#[cfg(test)]
+pub(super) mod golden;
 pub(super) mod irqchip;
 pub(super) mod isa;
 pub(super) mod layout;

@@ -25,10 +25,10 @@ const LEVEL_HIGH: u32 = 4;
 /// What the tree tells of what KVM made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    harts: u32,
-    isa: Isa,
+    pub(super) harts: u32,
+    pub(super) isa: Isa,
     /// How many interrupts an IMSIC tells apart; `None` on a machine with a PLIC.
-    ids: Option<u32>,
+    pub(super) ids: Option<u32>,
 }
 
 impl Description {

@@ -8,6 +8,8 @@ pub(super) mod boot;
 mod cpuid;
 mod dsdt;
 pub(super) mod exit;
+#[cfg(test)]
+pub(super) mod golden;
 pub(super) mod irqchip;
 pub(super) mod layout;
 pub(super) mod vcpu;
