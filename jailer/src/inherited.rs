@@ -60,7 +60,7 @@ impl Inherited {
                 .map_err(InheritedError::Close);
         };
         let (console, config) = named(args)?;
-        // Whoever reads the spec names those that are not open. Each number has one owner.
+        // The reader of the spec names those that are not open. Each number has one owner.
         let taps = args
             .tap_fds
             .iter()

@@ -291,9 +291,9 @@ pub enum EventKind {
     TapGone,
     /// No other backend follows: why.
     Stalled,
-    /// Somebody asked for another backend.
+    /// A client asked for another backend.
     RestartAsked,
-    /// Somebody asked for another program.
+    /// A client asked for another program.
     UpgradeAsked,
     /// The new program serves the device from now on.
     UpgradeDone,

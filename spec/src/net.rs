@@ -28,7 +28,7 @@ pub struct NetSpec {
     /// this, `fd` or `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
-    /// The tap that its frames go through, as descriptors that whoever starts the VM has open: one for
+    /// The tap that its frames go through, as descriptors that the starter of the VM has open: one for
     /// each pair of queues. Its name, state and settings are left as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fd: Vec<i32>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Taps that whoever started the VM has opened. The jailer checks them and leaves them as they are:
+//! Taps that the starter of the VM has opened. The jailer checks them and leaves them as they are:
 //! it neither renames them, brings them up, makes them ports, nor removes them.
 
 use std::collections::BTreeMap;

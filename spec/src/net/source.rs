@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a tap comes from: its name, or descriptors that whoever starts the VM has open.
+//! Where a tap comes from: its name, or descriptors that the starter of the VM has open.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl TapSource {
             ("net.down", path(&spec.down)),
         ] {
             if let Some(value) = value {
-                let reason = "is not for fd: whoever opens the tap sets it up";
+                let reason = "is not for fd: the program that opens the tap sets it up";
                 return Err(SpecError::new(field, value, reason));
             }
         }
