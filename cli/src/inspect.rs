@@ -89,6 +89,7 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         ("power-button", power_button(info)),
         ("on-reboot", spec.on_reboot.to_string()),
         ("seccomp", spec.seccomp.to_string()),
+        ("log-format", spec.log_format.to_string()),
         ("state-dir", dir.display().to_string()),
     ];
     let disks = spec.disks.iter().map(|disk| ("disk", disk.to_string()));

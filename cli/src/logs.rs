@@ -4,18 +4,19 @@
 //! The file is the VM's, and its processes may be compromised: every line is shown without what a
 //! terminal would interpret, and a line that does not end is shown in pieces.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use host::clock::monotonic_ns;
+use host::log::entry::{Entry, as_text};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use serde::Serialize;
 use spec::VmName;
 use spec::state::{LOG, LOG_OLD};
 
@@ -25,8 +26,6 @@ use crate::output;
 
 /// How much is read at once, and the longest piece of a line.
 const CHUNK_BYTES: usize = 64 << 10;
-/// How the log calls levels.
-const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 
 /// Shows the log of a VM; with `follow`, until the VM has ended.
 pub(crate) fn logs(base: &Path, vm: &VmName, follow: bool, json: bool) -> Result<(), Error> {
@@ -192,63 +191,11 @@ fn text(line: &[u8]) -> String {
 }
 
 fn show(line: &str, json: bool) -> Result<(), Error> {
-    if !json {
-        return output::print(&format!("{line}\n"));
-    }
-    let entry = Entry::of(line, monotonic_ns(), SystemTime::now());
-    let text = serde_json::to_string(&entry);
-    output::print(&(text.map_err(|e| Error::output(e.into()))? + "\n"))
-}
-
-/// A line as JSON.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Entry<'a> {
-    /// When it was written, RFC 3339; none for a line that is not of our log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<String>,
-    /// The same in microseconds of CLOCK_MONOTONIC.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    monotonic_us: Option<u64>,
-    /// The process: jailer, supervisor, vmm, blk, net, …
-    #[serde(skip_serializing_if = "Option::is_none")]
-    process: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    level: Option<&'a str>,
-    message: &'a str,
-}
-
-impl<'a> Entry<'a> {
-    /// Parses `[SECONDS.MICROS] PROCESS LEVEL MESSAGE`. Other programs write to the log, too.
-    fn of(line: &'a str, now_ns: u64, now: SystemTime) -> Self {
-        Self::parse(line, now_ns, now).unwrap_or(Self {
-            time: None,
-            monotonic_us: None,
-            process: None,
-            level: None,
-            message: line,
-        })
-    }
-
-    fn parse(line: &'a str, now_ns: u64, now: SystemTime) -> Option<Self> {
-        let (stamp, rest) = line.strip_prefix('[')?.split_once("] ")?;
-        let (seconds, micros) = stamp.trim_start().split_once('.')?;
-        let (seconds, micros): (u64, u64) = (seconds.parse().ok()?, micros.parse().ok()?);
-        let us = seconds.checked_mul(1_000_000)?.checked_add(micros)?;
-        let (process, rest) = rest.split_once(' ')?;
-        let (level, message) = rest.split_once(' ').unwrap_or((rest, ""));
-        if !LEVELS.contains(&level) {
-            return None;
-        }
-        let age = Duration::from_nanos(now_ns.saturating_sub(us.checked_mul(1000)?));
-        let time = now.checked_sub(age)?;
-        Some(Self {
-            time: Some(humantime::format_rfc3339_micros(time).to_string()),
-            monotonic_us: Some(us),
-            process: Some(process),
-            level: Some(level),
-            message,
-        })
-    }
+    let shown = match json {
+        false => as_text(line),
+        true => Cow::Owned(Entry::of(line, monotonic_ns(), SystemTime::now()).to_json()),
+    };
+    output::print(&format!("{shown}\n"))
 }
 
 #[cfg(test)]
@@ -313,35 +260,5 @@ mod tests {
         assert!(pieces.len() >= 2, "{}", pieces.len());
         let shown: usize = pieces.iter().map(|piece| piece.chars().count()).sum();
         assert_eq!(shown + log.pending.len(), 5 * CHUNK_BYTES);
-    }
-
-    #[test]
-    fn line_of_ours_is_parted_and_another_is_a_message() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let line = "[   12.345678] vmm WARN it is slow vm_id=web";
-        let entry = Entry::of(line, 22_345_678_000, now);
-        assert_eq!(entry.time.as_deref(), Some("1970-01-01T00:16:30.000000Z"));
-        let parts = (
-            entry.monotonic_us,
-            entry.process,
-            entry.level,
-            entry.message,
-        );
-        let wanted = (
-            Some(12_345_678),
-            Some("vmm"),
-            Some("WARN"),
-            "it is slow vm_id=web",
-        );
-        assert_eq!(parts, wanted);
-        for line in [
-            "",
-            "panicked at x",
-            "[ 1.000000] vmm shouts x",
-            "[1.x] a INFO b",
-        ] {
-            let entry = Entry::of(line, 0, now);
-            assert_eq!((entry.level, entry.message), (None, line));
-        }
     }
 }

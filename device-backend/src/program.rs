@@ -14,6 +14,7 @@ use host::seccomp::SeccompError;
 use ipc::control::{Channel, Failure, FromBackend};
 use ipc::fd::{self, claim};
 use ipc::health::{Crash, HealthPage};
+use ipc::log_format::LogFormat;
 use ipc::record::{BackendRecord, Record as _};
 
 use crate::options::Parsed;
@@ -80,7 +81,7 @@ pub fn main<P: Program>() -> ExitCode {
 fn supervised<P: Program>() -> Result<()> {
     let _ = host::process::harden();
     let record = P::Record::read(claim(fd::RECORD)?)?;
-    host::log::init(P::ROLE, record.vm_id(), log::LevelFilter::Info);
+    host::log::init(P::ROLE, record.vm_id(), record.log_format());
     let health = health::announce(HealthPage::map(claim(fd::HEALTH)?)?);
     let control = Arc::new(Channel::from(claim(fd::CONTROL)?));
     let outcome = serve::<P>(&record, &control, health);
@@ -136,7 +137,7 @@ fn end_unconfined(error: &anyhow::Error) -> ! {
 }
 
 fn standalone<P: Program>(options: P::Options) -> Result<()> {
-    host::log::init(P::NAME, "", log::LevelFilter::Info);
+    host::log::init(P::NAME, "", LogFormat::Text);
     let confined = |outcome: Result<(), SeccompError>| {
         if let Err(e) = outcome {
             end_unconfined(&e.into());

@@ -3,6 +3,8 @@
 //!
 //! `[  12.345678] vmm WARN the message vm_id=a device_id=disk0`
 //!
+//! or, if the VM's log is one of JSON, an object with the same ([`entry::Entry`]).
+//!
 //! Each call site may write ten lines a second, so that a guest or a backend cannot fill the host's
 //! disk with lines that it triggers. The first line above the limit becomes a notice that names the
 //! call site; the next line from there says how many were dropped (`dropped=N`).
@@ -12,12 +14,17 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
+use ipc::log_format::LogFormat;
 use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::clock::monotonic_ns;
-use crate::output::harmless;
+
+pub mod entry;
+
+use entry::Entry;
 
 /// The limit of lines per call site and second.
 const LINES_PER_SECOND: u32 = 10;
@@ -29,6 +36,7 @@ type Site = (&'static str, u32);
 struct Logger {
     role: &'static str,
     vm_id: String,
+    format: LogFormat,
     /// The log file, if lines do not go to file descriptor 2.
     file: Option<File>,
     budgets: Mutex<BTreeMap<Site, Budget>>,
@@ -77,34 +85,72 @@ impl Budget {
 }
 
 /// Logs this process to file descriptor 2. Only the first call has an effect.
-pub fn init(role: &'static str, vm_id: &str, level: LevelFilter) {
-    start(role, vm_id, level, None);
+pub fn init(role: &'static str, vm_id: &str, format: LogFormat) {
+    start(role, vm_id, format, None);
 }
 
 /// As [`init`], to a file opened for appending: for a process whose file descriptor 2 belongs to
 /// the user.
-pub fn init_to(file: File, role: &'static str, vm_id: &str, level: LevelFilter) {
-    start(role, vm_id, level, Some(file));
+pub fn init_to(file: File, role: &'static str, vm_id: &str, format: LogFormat) {
+    start(role, vm_id, format, Some(file));
 }
 
-fn start(role: &'static str, vm_id: &str, level: LevelFilter, file: Option<File>) {
+fn start(role: &'static str, vm_id: &str, format: LogFormat, file: Option<File>) {
     let logger = Logger {
         role,
         vm_id: vm_id.to_string(),
+        format,
         file,
         budgets: Mutex::default(),
     };
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
-        log::set_max_level(level);
+        log::set_max_level(LevelFilter::Info);
     }
 }
 
-/// Appends ` key=value` for each structured field of a record.
-struct Fields<'a>(&'a mut String);
+/// Collects the structured fields of a record, in order.
+#[derive(Debug, Default)]
+struct Fields(Vec<(String, String)>);
 
-impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-        Ok(write!(self.0, " {key}={value}")?)
+        self.0.push((key.to_string(), value.to_string()));
+        Ok(())
+    }
+}
+
+impl Logger {
+    /// What to do with a line from this place in the code.
+    fn permit(&self, site: Site, second: u64) -> Permit {
+        match self.budgets.lock() {
+            Ok(mut budgets) => budgets.entry(site).or_default().take(second),
+            Err(_) => Permit::Drop,
+        }
+    }
+
+    /// A line, with its end.
+    fn line(&self, entry: Entry, mut fields: Fields) -> String {
+        if !self.vm_id.is_empty() {
+            fields.0.push(("vm_id".into(), self.vm_id.clone()));
+        }
+        let mut line = match self.format {
+            LogFormat::Json => Entry {
+                time: Some(entry::rfc3339(SystemTime::now())),
+                fields: fields.0.into_iter().collect(),
+                ..entry
+            }
+            .to_json(),
+            // In the order in which they were given, unlike those of an object.
+            LogFormat::Text => {
+                let mut message = entry.message;
+                for (key, value) in fields.0 {
+                    let _ = write!(message, " {key}={value}");
+                }
+                Entry { message, ..entry }.to_text()
+            }
+        };
+        line.push('\n');
+        line
     }
 }
 
@@ -115,45 +161,35 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         let now_us = monotonic_ns() / 1000;
-        let (second, micros) = (now_us / 1_000_000, now_us % 1_000_000);
         let site = (
             record.file_static().unwrap_or_default(),
             record.line().unwrap_or(0),
         );
-        let Ok(mut budgets) = self.budgets.lock() else {
-            return;
-        };
-        let permit = budgets.entry(site).or_default().take(second);
-        drop(budgets);
-        let mut line = String::with_capacity(160);
-        let _ = write!(
-            line,
-            "[{second:5}.{micros:06}] {} {} ",
-            self.role,
-            record.level()
-        );
-        match permit {
+        let mut fields = Fields::default();
+        let message = match self.permit(site, now_us / 1_000_000) {
             Permit::Drop => return,
             Permit::Notice => {
                 let (file, number) = site;
-                let _ = write!(
-                    line,
+                format!(
                     "more than {LINES_PER_SECOND} lines a second from {file}:{number}: the rest is dropped"
-                );
+                )
             }
             Permit::Write { dropped } => {
-                let _ = write!(line, "{}", record.args());
-                let _ = record.key_values().visit(&mut Fields(&mut line));
+                let _ = record.key_values().visit(&mut fields);
                 if dropped > 0 {
-                    let _ = write!(line, " dropped={dropped}");
+                    fields.0.push(("dropped".into(), dropped.to_string()));
                 }
+                record.args().to_string()
             }
-        }
-        if !self.vm_id.is_empty() {
-            let _ = write!(line, " vm_id={}", self.vm_id);
-        }
-        let mut line = harmless(&line);
-        line.push('\n');
+        };
+        let entry = Entry {
+            monotonic_us: Some(now_us),
+            process: Some(self.role.into()),
+            level: Some(record.level().to_string()),
+            message,
+            ..Entry::default()
+        };
+        let line = self.line(entry, fields);
         let _ = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
@@ -193,12 +229,13 @@ mod tests {
     }
 
     /// What a logger wrote of lines from `sites`, one after the other in less than a second or two.
-    fn logged(sites: &[(&'static str, u32)]) -> String {
+    fn logged(format: LogFormat, sites: &[(&'static str, u32)]) -> String {
         use std::io::{Read as _, Seek as _};
         let mut file = tempfile::tempfile().unwrap();
         let logger = Logger {
             role: "test",
-            vm_id: String::new(),
+            vm_id: "web".into(),
+            format,
             file: Some(file.try_clone().unwrap()),
             budgets: Mutex::default(),
         };
@@ -222,12 +259,29 @@ mod tests {
         // 64 lines apart, and files with names of one length.
         let flood = [("a.rs", 1); 200];
         let others = [("a.rs", 65), ("b.rs", 1), ("b.rs", 65)];
-        let text = logged(&[&flood[..], &others].concat());
+        let text = logged(LogFormat::Text, &[&flood[..], &others].concat());
         for (name, line) in others {
-            assert!(text.contains(&format!("{name} {line}\n")), "{text}");
+            assert!(
+                text.contains(&format!("{name} {line} vm_id=web\n")),
+                "{text}"
+            );
         }
         let notice = "more than 10 lines a second from a.rs:1: the rest is dropped";
         assert!(text.contains(notice), "{text}");
+    }
+
+    #[test]
+    fn line_of_either_format_says_the_same() {
+        let site = [("a.rs", 1)];
+        let text = logged(LogFormat::Text, &site);
+        assert!(text.ends_with("test INFO a.rs 1 vm_id=web\n"), "{text}");
+        let json = logged(LogFormat::Json, &site);
+        let entry = Entry::of(json.trim_end(), 0, SystemTime::now());
+        assert!(entry.time.as_ref().is_some_and(|time| time.ends_with('Z')));
+        assert_eq!(entry.message, "a.rs 1");
+        assert_eq!(entry.fields["vm_id"], "web");
+        let shown = entry.to_text();
+        assert!(shown.ends_with("test INFO a.rs 1 vm_id=web"), "{shown}");
     }
 
     #[test]

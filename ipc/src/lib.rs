@@ -15,6 +15,7 @@ pub mod fd;
 pub mod health;
 pub mod inflight;
 pub mod irqchip;
+pub mod log_format;
 pub mod mac;
 pub mod memfd;
 pub mod record;

@@ -21,6 +21,7 @@ use std::os::unix::fs::FileExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::log_format::LogFormat;
 use crate::memfd::{self, MemfdError};
 
 pub use blk::{BlkEngine, BlkRecord, RingParams};
@@ -82,6 +83,8 @@ pub trait BackendRecord: Record {
     fn vm_id(&self) -> &str;
     /// The device's name, for the log.
     fn device_id(&self) -> &str;
+    /// How the backend writes to the log.
+    fn log_format(&self) -> LogFormat;
 }
 
 fn write(record: &impl Record) -> Result<OwnedFd, RecordError> {
@@ -134,6 +137,7 @@ mod tests {
             irqchip: None,
             board_button: false,
             seccomp: crate::seccomp::Mode::Kill,
+            log_format: LogFormat::Json,
             rebooted: true,
             devices: vec![DeviceRecord {
                 slot: crate::slot::DeviceSlot::new(1).unwrap(),

@@ -175,9 +175,10 @@ fn begin(
     };
     let log = init.resources.log.writer.try_clone().map_err(refused)?;
     let name = init.resources.identity.name.to_string();
+    let format = init.resources.identity.vm.log_format.into();
     let spawned = spawn::spawn_supervisor(range, cgroups.initial_cgroup(), |pid| main(init, pid))
         .map_err(refused)?;
-    host::log::init_to(log, "jailer", &name, log::LevelFilter::Info);
+    host::log::init_to(log, "jailer", &name, format);
     // A variable that is left over in the environment is no reason not to run the VM.
     let notify = notify.unwrap_or_else(|error| {
         log::warn!("the start is not announced: {}", host::log::chain(&error));

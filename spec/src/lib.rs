@@ -44,7 +44,7 @@ pub use name::VmName;
 pub use net::{
     Forward, Net, NetGuard, NetKind, NetSpec, Protocol, TAP_NAME_MAX_BYTES, Tap, TapName, TapSource,
 };
-pub use policy::{OnReboot, Seccomp};
+pub use policy::{LogFormat, OnReboot, Seccomp};
 pub use power_button::PowerButton;
 pub use size::ByteSize;
 pub use uids::UidRange;

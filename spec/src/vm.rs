@@ -11,8 +11,8 @@ use crate::device::check_unique;
 use crate::slots;
 use crate::{
     ByteSize, Cgroup, Console, Disk, DiskSpec, Held, HugePages, Irqchip, Limits, LimitsSpec,
-    Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange, VhostUser,
-    VhostUserSpec, VmName,
+    LogFormat, Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange,
+    VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -94,6 +94,9 @@ pub struct VmSpec {
     /// What a system call outside the filters does.
     #[serde(default)]
     pub seccomp: Seccomp,
+    /// How its processes write to the log.
+    #[serde(default)]
+    pub log_format: LogFormat,
     /// The users that its processes run as; by default a free range is found, and a user who is not
     /// root has no other than their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +149,7 @@ impl VmSpec {
             on_reboot: OnReboot::default(),
             stop_timeout: None,
             seccomp: Seccomp::default(),
+            log_format: LogFormat::default(),
             uid_range: None,
             cgroup: None,
             limits: Vec::new(),
@@ -189,6 +193,8 @@ pub struct Vm {
     pub stop_timeout: Option<Duration>,
     /// What the kernel does about a system call outside the filters.
     pub seccomp: Seccomp,
+    /// How its processes write to the log.
+    pub log_format: LogFormat,
     /// The users that its processes run as, at least [`Vm::users`]; by default the jailer picks a
     /// free range.
     pub uid_range: Option<UidRange>,
@@ -309,6 +315,7 @@ impl TryFrom<VmSpec> for Vm {
             on_reboot: spec.on_reboot,
             stop_timeout: spec.stop_timeout.map(check_stop_timeout).transpose()?,
             seccomp: spec.seccomp,
+            log_format: spec.log_format,
             uid_range: spec.uid_range,
             cgroup: spec.cgroup,
         };

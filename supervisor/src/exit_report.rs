@@ -3,6 +3,7 @@
 //! about the end of a backend.
 
 use handover::outcome::Outcome;
+use host::log::entry::as_text;
 use host::seccomp::call_name;
 use ipc::broker::{Reason, Status};
 use ipc::control::{About, Failure};
@@ -93,7 +94,8 @@ pub(crate) fn outcome(outcome_of_vm: VmOutcome, context: &ExitContext<'_>) -> Ou
 /// An error, and the last lines of the log.
 pub(crate) fn with_log(line: &str, context: &ExitContext<'_>) -> Outcome {
     let mut outcome = Outcome::new(Status::Error, [line]);
-    let lines: Vec<_> = context.log.lines().filter(|line| !is_ours(line)).collect();
+    let lines = context.log.lines().map(as_text);
+    let lines: Vec<_> = lines.filter(|line| !is_ours(line)).collect();
     let tail = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
     let tail = tail.map(|line| format!("log: {line}"));
     outcome.lines.extend(tail);

@@ -13,6 +13,7 @@ use host::pidfd;
 use ipc::control::{Channel, ControlError};
 use ipc::fd;
 use ipc::health::{self, Crash, Health, HealthError, HealthPage};
+use ipc::log_format::LogFormat;
 use ipc::seccomp::Mode;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -45,6 +46,8 @@ pub(crate) struct SpawnContext {
     pub(crate) jailer: Rc<JailerLink>,
     /// What the kernel does about a system call outside the filters.
     pub(crate) seccomp: Mode,
+    /// How its processes write to the log.
+    pub(crate) log_format: LogFormat,
 }
 
 /// A child could not be started.

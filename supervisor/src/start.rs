@@ -73,6 +73,7 @@ impl Supervisor {
                 jails,
                 jailer,
                 seccomp: supervisor_init::seccomp_mode(&resources.identity),
+                log_format: resources.identity.vm.log_format.into(),
             },
             identity: resources.identity,
             guest: resources.guest,

@@ -96,7 +96,8 @@ fn confined(
     let (null, log) = (&resources.binaries.null, &resources.log.writer);
     confine::keep_only(&kept, null.as_raw_fd(), log.as_raw_fd())?;
     let name = resources.identity.name.as_str();
-    host::log::init("supervisor", name, log::LevelFilter::Info);
+    let format = resources.identity.vm.log_format.into();
+    host::log::init("supervisor", name, format);
     let processes = confine::confine(has_range)?;
     let jails = Jails::new(processes, has_range);
     filter(seccomp_mode(&resources.identity))?;

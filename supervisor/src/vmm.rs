@@ -75,6 +75,7 @@ pub(crate) fn record(
         irqchip: irqchip(vm.irqchip),
         board_button: matches!(vm.power_button, PowerButton::Acpi | PowerButton::Gpio),
         seccomp: context.seccomp,
+        log_format: context.log_format,
         rebooted,
         devices,
     }

@@ -38,7 +38,7 @@ fn run(main_ns: u64) -> anyhow::Result<()> {
          `bulkhead run --help` shows how to start a VM",
     )?;
     let record = VmmRecord::read(record)?;
-    log::init("vmm", &record.vm_id, ::log::LevelFilter::Info);
+    log::init("vmm", &record.vm_id, record.log_format);
     let page: &'static HealthPage = Box::leak(Box::new(HealthPage::map(fd::claim(fd::HEALTH)?)?));
     page.main_ns.store(main_ns, Ordering::Relaxed);
     page.version.store(health::VERSION, Ordering::Relaxed);

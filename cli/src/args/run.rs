@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use spec::{
-    ByteSize, Cgroup, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, NetSpec, OnReboot,
-    PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
+    ByteSize, Cgroup, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, LogFormat, NetSpec,
+    OnReboot, PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
 };
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
@@ -75,6 +75,10 @@ pub(crate) struct RunArgs {
     /// [default: on]
     #[arg(long, value_name = "MODE")]
     pub(crate) seccomp: Option<Seccomp>,
+    /// How the VM's processes write to its log: text, or json for an object on each line
+    /// [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
     /// The user ids that the VM's processes run as, for this VM alone [default: a free range]
     #[arg(long, value_name = "FIRST:COUNT")]
     pub(crate) uid_range: Option<UidRange>,
@@ -97,6 +101,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
         "nets", "vhost_user", "irqchip", "power_button", "machine", "on_reboot", "stop_timeout", "seccomp",
+        "log_format",
         "uid_range", "cgroup", "limits",
     ])]
     pub(crate) config: Option<PathBuf>,

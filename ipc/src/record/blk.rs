@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BackendRecord, Geometry, READABLE_SINCE, Record};
+use crate::log_format::LogFormat;
 use crate::seccomp::Mode;
 
 /// The launch record of a disk backend.
@@ -38,6 +39,9 @@ pub struct BlkRecord {
     pub awaits_sync: bool,
     /// What happens on a system call outside the filter.
     pub seccomp: Mode,
+    /// How it writes to the log.
+    #[serde(default)]
+    pub log_format: LogFormat,
 }
 
 /// How a disk backend does its I/O.
@@ -76,6 +80,10 @@ impl BackendRecord for BlkRecord {
     fn device_id(&self) -> &str {
         &self.device_id
     }
+
+    fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +113,7 @@ mod tests {
             after_crash: false,
             awaits_sync: false,
             seccomp: Mode::Kill,
+            log_format: LogFormat::Text,
         }
     }
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BackendRecord, Record};
+use crate::log_format::LogFormat;
 use crate::seccomp::Mode;
 
 /// The launch record of a power button's backend.
@@ -19,6 +20,9 @@ pub struct InputRecord {
     pub pressed: u32,
     /// What happens on a system call outside the filter.
     pub seccomp: Mode,
+    /// How it writes to the log.
+    #[serde(default)]
+    pub log_format: LogFormat,
 }
 
 impl Record for InputRecord {}
@@ -30,5 +34,9 @@ impl BackendRecord for InputRecord {
 
     fn device_id(&self) -> &str {
         &self.device_id
+    }
+
+    fn log_format(&self) -> LogFormat {
+        self.log_format
     }
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{BackendRecord, Record};
+use crate::log_format::LogFormat;
 use crate::mac::MacAddress;
 use crate::seccomp::Mode;
 
@@ -37,6 +38,9 @@ pub struct NetRecord {
     pub poll_us: u32,
     /// What happens on a system call outside the filter.
     pub seccomp: Mode,
+    /// How it writes to the log.
+    #[serde(default)]
+    pub log_format: LogFormat,
 }
 
 /// What the guest may not send: each check can be switched off; an empty list allows every address.
@@ -72,5 +76,9 @@ impl BackendRecord for NetRecord {
 
     fn device_id(&self) -> &str {
         &self.device_id
+    }
+
+    fn log_format(&self) -> LogFormat {
+        self.log_format
     }
 }

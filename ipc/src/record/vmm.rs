@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Record;
 use crate::irqchip::Irqchip;
+use crate::log_format::LogFormat;
 use crate::seccomp::Mode;
 use crate::slot::DeviceSlot;
 
@@ -42,6 +43,9 @@ pub struct VmmRecord {
     pub board_button: bool,
     /// What happens on a system call outside the filters.
     pub seccomp: Mode,
+    /// How it writes to the log.
+    #[serde(default)]
+    pub log_format: LogFormat,
     /// A guest has run in this VM before and has rebooted: the vmm waits for its backends without a
     /// time limit. At a VM's first start it waits only briefly.
     #[serde(default)]

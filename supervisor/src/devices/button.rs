@@ -86,6 +86,7 @@ impl Kind for Button {
             device_id: self.id().into(),
             pressed: self.pressed,
             seccomp: context.seccomp,
+            log_format: context.log_format,
         };
         let SocketPair { listener, stream } = socket_pair::arrange()?;
         let child = ChildSpec {

@@ -98,6 +98,7 @@ impl Disk {
             after_crash: how.after_crash,
             awaits_sync: how.awaits_sync && !disk.readonly,
             seccomp: context.seccomp,
+            log_format: context.log_format,
         }
     }
 }

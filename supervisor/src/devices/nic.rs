@@ -63,6 +63,7 @@ impl Nic {
             guard: guard(&self.spec.guard),
             poll_us: POLL_US,
             seccomp: context.seccomp,
+            log_format: context.log_format,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use handover::host_resources::{Binaries, Log};
 use ipc::control::Channel;
+use ipc::log_format::LogFormat;
 use ipc::seccomp::Mode;
 
 use super::super::jailer_link::JailerLink;
@@ -31,6 +32,7 @@ pub(super) fn context(jailer: Rc<JailerLink>) -> SpawnContext {
         jails: Jails::new(File::open("/proc").unwrap().into(), false),
         jailer,
         seccomp: Mode::Kill,
+        log_format: LogFormat::Text,
     }
 }
 

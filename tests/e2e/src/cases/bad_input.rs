@@ -181,6 +181,12 @@ const ROWS: &[Row] = &[
         Value::Text("big"),
         USAGE,
     ),
+    row(
+        "log_format_unknown",
+        "log-format",
+        Value::Text("xml"),
+        USAGE,
+    ),
     row("on_reboot_unknown", "on-reboot", Value::Text("pray"), USAGE),
     row("config_missing", "config", Value::NoFile, ERROR),
     row(

@@ -27,6 +27,10 @@ pub(super) fn cases() -> Vec<Case> {
             console_swept,
         ),
         Case::native("logs_are_rotated_and_followed_to_the_end", logs),
+        Case::native(
+            "log_of_json_is_read_by_programs_and_shown_to_people",
+            json_log,
+        ),
     ]
 }
 
@@ -103,6 +107,50 @@ fn logs(context: &Context) -> Result<()> {
         let lines = filled(text);
         ensure!(lines == FILLED_BYTES / 1024, "{lines} lines were shown");
     }
+    Ok(())
+}
+
+/// Every process writes objects, also the next backend of a disk.
+fn json_log(context: &Context) -> Result<()> {
+    let kernel = NoOsKernel::new().say("hello\n").spin();
+    let image = context.dir().join("image");
+    fs::File::create(&image)?.set_len(1 << 20)?;
+    let mut vm = context
+        .vm("objects")
+        .boots_no_os(&kernel)
+        .arg("--disk", format!("path={}", image.display()))
+        .arg("--log-format", "json")
+        .start()?;
+    vm.wait_for("hello\n", PATIENCE)?;
+    context.run_ok(&["restart", vm.name(), "disk0", "--wait"])?;
+    let log = fs::read_to_string(context.state_dir("objects").join("log"))?;
+    let objects = context.run_ok(&["logs", vm.name(), "--json"])?;
+    let text = context.run_ok(&["logs", vm.name()])?;
+    context.run_ok(&["stop", vm.name(), "--force"])?;
+    vm.expect_exit(0)?;
+
+    let mut processes = BTreeSet::new();
+    for (line, shown) in log.lines().zip(objects.lines()) {
+        let entry: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(entry["fields"]["vm_id"] == vm.name(), "it is {line}");
+        ensure!(
+            entry["time"].is_string() && entry["level"].is_string(),
+            "it is {line}"
+        );
+        let process = entry["process"].as_str().context("no process")?;
+        processes.insert(process.to_owned());
+        ensure!(
+            serde_json::from_str::<Value>(shown)? == entry,
+            "it is shown as {shown}"
+        );
+    }
+    for process in ["supervisor", "vmm", "blk"] {
+        ensure!(processes.contains(process), "{processes:?} have written");
+    }
+    let serving = text.lines().filter(|line| {
+        line.starts_with('[') && line.contains("] blk INFO serving device_id=disk0 vm_id=")
+    });
+    ensure!(serving.count() == 2, "it is shown as {text}");
     Ok(())
 }
 

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let record = VmmRecord::read(fd::claim(fd::RECORD)?)?;
-    log::init("fake", &record.vm_id, ::log::LevelFilter::Info);
+    log::init("fake", &record.vm_id, record.log_format);
     let page: &'static HealthPage = Box::leak(Box::new(HealthPage::map(fd::claim(fd::HEALTH)?)?));
     page.main_ns.store(monotonic_ns(), Ordering::Relaxed);
     page.version.store(health::VERSION, Ordering::Relaxed);

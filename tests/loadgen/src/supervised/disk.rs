@@ -17,6 +17,7 @@ use host::ring::RingWatch;
 use ipc::control::Channel;
 use ipc::fd::blk;
 use ipc::health::HealthPage;
+use ipc::log_format::LogFormat;
 use ipc::record::{BlkEngine, BlkRecord, Geometry, VERSION};
 use ipc::seccomp::Mode;
 use nix::sys::signal::Signal;
@@ -183,6 +184,7 @@ impl DiskSlot {
             after_crash,
             awaits_sync: false,
             seccomp: Mode::Kill,
+            log_format: LogFormat::Text,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ipc::control::ToBackend;
 use ipc::fd::input;
 use ipc::health::HealthPage;
+use ipc::log_format::LogFormat;
 use ipc::memfd::{Backing, shared};
 use ipc::record::{InputRecord, VERSION};
 use ipc::seccomp::Mode;
@@ -46,6 +47,7 @@ impl InputSlot {
             device_id: "power-button".into(),
             pressed,
             seccomp: Mode::Kill,
+            log_format: LogFormat::Text,
         };
         let fds = vec![(input::STATE, self.state.try_clone()?)];
         let listener = (input::LISTENER, &self.listener);

@@ -11,6 +11,7 @@ use host::tap;
 use ipc::control::Channel;
 use ipc::fd::net;
 use ipc::health::HealthPage;
+use ipc::log_format::LogFormat;
 use ipc::mac::MacAddress;
 use ipc::memfd::{Backing, shared};
 use ipc::record::{Guard, NetRecord, VERSION};
@@ -51,6 +52,7 @@ impl NetSlot {
             guard: Guard::default(),
             poll_us: 50,
             seccomp: Mode::Kill,
+            log_format: LogFormat::Text,
         };
         Ok(Self {
             binary: binary.into(),
