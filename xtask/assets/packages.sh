@@ -18,6 +18,8 @@ man=/usr/share/man/man1/bulkhead.1.gz
 test -s $man || fail "no $man"
 unit=$(dpkg -L bulkhead | grep 'bulkhead@.service$') || fail "no unit"
 systemd-analyze verify --man=no "$unit" 2>/case/verify || { cat /case/verify; fail "systemd does not take the unit"; }
+profile=/etc/apparmor.d/usr.lib.bulkhead.jailer
+apparmor_parser -Q -K $profile 2>/case/profile || { cat /case/profile; fail "AppArmor does not take the profile"; }
 systemd-tmpfiles --create bulkhead.conf
 test "$(stat -c %a /run/bulkhead)" = 700 || fail "/run/bulkhead is open to others"
 for example in /usr/share/doc/bulkhead/examples/*.json; do

@@ -27,7 +27,7 @@ const LIMIT_SECONDS: &str = "300";
 /// The releases of Debian that the package is for.
 const RELEASES: [&str; 2] = ["bookworm", "trixie"];
 /// What a fresh root has besides the required packages.
-const PACKAGES: &[&str] = &["procps", "systemd", "util-linux"];
+const PACKAGES: &[&str] = &["apparmor", "procps", "systemd", "util-linux"];
 /// What is done in a root, as its pid 1. The packages and the kernel are in /case.
 const SCRIPT: &str = include_str!("../../assets/packages.sh");
 /// Puts the script into a root of its own: a jailer cannot make user namespaces in a chroot.

@@ -22,6 +22,7 @@ const FILES: &[(&str, &str)] = &[
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("docs/guide.md", "docs/guide.md"),
     ("docs/security.md", "docs/security.md"),
+    ("packaging/apparmor", "apparmor"),
     ("packaging/debian", "debian"),
     ("packaging/examples", "examples"),
     ("packaging/bulkhead@.service", "debian/bulkhead@.service"),
