@@ -43,12 +43,16 @@ pub(crate) fn read(path: &Path) -> Result<VmSpec, SpecFileError> {
     VmSpec::from_json(&text).map_err(|e| SpecFileError::Shape(path.into(), e))
 }
 
-/// `bulkhead check`: all that can be checked without looking at the host.
+/// `bulkhead check`: all that can be checked without looking at the host. As JSON also what a manager
+/// needs to place the VM.
 pub(crate) fn check(path: &Path, json: bool) -> Result<(), Error> {
-    let checked = Vm::try_from(read(path)?);
-    checked.map_err(|e| SpecFileError::Spec(path.into(), e))?;
+    let spec = read(path)?;
+    let (name, cpus, mem_mib) = (spec.name.clone(), spec.cpus, spec.mem.0.div_ceil(1 << 20));
+    Vm::try_from(spec).map_err(|e| SpecFileError::Spec(path.into(), e))?;
     match json {
-        true => output::print_json(&serde_json::json!({ "config": path, "ok": true })),
+        true => output::print_json(&serde_json::json!({
+            "config": path, "ok": true, "name": name, "cpus": cpus, "mem_mib": mem_mib,
+        })),
         false => output::print(&format!("{}: ok\n", path.display())),
     }
 }

@@ -254,7 +254,8 @@ fn every_verb_for_programs_prints_json() {
     );
     fs::write(stage.at("vm.json"), r#"{"kernel":"k"}"#).unwrap();
     let checked = of(&stage.do_it(&["check", "vm.json", "--json"]));
-    assert_eq!(checked, json!({"config": "vm.json", "ok": true}));
+    let placed = json!({"config": "vm.json", "ok": true, "name": null, "cpus": 1, "mem_mib": 512});
+    assert_eq!(checked, placed);
     let doctor = of(&stage.do_it(&["doctor", "--json"]));
     assert!(doctor["host"].as_array().unwrap().len() > 5, "{doctor}");
     let refused = stage.do_it(&["run", "--kernel=k", "--json"]);
