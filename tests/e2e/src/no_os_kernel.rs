@@ -95,6 +95,14 @@ impl NoOsKernel {
         self.maybe("verifier", no_os::verify())
     }
 
+    /// Keeps two numbers of 32 bits at the begin of the first device, which is a disk: how often it was
+    /// booted, and how many sectors it has written in all its life, some fifty each second. It says what
+    /// it has found there, and powers off when the power button is pressed; one that is deaf does not.
+    #[must_use]
+    pub fn keep(self, is_deaf: bool) -> Self {
+        self.maybe("keeper", no_os::keep(is_deaf))
+    }
+
     /// Runs for ever.
     #[must_use]
     pub fn spin(self) -> Self {

@@ -89,6 +89,11 @@ pub fn verify() -> Option<Vec<u8>> {
     None
 }
 
+/// Not written.
+pub fn keep(_: bool) -> Option<Vec<u8>> {
+    None
+}
+
 /// The kernel's file. (Documentation/arch/arm64/booting.rst)
 pub fn image(kernel: &[u8]) -> Vec<u8> {
     const ANYWHERE: u64 = 1 << 3;

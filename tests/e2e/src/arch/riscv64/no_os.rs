@@ -88,6 +88,11 @@ pub fn verify() -> Option<Vec<u8>> {
     None
 }
 
+/// Not written.
+pub fn keep(_: bool) -> Option<Vec<u8>> {
+    None
+}
+
 /// The kernel's file. (Documentation/arch/riscv/boot-image-header.rst)
 pub fn image(kernel: &[u8]) -> Vec<u8> {
     const TEXT_OFFSET: u64 = 2 << 20;

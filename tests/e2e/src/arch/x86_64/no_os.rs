@@ -4,7 +4,7 @@
 //! The code runs as PVH starts it: 32-bit protected mode, flat segments, interrupts off; it talks to
 //! COM1 and to the machine's ACPI registers by port I/O.
 
-use super::{hammer as hammer_code, verifier};
+use super::{hammer as hammer_code, keeper, verifier};
 
 const LOAD_ADDRESS: u32 = 0x10_0000;
 const CODE_OFFSET: u32 = 0x1000;
@@ -83,6 +83,11 @@ pub fn jump_to_a_device() -> Option<Vec<u8>> {
 /// Drives and verifies the first two devices.
 pub fn verify() -> Option<Vec<u8>> {
     Some(verifier::code().to_vec())
+}
+
+/// Counts on its disk, and obeys the power button unless it is deaf.
+pub fn keep(is_deaf: bool) -> Option<Vec<u8>> {
+    Some(keeper::code(is_deaf))
 }
 
 /// Runs for ever.
