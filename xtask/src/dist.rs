@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask dist`: static release binaries, man pages and what shells need to complete the command
-//! line, in `dist/` as they lie below `/usr/local`, and a Debian package of them; for another
-//! architecture in `dist-ARCH/`.
+//! line, in `dist/` as they lie below `/usr/local`, and Debian packages of them and of the agent for
+//! Pacemaker; for another architecture in `dist-ARCH/`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -26,10 +26,11 @@ const COMPLETIONS: [(&str, &str); 3] = [
 pub(crate) fn run(arch: Arch) -> Result<ExitCode> {
     let dist = build(arch)?;
     let work = Scratch::new("deb")?;
-    let package = deb::pack(arch, &dist, &deb::changelog()?, work.path())?;
-    let kept = dist.join(file_name(&package));
-    fs::copy(&package, &kept).with_context(|| format!("cannot write {}", kept.display()))?;
-    println!("{}/{}", file_name(&dist), file_name(&kept));
+    for package in deb::pack(arch, &dist, &deb::changelog()?, work.path())? {
+        let kept = dist.join(file_name(&package));
+        fs::copy(&package, &kept).with_context(|| format!("cannot write {}", kept.display()))?;
+        println!("{}/{}", file_name(&dist), file_name(&kept));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

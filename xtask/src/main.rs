@@ -9,6 +9,7 @@ mod arch;
 mod bench;
 mod bootstrap;
 mod cache;
+mod cluster;
 mod command;
 mod compile;
 mod cpio;
@@ -34,6 +35,7 @@ mod terminal;
 mod test;
 mod tools;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -95,8 +97,14 @@ enum Task {
         #[arg(long)]
         unused: bool,
     },
-    /// Static release binaries, man pages and completions in dist/, to be copied to /usr/local, and a
-    /// Debian package of them
+    /// The process that is the network and the power of a cluster's hosts; `test cluster` starts it
+    #[command(hide = true)]
+    ClusterInside {
+        /// The case's directory
+        case: PathBuf,
+    },
+    /// Static release binaries, man pages and completions in dist/, to be copied to /usr/local, and
+    /// Debian packages of them and of the agent for Pacemaker
     Dist {
         /// What they are for [default: this machine's architecture]
         #[arg(long)]
@@ -210,6 +218,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Task::Bench { name, place } => bench::run(name, &place),
         Task::Seccomp { unused: false } => seccomp::run(),
         Task::Seccomp { unused: true } => seccomp::list_unused(),
+        Task::ClusterInside { case } => cluster::inside(&case),
         Task::Dist { arch } => dist::run(arch.unwrap_or_else(Arch::own)),
     }
 }

@@ -59,6 +59,20 @@ pub(crate) const DEB: &[Needed] = &[
 /// What reviews packages.
 pub(crate) const LINTIAN: &[Needed] = &[needed("lintian", "lintian")];
 
+/// What hosts of a cluster take.
+pub(crate) const CLUSTER: &[Needed] = &[
+    needed("corosync", "corosync"),
+    needed("pacemakerd", "pacemaker"),
+    needed("crm", "crmsh"),
+    needed("crm_simulate", "pacemaker-cli-utils"),
+    needed("ip", "iproute2"),
+    needed("jq", "jq"),
+    needed("nsenter", "util-linux"),
+    needed("ocf-tester", "resource-agents"),
+    needed("shellcheck", "shellcheck"),
+    needed("xmllint", "libxml2-utils"),
+];
+
 /// What building libFuzzer takes.
 pub(crate) const FUZZ: &[Needed] = &[needed("c++", "g++")];
 

@@ -54,25 +54,28 @@ pub(crate) fn run(dist: &Path) -> Result<()> {
     let dir = Scratch::new("packages")?;
     let first = packed(dist, &changelog()?, &dir.path().join("first"))?;
     let second = packed(dist, &changelog()?, &dir.path().join("second"))?;
-    ensure!(
-        fs::read(&first)? == fs::read(&second)?,
-        "two packages of the same programs differ"
-    );
+    for (first, second) in first.iter().zip(&second) {
+        ensure!(
+            fs::read(first)? == fs::read(second)?,
+            "two packages of the same programs differ: {}",
+            file_name(first)
+        );
+    }
     packages::ensure(packages::LINTIAN)?;
     progress::step("lintian", || {
         let lintian = &mut command("lintian", ["--fail-on", "error", "--allow-root"]);
-        let status = loud(lintian.arg(&first))?;
+        let status = loud(lintian.args(&first))?;
         ensure!(status.success(), "lintian: {status}");
         Ok(())
     })?;
     let next = packed(dist, &next(&changelog()?)?, &dir.path().join("next"))?;
     for release in RELEASES {
-        in_a_root(release, &first, &next, dir.path())?;
+        in_a_root(release, &first[0], &next[0], dir.path())?;
     }
     Ok(())
 }
 
-fn packed(dist: &Path, changelog: &str, dir: &Path) -> Result<PathBuf> {
+fn packed(dist: &Path, changelog: &str, dir: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(dir)?;
     pack(Arch::own(), dist, changelog, dir)
 }

@@ -7,10 +7,10 @@ mod case;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::arch::Arch;
-use crate::command::{command, quiet};
+use crate::command::{command, file_name, quiet};
 use crate::{compile, packages, progress};
 
 pub(crate) use case::{CASE, is_chosen, run};
@@ -24,14 +24,19 @@ const FILES: &[(&str, &str)] = &[
     ("docs/security.md", "docs/security.md"),
     ("packaging/apparmor", "apparmor"),
     ("packaging/debian", "debian"),
+    ("docs/cluster.md", "docs/cluster.md"),
     ("packaging/examples", "examples"),
+    ("packaging/ocf", "ocf"),
     ("packaging/bulkhead@.service", "debian/bulkhead@.service"),
     ("packaging/tmpfiles.conf", "debian/bulkhead.tmpfiles"),
 ];
 
-/// Packs the programs and what belongs to them from `dist`, into `dir`. `changelog` is that of
-/// `packaging/debian` or takes its place: it has the version.
-pub(crate) fn pack(arch: Arch, dist: &Path, changelog: &str, dir: &Path) -> Result<PathBuf> {
+/// How many packages there are: that of the programs, and that of the agent for Pacemaker.
+const PACKAGES: usize = 2;
+
+/// Packs the programs and what belongs to them from `dist`, into `dir`, that of the programs first.
+/// `changelog` is that of `packaging/debian` or takes its place: it has the version.
+pub(crate) fn pack(arch: Arch, dist: &Path, changelog: &str, dir: &Path) -> Result<Vec<PathBuf>> {
     packages::ensure(packages::DEB)?;
     let source = dir.join("bulkhead");
     let root = compile::root()?;
@@ -50,8 +55,15 @@ pub(crate) fn pack(arch: Arch, dist: &Path, changelog: &str, dir: &Path) -> Resu
         quiet(build.current_dir(&source))
     })?;
     let found = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut debs = found.filter(|path| path.extension().is_some_and(|e| e == "deb"));
-    debs.next().context("dpkg-buildpackage made no package")
+    let debs = found.filter(|path| path.extension().is_some_and(|e| e == "deb"));
+    let mut debs: Vec<_> = debs.collect();
+    debs.sort_by_key(|path| !file_name(path).starts_with("bulkhead_"));
+    ensure!(
+        debs.len() == PACKAGES,
+        "dpkg-buildpackage made {} packages",
+        debs.len()
+    );
+    Ok(debs)
 }
 
 /// The changelog of the package. Its date is that of all files in it, which makes builds repeatable.

@@ -27,7 +27,7 @@ use rustix::process::setpriority_process;
 use crate::arch::Arch;
 use crate::host::{self, Place};
 use crate::lab::{self, InnerHost};
-use crate::{TestFlags, compile, deb, dist, signals, spike};
+use crate::{TestFlags, cluster, compile, deb, dist, signals, spike};
 use cases::Extent;
 use tally::Tally;
 use times::Times;
@@ -56,6 +56,10 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         tally += times.of("packages", of_packages);
         return Ok(close(tally, &times));
     }
+    if flags.filter.as_deref().is_some_and(cluster::is_chosen) {
+        tally += times.of("cluster", of_cluster);
+        return Ok(close(tally, &times));
+    }
     let place = host::choose(&flags.place)?;
     let everything = flags.filter.is_none() && place.arch().is_own();
     if everything {
@@ -64,6 +68,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     }
     if everything && matches!(place, Place::Native) {
         tally += times.of("packages", of_packages);
+        tally += times.of("cluster", of_cluster);
         tally += times.of("fuzzing", |_| checks::fuzz())?;
     }
     tally += end_to_end(place, flags, &mut times)?;
@@ -120,8 +125,28 @@ fn of_packages(times: &mut Times) -> Tally {
     case(deb::CASE, Machine::own(), run, times)
 }
 
+fn of_cluster(times: &mut Times) -> Tally {
+    if !geteuid().is_root() {
+        println!("skipped  {}: only root makes hosts", cluster::CASE);
+        return Tally {
+            skipped: 1,
+            ..Tally::default()
+        };
+    }
+    let mut timeline = Vec::new();
+    let run = || cluster::run(&dist::build(Arch::own())?, &mut timeline);
+    let tally = case(cluster::CASE, Machine::own(), run, times);
+    times.tell("cluster", timeline);
+    tally
+}
+
 /// A case that is none of the runner's.
-fn case(name: &str, machine: Machine, run: fn() -> Result<()>, times: &mut Times) -> Tally {
+fn case(
+    name: &str,
+    machine: Machine,
+    run: impl FnOnce() -> Result<()>,
+    times: &mut Times,
+) -> Tally {
     let begun = Instant::now();
     let ended = run();
     signals::wait_if_stopping();
@@ -197,9 +222,11 @@ fn beside_each_other(
                 // what it starts are nice.
                 let _ = setpriority_process(None, NICEST);
                 let packed = times.of("packages", of_packages);
+                let clustered = times.of("cluster", of_cluster);
                 let fuzzed = times.of("fuzzing", |_| checks::fuzz());
                 tally = tally.and_then(|mut cases| {
                     cases += packed;
+                    cases += clustered;
                     cases += fuzzed?;
                     Ok(cases)
                 });

@@ -23,6 +23,8 @@ struct Case {
 pub(super) struct Times {
     parts: Vec<(&'static str, Duration)>,
     cases: Vec<Case>,
+    /// What a case tells of itself.
+    told: Vec<String>,
     /// How each case went on each machine.
     pub(super) table: Table,
 }
@@ -40,6 +42,7 @@ impl Times {
     pub(super) fn add(&mut self, other: Self) {
         self.parts.extend(other.parts);
         self.cases.extend(other.cases);
+        self.told.extend(other.told);
         self.table.add(other.table);
     }
 
@@ -47,6 +50,13 @@ impl Times {
     pub(super) fn hear(&mut self, machine: Machine, line: &str) {
         self.cases.extend(case_of(line));
         self.table.hear(machine, line);
+    }
+
+    /// Keeps lines of a case for the end.
+    pub(super) fn tell(&mut self, case: &str, lines: Vec<String>) {
+        let lines = lines.into_iter();
+        self.told
+            .extend(lines.map(|line| format!("{case:8} {line}")));
     }
 
     /// The closing lines.
@@ -78,6 +88,7 @@ impl Times {
         for Case { name, seconds, .. } in slowest.iter().take(SLOWEST) {
             lines.push(format!("slow     {name} ({seconds:.1} s)"));
         }
+        lines.extend(self.told.iter().cloned());
         lines
     }
 }
