@@ -103,7 +103,11 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
     let timeout = spec
         .stop_timeout
         .map(|s| ("stop-timeout", format!("{s} s")));
-    let fields = fields.chain(limits).chain(timeout);
+    let node = spec.host_numa_node;
+    let node = node.map(|node| ("host-numa-node", node.to_string()));
+    let affinity = spec.affinity.iter().map(|a| ("affinity", a.to_string()));
+    let fields = fields.chain(node).chain(limits).chain(affinity);
+    let fields = fields.chain(timeout);
     let fields: Vec<_> = fields
         .map(|(field, value)| vec![field.to_string(), value])
         .collect();

@@ -126,6 +126,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         mem: args.mem.unwrap_or(defaults.mem),
         hugepages: args.hugepages.unwrap_or(defaults.hugepages),
         prefault: args.prefault,
+        host_numa_node: args.host_numa_node,
         disks: args.disks.clone(),
         nets: args.nets.clone(),
         vhost_user: args.vhost_user.clone(),
@@ -139,6 +140,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         uid_range: args.uid_range,
         cgroup: args.cgroup.clone(),
         limits: args.limits.clone(),
+        affinity: args.affinity.clone(),
         ..defaults
     }
 }
@@ -169,6 +171,7 @@ mod tests {
             "--mem=1G",
             "--hugepages=2M",
             "--prefault",
+            "--host-numa-node=1",
             "--disk=path=/a,readonly",
             "--disk=path=/b,queues=4,slot=7",
             "--net=tap=tap0,queues=2,bridge=br0,ipv4=10.0.0.2,ipv4=10.0.0.3",
@@ -183,16 +186,18 @@ mod tests {
             "--log-format=json",
             "--uid-range=70000:8",
             "--cgroup=/machine.slice/a",
-            "--limits=of=vm,memory=2G,cpu=150",
+            "--limits=of=vm,memory=2G,cpu=150,cpu-weight=200",
+            "--affinity=of=vcpu0,cpus=0-1,,4",
         ]);
         let document = VmSpec::from_json(
             br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
-            "hugepages":"2M","prefault":true,"console":"file=/tmp/o","power_button":"virtio","machine":1,"on_reboot":"exit","stop_timeout":90,
+            "hugepages":"2M","prefault":true,"host_numa_node":1,"console":"file=/tmp/o","power_button":"virtio","machine":1,"on_reboot":"exit","stop_timeout":90,
             "seccomp":"log","log_format":"json","uid_range":"70000:8","cgroup":"/machine.slice/a","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4,"slot":7}],
             "nets":[{"tap":"tap0","queues":2,"bridge":"br0","ipv4":["10.0.0.2","10.0.0.3"]},
             {"user":true,"any_mac":true,"forward":["tcp:8080:80"]}],
             "vhost_user":[{"type":"fs","socket":"/s","tag":"t"}],
-            "limits":[{"of":"vm","memory":"2G","cpu":150}]}"#,
+            "limits":[{"of":"vm","memory":"2G","cpu":150,"cpu_weight":200}],
+            "affinity":[{"of":"vcpu0","cpus":"0-1,4"}]}"#,
         );
         assert_eq!(flags.unwrap(), document.unwrap());
     }

@@ -5,6 +5,7 @@
 //!
 //! What processes agree on among themselves is in `ipc`.
 
+pub mod affinity;
 pub mod clock;
 pub mod descriptors;
 pub mod disk;
@@ -13,6 +14,7 @@ pub mod heap;
 pub mod image;
 pub mod lacking;
 pub mod log;
+pub mod numa;
 pub mod output;
 pub mod pidfd;
 pub mod process;

@@ -37,7 +37,7 @@ pub const READABLE_SINCE: u32 = 1;
 /// The oldest records that this build understands.
 const OLDEST: u32 = 1;
 /// The longest record a child reads, in bytes.
-const MAX_BYTES: u64 = 64 << 10;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A record could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,7 @@ mod tests {
             irqchip: None,
             board_button: false,
             seccomp: crate::seccomp::Mode::Kill,
+            vcpu_affinity: vec!["0-3,8".parse().unwrap(), crate::cpu_set::CpuSet::EMPTY],
             log_format: LogFormat::Json,
             rebooted: true,
             devices: vec![DeviceRecord {
@@ -213,7 +214,8 @@ mod tests {
             VmmRecord::read(fd),
             Err(RecordError::Malformed(_))
         ));
-        let fd = memfd::document("test", &vec![b' '; 65 << 10]).unwrap();
+        let endless = vec![b' '; usize::try_from(MAX_BYTES).unwrap() + 1];
+        let fd = memfd::document("test", &endless).unwrap();
         assert!(matches!(VmmRecord::read(fd), Err(RecordError::TooLong(_))));
     }
 }

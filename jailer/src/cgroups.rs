@@ -16,9 +16,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
-use spec::{Cgroup, Held, SpecError, Vm};
+use spec::{Cgroup, CpuSet, Held, SpecError, Vm};
 
 mod below;
+mod cpuset;
 mod host;
 mod leaf;
 mod limits;
@@ -70,6 +71,20 @@ fn parent(hierarchy: &Hierarchy) -> &Path {
         Version::Two if geteuid().is_root() => &hierarchy.mount,
         _ => &hierarchy.own,
     }
+}
+
+/// The processors that the VM's groups allow, as far as version 2 tells; `None` if the processes stay
+/// in our own group of processors.
+pub(crate) fn cpus(vm: &Vm) -> Option<CpuSet> {
+    let (hierarchies, _) = host::hierarchies();
+    let parents = match &vm.cgroup {
+        Some(Cgroup::Inherit) => return None,
+        Some(Cgroup::Below(path)) => below::parents(path, &hierarchies).ok()?,
+        None => hierarchies.iter().map(|h| parent(h).to_owned()).collect(),
+    };
+    let all = hierarchies.iter().zip(parents);
+    let mut new = all.filter(|(hierarchy, _)| hierarchy.version == Version::Two);
+    new.find_map(|(hierarchy, parent)| cpuset::of(&parent, &hierarchy.mount))
 }
 
 /// Removes groups of VMs of which nothing else is left, in the place where VMs have their groups if

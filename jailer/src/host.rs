@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the jailer finds things on the host: binaries, KVM, memory and huge pages.
+//! Where the jailer finds things on the host: binaries, KVM, memory, huge pages, processors and nodes.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,10 @@ pub struct Host {
     pub meminfo: PathBuf,
     /// /sys/kernel/mm/hugepages.
     pub hugepages: PathBuf,
+    /// /sys/devices/system/cpu/online.
+    pub cpus: PathBuf,
+    /// /sys/devices/system/node.
+    pub nodes: PathBuf,
 }
 
 /// A program in one of the directories of PATH.
@@ -46,6 +50,8 @@ impl Host {
             passt: installed("passt"),
             meminfo: "/proc/meminfo".into(),
             hugepages: "/sys/kernel/mm/hugepages".into(),
+            cpus: "/sys/devices/system/cpu/online".into(),
+            nodes: "/sys/devices/system/node".into(),
         }
     }
 

@@ -42,6 +42,7 @@ mod open;
 mod open_image;
 mod opening;
 mod passt;
+mod placement;
 mod private_dir;
 mod pty;
 mod rate_limit;

@@ -9,7 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use handover::host_resources::{Binaries, ConsoleKind, Guest};
+use handover::host_resources::{Binaries, ConsoleKind, Guest, RamError};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signalfd::SignalFd;
@@ -22,6 +22,7 @@ use crate::arch::kvm_missing;
 use crate::console_socket;
 use crate::host::Host;
 use crate::open::{cause, open, open_binary};
+use crate::placement;
 
 /// What was opened.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ impl Resources {
         let kvm = open_kvm(&host.kvm).map_err(&mut had).ok();
         let ram = guest_ram(&vm.memory, host).map_err(&mut had).ok();
         let console = open_console(&vm.console).map_err(&mut had).ok();
+        placement::check_affinity(vm, host, &mut errors);
         let mut devices = Devices::open(vm, host, inherited, &mut errors);
         let mut found = begun.finish(signals, &mut errors)?;
         let (kernel, initrd) = (found.kernel.take(), found.initrd.take());
@@ -125,7 +127,11 @@ fn guest_ram(memory: &Memory, host: &Host) -> Result<OwnedFd, SpecError> {
     ) {
         check_pool(memory, host)?;
     }
-    Guest::fresh_ram(memory).map_err(|e| SpecError::new("mem", size, host::log::chain(&e)))
+    placement::check_node(memory, host)?;
+    Guest::fresh_ram(memory).map_err(|e| match &e {
+        RamError::Memfd(e) => SpecError::new("mem", size, host::log::chain(e)),
+        RamError::Node(node, _) => SpecError::new("host-numa-node", node, host::log::chain(&e)),
+    })
 }
 
 /// The size of the host's pages.

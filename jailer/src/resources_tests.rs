@@ -42,6 +42,8 @@ impl Scene {
             passt: None,
             meminfo: at("meminfo"),
             hugepages: at("hugepages"),
+            cpus: at("cpus"),
+            nodes: at("nodes"),
         };
         Self { dir, host }
     }

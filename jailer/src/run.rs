@@ -57,7 +57,11 @@ pub(crate) fn run(
     let signals = signals::take_over().map_err(refused)?;
     starter::part_with().map_err(refused)?;
     let spec = config::read(&args.config).map_err(refused)?;
-    let vm = validate(&spec, inherited.config.is_some())?;
+    let mut vm = validate(&spec, inherited.config.is_some())?;
+    if !vm.affinity.is_empty() {
+        vm.affinity
+            .fall_back_to(host::affinity::current().map_err(refused)?);
+    }
     drop(inherited.config);
     let name = name(&vm)?;
     let client = inherited.console.map(console_client).transpose();

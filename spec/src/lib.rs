@@ -6,9 +6,11 @@
 //! wrote, a [`Vm`] is validated, and only `TryFrom` makes one of the other. The jailer finds out
 //! whether the files exist and the host is large enough.
 
+mod affinity;
 #[cfg(feature = "api")]
 pub mod api;
 mod cgroup;
+mod cmdline;
 mod console;
 mod device;
 mod disk;
@@ -29,12 +31,15 @@ mod uids;
 mod vhost_user;
 mod vm;
 
+pub use affinity::{Affinity, AffinitySpec};
 pub use cgroup::Cgroup;
+pub use cmdline::CMDLINE_MAX_BYTES;
 pub use console::{Console, check_socket_path};
 pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, POWER_BUTTON_ID, QUEUES_MAX};
 pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};
 pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
 pub use ended::{Ended, Reason};
+pub use ipc::cpu_set::CpuSet;
 pub use ipc::mac::MacAddress;
 pub use irqchip::Irqchip;
 pub use limits::{Held, IoLimits, Limits, LimitsSpec};
@@ -49,7 +54,7 @@ pub use power_button::PowerButton;
 pub use size::ByteSize;
 pub use uids::UidRange;
 pub use vhost_user::{TAG_MAX_BYTES, VhostUser, VhostUserKind, VhostUserSpec, VhostUserType};
-pub use vm::{CMDLINE_MAX_BYTES, CPUS_MAX, STOP_TIMEOUT_MAX_S, Vm, VmSpec, check_stop_timeout};
+pub use vm::{CPUS_MAX, STOP_TIMEOUT_MAX_S, Vm, VmSpec, check_stop_timeout};
 
 /// A field of the spec has an invalid value. One line: the field, the value, the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

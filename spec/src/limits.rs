@@ -12,6 +12,8 @@ use crate::{ByteSize, Disk, HugePages, Memory, Net, SpecError};
 
 /// The most of one processor's time that can be asked for, in percent: that of 1024 processors.
 const CPU_MAX: u32 = 102_400;
+/// The highest weight, that of version 2 of control groups.
+const CPU_WEIGHT_MAX: u32 = 10_000;
 
 /// Limits as they are written: `--limits of=vm,memory=2G,cpu=150`, or an object in `limits`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,10 @@ pub struct LimitsSpec {
     /// Processor time, in percent of one processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u32>,
+    /// The share of processor time where others want it, too, 1 to 10000; every group has 100 unless
+    /// it is given another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
     /// Processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
@@ -61,6 +67,7 @@ impl FromStr for LimitsSpec {
                 "of" => limits.of = value.into(),
                 "memory" => limits.memory = size(key, value)?,
                 "cpu" => limits.cpu = Some(number(key, value)?),
+                "cpu-weight" => limits.cpu_weight = Some(number(key, value)?),
                 "pids" => limits.pids = Some(number(key, value)?),
                 "read-bps" => limits.read_bps = size(key, value)?,
                 "write-bps" => limits.write_bps = size(key, value)?,
@@ -84,6 +91,7 @@ impl LimitsSpec {
         let all = [
             ("memory", size(self.memory)),
             ("cpu", number(self.cpu)),
+            ("cpu-weight", number(self.cpu_weight)),
             ("pids", number(self.pids)),
             ("read-bps", size(self.read_bps)),
             ("write-bps", size(self.write_bps)),
@@ -128,6 +136,8 @@ pub struct Limits {
     pub memory: Option<ByteSize>,
     /// Processor time, in percent of one processor.
     pub cpu: Option<u32>,
+    /// The share of processor time beside others', 1 to 10000.
+    pub cpu_weight: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
     /// Reads and writes of a drive, each in bytes and in requests a second.
@@ -190,7 +200,8 @@ impl Limits {
         let unknown = "is none of vm, supervisor, vmm and the ids of disks and network cards";
         let held = held.ok_or_else(|| SpecError::new("limits.of", &spec.of, unknown))?;
         let Some((first, value)) = spec.given().next() else {
-            let reason = "is held to nothing: give memory, cpu, pids or read-bps and the like";
+            let reason =
+                "is held to nothing: give memory, cpu, cpu-weight, pids or read-bps and the like";
             return Err(SpecError::new("limits.of", &spec.of, reason));
         };
         if let Some((key, _)) = spec.given().find(|(_, value)| value == "0") {
@@ -199,6 +210,10 @@ impl Limits {
         if let Some(cpu) = spec.cpu.filter(|cpu| *cpu > CPU_MAX) {
             let reason = format!("is in percent of one processor, at most {CPU_MAX}");
             return Err(SpecError::new("limits.cpu", cpu, reason));
+        }
+        if let Some(weight) = spec.cpu_weight.filter(|weight| *weight > CPU_WEIGHT_MAX) {
+            let reason = format!("must be 1 to {CPU_WEIGHT_MAX}");
+            return Err(SpecError::new("limits.cpu-weight", weight, reason));
         }
         if let Some(most) = spec.memory {
             check_memory(most, held, memory)?;
@@ -219,6 +234,7 @@ impl Limits {
             held,
             memory: spec.memory,
             cpu: spec.cpu,
+            cpu_weight: spec.cpu_weight,
             pids: spec.pids,
             io,
         })
@@ -252,6 +268,7 @@ fn field(key: &str) -> &'static str {
     match key {
         "memory" => "limits.memory",
         "cpu" => "limits.cpu",
+        "cpu-weight" => "limits.cpu-weight",
         "pids" => "limits.pids",
         "read-bps" => "limits.read-bps",
         "write-bps" => "limits.write-bps",
@@ -293,6 +310,8 @@ mod tests {
             (&["of=vmm,cpu=1", "of=vmm,pids=1"], "limits.of", "vmm"),
             (&["of=vmm,cpu=0"], "limits.cpu", "0"),
             (&["of=vmm,cpu=102401"], "limits.cpu", "102401"),
+            (&["of=vmm,cpu-weight=0"], "limits.cpu-weight", "0"),
+            (&["of=vm,cpu-weight=10001"], "limits.cpu-weight", "10001"),
             (&["of=vmm,memory=1G"], "limits.memory", "1G"),
             (&["of=vm,memory=512M"], "limits.memory", "512M"),
             (&["of=vm,cpu=5,write-iops=9"], "limits.write-iops", "9"),
@@ -304,7 +323,7 @@ mod tests {
 
     #[test]
     fn limits_printed_parse_back_and_odd_ones_do_not() {
-        let text = "of=disk0,cpu=50,pids=64,read-bps=1M,write-bps=2M,read-iops=3,write-iops=4";
+        let text = "of=disk0,cpu=50,cpu-weight=300,pids=64,read-bps=1M,write-bps=2M,read-iops=3,write-iops=4";
         let limits: LimitsSpec = text.parse().unwrap();
         assert_eq!(limits.to_string(), text);
         for text in ["", "cpu=1", "of=vm,swap=1", "of=vm,cpu=half", "of=vm,cpu"] {

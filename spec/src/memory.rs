@@ -69,6 +69,7 @@ pub struct Memory {
     size: ByteSize,
     huge_pages: HugePages,
     prefault: bool,
+    node: Option<u32>,
 }
 
 /// The least memory a VM may have: the boot structures and a small kernel fit.
@@ -95,7 +96,19 @@ impl Memory {
             size,
             huge_pages,
             prefault,
+            node: None,
         })
+    }
+
+    /// The same from one node of the host.
+    #[must_use]
+    pub(crate) fn on_node(self, node: Option<u32>) -> Self {
+        Self { node, ..self }
+    }
+
+    /// The node of the host that it comes from, if the user says so.
+    pub fn node(&self) -> Option<u32> {
+        self.node
     }
 
     /// The size in bytes.

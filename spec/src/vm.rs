@@ -7,26 +7,17 @@ use std::time::Duration;
 use ipc::record::MACHINE;
 use serde::{Deserialize, Serialize};
 
+use crate::cmdline::{check_cmdline, default_cmdline};
 use crate::device::check_unique;
 use crate::slots;
 use crate::{
-    ByteSize, Cgroup, Console, Disk, DiskSpec, Held, HugePages, Irqchip, Limits, LimitsSpec,
-    LogFormat, Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError, UidRange,
-    VhostUser, VhostUserSpec, VmName,
+    Affinity, AffinitySpec, ByteSize, Cgroup, Console, Disk, DiskSpec, Held, HugePages, Irqchip,
+    Limits, LimitsSpec, LogFormat, Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError,
+    UidRange, VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
 pub const CPUS_MAX: u32 = 254;
-/// The longest kernel command line, in bytes: what Linux keeps (COMMAND_LINE_SIZE), less its NUL.
-pub const CMDLINE_MAX_BYTES: usize = cmdline_max_bytes(std::env::consts::ARCH);
-
-/// What Linux keeps on an architecture.
-const fn cmdline_max_bytes(arch: &str) -> usize {
-    match arch.as_bytes() {
-        b"riscv64" => 1023,
-        _ => 2047,
-    }
-}
 /// The longest that a guest may be given to power off, in seconds: a day.
 pub const STOP_TIMEOUT_MAX_S: u32 = 86_400;
 
@@ -59,6 +50,10 @@ pub struct VmSpec {
     /// Whether all guest memory is allocated before the guest starts.
     #[serde(default)]
     pub prefault: bool,
+    /// The node of the host that guest memory comes from, and no other; by default the kernel
+    /// chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_numa_node: Option<u32>,
     /// The disks, in the order the guest finds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskSpec>,
@@ -108,6 +103,10 @@ pub struct VmSpec {
     /// What control groups hold the VM and its processes to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitsSpec>,
+    /// On which of the host's processors the VM's processes and vCPUs run; by default where the jailer
+    /// was started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affinity: Vec<AffinitySpec>,
 }
 
 fn default_cpus() -> u32 {
@@ -139,6 +138,7 @@ impl VmSpec {
             mem: default_mem(),
             hugepages: HugePages::default(),
             prefault: false,
+            host_numa_node: None,
             disks: Vec::new(),
             nets: Vec::new(),
             vhost_user: Vec::new(),
@@ -153,6 +153,7 @@ impl VmSpec {
             uid_range: None,
             cgroup: None,
             limits: Vec::new(),
+            affinity: Vec::new(),
         }
     }
 }
@@ -166,7 +167,7 @@ pub struct Vm {
     pub kernel: PathBuf,
     /// An initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// The effective kernel command line: no NUL, at most [`CMDLINE_MAX_BYTES`].
+    /// The effective kernel command line: no NUL, at most [`crate::CMDLINE_MAX_BYTES`].
     pub cmdline: String,
     /// The number of vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
@@ -202,6 +203,8 @@ pub struct Vm {
     pub cgroup: Option<Cgroup>,
     /// The limits that control groups set, at most one entry for each process.
     pub limits: Vec<Limits>,
+    /// Where the VM's processes and vCPUs run.
+    pub affinity: Affinity,
 }
 
 impl Vm {
@@ -222,24 +225,6 @@ impl Vm {
             Some(Cgroup::Below(_)) | None => None,
         }
     }
-}
-
-/// The default kernel command line: the console is COM1, a panic reboots after a second instead of
-/// hanging for ever, and without an initrd the disk that the guest finds
-/// first is the root.
-fn default_cmdline(console: &Console, initrd: Option<&PathBuf>, disks: &[Disk]) -> String {
-    let mut words = vec!["panic=1"];
-    if *console != Console::None {
-        words.insert(0, "console=ttyS0");
-    }
-    match disks.iter().min_by_key(|disk| disk.slot) {
-        Some(disk) if initrd.is_none() => {
-            words.push("root=/dev/vda");
-            words.push(if disk.readonly { "ro" } else { "rw" });
-        }
-        _ => {}
-    }
-    words.join(" ")
 }
 
 type CheckedDevices = (Vec<Disk>, Vec<Net>, Vec<VhostUser>);
@@ -297,6 +282,7 @@ impl TryFrom<VmSpec> for Vm {
         let cmdline = spec.cmdline.unwrap_or_else(default_cmdline);
         check_cmdline(&cmdline)?;
         let memory = Memory::new(spec.mem, spec.hugepages, spec.prefault)?;
+        let memory = memory.on_node(spec.host_numa_node);
         let vm = Self {
             name,
             kernel: spec.kernel,
@@ -305,6 +291,7 @@ impl TryFrom<VmSpec> for Vm {
             cpus,
             memory,
             limits: Limits::check_all(&spec.limits, memory, &disks, &nets)?,
+            affinity: Affinity::check_all(&spec.affinity, cpus, &disks, &nets)?,
             disks,
             nets,
             vhost_user,
@@ -359,28 +346,6 @@ fn check_users(vm: &Vm) -> Result<(), SpecError> {
 fn check_path(field: &'static str, path: &std::path::Path) -> Result<(), SpecError> {
     if path.as_os_str().is_empty() {
         return Err(SpecError::new(field, "", "must name a file"));
-    }
-    Ok(())
-}
-
-fn check_cmdline(cmdline: &str) -> Result<(), SpecError> {
-    let shown = || match cmdline.char_indices().nth(32) {
-        Some((end, _)) => format!("{}…", &cmdline[..end]),
-        None => cmdline.to_string(),
-    };
-    if cmdline.len() > CMDLINE_MAX_BYTES {
-        let reason = format!(
-            "is {} bytes long, at most {CMDLINE_MAX_BYTES} fit",
-            cmdline.len()
-        );
-        return Err(SpecError::new("cmdline", shown(), reason));
-    }
-    if cmdline.contains('\0') {
-        return Err(SpecError::new(
-            "cmdline",
-            shown(),
-            "must not hold a NUL byte",
-        ));
     }
     Ok(())
 }

@@ -110,6 +110,7 @@ pub(crate) fn start(
         opener: opener.as_raw_fd(),
         landlock: landlock.as_ref().map(AsFd::as_fd),
         user: spec.profile.user.into(),
+        affinity: spec.profile.affinity.as_ref().map(host::affinity::mask),
         has_groups: jails.has_range(),
         limits: [
             (Resource::Nofile, Some(spec.profile.descriptors_max)),
@@ -188,6 +189,7 @@ mod tests {
         file_bytes_max: 1 << 20,
         threads_max: None,
         oom_score_adj: 0,
+        affinity: None,
     };
 
     fn jails() -> Jails {

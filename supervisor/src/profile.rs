@@ -5,7 +5,7 @@
 use handover::users::{buttons_user, cards_user};
 use ipc::fd::input;
 use ipc::record::Geometry;
-use spec::{Console, Disk, Held, NetKind, PowerButton, Tap, Vm};
+use spec::{Console, CpuSet, Disk, Held, NetKind, PowerButton, Tap, Vm};
 
 /// How long any process may make the log. The supervisor shortens it long before.
 pub(crate) const LOG_BYTES_MAX: u64 = 256 << 20;
@@ -37,27 +37,42 @@ pub(crate) struct Profile {
     pub(crate) threads_max: Option<u64>,
     /// oom_score_adj: the kernel should kill a backend, which can be replaced, before a vmm.
     pub(crate) oom_score_adj: i32,
+    /// The processors that it runs on; `None` for those of the supervisor.
+    pub(crate) affinity: Option<CpuSet>,
+}
+
+/// What the user says of a disk's backend.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfDisk {
+    threads_max: Option<u64>,
+    affinity: Option<CpuSet>,
+}
+
+impl OfDisk {
+    /// Of the disk at place `index` in the spec.
+    pub(crate) fn new(vm: &Vm, index: u8) -> Self {
+        Self {
+            threads_max: threads_max(vm, Held::Disk(index.into())),
+            affinity: vm.affinity.of_disk(index.into()),
+        }
+    }
 }
 
 /// How many threads the user of a process may have, if no control group counts them.
-pub(crate) fn threads_max(vm: &Vm, held: Held) -> Option<u64> {
+fn threads_max(vm: &Vm, held: Held) -> Option<u64> {
     vm.threads_max(held).map(u64::from)
 }
 
 /// The jail of the backend of the disk at place `index` in the spec.
-pub(crate) fn of_disk(
-    index: u8,
-    disk: &Disk,
-    geometry: &Geometry,
-    threads_max: Option<u64>,
-) -> Profile {
+pub(crate) fn of_disk(index: u8, disk: &Disk, geometry: &Geometry, given: OfDisk) -> Profile {
     Profile {
         user: 2 + index,
         descriptors_max: BACKEND_DESCRIPTORS + u64::from(disk.queues) * DESCRIPTORS_PER_DISK_QUEUE,
         // A write beyond this is EFBIG, even inside an existing file.
         file_bytes_max: LOG_BYTES_MAX.max(geometry.capacity_bytes),
-        threads_max,
+        threads_max: given.threads_max,
         oom_score_adj: 400,
+        affinity: given.affinity,
     }
 }
 
@@ -69,6 +84,7 @@ pub(crate) fn of_nic(vm: &Vm, index: usize, tap: &Tap) -> Profile {
         file_bytes_max: LOG_BYTES_MAX,
         threads_max: threads_max(vm, Held::Net(index)),
         oom_score_adj: 400,
+        affinity: vm.affinity.of_net(index),
     }
 }
 
@@ -80,6 +96,7 @@ pub(crate) fn of_button(vm: &Vm) -> Profile {
         file_bytes_max: LOG_BYTES_MAX,
         threads_max: None,
         oom_score_adj: 400,
+        affinity: vm.affinity.of_others(),
     }
 }
 
@@ -107,6 +124,7 @@ pub(crate) fn of_vmm(vm: &Vm) -> Profile {
         },
         threads_max: threads_max(vm, Held::Vmm),
         oom_score_adj: 200,
+        affinity: vm.affinity.of_vmm(),
     }
 }
 
@@ -151,7 +169,7 @@ mod tests {
             let NetKind::Tap(tap) = &vm.nets[0].kind else {
                 panic!("not a tap");
             };
-            let disk = threads_max(&vm, Held::Disk(0));
+            let disk = OfDisk::new(&vm, 0).threads_max;
             [
                 of_vmm(&vm).threads_max,
                 of_nic(&vm, 0, tap).threads_max,

@@ -45,6 +45,7 @@ fn run_child(program: BorrowedFd<'_>, null: BorrowedFd<'_>, jails: &Jails) -> Re
             file_bytes_max: LOG_BYTES_MAX,
             threads_max: None,
             oom_score_adj: 0,
+            affinity: None,
         },
     };
     let common = [0, 1, 2].map(|number| (number, null));

@@ -4,10 +4,9 @@
 
 use std::rc::Rc;
 
-use handover::host_resources::{Guest, HostResources};
+use handover::host_resources::{Guest, HostResources, RamError};
 use host::clock::monotonic_ns;
 use ipc::control::ToVmm;
-use ipc::memfd::MemfdError;
 use ipc::record::{Record as _, RecordError};
 use spec::api::{EventKind, ExitStats};
 
@@ -38,7 +37,7 @@ pub(crate) enum SupervisorError {
     Console(#[source] std::io::Error),
     /// There is no RAM for the next guest.
     #[error("cannot make the guest's memory")]
-    Memory(#[from] MemfdError),
+    Memory(#[from] RamError),
     /// A vmm could not be started.
     #[error(transparent)]
     Vmm(#[from] VmmError),

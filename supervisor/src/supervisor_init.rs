@@ -33,6 +33,9 @@ enum BirthError {
     /// There is no handler for SIGSYS.
     #[error("cannot handle SIGSYS")]
     Handler(#[from] nix::Error),
+    /// It could not go where it is to run.
+    #[error("cannot run on the processors of the supervisor")]
+    Place(#[source] std::io::Error),
     /// Its filter could not be installed.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -98,6 +101,10 @@ fn confined(
     let name = resources.identity.name.as_str();
     let format = resources.identity.vm.log_format.into();
     host::log::init("supervisor", name, format);
+    if let Some(cpus) = resources.identity.vm.affinity.of_supervisor() {
+        // The jailer has found them allowed.
+        host::affinity::place(&cpus).map_err(|e| BirthError::Place(e.into()))?;
+    }
     let processes = confine::confine(has_range)?;
     let jails = Jails::new(processes, has_range);
     filter(seccomp_mode(&resources.identity))?;

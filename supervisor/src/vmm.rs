@@ -16,7 +16,7 @@ use ipc::record::{DeviceRecord, Pages, VERSION, VmmRecord};
 use ipc::slot::DeviceSlot;
 use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
-use spec::{HugePages, Irqchip, PowerButton, Vm};
+use spec::{CpuSet, HugePages, Irqchip, PowerButton, Vm};
 
 use super::child::ChildSpec;
 use super::devices::Link;
@@ -77,7 +77,17 @@ pub(crate) fn record(
         seccomp: context.seccomp,
         log_format: context.log_format,
         rebooted,
+        vcpu_affinity: vcpu_affinity(vm),
         devices,
+    }
+}
+
+/// Empty if every vCPU runs where the vmm does.
+fn vcpu_affinity(vm: &Vm) -> Vec<CpuSet> {
+    let sets: Vec<_> = (0..vm.cpus).map(|id| vm.affinity.of_vcpu(id)).collect();
+    match sets.iter().all(Option::is_none) {
+        true => Vec::new(),
+        false => sets.into_iter().map(Option::unwrap_or_default).collect(),
     }
 }
 

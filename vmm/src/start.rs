@@ -8,6 +8,7 @@ use devices::guest_event::GuestEvents;
 use devices::interrupt::CallWatcher;
 use host::seccomp::SeccompError;
 use ipc::control::{About, Channel, ControlError, Ending, Failure, FromVmm};
+use ipc::cpu_set::CpuSet;
 use ipc::fd::{self, FdError};
 use ipc::health::HealthPage;
 use ipc::irqchip;
@@ -167,7 +168,7 @@ pub fn start(
         health,
         seccomp: record.seccomp,
     };
-    let kicks = start_vcpus(hardware.vcpus, &shared)?;
+    let kicks = start_vcpus(hardware.vcpus, &record.vcpu_affinity, &shared)?;
     let console = Console::new(fds.console, board.serial());
     let patience = match record.rebooted {
         true => Patience::Endless,
@@ -294,10 +295,18 @@ fn load(images: Images<'_>, of: &Hardware, desc: &MachineDesc) -> Result<(), Sta
 }
 
 /// Starts the vCPUs' threads, and waits until all are confined and stopped at the gate.
-fn start_vcpus(vcpus: Vec<VcpuFd>, shared: &Shared) -> Result<Vec<Kick>, StartError> {
+fn start_vcpus(
+    vcpus: Vec<VcpuFd>,
+    affinity: &[CpuSet],
+    shared: &Shared,
+) -> Result<Vec<Kick>, StartError> {
     let prepared = kick::prepare().map_err(std::io::Error::from);
     prepared.map_err(|e| StartError::Host("install a signal handler", e))?;
-    let spawn = |(id, vcpu)| vcpu::spawn(id, vcpu, shared.clone());
+    let spawn = |(id, vcpu)| {
+        let cpus = affinity.get(usize::from(id)).copied();
+        let cpus = cpus.filter(|cpus| !cpus.is_empty());
+        vcpu::spawn(id, vcpu, cpus, shared.clone())
+    };
     let kicks: Vec<Kick> = (0..).zip(vcpus).map(spawn).collect::<Result<_, _>>()?;
     shared.gate.wait_until_stopped(kicks.len());
     Ok(kicks)

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 
 use host::clock::monotonic_ns;
 use ipc::control::Ending;
+use ipc::cpu_set::CpuSet;
 use ipc::health::HealthPage;
 use ipc::seccomp::Mode;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -56,8 +57,14 @@ pub struct SpawnError {
     source: std::io::Error,
 }
 
-/// Starts the thread of vCPU `id`, which waits at the gate before it enters the guest.
-pub fn spawn(id: u8, vcpu: VcpuFd, shared: Shared) -> Result<Kick, SpawnError> {
+/// Starts the thread of vCPU `id`, which waits at the gate before it enters the guest; it runs on
+/// `cpus`, or where this thread does.
+pub fn spawn(
+    id: u8,
+    vcpu: VcpuFd,
+    cpus: Option<CpuSet>,
+    shared: Shared,
+) -> Result<Kick, SpawnError> {
     // Leaked: kicks write to its kvm_run page until the process ends.
     let mut vcpu: &'static mut VcpuFd = Box::leak(Box::new(vcpu));
     let run_page = RunPage::of(&mut vcpu);
@@ -68,7 +75,7 @@ pub fn spawn(id: u8, vcpu: VcpuFd, shared: Shared) -> Result<Kick, SpawnError> {
             run_page,
             shared,
         }
-        .run()
+        .run(cpus)
     };
     let thread = std::thread::Builder::new()
         .name(format!("vcpu{id}"))
@@ -93,7 +100,12 @@ enum Next {
 }
 
 impl Vcpu {
-    fn run(mut self) -> ! {
+    fn run(mut self, cpus: Option<CpuSet>) -> ! {
+        // Its filter has no call for that.
+        let placed = cpus.map_or(Ok(()), |cpus| host::affinity::place(&cpus));
+        if let Err(e) = placed {
+            warn!("vCPU {} does not run on its processors: {e}", self.id);
+        }
         if let Err(e) = seccomp::confine_vcpu(self.shared.seccomp) {
             // Never run the guest on a thread without its filter.
             self.shared.end.set(Reason::Host(host::log::chain(&e)));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use spec::{
-    ByteSize, Cgroup, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, LogFormat, NetSpec,
-    OnReboot, PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
+    AffinitySpec, ByteSize, Cgroup, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, LogFormat,
+    NetSpec, OnReboot, PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
 };
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
@@ -36,6 +36,9 @@ pub(crate) struct RunArgs {
     /// Allocate all guest memory before the guest starts
     #[arg(long)]
     pub(crate) prefault: bool,
+    /// The host's node that guest memory comes from, and no other [default: the kernel chooses]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) host_numa_node: Option<u32>,
     /// A disk, served by a process of its own: path=F, and any of id=ID, readonly, queues=1..16,
     /// queue-size=16..1024, engine=uring|threads, direct, block-size=512|4096, serial=TEXT, poll-us=N,
     /// slot=1..24, separated by commas; can be given several times
@@ -87,10 +90,14 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "GROUP")]
     pub(crate) cgroup: Option<Cgroup>,
     /// What control groups hold processes to: of=vm|supervisor|vmm|ID, and any of memory=SIZE (of vm),
-    /// cpu=PERCENT, pids=N, read-bps=SIZE, write-bps=SIZE, read-iops=N, write-iops=N (of a disk),
+    /// cpu=PERCENT, cpu-weight=1..10000, pids=N, read-bps=SIZE, write-bps=SIZE, read-iops=N, write-iops=N (of a disk),
     /// separated by commas; can be given several times
     #[arg(long, value_name = "LIMITS")]
     pub(crate) limits: Vec<LimitsSpec>,
+    /// On which of the host's processors a process or vCPU runs: of=vm|supervisor|vmm|vcpus|vcpuN|ID and
+    /// cpus=LIST such as 0-3,,8 (a comma is written twice); can be given several times
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) affinity: Vec<AffinitySpec>,
     /// A group, by number, whose members may use the VM's API and console, too
     #[arg(long, value_name = "GID")]
     pub(crate) api_gid: Option<u32>,
@@ -99,10 +106,11 @@ pub(crate) struct RunArgs {
     pub(crate) detach: bool,
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "disks",
+        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "host_numa_node",
+        "disks",
         "nets", "vhost_user", "irqchip", "power_button", "machine", "on_reboot", "stop_timeout", "seccomp",
         "log_format",
-        "uid_range", "cgroup", "limits",
+        "uid_range", "cgroup", "limits", "affinity",
     ])]
     pub(crate) config: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use crate::cpu_set::CpuSet;
 use crate::irqchip::Irqchip;
 use crate::log_format::LogFormat;
 use crate::seccomp::Mode;
@@ -43,6 +44,9 @@ pub struct VmmRecord {
     pub board_button: bool,
     /// What happens on a system call outside the filters.
     pub seccomp: Mode,
+    /// The processors that each vCPU runs on; left out, or empty, for those of the vmm.
+    #[serde(default)]
+    pub vcpu_affinity: Vec<CpuSet>,
     /// How it writes to the log.
     #[serde(default)]
     pub log_format: LogFormat,

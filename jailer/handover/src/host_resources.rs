@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use ipc::memfd::{self, Backing, MemfdError};
 use ipc::record::Geometry;
+use nix::errno::Errno;
 use spec::{HugePages, Memory, Vm, VmName, VmSpec};
 
 use crate::parked::Parked;
@@ -59,6 +60,17 @@ pub struct Binaries {
     pub input: Option<OwnedFd>,
     /// /dev/null.
     pub null: File,
+}
+
+/// There is no RAM for a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// There is no memfd.
+    #[error(transparent)]
+    Memfd(#[from] MemfdError),
+    /// It cannot come from the node that the user wants.
+    #[error("cannot take it from node {0}")]
+    Node(u32, #[source] Errno),
 }
 
 /// What a vmm needs to run the guest.
@@ -192,12 +204,17 @@ impl ConsoleKind {
 
 impl Guest {
     /// New RAM for one vmm: it holds nothing of an earlier guest.
-    pub fn fresh_ram(memory: &Memory) -> Result<OwnedFd, MemfdError> {
+    pub fn fresh_ram(memory: &Memory) -> Result<OwnedFd, RamError> {
         let backing = match memory.huge_pages() {
             HugePages::None | HugePages::Transparent => Backing::Shmem,
             HugePages::Size2M => Backing::Huge2M,
             HugePages::Size1G => Backing::Huge1G,
         };
-        memfd::shared("guest-ram", memory.size_bytes(), backing)
+        let ram = memfd::shared("guest-ram", memory.size_bytes(), backing)?;
+        if let Some(node) = memory.node() {
+            let bound = host::numa::bind(ram.as_fd(), memory.size_bytes(), node);
+            bound.map_err(|errno| RamError::Node(node, errno))?;
+        }
+        Ok(ram)
     }
 }

@@ -67,6 +67,19 @@ pub(super) fn settings(limits: &Limits, version: Version, drive: Option<dev_t>) 
             content,
         });
     }
+    if let Some(weight) = limits.cpu_weight {
+        let (file, content) = match version {
+            Version::One => ("cpu.shares", shares(weight).to_string()),
+            Version::Two => ("cpu.weight", weight.to_string()),
+        };
+        all.push(Setting {
+            controller: "cpu",
+            field: "limits.cpu-weight",
+            value: weight.to_string(),
+            file,
+            content,
+        });
+    }
     if let Some(pids) = limits.pids {
         all.push(Setting {
             controller: "pids",
@@ -80,6 +93,11 @@ pub(super) fn settings(limits: &Limits, version: Version, drive: Option<dev_t>) 
         all.extend(of_drive(&limits.io, version, drive));
     }
     all
+}
+
+/// A weight as version 1 has it: there every group has 1024, and the least is 2.
+fn shares(weight: u32) -> u64 {
+    (u64::from(weight) * 1024 / 100).max(2)
 }
 
 /// Checks limits of a VM that has no groups. Where every process has a user of its own, the kernel can
@@ -187,6 +205,7 @@ mod tests {
             held: Held::Disk(1),
             memory: Some(ByteSize(1 << 20)),
             cpu: Some(150),
+            cpu_weight: Some(50),
             pids: Some(7),
             io: IoLimits {
                 read_bps: Some(ByteSize(4096)),
@@ -207,6 +226,7 @@ mod tests {
         let new = [
             ("memory.max", "1048576"),
             ("cpu.max", "150000 100000"),
+            ("cpu.weight", "50"),
             ("pids.max", "7"),
             ("io.max", "8:16 rbps=4096"),
             ("io.max", "8:16 wiops=9"),
@@ -215,6 +235,7 @@ mod tests {
         let old = [
             ("memory.limit_in_bytes", "1048576"),
             ("cpu.cfs_quota_us", "150000"),
+            ("cpu.shares", "512"),
             ("pids.max", "7"),
             ("blkio.throttle.read_bps_device", "8:16 4096"),
             ("blkio.throttle.write_iops_device", "8:16 9"),
@@ -228,6 +249,7 @@ mod tests {
             held,
             memory: None,
             cpu: None,
+            cpu_weight: None,
             io: IoLimits::default(),
             ..limits()
         };

@@ -2,6 +2,7 @@
 //! Specs read, checked and refused.
 
 use super::*;
+use crate::CMDLINE_MAX_BYTES;
 
 #[test]
 fn spec_minimal_gets_the_documented_defaults() {

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use rustix::io::{Errno, read, write};
 use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, getrlimit, setrlimit, setsid};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::thread::{remove_capability_from_bounding_set, set_capabilities};
 use rustix::thread::{set_capabilities_secure_bits, set_no_new_privs};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -62,6 +63,8 @@ pub(super) struct ChildPlan<'a> {
     /// Whether the child has supplementary groups to drop and may do so.
     pub(super) has_groups: bool,
     pub(super) limits: [(Resource, Option<u64>); 4],
+    /// The processors that it runs on, unless those of the supervisor.
+    pub(super) affinity: Option<CpuSet>,
     pub(super) argv: [*const libc::c_char; 3],
     pub(super) envp: [*const libc::c_char; 1],
     /// For each number below PARKING, the descriptor that goes there; -1 for none.
@@ -136,6 +139,13 @@ fn leave_session(_: &ChildPlan<'_>) -> Result<(), Errno> {
 }
 
 fn limit(plan: &ChildPlan<'_>) -> Result<(), Errno> {
+    if let Some(cpus) = &plan.affinity {
+        match sched_setaffinity(None, cpus) {
+            // They have gone since the VM's start. As of a process that runs, the kernel decides.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     plan.limits.iter().try_for_each(|(resource, most)| {
         let Some(most) = most else {
             return Ok(());

@@ -11,7 +11,7 @@ use ipc::fd;
 use ipc::inflight;
 use ipc::record::{BlkEngine, BlkRecord, Geometry, Record as _, VERSION};
 use spec::api::DeviceKind;
-use spec::{Disk as DiskSpec, DiskEngine, Held, SpecError, Vm};
+use spec::{Disk as DiskSpec, DiskEngine, SpecError, Vm};
 
 use super::fence::{DiskRemains, Ring};
 use super::kind::{BackendError, Kind, Opened, PreparedBackend, SUPERVISED, SpawnOptions, program};
@@ -19,7 +19,7 @@ use super::socket_pair::{self, SocketPair};
 use super::{BeginError, Image};
 use crate::child::ChildSpec;
 use crate::process::SpawnContext;
-use crate::profile;
+use crate::profile::{self, OfDisk};
 
 /// A disk.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(crate) struct Disk {
     spec: DiskSpec,
     /// The size and block size that the guest sees.
     geometry: Geometry,
-    /// How many threads its backend may have, if no control group counts them.
-    threads_max: Option<u64>,
+    /// What the user says of its backends' jails.
+    given: OfDisk,
     /// The guest has rebooted and has not seen the disk yet.
     forgotten: bool,
     /// The first backend's opening, and its mark.
@@ -46,7 +46,7 @@ impl Disk {
             index,
             spec,
             geometry: image.geometry,
-            threads_max: profile::threads_max(vm, Held::Disk(index.into())),
+            given: OfDisk::new(vm, index),
             forgotten: false,
             first: Some((image.first, image.mark)),
             inflight: None,
@@ -188,7 +188,7 @@ impl Kind for Disk {
             arg: Some(SUPERVISED),
             program: program(how, context.binaries.blk.as_ref())?,
             fds,
-            profile: profile::of_disk(self.index, &self.spec, &geometry, self.threads_max),
+            profile: profile::of_disk(self.index, &self.spec, &geometry, self.given),
         };
         if std::mem::take(&mut self.forgotten) {
             self.geometry = geometry;

@@ -240,6 +240,7 @@ impl Kind for Role {
                 file_bytes_max: 0,
                 threads_max: None,
                 oom_score_adj: 0,
+                affinity: None,
             },
         };
         let pending_io = Box::new(Left(Rc::clone(&self.0), number));

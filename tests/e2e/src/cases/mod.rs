@@ -31,6 +31,7 @@ mod nic_external;
 mod nic_killed;
 mod no_os;
 mod pause;
+mod placement;
 mod power_button;
 mod restart;
 mod restart_guest;
@@ -227,6 +228,7 @@ pub fn all() -> Vec<Case> {
         limits::cases(),
         managed::cases(),
         pause::cases(),
+        placement::cases(),
         power_button::cases(),
         net_inherited::cases(),
         net_passt::cases(),
