@@ -82,6 +82,7 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
         ("initrd", initrd.unwrap_or_else(|| "none".into())),
         ("cmdline", info.cmdline.clone()),
         ("cpus", spec.cpus.to_string()),
+        ("cpu", spec.cpu.to_string()),
         ("mem", format!("{}{prefault}", spec.mem)),
         ("hugepages", spec.hugepages.to_string()),
         ("console", console),

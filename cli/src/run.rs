@@ -123,6 +123,7 @@ fn from_flags(args: &RunArgs) -> VmSpec {
         initrd: args.initrd.clone(),
         cmdline: args.cmdline.clone(),
         cpus: args.cpus.unwrap_or(defaults.cpus),
+        cpu: args.cpu.clone().unwrap_or_default(),
         mem: args.mem.unwrap_or(defaults.mem),
         hugepages: args.hugepages.unwrap_or(defaults.hugepages),
         prefault: args.prefault,
@@ -168,6 +169,7 @@ mod tests {
             "--initrd=/i",
             "--cmdline=-x y",
             "--cpus=2",
+            "--cpu=x86-64-v2,+aes",
             "--mem=1G",
             "--hugepages=2M",
             "--prefault",
@@ -190,7 +192,7 @@ mod tests {
             "--affinity=of=vcpu0,cpus=0-1,,4",
         ]);
         let document = VmSpec::from_json(
-            br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"mem":"1G",
+            br#"{"name":"a","kernel":"/k","initrd":"/i","cmdline":"-x y","cpus":2,"cpu":"x86-64-v2,+aes","mem":"1G",
             "hugepages":"2M","prefault":true,"host_numa_node":1,"console":"file=/tmp/o","power_button":"virtio","machine":1,"on_reboot":"exit","stop_timeout":90,
             "seccomp":"log","log_format":"json","uid_range":"70000:8","cgroup":"/machine.slice/a","disks":[{"path":"/a","readonly":true},{"path":"/b","queues":4,"slot":7}],
             "nets":[{"tap":"tap0","queues":2,"bridge":"br0","ipv4":["10.0.0.2","10.0.0.3"]},

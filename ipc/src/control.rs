@@ -174,6 +174,8 @@ pub enum About {
     Mem,
     /// `cpus`
     Cpus,
+    /// `cpu`
+    Cpu,
     /// `irqchip`
     Irqchip,
     /// /dev/kvm

@@ -11,6 +11,7 @@
 
 pub mod broker;
 pub mod control;
+pub mod cpu_model;
 pub mod cpu_set;
 pub mod fd;
 pub mod health;

@@ -138,6 +138,7 @@ mod tests {
             board_button: false,
             seccomp: crate::seccomp::Mode::Kill,
             vcpu_affinity: vec!["0-3,8".parse().unwrap(), crate::cpu_set::CpuSet::EMPTY],
+            cpu: "x86-64-v2,+aes,-popcnt".parse().unwrap(),
             log_format: LogFormat::Json,
             rebooted: true,
             devices: vec![DeviceRecord {

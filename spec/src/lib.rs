@@ -39,6 +39,7 @@ pub use device::{DEVICE_ID_MAX_BYTES, DEVICES_MAX, DeviceId, POWER_BUTTON_ID, QU
 pub use disk::{Disk, DiskEngine, DiskSpec, SERIAL_MAX_BYTES};
 pub use document::{DOCUMENT_MAX_BYTES, DocumentError};
 pub use ended::{Ended, Reason};
+pub use ipc::cpu_model::CpuModel;
 pub use ipc::cpu_set::CpuSet;
 pub use ipc::mac::MacAddress;
 pub use irqchip::Irqchip;

@@ -11,9 +11,9 @@ use crate::cmdline::{check_cmdline, default_cmdline};
 use crate::device::check_unique;
 use crate::slots;
 use crate::{
-    Affinity, AffinitySpec, ByteSize, Cgroup, Console, Disk, DiskSpec, Held, HugePages, Irqchip,
-    Limits, LimitsSpec, LogFormat, Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp, SpecError,
-    UidRange, VhostUser, VhostUserSpec, VmName,
+    Affinity, AffinitySpec, ByteSize, Cgroup, Console, CpuModel, Disk, DiskSpec, Held, HugePages,
+    Irqchip, Limits, LimitsSpec, LogFormat, Memory, Net, NetSpec, OnReboot, PowerButton, Seccomp,
+    SpecError, UidRange, VhostUser, VhostUserSpec, VmName,
 };
 
 /// The most vCPUs a VM may have: APIC ids are 8 bits wide and 255 means all of them.
@@ -41,6 +41,11 @@ pub struct VmSpec {
     /// The number of vCPUs, 1 to 254.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
+    /// The model of the processor, on x86_64: `host`, `x86-64-v2` or `x86-64-v3`, and any of `+FEATURE`
+    /// and `-FEATURE`, separated by commas.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub cpu: CpuModel,
     /// The guest's memory.
     #[serde(default = "default_mem")]
     pub mem: ByteSize,
@@ -135,6 +140,7 @@ impl VmSpec {
             initrd: None,
             cmdline: None,
             cpus: default_cpus(),
+            cpu: CpuModel::default(),
             mem: default_mem(),
             hugepages: HugePages::default(),
             prefault: false,
@@ -171,6 +177,8 @@ pub struct Vm {
     pub cmdline: String,
     /// The number of vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
+    /// The model of the processor, one that machines of this architecture can have.
+    pub cpu: CpuModel,
     /// The guest's memory.
     pub memory: Memory,
     /// The disks; with `nets` and `vhost_user` at most [`crate::DEVICES_MAX`], no two with the same
@@ -289,6 +297,7 @@ impl TryFrom<VmSpec> for Vm {
             initrd: spec.initrd,
             cmdline,
             cpus,
+            cpu: check_cpu(spec.cpu, std::env::consts::ARCH)?,
             memory,
             limits: Limits::check_all(&spec.limits, memory, &disks, &nets)?,
             affinity: Affinity::check_all(&spec.affinity, cpus, &disks, &nets)?,
@@ -330,6 +339,17 @@ fn check_machine(version: u32) -> Result<u32, SpecError> {
     }
     let reason = format!("is no machine that this build knows: it knows {MACHINE}");
     Err(SpecError::new("machine", version, reason))
+}
+
+/// Refuses what machines of an architecture cannot have.
+fn check_cpu(cpu: CpuModel, arch: &str) -> Result<CpuModel, SpecError> {
+    if arch == "x86_64" || cpu.is_default() {
+        return Ok(cpu);
+    }
+    let reason = format!(
+        "models are of x86_64: a guest of {arch} has the processor that its host has, so it must be host"
+    );
+    Err(SpecError::new("cpu", cpu, reason))
 }
 
 fn check_users(vm: &Vm) -> Result<(), SpecError> {

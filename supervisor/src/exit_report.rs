@@ -119,6 +119,7 @@ fn failed(failure: &Failure, vm: &Vm) -> String {
             about("initrd", initrd.display().to_string())
         }
         Some(About::Mem) => about("mem", ByteSize(vm.memory.size_bytes()).to_string()),
+        Some(About::Cpu) => about("cpu", vm.cpu.to_string()),
         Some(About::Cpus) => about("cpus", vm.cpus.to_string()),
         Some(About::Irqchip) => about("irqchip", vm.irqchip.to_string()),
         Some(About::Kvm) => about("kvm", "/dev/kvm".into()),
@@ -199,6 +200,7 @@ mod tests {
             (Some(About::Initrd), "initrd \"/boot/initrd\": not a"),
             (Some(About::Mem), "mem \"512M\": "),
             (Some(About::Cpus), "cpus \"1\": "),
+            (Some(About::Cpu), "cpu \"host\": "),
             (Some(About::Kvm), "kvm \"/dev/kvm\": "),
             (None, "the vmm cannot go on: not a"),
         ] {

@@ -76,6 +76,7 @@ pub(crate) fn record(
         board_button: matches!(vm.power_button, PowerButton::Acpi | PowerButton::Gpio),
         seccomp: context.seccomp,
         log_format: context.log_format,
+        cpu: vm.cpu.clone(),
         rebooted,
         vcpu_affinity: vcpu_affinity(vm),
         devices,

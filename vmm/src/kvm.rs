@@ -33,6 +33,9 @@ pub enum KvmError {
     /// The kernel is too old or was built without a capability.
     #[error("this kernel's KVM lacks {0}")]
     Lacks(&'static str),
+    /// The host's processor, or what KVM passes on of it, has not all features of the model.
+    #[error("this host lacks {0}: choose a lower level, or switch them off (-FEATURE)")]
+    LacksFeatures(String),
     /// More vCPUs than KVM supports.
     #[error("KVM runs at most {0} vCPUs here")]
     Cpus(usize),

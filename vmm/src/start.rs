@@ -92,6 +92,7 @@ impl StartError {
                 Some(About::Cpus)
             }
             Self::Kvm(KvmError::AddressBits { .. }) => Some(About::Mem),
+            Self::Kvm(KvmError::LacksFeatures(_)) => Some(About::Cpu),
             Self::Kvm(KvmError::NoSuchIrqchip(_) | KvmError::LacksIrqchip { .. }) => {
                 Some(About::Irqchip)
             }
@@ -232,10 +233,10 @@ fn try_vm(
 ) -> Result<Hardware, StartError> {
     let vm = Arc::new(Vm::new(kvm, record.cpus)?);
     let bars = arch::pci_windows(memory::end(ram)).bars_64;
-    arch::prepare_vm(&vm, bars.base + bars.len_bytes)?;
+    arch::prepare_vm(&vm, bars.base + bars.len_bytes, &record.cpu)?;
     vm.set_memory(ram)?;
     let irqchip = Irqchip::new(&vm, choice, record.cpus)?;
-    let vcpus = arch::create_vcpus(&vm, record.cpus)?;
+    let vcpus = arch::create_vcpus(&vm, record.cpus, &record.cpu)?;
     irqchip.complete(&vcpus)?;
     Ok(Hardware {
         vm,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use spec::{
-    AffinitySpec, ByteSize, Cgroup, Console, DiskSpec, HugePages, Irqchip, LimitsSpec, LogFormat,
-    NetSpec, OnReboot, PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
+    AffinitySpec, ByteSize, Cgroup, Console, CpuModel, DiskSpec, HugePages, Irqchip, LimitsSpec,
+    LogFormat, NetSpec, OnReboot, PowerButton, Seccomp, UidRange, VhostUserSpec, VmName,
 };
 
 /// `bulkhead run`. With `--config`, only the flags that are about this one start can be given.
@@ -27,6 +27,10 @@ pub(crate) struct RunArgs {
     /// The number of vCPUs, 1 to 254 [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) cpus: Option<u32>,
+    /// The model of the processor, on x86_64: host, x86-64-v2 or x86-64-v3, and any of +FEATURE and
+    /// -FEATURE, separated by commas [default: host]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<CpuModel>,
     /// The guest's memory, such as 512M or 4G [default: 512M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) mem: Option<ByteSize>,
@@ -106,7 +110,7 @@ pub(crate) struct RunArgs {
     pub(crate) detach: bool,
     /// The VM as a JSON file; --name and --console go before what it says
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "kernel", "initrd", "cmdline", "cpus", "mem", "hugepages", "prefault", "host_numa_node",
+        "kernel", "initrd", "cmdline", "cpus", "cpu", "mem", "hugepages", "prefault", "host_numa_node",
         "disks",
         "nets", "vhost_user", "irqchip", "power_button", "machine", "on_reboot", "stop_timeout", "seccomp",
         "log_format",

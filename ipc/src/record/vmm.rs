@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use crate::cpu_model::CpuModel;
 use crate::cpu_set::CpuSet;
 use crate::irqchip::Irqchip;
 use crate::log_format::LogFormat;
@@ -47,6 +48,9 @@ pub struct VmmRecord {
     /// The processors that each vCPU runs on; left out, or empty, for those of the vmm.
     #[serde(default)]
     pub vcpu_affinity: Vec<CpuSet>,
+    /// The model of the processor, on x86_64.
+    #[serde(default)]
+    pub cpu: CpuModel,
     /// How it writes to the log.
     #[serde(default)]
     pub log_format: LogFormat,

@@ -25,8 +25,8 @@ fn spec_written_reads_back_equal() {
 
 #[test]
 fn spec_with_unknown_field_is_refused_by_name() {
-    let error = serde_json::from_str::<VmSpec>(r#"{"kernel":"/k","cpu":2}"#).unwrap_err();
-    assert!(error.to_string().contains("`cpu`"), "{error}");
+    let error = serde_json::from_str::<VmSpec>(r#"{"kernel":"/k","colour":2}"#).unwrap_err();
+    assert!(error.to_string().contains("`colour`"), "{error}");
 }
 
 #[test]
@@ -87,4 +87,17 @@ fn cmdline_longer_than_linux_keeps_is_refused() {
     assert!(Vm::try_from(spec.clone()).is_ok());
     spec.cmdline = Some("x".repeat(CMDLINE_MAX_BYTES + 1));
     assert_eq!(Vm::try_from(spec).unwrap_err().field, "cmdline");
+}
+
+#[test]
+fn model_of_a_processor_is_refused_elsewhere_with_the_reason() {
+    let model: CpuModel = "x86-64-v3".parse().unwrap();
+    assert_eq!(check_cpu(model.clone(), "x86_64"), Ok(model.clone()));
+    let host = CpuModel::default();
+    assert_eq!(check_cpu(host.clone(), "riscv64"), Ok(host));
+    let told = check_cpu(model, "aarch64").unwrap_err().to_string();
+    assert!(
+        told.starts_with("cpu \"x86-64-v3\": models are of x86_64"),
+        "{told}"
+    );
 }

@@ -26,6 +26,12 @@ impl NoOsKernel {
         self.then(&no_os::say(text))
     }
 
+    /// Writes what CPUID returns to the serial port, in letters: see `arch/x86_64/no_os.rs`.
+    #[must_use]
+    pub fn say_cpuid(self, leaf: u32, index: u32) -> Self {
+        self.maybe("CPUID", no_os::say_cpuid(leaf, index))
+    }
+
     /// Powers the machine off.
     #[must_use]
     pub fn power_off(self) -> Self {

@@ -90,5 +90,5 @@ pub(super) fn zboot() -> Vec<u8> {
 }
 
 pub(super) fn unknown_field() -> Vec<u8> {
-    br#"{"kernel": "/boot/vmlinuz", "cpu": 2}"#.to_vec()
+    br#"{"kernel": "/boot/vmlinuz", "colour": 2}"#.to_vec()
 }

@@ -154,6 +154,13 @@ const ROWS: &[Row] = &[
         ERROR,
     ),
     row("cpus_without_a_number", "cpus", Value::Text("two"), USAGE),
+    row(
+        "cpu_with_an_unknown_feature",
+        "cpu",
+        Value::Text("host,+avx9"),
+        USAGE,
+    ),
+    row("cpu_of_no_level", "cpu", Value::Text("x86-64-v5"), USAGE),
     row("cmdline_too_long", "cmdline", Value::Long(2048), ERROR),
     row("name_with_a_slash", "name", Value::Text("../up"), USAGE),
     row(
@@ -191,7 +198,7 @@ const ROWS: &[Row] = &[
     row("config_missing", "config", Value::NoFile, ERROR),
     row(
         "config_with_an_unknown_field",
-        "cpu",
+        "colour",
         Value::File(bad_files::unknown_field),
         ERROR,
     ),
@@ -279,7 +286,7 @@ fn refused(context: &Context, row: &Row) -> Result<()> {
         _ => &value,
     };
     let flag = match row.argument {
-        "cpu" => "--config",
+        "colour" => "--config",
         argument => &format!("--{argument}"),
     };
     let mut command = context.bulkhead();

@@ -9,6 +9,7 @@ mod cgroup;
 mod compromised_backend;
 mod compromised_supervisor;
 mod control;
+mod cpu_model;
 mod data_path;
 mod debian;
 mod degraded_host;
@@ -220,6 +221,7 @@ pub fn all() -> Vec<Case> {
         storage_loses::cases(),
         compromised_backend::cases(),
         control::cases(),
+        cpu_model::cases(),
         disk_refused::cases(),
         standalone::cases(),
         fs::cases(),

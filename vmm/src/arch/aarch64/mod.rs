@@ -12,12 +12,13 @@ pub(super) mod layout;
 mod tables;
 pub(super) mod vcpu;
 
+use ipc::cpu_model::CpuModel;
 use kvm_ioctls::Cap;
 
 use crate::kvm::{KvmError, Vm};
 
 /// Checks that the guest's processors reach all of the machine's addresses, which are below `end`.
-pub fn prepare_vm(vm: &Vm, end: u64) -> Result<(), KvmError> {
+pub fn prepare_vm(vm: &Vm, end: u64, _: &CpuModel) -> Result<(), KvmError> {
     // Hosts that cannot say have 40.
     let bits = match vm.system().check_extension(Cap::ArmVmIPASize) {
         true => vm.system().get_host_ipa_limit().unsigned_abs(),

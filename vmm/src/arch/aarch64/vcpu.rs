@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use ipc::cpu_model::CpuModel;
 use kvm_bindings::{
     KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, kvm_vcpu_init,
 };
@@ -45,7 +46,7 @@ pub struct VcpuSetupError {
 }
 
 /// Makes the vCPUs of a VM.
-pub fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, VcpuSetupError> {
+pub fn create_vcpus(vm: &Vm, cpus: u8, _: &CpuModel) -> Result<Vec<VcpuFd>, VcpuSetupError> {
     let failed = |id| move |source| VcpuSetupError { id, source };
     (0..cpus)
         .map(|id| create(vm, id).map_err(failed(id)))

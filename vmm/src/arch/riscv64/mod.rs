@@ -15,12 +15,13 @@ pub(super) mod register;
 mod tables;
 pub(super) mod vcpu;
 
+use ipc::cpu_model::CpuModel;
 use kvm_bindings::KVM_CAP_VM_GPA_BITS;
 
 use crate::kvm::{KvmError, Vm};
 
 /// Checks that the guest's harts reach all of the machine's addresses, which are below `end`.
-pub fn prepare_vm(vm: &Vm, end: u64) -> Result<(), KvmError> {
+pub fn prepare_vm(vm: &Vm, end: u64, _: &CpuModel) -> Result<(), KvmError> {
     // Hosts that cannot say have at least Sv39x4.
     let bits = match vm.fd().check_extension_raw(KVM_CAP_VM_GPA_BITS.into()) {
         bits if bits > 0 => bits.unsigned_abs(),

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use ipc::cpu_model::CpuModel;
 use kvm_bindings::{
     KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_EXPERIMENTAL,
     KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_PMU, KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_V01,
@@ -35,7 +36,7 @@ pub struct VcpuSetupError {
 }
 
 /// Makes the harts of a VM.
-pub fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, VcpuSetupError> {
+pub fn create_vcpus(vm: &Vm, cpus: u8, _: &CpuModel) -> Result<Vec<VcpuFd>, VcpuSetupError> {
     let create = |id| {
         let vcpu = vm.create_vcpu(id);
         let vcpu = vcpu.map_err(|source| VcpuSetupError { id, source })?;

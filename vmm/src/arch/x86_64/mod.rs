@@ -5,6 +5,7 @@
 mod acpi;
 pub(super) mod board;
 pub(super) mod boot;
+mod cpu_model;
 mod cpuid;
 mod dsdt;
 pub(super) mod exit;
@@ -14,6 +15,7 @@ pub(super) mod irqchip;
 pub(super) mod layout;
 pub(super) mod vcpu;
 
+use ipc::cpu_model::CpuModel;
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap};
 
 use crate::kvm::{KvmError, Vm, failed};
@@ -31,9 +33,15 @@ fn disable_counters(offered: i32) -> Option<kvm_enable_cap> {
     can.then_some(cap)
 }
 
-/// Prepares an x86 VM for its first vCPU: places the identity map and the TSS, four pages that KVM
+/// Prepares an x86 VM for its first vCPU: refuses a model of a processor that the host lacks, and places the identity map and the TSS, four pages that KVM
 /// uses on Intel CPUs that cannot run real mode, where nothing else is mapped.
-pub fn prepare_vm(vm: &Vm, _end: u64) -> Result<(), KvmError> {
+pub fn prepare_vm(vm: &Vm, _end: u64, model: &CpuModel) -> Result<(), KvmError> {
+    if !model.is_default() {
+        let missing = cpu_model::missing(&cpuid::supported(vm.system())?, model);
+        if !missing.is_empty() {
+            return Err(KvmError::LacksFeatures(missing.join(", ")));
+        }
+    }
     let vm = vm.fd();
     let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
     if let Some(cap) = disable_counters(offered) {
@@ -68,7 +76,7 @@ mod tests {
             .open("/dev/kvm");
         if let Ok(kvm) = kvm {
             let vm = Arc::new(Vm::new(kvm.into(), 1).unwrap());
-            prepare_vm(&vm, 4 << 30).unwrap();
+            prepare_vm(&vm, 4 << 30, &CpuModel::default()).unwrap();
             irqchip::Irqchip::new(&vm, None, 1).unwrap();
             vm.create_vcpu(0).unwrap();
         }

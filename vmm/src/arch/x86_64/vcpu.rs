@@ -4,11 +4,12 @@
 
 use std::fmt::Write as _;
 
+use ipc::cpu_model::CpuModel;
 use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 
 use super::boot::EntryPoint;
-use super::{cpuid, layout};
+use super::{cpu_model, cpuid, layout};
 use crate::kvm::{KvmError, Vm, failed};
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
@@ -36,9 +37,10 @@ pub struct VcpuSetupError {
 }
 
 /// Makes the vCPUs of a VM.
-pub fn create_vcpus(vm: &Vm, cpus: u8) -> Result<Vec<VcpuFd>, VcpuSetupError> {
+pub fn create_vcpus(vm: &Vm, cpus: u8, model: &CpuModel) -> Result<Vec<VcpuFd>, VcpuSetupError> {
     let failed = |id| move |source| VcpuSetupError { id, source };
-    let supported = cpuid::supported(vm.system()).map_err(failed(0))?;
+    let mut supported = cpuid::supported(vm.system()).map_err(failed(0))?;
+    cpu_model::apply(&mut supported, model);
     let create = |id| create(vm, &cpuid::of_vcpu(&supported, id, cpus), id).map_err(failed(id));
     (0..cpus).map(create).collect()
 }

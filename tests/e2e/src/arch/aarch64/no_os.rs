@@ -15,6 +15,11 @@ pub fn say(text: &str) -> Vec<u8> {
     code(&std::iter::once(UART).chain(bytes).collect::<Vec<_>>())
 }
 
+/// There is no such instruction.
+pub fn say_cpuid(_: u32, _: u32) -> Option<Vec<u8>> {
+    None
+}
+
 /// Powers the machine off: SYSTEM_OFF.
 pub fn power_off() -> Vec<u8> {
     psci(0x8400_0008)

@@ -13,6 +13,11 @@ pub fn say(text: &str) -> Vec<u8> {
     code(&std::iter::once(UART).chain(bytes).collect::<Vec<_>>())
 }
 
+/// There is no such instruction.
+pub fn say_cpuid(_: u32, _: u32) -> Option<Vec<u8>> {
+    None
+}
+
 /// Powers the machine off: SRST, shutdown.
 pub fn power_off() -> Vec<u8> {
     srst(0)

@@ -33,6 +33,27 @@ pub fn say(text: &str) -> Vec<u8> {
     code
 }
 
+/// Writes what CPUID returns to COM1, EAX, EBX, ECX and EDX, eight letters each, `a` for 0 to `p` for
+/// 15, and a newline.
+pub fn say_cpuid(leaf: u32, index: u32) -> Option<Vec<u8>> {
+    let mut code = vec![0xb8]; // mov eax, leaf
+    code.extend(leaf.to_le_bytes());
+    code.push(0xb9); // mov ecx, index
+    code.extend(index.to_le_bytes());
+    code.extend([0x0f, 0xa2, 0x89, 0xd7, 0x89, 0xcd]); // cpuid; mov edi, edx; mov ebp, ecx
+    let mut dx = set_dx(COM1);
+    // mov esi, eax, ebx, ebp and edi, one after the other
+    for source in [0xc6, 0xde, 0xee, 0xfe] {
+        code.extend([0x89, source]);
+        code.append(&mut dx);
+        code.extend([0xb9, 8, 0, 0, 0]); // mov ecx, 8
+        code.extend([0xc1, 0xc6, 4, 0x89, 0xf0]); // rol esi, 4; mov eax, esi
+        code.extend([0x24, 0x0f, 0x04, b'a', 0xee, 0xe2, 0xf4]); // and; add; out; loop to the rol
+    }
+    code.extend([0xb0, b'\n', 0xee]); // mov al, newline; out dx, al
+    Some(code)
+}
+
 /// Powers the machine off.
 pub fn power_off() -> Vec<u8> {
     write(SLEEP_CONTROL, SLEEP_ENABLE_S5)
