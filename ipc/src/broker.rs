@@ -52,6 +52,8 @@ pub enum Question {
     /// supervisor and runs as this user of the VM; the jailer moves it into the control group of
     /// that name.
     HostPid(u8),
+    /// How many processes of the VM the kernel has killed for want of memory.
+    OomKills,
 }
 
 /// What the jailer tells the supervisor.
@@ -76,6 +78,8 @@ pub enum Answer {
     Synced(i32),
     /// The host's pid of the process.
     HostPid(i32),
+    /// As many processes were killed.
+    OomKills(u64),
     /// It failed: an errno.
     Refused(i32),
 }

@@ -287,13 +287,6 @@ impl Cgroups {
         usize::from(user) < self.leaves.len()
     }
 
-    /// Whether the kernel has killed a process of the VM because the VM was at its limit of memory.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        let accounts = |group: &&Group| group.hierarchy.controllers.contains(&"memory");
-        let mut groups = self.groups.iter().filter(accounts);
-        groups.any(|group| oom::hit_limit(&group.dir, group.hierarchy.version))
-    }
-
     /// Moves a process into its groups.
     pub(crate) fn place(&self, user: u8, pid: i32) -> io::Result<()> {
         let Some(leaf) = self.leaves.get(usize::from(user)) else {

@@ -177,6 +177,8 @@ impl Answers {
                 }
                 return Ok(Some((Answer::HostPid(pid), None)));
             }
+            // The monitor knows it.
+            Question::OomKills => return Err(Errno::ENOSYS),
         }
         Ok(None)
     }
@@ -291,9 +293,11 @@ impl Monitor {
     fn answer(&mut self, number: u32, question: Question, fd: Option<OwnedFd>) {
         let asked = (number, question);
         let supervisor = self.spawned.pid;
-        let answered = self
-            .answers
-            .answer(&mut self.errands, supervisor, asked, fd.as_ref());
+        let (answers, errands) = (&self.answers, &mut self.errands);
+        let answered = match question {
+            Question::OomKills => Ok(Some((Answer::OomKills(self.cgroups.oom_kills()), None))),
+            _ => answers.answer(errands, supervisor, asked, fd.as_ref()),
+        };
         let (answer, opened) = match answered {
             Ok(Some(answered)) => answered,
             Ok(None) => return,
@@ -372,6 +376,7 @@ impl Monitor {
         // The supervisor only saw a process killed.
         let limited = |outcome: Outcome| match outcome.reason {
             Reason::HostError if self.cgroups.ran_out_of_memory() => outcome.because(Reason::Limit),
+            Reason::HostError => outcome.with_oom_kills(self.cgroups.oom_kills()),
             _ => outcome,
         };
         if let Some((status, reason)) = words.status {

@@ -275,6 +275,9 @@ pub enum EventKind {
     BackendConnected,
     /// A backend is gone: how.
     BackendDied,
+    /// The host or a control group had no memory left: how many processes of the VM the kernel has
+    /// killed. It follows the death of a backend.
+    OutOfMemory,
     /// A backend was killed because it did nothing: how that showed.
     BackendHung,
     /// The vmm can do nothing with a backend: why.
@@ -319,6 +322,7 @@ impl EventKind {
             Self::BackendStarted => "backend-started",
             Self::BackendConnected => "backend-connected",
             Self::BackendDied => "backend-died",
+            Self::OutOfMemory => "out-of-memory",
             Self::BackendHung => "backend-hung",
             Self::BackendLost => "backend-lost",
             Self::Fenced => "fenced",

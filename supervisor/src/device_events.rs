@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use ipc::control::{DeviceNews, ToDevice, ToVmm};
 use ipc::slot::DeviceSlot;
-use spec::api::VmState;
+use spec::api::{EventKind, VmState};
 
 use super::Supervisor;
 use super::devices::{Actions, AllActions, DeviceAction};
@@ -73,9 +73,21 @@ impl Supervisor {
                 DeviceAction::Event(kind, detail) => {
                     let id = self.devices.id(slot);
                     self.event_log.note(kind, id.as_deref(), &detail);
+                    if kind == EventKind::BackendDied {
+                        self.oom_watch.suspect(id, &self.context.jailer);
+                    }
                 }
                 DeviceAction::Answer(outcome) => self.answer_device(slot, outcome, now_ns),
             }
+        }
+    }
+
+    /// Tells of processes that the kernel has killed for want of memory, once the jailer knows.
+    pub(super) fn tell_oom_kills(&mut self) {
+        if let Some((device, count)) = self.oom_watch.tick() {
+            let detail = format!("the kernel has killed {count} of the VM's processes");
+            let kind = EventKind::OutOfMemory;
+            self.event_log.note(kind, device.as_deref(), &detail);
         }
     }
 

@@ -67,6 +67,7 @@ fn level(kind: EventKind) -> log::Level {
         | EventKind::RequestsFailed
         | EventKind::TapGone
         | EventKind::Stalled
+        | EventKind::OutOfMemory
         | EventKind::UpgradeRolledBack => log::Level::Error,
         EventKind::Slow
         | EventKind::BackendLost

@@ -274,6 +274,7 @@ mod tests {
         for (outcome_of_vm, crash, told) in [
             (killed(Signal::SIGKILL), Crash::None, "killed by SIGKILL"),
             (killed(Signal::SIGSYS), Crash::None, "--seccomp log"),
+            (killed(Signal::SIGBUS), Crash::None, "a page of memory"),
             (
                 VmOutcome::Died(Death::Exited(159)),
                 Crash::Syscall(257),

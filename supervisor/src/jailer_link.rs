@@ -100,6 +100,15 @@ impl Asked {
         })
     }
 
+    /// How many processes the kernel has killed, once the answer has come.
+    pub(crate) fn oom_kills(&self) -> Option<Result<u64, AskError>> {
+        Some(match self.take()? {
+            Ok((Answer::OomKills(count), _)) => Ok(count),
+            Ok(_) => Err(AskError::Silent),
+            Err(error) => Err(error),
+        })
+    }
+
     /// The process id that was asked for, once the answer has come.
     pub(crate) fn host_pid(&self) -> Option<Result<Pid, AskError>> {
         Some(match self.take()? {
@@ -151,6 +160,11 @@ impl JailerLink {
     /// Asks for the process id, on the host, of a process that runs as this user of the VM.
     pub(crate) fn ask_host_pid(&self, user: u8, pidfd: BorrowedFd<'_>) -> Result<Asked, AskError> {
         self.ask_all(Question::HostPid(user), Some(pidfd))
+    }
+
+    /// Asks how many processes of the VM the kernel has killed for want of memory.
+    pub(crate) fn ask_oom_kills(&self) -> Result<Asked, AskError> {
+        self.ask_all(Question::OomKills, None)
     }
 
     fn ask_all(&self, question: Question, fd: Option<BorrowedFd<'_>>) -> Result<Asked, AskError> {

@@ -29,6 +29,7 @@ mod jails;
 mod lifecycle;
 mod log_rotation;
 mod messages;
+mod oom_watch;
 mod poll;
 mod process;
 mod profile;
@@ -56,6 +57,7 @@ use jailer_link::JailerLink;
 use jails::Jails;
 use lifecycle::Lifecycle;
 use log_rotation::LogRotation;
+use oom_watch::OomWatch;
 use poll::{Interests, Token, earlier};
 use process::SpawnContext;
 use retry::Retry;
@@ -81,6 +83,7 @@ struct Supervisor {
     /// What the vmm says of its machine.
     irqchip: Option<ipc::irqchip::Irqchip>,
     event_log: EventLog,
+    oom_watch: OomWatch,
     log_rotation: LogRotation,
     // Before the devices, so that the vmm is dropped first.
     vmm: Option<Vmm>,
@@ -187,6 +190,7 @@ impl Supervisor {
         let order = self.lifecycle.tick(now_ns);
         self.obey(order);
         self.tick_devices(now_ns);
+        self.tell_oom_kills();
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);

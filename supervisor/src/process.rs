@@ -243,6 +243,11 @@ impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "exited with status {status}"),
+            // It has no file mapped that could shrink: its memory is sealed.
+            Self::Signalled(Signal::SIGBUS) => f.write_str(
+                "was killed by SIGBUS: the host could not give it a page of memory (a faulty page, or no \
+                 huge page left)",
+            ),
             Self::Signalled(signal) => write!(f, "was killed by {signal}"),
             Self::NotExecuted(step, errno) => {
                 write!(f, "did not start: cannot {step}: {}", errno.desc())

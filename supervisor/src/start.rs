@@ -17,6 +17,7 @@ use super::jailer_link::JailerLink;
 use super::jails::Jails;
 use super::lifecycle::{Action, Lifecycle};
 use super::log_rotation::LogRotation;
+use super::oom_watch::OomWatch;
 use super::process::SpawnContext;
 use super::retry::Retry;
 use super::supervisor_init::Pids;
@@ -85,6 +86,7 @@ impl Supervisor {
             lifecycle,
             irqchip: None,
             event_log: EventLog::default(),
+            oom_watch: OomWatch::default(),
             log_rotation: LogRotation::default(),
             vmm: None,
             devices,

@@ -33,6 +33,10 @@ use gate::Gate;
 use kick::Kick;
 use run_page::RunPage;
 
+/// What KVM_RUN says by EFAULT where no guest can cause it.
+const NO_PAGE: &str = "the host could not give the guest a page of its memory (a faulty page, or no huge \
+                       page left)";
+
 /// What all vCPU threads share.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -167,7 +171,14 @@ impl Vcpu {
             },
             Err(e) => match e.errno() {
                 libc::EINTR | libc::EAGAIN => Next::Gate,
-                errno => self.stuck(&format!("KVM_RUN: {e}"), !arch::is_guest_fault(errno)),
+                errno => {
+                    let is_guests = arch::is_guest_fault(errno);
+                    let what = match errno {
+                        libc::EFAULT if !is_guests => NO_PAGE.into(),
+                        _ => format!("KVM_RUN: {e}"),
+                    };
+                    self.stuck(&what, !is_guests)
+                }
             },
         }
     }

@@ -5,6 +5,28 @@ use std::fs;
 use std::path::Path;
 
 use super::host::Version;
+use super::{Cgroups, Group};
+
+impl Cgroups {
+    /// Whether the kernel has killed a process of the VM because the VM was at its limit of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let mut groups = self.accounting();
+        groups.any(|group| hit_limit(&group.dir, group.hierarchy.version))
+    }
+
+    /// How many processes of the VM the kernel has killed for want of memory, at the VM's limit or not.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let groups = self.accounting();
+        groups
+            .map(|group| kills(&group.dir, group.hierarchy.version))
+            .sum()
+    }
+
+    fn accounting(&self) -> impl Iterator<Item = &Group> {
+        let accounts = |group: &&Group| group.hierarchy.controllers.contains(&"memory");
+        self.groups.iter().filter(accounts)
+    }
+}
 
 /// Whether the kernel has killed a process of this group because the group was at its own limit.
 /// One that it killed because the host, or a group above, had no more does not count.
@@ -13,20 +35,30 @@ pub(super) fn hit_limit(dir: &Path, version: Version) -> bool {
         Version::Two => [("memory.events", "oom"), ("memory.events", "oom_kill")],
         Version::One => [("memory.failcnt", ""), ("memory.oom_control", "oom_kill")],
     };
-    counters.into_iter().all(|(file, key)| {
-        let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
-        is_counted(&text, key)
-    })
+    counters
+        .into_iter()
+        .all(|(file, key)| counted(dir, file, key) > 0)
 }
 
-/// Whether the counter `key` is more than 0; without a key, the file is the counter.
-fn is_counted(text: &str, key: &str) -> bool {
+/// How many processes of this group the kernel has killed.
+fn kills(dir: &Path, version: Version) -> u64 {
+    let file = match version {
+        Version::Two => "memory.events",
+        Version::One => "memory.oom_control",
+    };
+    counted(dir, file, "oom_kill")
+}
+
+/// The counter `key` of a file; without a key, the file is the counter.
+fn counted(dir: &Path, file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
     let counts = text.lines().map(|line| match line.split_once(' ') {
         Some((name, count)) => (name, count),
         None => ("", line),
     });
     let mut counts = counts.filter(|(name, _)| *name == key);
-    counts.any(|(_, count)| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
+    let count = counts.find_map(|(_, count)| count.trim().parse().ok());
+    count.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -55,6 +87,19 @@ mod tests {
                 ("memory.failcnt", count.as_str()),
             ];
             assert_eq!(hit(Version::One, &files), wanted);
+        }
+    }
+
+    #[test]
+    fn processes_that_were_killed_are_counted_at_a_limit_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, version) in [
+            ("memory.events", Version::Two),
+            ("memory.oom_control", Version::One),
+        ] {
+            assert_eq!(kills(dir.path(), version), 0);
+            fs::write(dir.path().join(file), "under_oom 0\noom_kill 3\n").unwrap();
+            assert_eq!(kills(dir.path(), version), 3);
         }
     }
 

@@ -32,6 +32,12 @@ impl NoOsKernel {
         self.maybe("CPUID", no_os::say_cpuid(leaf, index))
     }
 
+    /// Writes to so many pages of memory, from 2 MiB on.
+    #[must_use]
+    pub fn fill(self, pages: u32) -> Self {
+        self.maybe("filling memory", no_os::fill(pages))
+    }
+
     /// Powers the machine off.
     #[must_use]
     pub fn power_off(self) -> Self {

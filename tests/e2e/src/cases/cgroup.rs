@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::Case;
 use super::bad_input::{ERROR, USAGE, complains};
@@ -35,6 +36,11 @@ pub(super) fn cases() -> Vec<Case> {
         Case::native("cgroup_of_a_manager_is_inherited", inherited),
         Case::native("cgroup_of_a_manager_has_the_vm_below_it", below),
         Case::native("cgroup_that_cannot_be_had_is_refused", refused),
+        Case::native(
+            "cgroup_without_memory_left_ends_the_vm_which_says_so",
+            filled,
+        )
+        .only_on_x86("its guest, which fills its memory, is written for x86_64"),
         Case::guest("cgroup_under_version_2_is_inherited", |context| {
             need_version_2()?;
             inherited(context)
@@ -249,6 +255,46 @@ fn below(context: &Context) -> Result<()> {
     let living = procs::wait_for_none(PATIENCE);
     ensure!(living.is_empty(), "processes are left: {living:?}");
     context.run(&["ps"])?;
+    managed.expect_empty()?;
+    managed.remove()
+}
+
+/// A guest that fills its memory beyond what the manager's group may have: the kernel kills its vmm.
+fn filled(context: &Context) -> Result<()> {
+    const LIMIT_BYTES: &str = "100663296";
+    need_root()?;
+    let managed = Managed::new(context)?;
+    let old = managed.dir("memory")?.join("memory.limit_in_bytes");
+    let file = match old.exists() {
+        true => old,
+        false => managed.dir("memory")?.join("memory.max"),
+    };
+    fs::write(&file, LIMIT_BYTES).with_context(|| file.display().to_string())?;
+    let kernel = NoOsKernel::new().say("up\n").echo_until_q();
+    let kernel = kernel.fill((200 << 20) / 4096).say("full\n").spin();
+    let builder = context.vm("filled").boots_no_os(&kernel).mem_mib(256);
+    let mut vm = builder
+        .arg("--cgroup", format!("/{}", managed.name))
+        .start()?;
+    vm.wait_for("up\n", PATIENCE)?;
+    let vmm = i64::from(inspect::process(context, vm.name(), "vmm")?.as_raw());
+    settled(vmm, "memory", &["vmm", vm.name()])?;
+    vm.type_text("q")?;
+    let status = vm.wait_exit(PATIENCE)?;
+    let output = context.run(&["inspect", vm.name(), "--json"])?;
+    let ended: Value = serde_json::from_slice(&output.stdout).context("how it ended")?;
+    println!("it ended with status {status}: {ended}");
+    let detail = ended["detail"].as_str().context("no detail")?;
+    ensure!(status == 1 && ended["reason"] == "host-error", "{ended}");
+    ensure!(
+        detail.starts_with("the vmm was killed by SIGKILL; "),
+        "{detail}"
+    );
+    ensure!(
+        detail.contains("the kernel has killed 1 of the VM's"),
+        "{detail}"
+    );
+    ensure!(!vm.console().text().contains("full"), "all of it was there");
     managed.expect_empty()?;
     managed.remove()
 }

@@ -20,6 +20,11 @@ pub fn say_cpuid(_: u32, _: u32) -> Option<Vec<u8>> {
     None
 }
 
+/// Not written.
+pub fn fill(_: u32) -> Option<Vec<u8>> {
+    None
+}
+
 /// Powers the machine off: SYSTEM_OFF.
 pub fn power_off() -> Vec<u8> {
     psci(0x8400_0008)

@@ -18,6 +18,11 @@ pub fn say_cpuid(_: u32, _: u32) -> Option<Vec<u8>> {
     None
 }
 
+/// Not written.
+pub fn fill(_: u32) -> Option<Vec<u8>> {
+    None
+}
+
 /// Powers the machine off: SRST, shutdown.
 pub fn power_off() -> Vec<u8> {
     srst(0)

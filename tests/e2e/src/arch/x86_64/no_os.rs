@@ -54,6 +54,15 @@ pub fn say_cpuid(leaf: u32, index: u32) -> Option<Vec<u8>> {
     Some(code)
 }
 
+/// Writes to so many pages of memory, from 2 MiB on.
+pub fn fill(pages: u32) -> Option<Vec<u8>> {
+    let mut code = vec![0xbf, 0, 0, 0x20, 0, 0xb9]; // mov edi, 0x200000; mov ecx, pages
+    code.extend(pages.to_le_bytes());
+    // mov [edi], edi; add edi, 4096; loop to the first
+    code.extend([0x89, 0x3f, 0x81, 0xc7, 0, 0x10, 0, 0, 0xe2, 0xf6]);
+    Some(code)
+}
+
 /// Powers the machine off.
 pub fn power_off() -> Vec<u8> {
     write(SLEEP_CONTROL, SLEEP_ENABLE_S5)
