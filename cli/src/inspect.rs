@@ -112,6 +112,15 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
     let fields: Vec<_> = fields
         .map(|(field, value)| vec![field.to_string(), value])
         .collect();
+    let mut text = format!("{}\n{}", align(&fields), align(&processes(info, now_ns)));
+    if !info.devices.is_empty() {
+        text.push('\n');
+        text.push_str(&align(&devices(info)));
+    }
+    text
+}
+
+fn processes(info: &VmInfo, now_ns: u64) -> Vec<Vec<String>> {
     let header = ["ROLE", "PID", "AGE", "RESTARTS", "PIO EXITS", "MMIO EXITS"];
     let mut rows = vec![header.map(String::from).to_vec()];
     rows.extend(info.processes.iter().map(|process| {
@@ -124,12 +133,7 @@ fn describe(info: &VmInfo, dir: &Path, now_ns: u64) -> String {
             process.mmio_exits.to_string(),
         ]
     }));
-    let mut text = format!("{}\n{}", align(&fields), align(&rows));
-    if !info.devices.is_empty() {
-        text.push('\n');
-        text.push_str(&align(&devices(info)));
-    }
-    text
+    rows
 }
 
 fn devices(info: &VmInfo) -> Vec<Vec<String>> {

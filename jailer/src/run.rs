@@ -57,11 +57,7 @@ pub(crate) fn run(
     let signals = signals::take_over().map_err(refused)?;
     starter::part_with().map_err(refused)?;
     let spec = config::read(&args.config).map_err(refused)?;
-    let mut vm = validate(&spec, inherited.config.is_some())?;
-    if !vm.affinity.is_empty() {
-        vm.affinity
-            .fall_back_to(host::affinity::current().map_err(refused)?);
-    }
+    let vm = validate(&spec, inherited.config.is_some())?;
     drop(inherited.config);
     let name = name(&vm)?;
     let client = inherited.console.map(console_client).transpose();
@@ -122,13 +118,18 @@ pub(crate) fn run(
 }
 
 /// Validates the VM: the only place where one that is to run is validated. One that came as a
-/// descriptor is what the flags of a command say.
+/// descriptor is what the flags of a command say. What it does not place runs where the jailer may.
 fn validate(spec: &VmSpec, is_of_flags: bool) -> Result<Vm, Outcome> {
     let status = match is_of_flags {
         true => Status::Usage,
         false => Status::Error,
     };
-    Vm::try_from(spec.clone()).map_err(|error| Outcome::new(status, [error]))
+    let mut vm = Vm::try_from(spec.clone()).map_err(|error| Outcome::new(status, [error]))?;
+    if !vm.affinity.is_empty() {
+        let all = host::affinity::current().map_err(refused)?;
+        vm.affinity.fall_back_to(all);
+    }
+    Ok(vm)
 }
 
 /// Takes the VM's state directory, and opens it to the group that may use its sockets.
