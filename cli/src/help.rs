@@ -71,7 +71,7 @@ mod tests {
             ),
             (
                 &["run", "--kernel", "k", "--cpu", "2"],
-                &["'--cpu'", "'--cpus'"],
+                &["'--cpu <MODEL>'", "'2'", "--cpus"],
             ),
             (&["run"], &["--kernel"]),
             (

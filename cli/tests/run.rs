@@ -163,7 +163,7 @@ const BAD_INPUT: &str = r#"
 --kernel=kernel --on-reboot never   | 2 | --on-reboot ; 'never'
 --kernel=kernel --frobnicate        | 2 | --frobnicate
 --config nowhere                    | 1 | config "nowhere" ; No such file
---config bad.json                   | 1 | config "bad.json" ; `cpu`
+--config bad.json                   | 1 | config "bad.json" ; `cpu_count`
 --config typed.json                 | 1 | config "typed.json" ; cpus: ; "x"
 --config=bad.json --cpus=2          | 2 | --config ; --cpus
                                     | 2 | --kernel
@@ -175,7 +175,7 @@ fn bad_input_is_one_line_that_names_argument_and_value_and_leaves_nothing() {
     fs::write(stage.at("empty"), "").unwrap();
     mkfifo(&stage.at("fifo"), Mode::S_IRWXU).unwrap();
     let _listener = UnixListener::bind(stage.at("socket")).unwrap();
-    fs::write(stage.at("bad.json"), r#"{"kernel":"kernel","cpu":2}"#).unwrap();
+    fs::write(stage.at("bad.json"), r#"{"kernel":"kernel","cpu_count":2}"#).unwrap();
     fs::write(stage.at("typed.json"), r#"{"kernel":"kernel","cpus":"x"}"#).unwrap();
     let large = fs::File::create(stage.at("large")).unwrap();
     large.set_len(512 << 20).unwrap();

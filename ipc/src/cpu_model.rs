@@ -101,6 +101,10 @@ impl CpuModel {
     }
 }
 
+/// What a model is.
+const EXPECTED: &str = "expected host, x86-64-v2 or x86-64-v3, and then any of +FEATURE and -FEATURE, \
+                        separated by commas (the number of vCPUs is --cpus)";
+
 impl FromStr for CpuModel {
     type Err = String;
 
@@ -108,10 +112,7 @@ impl FromStr for CpuModel {
         let mut parts = text.split(',');
         let first = parts.next().unwrap_or_default();
         let level = Level::ALL.iter().find(|(name, _)| *name == first);
-        let (_, level) = level.ok_or(
-            "expected host, x86-64-v2 or x86-64-v3, and then any of \
-                                      +FEATURE and -FEATURE, separated by commas",
-        )?;
+        let (_, level) = level.ok_or(EXPECTED)?;
         let mut model = Self {
             level: *level,
             ..Self::default()

@@ -82,15 +82,6 @@ impl Supervisor {
         }
     }
 
-    /// Tells of processes that the kernel has killed for want of memory, once the jailer knows.
-    pub(super) fn tell_oom_kills(&mut self) {
-        if let Some((device, count)) = self.oom_watch.tick() {
-            let detail = format!("the kernel has killed {count} of the VM's processes");
-            let kind = EventKind::OutOfMemory;
-            self.event_log.note(kind, device.as_deref(), &detail);
-        }
-    }
-
     /// Sends the vmm a stream to a backend.
     fn hand(&mut self, slot: DeviceSlot, message: ToDevice, stream: &OwnedFd) {
         let vmm = self.vmm.as_ref();

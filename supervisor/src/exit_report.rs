@@ -11,8 +11,8 @@ use ipc::health::Crash;
 use nix::sys::signal::Signal;
 use spec::{ByteSize, SpecError, Vm};
 
+use super::death::Death;
 use super::lifecycle::{Force, Reset, VmOutcome};
-use super::process::Death;
 
 /// How many of the log's last lines are shown when a vmm died without a message.
 const TAIL_LINES: usize = 10;

@@ -20,6 +20,7 @@ mod child;
 mod confine;
 mod console;
 mod console_backend;
+mod death;
 mod device_events;
 mod devices;
 mod event_log;

@@ -8,8 +8,8 @@ use ipc::control::{Ending, Failure, FromVmm, ToVmm};
 use spec::OnReboot;
 use spec::api::VmState;
 
+use super::death::Death;
 use super::poll::earlier;
-use super::process::Death;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// How long a vmm may take to exit after it has said that it will.

@@ -2,6 +2,9 @@
 //! Finds out whether it was the kernel that killed a backend, for want of memory. Only the jailer sees the
 //! counters of the VM's control group, and answers later.
 
+use spec::api::EventKind;
+
+use super::Supervisor;
 use super::jailer_link::{Asked, JailerLink};
 
 /// What is known of processes that the kernel has killed.
@@ -33,6 +36,17 @@ impl OomWatch {
         let new = count.saturating_sub(self.told);
         self.told = self.told.max(count);
         (new > 0).then_some(new)
+    }
+}
+
+impl Supervisor {
+    /// Tells of processes that the kernel has killed for want of memory, once the jailer knows.
+    pub(super) fn tell_oom_kills(&mut self) {
+        if let Some((device, count)) = self.oom_watch.tick() {
+            let detail = format!("the kernel has killed {count} of the VM's processes");
+            let kind = EventKind::OutOfMemory;
+            self.event_log.note(kind, device.as_deref(), &detail);
+        }
     }
 }
 

@@ -21,9 +21,9 @@ use nix::sys::signal::Signal;
 use spec::OnReboot;
 use spec::api::{DeviceState, EventKind, VmState};
 
+use super::death::Death;
 use super::devices::script::{Actions, DeviceAction, ManagedDevice, Start};
 use super::lifecycle::{Action, Force, Lifecycle, Next, VmOutcome};
-use super::process::Death;
 use super::service::DEVICE_NS;
 
 mod actor;

@@ -19,9 +19,10 @@ use spec::api::ProcessInfo;
 use spec::{CpuSet, HugePages, Irqchip, PowerButton, Vm};
 
 use super::child::ChildSpec;
+use super::death::Death;
 use super::devices::Link;
 use super::jailer_link::JailerLink;
-use super::process::{Death, Incoming, ManagedProcess, SpawnContext, SpawnError};
+use super::process::{Incoming, ManagedProcess, SpawnContext, SpawnError};
 use crate::profile::Profile;
 
 /// How much of the log is examined when a vmm died.

@@ -72,7 +72,10 @@ fn spec_that_is_wrong_is_refused_by_field_and_value() {
     large.set_len(16 << 20).unwrap();
     fs::write(stage.at("empty"), "").unwrap();
     for (change, parts) in [
-        (json!({"cpu": 2}), &["vm.json", "unknown field `cpu`"][..]),
+        (
+            json!({"cpu_count": 2}),
+            &["vm.json", "unknown field `cpu_count`"][..],
+        ),
         (json!({"cpus": "two"}), &["vm.json", "cpus: invalid type"]),
         (json!({"cpus": 0}), &["cpus \"0\": must be"]),
         (json!({"mem": 0}), &["mem \"0\": must be"]),

@@ -8,8 +8,9 @@ use ipc::control::{FromBackend, ToBackend};
 use ipc::health::{self, Crash};
 use nix::sys::signal::Signal;
 
+use crate::death::Death;
 use crate::jailer_link::JailerLink;
-use crate::process::{Death, Incoming, ManagedProcess};
+use crate::process::{Incoming, ManagedProcess};
 
 /// Many times more messages than a backend sends in its life. A backend that sends more must be
 /// compromised: it costs the supervisor time on purpose.

@@ -16,11 +16,12 @@ use spec::SpecError;
 use spec::api::DeviceKind;
 
 use super::super::child::ChildSpec;
+use super::super::death::Death;
 use super::super::devices::script::{
     BackendError, BeginError, Kind, Opened, PendingIo, PreparedBackend, SpawnOptions,
 };
 use super::super::jailer_link::JailerLink;
-use super::super::process::{Actor, Death, ManagedProcess, SpawnContext, SpawnError};
+use super::super::process::{Actor, ManagedProcess, SpawnContext, SpawnError};
 use crate::profile::Profile;
 
 /// The queues of the device.

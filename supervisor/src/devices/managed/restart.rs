@@ -10,10 +10,11 @@ use spec::api::EventKind;
 use super::{
     Actions, CONNECT_NS, DeviceAction, HANGUP_PAUSE_NS, ManagedDevice, Next, Phase, RunningBackend,
 };
+use crate::death::Death;
 use crate::devices::fence::Fence;
 use crate::devices::kind::BackendError;
 use crate::exit_report;
-use crate::process::{Death, SpawnContext};
+use crate::process::SpawnContext;
 
 const MS_NS: u64 = 1_000_000;
 /// The pauses before the first, second, ... restart within [`WINDOW_NS`]; the last one repeats.
