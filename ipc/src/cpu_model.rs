@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod features;
 
-use features::{BASE, LEVEL_2, LEVEL_3, find, names, needs};
+use features::{BASE, LEVEL_2, LEVEL_3, SPARED, find, names, needs};
 
 /// What a model begins with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,9 +73,15 @@ impl CpuModel {
         }
     }
 
-    /// The features that the guest has in any case, so that the host must have them. With a level
-    /// they are all that the guest has.
+    /// The features that the guest has in any case, so that the host must have them.
     pub fn required(&self) -> BTreeSet<&'static str> {
+        let is_spared = |name: &&'static str| SPARED.contains(name) && !self.plus.contains(name);
+        let features = self.features().into_iter();
+        features.filter(|name| !is_spared(name)).collect()
+    }
+
+    /// The features of the level and of the flags. With a level they are all that the guest has.
+    pub fn features(&self) -> BTreeSet<&'static str> {
         let off = self.off();
         let level = self.level.features().into_iter();
         let all = level.chain(self.plus.iter().copied());
@@ -90,7 +96,7 @@ impl CpuModel {
         if let Some(name) = self.plus.iter().find(|name| off.contains(*name)) {
             return Err(format!("+{name}: it is off, or what it needs is"));
         }
-        let has = self.required();
+        let has = self.features();
         for name in &self.plus {
             let missing = needs(name).find(|needed| !self.is_of_host() && !has.contains(needed));
             if let Some(needed) = missing {
@@ -193,6 +199,9 @@ mod tests {
         assert!(second.contains("aes") && second.contains("sse4_2"));
         assert!(!second.contains("popcnt") && !second.contains("avx"));
         assert!(model("x86-64-v3").required().contains("avx2"));
+        let (third, asked) = (model("x86-64-v3"), model("x86-64-v3,+vme"));
+        assert!(third.features().contains("vme") && !third.required().contains("vme"));
+        assert!(asked.required().contains("vme"));
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Kept {
     fn new(model: &CpuModel) -> Self {
         match model.is_of_host() {
             true => Self::Without(model.off()),
-            false => Self::Only(model.required()),
+            false => Self::Only(model.features()),
         }
     }
 
