@@ -101,12 +101,6 @@ const ROWS: &[Row] = &[
         ERROR,
     ),
     row(
-        "kernel_image_larger_than_memory",
-        "kernel",
-        Value::File(bad_files::image_of_an_exbibyte),
-        ERROR,
-    ),
-    row(
         "kernel_image_in_gzip_cut_short",
         "kernel",
         Value::File(bad_files::gzip_cut_short),
@@ -220,6 +214,7 @@ const ELF_ROWS: [&str; 4] = [
 
 /// How the names of those begin that spoil what only the other architectures boot.
 const IMAGE_ROWS: &str = "kernel_image_";
+const NO_IMAGE: &str = "it spoils an Image, which x86_64 does not boot";
 /// It is about the header that an image of x86_64 has, too.
 const FOREIGN: &str = "kernel_image_of_another_architecture";
 
@@ -247,15 +242,19 @@ pub(super) fn cases() -> Vec<Case> {
                 name if ELF_ROWS.contains(&name) => case.only_on_x86(
                     "it spoils an ELF file or a bzImage, which other machines do not boot",
                 ),
-                name if name.starts_with(IMAGE_ROWS) && name != FOREIGN => case.not_on(
-                    &[Machine::X86],
-                    "it spoils an Image, which x86_64 does not boot",
-                ),
+                name if name.starts_with(IMAGE_ROWS) && name != FOREIGN => {
+                    case.not_on(&[Machine::X86], NO_IMAGE)
+                }
                 _ => case,
             }
         })
         .collect();
     cases.extend([
+        Case::native(
+            "bad_input_kernel_image_larger_than_memory_is_refused",
+            large_image,
+        )
+        .not_on(&[Machine::X86], NO_IMAGE),
         Case::native("bad_input_unknown_flag_is_refused", unknown_flag),
         Case::native("bad_input_no_kernel_at_all_is_refused", no_kernel),
         Case::native("bad_input_name_in_use_is_refused", name_in_use),
@@ -325,6 +324,14 @@ pub(super) fn complains(command: &mut Command, status: &[i32], words: &[&str]) -
 
 fn shown(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn large_image(context: &Context) -> Result<()> {
+    let image = context.file("bad-file", &bad_files::image_of_an_exbibyte())?;
+    let mut command = context.bulkhead();
+    command.arg("run").arg("--kernel").arg(image);
+    command.args(["--mem", "512M", "--name", &context.name_of("bad")]);
+    complains(&mut command, ERROR, &["mem", "512M", "the kernel needs"])
 }
 
 fn unknown_flag(context: &Context) -> Result<()> {
