@@ -29,6 +29,8 @@ const DEPTH: u64 = 32;
 const PAGE: u64 = 4096;
 /// So many requests share an interrupt at least.
 const REQUESTS_FOR_AN_INTERRUPT: u64 = 8;
+/// How often the reads are made at most.
+const ROUNDS_MAX: u32 = 5;
 
 pub(super) fn cases() -> Vec<Case> {
     let wakes = "data_path_of_10000_requests_wakes_no_thread_of_the_vmm";
@@ -63,7 +65,26 @@ fn start(context: &Context) -> Result<Vm> {
 /// Interrupts for each request: EVENT_IDX lets requests that are under way at once share one.
 fn shares_interrupts(context: &Context) -> Result<()> {
     let mut vm = start(context)?;
-    let before = interrupts(&mut vm)?;
+    let mut is_shared = false;
+    for _ in 0..ROUNDS_MAX {
+        is_shared = shared(context, &mut vm)?;
+        if is_shared {
+            break;
+        }
+    }
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)?;
+    ensure!(
+        is_shared,
+        "too many interrupts in each of {ROUNDS_MAX} rounds"
+    );
+    Ok(())
+}
+
+/// Whether so many requests shared an interrupt as they should. A busy machine may have the backend
+/// complete requests one by one.
+fn shared(context: &Context, vm: &mut Vm) -> Result<bool> {
+    let before = interrupts(vm)?;
     let (requests_before, exits_before) = figures(context, vm.name())?;
     let block = DEPTH * PAGE;
     vm.sh(&format!(
@@ -71,19 +92,15 @@ fn shares_interrupts(context: &Context) -> Result<()> {
     ))?;
     let (requests, exits) = figures(context, vm.name())?;
     let (requests, exits) = (requests - requests_before, exits - exits_before);
-    let interrupts = interrupts(&mut vm)? - before;
+    let interrupts = interrupts(vm)? - before;
     println!(
         "SEEN depth={DEPTH} requests={requests} interrupts={interrupts} exits={exits} \
          exits_per_request={:.2}",
         exits as f64 / requests as f64
     );
     ensure!(requests >= READS * DEPTH, "{requests} requests");
-    vm.type_line("poweroff -f")?;
-    vm.expect_exit(0)?;
     ensure!(interrupts > 0, "no interrupt");
-    let shared = interrupts * REQUESTS_FOR_AN_INTERRUPT <= requests;
-    ensure!(shared, "{interrupts} interrupts for {requests} requests");
-    Ok(())
+    Ok(interrupts * REQUESTS_FOR_AN_INTERRUPT <= requests)
 }
 
 /// How many interrupts of virtio devices the guest has counted.
