@@ -10,6 +10,7 @@ mod host;
 mod inside;
 mod power;
 mod scenarios;
+mod services;
 mod timeline;
 mod vms;
 mod watch;
@@ -50,6 +51,7 @@ pub(crate) fn is_chosen(filter: &str) -> bool {
 /// Runs the case with what is built in `dist`, and returns its timeline. It takes root and a `/dev/kvm`.
 pub(crate) fn run(dist: &Path, timeline: &mut Vec<String>) -> Result<()> {
     ensure!(geteuid().is_root(), "only root makes hosts of namespaces");
+    services::keep_off()?;
     packages::ensure(packages::CLUSTER)?;
     let root = compile::root()?;
     let mut shellcheck = command("shellcheck", ["--shell=sh"]);
