@@ -89,7 +89,8 @@ impl CpuModel {
     }
 
     fn check(&self) -> Result<(), String> {
-        if let Some(name) = self.minus.iter().find(|name| BASE.contains(name)) {
+        let is_needed = |name: &&&'static str| BASE.contains(*name) && !SPARED.contains(*name);
+        if let Some(name) = self.minus.iter().find(is_needed) {
             return Err(format!("-{name}: no guest of x86-64 runs without it"));
         }
         let off = self.off();
@@ -202,6 +203,7 @@ mod tests {
         let (third, asked) = (model("x86-64-v3"), model("x86-64-v3,+vme"));
         assert!(third.features().contains("vme") && !third.required().contains("vme"));
         assert!(asked.required().contains("vme"));
+        assert!(!model("x86-64-v3,-vme").features().contains("vme"));
     }
 
     #[test]

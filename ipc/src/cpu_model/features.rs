@@ -243,13 +243,13 @@ pub const WORDS: &[Word] = &[
     ),
 ];
 
-/// What every model has: without it no system of x86-64 runs.
+/// What every level begins with. But for [`SPARED`], no system of x86-64 runs without it.
 pub const BASE: &[&str] = &[
     "fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge",
     "mca", "cmov", "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "syscall", "nx", "lm",
 ];
-/// What of it a guest does without, and has only if the host has it: the levels of the psABI do not
-/// name it, and emulated processors lack some.
+/// What of [`BASE`] a guest does without, and has only if the host has it: the levels of the psABI do
+/// not name it, and emulated processors lack some.
 pub const SPARED: &[&str] = &["vme", "de", "mce", "sep", "mtrr", "mca", "pse36"];
 /// What the second level of the psABI for x86-64 adds.
 pub const LEVEL_2: &[&str] = &[
