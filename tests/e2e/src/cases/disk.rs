@@ -51,6 +51,7 @@ pub(super) fn cases() -> Vec<Case> {
             &[Machine::Plic],
             "a PLIC has lines only: every disk interrupts so",
         ),
+        Case::guest("disk_in_a_later_slot_is_found_later", slots).not_on(Machine::SECOND, ONCE),
         Case::guest("disk_readonly_is_read_and_not_written", readonly)
             .not_on(Machine::SECOND, ONCE),
         Case::guest(
@@ -93,6 +94,23 @@ fn ends_well(vm: &mut Vm) -> Result<()> {
     let verdict = vm.guest_value("disk")?;
     ensure!(verdict == "ok", "the guest says {verdict:?} of its disk");
     Ok(())
+}
+
+/// The first disk of the spec is behind the second one on the bus: the guest's first is the second.
+fn slots(context: &Context) -> Result<()> {
+    let later = context.sparse_file("later", IMAGE_BYTES / 2)?;
+    let image = context.sparse_file("image", IMAGE_BYTES)?;
+    let builder = context.vm("slots").boots(Stock::DEFAULT, "disk");
+    let builder = builder.arg("--disk", format!("path={},slot=7", later.display()));
+    let builder = builder.arg("--disk", format!("path={}", image.display()));
+    let mut vm = builder.mem_mib(256).cpus(2).start()?;
+
+    ensure!(vm.guest_value("disk_size")? == (IMAGE_BYTES / 512).to_string());
+    ends_well(&mut vm)?;
+    vm.expect_exit(0)?;
+    let untouched = std::fs::read(&later)?.iter().all(|byte| *byte == 0);
+    ensure!(untouched, "the guest wrote to the disk that it was not to");
+    holds(&image, 1)
 }
 
 fn keeps(context: &Context, engine: &str) -> Result<()> {
