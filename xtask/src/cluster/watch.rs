@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use host::disk::is_marked;
 
 const EVERY: Duration = Duration::from_millis(10);
-/// The byte of an image that is marked while somebody may write to it (`host/src/disk/lock.rs`).
+/// The byte of an image that a program marks while it may write to it (`host/src/disk/lock.rs`).
 const WRITES: i64 = 101;
 
 /// A host began or ceased to use its image.

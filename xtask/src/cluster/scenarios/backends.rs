@@ -25,7 +25,7 @@ pub(super) fn jailer_killed(cluster: &Cluster) -> Result<()> {
     let status = cluster.status(host);
     ensure!(
         status.contains("has ended: jailer-lost"),
-        "nobody says why:\n{status}"
+        "the status has no reason:\n{status}"
     );
     ensure!(again == place, "it was moved:\n{status}");
     host.run(&format!("crm_resource --cleanup --resource {VM}"))?;
