@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
+use host::affinity;
+use ipc::cpu_set::CpuSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -47,15 +49,13 @@ fn threads(pid: Pid) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-fn need_two_processors() -> Result<()> {
-    let own = status(Path::new("/proc/self"), "Cpus_allowed_list:")?;
-    match own.as_str() {
-        "0-1" => Ok(()),
-        other => Err(Skip(format!(
-            "the case is for processors 0-1, and here are {other}"
-        ))
-        .into()),
+/// Has this case and what it starts run on the first two processors, as if there were no others.
+fn keep_to_two_processors() -> Result<()> {
+    let both = "0-1".parse::<CpuSet>().map_err(Error::msg)?;
+    if affinity::place(&both).is_err() || affinity::current()? != both {
+        return Err(Skip("it may not run on processors 0 and 1".into()).into());
     }
+    Ok(())
 }
 
 /// Where the VM's processes and threads run must be where they were put.
@@ -80,7 +80,7 @@ fn check(context: &Context, vm: &Vm) -> Result<()> {
 }
 
 fn processors(context: &Context) -> Result<()> {
-    need_two_processors()?;
+    keep_to_two_processors()?;
     let kernel = NoOsKernel::new().say("up\n").echo_until_q().reset();
     let mut builder = context.vm("placed").boots_no_os(&kernel).cpus(2);
     for name in ["a", "b"] {
@@ -193,7 +193,7 @@ impl Drop for CpuGroup {
 
 fn forbidden(context: &Context) -> Result<()> {
     need_root()?;
-    need_two_processors()?;
+    keep_to_two_processors()?;
     let group = CpuGroup::new(context)?;
     let kernel = NoOsKernel::new().spin();
     let builder = context.vm("bad").boots_no_os(&kernel);
