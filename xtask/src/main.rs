@@ -29,6 +29,7 @@ mod progress;
 mod scratch;
 mod seccomp;
 mod signals;
+mod space;
 mod spike;
 mod target;
 mod terminal;

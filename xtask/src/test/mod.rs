@@ -27,7 +27,7 @@ use rustix::process::setpriority_process;
 use crate::arch::Arch;
 use crate::host::{self, Place};
 use crate::lab::{self, InnerHost};
-use crate::{TestFlags, cluster, compile, deb, dist, signals, spike};
+use crate::{TestFlags, cluster, compile, deb, dist, signals, space, spike};
 use cases::Extent;
 use tally::Tally;
 use times::Times;
@@ -63,6 +63,7 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
     let place = host::choose(&flags.place)?;
     let everything = flags.filter.is_none() && place.arch().is_own();
     if everything {
+        space::check()?;
         tally += times.of("style", |_| checks::style())?;
         tally += times.of("unit tests", |_| checks::unit_tests())?;
     }
