@@ -19,6 +19,8 @@ use crate::vm::{PATIENCE, Stock, Vm};
 const REQUESTS: u64 = 10_000;
 /// How often all threads but the vCPUs' may have been switched to or from meanwhile.
 const SWITCHES_MAX: u64 = 20;
+/// How often that is counted at most.
+const COUNTS_MAX: u32 = 3;
 /// What the guest is given to fall silent.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether the requests are done.
@@ -37,7 +39,7 @@ const ROUNDS_MAX: u32 = 5;
 pub(super) fn cases() -> Vec<Case> {
     let wakes = "data_path_of_10000_requests_wakes_no_thread_of_the_vmm";
     let shares = "data_path_at_depth_32_shares_interrupts";
-    let limit = Duration::from_secs(180);
+    let limit = Duration::from_secs(240);
     vec![
         Case::guest(wakes, wakes_none)
             .within(limit)
@@ -124,6 +126,23 @@ fn interrupts(vm: &mut Vm) -> Result<u64> {
 fn wakes_none(context: &Context) -> Result<()> {
     let mut vm = start(context)?;
     let vmm = inspect::process(context, vm.name(), "vmm")?;
+    let mut least = u64::MAX;
+    // A thread that requests wake is woken in every round. What else wakes one, once a second, counts for
+    // more the slower the host is.
+    for _ in 0..COUNTS_MAX {
+        least = least.min(round(context, &mut vm, vmm)?);
+        if least <= SWITCHES_MAX {
+            break;
+        }
+    }
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)?;
+    ensure!(least <= SWITCHES_MAX, "{least} switches");
+    Ok(())
+}
+
+/// How often threads of the vmm other than vCPUs are switched to or from while the guest reads.
+fn round(context: &Context, vm: &mut Vm, vmm: Pid) -> Result<u64> {
     // What is said on the console wakes the vmm: nothing is said between both counts of switches.
     let (block, reads) = (DEPTH * PAGE, REQUESTS.div_ceil(DEPTH));
     vm.type_line(&format!(
@@ -148,10 +167,7 @@ fn wakes_none(context: &Context) -> Result<()> {
         exits as f64 / requests as f64
     );
     vm.wait_for("over", PATIENCE)?;
-    vm.type_line("poweroff -f")?;
-    vm.expect_exit(0)?;
-    ensure!(switched <= SWITCHES_MAX, "{switched} switches");
-    Ok(())
+    Ok(switched)
 }
 
 /// Requests of the disk, and exits of the vCPUs to the vmm, since the start.
