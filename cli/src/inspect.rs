@@ -179,6 +179,7 @@ mod tests {
             pty: None,
             irqchip: Some("gicv2".into()),
             power_button: None,
+            vmm_replaceable: false,
             reboots: 2,
             processes: vec![ProcessInfo {
                 role: "vmm".into(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `bulkhead upgrade`: replaces the programs behind devices while the guest uses them. Unless another
-//! is named, the next program is the one that is installed beside this one.
+//! `bulkhead upgrade`: replaces the programs behind devices, and the vmm, while the guest uses them. Unless
+//! another is named, the next program is the one that is installed beside this one.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,14 @@ use crate::output;
 
 /// The kinds of devices, as roles name them: `blk` is served by `blk-backend`.
 const KINDS: [&str; 3] = ["blk", "net", "input"];
+/// The process that runs the guest, as roles and clients name it.
+const VMM: &str = "vmm";
 
 /// Whose program is replaced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Devices<'a> {
-    /// That of all devices with a backend of the VM's own.
+    /// That of all devices with a backend of the VM's own; and the vmm's, where another one can take the
+    /// guest up.
     All,
     /// That of one.
     One(&'a str),
@@ -45,8 +48,8 @@ pub(crate) fn upgrade(
     let todo = match (devices, binary) {
         (Devices::One(device), Some(binary)) => vec![(device.to_owned(), binary.to_path_buf())],
         (devices, _) => {
-            let processes = client::info(base, vm)?.processes;
-            installed(vm, &processes, devices)?
+            let info = client::info(base, vm)?;
+            installed(vm, &info.processes, info.vmm_replaceable, devices)?
         }
     };
     let mut done = Vec::new();
@@ -67,16 +70,18 @@ pub(crate) fn upgrade(
     }
 }
 
-/// The devices with a process of their own, each with the installed program of its kind.
+/// The devices with a process of their own, each with the installed program of its kind; last the vmm, so
+/// that the next one begins with the next backends.
 fn installed(
     vm: &VmName,
     processes: &[ProcessInfo],
+    vmm_replaceable: bool,
     devices: Devices<'_>,
 ) -> Result<Vec<(String, PathBuf)>, ClientError> {
     let roles = processes
         .iter()
         .filter_map(|process| device_of(&process.role));
-    let found: Vec<_> = roles
+    let mut found: Vec<_> = roles
         .filter(|(_, device)| match devices {
             Devices::All => true,
             Devices::One(wanted) => *device == wanted,
@@ -88,6 +93,13 @@ fn installed(
             )
         })
         .collect();
+    let is_vmm_wanted = match devices {
+        Devices::All => vmm_replaceable,
+        Devices::One(wanted) => wanted == VMM && found.is_empty(),
+    };
+    if is_vmm_wanted {
+        found.push((VMM.to_owned(), jailer::beside(VMM)));
+    }
     match devices {
         Devices::One(wanted) if found.is_empty() => Err(ClientError::Refused(
             vm.to_string(),
@@ -123,9 +135,16 @@ mod tests {
     }
 
     fn of(devices: Devices<'_>) -> Result<Vec<(String, String)>, ClientError> {
+        of_vm(false, devices)
+    }
+
+    fn of_vm(
+        vmm_replaceable: bool,
+        devices: Devices<'_>,
+    ) -> Result<Vec<(String, String)>, ClientError> {
         let vm: VmName = "web".parse().unwrap();
         let processes = ["jailer", "vmm", "blk disk0", "net net0"].map(process);
-        let found = installed(&vm, &processes, devices)?;
+        let found = installed(&vm, &processes, vmm_replaceable, devices)?;
         let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
         Ok(found
             .into_iter()
@@ -145,6 +164,13 @@ mod tests {
             of(Devices::One("net0")).unwrap(),
             [pair("net0", "net-backend")]
         );
+    }
+
+    #[test]
+    fn vmm_gets_the_installed_one_if_it_is_asked_for_or_all_are() {
+        let vmm = ("vmm".to_owned(), "vmm".to_owned());
+        assert_eq!(of_vm(true, Devices::All).unwrap().last(), Some(&vmm));
+        assert_eq!(of(Devices::One("vmm")).unwrap(), [vmm]);
     }
 
     #[test]

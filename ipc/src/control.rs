@@ -29,6 +29,10 @@ pub enum ToVmm {
     Pause,
     /// Resume the vCPUs; answered with [`FromVmm::Resumed`].
     Resume,
+    /// Stop vCPUs and devices and save the state of the machine to the memfd that is attached; answered
+    /// with [`FromVmm::Saved`] or [`FromVmm::NotSaved`]. For vmms whose health page is of version 6 or
+    /// newer.
+    Save,
     /// A request for a device.
     Device(DeviceSlot, ToDevice),
 }
@@ -65,10 +69,15 @@ pub enum FromVmm {
     Irqchip(Irqchip),
     /// The guest is about to execute its first instruction.
     Started,
-    /// Every vCPU has stopped.
+    /// Every vCPU has stopped; or the vmm has taken up the state of another, and every device has a
+    /// backend.
     Paused,
     /// The vCPUs run again.
     Resumed,
+    /// The machine stands still, and its state is saved.
+    Saved,
+    /// The state could not be saved: why. The machine stands still until it is told to resume.
+    NotSaved(String),
     /// An event of a device.
     Device(DeviceSlot, DeviceNews),
     /// The guest ended; the vmm exits now.

@@ -34,6 +34,9 @@ pub mod vmm {
     /// non-blocking.
     pub const CONSOLE: RawFd = 10;
 
+    /// The state that the vmm before has saved: a memfd; only if the record says that it is restored.
+    pub const STATE: RawFd = 11;
+
     const FIRST_DEVICE: RawFd = 16;
     /// The power button's, whose slot is behind all others: there are no numbers behind theirs.
     const POWER_BUTTON: RawFd = 14;

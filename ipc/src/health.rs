@@ -15,10 +15,14 @@ use crate::memfd::{self, Backing, MemfdError};
 /// The length of the page in bytes.
 pub const LEN_BYTES: usize = 4096;
 /// The version of the layout of [`Health`].
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The first version whose writer understands
 /// [`ToBackend::Synced`](crate::control::ToBackend::Synced) and writes [`Health::loss_told`].
 pub const KNOWS_SYNCED: u32 = 3;
+
+/// The first version whose writer, if it is a vmm, understands
+/// [`ToVmm::Save`](crate::control::ToVmm::Save).
+pub const KNOWS_SAVE: u32 = 6;
 
 /// The content of the page. All zeroes until the child has mapped it and set `version`.
 #[derive(Debug)]

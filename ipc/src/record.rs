@@ -31,7 +31,7 @@ pub use net::{Guard, NetRecord};
 pub use vmm::{DeviceKind, DeviceRecord, MACHINE, NicRecord, Pages, VmmRecord};
 
 /// The version of the records this build writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The oldest version of a build that understands these records, unless a record says otherwise.
 pub const READABLE_SINCE: u32 = 1;
 /// The oldest records that this build understands.
@@ -141,6 +141,7 @@ mod tests {
             cpu: "x86-64-v2,+aes,-popcnt".parse().unwrap(),
             log_format: LogFormat::Json,
             rebooted: true,
+            restores: false,
             devices: vec![DeviceRecord {
                 slot: crate::slot::DeviceSlot::new(1).unwrap(),
                 id: "disk0".into(),

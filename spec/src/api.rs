@@ -72,6 +72,9 @@ pub struct VmInfo {
     /// The power button that the machine has: acpi, gpio, virtio or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_button: Option<PowerButton>,
+    /// Whether another vmm can take the guest up while it runs (`upgrade VM vmm`).
+    #[serde(default)]
+    pub vmm_replaceable: bool,
     /// How often the guest has rebooted.
     pub reboots: u32,
     /// The processes of the VM, the jailer first.

@@ -49,6 +49,8 @@ pub(crate) struct Hub {
     /// Our end of the running vmm's socket, behind those of dead vmms that have not been read to
     /// the end.
     vmms: VecDeque<UnixStream>,
+    /// The running vmm's end: what it has not read is left there when it dies.
+    vmm_end: Option<UnixStream>,
     /// The last vmm is dead, and none will follow.
     ended: bool,
     backlog: Backlog,
@@ -63,6 +65,7 @@ impl Hub {
             listener,
             client: None,
             vmms: VecDeque::new(),
+            vmm_end: None,
             ended: false,
             backlog: Backlog::default(),
             history: History::default(),
@@ -72,13 +75,21 @@ impl Hub {
         hub
     }
 
-    /// Makes the socket for a new vmm; the client gets the output of earlier vmms first.
-    pub(crate) fn connect_vmm(&mut self) -> io::Result<OwnedFd> {
+    /// Makes the socket for a new vmm; the client gets the output of earlier vmms first. One that keeps
+    /// the guest of the vmm before gets the input that this has not read.
+    pub(crate) fn connect_vmm(&mut self, keeps: bool) -> io::Result<OwnedFd> {
         let (ours, its) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         its.set_nonblocking(true)?;
         self.vmms.push_back(ours);
-        self.input.clear();
+        let before = self.vmm_end.replace(its.try_clone()?);
+        if keeps {
+            let mut unread = before.map(read_rest).unwrap_or_default();
+            unread.append(&mut self.input);
+            self.input = unread;
+        } else {
+            self.input.clear();
+        }
         Ok(its.into())
     }
 
@@ -126,6 +137,7 @@ impl Hub {
     /// The last vmm is dead.
     pub(crate) fn end(&mut self, now_ns: u64) {
         self.ended = true;
+        self.vmm_end = None;
         self.read_dead(now_ns);
     }
 
@@ -301,6 +313,14 @@ impl Client {
         let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
+}
+
+/// What is left in a socket, which holds little.
+fn read_rest(mut socket: UnixStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    // Ends with WouldBlock: what was read until then is kept.
+    let _ = socket.read_to_end(&mut rest);
+    rest
 }
 
 fn retry(error: &io::Error) -> bool {

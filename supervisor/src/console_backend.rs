@@ -60,10 +60,10 @@ impl ConsoleBackend {
         }
     }
 
-    /// Makes the end for a new vmm.
-    pub(crate) fn for_vmm(&mut self) -> io::Result<OwnedFd> {
+    /// Makes the end for a new vmm, which keeps the guest of the one before or not.
+    pub(crate) fn for_vmm(&mut self, keeps: bool) -> io::Result<OwnedFd> {
         match self {
-            Self::Hub { hub, .. } => hub.connect_vmm(),
+            Self::Hub { hub, .. } => hub.connect_vmm(keeps),
             Self::Pty { primary, .. } => primary.try_clone(),
             Self::Fixed(file) => Ok(file.try_clone()?.into()),
         }

@@ -78,6 +78,8 @@ pub(crate) struct Start {
     /// No guest of the VM has run yet: a device that cannot be provided is an error. Later the
     /// supervisor waits for it.
     pub(crate) is_first: bool,
+    /// The vmm takes up the guest of the one before: what drivers have set and what is in flight stays.
+    pub(crate) keeps: bool,
 }
 
 /// What a vmm gets for a device.
@@ -185,6 +187,25 @@ impl Devices {
         let mut external = self.external.iter_mut();
         let (slot, device) = external.find(|(_, device)| device.id() == id)?;
         device.set_link(up).then_some(*slot)
+    }
+
+    /// Why no other vmm can have the devices, if that is so.
+    pub(crate) fn cannot_be_handed_over(&self) -> Option<String> {
+        let (_, device) = self.external.first()?;
+        let id = device.id();
+        Some(format!(
+            "another program serves device {id:?}, and cannot be handed to another vmm"
+        ))
+    }
+
+    /// Why another vmm cannot have the devices now, if that is so.
+    pub(crate) fn cannot_be_kept(&self) -> Option<String> {
+        let mut own = self.own.iter();
+        let (_, device) = own.find(|(_, device)| !device.is_steady())?;
+        let id = device.id();
+        Some(format!(
+            "device {id:?} is not served at the moment, or gets another backend"
+        ))
     }
 
     /// Presses a power button of our own, if there is one.

@@ -5,7 +5,7 @@
 //! One thread, one poll(2). It tells the [`lifecycle`] what has happened, and the lifecycle
 //! decides.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use handover::host_resources::{Guest, HostResources, Identity};
@@ -16,6 +16,7 @@ use nix::poll::PollFlags;
 use spec::api::ExitStats;
 
 mod api;
+mod beginning;
 mod child;
 mod confine;
 mod console;
@@ -30,10 +31,12 @@ mod jails;
 mod lifecycle;
 mod log_rotation;
 mod messages;
+mod next_vmm;
 mod oom_watch;
 mod poll;
 mod process;
 mod profile;
+mod replacement;
 mod retry;
 mod seccomp;
 mod self_test;
@@ -61,6 +64,7 @@ use log_rotation::LogRotation;
 use oom_watch::OomWatch;
 use poll::{Interests, Token, earlier};
 use process::SpawnContext;
+use replacement::Replacement;
 use retry::Retry;
 use service::Waiting;
 use start::SupervisorError;
@@ -88,6 +92,10 @@ struct Supervisor {
     log_rotation: LogRotation,
     // Before the devices, so that the vmm is dropped first.
     vmm: Option<Vmm>,
+    /// The memory of the guest, for a vmm that takes it up from another.
+    ram: Option<OwnedFd>,
+    /// The replacement of the vmm that is under way.
+    replacement: Option<Replacement>,
     devices: Devices,
     /// When to try again to start the next vmm, if it could not be started.
     retry: Retry,
@@ -181,6 +189,7 @@ impl Supervisor {
             Some(self.log_rotation.deadline_ns()),
             self.settles_ns,
             self.retry.deadline_ns(),
+            self.replacement.as_ref().and_then(Replacement::deadline_ns),
         ];
         let deadline = deadlines.into_iter().fold(None, earlier);
         let wait_ns = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
@@ -195,6 +204,7 @@ impl Supervisor {
         self.api.tick(now_ns);
         self.console.tick(now_ns);
         self.tick_waiting(now_ns);
+        self.tick_replacement(now_ns);
         self.log_rotation.tick(&self.context.log, now_ns);
         if self.settles_ns.take_if(|at| *at <= now_ns).is_some() {
             host::image::let_go();

@@ -2,6 +2,8 @@
 //! The VM's state machine. Pure: no descriptor, no clock, no process. The supervisor tells it what
 //! has happened and does what it returns.
 
+mod replace;
+
 use std::time::Duration;
 
 use ipc::control::{Ending, Failure, FromVmm, ToVmm};
@@ -137,6 +139,8 @@ pub(crate) struct Lifecycle {
     reboots: u32,
     /// The vmm reads its messages, although its guest has not started.
     listens: bool,
+    /// The guest stands still while another vmm takes it up.
+    replacing: bool,
 }
 
 impl Lifecycle {
@@ -156,6 +160,7 @@ impl Lifecycle {
             short_runs: 0,
             reboots: 0,
             listens: false,
+            replacing: false,
         }
     }
 
@@ -177,7 +182,7 @@ impl Lifecycle {
     /// Whether no guest of this VM has run yet. A failure then is final; later the supervisor waits
     /// and tries again.
     pub(crate) fn is_first_start(&self) -> bool {
-        self.running == VmState::Starting && self.reboots == 0
+        self.running == VmState::Starting && self.reboots == 0 && !self.replacing
     }
 
     /// Whether the vmm still builds its machine and reads no messages.
@@ -206,6 +211,8 @@ impl Lifecycle {
             FromVmm::Failed(failure) => self.exit_notice(ExitNotice::Failed(failure), now_ns),
             // What the vmm tells of its machine does not change the VM's state; it is logged.
             FromVmm::Device(..) | FromVmm::Irqchip(_) => {}
+            // The replacement handles these.
+            FromVmm::Saved | FromVmm::NotSaved(_) => {}
         }
         Action::Nothing
     }
@@ -374,7 +381,7 @@ impl Lifecycle {
         self.born_ns = now_ns;
         self.reboots = self.reboots.saturating_add(1);
         self.running = VmState::Starting;
-        self.listens = false;
+        (self.listens, self.replacing) = (false, false);
         self.deadline_ns = None;
         self.asked = None;
         self.resetting = None;

@@ -26,6 +26,9 @@ impl Supervisor {
             // The vmm presses the board's button, if it has one.
             self.devices.press_button();
         }
+        if order == Action::Tell(ToVmm::PowerButton) && self.press_later() {
+            return;
+        }
         let Some(vmm) = &self.vmm else {
             return self.obey_without_vmm(order);
         };
@@ -37,6 +40,16 @@ impl Supervisor {
                 tell(vmm, ToVmm::Resume);
                 tell(vmm, ToVmm::PowerButton);
             }
+        }
+    }
+
+    /// Between two vmms no guest runs: a VM that is asked to end, gently or by force, ends.
+    fn obey_without_vmm(&mut self, order: Action) {
+        match order {
+            Action::Kill | Action::WakeAndPress | Action::Tell(ToVmm::PowerButton) => {
+                self.outcome = Some(self.verdict(self.lifecycle.ended_between_vmms()));
+            }
+            Action::Nothing | Action::Tell(_) => {}
         }
     }
 
@@ -89,6 +102,7 @@ impl Supervisor {
         if let FromVmm::Device(slot, news) = &message {
             self.hear_of_device(*slot, news, now_ns);
         }
+        self.hear_of_replacement(&message, now_ns);
         let order = self.lifecycle.heard(message, now_ns);
         self.obey(order);
         self.answer_waiting(now_ns);
@@ -123,6 +137,9 @@ impl Supervisor {
         };
         self.past_exits = self.exits();
         log::info!("the vmm {death}");
+        if self.vmm_is_succeeded(death, now_ns) {
+            return Ok(());
+        }
         let mut retired = AllActions::new();
         match self.lifecycle.died(death, now_ns) {
             Next::Respawn(reset) => {

@@ -15,6 +15,7 @@ use super::console::History;
 use super::devices::UPGRADE_NS;
 use super::lifecycle::{Action, Force, Reset};
 use super::poll::{ConnectionId, earlier};
+use super::replacement::VMM;
 use super::{Supervisor, sources};
 
 /// How long the vmm may take to pause or resume.
@@ -26,6 +27,8 @@ const STOP_PAUSED: &str = "the guest is paused and would not notice its power bu
 const NO_BUTTON: &str = "the VM has no power button: stop it by force";
 /// Why something is refused that needs a guest.
 const NOT_STARTED: &str = "the guest has not started yet";
+/// Why something is refused that needs a vmm.
+const REPLACING: &str = "the vmm is being replaced";
 /// How long a device may take to get another backend: its storage may be slow.
 pub(super) const DEVICE_NS: u64 = DEVICE_SECONDS_MAX * 1_000_000_000;
 const _: () = assert!(
@@ -48,6 +51,8 @@ enum Wanted {
     State(VmState),
     /// The device in this slot gets another backend.
     Device(DeviceSlot),
+    /// The guest goes on in another vmm, or in the old program's.
+    Vmm,
 }
 
 impl Supervisor {
@@ -56,6 +61,10 @@ impl Supervisor {
         // Read-only requests may come every second.
         if !command.looks() {
             log::info!("the API is asked for {command:?}");
+        }
+        if self.replacement.is_some() && !command.looks() && !matches!(command, Command::Stop(_)) {
+            let refusal = Refusal::new(409, REPLACING);
+            return self.api.answer(id, &Response::Refused(refusal), now_ns);
         }
         let response = match command {
             Command::Info => json(&self.info()),
@@ -126,14 +135,18 @@ impl Supervisor {
         now_ns: u64,
     ) -> Option<Response> {
         let Some((slot, found)) = self.devices.find(device) else {
-            return Some(no_device(device));
+            if device != VMM {
+                return Some(no_device(device));
+            }
+            let refused = self.replace_vmm(None, now_ns);
+            return self.await_vmm(id, refused, wait, now_ns);
         };
         match found.restart(now_ns) {
             Err(reason) => return Some(refused(device, &reason)),
             Ok(actions) => self.perform(slot, actions, now_ns),
         }
         if wait {
-            self.wait_for(id, slot, now_ns);
+            self.wait_for(id, Wanted::Device(slot), now_ns);
         }
         (!wait).then_some(Response::Done)
     }
@@ -141,22 +154,51 @@ impl Supervisor {
     /// Replaces the program of a device; the response if that is refused.
     fn upgrade(&mut self, id: ConnectionId, device: &str, now_ns: u64) -> Option<Response> {
         let program = self.api.take_descriptor(id);
-        let Some((slot, found)) = self.devices.find(device) else {
+        let found = self.devices.find(device);
+        if found.is_none() && device != VMM {
             return Some(no_device(device));
-        };
+        }
         let Some(program) = program else {
             let reason = "an upgrade needs the descriptor of a program";
             return Some(Response::Refused(Refusal::new(400, reason)));
+        };
+        let Some((slot, found)) = found else {
+            let refused = self.replace_vmm(Some(program), now_ns);
+            return self.await_vmm(id, refused, true, now_ns);
         };
         match found.upgrade(&self.context, program, now_ns) {
             Err(reason) => Some(refused(device, &reason)),
             Ok(actions) => {
                 // First: the candidate may have been refused at once, and the client is told so.
-                self.wait_for(id, slot, now_ns);
+                self.wait_for(id, Wanted::Device(slot), now_ns);
                 self.perform(slot, actions, now_ns);
                 None
             }
         }
+    }
+
+    /// Lets a client wait for the replacement of the vmm, unless it was refused.
+    fn await_vmm(
+        &mut self,
+        id: ConnectionId,
+        refused: Option<Response>,
+        wait: bool,
+        now_ns: u64,
+    ) -> Option<Response> {
+        if refused.is_none() && wait {
+            self.wait_for(id, Wanted::Vmm, now_ns);
+            return None;
+        }
+        Some(refused.unwrap_or(Response::Done))
+    }
+
+    /// Answers the requests that waited for another vmm.
+    pub(super) fn answer_vmm(&mut self, outcome: Result<(), String>, now_ns: u64) {
+        let response = match outcome {
+            Ok(()) => Response::Done,
+            Err(why) => Response::Refused(Refusal::new(409, format!("vmm: {why}"))),
+        };
+        self.terminate(&response, now_ns, |waiting| waiting.wanted == Wanted::Vmm);
     }
 
     fn is_unplugged(&mut self, device: &str) -> bool {
@@ -210,10 +252,10 @@ impl Supervisor {
         Response::Done
     }
 
-    fn wait_for(&mut self, id: ConnectionId, slot: DeviceSlot, now_ns: u64) {
+    fn wait_for(&mut self, id: ConnectionId, wanted: Wanted, now_ns: u64) {
         self.waiting.push(Waiting {
             id,
-            wanted: Wanted::Device(slot),
+            wanted,
             deadline_ns: now_ns + DEVICE_NS,
         });
     }
@@ -246,6 +288,7 @@ impl Supervisor {
             pty: self.console.pty().map(str::to_string),
             irqchip: self.irqchip.map(|irqchip| irqchip.name().to_owned()),
             power_button: Some(identity.vm.power_button),
+            vmm_replaceable: self.never_replaces_vmm().is_none(),
             reboots: self.lifecycle.reboots(),
             processes: self.processes(),
             devices: self.devices.infos(),
@@ -270,7 +313,7 @@ impl Supervisor {
     /// Refuses the requests that have waited too long.
     pub(super) fn tick_waiting(&mut self, now_ns: u64) {
         let late = |waiting: &Waiting, device| {
-            let is_device = matches!(waiting.wanted, Wanted::Device(_));
+            let is_device = matches!(waiting.wanted, Wanted::Device(_) | Wanted::Vmm);
             waiting.deadline_ns <= now_ns && is_device == device
         };
         let silent = Response::Refused(Refusal::new(504, "the vmm does not answer"));

@@ -4,18 +4,18 @@
 
 use std::rc::Rc;
 
-use handover::host_resources::{Guest, HostResources, RamError};
+use handover::host_resources::{HostResources, RamError};
 use host::clock::monotonic_ns;
-use ipc::control::ToVmm;
 use ipc::record::{Record as _, RecordError};
 use spec::api::{EventKind, ExitStats};
 
+use super::beginning::Beginning;
 use super::console_backend::ConsoleBackend;
 use super::devices::{AllActions, BeginError, Devices, Start};
 use super::event_log::EventLog;
 use super::jailer_link::JailerLink;
 use super::jails::Jails;
-use super::lifecycle::{Action, Lifecycle};
+use super::lifecycle::Lifecycle;
 use super::log_rotation::LogRotation;
 use super::oom_watch::OomWatch;
 use super::process::SpawnContext;
@@ -89,6 +89,8 @@ impl Supervisor {
             oom_watch: OomWatch::default(),
             log_rotation: LogRotation::default(),
             vmm: None,
+            ram: None,
+            replacement: None,
             devices,
             retry: Retry::default(),
             past_exits: ExitStats::default(),
@@ -103,6 +105,7 @@ impl Supervisor {
         let start = Start {
             now_ns: monotonic_ns(),
             is_first: self.lifecycle.is_first_start(),
+            keeps: self.replacement.is_some(),
         };
         let mut all = AllActions::new();
         let outcome = self.spawn_all(start, &mut all);
@@ -111,38 +114,29 @@ impl Supervisor {
     }
 
     fn spawn_all(&mut self, start: Start, all: &mut AllActions) -> Result<(), SupervisorError> {
+        let ram = self.ram(start.keeps)?;
+        let (program, state) = self.for_next_vmm(start.now_ns)?;
         let vm = &self.identity.vm;
-        let ram = match self.guest.ram.take() {
-            Some(ram) => ram,
-            None => Guest::fresh_ram(&vm.memory)?,
-        };
         let (prepared, links) = self.devices.prepare(&self.context, start, all)?;
         let devices = self.devices.records(vm, &self.identity.name);
-        let record = vmm::record(&self.context, vm, devices, !start.is_first);
+        let record = vmm::record(&self.context, vm, devices, Beginning::of(start));
+        let console = self.console.for_vmm(start.keeps);
         let parts = Parts {
             ram,
             record: record.write()?,
-            console: self.console.for_vmm().map_err(SupervisorError::Console)?,
+            console: console.map_err(SupervisorError::Console)?,
             links,
+            state,
+            program,
         };
         let profile = profile::of_vmm(vm);
-        let spec = vmm::spec(&self.context, &self.guest, parts, profile)?;
+        let spec = vmm::spec(&self.guest, parts, profile)?;
         let vmm = self.vmm.insert(Vmm::spawn(&self.context, &spec)?);
         drop(spec);
         self.devices.begin(&self.context, prepared, start, all)?;
         vmm.identify(&self.context.jailer);
         all.extend(self.devices.register(&self.context));
         Ok(())
-    }
-
-    /// Between two vmms no guest runs: a VM that is asked to end, gently or by force, ends.
-    pub(super) fn obey_without_vmm(&mut self, order: Action) {
-        match order {
-            Action::Kill | Action::WakeAndPress | Action::Tell(ToVmm::PowerButton) => {
-                self.outcome = Some(self.verdict(self.lifecycle.ended_between_vmms()));
-            }
-            Action::Nothing | Action::Tell(_) => {}
-        }
     }
 
     /// Starts the next vmm as soon as nothing of the last one is left and every device is ready. If
@@ -156,6 +150,7 @@ impl Supervisor {
             Ok(()) => self.retry = Retry::default(),
             Err(error) => {
                 let why = host::log::chain(&error);
+                self.vmm_could_not_succeed(&why);
                 if self.retry.failed(&why, now_ns) {
                     self.event_log.note(EventKind::StartFailed, None, &why);
                 }

@@ -136,6 +136,7 @@ impl World {
         let start = Start {
             now_ns: self.now_ns,
             is_first: self.lifecycle.is_first_start(),
+            keeps: false,
         };
         let mut actions = Actions::default();
         let context = CONTEXT.with(Rc::clone);

@@ -18,6 +18,7 @@ use nix::unistd::{Whence, lseek};
 use spec::api::ProcessInfo;
 use spec::{CpuSet, HugePages, Irqchip, PowerButton, Vm};
 
+use super::beginning::Beginning;
 use super::child::ChildSpec;
 use super::death::Death;
 use super::devices::Link;
@@ -50,13 +51,13 @@ pub(crate) struct Vmm {
     log_start: u64,
 }
 
-/// The vmm's launch record; the same at every start, except for the state of links and for whether
-/// a guest has run before.
+/// The vmm's launch record; the same at every start, except for the state of links and for what it
+/// begins with.
 pub(crate) fn record(
     context: &SpawnContext,
     vm: &Vm,
     devices: Vec<DeviceRecord>,
-    rebooted: bool,
+    begins: Beginning,
 ) -> VmmRecord {
     VmmRecord {
         version: VERSION,
@@ -78,7 +79,8 @@ pub(crate) fn record(
         seccomp: context.seccomp,
         log_format: context.log_format,
         cpu: vm.cpu.clone(),
-        rebooted,
+        rebooted: begins == Beginning::Reboot,
+        restores: begins == Beginning::Restores,
         vcpu_affinity: vcpu_affinity(vm),
         devices,
     }
@@ -110,15 +112,13 @@ pub(crate) struct Parts {
     pub(crate) record: OwnedFd,
     pub(crate) console: OwnedFd,
     pub(crate) links: Vec<(DeviceSlot, Link)>,
+    /// What the vmm before has saved.
+    pub(crate) state: Option<OwnedFd>,
+    pub(crate) program: OwnedFd,
 }
 
 /// What a vmm is started with.
-pub(crate) fn spec(
-    context: &SpawnContext,
-    guest: &Guest,
-    parts: Parts,
-    profile: Profile,
-) -> Result<ChildSpec, VmmError> {
+pub(crate) fn spec(guest: &Guest, parts: Parts, profile: Profile) -> Result<ChildSpec, VmmError> {
     // The vmm before has read them, and shares the file offset.
     let initrd = guest.initrd.as_ref();
     for file in [Some(&guest.kernel), initrd].into_iter().flatten() {
@@ -134,6 +134,7 @@ pub(crate) fn spec(
     if let Some(initrd) = initrd {
         fds.push((fd::vmm::INITRD, initrd.try_clone()?.into()));
     }
+    fds.extend(parts.state.map(|state| (fd::vmm::STATE, state)));
     for (slot, link) in parts.links {
         let (stream, inflight) = fd::vmm::device(slot);
         fds.push((stream, link.stream));
@@ -142,7 +143,7 @@ pub(crate) fn spec(
     Ok(ChildSpec {
         name: c"vmm",
         arg: None,
-        program: context.binaries.vmm.try_clone()?,
+        program: parts.program,
         fds,
         profile,
     })
@@ -205,6 +206,11 @@ impl Vmm {
         let mut tail = vec![0; TAIL_BYTES];
         let len = log.read_at(&mut tail, start).unwrap_or(0);
         String::from_utf8_lossy(&tail[..len]).into_owned()
+    }
+
+    /// What it understands: the version of its health page.
+    pub(crate) fn version(&self) -> u32 {
+        self.process.health().version.load(Ordering::Relaxed)
     }
 
     /// For `inspect`.

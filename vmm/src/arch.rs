@@ -27,6 +27,9 @@ mod platform;
 #[allow(unreachable_pub)] // likewise
 mod tree_boot;
 
+#[cfg(not(target_arch = "x86_64"))]
+mod unsaved;
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "riscv64")]
@@ -48,5 +51,6 @@ pub use this::{
     irqchip::Irqchip,
     layout::{pci_windows, ram_regions},
     prepare_vm,
+    state::{MachineStateError, restore_board, restore_vcpus, save_machine},
     vcpu::{VcpuSetupError, after_pause, create_vcpus, enter_at, state_of},
 };

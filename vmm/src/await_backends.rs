@@ -86,7 +86,7 @@ fn obey(devices: &[Device], channel: &Channel) -> Result<Awaited, AwaitError> {
         match message {
             ToVmm::PowerButton => return Ok(Awaited::PowerOff),
             ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, stream),
-            ToVmm::Pause | ToVmm::Resume => warn!("no guest runs yet: {message:?} is ignored"),
+            ToVmm::Pause | ToVmm::Resume | ToVmm::Save => warn!("ignored: no guest runs yet"),
         }
         info!("done before the start: {message:?}");
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The main thread: the supervisor's messages, the console, and the end of the machine.
 
+mod save;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::arch::Board;
 use crate::console::Console;
 use crate::exit::{ExitLatch, Reason};
+use crate::saver::Saver;
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
 use crate::virtio::Device;
@@ -52,13 +55,21 @@ pub struct Control {
     pub kicks: Vec<Kick>,
     /// The virtio devices, as in the launch record.
     pub devices: Vec<Device>,
+    /// Saves the state of the machine.
+    pub saver: Saver,
+    /// The devices hold their queues, and the console rests: the state of the machine was saved, or was
+    /// taken up and the guest has not run since.
+    pub held: bool,
 }
 
 impl Control {
     /// Starts the guest, and serves until it ends. The supervisor has been told the reason when
     /// this returns. A machine that was powered off before its guest ran ends immediately.
     pub fn serve(&mut self, channel: &Channel) -> Result<(), ControlLoopError> {
-        if self.end.reason().is_none() {
+        if self.held {
+            // As after a pause: the supervisor decides whether the guest goes on here.
+            tell(channel, &FromVmm::Paused)?;
+        } else if self.end.reason().is_none() {
             tell(channel, &FromVmm::Started)?;
             self.gate.open();
         }
@@ -68,7 +79,9 @@ impl Control {
                 let (message, fd) = channel.receive_with()?.ok_or(ControlLoopError::Orphaned)?;
                 self.obey(message, fd, channel)?;
             }
-            self.console.serve(console);
+            if !self.held {
+                self.console.serve(console);
+            }
             if let Some(reason) = self.end.reason() {
                 let last = last_message(reason);
                 self.console.finish();
@@ -79,7 +92,10 @@ impl Control {
 
     /// Waits for events; returns those of the control socket and of the console.
     fn wait(&self, channel: &Channel) -> Result<[PollFlags; 2], ControlLoopError> {
-        let console = self.console.interest();
+        let console = match self.held {
+            true => PollFlags::empty(),
+            false => self.console.interest(),
+        };
         let mut fds = [
             PollFd::new(channel.as_fd(), PollFlags::POLLIN),
             PollFd::new(borrow(&self.wake), PollFlags::POLLIN),
@@ -102,7 +118,7 @@ impl Control {
     }
 
     fn obey(
-        &self,
+        &mut self,
         message: ToVmm,
         fd: Option<OwnedFd>,
         channel: &Channel,
@@ -113,7 +129,9 @@ impl Control {
                 self.gate.stop_all(&self.kicks, Kick::kick);
                 tell(channel, &FromVmm::Paused)?;
             }
+            ToVmm::Save => tell(channel, &self.save(fd))?,
             ToVmm::Resume => {
+                self.release();
                 self.gate.open();
                 tell(channel, &FromVmm::Resumed)?;
             }

@@ -3,7 +3,8 @@
 //!
 //! The jailer starts it with an open file descriptor for everything it may use; it opens nothing
 //! itself. Its threads are the main thread ([`control`]), which serves the supervisor and the
-//! console, one thread for each virtio device ([`virtio`]), one for interrupt lines ([`intx`]), and one for each vCPU ([`vcpu`]), which
+//! console, one thread for each virtio device ([`virtio`]), one for interrupt lines ([`intx`]), one that saves
+//! the machine ([`saver`]), and one for each vCPU ([`vcpu`]), which
 //! runs the guest and emulates its register accesses.
 //!
 //! [`start`] goes from the launch record to a running guest, top to bottom.
@@ -19,8 +20,10 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod saver;
 pub mod seccomp;
 pub mod start;
+pub mod state;
 pub mod vcpu;
 pub mod virtio;
 

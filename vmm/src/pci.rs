@@ -19,6 +19,7 @@ use crate::arch::Irqchip;
 use crate::kvm::Vm;
 use crate::machine::PciWindows;
 use crate::memory::Region;
+use crate::saver::Functions;
 
 /// Why the bus cannot be assembled.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +47,13 @@ pub fn bus(
     memory_space: &Arc<Bus>,
     windows: PciWindows,
     devices: Vec<(DeviceSlot, Arc<VhostUserDevice>)>,
-) -> Result<PciRoot, PciError> {
+) -> Result<(PciRoot, Functions), PciError> {
     let PciWindows { bars_32, bars_64 } = windows;
     let range = |window: Region| (window.base, window.len_bytes);
     let mut windows = Windows::new(range(bars_32), range(bars_64)).map_err(PciError::Windows)?;
     let root = PciRoot::default();
     root.insert(Slot::HOST_BRIDGE, Arc::new(HostBridge::default()))?;
+    let mut functions = Functions::new();
     for (slot, device) in devices {
         let slot = Slot::new(slot.number()).ok_or(PciError::NoSuchSlot(slot))?;
         let vectors = vector_count(device.queue_max_sizes().len());
@@ -64,10 +66,9 @@ pub fn bus(
             }),
             vectors: irqchip.vectors(slot, u16::try_from(vectors).unwrap_or(u16::MAX)),
         };
-        root.insert(
-            slot,
-            Arc::new(VirtioPci::new(device, context, &mut windows)?),
-        )?;
+        let function = Arc::new(VirtioPci::new(device, context, &mut windows)?);
+        root.insert(slot, Arc::clone(&function) as _)?;
+        functions.push((slot, function));
     }
-    Ok(root)
+    Ok((root, functions))
 }

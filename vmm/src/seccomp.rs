@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The filters of `seccomp.json`, compiled when the vmm was built: one each for the vCPU threads,
-//! the device threads, the thread for interrupt lines and the main thread. All are installed before the guest runs.
+//! the device threads, the thread for interrupt lines, the thread that saves the machine and the main
+//! thread. All are installed before the guest runs.
 //!
 //! The filters of the main thread and the device threads allow close(2), because they receive
 //! descriptors from other processes or threads. vCPU threads never own a descriptor.
@@ -18,6 +19,11 @@ pub fn confine_main(mode: Mode) -> Result<(), SeccompError> {
 /// Installs the filter of the thread for interrupt lines in the calling thread.
 pub fn confine_intx(mode: Mode) -> Result<(), SeccompError> {
     INTX.install(mode)
+}
+
+/// Installs the filter of the thread that saves the machine in the calling thread.
+pub fn confine_state(mode: Mode) -> Result<(), SeccompError> {
+    STATE.install(mode)
 }
 
 /// Installs the vCPU threads' filter in the calling thread.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the inherited descriptors to a guest that is ready to run.
 
+mod restore;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use log::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::{self, Board, BoardError, Description, Irqchip, VcpuSetupError};
-use crate::await_backends::{AwaitError, Awaited, Patience, await_backends};
+use crate::await_backends::{AwaitError, Awaited, await_backends};
 use crate::boot::{BootError, Images};
 use crate::console::Console;
 use crate::control::Control;
@@ -29,11 +31,13 @@ use crate::kvm::{KvmError, Vm};
 use crate::machine::MachineDesc;
 use crate::memory::{self, GuestMemory, Mapping, MemoryError};
 use crate::pci::{self, PciError};
+use crate::saver::{Functions, SaveError};
 use crate::seccomp;
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick::Kick;
 use crate::vcpu::{self, Shared, SpawnError, kick};
 use crate::virtio::{Device, VirtioError};
+use restore::{Vcpus, leak, patience, restore, start_saver, take_state};
 
 /// Why the guest cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,9 @@ pub enum StartError {
     /// A vCPU thread cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The state of the vmm before cannot be taken up.
+    #[error(transparent)]
+    State(#[from] SaveError),
     /// The process cannot be confined.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -151,15 +158,19 @@ pub fn start(
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
     let events: Arc<dyn GuestEvents> = Arc::clone(&end) as Arc<dyn GuestEvents>;
     report_violations(record.seccomp, health)?;
-    let devices = Device::make_all(&record.devices, hardware.ram, channel, record.seccomp)?;
-    let (board, desc) = assemble(record, &hardware, &devices, &events, &wake)?;
-
+    let parts = take_state(record)?;
+    let mut devices = Device::make_all(record, hardware.ram, channel, parts.as_ref())?;
+    let (board, functions, desc) = assemble(record, &hardware, &devices, &events, &wake)?;
     let images = Images {
         kernel: fds.kernel,
         initrd: fds.initrd,
         cmdline: &record.cmdline,
     };
-    load(images, &hardware, &desc)?;
+    match &parts {
+        Some(parts) => restore(parts, &hardware, &board, &functions)?,
+        None => load(images, &hardware, &desc)?,
+    }
+    devices.iter_mut().for_each(Device::connect);
 
     let gate = Arc::new(Gate::default());
     let shared = Shared {
@@ -169,13 +180,12 @@ pub fn start(
         health,
         seccomp: record.seccomp,
     };
-    let kicks = start_vcpus(hardware.vcpus, &record.vcpu_affinity, &shared)?;
+    let vcpus = leak(hardware.vcpus);
+    let kicks = start_vcpus(&vcpus, &record.vcpu_affinity, &shared)?;
+    let parts_of = (hardware.vm, vcpus, functions);
+    let saver = start_saver(record, parts_of, &board, &devices)?;
     let console = Console::new(fds.console, board.serial());
-    let patience = match record.rebooted {
-        true => Patience::Endless,
-        false => Patience::FirstStart,
-    };
-    if await_backends(&devices, channel, patience)? == Awaited::PowerOff {
+    if await_backends(&devices, channel, patience(record))? == Awaited::PowerOff {
         end.set(Reason::Guest(Ending::PowerOff));
     }
     host::image::let_go();
@@ -188,6 +198,8 @@ pub fn start(
         gate,
         kicks,
         devices,
+        saver,
+        held: parts.is_some(),
     })
 }
 
@@ -253,7 +265,7 @@ fn assemble(
     devices: &[Device],
     events: &Arc<dyn GuestEvents>,
     wake: &EventFd,
-) -> Result<(Arc<Board>, MachineDesc), StartError> {
+) -> Result<(Arc<Board>, Functions, MachineDesc), StartError> {
     let Hardware {
         vm, ram, irqchip, ..
     } = hardware;
@@ -269,9 +281,9 @@ fn assemble(
     let on_bus = devices.iter().map(|one| (one.slot(), one.device()));
     let on_bus = on_bus.collect();
     let memory_space = Arc::default();
-    let root = pci::bus(vm, irqchip, &watcher, &memory_space, desc.pci, on_bus)?;
+    let (root, functions) = pci::bus(vm, irqchip, &watcher, &memory_space, desc.pci, on_bus)?;
     let board = Board::new(irqchip, memory_space, Arc::new(root), events, wake)?;
-    Ok((Arc::new(board), desc))
+    Ok((Arc::new(board), functions, desc))
 }
 
 /// Maps guest memory.
@@ -297,7 +309,7 @@ fn load(images: Images<'_>, of: &Hardware, desc: &MachineDesc) -> Result<(), Sta
 
 /// Starts the vCPUs' threads, and waits until all are confined and stopped at the gate.
 fn start_vcpus(
-    vcpus: Vec<VcpuFd>,
+    vcpus: &Vcpus,
     affinity: &[CpuSet],
     shared: &Shared,
 ) -> Result<Vec<Kick>, StartError> {
@@ -308,7 +320,8 @@ fn start_vcpus(
         let cpus = cpus.filter(|cpus| !cpus.is_empty());
         vcpu::spawn(id, vcpu, cpus, shared.clone())
     };
-    let kicks: Vec<Kick> = (0..).zip(vcpus).map(spawn).collect::<Result<_, _>>()?;
+    let each = (0..).zip(vcpus.iter().copied());
+    let kicks: Vec<Kick> = each.map(spawn).collect::<Result<_, _>>()?;
     shared.gate.wait_until_stopped(kicks.len());
     Ok(kicks)
 }

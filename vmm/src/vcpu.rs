@@ -2,7 +2,8 @@
 //! The vCPU threads: run the guest, emulate its register accesses, run it again.
 //!
 //! A thread checks for nothing between two exits; the main thread kicks it ([`kick`]) to send it to
-//! the [`gate`]. It never ends before the process.
+//! the [`gate`]. It never ends before the process. Its vCPU is locked while it is not at the gate, where
+//! the state thread may read it.
 
 pub mod gate;
 pub mod kick;
@@ -14,8 +15,8 @@ mod gate_tests;
 #[cfg(test)]
 mod models;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::clock::monotonic_ns;
 use ipc::control::Ending;
@@ -65,13 +66,11 @@ pub struct SpawnError {
 /// `cpus`, or where this thread does.
 pub fn spawn(
     id: u8,
-    vcpu: VcpuFd,
+    vcpu: &'static Mutex<VcpuFd>,
     cpus: Option<CpuSet>,
     shared: Shared,
 ) -> Result<Kick, SpawnError> {
-    // Leaked: kicks write to its kvm_run page until the process ends.
-    let mut vcpu: &'static mut VcpuFd = Box::leak(Box::new(vcpu));
-    let run_page = RunPage::of(&mut vcpu);
+    let run_page = RunPage::of(vcpu);
     let body = move || {
         Vcpu {
             id,
@@ -91,7 +90,7 @@ pub fn spawn(
 
 struct Vcpu {
     id: u8,
-    vcpu: &'static mut VcpuFd,
+    vcpu: &'static Mutex<VcpuFd>,
     run_page: RunPage,
     shared: Shared,
 }
@@ -104,7 +103,7 @@ enum Next {
 }
 
 impl Vcpu {
-    fn run(mut self, cpus: Option<CpuSet>) -> ! {
+    fn run(self, cpus: Option<CpuSet>) -> ! {
         // Its filter has no call for that.
         let placed = cpus.map_or(Ok(()), |cpus| host::affinity::place(&cpus));
         if let Err(e) = placed {
@@ -115,7 +114,7 @@ impl Vcpu {
             self.shared.end.set(Reason::Host(host::log::chain(&e)));
             self.shared.gate.wait_for_end();
         }
-        self.stop_at_gate();
+        let mut vcpu = self.stop_at_gate();
         if self.id == 0 {
             self.shared
                 .health
@@ -123,27 +122,33 @@ impl Vcpu {
                 .store(monotonic_ns(), Ordering::Relaxed);
         }
         loop {
-            match self.step() {
+            match self.step(&mut vcpu) {
                 Next::Run => {}
-                Next::Gate => self.stop_at_gate(),
+                Next::Gate => {
+                    drop(vcpu);
+                    vcpu = self.stop_at_gate();
+                }
                 Next::End(reason) => {
                     self.shared.end.set(reason);
+                    drop(vcpu);
                     self.shared.gate.wait_for_end();
                 }
             }
         }
     }
 
-    fn stop_at_gate(&self) {
+    fn stop_at_gate(&self) -> MutexGuard<'static, VcpuFd> {
         let clear = || self.run_page.clear_exit_request();
         self.shared.gate.stop(clear);
-        arch::after_pause(self.vcpu);
+        let vcpu = self.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+        arch::after_pause(&vcpu);
+        vcpu
     }
 
     /// Runs the guest until the next exit, and handles it.
-    fn step(&mut self) -> Next {
+    fn step(&self, vcpu: &mut VcpuFd) -> Next {
         let Shared { board, health, .. } = &self.shared;
-        match self.vcpu.run() {
+        match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 health.mmio_exits.fetch_add(1, Ordering::Relaxed);
                 board.memory().read(address, data);
@@ -159,14 +164,14 @@ impl Vcpu {
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => guest(Ending::Reboot),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => guest(Ending::Panic),
             Ok(VcpuExit::Shutdown) => {
-                warn!("triple fault on vCPU {}: {}", self.id, state_of(self.vcpu));
+                warn!("triple fault on vCPU {}: {}", self.id, state_of(vcpu));
                 guest(Ending::TripleFault)
             }
             Ok(exit) => match arch::handle(exit, self.run_page.port_width(), board, health) {
                 Handled::Done => Next::Run,
                 Handled::Unknown(exit) => {
                     let (exit, host_fault) = (format!("{exit:?}"), is_host_fault(&exit));
-                    self.stuck(&exit, host_fault)
+                    self.stuck(vcpu, &exit, host_fault)
                 }
             },
             Err(e) => match e.errno() {
@@ -177,15 +182,15 @@ impl Vcpu {
                         libc::EFAULT if !is_guests => NO_PAGE.into(),
                         _ => format!("KVM_RUN: {e}"),
                     };
-                    self.stuck(&what, !is_guests)
+                    self.stuck(vcpu, &what, !is_guests)
                 }
             },
         }
     }
 
     /// Handles an exit after which the guest cannot continue.
-    fn stuck(&self, exit: &str, host_fault: bool) -> Next {
-        let (id, state) = (self.id, state_of(self.vcpu));
+    fn stuck(&self, vcpu: &VcpuFd, exit: &str, host_fault: bool) -> Next {
+        let (id, state) = (self.id, state_of(vcpu));
         if host_fault {
             error!("vCPU {id} cannot run: {exit}: {state}");
             return Next::End(Reason::Host(format!("vCPU {id} cannot run: {exit}")));

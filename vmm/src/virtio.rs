@@ -2,6 +2,7 @@
 //! The virtio devices of the launch record: each gets a PCI slot, a thread, and the stream to its
 //! backend. The backend's process implements the device itself.
 
+mod hold;
 mod reporter;
 mod throttle;
 
@@ -17,13 +18,14 @@ use devices::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin, Timeou
 use devices::virtio::vhost_user::worker::Worker;
 use ipc::control::{Channel, ToDevice};
 use ipc::fd::{self, FdError};
-use ipc::record::{DeviceKind, DeviceRecord};
+use ipc::record::{DeviceKind, DeviceRecord, VmmRecord};
 use ipc::seccomp::Mode;
 use ipc::slot::DeviceSlot;
 use log::{error, warn};
 
 use crate::memory::GuestMemory;
 use crate::seccomp;
+use crate::state::{Parts, StateError};
 use reporter::Reporter;
 
 /// Why a device cannot be made.
@@ -50,6 +52,18 @@ pub enum VirtioError {
         #[source]
         source: DeviceError,
     },
+    /// What its driver was shown by the vmm before is missing or malformed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It cannot show its driver what the vmm before has shown.
+    #[error("device {id:?}")]
+    Restore {
+        /// Its name.
+        id: String,
+        /// The error.
+        #[source]
+        source: devices::state::StateError,
+    },
     /// Its thread cannot be started.
     #[error("cannot start the thread of device {id}")]
     Spawn {
@@ -67,21 +81,29 @@ pub struct Device {
     id: String,
     slot: DeviceSlot,
     device: Arc<VhostUserDevice>,
+    /// Of a device that was restored: the stream to its backend, until the driver is restored, too.
+    stream: Option<OwnedFd>,
 }
 
 impl Device {
-    /// Makes the devices of a record. Each gets its thread and its first backend's stream.
+    /// Makes the devices of a record. Each gets its thread and its first backend's stream; those that
+    /// take up a state use it from [`Self::connect`] on.
     pub fn make_all(
-        records: &[DeviceRecord],
+        all: &VmmRecord,
         memory: &GuestMemory,
         supervisor: &Arc<Channel>,
-        seccomp: Mode,
+        parts: Option<&Parts>,
     ) -> Result<Vec<Self>, VirtioError> {
         let make = |record: &DeviceRecord| {
             let reporter = Reporter::new(record.slot, &record.id, supervisor);
-            Self::make(record, memory, reporter, seccomp)
+            let mut device = Self::make(record, memory, reporter, all.seccomp)?;
+            match parts {
+                Some(parts) => device.restore(parts)?,
+                None => device.connect(),
+            }
+            Ok(device)
         };
-        records.iter().map(make).collect()
+        all.devices.iter().map(make).collect()
     }
 
     fn make(
@@ -130,11 +152,11 @@ impl Device {
         if let DeviceKind::Net(nic) = &record.kind {
             device.set_link(nic.link_up);
         }
-        device.attach(stream);
         Ok(Self {
             id,
             slot: record.slot,
             device: Arc::new(device),
+            stream: Some(stream),
         })
     }
 

@@ -40,6 +40,7 @@ const FILTERS: &[(&str, &str, usize)] = &[
     ("vmm", "vcpu", 14),
     ("vmm", "device", 16),
     ("vmm", "intx", 14),
+    ("vmm", "state", 14),
     ("vmm", "main", 20),
     ("blk-backend", "uring", 26),
     ("blk-backend", "threads", 26),

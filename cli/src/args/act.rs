@@ -56,12 +56,12 @@ pub(crate) enum Act {
         /// The VM's name
         vm: VmName,
     },
-    /// Replace the backend of a device, or bring one to a device that stalls
+    /// Replace the backend of a device, or bring one to a device that stalls; or replace the vmm
     #[command(after_help = examples::RESTART)]
     Restart {
         /// The VM's name
         vm: VmName,
-        /// The device, as `bulkhead inspect` names it
+        /// The device, as `bulkhead inspect` names it, or vmm
         device: String,
         /// Return when the next backend serves the device
         #[arg(long)]
@@ -77,15 +77,15 @@ pub(crate) enum Act {
         /// up or down
         state: LinkState,
     },
-    /// Replace the programs behind devices while the guest uses them
+    /// Replace the program behind a device, or the vmm, while the guest uses it
     #[command(after_help = examples::UPGRADE)]
     Upgrade {
         /// The VM's name
         vm: VmName,
-        /// The device, as `bulkhead inspect` names it
+        /// The device, as `bulkhead inspect` names it, or vmm
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         device: Option<String>,
-        /// All devices that have processes of the VM's own, one after the other
+        /// All devices that have processes of the VM's own, one after the other, and the vmm where that can be
         #[arg(long)]
         all: bool,
         /// The new program [default: the one installed beside bulkhead]

@@ -70,15 +70,17 @@ pub(super) const RESTART: &str = "\
 Examples:
   bulkhead restart web disk0           its backend is replaced
   bulkhead restart web disk0 --wait    the same; returns when the next one serves the disk
+  bulkhead restart web vmm --wait      the vmm is replaced, and the guest goes on in the next one
 
 The guest sees a pause and nothing else. A device that stalled because its backends kept dying gets
 another one.";
 
 pub(super) const UPGRADE: &str = "\
 Examples:
-  bulkhead upgrade web --all       all devices, to the programs installed beside bulkhead
+  bulkhead upgrade web --all       all devices and the vmm, to the programs installed beside bulkhead
   bulkhead upgrade web disk0       one of them
   bulkhead upgrade web disk0 --binary /opt/bulkhead-2/blk-backend
+  bulkhead upgrade web vmm         the vmm, while the guest stands still for a moment
 
 Returns when the new program serves the device. If it cannot, or dies before it has completed a
 request, the old one goes on and the reason is printed.";

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{READABLE_SINCE, Record};
 use crate::cpu_model::CpuModel;
 use crate::cpu_set::CpuSet;
 use crate::irqchip::Irqchip;
@@ -58,6 +58,10 @@ pub struct VmmRecord {
     /// time limit. At a VM's first start it waits only briefly.
     #[serde(default)]
     pub rebooted: bool,
+    /// The vmm takes up the state at [`crate::fd::vmm::STATE`], which the one before has saved, instead of
+    /// loading a kernel.
+    #[serde(default)]
+    pub restores: bool,
     /// The virtio devices, each in a slot of its own.
     #[serde(default)]
     pub devices: Vec<DeviceRecord>,
@@ -133,4 +137,15 @@ pub enum Pages {
     Huge1G,
 }
 
-impl Record for VmmRecord {}
+/// The version of the first build that takes up a state.
+const RESTORES_SINCE: u32 = 3;
+
+impl Record for VmmRecord {
+    fn readable_since(&self) -> u32 {
+        // An older vmm would boot another guest, over the memory of this one.
+        match self.restores {
+            true => RESTORES_SINCE,
+            false => READABLE_SINCE,
+        }
+    }
+}

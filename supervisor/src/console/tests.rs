@@ -26,7 +26,12 @@ impl Scene {
     }
 
     fn vmm(&mut self) -> UnixStream {
-        UnixStream::from(self.hub.connect_vmm().unwrap())
+        UnixStream::from(self.hub.connect_vmm(false).unwrap())
+    }
+
+    /// A vmm that keeps the guest of the one before.
+    fn vmm_that_keeps(&mut self) -> UnixStream {
+        UnixStream::from(self.hub.connect_vmm(true).unwrap())
     }
 
     fn client(&self) -> UnixStream {
@@ -241,4 +246,32 @@ fn end_of_a_dead_vmm_that_is_still_open_somewhere_keeps_nobody_waiting() {
     scene.settle();
     assert_eq!(read_all(&mut client), b"one two");
     assert_eq!(read_all(&mut next), b"k");
+}
+
+#[test]
+fn input_that_a_vmm_has_not_read_reaches_the_next_one_only_if_that_keeps_the_guest() {
+    let mut scene = Scene::new();
+    let (mut old, mut client) = (scene.vmm(), scene.client());
+    client.write_all(b"read, unread").unwrap();
+    scene.settle();
+    let mut read = [0; 6];
+    old.read_exact(&mut read).unwrap();
+    old.write_all(b"written").unwrap();
+    drop(old);
+
+    client.write_all(b", late").unwrap();
+    scene.settle();
+    let mut next = scene.vmm_that_keeps();
+    scene.hub.tick(0);
+    scene.settle();
+
+    assert_eq!(read_all(&mut next), b"unread, late");
+    assert_eq!(read_all(&mut client), b"written");
+    client.write_all(b"lost").unwrap();
+    scene.settle();
+    drop(next);
+    let mut rebooted = scene.vmm();
+    scene.hub.tick(0);
+    scene.settle();
+    assert!(read_all(&mut rebooted).is_empty());
 }

@@ -126,6 +126,11 @@ impl Kind for Disk {
         Ok(Some(copy))
     }
 
+    fn keep(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        let copy = self.inflight.as_ref().map(OwnedFd::try_clone).transpose();
+        copy.map_err(|source| BeginError::Duplicate(self.spec.id.to_string(), source))
+    }
+
     fn kind(&self) -> Option<DeviceKind> {
         Some(DeviceKind::Disk)
     }

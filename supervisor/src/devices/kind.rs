@@ -113,6 +113,11 @@ pub(crate) trait Kind: Debug {
     /// share with the vmm beside guest memory, if anything.
     fn renew(&mut self) -> Result<Option<OwnedFd>, BeginError>;
 
+    /// What the next vmm gets of what outlives a vmm that is replaced.
+    fn keep(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        Ok(None)
+    }
+
     /// What kind it is, for the API; `None` if it has no traffic to count.
     fn kind(&self) -> Option<DeviceKind>;
 

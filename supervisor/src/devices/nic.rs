@@ -100,6 +100,11 @@ impl Kind for Nic {
         Ok(Some(copy))
     }
 
+    fn keep(&mut self) -> Result<Option<OwnedFd>, BeginError> {
+        let copy = self.state.as_ref().map(OwnedFd::try_clone).transpose();
+        copy.map_err(|source| BeginError::Duplicate(self.id.clone(), source))
+    }
+
     fn kind(&self) -> Option<DeviceKind> {
         Some(DeviceKind::Nic)
     }

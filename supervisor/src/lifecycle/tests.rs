@@ -300,3 +300,32 @@ fn guest_that_panics_when_asked_to_reboot_has_panicked() {
     vm.ask_for_reboot(None, 0);
     assert_eq!(ended(vm, Ending::Panic), Next::End(VmOutcome::Panicked));
 }
+
+#[test]
+fn guest_that_another_vmm_takes_up_is_no_first_guest_and_goes_on() {
+    let mut vm = started();
+    vm.hung_up(0);
+    vm.replace();
+    assert!(vm.is_deaf() && !vm.is_first_start());
+    assert_eq!(vm.deadline_ns(), None);
+    vm.heard(FromVmm::Waiting, 0);
+    assert!(!vm.is_deaf());
+    vm.replaced();
+    vm.heard(FromVmm::Paused, 0);
+    vm.heard(FromVmm::Resumed, 0);
+    assert_eq!(vm.state(), VmState::Running);
+    assert_eq!(vm.reboots(), 0);
+}
+
+#[test]
+fn vmm_killed_to_end_or_reset_its_guest_has_no_successor() {
+    for kill in [
+        |vm: &mut Lifecycle| vm.end_at_once(Force::Asked),
+        |vm: &mut Lifecycle| vm.reset(Reset::Forced),
+    ] {
+        let mut vm = started();
+        assert!(!vm.is_killed());
+        kill(&mut vm);
+        assert!(vm.is_killed());
+    }
+}

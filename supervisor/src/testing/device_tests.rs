@@ -21,6 +21,7 @@ pub(super) const SECOND_NS: u64 = 1_000_000_000;
 pub(super) const FIRST: Start = Start {
     now_ns: 1000 * SECOND_NS,
     is_first: true,
+    keeps: false,
 };
 const KILLED: Death = Death::Signalled(Signal::SIGKILL);
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The processes of a VM, as `bulkhead inspect` lists them.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::context::Context;
+use crate::context::{Context, state_root};
 use crate::vm::PATIENCE;
 
 /// One process.
@@ -73,4 +75,44 @@ pub fn quietly(context: &Context, args: &[&str]) -> Result<String> {
         args.join(" ")
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What the VM of this short name has noted, the oldest first.
+///
+/// # Errors
+/// When its API does not say.
+pub fn events(context: &Context, name: &str) -> Result<Vec<Value>> {
+    events_of(context, &context.name_of(name))
+}
+
+/// What the VM with this full name has noted, the oldest first.
+///
+/// # Errors
+/// When its API does not say.
+pub fn events_of(context: &Context, vm: &str) -> Result<Vec<Value>> {
+    let socket = state_root(context.dir()).join(vm).join("api.sock");
+    let mut stream = UnixStream::connect(&socket).context("the API's socket")?;
+    stream.write_all(b"GET /v1/vm/events HTTP/1.1\r\nHost: vm\r\nConnection: close\r\n\r\n")?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut answer = Vec::new();
+    stream
+        .read_to_end(&mut answer)
+        .context("the API's answer")?;
+    let text = String::from_utf8_lossy(&answer);
+    let (_, body) = text.split_once("\r\n\r\n").context("no body")?;
+    let json: Value = serde_json::from_str(body)?;
+    Ok(json["events"].as_array().cloned().unwrap_or_default())
+}
+
+/// How long the guest stood still each time that its vmm was replaced, in µs.
+#[must_use]
+pub fn vmm_pauses_us(events: &[Value]) -> Vec<u64> {
+    let done = events
+        .iter()
+        .filter(|event| event["kind"] == "upgrade-done" && event["device"] == "vmm");
+    let pauses = done.filter_map(|event| {
+        let mut words = event["detail"].as_str()?.split(' ');
+        words.find_map(|word| word.parse().ok())
+    });
+    pauses.collect()
 }

@@ -7,6 +7,7 @@ pub mod boot_sector;
 pub mod cases;
 pub mod context;
 pub mod demo;
+pub mod driven;
 pub mod exchange;
 pub mod faulty;
 pub mod fuse;

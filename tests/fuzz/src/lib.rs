@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     target("input", targets::input::run),
     target("ioapic", targets::ioapic::run),
     target("kernel", targets::kernel::run),
+    target("machine", targets::machine::run),
     target("msix", targets::msix::run),
     target("net", targets::net::run),
     target("pci", targets::pci::run),

@@ -9,6 +9,7 @@ pub(crate) mod inflight;
 pub(crate) mod input;
 pub(crate) mod ioapic;
 pub(crate) mod kernel;
+pub(crate) mod machine;
 pub(crate) mod msix;
 pub(crate) mod net;
 pub(crate) mod pci;

@@ -48,6 +48,7 @@ replays! {
     input_survives_its_inputs: "input",
     ioapic_survives_its_inputs: "ioapic",
     kernel_survives_its_inputs: "kernel",
+    machine_survives_its_inputs: "machine",
     msix_survives_its_inputs: "msix",
     net_survives_its_inputs: "net",
     pci_survives_its_inputs: "pci",

@@ -4,6 +4,7 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
@@ -19,7 +20,8 @@ unsafe impl Send for RunPage {}
 
 impl RunPage {
     /// The page of a vCPU that is never dropped, so that its mapping lives as long as the process.
-    pub(super) fn of(vcpu: &mut &'static mut VcpuFd) -> Self {
+    pub(super) fn of(vcpu: &'static Mutex<VcpuFd>) -> Self {
+        let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         Self(NonNull::from(vcpu.get_kvm_run()))
     }
 

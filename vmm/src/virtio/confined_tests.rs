@@ -199,14 +199,16 @@ fn make(stream: UnixStream, supervisor: &Arc<Channel>) -> Device {
         inflight: false,
     };
     let reporter = Reporter::new(slot(1), "dev0", supervisor);
-    Device::new(
+    let made = Device::new(
         &record,
         &memory,
         (stream.into(), None),
         reporter,
         Mode::Kill,
-    )
-    .unwrap()
+    );
+    let mut device = made.unwrap();
+    device.connect();
+    device
 }
 
 /// Reads until the other end is closed.

@@ -170,6 +170,7 @@ fn observe(
                 "vmm" if comm == "vmm" => "vmm main",
                 "vmm" if comm.starts_with("vcpu") => "vmm vcpu",
                 "vmm" if comm == "intx" => "vmm intx",
+                "vmm" if comm == "state" => "vmm state",
                 "vmm" => "vmm device",
                 "blk-backend" if threads => "blk-backend threads",
                 "blk-backend" => "blk-backend uring",

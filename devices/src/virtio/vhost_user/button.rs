@@ -40,6 +40,17 @@ pub(super) struct Selected {
 }
 
 impl Selected {
+    /// The question.
+    pub(super) fn save(&self) -> [u8; 2] {
+        [&self.select, &self.subsel].map(|field| field.load(Ordering::SeqCst))
+    }
+
+    /// Sets the question.
+    pub(super) fn restore(&self, [select, subsel]: [u8; 2]) {
+        self.select.store(select, Ordering::SeqCst);
+        self.subsel.store(subsel, Ordering::SeqCst);
+    }
+
     /// Writes to the space: only the question can be written.
     pub(super) fn write(&self, offset: usize, data: &[u8]) {
         for (at, byte) in (offset..).zip(data) {

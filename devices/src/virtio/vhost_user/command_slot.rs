@@ -34,6 +34,8 @@ pub(super) struct Commands {
     pub(super) reset: bool,
     /// Stop the queues, or run them again.
     pub(super) drain: Option<bool>,
+    /// Stop the queues whatever backend is attached, or no longer.
+    pub(super) hold: Option<bool>,
     /// Report a change of the configuration space to the driver.
     pub(super) config_changed: bool,
     /// Queues whose notification did not come through a doorbell.

@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 
+use crate::state::{StateError, check_count};
 use crate::virtio::device::{Activation, DeviceType, QueueIndex, VirtioDevice};
 use crate::virtio::eventfd::{self, QueueEvents};
+use crate::virtio::features;
 use crate::virtio::vhost_user::command_slot::CommandSlot;
 use crate::virtio::vhost_user::events::DeviceEvents;
 use crate::virtio::vhost_user::inflight::InflightRegion;
@@ -32,6 +35,27 @@ pub enum DeviceError {
     EventFd(#[source] io::Error),
 }
 
+/// What a driver has been shown of a device, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState {
+    features: u64,
+    config: Vec<u8>,
+    link_up: bool,
+    selected: [u8; 2],
+    failed: bool,
+}
+
+/// Where the device's thread stands.
+#[derive(Debug, Default)]
+struct Standing {
+    /// What the driver has been offered, if anything.
+    shown: Option<Advertised>,
+    /// A backend was found fit.
+    has_backend: bool,
+    /// The queues are held, and no backend uses them.
+    is_held: bool,
+}
+
 /// What the device's thread shares with the other threads.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -42,28 +66,49 @@ pub(super) struct Shared {
     link_up: AtomicBool,
     /// What the driver asks of a power button's configuration space.
     selected: button::Selected,
-    advertised: Mutex<Option<Advertised>>,
-    offered: Condvar,
+    /// The device has set DEVICE_NEEDS_RESET.
+    pub(super) failed: AtomicBool,
+    standing: Mutex<Standing>,
+    changed: Condvar,
     queues: Mutex<Vec<Arc<QueueEvents>>>,
 }
 
 impl Shared {
-    fn advertised(&self) -> MutexGuard<'_, Option<Advertised>> {
-        self.advertised
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `reached` holds; false on timeout.
+    fn wait_until(&self, timeout: Duration, reached: impl Fn(&Standing) -> bool) -> bool {
+        let standing = self.standing();
+        let wait = self
+            .changed
+            .wait_timeout_while(standing, timeout, |standing| !reached(standing));
+        let (standing, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        reached(&standing)
+    }
+
+    /// A backend was found fit.
+    pub(super) fn connected(&self) {
+        self.standing().has_backend = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether the queues are held, and no backend uses them.
+    pub(super) fn set_held(&self, is_held: bool) {
+        self.standing().is_held = is_held;
+        self.changed.notify_all();
     }
 
     /// What the driver has been offered, if anything.
     pub(super) fn shown(&self) -> Option<Advertised> {
-        self.advertised().clone()
+        self.standing().shown.clone()
     }
 
     /// Sets what the driver is offered. Only while it cannot have read anything else since its last
     /// reset.
     pub(super) fn show(&self, advertised: Advertised) {
-        *self.advertised() = Some(advertised);
-        self.offered.notify_all();
+        self.standing().shown = Some(advertised);
     }
 
     /// Shows the driver that the reset is complete.
@@ -99,8 +144,9 @@ impl VhostUserDevice {
             resetting: AtomicBool::new(false),
             link_up: AtomicBool::new(true),
             selected: button::Selected::default(),
-            advertised: Mutex::new(None),
-            offered: Condvar::new(),
+            failed: AtomicBool::new(false),
+            standing: Mutex::default(),
+            changed: Condvar::new(),
             queues: Mutex::default(),
         });
         let worker = Worker::new(Arc::clone(&shared), memory, inflight, events);
@@ -169,13 +215,52 @@ impl VhostUserDevice {
     /// Waits until a backend has connected, so that the driver finds features. Call it before the
     /// guest runs.
     pub fn wait_until_connected(&self, timeout: Duration) -> bool {
-        let advertised = self.0.advertised();
-        let wait = self
-            .0
-            .offered
-            .wait_timeout_while(advertised, timeout, |advertised| advertised.is_none());
-        let (advertised, _) = wait.unwrap_or_else(PoisonError::into_inner);
-        advertised.is_some()
+        self.0.wait_until(timeout, |standing| standing.has_backend)
+    }
+
+    /// Stops the queues, and keeps them stopped whatever backend is attached, until [`Self::release_queues`].
+    pub fn hold_queues(&self) {
+        self.0.set_held(false);
+        self.0.commands.post(|pending| pending.hold = Some(true));
+    }
+
+    /// Waits until no backend uses the queues that are held; false on timeout.
+    pub fn wait_until_held(&self, timeout: Duration) -> bool {
+        self.0.wait_until(timeout, |standing| standing.is_held)
+    }
+
+    /// Lets the queues run again.
+    pub fn release_queues(&self) {
+        self.0.commands.post(|pending| pending.hold = Some(false));
+    }
+
+    /// What the driver has been shown, while the queues are held; `None` before the first backend.
+    pub fn save(&self) -> Option<DeviceState> {
+        let shown = self.0.shown()?;
+        Some(DeviceState {
+            features: shown.features,
+            config: shown.config,
+            link_up: self.0.link_up.load(Ordering::SeqCst),
+            selected: self.0.selected.save(),
+            failed: self.0.failed.load(Ordering::SeqCst),
+        })
+    }
+
+    /// Makes a device that has no backend yet show its driver the same, and holds its queues. The backend
+    /// that is attached must fit that.
+    pub fn restore(&self, state: &DeviceState) -> Result<(), StateError> {
+        // A configuration that the vmm itself provides is not part of it.
+        let len = self.config_len_bytes().min(state.config.len());
+        check_count("bytes of configuration", state.config.len(), len)?;
+        self.0.show(Advertised {
+            features: features::offerable(state.features),
+            config: state.config.clone(),
+        });
+        self.0.link_up.store(state.link_up, Ordering::SeqCst);
+        self.0.selected.restore(state.selected);
+        self.0.failed.store(state.failed, Ordering::SeqCst);
+        self.hold_queues();
+        Ok(())
     }
 
     /// Unblocks a write to a kick eventfd that a backend has made blocking. Call it only before the
@@ -202,10 +287,8 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn features(&self) -> u64 {
-        self.0
-            .advertised()
-            .as_ref()
-            .map_or(0, |advertised| advertised.features)
+        let standing = self.0.standing();
+        standing.shown.as_ref().map_or(0, |shown| shown.features)
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -220,8 +303,9 @@ impl VirtioDevice for VhostUserDevice {
         if self.0.spec.config == ConfigSource::PowerButton {
             return self.0.selected.read(offset, data);
         }
-        let advertised = self.0.advertised();
-        let config = advertised
+        let standing = self.0.standing();
+        let config = standing
+            .shown
             .as_ref()
             .map_or(&[][..], |advertised| &advertised.config);
         for (at, byte) in (offset..).zip(data) {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::virtio::device::QueueIndex;
 use crate::virtio::eventfd;
@@ -155,6 +156,7 @@ impl Worker {
             self.shared.show(advertised);
         }
         (self.driver, self.resetting) = (None, false);
+        self.shared.failed.store(false, Ordering::SeqCst);
         self.shared.finish_reset();
     }
 
@@ -174,6 +176,7 @@ impl Worker {
             self.disconnect(error);
         }
         if let Some(driver) = &mut self.driver {
+            self.shared.failed.store(true, Ordering::SeqCst);
             driver.failed = true;
             driver.activation.signals.needs_reset();
         }

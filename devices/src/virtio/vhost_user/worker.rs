@@ -6,10 +6,14 @@
 //! close, futex, those of the allocator, write (on an external backend's kick eventfds), and those
 //! of the implementations of [`DeviceEvents`] and of the transport's traits.
 
+mod count;
+mod upgrade;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -18,9 +22,7 @@ use crate::virtio::eventfd;
 use crate::virtio::vhost_user::command_slot::Commands;
 use crate::virtio::vhost_user::connection::Deadline;
 use crate::virtio::vhost_user::device::Shared;
-use crate::virtio::vhost_user::events::{
-    DeviceEvent, DeviceEvents, LinkError, Outstanding, PeerFault,
-};
+use crate::virtio::vhost_user::events::{DeviceEvent, DeviceEvents, LinkError};
 use crate::virtio::vhost_user::frontend::Session;
 use crate::virtio::vhost_user::inflight::InflightRegion;
 use crate::virtio::vhost_user::memory::SharedMemory;
@@ -59,6 +61,8 @@ pub struct Worker {
     pub(super) resetting: bool,
     /// The queues must stay stopped.
     draining: bool,
+    /// The queues must stay stopped, whatever backend is attached.
+    held: bool,
     sampler: OutstandingSampler,
 }
 
@@ -92,6 +96,7 @@ impl Worker {
             quiescent: true,
             resetting: false,
             draining: false,
+            held: false,
             sampler: OutstandingSampler::default(),
         }
     }
@@ -135,12 +140,14 @@ impl Worker {
     }
 
     fn handle(&mut self, pending: Commands) {
+        self.held = pending.hold.unwrap_or(self.held);
         if let Some(activation) = pending.activation {
             self.driver = Some(DriverSession {
                 activation,
                 stopped: BTreeMap::new(),
-                ran: false,
-                failed: false,
+                // A driver that is ready while the queues are held was ready in the vmm before.
+                ran: self.held,
+                failed: self.held && self.shared.failed.load(Ordering::SeqCst),
                 untracked: None,
             });
         }
@@ -165,10 +172,17 @@ impl Worker {
         }
         if self.resetting {
             self.reset();
-        } else if self.draining {
+        }
+        if self.resetting {
+            // The backend's I/O must be fenced first.
+        } else if self.draining || self.held {
             self.drain(pending.drain == Some(true));
         } else {
             self.start();
+        }
+        if self.held {
+            let is_still = !self.resetting && !self.running && self.quiescent;
+            self.shared.set_held(is_still);
         }
         self.notify(&pending.notified);
     }
@@ -197,63 +211,10 @@ impl Worker {
         match self.judge(stream) {
             Ok(session) => {
                 self.session = Some(session);
+                self.shared.connected();
                 self.events.report(DeviceEvent::Connected);
             }
             Err(error) => self.disconnect(error),
-        }
-    }
-
-    /// Makes the checked backend the current one.
-    fn succeed(&mut self) {
-        match self.candidate.take() {
-            Some(session) => {
-                self.session = Some(session);
-                self.events.report(DeviceEvent::Connected);
-            }
-            None => self.disconnect(PeerFault::Closed.into()),
-        }
-    }
-
-    /// Checks a backend that may become the next one.
-    fn probe(&mut self, stream: OwnedFd) {
-        self.candidate = None;
-        let event = match self.judge(stream) {
-            Ok(session) => {
-                self.candidate = Some(session);
-                DeviceEvent::Compatible
-            }
-            Err(LinkError::Peer(fault)) => DeviceEvent::Incompatible(fault.into()),
-            Err(LinkError::Host(fault)) => DeviceEvent::Incompatible(fault.into()),
-            // A newer backend is attached already.
-            Err(LinkError::Interrupted) => DeviceEvent::Incompatible(PeerFault::Closed.into()),
-        };
-        self.events.report(event);
-    }
-
-    /// Once a second, retries refused interrupt routes and reports outstanding requests.
-    fn count(&mut self) {
-        if !self.sampler.is_due() {
-            return;
-        }
-        let driver = self.driver.as_ref().filter(|_| self.running);
-        if let Some(driver) = driver {
-            driver.activation.signals.retry();
-        }
-        let queues = driver.map_or(&[][..], |driver| &driver.activation.queues);
-        let outstanding = queues.iter().filter_map(|queue| {
-            let spec = &self.shared.spec;
-            let (layout, index) = (&queue.layout, queue.index);
-            let avail = self.memory.avail_index(layout)?;
-            let used = self.memory.used_index(layout)?;
-            (spec.has_requests(index.0) && avail != used).then_some(Outstanding {
-                queue: index,
-                avail,
-                used,
-            })
-        });
-        let outstanding: Vec<_> = outstanding.collect();
-        if self.sampler.is_news(!outstanding.is_empty()) {
-            self.events.report(DeviceEvent::Outstanding(outstanding));
         }
     }
 
@@ -276,6 +237,8 @@ impl Worker {
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod hold_tests;
 #[cfg(test)]
 mod nic_tests;
 #[cfg(test)]

@@ -118,6 +118,7 @@ impl FakeVmm {
             match self.channel.receive().unwrap() {
                 Some(ToVmm::Pause) => self.tell(&FromVmm::Paused),
                 Some(ToVmm::Resume) => self.tell(&FromVmm::Resumed),
+                Some(ToVmm::Save) => self.tell(&FromVmm::NotSaved("there is no guest".into())),
                 Some(ToVmm::Device(..)) => {}
                 Some(ToVmm::PowerButton) | None => return,
             }

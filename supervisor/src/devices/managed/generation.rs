@@ -16,7 +16,10 @@ impl ManagedDevice {
         start: Start,
         actions: &mut Actions,
     ) -> Result<(Option<PreparedBackend>, Link), BeginError> {
-        let inflight = self.kind.renew()?;
+        let inflight = match start.keeps {
+            true => self.kind.keep()?,
+            false => self.kind.renew()?,
+        };
         self.restarts = Restarts::default();
         let (prepared, stream) = match self.prepare_next(context) {
             Ok((prepared, stream)) => (Some(prepared), stream),
@@ -84,6 +87,16 @@ impl ManagedDevice {
             Phase::Alive(life) => life.retired,
             Phase::Fencing { next, .. } => matches!(next, Next::Idle),
             Phase::Backoff { .. } | Phase::Failed { .. } => false,
+        }
+    }
+
+    /// Whether a backend serves the device, and nothing is about to change that.
+    pub(crate) fn is_steady(&self) -> bool {
+        match &self.phase {
+            Phase::Alive(life) => {
+                life.is_connected() && !life.stop_requested && self.upgrade.is_none()
+            }
+            _ => false,
         }
     }
 

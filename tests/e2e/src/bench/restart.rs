@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How long a device pauses when its backend is killed, replaced by another program, or hangs. A disk:
 //! as a driver with 32 requests outstanding sees it. A NIC: as a host sees it whose frames
-//! come back. Everything is real but the guest.
+//! come back. Everything is real but the guest. And how long a guest of 512 MiB with two disks in use and a NIC
+//! stands still while its vmm is replaced: by the supervisor's account, from its order to save until its
+//! order to go on.
 
 use std::time::Duration;
 
@@ -10,13 +12,16 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::driven::Driven;
+use crate::exchange::wires::{MAC, TAP};
 use crate::harness::gaps::pause_ns;
 use crate::harness::{Device, Harness};
+use crate::network::enter_empty;
 
 /// How often a backend is killed.
 const KILLS: usize = 200;
 /// How often its program is replaced.
-const UPGRADES: usize = 50;
+const UPGRADES: u32 = 50;
 /// How often it is stopped.
 const HANGS: usize = 3;
 /// How long the device is served before it happens again.
@@ -30,19 +35,22 @@ pub(super) fn run(context: &Context) -> Result<String> {
     let hangs = hangs(context)?;
     let (net_kills, _) = killed(context, Device::Nic)?;
     let net_upgrades = upgraded(context, Device::Nic)?;
+    let vmm_upgrades = vmm_replaced(context)?;
     println!(
-        "{} kills, {} upgrades, {} hangs; of a NIC {} kills, {} upgrades",
+        "{} kills, {} upgrades, {} hangs; of a NIC {} kills, {} upgrades; of the vmm {} upgrades",
         kills.len(),
         upgrades.len(),
         hangs.len(),
         net_kills.len(),
         net_upgrades.len(),
+        vmm_upgrades.len(),
     );
     Ok(format!(
         "blk_kill_p50_ms={:.1} blk_kill_p99_ms={:.1} blk_drain_p99_ms={:.1} \
          blk_upgrade_p50_ms={:.1} blk_upgrade_p99_ms={:.1} hang_resume_s={:.2} \
          net_kill_p50_ms={:.1} net_kill_p99_ms={:.1} \
-         net_upgrade_p50_ms={:.1} net_upgrade_p99_ms={:.1}",
+         net_upgrade_p50_ms={:.1} net_upgrade_p99_ms={:.1} \
+         vmm_upgrade_p50_ms={:.1} vmm_upgrade_p99_ms={:.1}",
         at(&kills, 50),
         at(&kills, 99),
         at(&drains, 99),
@@ -53,6 +61,8 @@ pub(super) fn run(context: &Context) -> Result<String> {
         at(&net_kills, 99),
         at(&net_upgrades, 50),
         at(&net_upgrades, 99),
+        at(&vmm_upgrades, 50),
+        at(&vmm_upgrades, 99),
     ))
 }
 
@@ -144,6 +154,16 @@ fn upgraded(context: &Context, device: Device) -> Result<Vec<f64>> {
         pauses.len()
     );
     Ok(pauses)
+}
+
+fn vmm_replaced(context: &Context) -> Result<Vec<f64>> {
+    enter_empty()?;
+    let nic = format!("tap={TAP},mac={MAC}");
+    let driven = Driven::start_with(context, "vmms", "512M", &["--net", &nic])?;
+    let pauses_us = driven.replace(UPGRADES)?;
+    driven.finish()?;
+    let pauses = pauses_us.into_iter().map(|us| ms(us * 1000));
+    Ok(pauses.collect())
 }
 
 fn hangs(context: &Context) -> Result<Vec<f64>> {

@@ -47,6 +47,8 @@ mod storage_loses;
 mod storm;
 mod upgrade;
 mod versions;
+mod vmm_replaced;
+mod vmm_replaced_guest;
 
 use std::fmt;
 use std::time::Duration;
@@ -210,6 +212,8 @@ pub fn all() -> Vec<Case> {
         net_launch::cases(),
         restart::cases(),
         upgrade::cases(),
+        vmm_replaced::cases(),
+        vmm_replaced_guest::cases(),
         data_path::cases(),
     ];
     let once = [

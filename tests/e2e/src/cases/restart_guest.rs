@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A stock guest that lets go of its disk with requests under way.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use super::vmm_replaced::SAVED;
 use super::{Case, ONCE};
 use crate::context::Context;
+use crate::inspect::{events, quietly, vmm_pauses_us};
 use crate::machine::Machine;
 use crate::procs;
 use crate::vm::{PATIENCE, Stock, Vm};
@@ -30,37 +30,26 @@ pub(super) fn cases() -> Vec<Case> {
         .not_on(Machine::SECOND, ONCE),
         Case::guest(
             "interrupts_masked_while_the_backend_dies_come_when_unmasked",
-            masked,
+            |context| masked(context, "masked", backend_dies),
         )
         .not_on(&[Machine::Plic], "a line has no mask of MSI-X"),
+        Case::guest(
+            "interrupts_masked_while_the_vmm_is_replaced_come_when_unmasked",
+            |context| masked(context, "maskedvmm", vmm_is_replaced),
+        )
+        .only_on_x86(SAVED),
     ]
 }
 
-fn start(context: &Context, name: &str, does: &'static str) -> Result<Vm> {
+pub(super) fn start(context: &Context, name: &str, does: &'static str) -> Result<Vm> {
     let image = context.sparse_file("image", IMAGE_BYTES)?;
     let disk = format!("path={}", image.display());
     let builder = context.vm(name).boots(Stock::DEFAULT, does);
     builder.mem_mib(256).cpus(2).arg("--disk", disk).start()
 }
 
-/// What the VM has noted, the oldest first.
-fn events(context: &Context, name: &str) -> Result<Vec<Value>> {
-    let socket = context.state_dir(name).join("api.sock");
-    let mut stream = UnixStream::connect(&socket).context("the API's socket")?;
-    stream.write_all(b"GET /v1/vm/events HTTP/1.1\r\nHost: vm\r\nConnection: close\r\n\r\n")?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut answer = Vec::new();
-    stream
-        .read_to_end(&mut answer)
-        .context("the API's answer")?;
-    let text = String::from_utf8_lossy(&answer);
-    let (_, body) = text.split_once("\r\n\r\n").context("no body")?;
-    let json: Value = serde_json::from_str(body)?;
-    Ok(json["events"].as_array().cloned().unwrap_or_default())
-}
-
 /// Runs a command in the guest's shell, which must succeed.
-fn sh(vm: &mut Vm, command: &str) -> Result<()> {
+pub(super) fn sh(vm: &mut Vm, command: &str) -> Result<()> {
     // The echo of what is typed does not hold what is waited for.
     vm.type_line(&format!("{command}\necho \"@$?\"@"))?;
     vm.wait_for("@0@", PATIENCE)
@@ -68,7 +57,7 @@ fn sh(vm: &mut Vm, command: &str) -> Result<()> {
 }
 
 /// Loads the drivers and makes two files to write: one older, one newer.
-fn prepare(vm: &mut Vm) -> Result<()> {
+pub(super) fn prepare(vm: &mut Vm) -> Result<()> {
     vm.wait_for("guest# ", PATIENCE)?;
     vm.type_line("stty -echo")?;
     for line in [
@@ -141,9 +130,13 @@ fn let_go(context: &Context) -> Result<()> {
 }
 
 /// The driver's interrupts are masked as a whole, by the function mask of MSI-X, when requests complete
-/// and the backend dies; and when the next one takes over.
-fn masked(context: &Context) -> Result<()> {
-    let mut vm = start(context, "masked", "shell")?;
+/// and what is done meanwhile happens.
+fn masked(
+    context: &Context,
+    name: &str,
+    meanwhile: fn(&Context, &str, &Vm) -> Result<()>,
+) -> Result<()> {
+    let mut vm = start(context, name, "shell")?;
     prepare(&mut vm)?;
     for line in [
         // The capability's number is 17; the mask is in the byte three behind it.
@@ -155,6 +148,19 @@ fn masked(context: &Context) -> Result<()> {
     ] {
         sh(&mut vm, line)?;
     }
+    meanwhile(context, name, &vm)?;
+    sh(&mut vm, "sleep 0.5; [ ! -e /tmp/filled ]")?;
+    sh(
+        &mut vm,
+        "control '\\200'; until [ -e /tmp/filled ]; do sleep 0.05; done; holds vda new 0",
+    )?;
+    sh(&mut vm, "clean")?;
+    vm.type_line("poweroff -f")?;
+    vm.expect_exit(0)
+}
+
+/// The backend dies, and the next one takes over.
+fn backend_dies(context: &Context, name: &str, _: &Vm) -> Result<()> {
     let backends = procs::living_descendants().into_iter();
     let mut killed = 0;
     for process in backends.filter(|process| process.name == "blk-backend") {
@@ -169,17 +175,18 @@ fn masked(context: &Context) -> Result<()> {
             .filter(|event| event["kind"] == "backend-connected")
             .count()
     };
-    while connected(&events(context, "masked")?) < 2 {
+    while connected(&events(context, name)?) < 2 {
         ensure!(begun.elapsed() < PATIENCE, "no backend follows");
         std::thread::sleep(Duration::from_millis(50));
     }
-    sh(&mut vm, "sleep 0.5; [ ! -e /tmp/filled ]")?;
-    sh(
-        &mut vm,
-        "control '\\200'; until [ -e /tmp/filled ]; do sleep 0.05; done; holds vda new 0",
-    )?;
-    sh(&mut vm, "clean")?;
     println!("SEEN masked kills={killed}");
-    vm.type_line("poweroff -f")?;
-    vm.expect_exit(0)
+    Ok(())
+}
+
+fn vmm_is_replaced(context: &Context, name: &str, vm: &Vm) -> Result<()> {
+    quietly(context, &["restart", vm.name(), "vmm", "--wait"])?;
+    let pauses_us = vmm_pauses_us(&events(context, name)?);
+    ensure!(pauses_us.len() == 1, "{pauses_us:?}");
+    println!("SEEN masked vmm_pauses_us={pauses_us:?}");
+    Ok(())
 }

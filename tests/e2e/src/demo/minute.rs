@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 
 use super::stage::HOST;
 use crate::context::Context;
-use crate::inspect::{processes, quietly};
+use crate::inspect::{events_of, processes, quietly, vmm_pauses_us};
+use crate::machine::Machine;
 use crate::traffic::TOOL;
 use crate::vm::Vm;
 
@@ -57,6 +58,12 @@ pub(super) fn run(context: &Context, vm: &mut Vm) -> Result<()> {
             context,
             &["upgrade", vm.name(), device, "--binary", &binary],
         )?;
+    }
+    if context.machine() == Machine::X86 {
+        say(context, &["restart", vm.name(), "vmm", "--wait"])?;
+        let pauses_us = vmm_pauses_us(&events_of(context, vm.name())?);
+        let paused_ms = pauses_us.last().context("no pause")? / 1000;
+        println!("# the guest stood still for {paused_ms} ms, and goes on in another vmm");
     }
     let served = server.join().map_err(|_| anyhow!("the server panicked"))?;
     let (sent, sum) = served.map_err(|error| match error.kind() {

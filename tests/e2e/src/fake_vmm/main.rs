@@ -71,7 +71,7 @@ fn run() -> Result<()> {
     if record.seccomp == Mode::Trap {
         host::seccomp::report_violations(page)?;
     }
-    let devices = Device::make_all(&record.devices, guest, &channel, record.seccomp)?;
+    let devices = Device::make_all(&record, guest, &channel, None)?;
     if await_backends(&devices, &channel, Patience::Endless)? == Awaited::PowerOff {
         channel.send(&FromVmm::Ended(Ending::PowerOff))?;
         std::process::exit(0);
@@ -127,6 +127,7 @@ fn serve(
             ToVmm::PowerButton => button.store(true, Ordering::Relaxed),
             ToVmm::Pause => channel.send(&FromVmm::Paused)?,
             ToVmm::Resume => channel.send(&FromVmm::Resumed)?,
+            ToVmm::Save => channel.send(&FromVmm::NotSaved("there is no guest".into()))?,
             ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, stream),
         }
     }

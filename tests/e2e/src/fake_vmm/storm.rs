@@ -159,6 +159,7 @@ fn serve(
                 paused = None;
                 channel.send(&FromVmm::Resumed)?;
             }
+            ToVmm::Save => channel.send(&FromVmm::NotSaved("there is no guest".into()))?,
             ToVmm::Device(slot, message) => Device::dispatch(devices, slot, message, stream),
         }
     }

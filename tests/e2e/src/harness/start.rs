@@ -67,6 +67,8 @@ pub struct Setup<'a> {
     pub seconds: u64,
     /// On how many blocks; the fewer, the sooner each is written again.
     pub blocks: u64,
+    /// The guest's memory, as `--mem` says it.
+    pub mem: &'a str,
     /// The disk, if there is one already.
     pub image: Option<&'a Path>,
     /// Further words for `bulkhead run`.
@@ -85,6 +87,7 @@ impl<'a> Setup<'a> {
             bin: context.bin(),
             seconds,
             blocks: 4096,
+            mem: "64M",
             image: None,
             more: &[],
             words: "",
@@ -164,7 +167,7 @@ impl Harness {
         let name = context.name_of(name);
         let mut command = Command::new(dir.join("bulkhead"));
         context.prepare(&mut command);
-        command.args(["run", "--name", &name, "--mem", "64M", "--kernel"]);
+        command.args(["run", "--name", &name, "--mem", setup.mem, "--kernel"]);
         command.arg(dir.join("kernel"));
         command.arg("--cmdline").arg(format!(
             "seconds={} blocks={} {}",

@@ -21,7 +21,7 @@ mod input {
 /// The filters it may be behind, by name; the first, of whatever was inherited alone.
 pub(crate) fn of(role: &str) -> Vec<(&'static str, Option<Filter>)> {
     let own: &[Filter] = match role {
-        "vmm" => &[vmm::VCPU, vmm::DEVICE, vmm::INTX, vmm::MAIN],
+        "vmm" => &[vmm::VCPU, vmm::DEVICE, vmm::INTX, vmm::STATE, vmm::MAIN],
         "blk-backend" => &[blk::URING, blk::THREADS],
         "net-backend" => &[net::NET],
         "input-backend" => &[input::INPUT],

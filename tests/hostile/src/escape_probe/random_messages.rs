@@ -50,11 +50,13 @@ pub(crate) fn send(control: &Channel, count: u64, seed: u64) {
 
 /// Any message but those that say goodbye.
 fn any(random: &mut Random) -> FromVmm {
-    match random.below(8) {
+    match random.below(10) {
         0 => FromVmm::Started,
         1 => FromVmm::Paused,
         2 => FromVmm::Resumed,
         3 => FromVmm::Irqchip(Irqchip::Plic),
+        4 => FromVmm::Saved,
+        5 => FromVmm::NotSaved("no".into()),
         _ => {
             let highest = if random.below(4) == 0 { 24 } else { 3 };
             let nth = usize::try_from(random.below(highest)).unwrap_or(0);

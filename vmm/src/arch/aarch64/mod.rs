@@ -12,6 +12,8 @@ pub(super) mod layout;
 mod tables;
 pub(super) mod vcpu;
 
+pub(super) use super::unsaved as state;
+
 use ipc::cpu_model::CpuModel;
 use kvm_ioctls::Cap;
 

@@ -15,6 +15,8 @@ pub(super) mod register;
 mod tables;
 pub(super) mod vcpu;
 
+pub(super) use super::unsaved as state;
+
 use ipc::cpu_model::CpuModel;
 use kvm_bindings::KVM_CAP_VM_GPA_BITS;
 

@@ -31,8 +31,9 @@ pub enum BoardError {
 pub struct Board {
     ports: Bus,
     memory: Arc<Bus>,
-    ioapic: Arc<IoApic>,
-    serial: Arc<Serial>,
+    pub(super) ioapic: Arc<IoApic>,
+    pub(super) serial: Arc<Serial>,
+    pub(super) config_ports: Arc<ConfigPorts>,
     power_button: Arc<dyn InterruptLine>,
 }
 
@@ -83,11 +84,9 @@ impl Board {
             AcpiPm::PORTS,
             Arc::new(AcpiPm::new(Arc::clone(events))),
         )?;
-        ports.insert(
-            CONFIG_PORT,
-            CONFIG_PORTS,
-            Arc::new(ConfigPorts::new(Arc::clone(&root))),
-        )?;
+        let config_ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
+        let device = Arc::clone(&config_ports) as Arc<dyn BusDevice>;
+        ports.insert(CONFIG_PORT, CONFIG_PORTS, device)?;
 
         let ioapic = Arc::clone(irqchip.ioapic());
         let ioapic_device = Arc::clone(&ioapic) as Arc<dyn BusDevice>;
@@ -99,6 +98,7 @@ impl Board {
             memory,
             ioapic,
             serial,
+            config_ports,
             power_button: irqchip.pin(layout::BUTTON_PIN),
         })
     }

@@ -4,6 +4,7 @@
 
 mod acpi;
 pub(super) mod board;
+mod board_state;
 pub(super) mod boot;
 mod cpu_model;
 mod cpuid;
@@ -13,6 +14,8 @@ pub(super) mod exit;
 pub(super) mod golden;
 pub(super) mod irqchip;
 pub(super) mod layout;
+pub(super) mod state;
+mod tsc;
 pub(super) mod vcpu;
 
 use ipc::cpu_model::CpuModel;

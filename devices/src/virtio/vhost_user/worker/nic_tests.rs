@@ -8,6 +8,7 @@ use vhost::vhost_user::message::FrontendReq;
 use super::*;
 use crate::virtio::device::{ActiveQueue, DeviceType, VirtioDevice};
 use crate::virtio::features::{VERSION_1, VHOST_USER_PROTOCOL};
+use crate::virtio::vhost_user::events::PeerFault;
 use crate::virtio::vhost_user::spec::{ConfigSource, DeviceSpec, Origin};
 use crate::virtio::vhost_user::testing::backend::{Backend, PROTOCOL};
 use crate::virtio::vhost_user::testing::{Bench, spec};

@@ -7,7 +7,8 @@ use vhost::vhost_user::message::FrontendReq;
 use super::*;
 use crate::virtio::device::DeviceType;
 use crate::virtio::features::VHOST_USER_PROTOCOL;
-use crate::virtio::vhost_user::events::{HostFault, Incompatible};
+use crate::virtio::vhost_user::events::PeerFault;
+use crate::virtio::vhost_user::events::{HostFault, Incompatible, Outstanding};
 use crate::virtio::vhost_user::spec::{DeviceSpec, Origin};
 use crate::virtio::vhost_user::testing::backend::{
     ALL, Backend, FEATURES, Mischief, PROTOCOL, values,
