@@ -28,7 +28,8 @@ pub(crate) enum Name {
     /// From `bulkhead run` to the first KVM_RUN, with a disk and a network card, with up to 8 disks
     /// and 50 at once; takes root
     Launch,
-    /// Pauses of a disk and of a network card whose backend is killed, upgraded or hangs
+    /// Pauses of a disk and of a network card whose backend is killed, upgraded or hangs, and of a guest whose
+    /// vmm is replaced; takes root
     Restart,
 }
 
