@@ -315,12 +315,20 @@ impl Client {
     }
 }
 
-/// What is left in a socket, which holds little.
+/// What is left in a socket, which holds little. The dead vmm shared it, and may have made it blocking.
 fn read_rest(mut socket: UnixStream) -> Vec<u8> {
-    let mut rest = Vec::new();
-    // Ends with WouldBlock: what was read until then is kept.
-    let _ = socket.read_to_end(&mut rest);
+    let (mut rest, mut chunk) = (Vec::new(), [0; INPUT_BYTES]);
+    while is_readable(&socket)
+        && let Ok(len @ 1..) = socket.read(&mut chunk)
+    {
+        rest.extend_from_slice(&chunk[..len]);
+    }
     rest
+}
+
+fn is_readable(socket: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn retry(error: &io::Error) -> bool {

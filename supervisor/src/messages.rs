@@ -146,7 +146,7 @@ impl Supervisor {
                 let how = exit_report::reset(reset);
                 self.event_log.note(EventKind::Rebooted, None, &how);
                 // `follow_up` starts the next vmm when the I/O of the backends has ended.
-                self.vmm = None;
+                (self.vmm, self.ram) = (None, None);
                 retired = self.devices.retire(now_ns);
             }
             Next::End(outcome_of_vm) => self.outcome = Some(self.verdict(outcome_of_vm)),

@@ -37,7 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
             rolled_back,
         ),
         native(
-            "vmm_killed_while_it_takes_the_guest_up_is_rolled_back",
+            "vmm_killed_before_it_has_taken_the_guest_up_is_rolled_back",
             killed,
         ),
         native("vmm_of_a_paused_guest_is_not_replaced", paused),
@@ -110,8 +110,7 @@ fn rolled_back(context: &Context) -> Result<()> {
     driven.finish()
 }
 
-/// The next vmm is killed at a moment before the guest goes on, or after that, which ends the VM: then
-/// nothing is left but a guest that was whole until then.
+/// The next vmm, which never takes the guest up, is killed at ten moments: the old program goes on.
 fn killed(context: &Context) -> Result<()> {
     let driven = Driven::start(context, "killed")?;
     let mut rolled = 0;
@@ -148,7 +147,7 @@ fn killed(context: &Context) -> Result<()> {
         ensure!(said.contains("the old program goes on"), "{said}");
         rolled += 1;
     }
-    println!("SEEN vmm_killed_while_it_takes_up rolled_back={rolled}");
+    println!("SEEN vmm_killed_before_it_has_taken_up rolled_back={rolled}");
     driven.finish()
 }
 
