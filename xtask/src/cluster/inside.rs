@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 
 use super::host::{BRIDGE, Host};
 use super::power::{self, Power};
-use super::timeline::Timeline;
+use super::timeline::{self, Timeline};
 use super::vms::{self, until};
 use super::{guide, scenarios};
 use crate::command::{command, quiet};
@@ -50,9 +50,14 @@ pub(super) struct Cluster {
 /// Runs the case, as pid 1 of namespaces of its own.
 pub(crate) fn run(case: &Path) -> Result<ExitCode> {
     let timeline = Arc::new(Timeline::begin(case)?);
-    let mut cluster = Cluster::make(case, &timeline)?;
-    cluster.boot_all()?;
-    scenarios::run(&mut cluster)?;
+    let ran = Cluster::make(case, &timeline).and_then(|mut cluster| {
+        cluster.boot_all()?;
+        scenarios::run(&mut cluster)
+    });
+    if let Err(error) = ran {
+        timeline.say(format_args!("{}{error:#}", timeline::FAILED));
+        return Ok(ExitCode::FAILURE);
+    }
     timeline.say("all is as it should be");
     Ok(ExitCode::SUCCESS)
 }

@@ -81,11 +81,12 @@ pub(crate) fn run(dist: &Path, timeline: &mut Vec<String>) -> Result<()> {
         Ok(())
     });
     let told = fs::read_to_string(case.join(timeline::FILE)).unwrap_or_default();
-    timeline.extend(told.lines().map(str::to_owned));
+    let (happened, why) = told.split_once(timeline::FAILED).unwrap_or((&told, ""));
+    timeline.extend(happened.lines().map(str::to_owned));
     if ran.is_err() {
         show_logs(&case.join("log"));
     }
-    ran.context("the hosts")
+    ran.with_context(|| format!("the hosts: {}", why.trim_end()))
 }
 
 /// The last lines of what each host has said.

@@ -12,6 +12,9 @@ use anyhow::{Context as _, Result};
 /// Where the lines are kept, in the case's directory.
 pub(super) const FILE: &str = "timeline";
 
+/// What the last line begins with if something did not hold; the reason follows.
+pub(super) const FAILED: &str = "FAILED: ";
+
 /// The lines of a case; any thread may add to them.
 #[derive(Debug)]
 pub(super) struct Timeline {

@@ -41,7 +41,7 @@ mount -t tmpfs tmpfs "$root/run"
 cd "$root"
 mkdir -p .old
 pivot_root . .old
-exec chroot . sh -c 'umount -l /.old && rmdir /.old && exec sh -eu /case/script'"#;
+exec chroot . sh -c 'umount -l /.old && rmdir /.old && exec sh -eux /case/script 2>/case/trace'"#;
 
 /// Whether a filter chooses the case.
 pub(crate) fn is_chosen(filter: &str) -> bool {
@@ -107,10 +107,24 @@ fn in_a_root(release: &'static str, first: &Path, next: &Path, scratch: &Path) -
             enter.args(["--mount", "--pid", "--fork", "--kill-child"]);
             enter.args(["--", "sh", "-c", ENTER, "sh"]).arg(&root);
             let status = loud(enter.stdin(Stdio::null()))?;
-            ensure!(status.success(), "{release}: {status}");
+            ensure!(
+                status.success(),
+                "{release}: {status}: {}",
+                last_steps(&case.join("trace"))
+            );
             Ok(())
         },
     )
+}
+
+/// What the script did last, and what the programs said that it ran; all of it is shown.
+fn last_steps(trace: &Path) -> String {
+    const STEPS: usize = 6;
+    let trace = fs::read(trace).unwrap_or_default();
+    let trace = String::from_utf8_lossy(&trace);
+    eprintln!("{trace}");
+    let lines: Vec<_> = trace.lines().collect();
+    lines[lines.len().saturating_sub(STEPS)..].join("; ")
 }
 
 /// A fresh root of a release, as an archive.

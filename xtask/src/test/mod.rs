@@ -67,9 +67,12 @@ pub(crate) fn run(flags: &TestFlags) -> Result<ExitCode> {
         tally += times.of("style", |_| checks::style())?;
         tally += times.of("unit tests", |_| checks::unit_tests())?;
     }
-    if everything && matches!(place, Place::Native) {
+    if everything {
+        // Both wait for what must happen in seconds, so nothing runs beside them.
         tally += times.of("packages", of_packages);
         tally += times.of("cluster", of_cluster);
+    }
+    if everything && matches!(place, Place::Native) {
         tally += times.of("fuzzing", |_| checks::fuzz())?;
     }
     tally += end_to_end(place, flags, &mut times)?;
@@ -160,7 +163,7 @@ fn case(
     times.hear(machine, &line);
     match ended {
         Ok(()) => Tally::success(),
-        Err(_) => Tally::failure(name),
+        Err(error) => Tally::failure(tally::named(name, &format!("{error:#}"))),
     }
 }
 
@@ -222,12 +225,8 @@ fn beside_each_other(
                 // The inner host, which is in a hurry, keeps its processors. Only this thread and
                 // what it starts are nice.
                 let _ = setpriority_process(None, NICEST);
-                let packed = times.of("packages", of_packages);
-                let clustered = times.of("cluster", of_cluster);
                 let fuzzed = times.of("fuzzing", |_| checks::fuzz());
                 tally = tally.and_then(|mut cases| {
-                    cases += packed;
-                    cases += clustered;
                     cases += fuzzed?;
                     Ok(cases)
                 });

@@ -3,6 +3,9 @@
 
 use std::ops::AddAssign;
 
+/// So much of a failure's reason is said again at the end.
+const REASON: usize = 400;
+
 /// How many of each, and which failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -10,6 +13,7 @@ pub(crate) struct Tally {
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
     pub(crate) not_applicable: u32,
+    /// The name of each, and its reason where there is one.
     pub(crate) failures: Vec<String>,
 }
 
@@ -92,8 +96,10 @@ pub(crate) fn of_case(line: &str) -> Option<Tally> {
     match verdict {
         "ok" => Some(Tally::success()),
         "FAILED" => {
-            let name = rest.trim_start();
-            Some(Tally::failure(name.split(" (").next().unwrap_or(name)))
+            let rest = rest.trim_start();
+            let (name, after) = rest.split_once(" (").unwrap_or((rest, ""));
+            let reason = after.split_once("): ").map_or("", |(_, reason)| reason);
+            Some(Tally::failure(named(name, reason)))
         }
         "skipped" => Some(Tally {
             skipped: 1,
@@ -104,6 +110,15 @@ pub(crate) fn of_case(line: &str) -> Option<Tally> {
             ..Tally::default()
         }),
         _ => None,
+    }
+}
+
+/// A failure in one line: who reads only the end of a run, as CI keeps it, reads the reason too.
+pub(crate) fn named(name: &str, reason: &str) -> String {
+    let words: Vec<_> = reason.split_whitespace().collect();
+    match words.join(" ").chars().take(REASON).collect::<String>() {
+        reason if reason.is_empty() => name.to_owned(),
+        reason => format!("{name}: {reason}"),
     }
 }
 
@@ -151,8 +166,15 @@ mod tests {
         assert_eq!(failure_of_nextest("  Summary [  1.2s] 12 tests run"), None);
         assert_eq!(
             of_case("FAILED   boot_a (1.0 s): it did not hold"),
-            Some(Tally::failure("boot_a"))
+            Some(Tally::failure("boot_a: it did not hold"))
         );
+    }
+
+    #[test]
+    fn reason_of_a_failure_is_one_line_of_bounded_length() {
+        assert_eq!(named("boot_a", ""), "boot_a");
+        assert_eq!(named("boot_a", "it is\n  not so"), "boot_a: it is not so");
+        assert_eq!(named("boot_a", &"ö".repeat(1000)).chars().count(), 408);
     }
 
     #[test]
