@@ -175,6 +175,7 @@ pub fn start(
     let gate = Arc::new(Gate::default());
     let shared = Shared {
         board: Arc::clone(&board),
+        ram: hardware.ram,
         gate: Arc::clone(&gate),
         end: Arc::clone(&end),
         health,

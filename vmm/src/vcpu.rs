@@ -26,15 +26,18 @@ use ipc::seccomp::Mode;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use log::{error, warn};
+use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
 use crate::arch::{self, Board, Handled, state_of};
 use crate::exit::{ExitLatch, Reason};
+use crate::memory::GuestMemory;
 use crate::seccomp;
 use gate::Gate;
 use kick::Kick;
 use run_page::RunPage;
 
-/// What KVM_RUN says by EFAULT where no guest can cause it.
+/// What KVM_RUN says by EFAULT where no guest can cause it, or by an MMIO exit at an address of the guest's
+/// memory: so it answers an instruction that it emulates.
 const NO_PAGE: &str = "the host could not give the guest a page of its memory (a faulty page, or no huge \
                        page left)";
 
@@ -43,6 +46,8 @@ const NO_PAGE: &str = "the host could not give the guest a page of its memory (a
 pub struct Shared {
     /// The board.
     pub board: Arc<Board>,
+    /// The guest's memory, where no device is.
+    pub ram: &'static GuestMemory,
     /// Where a vCPU waits while the VM is paused.
     pub gate: Arc<Gate>,
     /// Why the machine ends.
@@ -149,6 +154,11 @@ impl Vcpu {
     fn step(&self, vcpu: &mut VcpuFd) -> Next {
         let Shared { board, health, .. } = &self.shared;
         match vcpu.run() {
+            Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _))
+                if self.shared.ram.address_in_range(GuestAddress(address)) =>
+            {
+                self.stuck(vcpu, NO_PAGE, true)
+            }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 health.mmio_exits.fetch_add(1, Ordering::Relaxed);
                 board.memory().read(address, data);

@@ -17,6 +17,7 @@ mod disk;
 mod disk_refused;
 mod evil;
 mod fs;
+mod hugepages;
 mod jail;
 mod kills;
 mod lifecycle;
@@ -229,6 +230,7 @@ pub fn all() -> Vec<Case> {
         disk_refused::cases(),
         standalone::cases(),
         fs::cases(),
+        hugepages::cases(),
         restart_native::cases(),
         cgroup::cases(),
         limits::cases(),
