@@ -9,11 +9,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::arch::Arch;
-use crate::command::file_name;
+use crate::command::{file_name, output};
 use crate::{progress, target};
 
 /// The end-to-end runner.
 pub(crate) const RUNNER: &str = "e2e";
+
+/// The packages whose programs are not shipped.
+const NOT_SHIPPED: [&str; 5] = ["xtask", "e2e", "loadgen", "hostile", "fuzz"];
 
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {
@@ -73,14 +76,41 @@ pub(crate) fn runner(binaries: &[PathBuf]) -> Result<PathBuf> {
 
 /// Builds what is shipped.
 pub(crate) fn shipped(arch: Arch) -> Result<Vec<PathBuf>> {
-    let others = ["xtask", "e2e", "loadgen", "hostile", "fuzz"];
-    let excluded = others.iter().flat_map(|name| ["--exclude", name]);
+    let excluded = NOT_SHIPPED.iter().flat_map(|name| ["--exclude", name]);
     build(
         arch,
         &std::iter::once("--workspace")
             .chain(excluded)
             .collect::<Vec<_>>(),
     )
+}
+
+/// Those of `binaries`, made by [`all`], that are shipped.
+pub(crate) fn shipped_among(binaries: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut cargo = cargo()?;
+    cargo.args(["metadata", "--format-version", "1", "--no-deps"]);
+    let metadata: Value = serde_json::from_slice(&output(&mut cargo)?).context("cargo metadata")?;
+    let names = programs(&metadata).context("cargo metadata")?;
+    let shipped = binaries
+        .iter()
+        .filter(|path| names.contains(&file_name(path)));
+    Ok(shipped.cloned().collect())
+}
+
+/// The names of the programs that are shipped, by what cargo knows of the workspace.
+fn programs(metadata: &Value) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    for package in metadata["packages"].as_array()? {
+        if NOT_SHIPPED.contains(&package["name"].as_str()?) {
+            continue;
+        }
+        for target in package["targets"].as_array()? {
+            if target["kind"].as_array()?.iter().any(|kind| kind == "bin") {
+                names.push(target["name"].as_str()?.to_owned());
+            }
+        }
+    }
+    Some(names)
 }
 
 /// A `bulkhead` that runs on this machine, to say what is the same for all: among `binaries`, or built

@@ -36,12 +36,16 @@ pub(crate) fn run(arch: Arch) -> Result<ExitCode> {
 
 /// Builds all but the package; where it is.
 pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
+    lay_out(arch, compile::shipped(arch)?)
+}
+
+/// Lays out these programs and what belongs to them; where that is.
+pub(crate) fn lay_out(arch: Arch, binaries: Vec<PathBuf>) -> Result<PathBuf> {
     let name = match arch.is_own() {
         true => "dist".to_owned(),
         false => format!("dist-{arch}"),
     };
     let dist = compile::root()?.join(&name);
-    let binaries = compile::shipped(arch)?;
     let speaker = compile::command(arch, &binaries)?;
     // Removed first: a running program cannot be written to, and nothing of before is to be shipped.
     match fs::remove_dir_all(&dist) {

@@ -13,7 +13,7 @@ use crate::arch::Arch;
 use crate::command::{command, file_name, quiet};
 use crate::{compile, packages, progress};
 
-pub(crate) use case::{CASE, is_chosen, run};
+pub(crate) use case::{CASE, CASE_OF_ANOTHER, is_chosen, run, run_for};
 
 /// What of the tree is in the package besides `dist/`: where it is, and where debhelper looks for it.
 const FILES: &[(&str, &str)] = &[

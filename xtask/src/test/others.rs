@@ -2,13 +2,15 @@
 //! The architectures that are not this machine's, as a whole run has them: in the lab, and without the
 //! cases that an interrupt controller makes no difference to. `--arch` runs all cases of one.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::cases::{self, Extent};
 use super::tally::Tally;
 use super::times::Times;
 use crate::arch::Arch;
-use crate::{TestFlags, compile, lab, progress};
+use crate::{TestFlags, compile, deb, dist, lab, progress};
 
 /// Those whose cases are part of each whole run.
 const RUN: &[Arch] = &[Arch::Aarch64, Arch::Riscv64];
@@ -24,6 +26,7 @@ pub(super) fn run(flags: &TestFlags, times: &mut Times) -> Result<Tally> {
         let built = times.of("building for others", |_| compile::all(*arch));
         match built {
             Ok(binaries) => {
+                tally += packages(*arch, &binaries, times);
                 for host in lab::of_arch(*arch) {
                     tally += times.of(host.name, |times| {
                         cases::in_the_lab(host, flags, &binaries, Extent::Brief, times)
@@ -37,4 +40,16 @@ pub(super) fn run(flags: &TestFlags, times: &mut Times) -> Result<Tally> {
         }
     }
     Ok(tally)
+}
+
+/// The packages of an architecture, of what was built for its cases.
+fn packages(arch: Arch, binaries: &[PathBuf], times: &mut Times) -> Tally {
+    let Some(host) = lab::of_arch(arch).next() else {
+        return Tally::default();
+    };
+    let run = || {
+        let shipped = compile::shipped_among(binaries)?;
+        deb::run_for(arch, &dist::lay_out(arch, shipped)?)
+    };
+    super::case(deb::CASE_OF_ANOTHER, host.runs, run, times)
 }
