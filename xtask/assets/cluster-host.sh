@@ -15,8 +15,10 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 for dir in /run /var/lib/pacemaker /var/lib/corosync /var/log; do
     mount -t tmpfs -o mode=755 tmpfs "$dir"
 done
-# What the packages install, in front of the machine's own.
-mount -t overlay -o "lowerdir=$case/root/usr:/usr" overlay /usr
+# What the packages install, and the administrator writes, in front of the machine's own.
+for dir in usr etc; do
+    mount -t overlay -o "lowerdir=$case/root/$dir:/$dir" overlay "/$dir"
+done
 mount --bind "$case/srv" /srv
 mkdir -p /run/case /run/local /run/resource-agents /var/log/corosync /var/log/crmsh
 mount --bind "$case" /run/case
@@ -35,6 +37,8 @@ install -m 600 -o hacluster -g haclient "$case/first-cib.xml" /var/lib/pacemaker
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip link set lo up
 ip address add "10.20.0.$number/24" dev eth0
+# Of the network of the controllers.
+ip address add "10.30.0.10$number/24" dev eth0
 ip link set eth0 up
 
 corosync -f &

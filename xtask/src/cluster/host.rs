@@ -79,6 +79,11 @@ impl Host {
         ))
     }
 
+    /// The last part of its addresses.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
     /// Its pid 1, if it is on.
     pub(super) fn init(&self) -> Option<Pid> {
         self.power.init(&self.name)

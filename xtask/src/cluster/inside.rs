@@ -70,7 +70,7 @@ impl Cluster {
             .map(|number| Host::new(number, case, Arc::clone(&power)))
             .collect();
         let names: Vec<_> = hosts.iter().map(|host| host.name.clone()).collect();
-        for dir in ["log", "fence", "corosync", "root/usr/sbin"] {
+        for dir in ["log", "fence", "corosync", "root/usr/sbin", "root/etc"] {
             fs::create_dir_all(case.join(dir))?;
         }
         vms::make(case, &names)?;
@@ -81,6 +81,9 @@ impl Cluster {
         let agent = case.join("root/usr/sbin/fence_case");
         fs::write(&agent, FENCE_AGENT)?;
         fs::set_permissions(&agent, Permissions::from_mode(0o755))?;
+        let password = case.join("root/etc/fence-password");
+        guide::write("fence-password", &password)?;
+        fs::set_permissions(&password, Permissions::from_mode(0o700))?;
         quiet(&mut command(
             "ip",
             ["link", "add", BRIDGE, "type", "bridge"],

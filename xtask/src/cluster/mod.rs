@@ -5,6 +5,7 @@
 //! The case is a process of its own ([`inside`]), pid 1 of namespaces in which the hosts' are nested. With it
 //! everything ends that it has started, however it ends itself.
 
+mod bmc;
 mod guide;
 mod host;
 mod inside;
@@ -36,9 +37,10 @@ pub(crate) const CASE: &str = "cluster_of_three_hosts_keeps_its_vms_alive";
 const LIMIT_SECONDS: &str = "420";
 
 /// What is written in sh.
-const SCRIPTS: [&str; 4] = [
+const SCRIPTS: [&str; 5] = [
     "packaging/ocf/vm",
     "xtask/assets/cluster-host.sh",
+    "xtask/assets/cluster-bmc.sh",
     "xtask/assets/cluster-fence.sh",
     "xtask/assets/cluster-scale.sh",
 ];
@@ -82,6 +84,8 @@ pub(crate) fn run(dist: &Path, timeline: &mut Vec<String>) -> Result<()> {
     });
     let told = fs::read_to_string(case.join(timeline::FILE)).unwrap_or_default();
     let (happened, why) = told.split_once(timeline::FAILED).unwrap_or((&told, ""));
+    // What comes before the reason is the time of it.
+    let happened = happened.rsplit_once('\n').map_or("", |(before, _)| before);
     timeline.extend(happened.lines().map(str::to_owned));
     if ran.is_err() {
         show_logs(&case.join("log"));

@@ -15,8 +15,10 @@ use crate::progress;
 /// Where an administrator's units are.
 const UNITS: &str = "/etc/systemd/system";
 /// The services, each with the program by which it is known to have been there before.
-const SERVICES: [(&str, &str); 2] = [
+const SERVICES: [(&str, &str); 4] = [
     ("corosync.service", "corosync"),
+    ("ipmievd.service", "ipmitool"),
+    ("openipmi.service", "ipmi_sim"),
     ("pacemaker.service", "pacemakerd"),
 ];
 

@@ -13,7 +13,8 @@ const DEGRADED: i32 = 190;
 /// The VM of this module.
 const VM: &str = SHARED[1];
 
-/// The VM has ended, the monitor says why, and it is started anew where it was.
+/// The VM has ended, the monitor says why, and it is started anew where it was: no host has more left, each
+/// has one VM.
 pub(super) fn jailer_killed(cluster: &Cluster) -> Result<()> {
     let place = cluster.place_of(VM).context("it does not run")?;
     let host = &cluster.hosts[place];

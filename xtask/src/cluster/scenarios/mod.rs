@@ -4,6 +4,7 @@
 mod backends;
 mod bad_input;
 mod failover;
+mod page;
 mod placement;
 mod stops;
 
@@ -21,11 +22,13 @@ const SCALE: &str = include_str!("../../../assets/cluster-scale.sh");
 
 pub(super) fn run(cluster: &mut Cluster) -> Result<()> {
     tester(cluster).context("ocf-tester")?;
+    page::fence_devices(cluster).context("the page's fence devices")?;
     placement::spread(cluster).context("placement")?;
+    backends::jailer_killed(cluster).context("a jailer that is killed")?;
+    page::commands(cluster).context("the page's commands")?;
     bad_input::refused(cluster).context("bad input")?;
     failover::host_loses_power(cluster).context("a host that loses power")?;
     failover::network_is_cut(cluster).context("split brain")?;
-    backends::jailer_killed(cluster).context("a jailer that is killed")?;
     backends::not_noticed(cluster).context("backends")?;
     backends::stalled(cluster).context("a stalled device")?;
     stops::standby(cluster).context("standby")?;
