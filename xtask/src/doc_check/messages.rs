@@ -57,7 +57,7 @@ fn text() -> String {
         path.contains("tests") || path.contains("/xtask/")
     };
     let shipped = all.iter().filter(|(path, _)| !is_test(path));
-    let code = shipped.map(|(_, source)| source.split("#[cfg(test)]").next().unwrap());
+    let code = shipped.map(|(_, source)| source.split("#[cfg(test)]\nmod tests {").next().unwrap());
     let lines = code.flat_map(str::lines).map(str::trim_start);
     let errnos: String = (1..134).map(|n| Errno::from_raw(n).desc()).collect();
     lines.fold(errnos, |text, line| match line.strip_suffix('\\') {
