@@ -13,7 +13,7 @@ use linux_loader::loader::Error as LoaderError;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 use format::{Format, FormatError};
 
 /// The images to load for a guest.
@@ -186,6 +186,7 @@ pub fn load_initrd(
     };
     std::io::Seek::rewind(&mut image).map_err(BootError::Initrd)?;
     let count = usize::try_from(len).unwrap_or(usize::MAX);
+    memory::prefer_large_pages(memory, GuestAddress(base), len);
     let copied = memory.read_exact_volatile_from(GuestAddress(base), &mut image, count);
     copied.map_err(BootError::InitrdLoad)?;
     Ok(Initrd { base, len })

@@ -2,16 +2,21 @@
 //! Guest memory: one sealed memfd, mapped as one region below the PCI hole and one above it. The
 //! backends map the same memfd; the vmm touches guest memory only to load a kernel into it.
 
+mod large;
+
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use ipc::record::Pages;
-use nix::sys::mman::{MmapAdvise, madvise};
+use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
 };
+
+pub use large::prefer as prefer_large_pages;
 
 /// Guest memory as a vm-memory type.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -99,6 +104,7 @@ pub fn map(memfd: OwnedFd, regions: &[Region], how: Mapping) -> Result<GuestMemo
     Ok(memory)
 }
 
+#[allow(unsafe_code)]
 fn map_region(
     file: FileOffset,
     region: Region,
@@ -110,18 +116,27 @@ fn map_region(
         len_bytes,
         source,
     };
-    let len = usize::try_from(len_bytes).map_err(|e| failed(e.into()))?;
+    let len = NonZeroUsize::try_from(usize::try_from(len_bytes).map_err(|e| failed(e.into()))?);
+    let len = len.map_err(|e| failed(e.into()))?;
+    let offset = i64::try_from(file.start()).map_err(|e| failed(e.into()))?;
     // Huge pages are scarce: reserve them now, or fail to start, instead of a SIGBUS later.
     let flags = match pages {
-        Pages::Huge2M | Pages::Huge1G => libc::MAP_SHARED,
-        Pages::Base | Pages::Transparent => libc::MAP_SHARED | libc::MAP_NORESERVE,
+        Pages::Huge2M | Pages::Huge1G => MapFlags::MAP_SHARED,
+        Pages::Base | Pages::Transparent => MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
     };
-    let mapping = MmapRegionBuilder::new(len)
+    let align = match pages {
+        Pages::Huge1G => 1 << 30,
+        Pages::Base | Pages::Transparent | Pages::Huge2M => large::page_bytes(),
+    };
+    let mapped =
+        large::map(file.file(), offset, len, align, flags).map_err(|e| failed(e.into()))?;
+    let builder = MmapRegionBuilder::new(len.get())
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(flags)
-        .with_file_offset(file)
-        .build()
-        .map_err(|e| failed(e.into()))?;
+        .with_mmap_flags(flags.bits())
+        .with_file_offset(file);
+    // SAFETY: `mapped` is a mapping of this length of this part of the file, and is never unmapped.
+    let builder = unsafe { builder.with_raw_mmap_pointer(mapped.as_ptr()) };
+    let mapping = builder.build().map_err(|e| failed(e.into()))?;
     GuestRegionMmap::new(mapping, GuestAddress(base))
         .ok_or_else(|| failed("it wraps around".into()))
 }

@@ -50,6 +50,9 @@ impl Header {
     }
 }
 
+/// So much of a kernel gets large pages; no kernel of today takes more.
+const LARGE_BYTES: u64 = 128 << 20;
+
 /// Where a kernel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Loaded {
@@ -130,6 +133,8 @@ fn place(
             place: "",
         });
     }
+    // Also what the kernel clears itself, behind the file; but its header may say anything.
+    memory::prefer_large_pages(memory, GuestAddress(entry), size.min(LARGE_BYTES));
     Ok(Loaded { entry, end })
 }
 

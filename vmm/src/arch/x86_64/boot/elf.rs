@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{BootError, HIGH_RAM, Kernel, check_room};
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 
 const CLASS_64: u8 = 2;
 const PT_LOAD: u32 = 1;
@@ -42,7 +42,9 @@ pub(super) fn load(memory: &GuestMemory, image: &mut File) -> Result<Kernel, Boo
             .seek(SeekFrom::Start(load.offset))
             .map_err(super::FormatError::Read)?;
         let count = usize::try_from(load.in_file).unwrap_or(usize::MAX);
-        let copied = memory.read_exact_volatile_from(GuestAddress(load.address), image, count);
+        let at = GuestAddress(load.address);
+        memory::prefer_large_pages(memory, at, load.in_file);
+        let copied = memory.read_exact_volatile_from(at, image, count);
         copied.map_err(BootError::KernelLoad)?;
     }
     Ok(Kernel {
