@@ -6,6 +6,7 @@
 //! What processes agree on among themselves is in `ipc`.
 
 pub mod affinity;
+pub mod child;
 pub mod clock;
 pub mod descriptors;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod numa;
 pub mod output;
 pub mod pidfd;
 pub mod process;
+pub mod readiness;
 pub mod ring;
 pub mod seccomp;
 pub mod signals;

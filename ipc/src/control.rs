@@ -12,7 +12,7 @@ mod rights;
 use serde::{Deserialize, Serialize};
 
 pub use channel::{Channel, ControlError};
-pub use rights::{receive_with_one, receive_with_several};
+pub use rights::{receive_with_all, receive_with_one, receive_with_several};
 
 use crate::irqchip::Irqchip;
 use crate::slot::DeviceSlot;

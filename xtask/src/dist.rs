@@ -22,6 +22,11 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "share/fish/vendor_completions.d/bulkhead.fish"),
 ];
 
+/// The program that has the name of another project's, so that its clients find it.
+const DIALECT: &str = "cloud-hypervisor";
+/// Where it goes: no PATH has it unasked.
+const COMPAT: &str = "lib/bulkhead/compat";
+
 /// Builds them and says where they are.
 pub(crate) fn run(arch: Arch) -> Result<ExitCode> {
     let dist = build(arch)?;
@@ -54,13 +59,18 @@ pub(crate) fn lay_out(arch: Arch, binaries: Vec<PathBuf>) -> Result<PathBuf> {
         }
         _ => {}
     }
-    let bin = dist.join("bin");
-    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
     for binary in binaries {
-        let target = bin.join(file_name(&binary));
+        let program = file_name(&binary);
+        let place = match program.as_str() {
+            DIALECT => format!("{COMPAT}/{program}"),
+            _ => format!("bin/{program}"),
+        };
+        let target = dist.join(&place);
+        let dir = target.parent().unwrap_or(&dist);
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let size = fs::copy(&binary, &target)
             .with_context(|| format!("cannot write {}", target.display()))?;
-        println!("{name}/bin/{} ({} KiB)", file_name(&target), size / 1024);
+        println!("{name}/{place} ({} KiB)", size / 1024);
     }
     document(&speaker, &dist)?;
     Ok(dist)

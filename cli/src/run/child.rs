@@ -5,15 +5,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use host::signals::reset;
+use host::child::set_apart;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid, getppid, setsid};
+use nix::unistd::Pid;
 use spec::VmSpec;
 
 use super::RunError;
@@ -51,9 +50,8 @@ pub(super) fn start(spec: &VmSpec, start: Start<'_>) -> Result<Child, Error> {
         command.arg("--api-gid").arg(gid.to_string());
     }
     if let Some(console) = &start.console {
-        command
-            .arg("--console-fd")
-            .arg(console.as_raw_fd().to_string());
+        let number = console.as_raw_fd().to_string();
+        command.arg("--console-fd").arg(number);
     }
     for number in super::tap_fds(spec) {
         command.arg("--tap-fd").arg(number.to_string());
@@ -72,30 +70,6 @@ fn document(text: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"vm.json", MFdFlags::empty())?);
     file.write_all(text)?;
     Ok(file)
-}
-
-/// Gives the jailer a session of its own, so that Ctrl-C reaches it only through us; if bound,
-/// SIGHUP when we die for any reason. Resets the signals that we pass on, because we may have
-/// inherited some of them ignored.
-#[allow(unsafe_code)]
-fn set_apart(command: &mut Command, bound: bool) {
-    let parent = getpid();
-    let prepare = move || {
-        setsid()?;
-        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
-            reset(signal)?;
-        }
-        if bound {
-            set_pdeathsig(Signal::SIGHUP)?;
-            if getppid() != parent {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec `prepare` only makes system calls, and none of them allocates:
-    // io::Error holds an errno or a kind in place.
-    unsafe { command.pre_exec(prepare) };
 }
 
 /// Passes a signal on to the jailer.

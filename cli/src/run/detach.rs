@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starting a VM detached: returns once its guest has started.
 
-use std::ffi::OsString;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use host::output::Output;
+use host::readiness::Ear;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
-    bind, getsockname, recvmsg, setsockopt, socket, sockopt::PassCred,
-};
 use nix::unistd::{pipe2, read};
 use spec::VmSpec;
 
@@ -32,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Starts a VM; returns when its guest has started, or the jailer has failed.
 pub(super) fn run(spec: &VmSpec, host: Host<'_>, json: bool) -> Result<u8, Error> {
     let signals = signals::take_over(&[])?;
-    let (ear, address) = ear().map_err(RunError::Socket)?;
+    let ear = Ear::new().map_err(RunError::Socket)?;
     let flags = OFlag::O_CLOEXEC;
     let (stderr, its_stderr) = pipe2(flags).map_err(RunError::Socket)?;
     let mut child = child::start(
@@ -40,7 +36,7 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>, json: bool) -> Result<u8, Error
         Start {
             state_dir: host.state_dir,
             api_gid: host.api_gid,
-            notify: Some(address),
+            notify: Some(ear.address().clone()),
             stderr: Some(Stdio::from(its_stderr)),
             ..Start::default()
         },
@@ -63,7 +59,7 @@ pub(super) fn run(spec: &VmSpec, host: Host<'_>, json: bool) -> Result<u8, Error
 fn follow(
     child: &mut Child,
     signals: &Signals,
-    ear: &OwnedFd,
+    ear: &Ear,
     stderr: &OwnedFd,
 ) -> Result<Option<u8>, Error> {
     let mut speaks = true;
@@ -83,7 +79,7 @@ fn follow(
             speaks = pass_on_words(stderr);
             continue;
         }
-        if told && is_ready_message(ear, child.id()) {
+        if told && ear.hears_ready(child.id()) {
             return Ok(None);
         }
         for signal in signals::received(signals) {
@@ -116,41 +112,4 @@ fn pass_on_words(stderr: &OwnedFd) -> bool {
         Err(Errno::EINTR) => true,
         Ok(_) | Err(_) => false,
     }
-}
-
-/// A socket in the abstract namespace, and its address as sd_notify(3) writes it.
-fn ear() -> Result<(OwnedFd, OsString), Errno> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let ear = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-    setsockopt(&ear, PassCred, &true)?;
-    // Without an address, the kernel chooses an unused one.
-    bind(ear.as_raw_fd(), &UnixAddr::new_unnamed())?;
-    let address: UnixAddr = getsockname(ear.as_raw_fd())?;
-    let name = address.as_abstract().ok_or(Errno::EADDRNOTAVAIL)?;
-    let name = std::str::from_utf8(name).map_err(|_| Errno::EADDRNOTAVAIL)?;
-    Ok((ear, format!("@{name}").into()))
-}
-
-/// Whether the jailer says that the guest has started. Every process can send to an abstract
-/// address, so check the credentials, for which the kernel vouches.
-fn is_ready_message(ear: &OwnedFd, jailer: u32) -> bool {
-    let mut text = [0; 256];
-    let mut ancillary = nix::cmsg_space!(UnixCredentials);
-    let mut iov = [IoSliceMut::new(&mut text)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<UnixAddr>(ear.as_raw_fd(), &mut iov, Some(&mut ancillary), flags);
-    let Ok(message) = message else {
-        return false;
-    };
-    // There is room for credentials only: the kernel closes attached descriptors.
-    let Ok(mut controls) = message.cmsgs() else {
-        return false;
-    };
-    let vouched = controls.any(|control| {
-        matches!(control, ControlMessageOwned::ScmCredentials(sender)
-            if u32::try_from(sender.pid()) == Ok(jailer))
-    });
-    let len = message.bytes;
-    let mut lines = text[..len.min(text.len())].split(|&b| b == b'\n');
-    vouched && lines.any(|line| line == b"READY=1")
 }

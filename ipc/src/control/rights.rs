@@ -28,6 +28,16 @@ pub fn receive_with_several(
     receive(socket, bytes, nix::cmsg_space!([RawFd; 8]), flags)
 }
 
+/// Receives once: the number of bytes, and the descriptors attached, as many as a message can have
+/// (SCM_MAX_FD).
+pub fn receive_with_all(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    flags: MsgFlags,
+) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    receive(socket, bytes, nix::cmsg_space!([RawFd; 253]), flags)
+}
+
 fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -108,6 +118,15 @@ mod tests {
         let inodes = |fds: &[OwnedFd]| fds.iter().map(inode).collect::<Vec<_>>();
         assert_eq!(inodes(&received), inodes(&files));
         assert!(received.iter().all(is_close_on_exec));
+    }
+
+    #[test]
+    fn descriptors_of_the_largest_message_are_all_received() {
+        let (a, b) = pair();
+        let files = send(&a, b"abc", 253);
+        let mut bytes = [0; 8];
+        let (_, received) = receive_with_all(b.as_fd(), &mut bytes, MsgFlags::empty()).unwrap();
+        assert_eq!(received.len(), files.len());
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     target("blk", targets::blk::run),
     target("control", targets::control::run),
+    target("dialect", targets::dialect::run),
     target("guard", targets::guard::run),
     target("http", targets::http::run),
     target("inflight", targets::inflight::run),

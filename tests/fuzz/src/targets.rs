@@ -3,6 +3,7 @@
 
 pub(crate) mod blk;
 pub(crate) mod control;
+pub(crate) mod dialect;
 pub(crate) mod guard;
 pub(crate) mod http;
 pub(crate) mod inflight;

@@ -42,6 +42,7 @@ macro_rules! replays {
 replays! {
     blk_survives_its_inputs: "blk",
     control_survives_its_inputs: "control",
+    dialect_survives_its_inputs: "dialect",
     guard_survives_its_inputs: "guard",
     http_survives_its_inputs: "http",
     inflight_survives_its_inputs: "inflight",

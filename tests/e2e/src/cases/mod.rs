@@ -13,6 +13,7 @@ mod cpu_model;
 mod data_path;
 mod debian;
 mod degraded_host;
+mod dialect;
 mod disk;
 mod disk_refused;
 mod evil;
@@ -221,6 +222,7 @@ pub fn all() -> Vec<Case> {
         jail::cases(),
         bad_input::cases(),
         degraded_host::cases(),
+        dialect::cases(),
         rootless::cases(),
         storage_hangs::cases(),
         storage_loses::cases(),
