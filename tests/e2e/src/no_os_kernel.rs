@@ -2,6 +2,7 @@
 //! Kernels of a few dozen bytes, for guests that need no operating system. What they are made of is in
 //! [`crate::arch`].
 
+pub mod interrupts;
 pub mod verifier;
 
 use crate::arch::no_os;
@@ -113,6 +114,12 @@ impl NoOsKernel {
     #[must_use]
     pub fn keep(self, is_deaf: bool) -> Self {
         self.maybe("keeper", no_os::keep(is_deaf))
+    }
+
+    /// Takes orders about its interrupts from the serial port: see [`interrupts`].
+    #[must_use]
+    pub fn take_interrupts(self) -> Self {
+        self.maybe("interrupts", no_os::take_interrupts())
     }
 
     /// Runs for ever.

@@ -3,6 +3,7 @@
 
 mod hammer;
 mod hold_kvm;
+mod interrupts;
 mod keeper;
 pub mod no_os;
 mod verifier;

@@ -51,6 +51,7 @@ mod upgrade;
 mod versions;
 mod vmm_replaced;
 mod vmm_replaced_guest;
+mod vmm_replaced_interrupts;
 
 use std::fmt;
 use std::time::Duration;
@@ -216,6 +217,7 @@ pub fn all() -> Vec<Case> {
         upgrade::cases(),
         vmm_replaced::cases(),
         vmm_replaced_guest::cases(),
+        vmm_replaced_interrupts::cases(),
         data_path::cases(),
     ];
     let once = [

@@ -15,6 +15,7 @@ pub(super) mod golden;
 pub(super) mod irqchip;
 pub(super) mod layout;
 pub(super) mod state;
+mod timer;
 mod tsc;
 pub(super) mod vcpu;
 

@@ -18,7 +18,7 @@ use kvm_ioctls::VcpuFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::board::Board;
-use super::tsc;
+use super::{timer, tsc};
 use crate::kvm::{KvmError, Vm, failed};
 use crate::state::{Parts, StateError, Writer};
 
@@ -122,20 +122,28 @@ fn save(vcpu: &VcpuFd, msrs: &[u32], index: u16, out: &mut Writer) -> Result<(),
     let debug = vcpu.get_debug_regs();
     let debug = debug.map_err(failed("read the debug registers"))?;
     put("debug-regs", debug.as_bytes());
-    let lapic = vcpu.get_lapic().map_err(failed("read the local APIC"))?;
-    put("lapic", lapic.as_bytes());
-    put("msrs", read_msrs(vcpu, msrs)?.as_bytes());
-    let offset = tsc::offset(vcpu).map_err(failed("read the TSC's offset"))?;
-    put("tsc-offset", &offset.to_le_bytes());
+    let mut lapic = vcpu.get_lapic().map_err(failed("read the local APIC"))?;
     let events = vcpu.get_vcpu_events();
     let events = events.map_err(failed("read the pending events"))?;
+    let has_come = timer::has_come(&lapic, &events);
+    if has_come {
+        timer::stop_if_run_down(&mut lapic);
+    }
+    put("lapic", lapic.as_bytes());
+    put("msrs", read_msrs(vcpu, msrs, has_come)?.as_bytes());
+    let offset = tsc::offset(vcpu).map_err(failed("read the TSC's offset"))?;
+    put("tsc-offset", &offset.to_le_bytes());
     put("events", events.as_bytes());
     Ok(())
 }
 
 /// The MSRs that a vCPU has: of the others KVM does not know a value. The deadline of the timer is the
-/// last: the local APIC must be there when it is set.
-fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmError> {
+/// last: the local APIC must be there when it is set. `has_come` says whether the timer's interrupt has.
+fn read_msrs(
+    vcpu: &VcpuFd,
+    indices: &[u32],
+    has_come: bool,
+) -> Result<Vec<kvm_msr_entry>, KvmError> {
     let mut read: Vec<kvm_msr_entry> = Vec::with_capacity(indices.len());
     let mut rest: Vec<kvm_msr_entry> = indices.iter().copied().map(unread).collect();
     while !rest.is_empty() {
@@ -153,7 +161,7 @@ fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmEr
     // A timer that is due, and whose interrupt is not in the local APIC yet, has no deadline any more:
     // one in the past makes it come.
     let deadline = match (value(MSR_TSC_DEADLINE), value(MSR_TSC)) {
-        (Some(0), Some(now)) => Some(now),
+        (Some(0), Some(now)) if !has_come => Some(now),
         (deadline, _) => deadline,
     };
     read.retain(|msr| ![MSR_TSC, MSR_TSC_DEADLINE].contains(&msr.index));

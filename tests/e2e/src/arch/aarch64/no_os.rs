@@ -100,6 +100,11 @@ pub fn verify() -> Option<Vec<u8>> {
 }
 
 /// Not written.
+pub fn take_interrupts() -> Option<Vec<u8>> {
+    None
+}
+
+/// Not written.
 pub fn keep(_: bool) -> Option<Vec<u8>> {
     None
 }

@@ -4,7 +4,7 @@
 //! The code runs as PVH starts it: 32-bit protected mode, flat segments, interrupts off; it talks to
 //! COM1 and to the machine's ACPI registers by port I/O.
 
-use super::{hammer as hammer_code, keeper, verifier};
+use super::{hammer as hammer_code, interrupts, keeper, verifier};
 
 const LOAD_ADDRESS: u32 = 0x10_0000;
 const CODE_OFFSET: u32 = 0x1000;
@@ -118,6 +118,11 @@ pub fn verify() -> Option<Vec<u8>> {
 /// Counts on its disk, and obeys the power button unless it is deaf.
 pub fn keep(is_deaf: bool) -> Option<Vec<u8>> {
     Some(keeper::code(is_deaf))
+}
+
+/// Takes orders about its interrupts.
+pub fn take_interrupts() -> Option<Vec<u8>> {
+    Some(interrupts::code().to_vec())
 }
 
 /// Runs for ever.
