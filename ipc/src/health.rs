@@ -47,7 +47,9 @@ pub struct Health {
     pub drops: Drops,
     /// 1 once a failed flush has told the driver of lost writes of an earlier backend.
     pub loss_told: AtomicU32,
-    reserved_end: AtomicU32,
+    /// 1 if the writer is a vmm that cannot save its machine. One from before this was written answers
+    /// [`ToVmm::Save`](crate::control::ToVmm::Save) with a refusal.
+    pub never_saves: AtomicU32,
 }
 
 /// Frames dropped and commands refused, by reason.

@@ -11,7 +11,7 @@ use ipc::control::DeviceNews;
 use ipc::memfd::MemfdError;
 use ipc::record::DeviceRecord;
 use ipc::slot::DeviceSlot;
-use spec::api::{DeviceInfo, DeviceStats, EventKind, ProcessInfo};
+use spec::api::{DeviceInfo, DeviceState, DeviceStats, EventKind, ProcessInfo};
 use spec::{NetKind, PowerButton, VhostUserKind, Vm, VmName};
 
 use super::poll::{Interests, earlier};
@@ -206,6 +206,12 @@ impl Devices {
         Some(format!(
             "device {id:?} is not served at the moment, or gets another backend"
         ))
+    }
+
+    /// Whether the storage still opens what a device's next backend needs.
+    pub(crate) fn any_is_opening(&self) -> bool {
+        let mut infos = self.infos().into_iter();
+        infos.any(|device| device.state == DeviceState::Opening)
     }
 
     /// Presses a power button of our own, if there is one.

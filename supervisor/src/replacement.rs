@@ -10,10 +10,12 @@
 //!   └─▶ refused                           └─▶ RollingBack ─paused─┘
 //! ```
 
+mod stages;
+
 use std::os::fd::OwnedFd;
 
 use host::clock::monotonic_ns;
-use ipc::control::{FromVmm, ToVmm};
+use ipc::control::{Failure, FromVmm, ToVmm};
 use ipc::health::KNOWS_SAVE;
 use ipc::memfd::{self, Backing};
 use spec::api::{EventKind, VmState};
@@ -23,84 +25,14 @@ use super::api::http::{Refusal, Response};
 use super::death::Death;
 use super::devices::AllActions;
 use super::lifecycle::Action;
+use super::vmm::Vmm;
+pub(crate) use stages::Replacement;
+use stages::{RESTORE_NS, SAVE_NS, Stage};
 
 /// The name of the vmm where a device could be named.
 pub(crate) const VMM: &str = "vmm";
-/// The architecture whose machines are saved as a whole.
-const SAVED_ARCH: &str = "x86_64";
 /// The length of the memfd; a state is shorter.
 const STATE_BYTES: u64 = 16 << 20;
-/// How long the old vmm may take to save; it gives up earlier.
-const SAVE_NS: u64 = 20_000_000_000;
-/// How long the next vmm may take to have every device fit.
-const RESTORE_NS: u64 = 10_000_000_000;
-
-/// How far a replacement has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The old vmm stops guest and devices, and saves.
-    Saving,
-    /// The old vmm was killed.
-    Ending,
-    /// The next vmm takes up the state, or will.
-    Restoring,
-    /// The old program takes up the state, or will.
-    RollingBack,
-    /// The guest was told to go on.
-    Resuming,
-}
-
-/// A replacement of the vmm.
-#[derive(Debug)]
-pub(crate) struct Replacement {
-    stage: Stage,
-    /// The next program; the same one again if there is none.
-    program: Option<OwnedFd>,
-    state: OwnedFd,
-    since_ns: u64,
-    until_ns: Option<u64>,
-    /// Why the next vmm has failed.
-    why: Option<String>,
-    /// The guest was asked to power off meanwhile.
-    press: bool,
-}
-
-impl Replacement {
-    /// When [`Supervisor::tick_replacement`] must be called at the latest.
-    pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        self.until_ns
-    }
-
-    /// The state, for a vmm that is started now.
-    pub(crate) fn state(&self) -> &OwnedFd {
-        &self.state
-    }
-
-    /// The program to start now, if it is not the usual one.
-    pub(crate) fn program(&self) -> Option<&OwnedFd> {
-        self.program
-            .as_ref()
-            .filter(|_| self.stage == Stage::Restoring)
-    }
-
-    /// The next vmm was started.
-    pub(crate) fn started(&mut self, now_ns: u64) {
-        if self.stage == Stage::Restoring {
-            self.until_ns = Some(now_ns + RESTORE_NS);
-        }
-    }
-
-    /// The next vmm has failed: the old program is the next. False if that has failed, too.
-    fn roll_back(&mut self, why: &str) -> bool {
-        if self.stage != Stage::Restoring {
-            return false;
-        }
-        self.why.get_or_insert_with(|| why.to_owned());
-        (self.stage, self.until_ns) = (Stage::RollingBack, None);
-        true
-    }
-}
-
 impl Supervisor {
     /// Begins to replace the vmm, by the same program or another; the response if that is refused.
     pub(super) fn replace_vmm(
@@ -122,16 +54,16 @@ impl Supervisor {
 
     /// Why the vmm is not replaced as long as it runs, if that is so.
     pub(super) fn never_replaces_vmm(&self) -> Option<String> {
-        let arch = std::env::consts::ARCH;
-        if arch != SAVED_ARCH {
+        let vmm = self.vmm.as_ref();
+        if vmm.map_or(0, Vmm::version) < KNOWS_SAVE {
+            return Some("it is of an older version, which only a reboot replaces".into());
+        }
+        if vmm.is_some_and(Vmm::never_saves) {
+            let arch = std::env::consts::ARCH;
             let why = format!(
                 "the interrupt controllers of {arch} are not saved yet: only a reboot replaces it"
             );
             return Some(why);
-        }
-        let version = self.vmm.as_ref().map_or(0, super::vmm::Vmm::version);
-        if version < KNOWS_SAVE {
-            return Some("it is of an older version, which only a reboot replaces".into());
         }
         self.devices.cannot_be_handed_over()
     }
@@ -142,6 +74,9 @@ impl Supervisor {
             VmState::Paused => return Some("the guest is paused: resume it first".into()),
             VmState::Starting => return Some("the guest has not started yet".into()),
             VmState::Stopping => return Some("the VM has been asked to end or to reboot".into()),
+        }
+        if self.vmm.as_ref().is_some_and(|vmm| vmm.owes_save) {
+            return Some("it has not answered yet when it was to be replaced the last time".into());
         }
         self.never_replaces_vmm()
             .or_else(|| self.devices.cannot_be_kept())
@@ -161,15 +96,7 @@ impl Supervisor {
             None => EventKind::RestartAsked,
         };
         self.event_log.note(asked, Some(VMM), "");
-        self.replacement = Some(Replacement {
-            stage: Stage::Saving,
-            program,
-            state,
-            since_ns: now_ns,
-            until_ns: Some(now_ns + SAVE_NS),
-            why: None,
-            press: false,
-        });
+        self.replacement = Some(Replacement::new(program, state, now_ns));
         Ok(())
     }
 
@@ -181,15 +108,13 @@ impl Supervisor {
             .map(|replacement| replacement.stage);
         match (stage, message) {
             (Some(Stage::Saving), FromVmm::Saved) => self.end_old_vmm(now_ns),
-            // It saved too late. Nothing else lets its guest go on.
-            (None, FromVmm::Saved | FromVmm::NotSaved(_)) => self.obey(Action::Tell(ToVmm::Resume)),
-            (Some(Stage::Saving), FromVmm::NotSaved(why)) => {
-                self.event_log
-                    .note(EventKind::UpgradeRefused, Some(VMM), why);
-                let why = why.clone();
-                self.obey(Action::Tell(ToVmm::Resume));
-                self.end_replacement(Err(why), now_ns);
+            // It saved too late, and was told long since to go on.
+            (None, FromVmm::Saved | FromVmm::NotSaved(_)) => {
+                if let Some(vmm) = &mut self.vmm {
+                    vmm.owes_save = false;
+                }
             }
+            (Some(Stage::Saving), FromVmm::NotSaved(why)) => self.give_up_saving(why, now_ns),
             (Some(Stage::Restoring), FromVmm::Failed(failure)) => {
                 if let Some(replacement) = &mut self.replacement {
                     replacement.why = Some(failure.reason.clone());
@@ -199,6 +124,15 @@ impl Supervisor {
             (Some(Stage::Resuming), FromVmm::Resumed) => self.finish_replacement(now_ns),
             _ => {}
         }
+    }
+
+    /// The old vmm cannot save, or does not say that it has: its guest goes on. It does so as soon as the vmm
+    /// reads its messages, before anything that it is told later.
+    fn give_up_saving(&mut self, why: &str, now_ns: u64) {
+        self.event_log
+            .note(EventKind::UpgradeRefused, Some(VMM), why);
+        self.obey(Action::Tell(ToVmm::Resume));
+        self.end_replacement(Err(why.to_owned()), now_ns);
     }
 
     /// The old vmm has left its state, and its backends have nothing in progress: all of them are killed.
@@ -274,17 +208,45 @@ impl Supervisor {
         {
             return;
         }
+        let seconds = RESTORE_NS / 1_000_000_000;
         match replacement.stage {
+            Stage::Saving => {
+                if let Some(vmm) = &mut self.vmm {
+                    vmm.owes_save = true;
+                }
+                self.give_up_saving("it does not answer", now_ns);
+            }
             Stage::Restoring => {
-                let seconds = RESTORE_NS / 1_000_000_000;
                 let why = format!("it has not taken up the machine within {seconds} s");
                 replacement.why = Some(why);
                 if let Some(vmm) = &self.vmm {
                     vmm.kill();
                 }
             }
-            _ => self.end_replacement(Err("it does not answer".into()), now_ns),
+            // Its storage is slow, not the vmm.
+            Stage::RollingBack if self.devices.any_is_opening() => replacement.started(now_ns),
+            Stage::RollingBack => {
+                let why = replacement.why.take().unwrap_or_default();
+                let reason = format!(
+                    "the vmm was to be replaced: {why}; and the old program has not taken the guest up again within {seconds} s"
+                );
+                self.give_up_guest(reason, now_ns);
+            }
+            Stage::Ending | Stage::Resuming => {
+                self.end_replacement(Err("it does not answer".into()), now_ns);
+            }
         }
+    }
+
+    /// No program takes the guest up: the VM ends.
+    fn give_up_guest(&mut self, reason: String, now_ns: u64) {
+        let failure = Failure {
+            about: None,
+            reason,
+        };
+        let order = self.lifecycle.heard(FromVmm::Failed(failure), now_ns);
+        self.obey(order);
+        self.obey(Action::Kill);
     }
 
     /// Handles the end of a vmm that is being replaced, or has replaced one; false if the VM ends with it,

@@ -49,6 +49,8 @@ pub(crate) struct Vmm {
     process: ManagedProcess,
     /// Where the log ended when it was started.
     log_start: u64,
+    /// It was told to save its machine, has not answered, and nobody waits for that any more.
+    pub(crate) owes_save: bool,
 }
 
 /// The vmm's launch record; the same at every start, except for the state of links and for what it
@@ -154,7 +156,11 @@ impl Vmm {
     pub(crate) fn spawn(context: &SpawnContext, spec: &ChildSpec) -> Result<Self, VmmError> {
         let log_start = context.log.reader.metadata().map_or(0, |m| m.len());
         let process = ManagedProcess::start(context, spec)?;
-        Ok(Self { process, log_start })
+        Ok(Self {
+            process,
+            log_start,
+            owes_save: false,
+        })
     }
 
     /// Asks the jailer for its process id on the host, or looks for the answer.
@@ -211,6 +217,12 @@ impl Vmm {
     /// What it understands: the version of its health page.
     pub(crate) fn version(&self) -> u32 {
         self.process.health().version.load(Ordering::Relaxed)
+    }
+
+    /// Whether it can never save its machine, by its own account.
+    pub(crate) fn never_saves(&self) -> bool {
+        let never = &self.process.health().never_saves;
+        never.load(Ordering::Relaxed) != 0
     }
 
     /// For `inspect`.

@@ -51,6 +51,6 @@ pub use this::{
     irqchip::Irqchip,
     layout::{pci_windows, ram_regions},
     prepare_vm,
-    state::{MachineStateError, restore_board, restore_vcpus, save_machine},
+    state::{IS_SAVED, MachineStateError, restore_board, restore_vcpus, save_machine},
     vcpu::{VcpuSetupError, after_pause, create_vcpus, enter_at, state_of},
 };

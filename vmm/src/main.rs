@@ -41,7 +41,9 @@ fn run(main_ns: u64) -> anyhow::Result<()> {
     log::init("vmm", &record.vm_id, record.log_format);
     let page: &'static HealthPage = Box::leak(Box::new(HealthPage::map(fd::claim(fd::HEALTH)?)?));
     page.main_ns.store(main_ns, Ordering::Relaxed);
-    page.version.store(health::VERSION, Ordering::Relaxed);
+    let never_saves = u32::from(!vmm::arch::IS_SAVED);
+    page.never_saves.store(never_saves, Ordering::Relaxed);
+    page.version.store(health::VERSION, Ordering::Release);
     report_panics(page);
 
     let channel = Arc::new(Channel::from(fd::claim(fd::CONTROL)?));

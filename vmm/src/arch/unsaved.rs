@@ -9,6 +9,9 @@ use super::Board;
 use crate::kvm::Vm;
 use crate::state::{Parts, Writer};
 
+/// Whether machines of this architecture can be saved.
+pub const IS_SAVED: bool = false;
+
 /// The state of vCPUs and interrupt controllers is not saved on this architecture.
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -52,6 +52,7 @@ mod versions;
 mod vmm_replaced;
 mod vmm_replaced_guest;
 mod vmm_replaced_interrupts;
+mod vmm_replaced_killed;
 
 use std::fmt;
 use std::time::Duration;
@@ -218,6 +219,7 @@ pub fn all() -> Vec<Case> {
         vmm_replaced::cases(),
         vmm_replaced_guest::cases(),
         vmm_replaced_interrupts::cases(),
+        vmm_replaced_killed::cases(),
         data_path::cases(),
     ];
     let once = [

@@ -22,6 +22,9 @@ use super::{timer, tsc};
 use crate::kvm::{KvmError, Vm, failed};
 use crate::state::{Parts, StateError, Writer};
 
+/// Whether machines of this architecture can be saved.
+pub const IS_SAVED: bool = true;
+
 const MSR_TSC: u32 = 0x10;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 
