@@ -12,19 +12,19 @@ use super::vmm_replaced::SAVED;
 use crate::context::Context;
 use crate::inspect::quietly;
 use crate::no_os_kernel::NoOsKernel;
-use crate::no_os_kernel::interrupts::{order, until};
+use crate::no_os_kernel::interrupts::answer;
 use crate::vm::{PATIENCE, Vm};
 
 /// In the low half of an entry of the IOAPIC.
 const REMOTE_IRR: u32 = 1 << 14;
 /// How often the vmm is replaced under each kind of timer, and how many timers must have come at least.
-const TIMES: u32 = 40;
-const TIMERS: u32 = 350;
+const TIMES: u32 = 25;
+const TIMERS: u32 = 150;
 /// The orders for timers, and their counters: one-shot, periodic, and deadlines, which not every KVM has.
 const KINDS: [(char, char); 3] = [('a', '4'), ('b', '5'), (DEADLINE, '6')];
 const DEADLINE: char = 'd';
 /// How many timers may come twice: KVM does not tell of one that is due whether its interrupt is on its way into
-/// the vCPU at that very moment. A vmm that never knew repeated about fifteen.
+/// the vCPU at that very moment. A vmm that never knew repeated about six.
 const TWICE: u32 = 2;
 /// What a periodic timer may come early or more often by, in parts of all.
 const SLACK: u32 = 100;
@@ -56,6 +56,28 @@ fn start(context: &Context, name: &str) -> Result<Vm> {
     let mut vm = builder.arg("--disk", disk).start()?;
     vm.wait_for("ready\n", PATIENCE)?;
     Ok(vm)
+}
+
+/// Gives the guest an order; returns its answer.
+fn order(vm: &mut Vm, order: char) -> Result<u32> {
+    vm.type_text(&order.to_string())?;
+    vm.wait_for(&order.to_string(), PATIENCE)?;
+    answer(&vm.line()?)
+}
+
+/// Gives an order again and again until the answer is as it shall be.
+fn until(vm: &mut Vm, letter: char, right: impl Fn(u32) -> bool) -> Result<u32> {
+    let begun = Instant::now();
+    loop {
+        let answer = order(vm, letter)?;
+        if right(answer) {
+            return Ok(answer);
+        }
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "{letter} is still answered with {answer:#x}"
+        );
+    }
 }
 
 fn replace(context: &Context, vm: &Vm) -> Result<()> {

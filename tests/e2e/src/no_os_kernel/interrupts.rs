@@ -15,37 +15,12 @@
 //! | `0` to `9` | | how often it came: the disk's vectors (0, 1), the line (2), the edge (3), timers (4 to 6), early ones (8, 9) |
 //! | `Q` | powers the machine off | |
 
-use std::time::Instant;
+use anyhow::{Context as _, Result};
 
-use anyhow::{Context as _, Result, ensure};
-
-use crate::vm::{PATIENCE, Vm};
-
-/// Gives an order; returns the answer.
+/// The number in the rest of an answer, behind the letter of its order.
 ///
 /// # Errors
-/// When none comes.
-pub fn order(vm: &mut Vm, order: char) -> Result<u32> {
-    vm.type_text(&order.to_string())?;
-    vm.wait_for(&order.to_string(), PATIENCE)?;
-    let answer = vm.line()?;
-    u32::from_str_radix(&answer, 16).with_context(|| format!("{order} is answered with {answer:?}"))
-}
-
-/// Gives an order again and again until the answer is as it shall be.
-///
-/// # Errors
-/// When it never is.
-pub fn until(vm: &mut Vm, letter: char, right: impl Fn(u32) -> bool) -> Result<u32> {
-    let begun = Instant::now();
-    loop {
-        let answer = order(vm, letter)?;
-        if right(answer) {
-            return Ok(answer);
-        }
-        ensure!(
-            begun.elapsed() < PATIENCE,
-            "{letter} is still answered with {answer:#x}"
-        );
-    }
+/// When it is none.
+pub fn answer(rest: &str) -> Result<u32> {
+    u32::from_str_radix(rest, 16).with_context(|| format!("an order is answered with {rest:?}"))
 }
