@@ -5,13 +5,11 @@
 mod large;
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use ipc::record::Pages;
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
-use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
 };
@@ -104,7 +102,6 @@ pub fn map(memfd: OwnedFd, regions: &[Region], how: Mapping) -> Result<GuestMemo
     Ok(memory)
 }
 
-#[allow(unsafe_code)]
 fn map_region(
     file: FileOffset,
     region: Region,
@@ -116,9 +113,6 @@ fn map_region(
         len_bytes,
         source,
     };
-    let len = NonZeroUsize::try_from(usize::try_from(len_bytes).map_err(|e| failed(e.into()))?);
-    let len = len.map_err(|e| failed(e.into()))?;
-    let offset = i64::try_from(file.start()).map_err(|e| failed(e.into()))?;
     // Huge pages are scarce: reserve them now, or fail to start, instead of a SIGBUS later.
     let flags = match pages {
         Pages::Huge2M | Pages::Huge1G => MapFlags::MAP_SHARED,
@@ -128,15 +122,7 @@ fn map_region(
         Pages::Huge1G => 1 << 30,
         Pages::Base | Pages::Transparent | Pages::Huge2M => large::page_bytes(),
     };
-    let mapped =
-        large::map(file.file(), offset, len, align, flags).map_err(|e| failed(e.into()))?;
-    let builder = MmapRegionBuilder::new(len.get())
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(flags.bits())
-        .with_file_offset(file);
-    // SAFETY: `mapped` is a mapping of this length of this part of the file, and is never unmapped.
-    let builder = unsafe { builder.with_raw_mmap_pointer(mapped.as_ptr()) };
-    let mapping = builder.build().map_err(|e| failed(e.into()))?;
+    let mapping = large::map(file, len_bytes, align, flags).map_err(failed)?;
     GuestRegionMmap::new(mapping, GuestAddress(base))
         .ok_or_else(|| failed("it wraps around".into()))
 }
@@ -145,11 +131,7 @@ fn advise_region(region: &GuestRegionMmap<()>, how: Mapping) -> Result<(), Memor
     // Core dumps of the vmm must not contain guest memory.
     advise(region, MmapAdvise::MADV_DONTDUMP, "exclude from core dumps")?;
     if how.pages == Pages::Transparent {
-        advise(
-            region,
-            MmapAdvise::MADV_HUGEPAGE,
-            "use transparent huge pages for",
-        )?;
+        advise(region, MmapAdvise::MADV_HUGEPAGE, "use large pages for")?;
     }
     if how.prefault {
         advise(region, MmapAdvise::MADV_POPULATE_WRITE, "allocate all of")?;

@@ -7,6 +7,7 @@
 //! page as they are in the file.
 #![allow(unsafe_code)]
 
+use std::error::Error;
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
@@ -14,7 +15,10 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use nix::unistd::{SysconfVar, sysconf};
-use vm_memory::{Address as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::{
+    Address as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _,
+};
 
 use super::GuestMemory;
 
@@ -31,9 +35,26 @@ pub(super) fn page_bytes() -> usize {
     page / size_of::<u64>() * page
 }
 
-/// Maps `len` bytes of a file from `offset` at an address that is a multiple of `align`, a power of two, for
-/// as long as the process lives.
+/// Maps `len_bytes` of a file at an address that is a multiple of `align`, a power of two, for as long as the
+/// process lives.
 pub(super) fn map(
+    file: FileOffset,
+    len_bytes: u64,
+    align: usize,
+    flags: MapFlags,
+) -> Result<MmapRegion<()>, Box<dyn Error + Send + Sync>> {
+    let len = NonZeroUsize::try_from(usize::try_from(len_bytes)?)?;
+    let mapped = map_aligned(file.file(), file.start().try_into()?, len, align, flags)?;
+    let builder = MmapRegionBuilder::new(len.get())
+        .with_mmap_prot((ProtFlags::PROT_READ | ProtFlags::PROT_WRITE).bits())
+        .with_mmap_flags(flags.bits())
+        .with_file_offset(file);
+    // SAFETY: `mapped` is a mapping of this length of this part of the file, and is never unmapped.
+    let builder = unsafe { builder.with_raw_mmap_pointer(mapped.as_ptr()) };
+    Ok(builder.build()?)
+}
+
+fn map_aligned(
     file: impl AsFd,
     offset: i64,
     len: NonZeroUsize,
