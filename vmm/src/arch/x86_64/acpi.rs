@@ -12,7 +12,6 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use devices::legacy::AcpiPm;
-use devices::pci::root::LAST_BUS;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{dsdt, layout};
@@ -122,7 +121,7 @@ fn madt(cpus: u8) -> MADT {
 fn mcfg() -> MCFG {
     let (id, table_id, revision) = OEM;
     let mut mcfg = MCFG::new(id, table_id, revision);
-    mcfg.add_ecam(layout::ECAM, 0, 0, LAST_BUS);
+    mcfg.add_ecam(layout::ECAM, 0, 0, layout::LAST_BUS);
     mcfg
 }
 

@@ -7,7 +7,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::{Aml, sdt::Sdt};
 use devices::legacy::AcpiPm;
-use devices::pci::root::{CONFIG_PORT, LAST_BUS};
+use devices::pci::root::CONFIG_PORT;
 use ipc::slot::DeviceSlot;
 
 use super::acpi::OEM;
@@ -85,7 +85,7 @@ fn host_bridge(code: &mut Vec<u8>, machine: &MachineDesc) {
             &Name::new(
                 "_CRS".into(),
                 &ResourceTemplate::new(vec![
-                    &AddressSpace::new_bus_number(0_u16, u16::from(LAST_BUS)),
+                    &AddressSpace::new_bus_number(0_u16, u16::from(layout::LAST_BUS)),
                     &IO::new(config_port, config_port, 1, 8),
                     &AddressSpace::new_memory(
                         cacheable,
