@@ -18,6 +18,10 @@ use crate::http::{self, Answer, BODY_MAX_BYTES, CONTINUE, HEAD_MAX_BYTES, Parsed
 /// The most descriptors that are kept for a request: what one message can have.
 const DESCRIPTORS_MAX: usize = 253;
 
+/// The most that is read of a request. What is not a whole one by then is none: chunks may have words without end
+/// beside their sizes.
+const INPUT_MAX_BYTES: usize = HEAD_MAX_BYTES + BODY_MAX_BYTES;
+
 /// One client.
 #[derive(Debug)]
 pub struct Connection {
@@ -74,7 +78,7 @@ impl Connection {
 
     fn receive(&mut self) {
         let mut chunk = [0; 16 << 10];
-        while self.input.len() < HEAD_MAX_BYTES + BODY_MAX_BYTES {
+        while self.input.len() < INPUT_MAX_BYTES {
             match receive_with_all(self.stream.as_fd(), &mut chunk, MsgFlags::empty()) {
                 Ok((len @ 1.., descriptors)) => {
                     self.input.extend_from_slice(&chunk[..len]);
@@ -104,6 +108,10 @@ impl Connection {
                 self.input.drain(..request.len);
                 self.told = false;
                 Some((request, std::mem::take(&mut self.descriptors)))
+            }
+            Ok(Parsed::Partial { .. }) if self.input.len() >= INPUT_MAX_BYTES => {
+                self.refuse(http::too_long());
+                None
             }
             Ok(Parsed::Partial { expects }) => {
                 if expects && !self.told {
@@ -211,6 +219,27 @@ mod tests {
         client.write_all(b"x").unwrap();
         connection.ready();
         assert_eq!(connection.next_request().unwrap().0.body, b"x");
+    }
+
+    #[test]
+    fn request_that_does_not_end_is_refused() {
+        let (mut client, mut connection) = pair();
+        let writer = std::thread::spawn(move || {
+            let head = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+            client.write_all(head).unwrap();
+            // It stops when nobody reads any more.
+            let endless = vec![b'x'; 1 << 20];
+            while client.write_all(&endless).is_ok() {}
+            client
+        });
+        while !connection.is_over() {
+            connection.ready();
+            assert!(connection.next_request().is_none());
+        }
+        drop(connection);
+        let mut answer = [0; 14];
+        writer.join().unwrap().read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413 \r");
     }
 
     #[test]

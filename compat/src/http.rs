@@ -126,7 +126,8 @@ fn unchunk(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Fault> {
     }
 }
 
-fn too_long() -> Fault {
+/// What a body is refused with that does not fit.
+pub fn too_long() -> Fault {
     let reason = format!("The body is longer than {BODY_MAX_BYTES} bytes");
     Fault::new(413, reason)
 }
