@@ -51,6 +51,14 @@ pub(super) fn cases() -> Vec<Case> {
             below(context)
         })
         .only_on_x86(VERSION_2),
+        Case::guest(
+            "cgroup_under_version_2_without_memory_left_ends_the_vm_which_says_so",
+            |context| {
+                need_version_2()?;
+                filled(context)
+            },
+        )
+        .only_on_x86(VERSION_2),
     ]
 }
 
