@@ -7,7 +7,7 @@ use std::path::Path;
 use spec::state::ENDED;
 use spec::{Ended, VmName};
 
-/// Takes the record: it is told in our own log, and the client asks nobody else.
+/// Takes the record: our own log tells it, and the client reads no other.
 pub(crate) fn take(base: &Path, name: &VmName) -> Option<Ended> {
     let path = base.join(ENDED).join(name.as_str());
     let text = fs::read(&path).ok()?;

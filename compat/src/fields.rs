@@ -113,7 +113,7 @@ pub const FIELDS: &[(&str, Rule)] = &[
     ("net[].vhost_mode", Used),
     (
         "net[].ip",
-        Ignored("taps get no address: whoever makes them sets it"),
+        Ignored("taps get no address: the program that makes them sets it"),
     ),
     ("net[].mask", Ignored("as ip")),
     (

@@ -28,7 +28,7 @@ impl Monitor {
     }
 
     /// Opens a file or a named pipe. Waits for the pipe's reader: libvirt opens it only after it has
-    /// started us, and waits in turn, for ever if we end before. So do this before all that can fail.
+    /// started us, and waits in turn without limit if we end before. So do this before all that can fail.
     ///
     /// # Errors
     /// When it cannot be opened.

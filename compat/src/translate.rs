@@ -253,7 +253,7 @@ fn add_net(spec: &mut VmSpec, at: usize, net: Net, fds: Option<&Vec<RawFd>>) -> 
         ..NetSpec::default()
     };
     match (fds, net.tap) {
-        // Whoever opened the tap has set its MTU.
+        // The program that opened the tap has set its MTU.
         (Some(fds), _) => card.fd.clone_from(fds),
         (None, Some(tap)) => (card.tap, card.mtu) = (Some(tap), net.mtu),
         (None, None) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The jailer as a child process of whoever starts a VM.
+//! The jailer as a child process of the program that starts a VM.
 
 #![allow(unsafe_code)]
 

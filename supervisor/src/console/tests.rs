@@ -257,7 +257,7 @@ fn input_that_a_vmm_has_not_read_reaches_the_next_one_only_if_that_keeps_the_gue
     let mut read = [0; 6];
     old.read_exact(&mut read).unwrap();
     old.write_all(b"written").unwrap();
-    // Whoever reads the rest shares this.
+    // The supervisor, which reads the rest, shares this.
     old.set_nonblocking(false).unwrap();
     drop(old);
 

@@ -243,14 +243,14 @@ fn killed(context: &Context) -> Result<()> {
     );
     program.kill(Signal::SIGKILL)?;
     let begun = Instant::now();
-    // They are no longer below this process: whoever adopts orphans collects them.
+    // They are no longer below this process: the process that adopts orphans collects them.
     let lives =
         |one: &procs::Process| family.iter().any(|of| of.pid == one.pid) && !one.is_zombie();
     while procs::all().iter().any(lives) || program.left_no_state().is_err() {
         ensure!(begun.elapsed() < PATIENCE, "some of {family:?} are left");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // The reason stays for whoever asks.
+    // The reason stays until it is asked for.
     let told = context.run_ok(&["wait", program.vm()])?;
     ensure!(
         told.trim() == "signal",

@@ -65,7 +65,7 @@ fn order(vm: &mut Vm, order: char) -> Result<u32> {
     answer(&vm.line()?)
 }
 
-/// Gives an order again and again until the answer is as it shall be.
+/// Gives an order again and again until the answer is the one that is wanted.
 fn until(vm: &mut Vm, letter: char, right: impl Fn(u32) -> bool) -> Result<u32> {
     let begun = Instant::now();
     loop {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Replacements of the vmm during which somebody is killed or stands still: the next vmm in the middle of
+//! Replacements of the vmm during which a process is killed or stands still: the next vmm in the middle of
 //! taking the guest up, the old program when it is to take it up again, the vmm that saves, the
 //! supervisor and the jailer.
 

@@ -47,7 +47,7 @@ pub(super) const BARS_32: Region = Region {
     len_bytes: 0x2b00_0000,
 };
 /// The last bus of the host bridge. Devices are added to bus 0, and Linux looks for others on every bus there may
-/// be: 256 of them took a tenth of its boot.
+/// be, by 32 reads of configuration space for each.
 pub(super) const LAST_BUS: u8 = 7;
 /// The ECAM window.
 pub(super) const ECAM: u64 = 0xeb00_0000;
